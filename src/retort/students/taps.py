@@ -1,0 +1,25 @@
+"""What a student shows of itself while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Unit = Literal["token", "frame", "utterance"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named tensor of a student that rows of distillation may read.
+
+    Attributes:
+        values: `(B, N, D)`, floating point; N counts tokens (EOS included), frames, or is 1 for an utterance.
+        lengths: `(B,)` int64, how many of the N positions are valid.
+        unit: what one position stands for.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    unit: Unit
