@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from retort.teachers.teacher import Reading
+from retort.text.alignment import align_spans
+
+if TYPE_CHECKING:
+    from retort.text.tokenizers import Piece
 
 
 @dataclass(frozen=True)
@@ -13,7 +23,8 @@ class Signal:
 
     Attributes:
         vectors: `(B, N, D)` float32; zero where `valid` is false.
-        valid: `(B, N)` bool; false where the teacher has nothing to say (a lone space, text it cut off, padding).
+        valid: `(B, N)` bool; false where the teacher has nothing to say (a lone space, text it cut off,
+            padding).
         sources: `(B, N, 2)` int64; half-open interval of the teacher's positions that the vector was averaged
             from, numbered over the distinct texts of the batch, so that two positions whose intervals overlap
             share a teacher piece. (0, 0) where not valid.
@@ -22,3 +33,99 @@ class Signal:
     vectors: Tensor
     valid: Tensor
     sources: Tensor
+
+
+@torch.no_grad()
+def token_signal(
+    readings: Sequence[Reading],
+    texts: Sequence[str],
+    pieces: Sequence[Sequence[Piece]],
+    *,
+    device: torch.device | str | None = None,
+) -> Signal:
+    """Teacher vectors for every token of B utterances, and for EOS behind them.
+
+    A token takes the mean of the teacher's vectors whose spans overlap its own; EOS takes [SEP], as in the
+    code of CIF-HKD (Interspeech 2023). A token that overlaps none is not valid. N is the largest number of
+    pieces, and one.
+
+    Args:
+        readings: of each utterance's text.
+        texts: of each utterance. Utterances of equal texts share their sources.
+        pieces: of each utterance, spans in its text, without EOS.
+        device: of the result; by default that of the readings.
+
+    Raises:
+        ValueError: no utterances, arguments that do not belong together, or spans that are out of order or
+            outside the text.
+    """
+    distinct = _distinct(readings, texts)
+    if len(pieces) != len(texts):
+        raise ValueError(f"{len(texts)} texts but pieces of {len(pieces)}")
+    offsets, count = {}, 0
+    for text, reading in distinct.items():
+        offsets[text] = count
+        count += len(reading.spans) + 1
+    positions = max(map(len, pieces)) + 1
+    rows = [
+        _intervals(distinct[text], own, offsets[text], positions)
+        for text, own in zip(texts, pieces, strict=True)
+    ]
+    sources = torch.tensor(rows, dtype=torch.int64)
+    target = torch.device(device) if device is not None else readings[0].vectors.device
+    table = torch.cat([reading.vectors[1:] for reading in distinct.values()]).to(target)
+    valid = sources[..., 1] > sources[..., 0]
+    places = valid.flatten().nonzero()[:, 0]
+    vectors = table.new_zeros(valid.numel(), table.shape[1])
+    vectors[places.to(target)] = _interval_means(table, sources.flatten(0, 1)[places])
+    return Signal(vectors.view(*valid.shape, -1), valid.to(target), sources.to(target))
+
+
+@torch.no_grad()
+def utterance_signal(
+    readings: Sequence[Reading], texts: Sequence[str], *, device: torch.device | str | None = None
+) -> Signal:
+    """The [CLS] vector of each of B utterances, N = 1. Utterances of equal texts share their source.
+
+    Args:
+        device: of the result; by default that of the readings.
+
+    Raises:
+        ValueError: no utterances, or readings of other texts.
+    """
+    number = {text: index for index, text in enumerate(_distinct(readings, texts))}
+    target = torch.device(device) if device is not None else readings[0].vectors.device
+    vectors = torch.stack([reading.vectors[:1] for reading in readings]).to(target)
+    sources = torch.tensor([[[number[text], number[text] + 1]] for text in texts], device=target)
+    return Signal(vectors, torch.ones(len(texts), 1, dtype=torch.bool, device=target), sources)
+
+
+def _distinct(readings: Sequence[Reading], texts: Sequence[str]) -> Mapping[str, Reading]:
+    if not texts or len(readings) != len(texts):
+        raise ValueError(f"{len(texts)} texts and {len(readings)} readings: both must be one an utterance")
+    distinct: dict[str, Reading] = {}
+    for reading, text in zip(readings, texts, strict=True):
+        if reading.text != text:
+            raise ValueError(f"the reading of '{reading.text}' was given for the text '{text}'")
+        distinct.setdefault(text, reading)
+    return distinct
+
+
+def _intervals(
+    reading: Reading, pieces: Sequence[Piece], offset: int, positions: int
+) -> list[tuple[int, int]]:
+    """Rows of the table for each of `positions` positions; (0, 0) where there is none."""
+    spans = [(start, end) for _, start, end in pieces]
+    ranges = align_spans(spans, reading.spans, len(reading.text))
+    end_of_sentence = offset + len(reading.spans)
+    intervals = [(first + offset, last + offset) if first < last else (0, 0) for first, last in ranges]
+    intervals.append((end_of_sentence, end_of_sentence + 1))
+    return intervals + [(0, 0)] * (positions - len(intervals))
+
+
+def _interval_means(table: Tensor, intervals: Tensor) -> Tensor:
+    """Means of the rows `[first, last)` of `table (P, D)` for `intervals (M, 2)`, none empty: `(M, D)`."""
+    first, sizes = intervals[:, 0], intervals[:, 1] - intervals[:, 0]
+    bags = sizes.cumsum(0) - sizes
+    indices = torch.arange(int(sizes.sum())) - torch.repeat_interleave(bags - first, sizes)
+    return embedding_bag(indices.to(table.device), table, bags.to(table.device), mode="mean")

@@ -1,0 +1,36 @@
+"""SpecAugment: bands of frequency and stretches of time are hidden (Park et al. 2019, section 2).
+
+lhotse's transform draws from global state and works on a batch; here an utterance's masks depend on its own
+generator alone, so that a run which was killed and resumed sees the same masks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from retort.config import AugmentConfig
+
+
+def spec_augment(features: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+    """Mask `(T, bins)` features with their mean; returns a copy.
+
+    Widths are uniform in [0, `frequency_width`) bins and [0, min(`time_width`, `time_share` * T)) frames, as in
+    the reference (specification of CIF-HKD, CMVN and SpecAugment).
+    """
+    masked = features.clone()
+    frames, bins = features.shape
+    fill = features.mean()
+    for _ in range(config.frequency_masks):
+        start, end = _interval(bins, config.frequency_width, generator)
+        masked[:, start:end] = fill
+    for _ in range(config.time_masks):
+        start, end = _interval(frames, min(config.time_width, int(config.time_share * frames)), generator)
+        masked[start:end] = fill
+    return masked
+
+
+def _interval(size: int, widest: int, generator: Generator) -> tuple[int, int]:
+    width = int(torch.randint(max(widest, 1), (), generator=generator))
+    start = int(torch.randint(max(size - width, 0) + 1, (), generator=generator))
+    return start, start + min(width, size)

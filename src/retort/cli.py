@@ -1,0 +1,248 @@
+"""The `retort` command: one function a verb; torch is imported only inside a verb."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from retort.errors import UserError
+
+app = typer.Typer(
+    name="retort",
+    help="Distil language models into speech recognisers; at run time none is needed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+EXPERIMENTS = Path("exp")
+
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**30),
+    "MALLOC_TOP_PAD_": str(256 * 2**20),
+}
+"""Keeps glibc from giving memory back between steps, which costs a third of a step on a CPU."""
+
+
+class Kind(StrEnum):
+    """Of corpora."""
+
+    aishell1 = "aishell1"
+    librispeech = "librispeech"
+    kaldi = "kaldi"
+    table = "table"
+    synthetic = "synthetic"
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"retort: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("retort: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def prepare(
+    kind: Annotated[Kind, typer.Argument(help="Layout of the corpus.")],
+    source: Annotated[str, typer.Argument(help="Folder or table; for `synthetic` a file of sentences, or - for the built-in grammar.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")],
+    held_out: Annotated[
+        float, typer.Option(help="table without a split column: share of speakers for validation, and again for test.")
+    ] = 0.0,
+) -> None:
+    """Turn a corpus into lhotse manifests."""
+    from retort.corpora import prepare_corpus
+    from retort.progress import stage_progress
+
+    options = {"held_out": held_out} if kind is Kind.table else {}
+    with stage_progress(console) as progress:
+        if kind is Kind.synthetic:
+            options["progress"] = lambda done, total: progress("synthesis", done, total)  # type: ignore[assignment]
+        prepared = prepare_corpus(kind.value, None if source == "-" else Path(source), out, **options)
+    for name, manifest in prepared.manifests.items():
+        hours = prepared.seconds[name] / 3600
+        console.print(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h", highlight=False)
+    _say_rejected(len(prepared.rejected), f"{out}/*.rejected.tsv")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+    results: Annotated[
+        Optional[Path], typer.Option(help="JSON list to which the scores on data.test are added.")
+    ] = None,
+) -> None:
+    """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
+    _tune_allocator()
+    from retort.config import load_recipe
+    from retort.evaluation.evaluate import evaluate_folder
+    from retort.evaluation.results import add_result, device_name
+    from retort.progress import TrainingProgress, stage_progress
+    from retort.training.run import train as run_training
+
+    loaded = load_recipe(recipe, overrides or [])
+    with TrainingProgress(console, loaded.training.steps) as display:
+        outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+    _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
+    console.print(f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}", highlight=False)
+    for source in loaded.data.test:
+        with stage_progress(console) as progress:
+            score = evaluate_folder(outcome.recogniser, source, outcome.folder, progress)
+        _print_score(source, score)
+        if results is not None:
+            add_result(results, loaded, source, outcome, score, device_name(loaded.training.device))
+
+
+@app.command()
+def evaluate(
+    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
+    cuts: Annotated[str, typer.Argument(help="Manifest or Kaldi folder.")],
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Score a model: CER and WER with 95 % intervals over speakers, real-time factor."""
+    _tune_allocator()
+    import torch
+
+    from retort.decoding.recogniser import load
+    from retort.evaluation.evaluate import evaluate_folder
+    from retort.progress import stage_progress
+
+    torch.set_num_threads(threads)
+    recogniser = load(experiment)
+    folder = experiment.parent if (experiment / "config.json").is_file() and experiment.name == "model" else experiment
+    with stage_progress(console) as progress:
+        score = evaluate_folder(recogniser, cuts, folder, progress)
+    _print_score(cuts, score)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the first system.")],
+    second: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the second, on the same cuts.")],
+) -> None:
+    """Compare two scores: paired bootstrap over speakers."""
+    from retort.evaluation.compare import compare_scores
+
+    table = Table("", "first", "second", "difference", "95 % interval", "p")
+    for name, row in compare_scores(first, second).items():
+        interval = f"{row.low:+.2%} to {row.high:+.2%}"
+        table.add_row(
+            name.upper(), f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}", interval, f"{row.p:.4f}"
+        )
+    console.print(table)
+
+
+@app.command()
+def transcribe(
+    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
+    files: Annotated[list[str], typer.Argument(help="Audio of any rate and channel count that soundfile reads.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token and word times.")] = False,
+    as_srt: Annotated[bool, typer.Option("--srt", help="SubRip subtitles.")] = False,
+    as_vtt: Annotated[bool, typer.Option("--vtt", help="WebVTT subtitles.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Print the text of audio files; a file that cannot be read is told on stderr and the others go on."""
+    if as_json + as_srt + as_vtt > 1:
+        raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
+    import torch
+
+    from retort.decoding.recogniser import load
+    from retort.decoding.subtitles import to_srt, to_vtt
+
+    torch.set_num_threads(threads)
+    recogniser = load(experiment)
+    failed = 0
+    for file in files:
+        try:
+            transcript = recogniser.transcribe(file)
+        except UserError as error:
+            failed += 1
+            print(f"retort: {error}", file=sys.stderr)
+            continue
+        if as_json:
+            print(json.dumps({"file": file, **json.loads(transcript.to_json())}, ensure_ascii=False))
+        elif as_srt or as_vtt:
+            print((to_srt if as_srt else to_vtt)(transcript, recogniser.separator))
+        else:
+            print(f"{file}\t{transcript.text}" if len(files) > 1 else transcript.text)
+    if failed:
+        sys.exit(2)
+
+
+@app.command()
+def info(
+    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+) -> None:
+    """Show a recipe's architecture and its exact number of parameters; needs no data."""
+    from retort.config import load_recipe
+    from retort.training.describe import describe
+
+    loaded = load_recipe(recipe, overrides or [])
+    description = describe(loaded)
+    table = Table("part", "parameters", title=f"{loaded.name} ({loaded.student.kind}, {loaded.system})")
+    for name, count in description.parts.items():
+        table.add_row(name, f"{count:,}")
+    table.add_section()
+    table.add_row("shipped", f"{description.shipped:,}")
+    if description.training_only:
+        table.add_row("training only", f"{description.training_only:,}")
+        table.add_row("trained", f"{description.shipped + description.training_only:,}")
+    console.print(table)
+    for line in description.lines:
+        console.print(line, highlight=False, markup=False)
+
+
+@app.command()
+def demo() -> None:
+    """Offline, minutes on two cores: synthesise speech, train CIF on it, transcribe sentences never heard."""
+    _tune_allocator()
+    from retort.demo import run_demo
+
+    run_demo(console, EXPERIMENTS)
+
+
+def _tune_allocator() -> None:
+    if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR):
+        return
+    os.environ.update(ALLOCATOR)
+    # glibc reads these when a process starts, so the process is replaced by itself.
+    os.execv(sys.executable, [sys.executable, "-m", "retort.cli", *sys.argv[1:]])
+
+
+def _print_score(source: str, score: dict) -> None:  # type: ignore[type-arg]
+    rates = "  ".join(
+        f"{name.upper()} {score[name]['rate']:.2%} ({score[name]['low']:.2%} to {score[name]['high']:.2%})"
+        for name in ("cer", "wer")
+    )
+    console.print(
+        f"{source}: {rates}  {score['utterances']} utterances, {score['speakers']} speakers, "
+        f"real-time factor {score['real_time_factor']:.3f}",
+        highlight=False,
+    )
+    _say_rejected(len(score.get("rejected", [])), "score.json", "scored as if nothing was recognised")
+
+
+def _say_rejected(count: int, where: str, what: str = "left out") -> None:
+    if count:
+        console.print(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Corpora as lhotse manifests: `PREPARERS[kind](source, out, **options)`; `open_cuts` reads them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retort.corpora.cuts import CheckedCuts, Prepared, Rejected, find_data, open_cuts
+
+__all__ = ["PREPARERS", "CheckedCuts", "Prepared", "Rejected", "find_data", "open_cuts"]
+
+
+def _lazy(module: str) -> Callable[..., Prepared]:
+    def prepare(source: Any, out: Any, **options: Any) -> Prepared:
+        prepared: Prepared = import_module(module).prepare(source, out, **options)
+        return prepared
+
+    return prepare
+
+
+PREPARERS: dict[str, Callable[..., Prepared]] = {
+    kind: _lazy(f"retort.corpora.{kind}")
+    for kind in ("aishell1", "librispeech", "kaldi", "table", "synthetic")
+}
+"""Kind of corpus to the function that writes its manifests; its module is imported when it is called."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # lhotse brings torch, which the command line's --help must not wait for
+        return getattr(import_module("retort.corpora.cuts"), name)
+    raise AttributeError(f"module 'retort.corpora' has no attribute '{name}'")

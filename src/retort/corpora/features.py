@@ -1,0 +1,148 @@
+"""Filter banks of cuts: made from the wave at each visit, or made once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import CutSet, NumpyFilesWriter
+from lhotse.cut import Cut
+from torch import Tensor
+
+from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
+from retort.audio.files import check_wave
+from retort.config import FeatureConfig
+from retort.corpora.cuts import Rejected
+from retort.errors import BadUtterance, UserError
+
+Progress = Callable[[int, int], None]
+
+
+class CutFeatures:
+    """Features of one cut after CMVN, read from disk if the cut has them, else made from its wave."""
+
+    def __init__(self, config: FeatureConfig) -> None:
+        self.config = config
+        self.fbank = Fbank(config)
+
+    def __call__(self, cut: Cut) -> Tensor:
+        """`(T, bins)` float32.
+
+        Raises:
+            BadUtterance: the audio cannot be read, is empty, silent, not finite, or is not what the manifest says.
+        """
+        features = self.stored(cut) if cut.has_features else self.made(cut)
+        return normalise_features(features) if self.config.cmvn else features
+
+    def made(self, cut: Cut) -> Tensor:
+        """Features before CMVN, from the wave."""
+        return self.fbank(load_samples(cut, self.config.sampling_rate))
+
+    @staticmethod
+    def stored(cut: Cut) -> Tensor:
+        """Features before CMVN, from disk."""
+        try:
+            return torch.from_numpy(np.array(cut.features.load(), dtype=np.float32))
+        except (OSError, ValueError, EOFError) as error:
+            raise BadUtterance(
+                f"its stored features cannot be read ({error})", where=cut.id, remedy="Remove the feature cache"
+            ) from None
+
+
+def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
+    """The cut's wave as `(N,)` float32, mono, at `sampling_rate`.
+
+    Raises:
+        BadUtterance: as :class:`CutFeatures`.
+    """
+    lhotse_log = logging.getLogger()
+    level = lhotse_log.level
+    lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs a page before it raises; our one line says it
+    try:
+        if cut.sampling_rate != sampling_rate:
+            cut = cut.resample(sampling_rate)
+        audio = cut.load_audio()
+    except Exception as error:  # lhotse and soundfile raise many kinds; one bad file must not end a long job
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadUtterance(f"its audio cannot be read ({reason})", where=cut.id) from None
+    finally:
+        lhotse_log.setLevel(level)
+    samples = np.asarray(audio, dtype=np.float32).mean(axis=0)
+    check_wave(samples, cut.id)
+    return samples
+
+
+def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
+    """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
+    digest = hashlib.sha256(json.dumps([source, {**asdict(config), "storage": "", "cmvn": ""}]).encode())
+    for cut in cuts:
+        digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def store_features(
+    cuts: CutSet, folder: Path, config: FeatureConfig, progress: Progress | None = None
+) -> tuple[CutSet, list[Rejected]]:
+    """Make the features of every cut once; what an earlier, broken-off call made is kept.
+
+    Returns:
+        The cuts with their features, and those that have none with the reason.
+
+    Raises:
+        UserError: the disk is full, or nothing is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest, rejected_path = folder / "cuts.jsonl.gz", folder / "rejected.jsonl"
+    done = folder / "done"
+    made = CutFeatures(config)
+    if not done.exists():
+        rejected: list[Rejected] = []
+        total = len(cuts)
+        with CutSet.open_writer(manifest, overwrite=False) as writer, NumpyFilesWriter(folder / "fbank") as storage:
+            for index, cut in enumerate(cuts):
+                if cut.id not in writer:
+                    try:
+                        writer.write(_with_features(cut, made.made(cut), storage, config))
+                    except BadUtterance as error:
+                        rejected.append(Rejected(cut.id, error.what))
+                    except OSError as error:
+                        raise UserError(
+                            f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
+                        ) from None
+                if progress is not None:
+                    progress(index + 1, total)
+        rejected_path.write_text("".join(json.dumps([each.id, each.reason]) + "\n" for each in rejected))
+        done.touch()
+    rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
+    kept = CutSet.from_file(manifest).to_eager() if manifest.exists() else CutSet([])
+    if len(kept) == 0:
+        reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
+        raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
+    return kept, rejected
+
+
+def _with_features(cut: Cut, features: Tensor, storage: NumpyFilesWriter, config: FeatureConfig) -> Cut:
+    from lhotse import Features
+
+    array = features.numpy()
+    cut.features = Features(
+        type="fbank",
+        num_frames=array.shape[0],
+        num_features=array.shape[1],
+        frame_shift=FRAME_SHIFT,
+        sampling_rate=config.sampling_rate,
+        start=cut.start,
+        duration=cut.duration,
+        storage_type=storage.name,
+        storage_path=str(storage.storage_path),
+        storage_key=storage.write(cut.id, array),
+        recording_id=cut.recording_id,
+        channels=0,
+    )
+    return cut

@@ -1,0 +1,223 @@
+"""Kaldi data folders: `text`, `wav.scp`, and where there are any `utt2spk` and `segments`.
+
+Source of the format: the Kaldi documentation, "Data preparation". lhotse's own reader stops at the first
+utterance that lacks anything and keeps relative paths as they are, so the folder is read here, into lhotse's
+classes, and every utterance that cannot be used is listed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lhotse import MonoCut, Recording
+
+from retort.corpora.cuts import (
+    CheckedCuts,
+    Prepared,
+    Rejected,
+    checked,
+    find_audio,
+    make_cut,
+    open_recording,
+    write_split,
+)
+from retort.errors import BadUtterance, UserError
+
+
+class Segment(NamedTuple):
+    recording: str
+    start: float
+    """Seconds."""
+    end: float | None
+    """Seconds; None is the end of the recording."""
+
+
+def prepare(source: str | Path, out: str | Path) -> Prepared:
+    """Write `OUT/NAME.jsonl.gz` for a Kaldi folder, or for each Kaldi folder directly inside `source`.
+
+    Raises:
+        UserError: no Kaldi folder there, a piped `wav.scp`, or a folder without a usable utterance.
+    """
+    source = Path(source).absolute()
+    if not source.is_dir():
+        raise UserError("no such folder", where=source, remedy="Give a Kaldi folder, with text and wav.scp")
+    folders = [source] if _is_kaldi(source) else _kaldi_folders(source)
+    prepared = Prepared()
+    for folder in folders or [source]:  # reading a folder that is none tells what it lacks
+        write_split(folder.name, read_kaldi(folder), Path(out), prepared)
+    return prepared
+
+
+def read_kaldi(folder: str | Path, *, texts: bool = True) -> CheckedCuts:
+    """The utterances of a Kaldi folder, in the order of its `text` (or `segments`, or `wav.scp`).
+
+    Relative paths in `wav.scp` are tried from the folder, its parent and the working directory. Without
+    `utt2spk` every utterance is its own speaker. Of an id that comes twice the first line counts. With
+    `texts=False` (noise) neither `text` nor speakers are read.
+
+    Raises:
+        UserError: a file is missing, `wav.scp` has a command, or no utterance can be used.
+    """
+    folder = Path(folder).absolute()
+    _demand(folder, ("text", "wav.scp") if texts else ("wav.scp",))
+    problems = _Problems()
+    paths = _table(folder / "wav.scp", problems)
+    _refuse_pipes(folder, paths)
+    segments = _segments(folder / "segments", problems)
+    transcripts = _table(folder / "text", problems, may_be_empty=True) if texts else None
+    has_speakers = texts and (folder / "utt2spk").is_file()
+    speakers = _table(folder / "utt2spk", problems) if has_speakers else None
+    recordings = _Recordings(paths, [folder, folder.parent, Path()])
+
+    def cut(name: str) -> MonoCut:
+        if segments is not None and name not in segments:
+            raise BadUtterance("in text, but not in segments")
+        segment = Segment(name, 0.0, None) if segments is None else segments[name]
+        if speakers is not None and name not in speakers:
+            raise BadUtterance("has no speaker in utt2spk")
+        if transcripts is not None and name not in transcripts:
+            raise BadUtterance("has audio, but no line in text")
+        text = None if transcripts is None else transcripts[name]
+        speaker = name if speakers is None else speakers[name]
+        return make_cut(name, recordings.open(segment.recording), text, speaker, segment.start, segment.end)
+
+    cuts: list[MonoCut] = []
+    audible = paths if segments is None else segments
+    for name in dict.fromkeys([*(transcripts or ()), *audible]):
+        if name in problems.broken:
+            continue  # listed with its line already
+        try:
+            cuts.append(cut(name))
+        except BadUtterance as error:
+            problems.rejected.append(Rejected(name, str(error)))
+    return checked(cuts, problems.rejected, folder)
+
+
+class _Problems:
+    """What was found wrong while reading the files of a folder."""
+
+    def __init__(self) -> None:
+        self.rejected: list[Rejected] = []
+        self.broken: set[str] = set()
+        """Ids that lack something for a line of theirs was broken."""
+
+    def add(self, name: str, reason: str, *, breaks: bool) -> None:
+        self.rejected.append(Rejected(name, reason))
+        if breaks:
+            self.broken.add(name)
+
+
+class _Recordings:
+    """Opens each recording once, however many segments it has; a bad one stays bad."""
+
+    def __init__(self, paths: dict[str, str], roots: list[Path]) -> None:
+        self.paths = paths
+        self.roots = roots
+        self.opened: dict[str, Recording | BadUtterance] = {}
+
+    def open(self, name: str) -> Recording:
+        if name not in self.opened:
+            try:
+                if name not in self.paths:
+                    raise BadUtterance(f"no audio: {name} is not in wav.scp")
+                self.opened[name] = open_recording(name, find_audio(self.paths[name], self.roots))
+            except BadUtterance as error:
+                self.opened[name] = error
+        found = self.opened[name]
+        if isinstance(found, BadUtterance):
+            raise BadUtterance(str(found))
+        return found
+
+
+def _is_kaldi(folder: Path) -> bool:
+    return (folder / "wav.scp").is_file() and (folder / "text").is_file()
+
+
+def _kaldi_folders(folder: Path) -> list[Path]:
+    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and _is_kaldi(inner))
+
+
+def _demand(folder: Path, files: tuple[str, ...]) -> None:
+    missing = [name for name in files if not (folder / name).is_file()]
+    if not missing:
+        return
+    inner = [each.name for each in _kaldi_folders(folder)]
+    remedy = f"Give one of its folders: {', '.join(inner)}" if inner else "Add it, one line an utterance"
+    raise UserError(f"not a Kaldi folder: it has no {' and no '.join(missing)}", where=folder, remedy=remedy)
+
+
+def _read_lines(path: Path, problems: _Problems) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank. Not `splitlines`: transcripts may hold U+2028 and the like."""
+    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            line = raw.decode("utf-8").strip(" \t\r")
+        except UnicodeDecodeError:
+            name = raw.split(maxsplit=1)[0].decode("utf-8", "replace")
+            problems.add(name, f"{path.name} line {number}: not UTF-8", breaks=True)
+            continue
+        if line:
+            yield number, line
+
+
+def _table(path: Path, problems: _Problems, may_be_empty: bool = False) -> dict[str, str]:
+    """`id value` lines; what is broken or comes twice goes to `problems`."""
+    values: dict[str, str] = {}
+    first_lines: dict[str, int] = {}
+    for number, line in _read_lines(path, problems):
+        name, *rest = re.split(r"[ \t]+", line, maxsplit=1)
+        if name in first_lines:
+            reason = f"{path.name} line {number}: repeats line {first_lines[name]}, which is kept"
+            problems.add(name, reason, breaks=False)
+            continue
+        first_lines[name] = number
+        if not rest and not may_be_empty:
+            problems.add(name, f"{path.name} line {number}: nothing behind the id", breaks=True)
+            continue
+        values[name] = rest[0] if rest else ""
+    return values
+
+
+def _segments(path: Path, problems: _Problems) -> dict[str, Segment] | None:
+    if not path.is_file():
+        return None
+    segments: dict[str, Segment] = {}
+    for name, value in _table(path, problems).items():
+        fields = value.split()
+        try:
+            recording, start, end = fields[0], float(fields[1]), float(fields[2])
+            if not (math.isfinite(start) and math.isfinite(end)):
+                raise ValueError
+        except (IndexError, ValueError):
+            problems.add(name, f"segments: '{value}' is not 'RECORDING START END'", breaks=True)
+            continue
+        segments[name] = Segment(recording, start, None if end == -1 else end)  # -1 is Kaldi's "to the end"
+    return segments
+
+
+def _refuse_pipes(folder: Path, paths: dict[str, str]) -> None:
+    """Commands of a data folder are not run behind the user's back: they get the line that runs them.
+
+    Raises:
+        UserError: with a line of shell that makes plain files and a plain `wav.scp`, the old one kept as
+            `wav.scp.piped`.
+    """
+    piped = [name for name, path in paths.items() if path.endswith("|")]
+    if not piped:
+        return
+    line = (
+        f'D={shlex.quote(str(folder))}; mkdir -p "$D/wav" && '
+        'while read -r id command; do case "$command" in '
+        '*\'|\') eval "${command%|}" </dev/null >"$D/wav/$id.wav" && echo "$id $D/wav/$id.wav";; '
+        '*) echo "$id $command";; esac; done <"$D/wav.scp" >"$D/wav.scp.plain" '
+        '&& mv "$D/wav.scp" "$D/wav.scp.piped" && mv "$D/wav.scp.plain" "$D/wav.scp"'
+    )
+    raise UserError(
+        f"{len(piped)} of {len(paths)} entries are commands, the first is {piped[0]}",
+        where=folder / "wav.scp",
+        remedy=f"Make plain files, from the folder that the commands expect: {line}",
+    )

@@ -1,0 +1,238 @@
+"""A small spoken corpus without a download: sentences of the grammar or of a text file, said by espeak-ng.
+
+Every utterance has its own rate, pitch, loudness, noise and silence around it. The time of each word is kept
+as lhotse's alignment `word`. An utterance depends on the seed, its split and its number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse import MonoCut
+from lhotse.supervision import AlignmentItem
+from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len
+from scipy.signal import resample_poly
+
+from retort.corpora import espeak, grammar
+from retort.corpora.cuts import Prepared, Rejected, checked, make_cut, open_recording, write_split
+from retort.corpora.espeak import SpokenWord
+from retort.errors import BadUtterance, UserError
+
+SAMPLING_RATE = 16000
+
+VOICES = (
+    "en-us+m1",
+    "en-us+f2",
+    "en-gb-x-rp+m3",
+    "en-gb-scotland+f1",
+    "en-029+m4",
+    "en-us-nyc+f4",
+    "en-gb-x-gbclan+m7",
+    "en-gb-x-gbcwmd+f5",
+    "en-us+m5",
+    "en-us+f3",
+    "en-gb-x-rp+f4",
+    "en-gb-scotland+m6",
+    "en-029+f1",
+    "en-us-nyc+m2",
+    "en-gb-x-gbclan+f3",
+    "en-gb-x-gbcwmd+m1",
+)
+"""Accents of English by espeak-ng, each with one of its voice variants; a speaker's name in the manifests."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How an utterance may sound; each pair is a range from which it is drawn evenly."""
+
+    rate: tuple[int, int] = (140, 190)
+    """Words a minute."""
+    pitch: tuple[int, int] = (35, 65)
+    """espeak-ng's scale; 50 is the voice's own."""
+    silence: tuple[float, float] = (0.1, 0.4)
+    """Seconds before and, drawn anew, behind the speech."""
+    peak: tuple[float, float] = (-20.0, -3.0)
+    """Of the speech, dB of full scale."""
+    snr: tuple[float, float] = (15.0, 30.0)
+    """Signal-to-noise ratio over the speech, dB; the noise is white or pink and also fills the silence."""
+
+
+def prepare(
+    source: str | Path | None,
+    out: str | Path,
+    *,
+    train: int = 1200,
+    validation: int = 100,
+    test: int = 100,
+    seed: int = 1,
+    voices: int | Sequence[str] = 8,
+    conditions: Conditions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Write `OUT/audio/SPLIT/*.flac` (16 kHz, 16 bit) and `OUT/SPLIT.jsonl.gz` for each of the splits.
+
+    Every voice is heard in every split; no sentence is in two of them.
+
+    Args:
+        source: a UTF-8 text with one sentence a line, or None or "-" for the grammar. Of a text with fewer
+            distinct sentences than are asked for, the splits get their shares.
+        train, validation, test: utterances; a split of none is not written.
+        seed: decides everything.
+        voices: the first so many of `VOICES`, or names of espeak-ng's voices.
+        conditions: how the utterances may sound.
+        progress: called with the utterances done and to do.
+
+    Raises:
+        UserError: a text that cannot be read or is too short, an unknown voice, too many voices or sentences,
+            espeak-ng not installed.
+    """
+    counts = {"train": train, "validation": validation, "test": test}
+    if train < 1 or min(counts.values()) < 0:
+        raise UserError(
+            f"cannot make {train} + {validation} + {test} utterances", remedy="Ask for at least one"
+        )
+    names = _voices(voices)
+    if source is None or str(source) == "-":
+        sentences = grammar.splits(train, validation, test, seed)
+    else:
+        sentences = split_text(Path(source), counts, seed)
+    total = sum(map(len, sentences.values()))
+    prepared, done = Prepared(), 0
+    for number, (split, texts) in enumerate(sentences.items()):
+        folder = Path(out) / "audio" / split
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot be made ({error.strerror})", where=folder, remedy="Choose another OUT"
+            ) from None
+        cuts: list[MonoCut] = []
+        rejected: list[Rejected] = []
+        for index, text in enumerate(texts):
+            name = f"{split}-{index:05d}"
+            generator = np.random.default_rng([seed, number, index])
+            voice = names[index % len(names)]
+            try:
+                cuts.append(_utterance(name, text, voice, folder, generator, conditions or Conditions()))
+            except BadUtterance as error:
+                rejected.append(Rejected(name, str(error)))
+            done += 1
+            if progress:
+                progress(done, total)
+        if texts:
+            write_split(
+                split, checked(cuts, rejected, f"{source or 'grammar'} ({split})"), Path(out), prepared
+            )
+    return prepared
+
+
+def split_text(path: Path, counts: dict[str, int], seed: int) -> dict[str, list[str]]:
+    """Distinct sentences of a text file, shuffled and divided; fewer than asked for are divided by shares.
+
+    Two lines that differ in case or spacing only are one sentence.
+
+    Raises:
+        UserError: not readable as UTF-8, or fewer sentences than splits.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 at byte {error.start}", where=path, remedy="Save it as UTF-8") from None
+    distinct: dict[str, str] = {}
+    for line in lines:
+        sentence = " ".join(line.split())
+        if sentence:
+            distinct.setdefault(sentence.casefold(), sentence)
+    wanted = [name for name, count in counts.items() if count]
+    if len(distinct) < len(wanted):
+        raise UserError(
+            f"{len(distinct)} distinct sentences cannot be divided into {', '.join(wanted)}",
+            where=path,
+            remedy="Write one sentence a line, and more of them",
+        )
+    sizes = _shares(len(distinct), counts)
+    sentences = list(distinct.values())
+    order = np.random.default_rng(seed).permutation(len(sentences))
+    drawn = iter([sentences[index] for index in order])
+    return {name: [next(drawn) for _ in range(size)] for name, size in sizes.items()}
+
+
+def _shares(available: int, counts: dict[str, int]) -> dict[str, int]:
+    asked = sum(counts.values())
+    if available >= asked:
+        return dict(counts)
+    sizes = {name: max(1, available * count // asked) if count else 0 for name, count in counts.items()}
+    sizes["train"] = available - sum(size for name, size in sizes.items() if name != "train")
+    return sizes
+
+
+def _voices(voices: int | Sequence[str]) -> Sequence[str]:
+    if not isinstance(voices, int):
+        if not voices:
+            raise UserError("no voice to speak with", remedy="Name at least one, such as en-us+m3")
+        return voices
+    if not 1 <= voices <= len(VOICES):
+        raise UserError(f"{voices} voices", remedy=f"Choose 1 to {len(VOICES)}")
+    return VOICES[:voices]
+
+
+def _utterance(
+    name: str, text: str, voice: str, folder: Path, generator: np.random.Generator, conditions: Conditions
+) -> MonoCut:
+    low, high = conditions.rate
+    speech = espeak.speak(
+        text,
+        voice,
+        rate=int(generator.integers(low, high, endpoint=True)),
+        pitch=int(generator.integers(*conditions.pitch, endpoint=True)),
+        seed=int(generator.integers(1, 2**31)),
+    )
+    if not speech.words:
+        raise BadUtterance(f"nothing to speak in '{text}'", where=name)
+    samples, lead = render(speech.samples, generator, conditions)
+    path = folder / f"{name}.flac"
+    soundfile.write(path, samples, SAMPLING_RATE, subtype="PCM_16")
+    cut = make_cut(name, open_recording(name, path), text, voice)
+    cut.supervisions[0].alignment = {"word": [_item(word, lead) for word in speech.words]}
+    return cut
+
+
+def render(
+    speech: NDArray[np.int16], generator: np.random.Generator, conditions: Conditions
+) -> tuple[NDArray[np.float64], float]:
+    """Samples at 16 kHz from 22,050 Hz, with silence, loudness and noise, and the seconds before the speech.
+
+    The resampling filter has no delay, so that times only shift by the silence in front.
+    """
+    clean = resample_poly(speech.astype(np.float64), 320, 441)  # 22,050 x 320 / 441 = 16,000
+    clean *= 10 ** (generator.uniform(*conditions.peak) / 20) / np.abs(clean).max()
+    before, after = (int(generator.uniform(*conditions.silence) * SAMPLING_RATE) for _ in range(2))
+    power = np.mean(clean**2) / 10 ** (generator.uniform(*conditions.snr) / 10)
+    samples = _noise(before + len(clean) + after, generator) * np.sqrt(power)
+    samples[before : before + len(clean)] += clean
+    return np.clip(samples, -1.0, 1.0 - 2.0**-15), before / SAMPLING_RATE
+
+
+def _noise(length: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """White or pink noise of power 1; pink has 3 dB less an octave, and as much below 20 Hz as at 20 Hz."""
+    if generator.random() < 0.5:
+        return generator.standard_normal(length)
+    size = next_fast_len(length, real=True)
+    bins = size // 2 + 1
+    spectrum = generator.standard_normal(bins) + 1j * generator.standard_normal(bins)
+    spectrum /= np.sqrt(np.maximum(np.arange(bins) * SAMPLING_RATE / size, 20.0))
+    spectrum[0] = 0.0
+    noise = irfft(spectrum, size)[:length]
+    return noise / np.sqrt(np.mean(noise**2))
+
+
+def _item(word: SpokenWord, lead: float) -> AlignmentItem:
+    start, end = (round(time + lead, 4) for time in (word.start, word.end))
+    return AlignmentItem(word.text, start, round(end - start, 4))

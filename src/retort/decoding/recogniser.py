@@ -1,0 +1,147 @@
+"""A trained model, opened: what `retort.load` gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
+from retort.audio.files import check_wave, read_audio
+from retort.audio.pauses import cut_at_pauses
+from retort.config import FeatureConfig, NormaliserConfig, Recipe
+from retort.decoding.greedy import Hypothesis, greedy
+from retort.decoding.transcript import Transcript, join_transcripts, time_hypothesis
+from retort.errors import BadUtterance, UserError
+from retort.students.cif import CifStudent
+from retort.students.factory import build_student
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import Tokenizer, open_tokenizer
+
+SHORTEST = 3
+"""Encoder frames under which audio is too short to be recognised."""
+FORMAT = 1
+
+
+class Recogniser:
+    """A student with its tokenizer, features and normaliser.
+
+    Attributes:
+        student: in eval mode.
+        sampling_rate: of the samples it takes, Hz.
+    """
+
+    def __init__(
+        self,
+        student: CifStudent,
+        tokenizer: Tokenizer,
+        features: FeatureConfig,
+        normaliser: NormaliserConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.student = student.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.features = features
+        self.normalise = Normaliser(normaliser)
+        self.sampling_rate = features.sampling_rate
+        self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
+        self._fbank = Fbank(features)
+
+    def transcribe(self, path: str | Path, longest: float = 30.0) -> Transcript:
+        """Recognise a file of any rate and channel count that soundfile reads.
+
+        Args:
+            path: the audio file.
+            longest: seconds; a longer file is cut at its pauses into stretches no longer than this.
+
+        Raises:
+            UserError: the file is missing, not audio, empty, silent or too short.
+        """
+        samples = read_audio(path, self.sampling_rate)
+        check_wave(samples, str(path))
+        return self.transcribe_samples(samples, longest, where=str(path))
+
+    def transcribe_samples(self, samples: np.ndarray, longest: float = 30.0, where: str = "samples") -> Transcript:
+        """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole."""
+        stretches, features = [], []
+        for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
+            made = self._features(samples[start:end])
+            if int(self.student.encoder.output_lengths(torch.tensor([made.shape[0]]))) >= SHORTEST:
+                stretches.append((start / self.sampling_rate, (end - start) / self.sampling_rate))
+                features.append(made)
+        if not features:
+            shortest = SHORTEST * self.frame_seconds
+            raise BadUtterance(f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording")
+        parts = []
+        for (offset, duration), made in zip(stretches, features):
+            hypothesis = self.decode([made])[0]
+            parts.append(time_hypothesis(hypothesis, self.tokenizer, self.frame_seconds, offset, duration))
+        return join_transcripts(parts, self.separator)
+
+    @property
+    def separator(self) -> str:
+        """What stands between words of the text."""
+        return " " if self.normalise.config.spaces == "keep" else ""
+
+    def decode(self, features: Sequence[Tensor]) -> list[Hypothesis]:
+        """Recognise utterances of `(T, bins)` normalised features in one batch."""
+        lengths = torch.tensor([each.shape[0] for each in features])
+        padded = pad_sequence(list(features), batch_first=True)
+        return greedy(self.student, padded.to(self.device), lengths.to(self.device))
+
+    def save(self, folder: Path) -> None:
+        """Write what :func:`load` reads, and nothing else."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        self.tokenizer.save(folder / "tokenizer")
+        config = {
+            "format": FORMAT,
+            "vocabulary": self.tokenizer.size,
+            "student": asdict(self.student.config),
+            "features": asdict(self.features),
+            "normaliser": asdict(self.normalise.config),
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def _features(self, samples: np.ndarray) -> Tensor:
+        features = self._fbank(samples)
+        return normalise_features(features) if self.features.cmvn and features.shape[0] > 0 else features
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
+    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved.
+
+    Raises:
+        UserError: no model there, or files of it are missing, broken or of another format.
+    """
+    root = Path(folder)
+    if (root / "model" / "config.json").is_file():
+        root = root / "model"
+    if not (root / "config.json").is_file():
+        raise UserError("no trained model here", where=folder, remedy="Give an experiment that `retort train` finished")
+    try:
+        config = json.loads((root / "config.json").read_text())
+        if config["format"] != FORMAT:
+            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+        parts = {key: config[key] for key in ("student", "features", "normaliser")}
+        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), {"name": str(root), **parts}))
+        assert isinstance(recipe, Recipe)
+        student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
+        student.load_state_dict(load_file(root / "model.safetensors"))
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"its files are missing or broken ({reason})", where=root, remedy="Export it again") from None
+    return Recogniser(student, open_tokenizer(root / "tokenizer"), recipe.features, recipe.normaliser, device)

@@ -1,0 +1,135 @@
+"""Recognise a set of cuts with a model and keep what it said."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from torch import Tensor
+
+from retort.corpora.cuts import Rejected
+from retort.corpora.features import CutFeatures
+from retort.decoding.greedy import ctc_greedy, greedy_fired
+from retort.decoding.recogniser import Recogniser
+from retort.decoding.transcript import time_hypothesis
+from retort.errors import BadUtterance
+
+Progress = Callable[[int, int], None]
+
+BATCH_SECONDS = 120.0
+"""Audio decoded at once, padding counted."""
+
+
+@dataclass
+class Recognised:
+    """What was said, by utterance id.
+
+    Attributes:
+        references: normalised transcripts.
+        hypotheses: recognised texts; an utterance that could not be used has an empty one.
+        ctc: texts of the CTC head's best path.
+        speakers: of each utterance.
+        durations: of each utterance, seconds.
+        lines: for `hyp.jsonl`.
+        rejected: utterances that could not be used, and why.
+        decoding_seconds: from wave (or stored features) to text, without reading files.
+    """
+
+    references: dict[str, str] = field(default_factory=dict)
+    hypotheses: dict[str, str] = field(default_factory=dict)
+    ctc: dict[str, str] = field(default_factory=dict)
+    speakers: dict[str, str] = field(default_factory=dict)
+    durations: dict[str, float] = field(default_factory=dict)
+    lines: list[dict[str, object]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    decoding_seconds: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing for one second of audio."""
+        return self.decoding_seconds / max(sum(self.durations.values()), 1e-9)
+
+
+@torch.inference_mode()
+def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = None) -> Recognised:
+    """Decode every cut greedily, in batches of like durations.
+
+    An utterance whose audio cannot be used is listed in `rejected` and scored as if nothing was recognised:
+    leaving it out would flatter the model.
+    """
+    result = Recognised()
+    features = CutFeatures(recogniser.features)
+    done = 0
+    for group in _groups(cuts):
+        usable: list[Cut] = []
+        tensors: list[Tensor] = []
+        for cut in group:
+            supervision = cut.supervisions[0]
+            result.references[cut.id] = recogniser.normalise(supervision.text or "")
+            result.speakers[cut.id] = supervision.speaker or cut.id
+            result.hypotheses[cut.id] = result.ctc[cut.id] = ""
+            try:
+                started = time.perf_counter()
+                tensors.append(features(cut))
+                result.decoding_seconds += time.perf_counter() - started
+            except BadUtterance as error:
+                result.rejected.append(Rejected(cut.id, error.what))
+                continue
+            usable.append(cut)
+            result.durations[cut.id] = cut.duration
+        if usable:
+            _decode(recogniser, usable, tensors, result)
+        done += len(group)
+        if progress is not None:
+            progress(done, len(cuts))
+    return result
+
+
+def _decode(
+    recogniser: Recogniser, cuts: Sequence[Cut], features: Sequence[Tensor], result: Recognised
+) -> None:
+    started = time.perf_counter()
+    lengths = torch.tensor([each.shape[0] for each in features], device=recogniser.device)
+    padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(recogniser.device)
+    encoded = recogniser.student.encode(padded, lengths)
+    hypotheses = greedy_fired(recogniser.student, recogniser.student.fire(encoded))
+    result.decoding_seconds += time.perf_counter() - started
+    for cut, hypothesis, path in zip(cuts, hypotheses, ctc_greedy(recogniser.student, encoded)):
+        transcript = time_hypothesis(
+            hypothesis, recogniser.tokenizer, recogniser.frame_seconds, 0.0, cut.duration
+        )
+        result.hypotheses[cut.id] = recogniser.normalise(transcript.text)
+        result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
+        result.lines.append(
+            {
+                "id": cut.id,
+                "speaker": result.speakers[cut.id],
+                "reference": result.references[cut.id],
+                "hypothesis": result.hypotheses[cut.id],
+                "score": sum(hypothesis.log_probs),
+                "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in transcript.words],
+            }
+        )
+
+
+def _groups(cuts: CutSet) -> Iterator[list[Cut]]:
+    group: list[Cut] = []
+    for cut in sorted(cuts, key=lambda each: each.duration):
+        if group and (len(group) + 1) * cut.duration > BATCH_SECONDS:
+            yield group
+            group = []
+        group.append(cut)
+    if group:
+        yield group
+
+
+def write_hypotheses(path: Path, recognised: Recognised) -> None:
+    """`hyp.jsonl`: one utterance a line, sorted by id."""
+    lines = sorted(recognised.lines, key=lambda line: str(line["id"]))
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

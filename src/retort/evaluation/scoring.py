@@ -1,0 +1,264 @@
+"""Errors of hypotheses against references, in words and characters, and the score file.
+
+A character error rate counts the spaces between words as characters, as jiwer does; where the recipe's
+normaliser drops spaces there are none to count. Texts come here normalised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kaldialign
+
+from retort.errors import UserError
+
+REPLICATES = 10_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Errors over a reference of so many words or characters."""
+
+    reference: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors as a fraction of the reference; of an empty one, the number of errors."""
+        return self.errors / max(self.reference, 1)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.reference + other.reference,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An error rate and its bootstrap interval, as fractions (`retort.evaluation.bootstrap`)."""
+
+    rate: float
+    low: float
+    high: float
+    resampled: str
+    """`speakers`, or `utterances` where there is one speaker only."""
+    level: float = LEVEL
+    replicates: int = REPLICATES
+
+    @property
+    def note(self) -> str:
+        """What a reader has to know of the interval, or an empty text."""
+        return "" if self.resampled == "speakers" else "one speaker only: the interval is over utterances"
+
+
+@dataclass(frozen=True)
+class UtteranceScore:
+    id: str
+    speaker: str
+    words: Counts
+    characters: Counts
+
+
+@dataclass
+class Score:
+    """All utterances of a test, in the order of the references."""
+
+    utterances: list[UtteranceScore]
+    missing: list[str] = field(default_factory=list)
+    """Utterances without a hypothesis; each counts as deleted whole."""
+    seconds: float | None = None
+    """Of audio."""
+    real_time_factor: float | None = None
+    """Seconds of decoding for a second of audio."""
+
+    @property
+    def words(self) -> Counts:
+        return sum((utterance.words for utterance in self.utterances), Counts())
+
+    @property
+    def characters(self) -> Counts:
+        return sum((utterance.characters for utterance in self.utterances), Counts())
+
+    @property
+    def wer(self) -> float:
+        return self.words.rate
+
+    @property
+    def cer(self) -> float:
+        return self.characters.rate
+
+    @property
+    def speakers(self) -> list[str]:
+        """Distinct speakers, in order of appearance."""
+        return list(dict.fromkeys(utterance.speaker for utterance in self.utterances))
+
+
+def score(
+    references: Mapping[str, str],
+    hypotheses: Mapping[str, str],
+    speakers: Mapping[str, str] | None = None,
+    *,
+    seconds: float | None = None,
+    decoding_seconds: float | None = None,
+) -> Score:
+    """Count the errors of normalised texts, keyed by utterance id.
+
+    Args:
+        references: what was said; decides which utterances are scored.
+        hypotheses: what was recognised; one that is missing counts as empty and is listed.
+        speakers: of the utterances; one without an entry is a speaker of its own.
+        seconds: duration of the audio.
+        decoding_seconds: time that decoding it took.
+
+    Raises:
+        UserError: no reference, or a hypothesis of an unknown utterance.
+    """
+    if not references:
+        raise UserError("there is no reference to score against", remedy="Give data with transcripts")
+    extra = [name for name in hypotheses if name not in references]
+    if extra:
+        raise UserError(
+            f"{len(extra)} of {len(hypotheses)} hypotheses have no reference, the first is {extra[0]}",
+            remedy="Score on the data that was decoded",
+        )
+    speakers = speakers or {}
+    utterances = []
+    for name, reference in references.items():
+        hypothesis = hypotheses.get(name, "")
+        words = count_errors(reference.split(), hypothesis.split())
+        characters = count_errors(reference, hypothesis)
+        utterances.append(UtteranceScore(name, speakers.get(name, name), words, characters))
+    factor = decoding_seconds / seconds if decoding_seconds is not None and seconds else None
+    missing = [name for name in references if name not in hypotheses]
+    return Score(utterances, missing, seconds, factor)
+
+
+def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
+    """Least edits, each of cost 1, that make the hypothesis of the reference; a str is its characters."""
+    found = kaldialign.edit_distance(reference, hypothesis)
+    return Counts(len(reference), found["sub"], found["del"], found["ins"])
+
+
+def alignment(reference: str, hypothesis: str, *, unit: str = "words") -> list[tuple[str, str]]:
+    """Pairs of what was said and what was recognised; an empty text stands for nothing on that side.
+
+    Args:
+        unit: `words` or `characters`.
+    """
+    if unit == "words":
+        return kaldialign.align(reference.split(), hypothesis.split(), "")
+    if unit == "characters":
+        return kaldialign.align(list(reference), list(hypothesis), "")
+    raise ValueError(f"unit is '{unit}', not words or characters")
+
+
+def score_to_dict(result: Score, intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    """The content of `score.json`; rates are fractions, durations seconds.
+
+    Args:
+        result: the counts.
+        intervals: of `cer` and `wer`, from :func:`retort.evaluation.bootstrap.intervals`.
+    """
+
+    def total(name: str, counts: Counts) -> dict[str, Any]:
+        interval = intervals[name]
+        return {"rate": counts.rate, "low": interval.low, "high": interval.high, **asdict(counts)}
+
+    return {
+        "cer": total("cer", result.characters),
+        "wer": total("wer", result.words),
+        "utterances": len(result.utterances),
+        "speakers": len(result.speakers),
+        "seconds": result.seconds,
+        "real_time_factor": result.real_time_factor,
+        "interval": {
+            "level": intervals["wer"].level,
+            "replicates": intervals["wer"].replicates,
+            "resampled": intervals["wer"].resampled,
+        },
+        "missing": result.missing,
+        "per_utterance": [asdict(utterance) for utterance in result.utterances],
+    }
+
+
+def score_from_dict(content: object, where: str | Path) -> Score:
+    """The score that :func:`score_to_dict` wrote, checked.
+
+    Raises:
+        UserError: something is missing, of the wrong type, or does not add up.
+    """
+    try:
+        assert isinstance(content, dict)
+        result = Score(
+            utterances=[_utterance(item) for item in content["per_utterance"]],
+            missing=[str(name) for name in content["missing"]],
+            seconds=_number(content["seconds"]),
+            real_time_factor=_number(content["real_time_factor"]),
+        )
+        totals = {"cer": _counts(content["cer"]), "wer": _counts(content["wer"])}
+        number = content["utterances"]
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error) or "not a table of values"
+        raise UserError(f"not a score file ({reason})", where=where, remedy=_REMEDY) from None
+    names = {utterance.id for utterance in result.utterances}
+    sums = {"cer": result.characters, "wer": result.words}
+    if totals != sums or number != len(result.utterances) or number != len(names) or not names:
+        raise UserError("its totals are not those of its utterances", where=where, remedy=_REMEDY)
+    return result
+
+
+def read_score(path: str | Path) -> Score:
+    """Open a `score.json`.
+
+    Raises:
+        UserError: no such file, or not a score file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=_REMEDY) from None
+    except ValueError as error:
+        raise UserError(f"not a score file ({error})", where=path, remedy=_REMEDY) from None
+    return score_from_dict(content, path)
+
+
+_REMEDY = "Write it with `retort evaluate`"
+
+
+def _utterance(item: Any) -> UtteranceScore:
+    words, characters = _counts(item["words"]), _counts(item["characters"])
+    return UtteranceScore(str(item["id"]), str(item["speaker"]), words, characters)
+
+
+def _counts(item: Any) -> Counts:
+    values = _integers(item[name] for name in ("reference", "substitutions", "deletions", "insertions"))
+    counts = Counts(*values)
+    if counts.substitutions + counts.deletions > counts.reference:
+        raise ValueError("more errors than the reference has units")
+    return counts
+
+
+def _integers(values: Iterable[Any]) -> list[int]:
+    result = list(values)
+    for value in result:
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{value!r} is not a count")
+    return result
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,91 @@
+"""Self-attention over frames, with relative or rotary positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.positions import relative_table, rotary_table, rotate
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention without positions of its own; the parent of the kinds below.
+
+    Args:
+        dim: of the input and the output.
+        heads: must divide `dim`.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+
+    def split(self, hidden: Tensor) -> Tensor:
+        """`(B, T, dim)` to `(B, heads, T, dim / heads)`."""
+        return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+        """Scaled dot-product attention of split heads, joined and projected to `(B, T, dim)`."""
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
+        projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+class RotaryAttention(SelfAttention):
+    """Self-attention with rotary positions (Su et al. 2021)."""
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, 1, 1, T)` true for keys that may be attended to."""
+        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
+        table = rotary_table(hidden.shape[1], query.shape[-1], hidden.device)
+        return self.attend(rotate(query, table), rotate(key, table), value, mask)
+
+
+class RelativeAttention(SelfAttention):
+    """Self-attention with relative positions (Dai et al. 2019, Transformer-XL, section 3.3).
+
+    The position projection has no bias; two vectors a head, `content_bias` and `position_bias`, are added to
+    the query of the content and of the position term.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__(dim, heads, dropout)
+        self.position = nn.Linear(dim, dim, bias=False)
+        self.content_bias = nn.Parameter(torch.empty(heads, dim // heads))
+        self.position_bias = nn.Parameter(torch.empty(heads, dim // heads))
+        nn.init.xavier_uniform_(self.content_bias)
+        nn.init.xavier_uniform_(self.position_bias)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, 1, 1, T)` true for keys that may be attended to."""
+        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
+        frames = hidden.shape[1]
+        table = relative_table(frames, hidden.shape[2], hidden.device).to(hidden.dtype)
+        position = self.split(self.position(table)[None])
+        by_distance = (query + self.position_bias[:, None, :]) @ position.transpose(-1, -2)
+        bias = _distance_to_key(by_distance) / math.sqrt(query.shape[-1])
+        bias = bias.masked_fill(~mask, float("-inf"))
+        return self.attend((query + self.content_bias[:, None, :]).to(bias.dtype), key, value, bias)
+
+
+def _distance_to_key(by_distance: Tensor) -> Tensor:
+    """`(B, H, T, 2T - 1)` scores by distance to `(B, H, T, T)` scores by key: row i starts at T - 1 - i."""
+    batch, heads, frames, distances = by_distance.shape
+    padded = F.pad(by_distance, (1, 0)).view(batch, heads, distances + 1, frames)
+    return padded[:, :, 1:].reshape(batch, heads, frames, distances)[..., :frames]
+
+
+ATTENTIONS: dict[str, type[RotaryAttention] | type[RelativeAttention]] = {
+    "rotary": RotaryAttention,
+    "relative": RelativeAttention,
+}

@@ -1,0 +1,427 @@
+"""Continuous integrate-and-fire (Dong and Xu, ICASSP 2020, section 2): frames into tokens, exactly.
+
+Every frame brings a weight; a token is exactly one unit of weight, and its vector is the mean of the frames
+that brought it, by weight. With `c_t` the cumulative weight after frame t, the T frame ends `c_t` and the U
+token ends 1, 2, ..., U merged into one sorted row bound T + U intervals, each inside one frame and one token.
+The interval's length is the share of that frame in that token. Read by token these intervals are the bags of
+the forward pass, read by frame the bags of the gradient of `hidden`, in the same order: two weighted
+`embedding_bag` calls without an intermediate of `hidden`'s size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STARVED = 1e-30
+"""A quantity below this counts as none: the gradient of its scaling, U / quantity, would leave float32."""
+ROUNDING = 2.0**-23
+"""A quantity this close to an integer, relatively, is that integer: float32 weights say no more."""
+COMPAT_THRESHOLD = 0.99
+
+
+class FiredTokens(NamedTuple):
+    """What :func:`integrate_and_fire` returns.
+
+    Attributes:
+        embeddings: (B, U, D), dtype of `hidden`; zero beyond `lengths`. U is the largest of `lengths`.
+        lengths: (B,) int64, tokens of each utterance.
+        fire_times: (B, U), frames: the frame in which the token was complete + the share of that frame's
+            weight it took; the utterance's length for a tail token; zero beyond `lengths`. Not
+            differentiable.
+        quantity: (B,), sum of the unscaled weights of the valid frames, differentiable. This and `fire_times`
+            are float64 where `hidden` or `alphas` is, else float32.
+    """
+
+    embeddings: Tensor
+    lengths: Tensor
+    fire_times: Tensor
+    quantity: Tensor
+
+
+def integrate_and_fire(
+    hidden: Tensor,
+    alphas: Tensor,
+    lengths: Tensor,
+    target_lengths: Tensor | None = None,
+    *,
+    tail: float = 0.5,
+    compat: bool = False,
+) -> FiredTokens:
+    """Integrate frames by their weights and fire a token at every whole unit of weight.
+
+    With `target_lengths` the weights are scaled by U / quantity and exactly U tokens come out; where the
+    quantity is zero the valid frames weigh alike and `alphas` gets no gradient. Without, floor(quantity)
+    tokens come out, and what remains is one more token, divided by its weight, if that weight is above
+    `tail`. Any number of tokens may be complete in one frame. What padded frames hold, NaN included, changes
+    nothing, and their gradients are zero.
+
+    Cumulative weights are float64; shares and sums are float32 (float64 for a float64 `hidden`), also for a
+    half-precision `hidden`. An utterance gives the same tokens alone and in any batch. Waits once for the
+    device, for the value of U.
+
+    Args:
+        hidden: (B, T, D) encoder output, floating point.
+        alphas: (B, T) weights, 0 or more, above 1 allowed. A negative weight counts as zero and gets no
+            gradient.
+        lengths: (B,) valid frames of each utterance, integers in 0..T.
+        target_lengths: (B,) tokens to fire, integers; None fires as many as the weights say.
+        tail: in 0..1, the weight above which a remainder is a token. Not used with `target_lengths`.
+        compat: the recurrence of CIF-HieraDist instead (Han et al., Interspeech 2023): threshold 0.99, at
+            most one fire a frame, surplus or deficit carried on, possibly fewer tokens than `target_lengths`.
+            Slow; for comparison only. The remainder is handled behind the last valid frame of every
+            utterance.
+
+    Raises:
+        ValueError: shapes that do not fit, lengths outside 0..T, negative targets, `tail` outside 0..1, a
+            valid weight that is not finite, or a target above zero for an utterance without a valid frame.
+    """
+    _check_arguments(hidden, alphas, lengths, target_lengths, tail)
+    lengths = lengths.to(hidden.device, torch.int64)
+    targets = None if target_lengths is None else target_lengths.to(hidden.device, torch.int64)
+    precision = torch.promote_types(torch.promote_types(hidden.dtype, alphas.dtype), torch.float32)
+    inside = torch.arange(hidden.size(1), device=hidden.device) < lengths[:, None]
+    live = inside & ~(alphas < 0)
+    weights = torch.where(live, alphas.detach(), 0.0).double()
+    sums = weights.cumsum(1)
+    quantity = _last(sums)
+    starved = quantity < STARVED
+    whole, has_tail = _count(quantity, tail)
+    counts = whole.long() + has_tail if targets is None else targets
+    bad = (lengths < 0) | (lengths > hidden.size(1)) | ~quantity.isfinite()
+    bad |= (counts < 0) | ((counts > 0) & (lengths == 0))
+    units, is_bad, any_starved, any_blank = _facts(counts, bad, starved, counts == 0)
+    if is_bad:
+        _refuse(hidden.size(1), lengths, targets, quantity)
+    if compat:
+        return _recurrence(hidden, torch.where(live, alphas, 0.0).double(), inside, targets, tail, precision)
+
+    if targets is None:
+        stretch, closed, sealed = _stretch_rest(quantity, whole, has_tail), has_tail, lengths
+    else:
+        if any_starved:
+            sums = torch.where(starved[:, None], inside.double(), weights).cumsum(1)
+        stretch, closed = _stretch_all(_last(sums), targets), targets > 0
+        sealed = (sums < _last(sums)[:, None]).sum(1) + 1
+    positions = _positions(sums, stretch)
+    stairs = _merge(positions, closed, lengths, counts, units, hidden.dtype)
+    times = _fire_times(positions, stairs.token_frames, counts, torch.where(closed, sealed, 0))
+    line = _Line(
+        positions, stretch, live, starved if any_starved else None, counts == 0 if any_blank else None
+    )
+    embeddings, total = _Integrate.apply(hidden, alphas, quantity.to(precision), line, stairs)
+    return FiredTokens(embeddings, counts, times.to(precision), total)
+
+
+def _check_arguments(
+    hidden: Tensor, alphas: Tensor, lengths: Tensor, target_lengths: Tensor | None, tail: float
+) -> None:
+    if hidden.dim() != 3 or not hidden.is_floating_point():
+        raise ValueError(f"hidden must be floating point (B, T, D), not {hidden.dtype} {tuple(hidden.shape)}")
+    if alphas.shape != hidden.shape[:2] or not alphas.is_floating_point():
+        expected = tuple(hidden.shape[:2])
+        raise ValueError(
+            f"alphas must be floating point {expected}, not {alphas.dtype} {tuple(alphas.shape)}"
+        )
+    for name, given in (("lengths", lengths), ("target_lengths", target_lengths)):
+        if given is None:
+            continue
+        if given.shape != hidden.shape[:1]:
+            raise ValueError(f"{name} must be {tuple(hidden.shape[:1])}, not {tuple(given.shape)}")
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise ValueError(f"{name} must be integers, not {given.dtype}")
+    if not 0.0 <= tail <= 1.0:
+        raise ValueError(f"tail must be in 0..1, not {tail}")
+
+
+def _last(sums: Tensor) -> Tensor:
+    return sums[:, -1] if sums.size(1) else sums.sum(1)
+
+
+def _count(quantity: Tensor, tail: float) -> tuple[Tensor, Tensor]:
+    """Full tokens (B,) float64 and whether the rest is one more (B,), from the quantity (B,)."""
+    whole = quantity.floor()
+    rest = quantity - whole
+    slack = quantity * ROUNDING
+    has_tail = (rest > slack.clamp_min(tail)) | (rest >= 1.0 - slack)
+    # A sum of millions has no fractional digits within float32; its slack alone must not make a token.
+    return whole, has_tail & (rest > 0.0)
+
+
+def _facts(counts: Tensor, *flags: Tensor) -> list[int]:
+    """The largest count and whether any of each flag is set, in one transfer from the device."""
+    if counts.numel() == 0:
+        return [0] * (1 + len(flags))
+    rows = torch.stack([counts, *(flag.long() for flag in flags)])
+    return [int(value) for value in rows.amax(1).tolist()]
+
+
+def _refuse(frames: int, lengths: Tensor, targets: Tensor | None, quantity: Tensor) -> None:
+    wanted = [0] * len(lengths) if targets is None else targets.tolist()
+    for index, (length, target, total) in enumerate(
+        zip(lengths.tolist(), wanted, quantity.isfinite().tolist())
+    ):
+        if not 0 <= length <= frames:
+            raise ValueError(f"lengths[{index}] is {length}, outside 0..{frames}, the frames of hidden")
+        if target < 0:
+            raise ValueError(f"target_lengths[{index}] is {target}, below zero")
+        if target > 0 and length == 0:
+            raise ValueError(
+                f"utterance {index} has no valid frame but target_lengths asks for {target} tokens"
+            )
+        if not total:
+            raise ValueError(f"utterance {index} has a weight in alphas that is not finite")
+
+
+class _Stretch(NamedTuple):
+    """Cumulative weights from `base` on are stretched so that the `rest` above it becomes `goal`."""
+
+    base: Tensor  # (B,) float64
+    rest: Tensor  # (B,) float64, above zero
+    goal: Tensor  # (B,) float64
+
+
+def _stretch_all(total: Tensor, targets: Tensor) -> _Stretch:
+    """Scale the cumulative weights of an utterance, `total` (B,) in all, to its number of tokens."""
+    rest = torch.where(total > 0.0, total, 1.0)
+    return _Stretch(torch.zeros_like(total), rest, targets.double())
+
+
+def _stretch_rest(quantity: Tensor, whole: Tensor, has_tail: Tensor) -> _Stretch:
+    """Scale what is left after `whole` tokens to one token where it `has_tail`; leave the others as they are."""
+    base = torch.where(has_tail, whole, quantity + 1.0)
+    return _Stretch(base, torch.where(has_tail, quantity - whole, 1.0), has_tail.double())
+
+
+def _positions(sums: Tensor, stretch: _Stretch) -> Tensor:
+    """Frame ends (B, T) on the line of tokens; the division comes first, because x / x is 1 exactly."""
+    base = stretch.base[:, None]
+    stretched = (sums - base).div_(stretch.rest[:, None]).mul_(stretch.goal[:, None]).add_(base)
+    return torch.where(sums >= base, stretched, sums)
+
+
+class _Line(NamedTuple):
+    """Where the frames end, in tokens, and what the weights have to do with it."""
+
+    positions: Tensor  # (B, T) float64
+    stretch: _Stretch
+    live: Tensor  # (B, T) bool: the frame is valid and its weight counts
+    starved: Tensor | None  # (B,) bool: the weights say nothing, the frames weigh alike
+    blank: Tensor | None  # (B,) bool: no token at all
+
+
+class _Stairs(NamedTuple):
+    """The S = T + U intervals of every utterance and how to read them.
+
+    An interval outside every token has weight zero and points to a row of its own utterance that is in use, so
+    that nothing is read from padding (0 x NaN is NaN).
+    """
+
+    weights: Tensor  # (B*S,) float32 or float64
+    frames: Tensor  # (B*S,) int32, row of (B*T)
+    tokens: Tensor  # (B*S,) int32, row of (B*U)
+    frame_starts: Tensor  # (B, T) int32, first interval of each frame, of (B*S)
+    token_starts: Tensor  # (B, U) int32, first interval of each token, of (B*S)
+    frame_slots: Tensor  # (B, T) int64, last interval of each frame, of S
+    token_frames: Tensor  # (B, U), frame in which each token ends
+    moves: Tensor  # (B, T) bool: the frame's end lies inside a token, moving it moves weight
+
+
+def _merge(
+    positions: Tensor,
+    closed: Tensor,
+    lengths: Tensor,
+    counts: Tensor,
+    units: int,
+    dtype: torch.dtype,
+) -> _Stairs:
+    """Merge frame ends and token ends.
+
+    At equal places the token end comes first, so a frame's end lies in the token that more weight would feed.
+    The last end of a `closed` utterance is the exception: there is no next token, and the frames at its end that
+    weigh nothing would feed the last one.
+    """
+    batch, frames = positions.shape
+    step = torch.arange(frames + units, device=positions.device)
+    frame, held = step[:frames], counts[:, None]
+    shut = closed[:, None] & (frame < lengths[:, None])
+    reached = torch.minimum(positions.long(), held - shut.long())
+    frame_slots = frame + reached
+    is_frame = frame_slots.new_zeros(batch, frames + units).scatter_(1, frame_slots, 1)
+    frame_of = is_frame.cumsum(1).sub_(is_frame)
+    token_of = step - frame_of
+    behind = token_of + 1
+
+    edges = torch.minimum(behind.to(positions.dtype).scatter_(1, frame_slots, positions), held)
+    weights = edges.diff(dim=1, prepend=edges.new_zeros(batch, 1))
+    # Token u + 1 starts behind the end of token u; the last column is where the frame ends go.
+    behind.masked_fill_(is_frame.bool(), units + 1)
+    token_starts = step.new_zeros(batch, units + 2).scatter_(1, behind, (step + 1).expand(batch, -1))
+    return _Stairs(
+        weights=weights.to(torch.promote_types(dtype, torch.float32)).view(-1),
+        frames=_rows(frame_of, lengths, frames),
+        tokens=_rows(token_of, counts, units),
+        frame_starts=_shift(F.pad(frame_slots[:, :-1] + 1, (min(frames, 1), 0)), frames + units),
+        token_starts=_shift(token_starts[:, :units], frames + units),
+        frame_slots=frame_slots,
+        token_frames=token_starts[:, 1 : units + 1] - 1 - step[:units],
+        moves=(frame + 1 < lengths[:, None]) & (reached < held),
+    )
+
+
+def _rows(index: Tensor, used: Tensor, size: int) -> Tensor:
+    """Flat row numbers (B*S,) int32 of `index` (B, S) into (B, size), kept to the rows in use, (B,) of them."""
+    index = torch.minimum(index, used[:, None] - 1).clamp_min_(0)
+    return _shift(index, size).view(-1)
+
+
+def _shift(index: Tensor, size: int) -> Tensor:
+    """Row numbers (B, N) of an utterance made row numbers of the batch, int32."""
+    start = torch.arange(len(index), device=index.device, dtype=torch.int32)[:, None] * size
+    return index.int().add_(start)
+
+
+def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed: Tensor) -> Tensor:
+    """Frame + share (B, U) float64 at which each token is complete; where `sealed` (B,) > 0, the last one's is that."""
+    if token_frames.numel() == 0:
+        return positions.new_zeros(token_frames.shape)
+    unit = torch.arange(1, token_frames.size(1) + 1, device=positions.device)
+    frame = token_frames.clamp_max(positions.size(1) - 1)
+    before = positions.gather(1, (frame - 1).clamp_min_(0)).masked_fill_(frame == 0, 0.0)
+    share = (unit - before).div_(positions.gather(1, frame).sub_(before))
+    times = torch.where(unit <= counts[:, None], frame + share, 0.0)
+    last = (unit == counts[:, None]) & (sealed > 0)[:, None]
+    return torch.where(last, sealed[:, None].double(), times)
+
+
+def _bag(rows: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums (B, N, D) of `rows` (B, R, D); a bag goes from its start, `starts` (B, N), to the next one's."""
+    if rows.numel() == 0 or starts.numel() == 0:
+        return rows.new_zeros(*starts.shape, rows.size(2))
+    sums = torch.embedding_bag(rows.flatten(0, 1), indices, starts.view(-1), False, 0, False, weights)[0]
+    return sums.view(*starts.shape, rows.size(2))
+
+
+class _Integrate(torch.autograd.Function):
+    """embeddings = W hidden, with W decided by the weights through the merged intervals; and the quantity."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, alphas: Tensor, quantity: Tensor, line: _Line, stairs: _Stairs
+    ) -> Any:
+        ctx.save_for_backward(hidden)
+        ctx.line, ctx.stairs, ctx.dtype = line, stairs, alphas.dtype
+        ctx.set_materialize_grads(False)
+        embeddings = _bag(hidden.to(stairs.weights.dtype), stairs.frames, stairs.token_starts, stairs.weights)
+        if line.blank is not None:
+            embeddings.masked_fill_(line.blank[:, None, None], 0.0)
+        return embeddings.to(hidden.dtype), quantity.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, grad_quantity: Tensor | None) -> tuple[Tensor | None, ...]:
+        (hidden,) = ctx.saved_tensors
+        line, stairs = ctx.line, ctx.stairs
+        grad_hidden = grad_alphas = None
+        grad = None if grad is None else grad.to(stairs.weights.dtype)
+        if ctx.needs_input_grad[1]:
+            rise = torch.zeros_like(line.positions) if grad is None else _rise(grad, hidden, line, stairs)
+            if grad_quantity is not None:
+                rise += grad_quantity[:, None]
+            grad_alphas = rise.masked_fill_(~line.live, 0.0).to(ctx.dtype)
+        if ctx.needs_input_grad[0] and grad is not None:
+            grad_hidden = _bag(grad, stairs.tokens, stairs.frame_starts, stairs.weights)
+            if line.blank is not None:
+                grad_hidden.masked_fill_(line.blank[:, None, None], 0.0)
+            grad_hidden = grad_hidden.to(hidden.dtype)
+        return grad_hidden, grad_alphas, None, None, None
+
+
+def _rise(grad: Tensor, hidden: Tensor, line: _Line, stairs: _Stairs) -> Tensor:
+    """dL/dalpha (B, T) float64: a frame's weight moves its own end and all later ones, and the stretch."""
+    if grad.numel() == 0 or hidden.numel() == 0:
+        return torch.zeros_like(line.positions)
+    base, rest, goal = (each[:, None] for each in line.stretch)
+    moved = _position_gradient(grad, hidden, stairs)
+    if line.starved is not None:
+        moved.masked_fill_(line.starved[:, None], 0.0)
+    above = line.positions - base
+    of_rest = (above.clamp_min(0.0) * moved).sum(1, keepdim=True) / rest
+    moved = torch.where(above >= 0.0, moved * (goal / rest), moved)
+    sums = moved.cumsum(1)
+    return moved.sub_(sums).add_(sums[:, -1:] - of_rest)
+
+
+def _position_gradient(grad: Tensor, hidden: Tensor, stairs: _Stairs) -> Tensor:
+    """dL/dc_t = <h_t - h_(t+1), g_n> (B, T) float64, with frame t ending in token n."""
+    # What embedding_bag's own backward takes for its sample weights: a dot product an interval, no gather.
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad.flatten(0, 1),
+        hidden.to(grad.dtype).flatten(0, 1),
+        stairs.frames,
+        stairs.token_starts.view(-1),
+        stairs.tokens,
+        0,
+    ).view(hidden.size(0), -1)
+    steps = dots[:, :-1] - dots[:, 1:]
+    moved = steps.gather(1, stairs.frame_slots.clamp_max(steps.size(1) - 1))
+    return moved.masked_fill_(~stairs.moves, 0.0).double()
+
+
+def _recurrence(
+    hidden: Tensor,
+    weights: Tensor,
+    inside: Tensor,
+    targets: Tensor | None,
+    tail: float,
+    precision: torch.dtype,
+) -> FiredTokens:
+    """The reference's loop over frames, differentiated by autograd; in float32 or float64.
+
+    Not kept of the reference: fires found by their content (an all-zero token counts here), the tail that the
+    longest utterance of a batch never gets, and the frame of padding that a surplus may fire on.
+    """
+    quantity = _last(weights.cumsum(1))
+    if targets is not None:
+        weights = weights * (targets / (quantity + 1e-8))[:, None]
+    frames = hidden.masked_fill(~inside[:, :, None], 0.0).to(torch.promote_types(hidden.dtype, torch.float32))
+    weights = weights.to(frames.dtype)
+    weight = weights.new_zeros(hidden.size(0))
+    state = frames.new_zeros(hidden.size(0), hidden.size(2))
+    emitted, fires, times = [], [], []
+    for index in range(hidden.size(1)):
+        frame, alpha = frames[:, index], weights[:, index]
+        fire = (weight + alpha >= COMPAT_THRESHOLD) & inside[:, index]
+        taken = 1.0 - weight
+        emitted.append(state + taken[:, None] * frame)
+        fires.append(fire)
+        share = (taken.detach() / alpha.detach().clamp_min(1e-30)).clamp(0.0, 1.0)
+        times.append(index + share)
+        left = alpha - taken
+        state = torch.where(fire[:, None], left[:, None] * frame, state + alpha[:, None] * frame)
+        weight = torch.where(fire, left, weight + alpha)
+    emitted.append(state / (weight + 1e-10)[:, None])
+    fires.append(weight > tail if targets is None else torch.zeros_like(weight, dtype=torch.bool))
+    times.append(inside.sum(1).to(weights.dtype))
+    return _compact(
+        torch.stack(emitted, 1), torch.stack(fires, 1), torch.stack(times, 1), hidden.dtype, quantity
+    )
+
+
+def _compact(
+    emitted: Tensor, fires: Tensor, times: Tensor, dtype: torch.dtype, quantity: Tensor
+) -> FiredTokens:
+    """Move the rows of `emitted` (B, T+1, D) that fired to the front."""
+    counts = fires.sum(1)
+    units = int(counts.max()) if counts.numel() else 0
+    batch, index = fires.nonzero(as_tuple=True)
+    rank = fires.cumsum(1)[batch, index] - 1
+    embeddings = emitted.new_zeros(len(fires), units, emitted.size(2))
+    embeddings = embeddings.index_put((batch, rank), emitted[batch, index])
+    fire_times = quantity.new_zeros(len(fires), units)
+    fire_times = fire_times.index_put((batch, rank), times[batch, index].to(quantity.dtype))
+    return FiredTokens(embeddings.to(dtype), counts, fire_times, quantity)

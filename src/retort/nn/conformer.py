@@ -1,0 +1,94 @@
+"""Conformer and Transformer layers over padded batches of frames."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.attention import ATTENTIONS
+from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.normalisation import MaskedBatchNorm
+
+
+class FeedForward(nn.Module):
+    """Pre-norm feed-forward block with SiLU."""
+
+    def __init__(self, dim: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, feedforward)
+        self.contract = nn.Linear(feedforward, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = self.dropout(F.silu(self.expand(self.norm(hidden))))
+        result: Tensor = self.dropout(self.contract(hidden))
+        return result
+
+
+class ConvolutionBlock(nn.Module):
+    """Pointwise convolution with GLU, depthwise convolution, BatchNorm, SiLU, pointwise convolution.
+
+    Padded frames are zero before the depthwise convolution and absent from the statistics, so padding never
+    changes a valid frame. The convolutions have no bias (Gulati et al. 2020, section 2.2).
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.gate = nn.Linear(dim, 2 * dim, bias=False)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.batch_norm = MaskedBatchNorm(dim)
+        self.output = nn.Linear(dim, dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, T)`."""
+        hidden = F.glu(self.gate(self.norm(hidden)), dim=-1).masked_fill(~mask[..., None], 0.0)
+        hidden = self.depthwise(hidden.transpose(1, 2)).transpose(1, 2)
+        hidden = F.silu(self.batch_norm(hidden, mask))
+        result: Tensor = self.dropout(self.output(hidden))
+        return result
+
+
+class ConformerLayer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, LayerNorm (Gulati et al. 2020)."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, kernel: int, positions: str, dropout: float) -> None:
+        super().__init__()
+        self.before = FeedForward(dim, feedforward, dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = ATTENTIONS[positions](dim, heads, dropout)
+        self.convolution = ConvolutionBlock(dim, kernel, dropout)
+        self.after = FeedForward(dim, feedforward, dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        frames = hidden.shape[1]
+        hidden = hidden + 0.5 * self.before(hidden)
+        attended = self.attention(self.attention_norm(hidden), attention_mask(lengths, frames))
+        hidden = hidden + self.dropout(attended)
+        hidden = hidden + self.convolution(hidden, valid_mask(lengths, frames))
+        hidden = hidden + 0.5 * self.after(hidden)
+        result: Tensor = self.norm(hidden)
+        return result
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and feed-forward (Vaswani et al. 2017, with the norm first)."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, positions: str, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = ATTENTIONS[positions](dim, heads, dropout)
+        self.feedforward = FeedForward(dim, feedforward, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        mask = attention_mask(lengths, hidden.shape[1])
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
+        result: Tensor = hidden + self.feedforward(hidden)
+        return result

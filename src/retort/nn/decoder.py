@@ -1,0 +1,140 @@
+"""The autoregressive decoder over fired embeddings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.config import DecoderConfig
+from retort.nn.attention import SelfAttention
+from retort.nn.positions import sinusoids
+
+
+class CausalLayer(SelfAttention):
+    """Pre-norm causal self-attention and feed-forward with ReLU."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__(dim, heads, dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, feedforward)
+        self.contract = nn.Linear(feedforward, dim)
+        self.residual_dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """`hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
+
+        Returns the new hidden and the keys and values with this call's behind the past ones.
+        """
+        normed = self.attention_norm(hidden)
+        query, key, value = (self.split(part(normed)) for part in (self.query, self.key, self.value))
+        if past is not None:
+            key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+        attended = self.attend(query, key, value, None, causal=past is None)
+        hidden = hidden + self.residual_dropout(attended)
+        expanded = self.residual_dropout(F.relu(self.expand(self.feedforward_norm(hidden))))
+        return hidden + self.residual_dropout(self.contract(expanded)), (key, value)
+
+
+@dataclass
+class DecoderState:
+    """What the decoder remembers between steps.
+
+    Attributes:
+        past: keys and values `(B, heads, P, dim / heads)` of each layer, P tokens so far.
+        previous: `(B, acoustic_dim)`, the fired embedding before this step's.
+        steps: P.
+    """
+
+    past: list[tuple[Tensor, Tensor]]
+    previous: Tensor
+    steps: int = 0
+
+    def select(self, rows: Tensor) -> DecoderState:
+        """The state of the given rows `(M,)` int64, in that order, repeated if need be."""
+        past = [(key[rows], value[rows]) for key, value in self.past]
+        return DecoderState(past, self.previous[rows], self.steps)
+
+
+class CifDecoder(nn.Module):
+    """Token by token, one step a fired embedding, no cross-attention (CIF-HKD, `CifArTransformerDecoder`).
+
+    Step i reads the token before it and the embedding fired before it; the embedding of token i itself enters
+    at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`.
+
+    Args:
+        config: sizes.
+        vocabulary: number of ids, the special ones counted.
+        acoustic_dim: of the fired embeddings.
+    """
+
+    def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.embedding = nn.Embedding(vocabulary, dim)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        self.scale = math.sqrt(dim)
+        self.input = nn.Linear(dim + acoustic_dim, dim, bias=False)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(
+            CausalLayer(dim, config.heads, config.feedforward, config.dropout) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.output = nn.Linear(dim + acoustic_dim, dim, bias=False)
+        self.vocabulary = nn.Linear(dim, vocabulary, bias=False)
+
+    def forward(self, previous_tokens: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps at once, with the history given.
+
+        Args:
+            previous_tokens: `(B, U)` int64, the start symbol first.
+            embeddings: `(B, U, acoustic_dim)`, fired by CIF.
+
+        Returns:
+            states `(B, U, dim)` before the vocabulary, and logits `(B, U, V)`.
+        """
+        shifted = F.pad(embeddings, (0, 0, 1, 0))[:, :-1]
+        positions = torch.arange(previous_tokens.shape[1], device=previous_tokens.device)
+        hidden = self._input(previous_tokens, shifted, positions)
+        for layer in self.layers:
+            hidden, _ = layer(hidden)
+        return self._output(hidden, embeddings)
+
+    def start(self, batch: int, like: Tensor) -> DecoderState:
+        """The state before the first token, on the device and with the dtype of `like (..., acoustic_dim)`."""
+        return DecoderState([], like.new_zeros(batch, like.shape[-1]))
+
+    def step(self, state: DecoderState, previous_tokens: Tensor, embedding: Tensor) -> tuple[Tensor, DecoderState]:
+        """One token further.
+
+        Args:
+            state: from :meth:`start` or the step before.
+            previous_tokens: `(B,)` int64.
+            embedding: `(B, acoustic_dim)`, this token's.
+
+        Returns:
+            logits `(B, V)` and the next state.
+        """
+        position = torch.tensor([state.steps], device=embedding.device)
+        hidden = self._input(previous_tokens[:, None], state.previous[:, None], position)
+        past = []
+        for index, layer in enumerate(self.layers):
+            hidden, kept = layer(hidden, state.past[index] if state.past else None)
+            past.append(kept)
+        _, logits = self._output(hidden, embedding[:, None])
+        return logits[:, 0], DecoderState(past, embedding, state.steps + 1)
+
+    def _input(self, tokens: Tensor, embeddings: Tensor, positions: Tensor) -> Tensor:
+        joined = torch.cat((self.scale * self.embedding(tokens), embeddings), dim=-1)
+        hidden = self.input(joined)
+        table = sinusoids(positions, hidden.shape[-1]).to(hidden.dtype)
+        result: Tensor = self.dropout(hidden + table)
+        return result
+
+    def _output(self, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        states = self.output(torch.cat((self.norm(hidden), embeddings), dim=-1))
+        return states, self.vocabulary(states)

@@ -1,0 +1,24 @@
+"""The weights that CIF integrates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from retort.nn.masks import valid_mask
+
+
+class WeightEstimator(nn.Module):
+    """Convolution, dropout, linear, sigmoid; no activation between them (CIF-HKD, `conv` estimator)."""
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, 1)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, D)`, zero behind `lengths (B,)`, to alphas `(B, T)` float32, zero there too."""
+        mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
+        logits = self.linear(self.dropout(mixed)).squeeze(-1).to(torch.float32)
+        return logits.sigmoid().masked_fill(~valid_mask(lengths, hidden.shape[1]), 0.0)

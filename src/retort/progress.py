@@ -1,0 +1,80 @@
+"""Progress bars of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+StageProgress = Callable[[str, int, int], None]
+
+SHOWN = {"loss": "loss", "ce": "CE", "ctc": "CTC", "quantity": "quantity", "correct": "accuracy"}
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+        console=console,
+        refresh_per_second=2,
+    )
+
+
+class _Stages:
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total, values="")
+        self.progress.update(self.tasks[name], completed=done, total=total)
+
+
+@contextmanager
+def stage_progress(console: Console) -> Iterator[StageProgress]:
+    """A function `(stage, done, total)` that draws one bar a stage."""
+    with _progress(console) as progress:
+        yield _Stages(progress)
+
+
+class TrainingProgress:
+    """A bar of the updates with the losses beside it, a printed line for every evaluation."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self.console = console
+        self.steps = steps
+        self.progress = _progress(console)
+        self.stage = _Stages(self.progress)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> TrainingProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def report(self, step: int, values: dict[str, float]) -> None:
+        """Show what was logged at `step`."""
+        if self._task is None:
+            self._task = self.progress.add_task("training", total=self.steps, values="")
+        rows = {key: value for key, value in values.items() if "." in key and not key.startswith("validation")}
+        shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN} | rows
+        text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        if text:
+            self.progress.update(self._task, completed=step, values=text)
+        rates = {key.split(".")[1]: value for key, value in values.items() if key.startswith("validation.")}
+        if rates:
+            line = "  ".join(f"{name.replace('_', ' ').upper()} {value:.2%}" for name, value in rates.items())
+            self.progress.console.print(f"step {step:>6}  validation, free-running: {line}", highlight=False)
+        if not self.console.is_terminal and text and step % 100 == 0:
+            self.console.print(f"step {step:>6}  {text}", highlight=False)

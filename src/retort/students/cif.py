@@ -1,0 +1,156 @@
+"""The CIF recogniser: encoder, integrate-and-fire, autoregressive decoder, CTC head.
+
+Source: Dong and Xu 2020 (CIF); Han et al. 2023 for the sizes of the recipe `aishell1/cif`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.config import StudentConfig
+from retort.nn.cif import FiredTokens, integrate_and_fire
+from retort.nn.decoder import CifDecoder
+from retort.nn.encoder import Encoder
+from retort.nn.masks import valid_mask
+from retort.nn.weights import WeightEstimator
+from retort.students.taps import Tap
+from retort.text.tokenizers import BLANK, EOS, PAD
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoder output: `hidden (B, T, D)` float32, zero behind `lengths (B,)`."""
+
+    hidden: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """One training pass.
+
+    Attributes:
+        losses: unweighted sums over the batch, by name.
+        taps: what rows of distillation may read.
+        metrics: sums over the batch that are only logged.
+    """
+
+    losses: dict[str, Tensor]
+    taps: dict[str, Tap]
+    metrics: dict[str, Tensor]
+
+
+class CifStudent(nn.Module):
+    """Speech to tokens, one token a fire.
+
+    Args:
+        config: architecture and the weights of the losses.
+        vocabulary: number of ids, the special ones counted.
+        bins: filter banks a frame.
+    """
+
+    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.encoder.dim
+        self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
+        self.ctc = nn.Linear(dim, vocabulary)
+        self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout)
+        self.decoder = CifDecoder(config.decoder, vocabulary, dim)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each of :attr:`StudentOutput.losses` in the total."""
+        config = self.config
+        return {"ce": config.ce_weight, "ctc": config.ctc_weight, "quantity": config.quantity_weight}
+
+    @property
+    def tap_dims(self) -> dict[str, int]:
+        """The taps that :meth:`forward` gives, with their last dimension."""
+        dim = self.config.encoder.dim
+        vocabulary = self.decoder.vocabulary.out_features
+        return {"acoustic": dim, "linguistic": self.config.decoder.dim, "utterance": dim, "tokens": vocabulary}
+
+    def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
+        """`features (B, T, bins)` after CMVN to hidden frames."""
+        return Encoded(*self.encoder(features, feature_lengths))
+
+    def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
+        """Fire freely, or exactly `target_lengths (B,)` tokens; in float32 whatever the autocast."""
+        alphas = self.weights(encoded.hidden, encoded.lengths)
+        with torch.autocast(encoded.hidden.device.type, enabled=False):
+            return integrate_and_fire(
+                encoded.hidden, alphas, encoded.lengths, target_lengths, tail=self.config.cif.tail
+            )
+
+    def forward(
+        self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> StudentOutput:
+        """Losses and taps of one batch.
+
+        Args:
+            features: `(B, T, bins)`.
+            feature_lengths: `(B,)`.
+            tokens: `(B, U)` int64, EOS last, then pad.
+            token_lengths: `(B,)`, EOS counted.
+        """
+        encoded = self.encode(features, feature_lengths)
+        fired = self.fire(encoded, token_lengths)
+        previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
+        states, logits = self.decoder(previous, fired.embeddings)
+        mask = valid_mask(token_lengths, tokens.shape[1])
+        targets, predicted = tokens[mask], logits[mask].float()
+        losses = {
+            "ce": smoothed_cross_entropy(predicted, targets, self.config.label_smoothing),
+            "ctc": self._ctc_loss(encoded, tokens, token_lengths),
+            "quantity": (fired.quantity - token_lengths).abs().sum(),
+        }
+        taps = {
+            "acoustic": Tap(fired.embeddings, token_lengths, "token"),
+            "linguistic": Tap(states, token_lengths, "token"),
+            "tokens": Tap(logits, token_lengths, "token"),
+            "utterance": Tap(_mean(fired.embeddings, mask), torch.ones_like(token_lengths), "utterance"),
+        }
+        metrics = {
+            "correct": (predicted.detach().argmax(-1) == targets).sum(),
+            "quantity_total": fired.quantity.detach().sum(),
+        }
+        return StudentOutput(losses, taps, metrics)
+
+    def _ctc_loss(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        label_lengths = token_lengths if self.config.faithful else token_lengths - 1
+        with torch.autocast(encoded.hidden.device.type, enabled=False):
+            log_probs = self.ctc(encoded.hidden).log_softmax(-1)
+        return F.ctc_loss(
+            log_probs.transpose(0, 1),
+            tokens,
+            encoded.lengths,
+            label_lengths,
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=not self.config.faithful,
+        )
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Sum over positions of cross-entropy with uniform smoothing over the other V - 1 labels.
+
+    Args:
+        logits: `(N, V)` float32.
+        targets: `(N,)` int64.
+        smoothing: mass that goes to the other labels in equal shares (the reference's form).
+    """
+    log_probs = logits.log_softmax(-1)
+    nll = -log_probs.gather(-1, targets[:, None]).squeeze(-1)
+    share = smoothing / (logits.shape[-1] - 1)
+    return ((1.0 - smoothing - share) * nll - share * log_probs.sum(-1)).sum()
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean `(B, 1, D)` over the valid positions of `(B, N, D)`; zero where there is none."""
+    total = values.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
+    return total / mask.sum(1).clamp(min=1)[:, None, None]

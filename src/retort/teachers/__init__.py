@@ -1,0 +1,19 @@
+"""Teachers read texts; what they say is laid beside the student's positions."""
+
+from retort.teachers.cache import CachedTeacher
+from retort.teachers.masked_lm import MaskedLMTeacher
+from retort.teachers.opening import open_teacher, teacher_tokenizer
+from retort.teachers.signal import Signal, token_signal, utterance_signal
+from retort.teachers.teacher import Reading, Teacher
+
+__all__ = [
+    "CachedTeacher",
+    "MaskedLMTeacher",
+    "Reading",
+    "Signal",
+    "Teacher",
+    "open_teacher",
+    "teacher_tokenizer",
+    "token_signal",
+    "utterance_signal",
+]

@@ -1,0 +1,191 @@
+"""A pretrained masked language model (BERT and its kin) as a teacher: its hidden states, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from retort.config import TeacherConfig
+from retort.errors import UserError
+from retort.teachers.pretrained import open_encoder, open_tokenizer
+from retort.teachers.teacher import Reading
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
+
+_CASES: dict[str, Callable[[str], str]] = {"upper": str.upper, "lower": str.lower, "keep": str}
+
+
+class MaskedLMTeacher:
+    """A frozen encoder that reads whole sentences `[CLS] pieces [SEP]`.
+
+    The reference takes the last layer of BERT (CIF-HKD, Interspeech 2023); here any mean of layers.
+
+    Args:
+        config: model, layers, case and, optionally, the expected dim.
+        device: where the encoder runs and its vectors stay.
+        batch_pieces: most pieces in one forward, padding counted.
+
+    Raises:
+        UserError: the model cannot be found or opened, has no fast tokenizer, does not frame a sentence with
+            [CLS] and [SEP], has no such layer, or has another dim than the config says.
+    """
+
+    def __init__(
+        self, config: TeacherConfig, device: torch.device | str = "cpu", *, batch_pieces: int = 4096
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.batch_pieces = batch_pieces
+        self.tokenizer = open_tokenizer(config.model)
+        _check_frame(self.tokenizer, config.model)
+        self._model = open_encoder(config.model)
+        _check_vocabulary(self._model, self.tokenizer, config.model)
+        self._model.to(self.device)
+        self.maximum_pieces = _maximum_pieces(self._model, self.tokenizer)
+        """Longest input, [CLS] and [SEP] counted."""
+        self.dim = self._check_layers()
+
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Read texts; equal ones once.
+
+        Texts longer than the model allows lose their end, [SEP] stays. No gradients; an autocast that is on
+        is used for the forward pass, the result is float32 all the same. How texts fall into batches changes
+        nothing beyond rounding.
+
+        Returns:
+            One reading a text, in order.
+        """
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return []
+        encoded = self._encode(distinct)
+        readings: dict[str, Reading] = {}
+        for indices in self._batches([len(ids) for ids in encoded["input_ids"]]):
+            hidden = self._forward([encoded["input_ids"][index] for index in indices])
+            for row, index in zip(hidden, indices, strict=True):
+                text, offsets = distinct[index], encoded["offset_mapping"][index]
+                spans = [_strip(text, start, end) for start, end in offsets[1:-1]]
+                # A copy, or one short text in a cache would keep its whole padded batch alive.
+                readings[text] = Reading(row[: len(offsets)].clone(), spans, text)
+        return [readings[text] for text in texts]
+
+    def _encode(self, texts: Sequence[str]) -> BatchEncoding:
+        return self.tokenizer(
+            [change_case(text, self.config.case) for text in texts],
+            truncation=True,
+            max_length=self.maximum_pieces,
+            return_offsets_mapping=True,
+        )
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if batch and (len(batch) + 1) * lengths[index] > self.batch_pieces:
+                yield batch
+                batch = []
+            batch.append(index)
+        yield batch
+
+    @torch.no_grad()
+    def _forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Rows of ids to `(B, longest, D)` float32, the mean of the chosen layers."""
+        states = self._hidden_states(ids)
+        chosen = [states[layer].float() for layer in self.config.layers]
+        return chosen[0] if len(chosen) == 1 else torch.stack(chosen).mean(dim=0)
+
+    def _hidden_states(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+        longest = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id or 0
+        padded = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        output = self._model(
+            input_ids=padded.to(self.device), attention_mask=mask.to(self.device), output_hidden_states=True
+        )
+        states: tuple[Tensor, ...] = output.hidden_states
+        return states
+
+    @torch.no_grad()
+    def _check_layers(self) -> int:
+        """The dim of the chosen layers, found by reading one letter."""
+        states = self._hidden_states(self._encode(["a"])["input_ids"])
+        name, count = self.config.model, len(states)
+        if not self.config.layers:
+            raise UserError("the teacher has no layers", where=name, remedy="Set layers, for example [-1]")
+        for layer in self.config.layers:
+            if not -count <= layer < count:
+                raise UserError(
+                    f"no layer {layer}: it has {count} hidden layers, the embeddings included",
+                    where=name,
+                    remedy=f"Choose layers from 0 (embeddings) to {count - 1}, or -1 (last) to -{count}",
+                )
+        dims = {states[layer].shape[-1] for layer in self.config.layers}
+        if len(dims) > 1:
+            raise UserError(
+                f"layers {self.config.layers} differ in dim", where=name, remedy="Choose one layer"
+            )
+        (dim,) = dims
+        if self.config.dim not in (None, dim):
+            raise UserError(
+                f"its vectors have {dim} dims, the recipe says dim: {self.config.dim}",
+                where=name,
+                remedy=f"Set dim: {dim}, or choose the model that was meant",
+            )
+        return int(dim)
+
+
+def change_case(text: str, case: str) -> str:
+    """`text` in upper or lower case, every character at its old place.
+
+    A character whose other case is of another length (ß, İ) is kept, so that spans in the result are spans in
+    `text`.
+
+    Args:
+        case: `upper`, `lower` or `keep`.
+    """
+    change = _CASES[case]
+    return "".join(other if len(other := change(character)) == 1 else character for character in text)
+
+
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without the spaces that some tokenizers count with a piece; a lone space must have no vector."""
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if sum(special) != 2 or not special[0] or not special[-1]:
+        raise UserError(
+            "its tokenizer does not put a sentence between [CLS] and [SEP]",
+            where=name,
+            remedy="Choose a masked language model, for example BERT or RoBERTa",
+        )
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        raise UserError(
+            f"its tokenizer has ids up to {highest}, but the model embeds {rows}",
+            where=name,
+            remedy="Put the model's own tokenizer beside it",
+        )
+
+
+def _maximum_pieces(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+    limits = [tokenizer.model_max_length]
+    if (positions := getattr(model.config, "max_position_embeddings", None)) and positions > 0:
+        limits.append(positions)
+    for module_name, module in model.named_modules():
+        if module_name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            # RoBERTa and its kin count positions from behind the padding index.
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - taken)
+    return int(min(limits))

@@ -1,0 +1,33 @@
+"""Text: its normal form, the student's vocabulary, the alignment of vocabularies."""
+
+from retort.text.normalise import Normaliser
+from retort.text.teacher_pieces import TeacherTokenizer
+from retort.text.tokenizers import (
+    BLANK,
+    EOS,
+    PAD,
+    UNKNOWN,
+    BpeTokenizer,
+    CharacterTokenizer,
+    Piece,
+    Tokenizer,
+    Word,
+    open_tokenizer,
+    train_tokenizer,
+)
+
+__all__ = [
+    "BLANK",
+    "EOS",
+    "PAD",
+    "UNKNOWN",
+    "BpeTokenizer",
+    "CharacterTokenizer",
+    "Normaliser",
+    "Piece",
+    "TeacherTokenizer",
+    "Tokenizer",
+    "Word",
+    "open_tokenizer",
+    "train_tokenizer",
+]

@@ -1,0 +1,362 @@
+"""The student's vocabulary: text to ids and back, with the characters that each piece stands for.
+
+Three kinds behind one face: characters, sentencepiece BPE, and the teacher's own pieces as far as the
+training text has them (:mod:`retort.text.teacher_pieces`). Ids 0 to 3 are special in each. Text is
+expected in normal form (:mod:`retort.text.normalise`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from retort.config import CHOICES, TokenizerConfig
+from retort.errors import UserError
+from retort.text.normalise import UNKNOWN_TEXT, is_cjk
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BLANK, PAD, EOS, UNKNOWN = 0, 1, 2, 3
+SPECIAL = ("<blank>", "<pad>", "<eos>", "<unk>")
+SPACE = "▁"
+"""Stands for a space inside symbols, as in sentencepiece."""
+
+_FILE, _MODEL_FILE = "tokenizer.json", "tokenizer.model"
+_FORMAT = 1
+
+
+class Piece(NamedTuple):
+    """A token of a text and its characters `[start, end)`."""
+
+    id: int
+    start: int
+    end: int
+
+
+class Word(NamedTuple):
+    """A word of decoded text; ids number `first` to `last` (inclusive) made it."""
+
+    text: str
+    first: int
+    last: int
+
+
+class Tokenizer(ABC):
+    """A vocabulary. `symbols[id]` names each id; `size` counts the special ids too."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = [*SPECIAL, *symbols]
+        self._ids = {symbol: len(SPECIAL) + index for index, symbol in enumerate(symbols)}
+
+    @property
+    def size(self) -> int:
+        return len(self.symbols)
+
+    @abstractmethod
+    def pieces(self, text: str) -> list[Piece]:
+        """The ids of `encode` with the characters each stands for.
+
+        Spans are in order, hold every character that is no space exactly once, and neither begin nor end with
+        a space, except those of a space alone. They are empty where a piece stands for no character (as a
+        leading "▁" may).
+        """
+
+    @abstractmethod
+    def _texts(self, ids: list[int]) -> list[str]: ...
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]: ...
+
+    @classmethod
+    @abstractmethod
+    def _open(cls, state: dict[str, Any], folder: Path) -> Tokenizer: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without EOS; what is not in the vocabulary is `UNKNOWN`."""
+        return [piece.id for piece in self.pieces(text)]
+
+    def surfaces(self, ids: Iterable[int]) -> list[str]:
+        """What each position adds to the decoded text; "" for blank, pad and EOS, "⁇" for unknown.
+
+        Raises:
+            ValueError: an id is outside the vocabulary.
+        """
+        checked = [int(each) for each in ids]
+        if bad := [each for each in checked if not 0 <= each < self.size]:
+            raise ValueError(f"id {bad[0]} is outside the vocabulary of {self.size}")
+        return self._texts(checked)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids; the inverse of `encode` for normal text within the vocabulary."""
+        return "".join(self.surfaces(ids))
+
+    def words(self, ids: Iterable[int]) -> list[Word]:
+        """Words of the decoded text with the positions in `ids` that made them.
+
+        Words lie between spaces, and a CJK character is one by itself. A position that is only a space or
+        special belongs to none; a piece of several CJK characters belongs to several.
+        """
+        words: list[Word] = []
+        joins = marks = False
+        for index, surface in enumerate(self.surfaces(ids)):
+            for character in surface:
+                if character.isspace():
+                    joins = marks = False
+                elif (marks and unicodedata.category(character)[0] == "M") or (
+                    joins and not is_cjk(character)
+                ):
+                    words[-1] = Word(words[-1].text + character, words[-1].first, index)
+                else:
+                    words.append(Word(character, index, index))
+                    joins, marks = not is_cjk(character), True
+        return words
+
+    def unknown(self, text: str) -> list[str]:
+        """The parts of a text that are outside the vocabulary, in order."""
+        return [text[piece.start : piece.end] for piece in self.pieces(text) if piece.id == UNKNOWN]
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that :func:`open_tokenizer` needs into `folder`, which is made if missing."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, content in self._files().items():
+            _write(Path(folder) / name, content)
+        state = {"format": _FORMAT, "kind": self.kind, **self._state()}
+        _write(Path(folder) / _FILE, json.dumps(state, ensure_ascii=False, indent=1).encode())
+
+    def _files(self) -> dict[str, bytes]:
+        return {}
+
+
+class CharacterTokenizer(Tokenizer):
+    """One id a code point; the space is "▁". Ids go by frequency in the training text, then by code point."""
+
+    kind = "characters"
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        if any(len(symbol) != 1 for symbol in symbols) or len(set(symbols)) != len(symbols):
+            raise ValueError("symbols are single characters, each once")
+        super().__init__(symbols)
+
+    @classmethod
+    def train(cls, texts: Iterable[str]) -> CharacterTokenizer:
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(_without_reserved(text))
+        ordered = sorted(counts, key=lambda character: (-counts[character], character))
+        return cls([SPACE if character == " " else character for character in ordered])
+
+    def pieces(self, text: str) -> list[Piece]:
+        found = []
+        for index, character in enumerate(text):
+            symbol = {" ": SPACE, SPACE: UNKNOWN_TEXT}.get(character, character)
+            found.append(Piece(self._ids.get(symbol, UNKNOWN), index, index + 1))
+        return found
+
+    def _texts(self, ids: list[int]) -> list[str]:
+        return [_text(self.symbols[each], each) for each in ids]
+
+    def _state(self) -> dict[str, Any]:
+        return {"symbols": self.symbols[len(SPECIAL) :]}
+
+    @classmethod
+    def _open(cls, state: dict[str, Any], folder: Path) -> CharacterTokenizer:
+        return cls(state["symbols"])
+
+
+class BpeTokenizer(Tokenizer):
+    """Byte-pair encoding by sentencepiece, without its normalisation; unknown characters in a row are one id.
+
+    Args:
+        model: a serialised sentencepiece model whose first four ids are the special ones.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        if not model:  # sentencepiece takes no bytes for no argument, and fails only when used
+            raise ValueError("the sentencepiece model is empty")
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        symbols = [self._processor.id_to_piece(each) for each in range(self._processor.get_piece_size())]
+        if tuple(symbols[: len(SPECIAL)]) != SPECIAL:
+            raise ValueError(f"the sentencepiece model does not begin with {' '.join(SPECIAL)}")
+        super().__init__(symbols[len(SPECIAL) :])
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> BpeTokenizer:
+        """A vocabulary of exactly `size`, special ids counted; deterministic.
+
+        Raises:
+            UserError: the text has fewer possible pieces, or more characters, than `size` says.
+        """
+        import sentencepiece
+
+        lines = [_without_reserved(text) for text in texts]
+        smallest = len(SPECIAL) + len(set("".join(lines)) - {" "} | {SPACE})
+        if size < smallest:
+            raise UserError(
+                f"tokenizer.size is {size}, but the characters of the training text need {smallest}",
+                remedy=f"Set tokenizer.size to {smallest} or more",
+            )
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=size,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=1.0,
+            byte_fallback=False, bos_id=BLANK, pad_id=PAD, eos_id=EOS, unk_id=UNKNOWN,
+            bos_piece=SPECIAL[BLANK], pad_piece=SPECIAL[PAD], eos_piece=SPECIAL[EOS],
+            unk_piece=SPECIAL[UNKNOWN],
+            hard_vocab_limit=False, max_sentence_length=1 << 24, num_threads=1, minloglevel=2,
+        )  # fmt: skip
+        result = cls(model.getvalue())
+        if result.size != size:
+            raise UserError(
+                f"tokenizer.size is {size}, but the training text has no more than {result.size} pieces",
+                remedy=f"Set tokenizer.size to {result.size} or less",
+            )
+        return result
+
+    def pieces(self, text: str) -> list[Piece]:
+        # To sentencepiece "▁" is a space; here it is a character that nobody knows.
+        text = text.replace(SPACE, UNKNOWN_TEXT)
+        found, end = [], -1  # sentencepiece reads the text with a space before it
+        for each, surface in zip(self._processor.encode(text), self._processor.encode(text, out_type=str)):
+            start, end = end, end + len(surface)
+            found.append(Piece(each, *strip_span(text, max(start, 0), end)))
+        return found
+
+    def _texts(self, ids: list[int]) -> list[str]:
+        texts = [_text(self.symbols[each], each) for each in ids]
+        first = next((index for index, text in enumerate(texts) if text), None)
+        if first is not None:
+            texts[first] = texts[first].removeprefix(" ")
+        return texts
+
+    def _state(self) -> dict[str, Any]:
+        return {"size": self.size}
+
+    def _files(self) -> dict[str, bytes]:
+        return {_MODEL_FILE: self._model}
+
+    @classmethod
+    def _open(cls, state: dict[str, Any], folder: Path) -> BpeTokenizer:
+        result = cls((folder / _MODEL_FILE).read_bytes())
+        if result.size != state["size"]:
+            raise ValueError(f"{_MODEL_FILE} has {result.size} pieces, {_FILE} says {state['size']}")
+        return result
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    config: TokenizerConfig,
+    *,
+    teacher: PreTrainedTokenizerFast | str | Path | None = None,
+    teacher_case: str = "keep",
+    text_case: str = "keep",
+) -> Tokenizer:
+    """Build the vocabulary that a recipe asks for from normal training text.
+
+    Args:
+        texts: transcripts of the training data, nothing else.
+        config: kind and size.
+        teacher: for `teacher`: a fast Hugging Face tokenizer or the folder that holds one.
+        teacher_case: for `teacher`: the case that it reads.
+        text_case: for `teacher`: the case of decoded text; `keep` is the training text's own.
+
+    Raises:
+        UserError: no text, a wrong kind, a size that the text cannot give, or no usable teacher.
+    """
+    lines = [text for text in texts if text.strip()]
+    if not lines:
+        raise UserError(
+            "the training text for the tokenizer is empty", remedy="Check data.train and the normaliser"
+        )
+    result: Tokenizer
+    if config.kind == "characters":
+        result = CharacterTokenizer.train(lines)
+    elif config.kind == "bpe":
+        if config.size is None:
+            raise UserError("tokenizer.kind is bpe without tokenizer.size", remedy="Add size, e.g. 300")
+        result = BpeTokenizer.train(lines, config.size)
+    elif config.kind == "teacher":
+        if teacher is None:
+            raise UserError("tokenizer.kind is teacher, but there is none", remedy="Set tokenizer.teacher")
+        from retort.text.teacher_pieces import TeacherTokenizer  # it is built on this file
+
+        result = TeacherTokenizer.train(lines, teacher, teacher_case, text_case)
+    else:
+        kinds = ", ".join(CHOICES["tokenizer.kind"])
+        raise UserError(f"tokenizer.kind is '{config.kind}'", remedy=f"Choose one of {kinds}")
+    if config.size is not None and config.size != result.size:
+        raise UserError(
+            f"tokenizer.size is {config.size}, but the training text gives {result.size}",
+            remedy=f"Set tokenizer.size to {result.size}, or leave it out",
+        )
+    return result
+
+
+def open_tokenizer(folder: str | Path) -> Tokenizer:
+    """Open what :meth:`Tokenizer.save` wrote.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another version.
+    """
+    path = Path(folder) / _FILE
+    again = "Train the tokenizer again, or copy the whole folder"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["format"] != _FORMAT:
+            raise UserError(
+                f"format {state['format']}, this version reads {_FORMAT}", where=path, remedy=again
+            )
+        return _kind(state["kind"])._open(state, Path(folder))
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=error.filename, remedy=again) from None
+    except UserError:
+        raise
+    except Exception as error:  # sentencepiece and tokenizers raise bare Exception and RuntimeError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"damaged tokenizer ({reason})", where=folder, remedy=again) from None
+
+
+def _kind(name: str) -> type[Tokenizer]:
+    from retort.text.teacher_pieces import TeacherTokenizer  # it is built on this file
+
+    kinds: tuple[type[Tokenizer], ...] = (CharacterTokenizer, BpeTokenizer, TeacherTokenizer)
+    return {each.kind: each for each in kinds}[name]
+
+
+def _text(symbol: str, each: int) -> str:
+    if each < UNKNOWN:
+        return ""
+    return UNKNOWN_TEXT if each == UNKNOWN else symbol.replace(SPACE, " ")
+
+
+def _without_reserved(text: str) -> str:
+    return text.replace(SPACE, " ").replace(UNKNOWN_TEXT, " ")
+
+
+def _write(path: Path, content: bytes) -> None:
+    # Whole or not at all: an interrupted training must not leave half a file for the next one to find.
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def strip_span(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the spaces at its ends; a span of spaces alone stays as it is."""
+    inner = text[start:end]
+    if not inner.strip():
+        return start, end
+    return start + len(inner) - len(inner.lstrip()), end - len(inner) + len(inner.rstrip())

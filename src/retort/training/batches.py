@@ -1,0 +1,164 @@
+"""From cuts to padded batches: bucketing, augmentation, and the utterances that cannot be used."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset.sampling import DynamicBucketingSampler
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from retort.audio.specaugment import spec_augment
+from retort.config import AugmentConfig, Recipe
+from retort.corpora.cuts import Rejected
+from retort.corpora.features import CutFeatures
+from retort.errors import BadUtterance
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
+
+SHORTEST = 3
+"""Encoder frames under which an utterance is too short."""
+
+
+@dataclass
+class Batch:
+    """Utterances padded to one size.
+
+    Attributes:
+        ids: of the cuts.
+        texts: normalised transcripts.
+        pieces: each text's tokens with their character spans, EOS not among them.
+        features: `(B, T, bins)` float32, zero behind `feature_lengths (B,)`.
+        tokens: `(B, U)` int64, EOS last, then pad; `token_lengths (B,)` counts EOS.
+        rejected: utterances of this batch that could not be used.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    pieces: list[list[Piece]]
+    features: Tensor
+    feature_lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+    rejected: list[Rejected]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved = [each.to(device) for each in (self.features, self.feature_lengths, self.tokens, self.token_lengths)]
+        return Batch(self.ids, self.texts, self.pieces, *moved, self.rejected)
+
+
+class UtteranceDataset(Dataset):
+    """Maps the cuts of one batch to a :class:`Batch`, or to None where none of them can be used.
+
+    Augmentation draws from a generator of (seed, epoch, cut id), so the order of the batches, the number of
+    workers and a broken-off run never change what an utterance looks like.
+
+    Args:
+        output_lengths: encoder frames of so many feature frames.
+    """
+
+    def __init__(
+        self, recipe: Recipe, tokenizer: Tokenizer, output_lengths: Callable[[Tensor], Tensor], noise: CutSet | None
+    ) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.output_lengths = output_lengths
+        self.noise = noise
+        self.normalise = Normaliser(recipe.normaliser)
+        self.features = CutFeatures(recipe.features)
+        self.epoch = 0
+
+    def __getitem__(self, cuts: CutSet) -> Batch | None:
+        utterances, rejected = [], []
+        for cut in cuts:
+            try:
+                utterances.append(self._utterance(cut))
+            except BadUtterance as error:
+                rejected.append(Rejected(cut.id, error.what))
+        if not utterances:
+            return Batch([], [], [], torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(0), rejected)
+        ids, texts, pieces, features = zip(*utterances)
+        tokens = [torch.tensor([piece.id for piece in each] + [EOS]) for each in pieces]
+        return Batch(
+            list(ids),
+            list(texts),
+            list(pieces),
+            pad_sequence(list(features), batch_first=True),
+            torch.tensor([each.shape[0] for each in features]),
+            pad_sequence(tokens, batch_first=True, padding_value=PAD),
+            torch.tensor([each.shape[0] for each in tokens]),
+            rejected,
+        )
+
+    def _utterance(self, cut: Cut) -> tuple[str, str, list[Piece], Tensor]:
+        generator = utterance_generator(self.recipe.seed, self.epoch, cut.id)
+        text = self.normalise(cut.supervisions[0].text or "")
+        if not text:
+            raise BadUtterance("its transcript is empty", where=cut.id)
+        pieces = self.tokenizer.pieces(text)
+        if self.noise is not None:
+            cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
+        features = self.features(cut)
+        frames = int(self.output_lengths(torch.tensor([features.shape[0]])))
+        if frames < SHORTEST:
+            raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
+        if len(pieces) + 1 > frames:
+            raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
+        return cut.id, text, pieces, spec_augment(features, self.recipe.augment, generator)
+
+
+def utterance_generator(seed: int, epoch: int, name: str) -> Generator:
+    """Random numbers that belong to one utterance in one epoch."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {epoch} {name}".encode()))
+
+
+def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generator) -> Cut:
+    """Lay a piece of noise over the cut with the recipe's probability, at a signal-to-noise ratio it draws."""
+    if float(torch.rand((), generator=generator)) >= config.noise_probability:
+        return cut
+    draw = random.Random(int(torch.randint(2**31, (), generator=generator)))
+    low, high = config.noise_snr
+    mixed = CutSet.from_cuts([cut]).mix(noise, snr=draw.uniform(low, high), preserve_id="left", seed=draw)
+    return next(iter(mixed))
+
+
+def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> DynamicBucketingSampler:
+    """Batches of like durations, at most `batches.seconds` each; rank r gets every world_size-th of them."""
+    return DynamicBucketingSampler(
+        cuts,
+        max_duration=recipe.batches.seconds,
+        num_buckets=max(1, min(recipe.batches.buckets, len(cuts) // 2)),
+        shuffle=True,
+        seed=recipe.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def epoch_batches(dataset: UtteranceDataset, sampler: DynamicBucketingSampler, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    """The batches of one epoch, the first `skip` left out without reading them."""
+    dataset.epoch = epoch
+    sampler.set_epoch(epoch)
+    loader = DataLoader(
+        dataset, sampler=_Skipping(sampler, skip), batch_size=None, num_workers=dataset.recipe.batches.workers
+    )
+    yield from loader
+
+
+class _Skipping:
+    def __init__(self, sampler: DynamicBucketingSampler, skip: int) -> None:
+        self.sampler = sampler
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[CutSet]:
+        for index, cuts in enumerate(self.sampler):
+            if index >= self.skip:
+                yield cuts

@@ -1,0 +1,120 @@
+"""Checkpoints without pickle: tensors in safetensors, the rest in JSON; and their averages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from retort.errors import UserError
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's parameters and buffers to `path`."""
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}, path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: the file is missing or cut short.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not a whole safetensors file ({error})", where=path) from None
+
+
+class CheckpointFolder:
+    """`checkpoints/step-N` of an experiment: the student, and what resuming needs.
+
+    Each is written beside its final name and then renamed, so a folder named `step-N` is always whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, ascending."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+    def save(
+        self, step: int, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Write checkpoint `step`; `state` is anything that JSON can hold."""
+        partial = self.folder / f"partial-{step:08d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_weights(student, partial / "student.safetensors")
+        save_weights(objective, partial / "objective.safetensors")
+        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        save_file({"cpu": torch.get_rng_state()}, partial / "random.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+        shutil.rmtree(self.path(step), ignore_errors=True)
+        partial.rename(self.path(step))
+
+    def restore(
+        self, step: int, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
+        """Load checkpoint `step` into the three and return its `state`."""
+        path = self.path(step)
+        student.load_state_dict(read_weights(path / "student.safetensors"))
+        objective.load_state_dict(read_weights(path / "objective.safetensors"))
+        _load_optimizer(optimizer, read_weights(path / "optimizer.safetensors"))
+        torch.set_rng_state(read_weights(path / "random.safetensors")["cpu"])
+        state: dict[str, Any] = json.loads((path / "state.json").read_text())
+        return state
+
+    def drop_training_state(self, step: int) -> None:
+        """Keep the student alone of a checkpoint that nobody will resume from."""
+        for name in ("objective", "optimizer", "random"):
+            (self.path(step) / f"{name}.safetensors").unlink(missing_ok=True)
+
+    def remove(self, step: int) -> None:
+        shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
+        """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""
+        return average_weights([read_weights(self.path(step) / "student.safetensors") for step in steps])
+
+
+def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of floating-point tensors in float64; whole-number tensors are taken from the last state."""
+    averaged = {}
+    for name, last in states[-1].items():
+        if last.is_floating_point():
+            total = sum((state[name].double() for state in states), torch.zeros_like(last, dtype=torch.float64))
+            averaged[name] = (total / len(states)).to(last.dtype)
+        else:
+            averaged[name] = last
+    return averaged
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().contiguous().cpu()
+        for index, entries in state.items()
+        for name, value in entries.items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,66 @@
+"""One training pass: the student, its rows of distillation, and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from retort.distill.objective import Need, Objective
+from retort.distill.row import Tally
+from retort.students.cif import CifStudent
+from retort.teachers.signal import Signal, token_signal, utterance_signal
+from retort.teachers.teacher import Teacher
+from retort.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Sums over one batch.
+
+    Attributes:
+        token_sum: weighted losses that are divided by the number of tokens.
+        utterance_sum: weighted losses that are divided by the number of utterances.
+        tallies: what is logged.
+    """
+
+    token_sum: Tensor
+    utterance_sum: Tensor
+    tallies: dict[str, Tally]
+
+
+class TrainingModule(nn.Module):
+    """Student and objective as one module, so that one forward pass reaches every trained parameter."""
+
+    def __init__(self, student: CifStudent, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(self, batch: Batch, signals: Mapping[Need, Signal], step: int) -> StepOutput:
+        """Losses of `batch`, whose tensors are on this module's device, after `step` updates."""
+        output = self.student(batch.features, batch.feature_lengths, batch.tokens, batch.token_lengths)
+        count = int(batch.token_lengths.sum())
+        hard = [self.student.loss_weights[name] * loss for name, loss in output.losses.items()]
+        distilled = self.objective(output.taps, signals, batch.tokens, step)
+        sums = {**output.losses, **output.metrics}
+        tallies = {name: Tally(value.detach(), count) for name, value in sums.items()}
+        token_sum = torch.stack(hard).sum() + distilled.token_sum
+        return StepOutput(token_sum, distilled.utterance_sum, {**tallies, **distilled.metrics})
+
+
+def read_signals(
+    teachers: Mapping[str, Teacher], needs: set[Need], batch: Batch, device: torch.device
+) -> dict[Need, Signal]:
+    """What the teachers say of a batch, on `device`: each teacher reads the texts once."""
+    signals = {}
+    for name in sorted({teacher for teacher, _ in needs}):
+        readings = teachers[name].read(batch.texts)
+        for need in needs:
+            if need == (name, "token"):
+                signals[need] = token_signal(readings, batch.texts, batch.pieces, device=device)
+            elif need == (name, "utterance"):
+                signals[need] = utterance_signal(readings, batch.texts, device=device)
+    return signals

@@ -1,0 +1,248 @@
+"""`retort train`: from data to a scored model, each earlier stage made when it is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from lhotse import CutSet
+
+from retort.config import Recipe, TeacherConfig, recipe_from_dict, recipe_to_dict
+from retort.corpora.cuts import Rejected, find_data, open_cuts, write_rejected
+from retort.corpora.features import features_key, store_features
+from retort.decoding.recogniser import Recogniser
+from retort.distill.objective import Objective
+from retort.errors import UserError
+from retort.evaluation.recognise import recognise
+from retort.evaluation.scoring import score
+from retort.students.cif import CifStudent
+from retort.students.factory import build_student
+from retort.teachers import Teacher, open_teacher, teacher_tokenizer
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import Tokenizer, open_tokenizer, train_tokenizer
+from retort.training.batches import UtteranceDataset
+from retort.training.checkpoints import average_weights, read_weights
+from retort.training.module import TrainingModule
+from retort.training.trainer import Report, Trainer, make_accelerator
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, how much of it is done, and how much there is."""
+
+
+@dataclass
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        folder: `exp/NAME`.
+        recogniser: the averaged model, as saved in `folder/model`.
+        seconds: spent in updates.
+        steps: updates made.
+        averaged: steps of the checkpoints in the average.
+        rejected: training and validation utterances that could not be used.
+    """
+
+    folder: Path
+    recogniser: Recogniser
+    seconds: float
+    steps: int
+    averaged: list[int]
+    rejected: list[Rejected]
+
+
+@dataclass
+class Data:
+    """Cuts by role, with stored features where the recipe asks for them."""
+
+    train: CutSet
+    validation: CutSet
+    noise: CutSet | None
+    rejected: list[Rejected]
+
+
+def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
+    """Train a recipe into `root/NAME`, going on where an earlier call stopped.
+
+    Args:
+        recipe: checked.
+        root: of the experiments; features are kept in `root/cache`, shared by all of them.
+        progress: of the stages before training.
+        report: of training.
+
+    Raises:
+        UserError: what the data, the recipe or the experiment's folder has wrong.
+    """
+    folder = root / recipe.name
+    _claim(folder, recipe)
+    accelerator = make_accelerator(recipe)
+    torch.manual_seed(recipe.seed)
+    with accelerator.main_process_first():
+        data = load_data(recipe, root / "cache", progress)
+        tokenizer = load_tokenizer(recipe, folder, data.train)
+    teachers = {name: open_teacher(recipe.teachers[name], accelerator.device) for name in _taught_by(recipe)}
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    if recipe.training.init:
+        report(0, {f"init.{key}": value for key, value in start_from(student, recipe.training.init).items()})
+    objective = Objective(recipe.distill, student.tap_dims, {name: each.dim for name, each in teachers.items()})
+    dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise)
+    trainer = Trainer(
+        recipe,
+        folder,
+        TrainingModule(student, objective),
+        teachers,
+        dataset,
+        data.train,
+        lambda: free_running(student, tokenizer, recipe, data.validation, accelerator),
+        accelerator,
+    )
+    trainer.resume()
+    trainer.run(report)
+    return _finish(recipe, folder, trainer, student, tokenizer, data)
+
+
+def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
+    """Open the recipe's training and validation data; make features where they are kept on disk."""
+    rejected: list[Rejected] = []
+    roles = {}
+    for role in ("train", "validation"):
+        sources = getattr(recipe.data, role)
+        if not sources:
+            raise UserError(f"data.{role} is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
+        cuts = CutSet([])
+        for source in sources:
+            opened = open_cuts(find_data(source))
+            cuts = cuts + opened.cuts
+            rejected += opened.rejected
+        cuts = cuts.to_eager()
+        if role == "train":
+            cuts, out_of_range = _by_duration(cuts, recipe)
+            rejected += out_of_range
+            cuts = _at_speeds(cuts, recipe.augment.speeds)
+        if recipe.features.storage == "disk":
+            key = features_key(role, cuts, recipe.features)
+            cuts, failed = store_features(
+                cuts, cache / "features" / key, recipe.features, lambda done, total: progress("features", done, total)
+            )
+            rejected += failed
+        roles[role] = cuts
+    noise = None
+    for source in recipe.augment.noise:
+        opened = open_cuts(find_data(source), texts=False)
+        noise = opened.cuts if noise is None else noise + opened.cuts
+    return Data(roles["train"], roles["validation"], noise, rejected)
+
+
+def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
+    """The experiment's tokenizer, trained from the training text alone if it is missing."""
+    if (folder / "tokenizer").exists():
+        return open_tokenizer(folder / "tokenizer")
+    normalise = Normaliser(recipe.normaliser)
+    texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    pieces, case = None, "keep"
+    if recipe.tokenizer.kind == "teacher":
+        config: TeacherConfig = recipe.teachers[recipe.tokenizer.teacher]
+        pieces, case = teacher_tokenizer(config), config.case
+    tokenizer = train_tokenizer(
+        [text for text in texts if text],
+        recipe.tokenizer,
+        teacher=pieces,
+        teacher_case=case,
+        text_case=recipe.normaliser.case,
+    )
+    tokenizer.save(folder / "tokenizer")
+    return tokenizer
+
+
+def free_running(
+    student: CifStudent, tokenizer: Tokenizer, recipe: Recipe, cuts: CutSet, accelerator: Accelerator
+) -> dict[str, float]:
+    """Error rates of the student as it stands, decoded without any help from the references."""
+    recogniser = Recogniser(student, tokenizer, recipe.features, recipe.normaliser, accelerator.device)
+    result = recognise(recogniser, cuts)
+    cif = score(result.references, result.hypotheses, result.speakers)
+    ctc = score(result.references, result.ctc, result.speakers)
+    return {"cer": cif.characters.rate, "wer": cif.words.rate, "ctc_cer": ctc.characters.rate}
+
+
+def start_from(student: CifStudent, experiment: str) -> dict[str, float]:
+    """Copy the weights of another model that fit by name and shape; counts of tensors taken and left.
+
+    Raises:
+        UserError: no model there, or nothing of it fits.
+    """
+    root = Path(experiment)
+    path = next((each for each in (root / "model", root) if (each / "model.safetensors").is_file()), None)
+    if path is None:
+        raise UserError("no trained model here", where=experiment, remedy="training.init takes an experiment's folder")
+    weights, own = read_weights(path / "model.safetensors"), student.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise UserError("none of its weights fit this student", where=experiment)
+    student.load_state_dict(fitting, strict=False)
+    return {"taken": len(fitting), "not_used": len(weights) - len(fitting), "fresh": len(own) - len(fitting)}
+
+
+def _finish(
+    recipe: Recipe, folder: Path, trainer: Trainer, student: CifStudent, tokenizer: Tokenizer, data: Data
+) -> Outcome:
+    averaged = trainer.chosen()
+    states = [read_weights(trainer.checkpoints.path(step) / "student.safetensors") for step in averaged]
+    student.load_state_dict(average_weights(states))
+    recogniser = Recogniser(student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device)
+    rejected = data.rejected + [Rejected(name, reason) for name, reason in trainer.position.rejected.items()]
+    if trainer.accelerator.is_main_process:
+        recogniser.save(folder / "model")
+        write_rejected(rejected, folder / "rejected.tsv")
+    position = trainer.position
+    return Outcome(folder, recogniser, position.seconds, position.step, averaged, rejected)
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Make the experiment's folder, or check that it is of the same recipe."""
+    path = folder / "recipe.json"
+    wanted = recipe_to_dict(recipe)
+    if path.exists():
+        there = recipe_to_dict(recipe_from_dict(json.loads(path.read_text()), str(path)))
+        changed = sorted(_differences(there, wanted))
+        if changed:
+            raise UserError(
+                f"it holds a run of another recipe ({', '.join(changed)})",
+                where=folder,
+                remedy="Give name=ANOTHER to train beside it, or remove the folder",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+
+
+def _differences(old: object, new: object, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = list(dict.fromkeys([*old, *new]))
+        return [line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}")]
+    return [] if old == new else [f"{key[1:]}: {old} there, {new} here"]
+
+
+def _taught_by(recipe: Recipe) -> list[str]:
+    return sorted({row.teacher for row in recipe.distill})
+
+
+def _by_duration(cuts: CutSet, recipe: Recipe) -> tuple[CutSet, list[Rejected]]:
+    low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
+    kept = cuts.filter(lambda cut: low <= cut.duration <= high).to_eager()
+    rejected = [
+        Rejected(cut.id, f"its {cut.duration:.2f} s are not within batches.minimum_seconds and maximum_seconds")
+        for cut in cuts
+        if not low <= cut.duration <= high
+    ]
+    return kept, rejected
+
+
+def _at_speeds(cuts: CutSet, speeds: Sequence[float]) -> CutSet:
+    copies = [cuts if speed == 1.0 else cuts.perturb_speed(speed) for speed in speeds]
+    result = copies[0]
+    for copy in copies[1:]:
+        result = result + copy
+    return result.to_eager()

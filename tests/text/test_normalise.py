@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import itertools
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retort.config import CHOICES, NormaliserConfig
+from retort.errors import UserError
+from retort.text.normalise import Normaliser, character_class, is_cjk, recase
+
+FIELDS = ("form", "case", "punctuation", "spaces")
+CONFIGS = [
+    NormaliserConfig(**dict(zip(FIELDS, values)), kept=kept)
+    for values in itertools.product(*(CHOICES[f"normaliser.{field}"] for field in FIELDS))
+    for kept in ("", "'", "'-&", "’.")
+]
+# Plain random text seldom meets what breaks normalisers: marks, ligatures, case that changes length, quotes.
+AWKWARD = st.sampled_from(
+    list("'’ʼ´`-‐.,ßŉİıſǰΣςΐᾳﬁ㎏ｶﾞ℃½^¨\u0301\u0345\u0308é我，。Ａ\u00ad\u200b\u200d\t\u3000 aB9_")
+)
+TEXTS = st.lists(st.one_of(AWKWARD, st.characters()), max_size=12).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, st.sampled_from(CONFIGS))
+def test_applied_twice_changes_nothing(text: str, config: NormaliserConfig) -> None:
+    normalise = Normaliser(config)
+    once = normalise(text)
+    assert normalise(once) == once
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, st.sampled_from([each for each in CONFIGS if each.punctuation == "drop"]))
+def test_result_has_only_what_is_promised(text: str, config: NormaliserConfig) -> None:
+    result = Normaliser(config)(text)
+    kept = config.kept.replace("’", "'")
+    assert all(unicodedata.category(each)[0] not in "PS" or each in kept for each in result)
+    assert result == " ".join(result.split())
+    if config.spaces == "drop":
+        assert not any(each.isspace() for each in result)
+    if config.form != "none":
+        assert unicodedata.is_normalized(config.form, result)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("don't stop", "DON'T STOP"),
+        ("Don’t, donʼt, don`t", "DON'T DON'T DON'T"),
+        ("'hello'", "HELLO"),
+        ("‘hello world’", "HELLO WORLD"),
+        ("the boys' books, 'tis", "THE BOYS BOOKS TIS"),
+        ("rock 'n' roll", "ROCK N ROLL"),
+        ("a well-known man", "A WELL KNOWN MAN"),
+        ("yes—no…maybe", "YES NO MAYBE"),
+        ("$5, 100%!", "5 100"),
+        ("ＡＢＣ　１２３", "ABC 123"),
+        ("你好，世界。", "你好 世界"),
+        ("  two\t\nlines \u00a0 ", "TWO LINES"),
+        ("soft\u00adhyphen \ufeffand\u200b zero", "SOFTHYPHEN AND ZERO"),
+        ("straße ﬁn", "STRASSE FIN"),
+        ("naïve café's", "NAÏVE CAFÉ'S"),
+        ("¨a", "A"),
+        ("", ""),
+        ("?!...", ""),
+    ],
+)
+def test_default(text: str, expected: str) -> None:
+    assert Normaliser(NormaliserConfig())(text) == expected
+
+
+def test_apostrophe_after_a_decomposed_letter_stays() -> None:
+    normalise = Normaliser(NormaliserConfig(form="NFD", case="lower"))
+    assert normalise("Café's") == unicodedata.normalize("NFD", "café's")
+
+
+def test_without_form_full_width_and_marks_stay() -> None:
+    normalise = Normaliser(NormaliserConfig(form="none", case="keep"))
+    assert normalise("Ａe\u0301, b") == "Ａe\u0301 b"
+
+
+def test_spaces_dropped_for_mandarin() -> None:
+    normalise = Normaliser(NormaliserConfig(spaces="drop"))
+    assert normalise(" 你 好，　世界 。") == "你好世界"
+
+
+def test_kept_punctuation() -> None:
+    assert Normaliser(NormaliserConfig(punctuation="keep"))("'Tis, a  well‐known’") == "'TIS, A WELL-KNOWN'"
+    assert Normaliser(NormaliserConfig(kept="-"))("well-known, don't") == "WELL-KNOWN DON T"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_wrong_choice_is_told(field: str) -> None:
+    with pytest.raises(UserError, match=rf"normaliser.{field} is 'odd'. Choose one of"):
+        Normaliser(NormaliserConfig(**{field: "odd"}))
+
+
+@given(st.text(), st.sampled_from(["upper", "lower", "keep"]))
+def test_recase_holds_positions(text: str, case: str) -> None:
+    result = recase(text, case)
+    assert len(result) == len(text)
+    assert all(new in (old, old.upper(), old.lower()) for old, new in zip(text, result))
+
+
+def test_recase_leaves_what_would_grow() -> None:
+    assert recase("straße", "upper") == "STRAßE"
+    assert recase("İA", "lower") == "İa"
+
+
+def test_classes_of_characters() -> None:
+    assert [character_class(each) for each in "aé我カ3'"] == ["letter", "letter", "cjk", "cjk", "digit", "'"]
+    assert not any(is_cjk(each) for each in "aé한，1 ")
