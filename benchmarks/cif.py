@@ -187,7 +187,9 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bar = f"T >= {GOAL_FRAMES}: at most {GOAL_TIME} x the floor, {GOAL_MEMORY} x hidden"
-    print(f"forward + backward, one thread, multiples of the floor; memory, multiples of hidden; goal for {bar}")
+    print(
+        f"forward + backward, one thread, multiples of the floor; memory, multiples of hidden; goal for {bar}"
+    )
     print(f"{'shape':>12} {'floor ms':>9} {'retort':>8} {'bmm':>8} {'loop':>8} {'memory':>8} {'goal':>7}")
     shapes = (*SHAPES, LARGE) if arguments.large else SHAPES
     results = [run_shape(shape, arguments.rounds) for shape in shapes]

@@ -7,13 +7,16 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from retort.errors import UserError
+
+if TYPE_CHECKING:
+    from retort.evaluation.evaluate import Evaluation
 
 app = typer.Typer(
     name="retort",
@@ -59,21 +62,29 @@ def main() -> None:
 @app.command()
 def prepare(
     kind: Annotated[Kind, typer.Argument(help="Layout of the corpus.")],
-    source: Annotated[str, typer.Argument(help="Folder or table; for `synthetic` a file of sentences, or - for the built-in grammar.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or table; for `synthetic` a file of sentences, or - for the built-in grammar."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")],
     held_out: Annotated[
-        float, typer.Option(help="table without a split column: share of speakers for validation, and again for test.")
+        float,
+        typer.Option(
+            help="table without a split column: share of speakers for validation, and again for test."
+        ),
     ] = 0.0,
 ) -> None:
     """Turn a corpus into lhotse manifests."""
-    from retort.corpora import prepare_corpus
+    from retort.corpora import PREPARERS
     from retort.progress import stage_progress
 
     options = {"held_out": held_out} if kind is Kind.table else {}
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
             options["progress"] = lambda done, total: progress("synthesis", done, total)  # type: ignore[assignment]
-        prepared = prepare_corpus(kind.value, None if source == "-" else Path(source), out, **options)
+        prepared = PREPARERS[kind.value](None if source == "-" else Path(source), out, **options)
     for name, manifest in prepared.manifests.items():
         hours = prepared.seconds[name] / 3600
         console.print(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h", highlight=False)
@@ -83,16 +94,16 @@ def prepare(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
     results: Annotated[
-        Optional[Path], typer.Option(help="JSON list to which the scores on data.test are added.")
+        Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
     ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     _tune_allocator()
     from retort.config import load_recipe
-    from retort.evaluation.evaluate import evaluate_folder
-    from retort.evaluation.results import add_result, device_name
+    from retort.evaluation.evaluate import evaluate as run_evaluation
+    from retort.evaluation.results import add_result
     from retort.progress import TrainingProgress, stage_progress
     from retort.training.run import train as run_training
 
@@ -100,13 +111,23 @@ def train(
     with TrainingProgress(console, loaded.training.steps) as display:
         outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
-    console.print(f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}", highlight=False)
+    console.print(
+        f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}", highlight=False
+    )
     for source in loaded.data.test:
         with stage_progress(console) as progress:
-            score = evaluate_folder(outcome.recogniser, source, outcome.folder, progress)
-        _print_score(source, score)
+            evaluation = run_evaluation(outcome.recogniser, source, outcome.folder, progress)
+        _print_evaluation(source, evaluation)
         if results is not None:
-            add_result(results, loaded, source, outcome, score, device_name(loaded.training.device))
+            add_result(
+                results,
+                loaded,
+                source,
+                evaluation,
+                steps=outcome.steps,
+                params=outcome.params,
+                train_seconds=outcome.seconds,
+            )
 
 
 @app.command()
@@ -120,39 +141,48 @@ def evaluate(
     import torch
 
     from retort.decoding.recogniser import load
-    from retort.evaluation.evaluate import evaluate_folder
+    from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.progress import stage_progress
 
     torch.set_num_threads(threads)
     recogniser = load(experiment)
-    folder = experiment.parent if (experiment / "config.json").is_file() and experiment.name == "model" else experiment
     with stage_progress(console) as progress:
-        score = evaluate_folder(recogniser, cuts, folder, progress)
-    _print_score(cuts, score)
+        evaluation = run_evaluation(recogniser, cuts, experiment, progress)
+    _print_evaluation(cuts, evaluation)
 
 
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the first system.")],
-    second: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the second, on the same cuts.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="SCORE", help="score.json of the second, on the same cuts.")
+    ],
 ) -> None:
     """Compare two scores: paired bootstrap over speakers."""
-    from retort.evaluation.compare import compare_scores
+    from retort.evaluation import compare as compare_scores
+    from retort.evaluation import read_score
 
+    scores = read_score(first), read_score(second)
     table = Table("", "first", "second", "difference", "95 % interval", "p")
-    for name, row in compare_scores(first, second).items():
-        interval = f"{row.low:+.2%} to {row.high:+.2%}"
-        table.add_row(
-            name.upper(), f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}", interval, f"{row.p:.4f}"
-        )
+    for measure in ("cer", "wer"):
+        row = compare_scores(*scores, measure=measure)
+        rates = f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}"
+        table.add_row(measure.upper(), *rates, f"{row.low:+.2%} to {row.high:+.2%}", f"{row.p:.4f}")
     console.print(table)
+    console.print(f"{row.utterances} utterances, {row.speakers} speakers; below zero the second is better")
+    if row.note:
+        console.print(row.note, style="yellow")
 
 
 @app.command()
 def transcribe(
     experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
-    files: Annotated[list[str], typer.Argument(help="Audio of any rate and channel count that soundfile reads.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token and word times.")] = False,
+    files: Annotated[
+        list[str], typer.Argument(help="Audio of any rate and channel count that soundfile reads.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a file, with token and word times.")
+    ] = False,
     as_srt: Annotated[bool, typer.Option("--srt", help="SubRip subtitles.")] = False,
     as_vtt: Annotated[bool, typer.Option("--vtt", help="WebVTT subtitles.")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -188,7 +218,7 @@ def transcribe(
 @app.command()
 def info(
     recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
 ) -> None:
     """Show a recipe's architecture and its exact number of parameters; needs no data."""
     from retort.config import load_recipe
@@ -226,22 +256,31 @@ def _tune_allocator() -> None:
     os.execv(sys.executable, [sys.executable, "-m", "retort.cli", *sys.argv[1:]])
 
 
-def _print_score(source: str, score: dict) -> None:  # type: ignore[type-arg]
+def _print_evaluation(source: str, evaluation: Evaluation) -> None:
+    score, bounds = evaluation.score, evaluation.intervals
     rates = "  ".join(
-        f"{name.upper()} {score[name]['rate']:.2%} ({score[name]['low']:.2%} to {score[name]['high']:.2%})"
+        f"{name.upper()} {bounds[name].rate:.2%} ({bounds[name].low:.2%} to {bounds[name].high:.2%})"
         for name in ("cer", "wer")
     )
+    counts = score.words
+    console.print(f"{source}: {rates}", highlight=False)
     console.print(
-        f"{source}: {rates}  {score['utterances']} utterances, {score['speakers']} speakers, "
-        f"real-time factor {score['real_time_factor']:.3f}",
+        f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
+        f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
+        f"real-time factor {score.real_time_factor or 0.0:.3f}",
         highlight=False,
     )
-    _say_rejected(len(score.get("rejected", [])), "score.json", "scored as if nothing was recognised")
+    console.print(f"written to {evaluation.folder}", highlight=False)
+    if note := bounds["wer"].note:
+        console.print(note, style="yellow")
+    _say_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
 
 
 def _say_rejected(count: int, where: str, what: str = "left out") -> None:
     if count:
-        console.print(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow", highlight=False)
+        console.print(
+            f"{count} utterances {what}; {where} lists them with the reasons", style="yellow", highlight=False
+        )
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class EncoderConfig:
     positions: str = "relative"
     """`relative` (Transformer-XL, as the reference) or `rotary` (faster on a CPU)."""
     dropout: float = 0.1
+    attention_dropout: float = 0.1
+    """On attention weights; 0 lets a fused kernel compute attention, much faster on a CPU."""
     pool_after: list[int] = field(default_factory=lambda: [5, 10])
     """Max pooling over two frames after these layers, counted from 1."""
 
@@ -336,7 +338,9 @@ def check_recipe(recipe: Recipe, where: str) -> None:
             choose(f"distill[{index}].{key}", getattr(row, key), choices)
         choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers))
     if recipe.tokenizer.kind == "bpe" and recipe.tokenizer.size is None:
-        raise UserError("tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300")
+        raise UserError(
+            "tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300"
+        )
     if recipe.tokenizer.kind == "teacher":
         choose("tokenizer.teacher", recipe.tokenizer.teacher, tuple(recipe.teachers))
     if recipe.augment.noise and recipe.features.storage == "disk":
@@ -364,7 +368,9 @@ def _find(recipe: str) -> Path:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise UserError("no such file", where=recipe, remedy="Give a recipe's name or the path of a YAML file")
+            raise UserError(
+                "no such file", where=recipe, remedy="Give a recipe's name or the path of a YAML file"
+            )
         return path
     packaged = Path(str(resources.files("retort") / "recipes" / f"{recipe}.yaml"))
     if packaged.is_file():

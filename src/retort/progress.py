@@ -67,7 +67,9 @@ class TrainingProgress:
         """Show what was logged at `step`."""
         if self._task is None:
             self._task = self.progress.add_task("training", total=self.steps, values="")
-        rows = {key: value for key, value in values.items() if "." in key and not key.startswith("validation")}
+        rows = {
+            key: value for key, value in values.items() if "." in key and not key.startswith("validation")
+        }
         shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN} | rows
         text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if text:

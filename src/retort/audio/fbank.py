@@ -23,7 +23,9 @@ class Fbank:
     def __init__(self, config: FeatureConfig) -> None:
         self.sampling_rate = config.sampling_rate
         self._extractor = LhotseFbank(
-            LhotseFbankConfig(sampling_rate=config.sampling_rate, num_filters=config.bins, dither=0.0, snip_edges=False)
+            LhotseFbankConfig(
+                sampling_rate=config.sampling_rate, num_filters=config.bins, dither=0.0, snip_edges=False
+            )
         )
 
     def __call__(self, samples: np.ndarray) -> Tensor:

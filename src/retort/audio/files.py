@@ -36,9 +36,7 @@ def audio_info(path: str | Path) -> AudioInfo:
         BadUtterance: no such file, not audio that can be read, no samples, a rate below `LOWEST_RATE`.
     """
     with _opened(path) as file:
-        # Streamed FLAC and Ogg state no length; libsndfile then reports the largest integer.
-        samples = file.frames if file.frames < 1 << 48 else sum(len(block) for block in _blocks(file))
-        info = AudioInfo(file.samplerate, samples, file.channels)
+        info = AudioInfo(file.samplerate, file.frames, file.channels)
     if not info.samples:
         raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
     return info
@@ -113,16 +111,21 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
                     where=path,
                     remedy="Check how it was written",
                 )
+            if (
+                file.frames >= 1 << 48
+            ):  # what libsndfile says of a streamed FLAC, and then cannot read to its end
+                raise BadUtterance("does not state its length", where=path, remedy=_convert(path))
             yield file
     except PermissionError:
         raise BadUtterance("may not be read", where=path, remedy="Change its permissions") from None
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         # libsndfile: "Error opening '/long/path': Format not recognised."; TypeError: a headerless .raw file
         reason = str(error).rsplit(": ", 1)[-1].split("\n")[0].rstrip(".") or type(error).__name__
-        line = shlex.join(["ffmpeg", "-i", str(path), f"{path}.flac"])
-        raise BadUtterance(
-            f"cannot be read as audio ({reason})", where=path, remedy=f"Convert it: {line}"
-        ) from None
+        raise BadUtterance(f"cannot be read as audio ({reason})", where=path, remedy=_convert(path)) from None
+
+
+def _convert(path: Path) -> str:
+    return "Convert it: " + shlex.join(["ffmpeg", "-i", str(path), f"{path}.flac"])
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:

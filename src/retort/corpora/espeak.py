@@ -3,8 +3,8 @@
 The interface is the `speak_lib.h` of espeak-ng 1.52. Two of its habits shape this file. It never forgets: the
 noise source, the pitch flutter and the phase of the voice go on from one call to the next and no call resets
 them, so the library is loaded anew for every utterance (under a millisecond); the same arguments then give
-the same samples whatever was spoken before. And it speaks some pairs of words as one ("in the"), with one event
-for both; their phonemes tell where the second begins.
+the same samples whatever was spoken before. And it speaks some pairs of words as one ("in the"), with one
+event for both; their phonemes tell where the second begins.
 """
 
 from __future__ import annotations

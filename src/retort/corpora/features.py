@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lhotse import CutSet, NumpyFilesWriter
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
@@ -37,12 +37,20 @@ class CutFeatures:
         Raises:
             BadUtterance: the audio cannot be read, is empty, silent, not finite, or is not what the manifest says.
         """
-        features = self.stored(cut) if cut.has_features else self.made(cut)
-        return normalise_features(features) if self.config.cmvn else features
+        if cut.has_features:
+            return self._normalised(self.stored(cut))
+        return self.of_samples(load_samples(cut, self.config.sampling_rate))
+
+    def of_samples(self, samples: np.ndarray) -> Tensor:
+        """`samples (N,)` float32 in [-1, 1] to `(T, bins)` after CMVN."""
+        return self._normalised(self.fbank(samples))
 
     def made(self, cut: Cut) -> Tensor:
         """Features before CMVN, from the wave."""
         return self.fbank(load_samples(cut, self.config.sampling_rate))
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        return normalise_features(features) if self.config.cmvn else features
 
     @staticmethod
     def stored(cut: Cut) -> Tensor:
@@ -51,7 +59,9 @@ class CutFeatures:
             return torch.from_numpy(np.array(cut.features.load(), dtype=np.float32))
         except (OSError, ValueError, EOFError) as error:
             raise BadUtterance(
-                f"its stored features cannot be read ({error})", where=cut.id, remedy="Remove the feature cache"
+                f"its stored features cannot be read ({error})",
+                where=cut.id,
+                remedy="Remove the feature cache",
             ) from None
 
 
@@ -67,7 +77,10 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     try:
         if cut.sampling_rate != sampling_rate:
             cut = cut.resample(sampling_rate)
-        audio = cut.load_audio()
+        if isinstance(cut, MonoCut):  # by itself it hears channel 0 alone; `transcribe` hears the mean of all
+            audio = cut.recording.load_audio(offset=cut.start, duration=cut.duration)
+        else:
+            audio = cut.load_audio()
     except Exception as error:  # lhotse and soundfile raise many kinds; one bad file must not end a long job
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadUtterance(f"its audio cannot be read ({reason})", where=cut.id) from None
@@ -104,7 +117,10 @@ def store_features(
     if not done.exists():
         rejected: list[Rejected] = []
         total = len(cuts)
-        with CutSet.open_writer(manifest, overwrite=False) as writer, NumpyFilesWriter(folder / "fbank") as storage:
+        with (
+            CutSet.open_writer(manifest, overwrite=False) as writer,
+            NumpyFilesWriter(folder / "fbank") as storage,
+        ):
             for index, cut in enumerate(cuts):
                 if cut.id not in writer:
                     try:
@@ -113,7 +129,9 @@ def store_features(
                         rejected.append(Rejected(cut.id, error.what))
                     except OSError as error:
                         raise UserError(
-                            f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
+                            f"features cannot be written ({error})",
+                            where=folder,
+                            remedy="Free space, run again",
                         ) from None
                 if progress is not None:
                     progress(index + 1, total)

@@ -78,13 +78,14 @@ def read_kaldi(folder: str | Path, *, texts: bool = True) -> CheckedCuts:
         if segments is not None and name not in segments:
             raise BadUtterance("in text, but not in segments")
         segment = Segment(name, 0.0, None) if segments is None else segments[name]
-        if speakers is not None and name not in speakers:
-            raise BadUtterance("has no speaker in utt2spk")
         if transcripts is not None and name not in transcripts:
             raise BadUtterance("has audio, but no line in text")
+        recording = recordings.open(segment.recording)
+        if speakers is not None and name not in speakers:
+            raise BadUtterance("has no speaker in utt2spk")
         text = None if transcripts is None else transcripts[name]
         speaker = name if speakers is None else speakers[name]
-        return make_cut(name, recordings.open(segment.recording), text, speaker, segment.start, segment.end)
+        return make_cut(name, recording, text, speaker, segment.start, segment.end)
 
     cuts: list[MonoCut] = []
     audible = paths if segments is None else segments

@@ -64,7 +64,9 @@ def greedy_fired(student: CifStudent, fired: FiredTokens) -> list[Hypothesis]:
         return [Hypothesis([], [], []) for _ in range(batch)]
     all_ids, all_scores = torch.stack(tokens, 1).tolist(), torch.stack(scores, 1).tolist()
     hypotheses = []
-    for ids, each, ends, length in zip(all_ids, all_scores, fired.fire_times.tolist(), fired.lengths.tolist()):
+    for ids, each, ends, length in zip(
+        all_ids, all_scores, fired.fire_times.tolist(), fired.lengths.tolist()
+    ):
         ids = ids[:length]
         count = ids.index(EOS) if EOS in ids else len(ids)
         hypotheses.append(Hypothesis(ids[:count], each[:count], ends[:count]))

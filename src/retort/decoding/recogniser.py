@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,9 @@ class Recogniser:
         check_wave(samples, str(path))
         return self.transcribe_samples(samples, longest, where=str(path))
 
-    def transcribe_samples(self, samples: np.ndarray, longest: float = 30.0, where: str = "samples") -> Transcript:
+    def transcribe_samples(
+        self, samples: np.ndarray, longest: float = 30.0, where: str = "samples"
+    ) -> Transcript:
         """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole."""
         stretches, features = [], []
         for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
@@ -81,7 +84,9 @@ class Recogniser:
                 features.append(made)
         if not features:
             shortest = SHORTEST * self.frame_seconds
-            raise BadUtterance(f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording")
+            raise BadUtterance(
+                f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
+            )
         parts = []
         for (offset, duration), made in zip(stretches, features):
             hypothesis = self.decode([made])[0]
@@ -129,13 +134,17 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
     if (root / "model" / "config.json").is_file():
         root = root / "model"
     if not (root / "config.json").is_file():
-        raise UserError("no trained model here", where=folder, remedy="Give an experiment that `retort train` finished")
+        raise UserError(
+            "no trained model here", where=folder, remedy="Give an experiment that `retort train` finished"
+        )
     try:
         config = json.loads((root / "config.json").read_text())
         if config["format"] != FORMAT:
             raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
-        parts = {key: config[key] for key in ("student", "features", "normaliser")}
-        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), {"name": str(root), **parts}))
+        parts: dict[Any, Any] = {key: config[key] for key in ("student", "features", "normaliser")}
+        recipe = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(Recipe), {**parts, "name": str(root)})
+        )
         assert isinstance(recipe, Recipe)
         student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
         student.load_state_dict(load_file(root / "model.safetensors"))
@@ -143,5 +152,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"its files are missing or broken ({reason})", where=root, remedy="Export it again") from None
+        raise UserError(
+            f"its files are missing or broken ({reason})", where=root, remedy="Export it again"
+        ) from None
     return Recogniser(student, open_tokenizer(root / "tokenizer"), recipe.features, recipe.normaliser, device)

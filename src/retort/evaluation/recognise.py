@@ -14,7 +14,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from retort.corpora.cuts import Rejected
-from retort.corpora.features import CutFeatures
+from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.greedy import ctc_greedy, greedy_fired
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import time_hypothesis
@@ -32,13 +32,13 @@ class Recognised:
 
     Attributes:
         references: normalised transcripts.
-        hypotheses: recognised texts; an utterance that could not be used has an empty one.
+        hypotheses: recognised texts; an utterance that could not be used has none.
         ctc: texts of the CTC head's best path.
         speakers: of each utterance.
         durations: of each utterance, seconds.
         lines: for `hyp.jsonl`.
         rejected: utterances that could not be used, and why.
-        decoding_seconds: from wave (or stored features) to text, without reading files.
+        decoding_seconds: from samples (or stored features) to text; reading files is not counted.
     """
 
     references: dict[str, str] = field(default_factory=dict)
@@ -60,8 +60,8 @@ class Recognised:
 def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = None) -> Recognised:
     """Decode every cut greedily, in batches of like durations.
 
-    An utterance whose audio cannot be used is listed in `rejected` and scored as if nothing was recognised:
-    leaving it out would flatter the model.
+    An utterance whose audio cannot be used is listed in `rejected` and has no hypothesis; scoring counts it as
+    deleted, because leaving it out would flatter the model.
     """
     result = Recognised()
     features = CutFeatures(recogniser.features)
@@ -73,11 +73,8 @@ def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = 
             supervision = cut.supervisions[0]
             result.references[cut.id] = recogniser.normalise(supervision.text or "")
             result.speakers[cut.id] = supervision.speaker or cut.id
-            result.hypotheses[cut.id] = result.ctc[cut.id] = ""
             try:
-                started = time.perf_counter()
-                tensors.append(features(cut))
-                result.decoding_seconds += time.perf_counter() - started
+                tensors.append(_timed_features(features, cut, result))
             except BadUtterance as error:
                 result.rejected.append(Rejected(cut.id, error.what))
                 continue
@@ -116,6 +113,17 @@ def _decode(
                 "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in transcript.words],
             }
         )
+
+
+def _timed_features(features: CutFeatures, cut: Cut, result: Recognised) -> Tensor:
+    """The cut's features; making them from the wave counts as decoding, reading the file does not."""
+    if cut.has_features:
+        return features(cut)
+    samples = load_samples(cut, features.config.sampling_rate)
+    started = time.perf_counter()
+    made = features.of_samples(samples)
+    result.decoding_seconds += time.perf_counter() - started
+    return made
 
 
 def _groups(cuts: CutSet) -> Iterator[list[Cut]]:

@@ -202,7 +202,8 @@ def score_from_dict(content: object, where: str | Path) -> Score:
         UserError: something is missing, of the wrong type, or does not add up.
     """
     try:
-        assert isinstance(content, dict)
+        if not isinstance(content, dict):
+            raise TypeError("not a table of values")
         result = Score(
             utterances=[_utterance(item) for item in content["per_utterance"]],
             missing=[str(name) for name in content["missing"]],
@@ -211,8 +212,8 @@ def score_from_dict(content: object, where: str | Path) -> Score:
         )
         totals = {"cer": _counts(content["cer"]), "wer": _counts(content["wer"])}
         number = content["utterances"]
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error) or "not a table of values"
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"not a score file ({reason})", where=where, remedy=_REMEDY) from None
     names = {utterance.id for utterance in result.utterances}
     sums = {"cer": result.characters, "wer": result.words}

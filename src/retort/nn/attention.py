@@ -33,10 +33,14 @@ class SelfAttention(nn.Module):
         """`(B, T, dim)` to `(B, heads, T, dim / heads)`."""
         return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
         """Scaled dot-product attention of split heads, joined and projected to `(B, T, dim)`."""
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, mask, dropout_p=dropout, is_causal=causal
+        )
         projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return projected
 

@@ -10,6 +10,7 @@ the forward pass, read by frame the bags of the gradient of `hidden`, in the sam
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -31,8 +32,7 @@ class FiredTokens(NamedTuple):
         embeddings: (B, U, D), dtype of `hidden`; zero beyond `lengths`. U is the largest of `lengths`.
         lengths: (B,) int64, tokens of each utterance.
         fire_times: (B, U), frames: the frame in which the token was complete + the share of that frame's
-            weight it took; the utterance's length for a tail token; zero beyond `lengths`. Not
-            differentiable.
+            weight it took; the utterance's length for a tail token; zero beyond `lengths`. No gradient.
         quantity: (B,), sum of the unscaled weights of the valid frames, differentiable. This and `fire_times`
             are float64 where `hidden` or `alphas` is, else float32.
     """
@@ -66,15 +66,13 @@ def integrate_and_fire(
 
     Args:
         hidden: (B, T, D) encoder output, floating point.
-        alphas: (B, T) weights, 0 or more, above 1 allowed. A negative weight counts as zero and gets no
-            gradient.
+        alphas: (B, T) weights, above 1 allowed; one below 0 counts as 0 and gets no gradient.
         lengths: (B,) valid frames of each utterance, integers in 0..T.
         target_lengths: (B,) tokens to fire, integers; None fires as many as the weights say.
         tail: in 0..1, the weight above which a remainder is a token. Not used with `target_lengths`.
         compat: the recurrence of CIF-HieraDist instead (Han et al., Interspeech 2023): threshold 0.99, at
             most one fire a frame, surplus or deficit carried on, possibly fewer tokens than `target_lengths`.
-            Slow; for comparison only. The remainder is handled behind the last valid frame of every
-            utterance.
+            Slow, for comparison. The remainder is looked at behind the last valid frame of every utterance.
 
     Raises:
         ValueError: shapes that do not fit, lengths outside 0..T, negative targets, `tail` outside 0..1, a
@@ -86,35 +84,35 @@ def integrate_and_fire(
     precision = torch.promote_types(torch.promote_types(hidden.dtype, alphas.dtype), torch.float32)
     inside = torch.arange(hidden.size(1), device=hidden.device) < lengths[:, None]
     live = inside & ~(alphas < 0)
-    weights = torch.where(live, alphas.detach(), 0.0).double()
-    sums = weights.cumsum(1)
+    weights = torch.where(live, alphas, 0.0).double()
+    sums = weights.detach().cumsum(1)
     quantity = _last(sums)
-    starved = quantity < STARVED
-    whole, has_tail = _count(quantity, tail)
-    counts = whole.long() + has_tail if targets is None else targets
-    bad = (lengths < 0) | (lengths > hidden.size(1)) | ~quantity.isfinite()
-    bad |= (counts < 0) | ((counts > 0) & (lengths == 0))
-    units, is_bad, any_starved, any_blank = _facts(counts, bad, starved, counts == 0)
-    if is_bad:
-        _refuse(hidden.size(1), lengths, targets, quantity)
-    if compat:
-        return _recurrence(hidden, torch.where(live, alphas, 0.0).double(), inside, targets, tail, precision)
-
     if targets is None:
-        stretch, closed, sealed = _stretch_rest(quantity, whole, has_tail), has_tail, lengths
+        has_tail = _has_tail(quantity, tail)
+        counts = quantity.floor().long() + has_tail
+    else:
+        has_tail, counts = None, targets
+    units, any_starved, any_blank = _check_values(hidden.size(1), lengths, counts, quantity)
+    if compat:
+        return _recurrence(hidden, weights, inside, targets, tail, precision)
+
+    starved = None
+    if has_tail is not None:
+        stretch, closed, sealed = _stretch_rest(quantity, has_tail), has_tail, lengths
     else:
         if any_starved:
-            sums = torch.where(starved[:, None], inside.double(), weights).cumsum(1)
-        stretch, closed = _stretch_all(_last(sums), targets), targets > 0
-        sealed = (sums < _last(sums)[:, None]).sum(1) + 1
+            starved = quantity < STARVED
+            sums = torch.where(starved[:, None], inside.double(), weights.detach()).cumsum(1)
+        total = _last(sums)
+        rest = torch.where(total > 0.0, total, 1.0)
+        stretch, closed = _Stretch(torch.zeros_like(rest), rest, counts.double()), counts > 0
+        sealed = (sums < total[:, None]).sum(1) + 1
     positions = _positions(sums, stretch)
     stairs = _merge(positions, closed, lengths, counts, units, hidden.dtype)
     times = _fire_times(positions, stairs.token_frames, counts, torch.where(closed, sealed, 0))
-    line = _Line(
-        positions, stretch, live, starved if any_starved else None, counts == 0 if any_blank else None
-    )
-    embeddings, total = _Integrate.apply(hidden, alphas, quantity.to(precision), line, stairs)
-    return FiredTokens(embeddings, counts, times.to(precision), total)
+    line = _Line(positions, stretch, live, starved, counts == 0 if any_blank else None)
+    embeddings, quantity = _Integrate.apply(hidden, alphas, quantity.to(precision), line, stairs)
+    return FiredTokens(embeddings, counts, times.to(precision), quantity)
 
 
 def _check_arguments(
@@ -127,9 +125,8 @@ def _check_arguments(
         raise ValueError(
             f"alphas must be floating point {expected}, not {alphas.dtype} {tuple(alphas.shape)}"
         )
-    for name, given in (("lengths", lengths), ("target_lengths", target_lengths)):
-        if given is None:
-            continue
+    names = ("lengths", "target_lengths")
+    for name, given in zip(names, (lengths, lengths if target_lengths is None else target_lengths)):
         if given.shape != hidden.shape[:1]:
             raise ValueError(f"{name} must be {tuple(hidden.shape[:1])}, not {tuple(given.shape)}")
         if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
@@ -142,39 +139,32 @@ def _last(sums: Tensor) -> Tensor:
     return sums[:, -1] if sums.size(1) else sums.sum(1)
 
 
-def _count(quantity: Tensor, tail: float) -> tuple[Tensor, Tensor]:
-    """Full tokens (B,) float64 and whether the rest is one more (B,), from the quantity (B,)."""
-    whole = quantity.floor()
-    rest = quantity - whole
+def _has_tail(quantity: Tensor, tail: float) -> Tensor:
+    """Whether what remains of the quantity (B,) after its full tokens is a token (B,)."""
+    rest = quantity - quantity.floor()
     slack = quantity * ROUNDING
-    has_tail = (rest > slack.clamp_min(tail)) | (rest >= 1.0 - slack)
-    # A sum of millions has no fractional digits within float32; its slack alone must not make a token.
-    return whole, has_tail & (rest > 0.0)
+    return (rest > slack.clamp_min(tail)) | ((rest >= 1.0 - slack) & (rest > 0.0))
 
 
-def _facts(counts: Tensor, *flags: Tensor) -> list[int]:
-    """The largest count and whether any of each flag is set, in one transfer from the device."""
-    if counts.numel() == 0:
-        return [0] * (1 + len(flags))
-    rows = torch.stack([counts, *(flag.long() for flag in flags)])
-    return [int(value) for value in rows.amax(1).tolist()]
-
-
-def _refuse(frames: int, lengths: Tensor, targets: Tensor | None, quantity: Tensor) -> None:
-    wanted = [0] * len(lengths) if targets is None else targets.tolist()
-    for index, (length, target, total) in enumerate(
-        zip(lengths.tolist(), wanted, quantity.isfinite().tolist())
-    ):
+def _check_values(frames: int, lengths: Tensor, counts: Tensor, quantity: Tensor) -> tuple[int, bool, bool]:
+    """The largest count, whether a quantity is `STARVED`, whether a count is zero; waits for the device."""
+    units, any_starved, any_blank = 0, False, False
+    rows = torch.stack([lengths.double(), counts.double(), quantity]).tolist()
+    for index, (length, count, total) in enumerate(zip(*rows)):
         if not 0 <= length <= frames:
-            raise ValueError(f"lengths[{index}] is {length}, outside 0..{frames}, the frames of hidden")
-        if target < 0:
-            raise ValueError(f"target_lengths[{index}] is {target}, below zero")
-        if target > 0 and length == 0:
-            raise ValueError(
-                f"utterance {index} has no valid frame but target_lengths asks for {target} tokens"
-            )
-        if not total:
+            raise ValueError(f"lengths[{index}] is {length:.0f}, outside 0..{frames}, the frames of hidden")
+        if not math.isfinite(total):
             raise ValueError(f"utterance {index} has a weight in alphas that is not finite")
+        if count < 0:
+            raise ValueError(f"target_lengths[{index}] is {count:.0f}, below zero")
+        if count > 0 and length == 0:
+            raise ValueError(
+                f"utterance {index} has no valid frame, but target_lengths asks for {count:.0f} tokens"
+            )
+        units = max(units, int(count))
+        any_starved |= total < STARVED
+        any_blank |= count == 0
+    return units, any_starved, any_blank
 
 
 class _Stretch(NamedTuple):
@@ -185,16 +175,11 @@ class _Stretch(NamedTuple):
     goal: Tensor  # (B,) float64
 
 
-def _stretch_all(total: Tensor, targets: Tensor) -> _Stretch:
-    """Scale the cumulative weights of an utterance, `total` (B,) in all, to its number of tokens."""
-    rest = torch.where(total > 0.0, total, 1.0)
-    return _Stretch(torch.zeros_like(total), rest, targets.double())
-
-
-def _stretch_rest(quantity: Tensor, whole: Tensor, has_tail: Tensor) -> _Stretch:
-    """Scale what is left after `whole` tokens to one token where it `has_tail`; leave the others as they are."""
-    base = torch.where(has_tail, whole, quantity + 1.0)
-    return _Stretch(base, torch.where(has_tail, quantity - whole, 1.0), has_tail.double())
+def _stretch_rest(quantity: Tensor, has_tail: Tensor) -> _Stretch:
+    """What is left after the full tokens becomes one more where it `has_tail`; the others stay."""
+    whole = quantity.floor()
+    rest = torch.where(has_tail, quantity - whole, 1.0)
+    return _Stretch(torch.where(has_tail, whole, quantity + 1.0), rest, has_tail.double())
 
 
 def _positions(sums: Tensor, stretch: _Stretch) -> Tensor:
@@ -217,8 +202,8 @@ class _Line(NamedTuple):
 class _Stairs(NamedTuple):
     """The S = T + U intervals of every utterance and how to read them.
 
-    An interval outside every token has weight zero and points to a row of its own utterance that is in use, so
-    that nothing is read from padding (0 x NaN is NaN).
+    An interval outside every token has weight zero and points to a row of its own utterance that is in use,
+    so that nothing is read from padding (0 x NaN is NaN).
     """
 
     weights: Tensor  # (B*S,) float32 or float64
@@ -232,18 +217,13 @@ class _Stairs(NamedTuple):
 
 
 def _merge(
-    positions: Tensor,
-    closed: Tensor,
-    lengths: Tensor,
-    counts: Tensor,
-    units: int,
-    dtype: torch.dtype,
+    positions: Tensor, closed: Tensor, lengths: Tensor, counts: Tensor, units: int, dtype: torch.dtype
 ) -> _Stairs:
     """Merge frame ends and token ends.
 
     At equal places the token end comes first, so a frame's end lies in the token that more weight would feed.
-    The last end of a `closed` utterance is the exception: there is no next token, and the frames at its end that
-    weigh nothing would feed the last one.
+    Not so at the last end of a `closed` utterance, whose positions end at exactly its count: there is no next
+    token, and more weight for the frames at its end that have none would feed the last one.
     """
     batch, frames = positions.shape
     step = torch.arange(frames + units, device=positions.device)
@@ -274,19 +254,19 @@ def _merge(
 
 
 def _rows(index: Tensor, used: Tensor, size: int) -> Tensor:
-    """Flat row numbers (B*S,) int32 of `index` (B, S) into (B, size), kept to the rows in use, (B,) of them."""
-    index = torch.minimum(index, used[:, None] - 1).clamp_min_(0)
-    return _shift(index, size).view(-1)
+    """Rows (B*S,) of the batch for `index` (B, S) into (B, size), kept to the first `used` (B,)."""
+    last = _shift((used - 1).clamp_min_(0)[:, None], size)
+    return torch.minimum(_shift(index, size), last).view(-1)
 
 
 def _shift(index: Tensor, size: int) -> Tensor:
-    """Row numbers (B, N) of an utterance made row numbers of the batch, int32."""
+    """Rows (B, N) of an utterance, of `size`, as rows of the batch; int32."""
     start = torch.arange(len(index), device=index.device, dtype=torch.int32)[:, None] * size
     return index.int().add_(start)
 
 
 def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed: Tensor) -> Tensor:
-    """Frame + share (B, U) float64 at which each token is complete; where `sealed` (B,) > 0, the last one's is that."""
+    """Frame + share (B, U) float64 at which each token is complete; the last at `sealed` (B,) if not 0."""
     if token_frames.numel() == 0:
         return positions.new_zeros(token_frames.shape)
     unit = torch.arange(1, token_frames.size(1) + 1, device=positions.device)
@@ -299,10 +279,11 @@ def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed:
 
 
 def _bag(rows: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums (B, N, D) of `rows` (B, R, D); a bag goes from its start, `starts` (B, N), to the next one's."""
+    """Weighted sums (B, N, D) of `rows` (B, R, D), each from its start, of `starts` (B, N), to the next."""
     if rows.numel() == 0 or starts.numel() == 0:
         return rows.new_zeros(*starts.shape, rows.size(2))
-    sums = torch.embedding_bag(rows.flatten(0, 1), indices, starts.view(-1), False, 0, False, weights)[0]
+    table = rows.contiguous().flatten(0, 1)
+    sums = torch.embedding_bag(table, indices, starts.view(-1), False, 0, False, weights)[0]
     return sums.view(*starts.shape, rows.size(2))
 
 
@@ -327,7 +308,7 @@ class _Integrate(torch.autograd.Function):
         (hidden,) = ctx.saved_tensors
         line, stairs = ctx.line, ctx.stairs
         grad_hidden = grad_alphas = None
-        grad = None if grad is None else grad.to(stairs.weights.dtype)
+        grad = None if grad is None else grad.to(stairs.weights.dtype).contiguous()
         if ctx.needs_input_grad[1]:
             rise = torch.zeros_like(line.positions) if grad is None else _rise(grad, hidden, line, stairs)
             if grad_quantity is not None:
@@ -361,7 +342,7 @@ def _position_gradient(grad: Tensor, hidden: Tensor, stairs: _Stairs) -> Tensor:
     # What embedding_bag's own backward takes for its sample weights: a dot product an interval, no gather.
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad.flatten(0, 1),
-        hidden.to(grad.dtype).flatten(0, 1),
+        hidden.to(grad.dtype).contiguous().flatten(0, 1),
         stairs.frames,
         stairs.token_starts.view(-1),
         stairs.tokens,
@@ -373,12 +354,7 @@ def _position_gradient(grad: Tensor, hidden: Tensor, stairs: _Stairs) -> Tensor:
 
 
 def _recurrence(
-    hidden: Tensor,
-    weights: Tensor,
-    inside: Tensor,
-    targets: Tensor | None,
-    tail: float,
-    precision: torch.dtype,
+    hidden: Tensor, weights: Tensor, inside: Tensor, targets: Tensor | None, tail: float, dtype: torch.dtype
 ) -> FiredTokens:
     """The reference's loop over frames, differentiated by autograd; in float32 or float64.
 
@@ -407,21 +383,11 @@ def _recurrence(
     emitted.append(state / (weight + 1e-10)[:, None])
     fires.append(weight > tail if targets is None else torch.zeros_like(weight, dtype=torch.bool))
     times.append(inside.sum(1).to(weights.dtype))
-    return _compact(
-        torch.stack(emitted, 1), torch.stack(fires, 1), torch.stack(times, 1), hidden.dtype, quantity
-    )
-
-
-def _compact(
-    emitted: Tensor, fires: Tensor, times: Tensor, dtype: torch.dtype, quantity: Tensor
-) -> FiredTokens:
-    """Move the rows of `emitted` (B, T+1, D) that fired to the front."""
-    counts = fires.sum(1)
+    rows, fired = torch.stack(emitted, 1), torch.stack(fires, 1)
+    counts = fired.sum(1)
+    batch, index = fired.nonzero(as_tuple=True)
+    place = batch, fired.cumsum(1)[batch, index] - 1
     units = int(counts.max()) if counts.numel() else 0
-    batch, index = fires.nonzero(as_tuple=True)
-    rank = fires.cumsum(1)[batch, index] - 1
-    embeddings = emitted.new_zeros(len(fires), units, emitted.size(2))
-    embeddings = embeddings.index_put((batch, rank), emitted[batch, index])
-    fire_times = quantity.new_zeros(len(fires), units)
-    fire_times = fire_times.index_put((batch, rank), times[batch, index].to(quantity.dtype))
-    return FiredTokens(embeddings.to(dtype), counts, fire_times, quantity)
+    embeddings = rows.new_zeros(len(rows), units, rows.size(2)).index_put(place, rows[batch, index])
+    fire_times = rows.new_zeros(len(rows), units).index_put(place, torch.stack(times, 1)[batch, index])
+    return FiredTokens(embeddings.to(hidden.dtype), counts, fire_times.to(dtype), quantity.to(dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config import EncoderConfig
 from retort.nn.attention import ATTENTIONS
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
@@ -54,15 +55,16 @@ class ConvolutionBlock(nn.Module):
 class ConformerLayer(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, LayerNorm (Gulati et al. 2020)."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, kernel: int, positions: str, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.before = FeedForward(dim, feedforward, dropout)
+        dim = config.dim
+        self.before = FeedForward(dim, config.feedforward, config.dropout)
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = ATTENTIONS[positions](dim, heads, dropout)
-        self.convolution = ConvolutionBlock(dim, kernel, dropout)
-        self.after = FeedForward(dim, feedforward, dropout)
+        self.attention = ATTENTIONS[config.positions](dim, config.heads, config.attention_dropout)
+        self.convolution = ConvolutionBlock(dim, config.kernel, config.dropout)
+        self.after = FeedForward(dim, config.feedforward, config.dropout)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
@@ -79,12 +81,12 @@ class ConformerLayer(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward (Vaswani et al. 2017, with the norm first)."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, positions: str, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = ATTENTIONS[positions](dim, heads, dropout)
-        self.feedforward = FeedForward(dim, feedforward, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = ATTENTIONS[config.positions](config.dim, config.heads, config.attention_dropout)
+        self.feedforward = FeedForward(config.dim, config.feedforward, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""

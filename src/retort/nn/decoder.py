@@ -25,7 +25,9 @@ class CausalLayer(SelfAttention):
         self.contract = nn.Linear(feedforward, dim)
         self.residual_dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """`hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
 
         Returns the new hidden and the keys and values with this call's behind the past ones.
@@ -108,7 +110,9 @@ class CifDecoder(nn.Module):
         """The state before the first token, on the device and with the dtype of `like (..., acoustic_dim)`."""
         return DecoderState([], like.new_zeros(batch, like.shape[-1]))
 
-    def step(self, state: DecoderState, previous_tokens: Tensor, embedding: Tensor) -> tuple[Tensor, DecoderState]:
+    def step(
+        self, state: DecoderState, previous_tokens: Tensor, embedding: Tensor
+    ) -> tuple[Tensor, DecoderState]:
         """One token further.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +11,11 @@ from retort.config import EncoderConfig, FrontendConfig
 from retort.nn.conformer import ConformerLayer, TransformerLayer
 from retort.nn.frontend import Conv2dFrontend
 from retort.nn.masks import valid_mask
+
+LAYERS: dict[str, type[ConformerLayer] | type[TransformerLayer]] = {
+    "conformer": ConformerLayer,
+    "transformer": TransformerLayer,
+}
 
 
 def max_pool(hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,13 +41,15 @@ class Encoder(nn.Module):
         faithful: the reference's input: scaled by sqrt(dim) and projected once more.
     """
 
-    def __init__(self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False) -> None:
+    def __init__(
+        self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
+    ) -> None:
         super().__init__()
         self.frontend = Conv2dFrontend(bins, frontend.channels, frontend.layers, config.dim)
         self.input_projection = nn.Linear(config.dim, config.dim) if faithful else None
         self.scale = math.sqrt(config.dim) if faithful else 1.0
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(LAYERS[config.kind](config) for _ in range(config.layers))
         self.pool_after = frozenset(config.pool_after)
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" else nn.Identity()
@@ -73,13 +79,5 @@ class Encoder(nn.Module):
             hidden = layer(hidden, lengths)
             if number in self.pool_after:
                 hidden, lengths = max_pool(hidden, lengths)
-        hidden = self.norm(hidden).to(torch.float32)
+        hidden = self.norm(hidden).float()
         return hidden.masked_fill(~valid_mask(lengths, hidden.shape[1])[..., None], 0.0), lengths
-
-
-def _layer(config: EncoderConfig) -> nn.Module:
-    if config.kind == "conformer":
-        return ConformerLayer(
-            config.dim, config.heads, config.feedforward, config.kernel, config.positions, config.dropout
-        )
-    return TransformerLayer(config.dim, config.heads, config.feedforward, config.positions, config.dropout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class Conv2dFrontend(nn.Module):
         super().__init__()
         sizes = [1] + [channels] * layers
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size=3, stride=2) for before, after in zip(sizes[:-1], sizes[1:])
+            nn.Conv2d(before, after, kernel_size=3, stride=2) for before, after in pairwise(sizes)
         )
         self.projection = nn.Linear(channels * self._halve(bins), dim)
 

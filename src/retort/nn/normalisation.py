@@ -17,6 +17,13 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         if learning and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         frames = F.batch_norm(
-            frames, self.running_mean, self.running_var, self.weight, self.bias, learning, self.momentum or 0.1, self.eps
+            frames,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            learning,
+            self.momentum or 0.1,
+            self.eps,
         )
         return hidden.new_zeros(hidden.shape, dtype=frames.dtype).masked_scatter(mask[..., None], frames)

@@ -18,7 +18,7 @@ from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
 from retort.students.taps import Tap
-from retort.text.tokenizers import BLANK, EOS, PAD
+from retort.text.tokenizers import BLANK, EOS
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,12 @@ class CifStudent(nn.Module):
         """The taps that :meth:`forward` gives, with their last dimension."""
         dim = self.config.encoder.dim
         vocabulary = self.decoder.vocabulary.out_features
-        return {"acoustic": dim, "linguistic": self.config.decoder.dim, "utterance": dim, "tokens": vocabulary}
+        return {
+            "acoustic": dim,
+            "linguistic": self.config.decoder.dim,
+            "utterance": dim,
+            "tokens": vocabulary,
+        }
 
     def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
         """`features (B, T, bins)` after CMVN to hidden frames."""

@@ -39,8 +39,8 @@ class Normaliser:
     runs of white space become one space and the ends are stripped; with `spaces: drop` all white space goes.
 
     When `'` is kept while the rest is dropped, it stays only between two letters or digits ("don't"):
-    elsewhere it cannot be told from a quotation mark. So "'hello'" is "hello", "boys'" is "boys" and "'tis" is "tis";
-    `punctuation: keep` leaves them in text that is clean already.
+    elsewhere it cannot be told from a quotation mark. So "'hello'" is "hello", "boys'" is "boys" and "'tis"
+    is "tis"; in text that is clean already, `punctuation: keep` leaves them.
 
     Args:
         config: see :class:`retort.config.NormaliserConfig`.

@@ -111,9 +111,13 @@ def open_backend(teacher: PreTrainedTokenizerFast | str | Path) -> Backend:
             from transformers import BertTokenizerFast
 
             return BertTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except ImportError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception
         reason = " ".join(str(error).split())
-        raise UserError(f"damaged tokenizer of the teacher ({reason})", where=folder) from None
+        raise UserError(
+            f"damaged tokenizer of the teacher ({reason})", where=folder, remedy="Fetch the teacher again"
+        ) from None
     raise UserError(
         "no tokenizer of a teacher", where=folder, remedy="Give a folder with tokenizer.json or vocab.txt"
     )
@@ -156,6 +160,7 @@ class TeacherTokenizer(Tokenizer):
         self._surfaces = ["", "", "", UNKNOWN_TEXT, *surfaces]
         self._shown = [recase(surface, text_case) for surface in self._surfaces]
         self._spaced = spaced
+        self._han = spaced.get(("cjk", "cjk")) is False
         self._text_case = text_case
 
     @classmethod
@@ -178,7 +183,7 @@ class TeacherTokenizer(Tokenizer):
             for each, start, end in reader.read(text):
                 if each >= 0:
                     counts[each] += 1
-                    written.setdefault(each, Counter())[text[start:end]] += 1
+                    written.setdefault(each, Counter())[text[start:end].strip()] += 1
                     if last and start < end and reader.spacing(_token(backend, each)) is None:
                         boundaries[
                             character_class(last), character_class(text[start]), text[start - 1] == " "
@@ -194,7 +199,11 @@ class TeacherTokenizer(Tokenizer):
         return cls(backend, tokens, surfaces, spaced, teacher_case, text_case)
 
     def pieces(self, text: str) -> list[Piece]:
-        return [Piece(self._student_ids.get(each, UNKNOWN), *span) for each, *span in self._reader.read(text)]
+        found = [
+            Piece(self._student_ids.get(each, UNKNOWN), *span) for each, *span in self._reader.read(text)
+        ]
+        # A lone mark ("▁") that the training text does not have stands for nothing that could be unknown.
+        return [piece for piece in found if piece.id != UNKNOWN or text[piece.start : piece.end].strip()]
 
     def _texts(self, ids: list[int]) -> list[str]:
         texts, last = [], None
@@ -212,7 +221,8 @@ class TeacherTokenizer(Tokenizer):
         if spacing is not None or not self._surfaces[left] or not self._surfaces[right]:
             return bool(spacing)
         classes = character_class(self._surfaces[left][-1]), character_class(self._surfaces[right][0])
-        return self._spaced.get(classes, set(classes) <= {"letter", "digit"})
+        # Two classes that never met: words have spaces between them unless the script does without.
+        return self._spaced.get(classes, set(classes) <= {"letter", "digit"} and not self._han)
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -323,7 +323,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
         return _kind(state["kind"])._open(state, Path(folder))
     except FileNotFoundError as error:
         raise UserError("no such file", where=error.filename, remedy=again) from None
-    except UserError:
+    except (UserError, ImportError):
         raise
     except Exception as error:  # sentencepiece and tokenizers raise bare Exception and RuntimeError
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lhotse import CutSet
@@ -51,8 +51,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
-        moved = [each.to(device) for each in (self.features, self.feature_lengths, self.tokens, self.token_lengths)]
-        return Batch(self.ids, self.texts, self.pieces, *moved, self.rejected)
+        tensors = ("features", "feature_lengths", "tokens", "token_lengths")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 class UtteranceDataset(Dataset):
@@ -66,7 +66,11 @@ class UtteranceDataset(Dataset):
     """
 
     def __init__(
-        self, recipe: Recipe, tokenizer: Tokenizer, output_lengths: Callable[[Tensor], Tensor], noise: CutSet | None
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        output_lengths: Callable[[Tensor], Tensor],
+        noise: CutSet | None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -143,7 +147,9 @@ def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> Dy
     )
 
 
-def epoch_batches(dataset: UtteranceDataset, sampler: DynamicBucketingSampler, epoch: int, skip: int = 0) -> Iterator[Batch]:
+def epoch_batches(
+    dataset: UtteranceDataset, sampler: DynamicBucketingSampler, epoch: int, skip: int = 0
+) -> Iterator[Batch]:
     """The batches of one epoch, the first `skip` left out without reading them."""
     dataset.epoch = epoch
     sampler.set_epoch(epoch)

@@ -18,7 +18,9 @@ from retort.errors import UserError
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's parameters and buffers to `path`."""
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}, path)
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}, path
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -52,7 +54,12 @@ class CheckpointFolder:
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
     def save(
-        self, step: int, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+        self,
+        step: int,
+        student: nn.Module,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
     ) -> None:
         """Write checkpoint `step`; `state` is anything that JSON can hold."""
         partial = self.folder / f"partial-{step:08d}"
@@ -96,7 +103,9 @@ def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     averaged = {}
     for name, last in states[-1].items():
         if last.is_floating_point():
-            total = sum((state[name].double() for state in states), torch.zeros_like(last, dtype=torch.float64))
+            total = sum(
+                (state[name].double() for state in states), torch.zeros_like(last, dtype=torch.float64)
+            )
             averaged[name] = (total / len(states)).to(last.dtype)
         else:
             averaged[name] = last

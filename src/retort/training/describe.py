@@ -38,7 +38,9 @@ def describe(recipe: Recipe) -> Description:
     for name in sorted({row.teacher for row in recipe.distill}):
         dim = recipe.teachers[name].dim
         if dim is None:
-            raise UserError(f"teachers.{name}.dim is not stated", where=recipe.name, remedy="State it, e.g. dim: 768")
+            raise UserError(
+                f"teachers.{name}.dim is not stated", where=recipe.name, remedy="State it, e.g. dim: 768"
+            )
         dims[name] = dim
     with torch.device("meta"):
         student = build_student(recipe.student, recipe.tokenizer.size, recipe.features.bins)

@@ -21,7 +21,7 @@ from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
-from retort.teachers import Teacher, open_teacher, teacher_tokenizer
+from retort.teachers import open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import Tokenizer, open_tokenizer, train_tokenizer
 from retort.training.batches import UtteranceDataset
@@ -42,6 +42,7 @@ class Outcome:
         recogniser: the averaged model, as saved in `folder/model`.
         seconds: spent in updates.
         steps: updates made.
+        params: of the shipped model.
         averaged: steps of the checkpoints in the average.
         rejected: training and validation utterances that could not be used.
     """
@@ -50,6 +51,7 @@ class Outcome:
     recogniser: Recogniser
     seconds: float
     steps: int
+    params: int
     averaged: list[int]
     rejected: list[Rejected]
 
@@ -87,7 +89,9 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     if recipe.training.init:
         report(0, {f"init.{key}": value for key, value in start_from(student, recipe.training.init).items()})
-    objective = Objective(recipe.distill, student.tap_dims, {name: each.dim for name, each in teachers.items()})
+    objective = Objective(
+        recipe.distill, student.tap_dims, {name: each.dim for name, each in teachers.items()}
+    )
     dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise)
     trainer = Trainer(
         recipe,
@@ -111,7 +115,9 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
     for role in ("train", "validation"):
         sources = getattr(recipe.data, role)
         if not sources:
-            raise UserError(f"data.{role} is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
+            raise UserError(
+                f"data.{role} is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder"
+            )
         cuts = CutSet([])
         for source in sources:
             opened = open_cuts(find_data(source))
@@ -125,7 +131,10 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
         if recipe.features.storage == "disk":
             key = features_key(role, cuts, recipe.features)
             cuts, failed = store_features(
-                cuts, cache / "features" / key, recipe.features, lambda done, total: progress("features", done, total)
+                cuts,
+                cache / "features" / key,
+                recipe.features,
+                lambda done, total: progress("features", done, total),
             )
             rejected += failed
         roles[role] = cuts
@@ -151,7 +160,6 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
         recipe.tokenizer,
         teacher=pieces,
         teacher_case=case,
-        text_case=recipe.normaliser.case,
     )
     tokenizer.save(folder / "tokenizer")
     return tokenizer
@@ -177,9 +185,13 @@ def start_from(student: CifStudent, experiment: str) -> dict[str, float]:
     root = Path(experiment)
     path = next((each for each in (root / "model", root) if (each / "model.safetensors").is_file()), None)
     if path is None:
-        raise UserError("no trained model here", where=experiment, remedy="training.init takes an experiment's folder")
+        raise UserError(
+            "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
+        )
     weights, own = read_weights(path / "model.safetensors"), student.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
+    }
     if not fitting:
         raise UserError("none of its weights fit this student", where=experiment)
     student.load_state_dict(fitting, strict=False)
@@ -192,13 +204,16 @@ def _finish(
     averaged = trainer.chosen()
     states = [read_weights(trainer.checkpoints.path(step) / "student.safetensors") for step in averaged]
     student.load_state_dict(average_weights(states))
-    recogniser = Recogniser(student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device)
+    recogniser = Recogniser(
+        student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device
+    )
     rejected = data.rejected + [Rejected(name, reason) for name, reason in trainer.position.rejected.items()]
     if trainer.accelerator.is_main_process:
         recogniser.save(folder / "model")
         write_rejected(rejected, folder / "rejected.tsv")
     position = trainer.position
-    return Outcome(folder, recogniser, position.seconds, position.step, averaged, rejected)
+    params = sum(parameter.numel() for parameter in student.parameters())
+    return Outcome(folder, recogniser, position.seconds, position.step, params, averaged, rejected)
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -221,7 +236,9 @@ def _claim(folder: Path, recipe: Recipe) -> None:
 def _differences(old: object, new: object, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = list(dict.fromkeys([*old, *new]))
-        return [line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}")]
+        return [
+            line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}")
+        ]
     return [] if old == new else [f"{key[1:]}: {old} there, {new} here"]
 
 
@@ -233,7 +250,9 @@ def _by_duration(cuts: CutSet, recipe: Recipe) -> tuple[CutSet, list[Rejected]]:
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
     kept = cuts.filter(lambda cut: low <= cut.duration <= high).to_eager()
     rejected = [
-        Rejected(cut.id, f"its {cut.duration:.2f} s are not within batches.minimum_seconds and maximum_seconds")
+        Rejected(
+            cut.id, f"its {cut.duration:.2f} s are not within batches.minimum_seconds and maximum_seconds"
+        )
         for cut in cuts
         if not low <= cut.duration <= high
     ]

@@ -59,7 +59,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     torch.set_num_threads(recipe.training.threads)
     cpu = recipe.training.device == "cpu" or not torch.cuda.is_available()
     if cpu and recipe.training.precision == "fp16":
-        raise UserError("training.precision is fp16 without a GPU", remedy="Set training.precision: bf16 or fp32")
+        raise UserError(
+            "training.precision is fp16 without a GPU", remedy="Set training.precision: bf16 or fp32"
+        )
     precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
@@ -166,7 +168,9 @@ class Trainer:
             last = index == len(group) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                 with accelerator.autocast():
-                    signals = read_signals(self.teachers, self.module.objective.needs, batch, accelerator.device)
+                    signals = read_signals(
+                        self.teachers, self.module.objective.needs, batch, accelerator.device
+                    )
                     output = self.wrapped(batch, signals, step)
                 loss = output.token_sum / counts[0] + output.utterance_sum / counts[1]
                 accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
@@ -213,7 +217,9 @@ class Trainer:
     def _save(self) -> None:
         step = self.position.step
         before = self.checkpoints.steps()
-        self.checkpoints.save(step, self.module.student, self.module.objective, self.optimizer, vars(self.position))
+        self.checkpoints.save(
+            step, self.module.student, self.module.objective, self.optimizer, vars(self.position)
+        )
         chosen = self.chosen()
         for each in before:
             self.checkpoints.drop_training_state(each)

@@ -1,0 +1,1 @@
+"""Reading sound and making features of it; knows nothing of text."""

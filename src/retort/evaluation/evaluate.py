@@ -1,0 +1,52 @@
+"""`retort evaluate`: decode a set of cuts, score it, and write both down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from retort.corpora.cuts import Rejected, find_data, open_cuts, write_rejected
+from retort.decoding.recogniser import Recogniser
+from retort.evaluation.bootstrap import intervals
+from retort.evaluation.recognise import recognise, write_hypotheses
+from retort.evaluation.scoring import Interval, Score, score, score_to_dict
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored, with intervals of `cer` and `wer`, and where it was written."""
+
+    score: Score
+    intervals: dict[str, Interval]
+    rejected: list[Rejected]
+    folder: Path
+
+
+def evaluate(recogniser: Recogniser, source: str, folder: Path, progress: Progress) -> Evaluation:
+    """Score a model on a manifest or Kaldi folder.
+
+    Writes `folder/evaluation/NAME/{hyp.jsonl,score.json}`, and `rejected.tsv` there if an utterance could not
+    be used. NAME is the source's own with its parent's, so that two corpora's `test` do not meet.
+    """
+    path = find_data(source)
+    opened = open_cuts(path)
+    recognised = recognise(recogniser, opened.cuts, lambda done, total: progress("decoding", done, total))
+    result = score(
+        recognised.references,
+        recognised.hypotheses,
+        recognised.speakers,
+        seconds=sum(recognised.durations.values()),
+        decoding_seconds=recognised.decoding_seconds,
+    )
+    bounds = intervals(result)
+    rejected = opened.rejected + recognised.rejected
+    out = folder / "evaluation" / f"{path.parent.name}-{path.name.removesuffix('.gz').removesuffix('.jsonl')}"
+    out.mkdir(parents=True, exist_ok=True)
+    write_hypotheses(out / "hyp.jsonl", recognised)
+    write_rejected(rejected, out / "rejected.tsv")
+    (out / "score.json").write_text(json.dumps(score_to_dict(result, bounds), indent=1) + "\n")
+    return Evaluation(result, bounds, rejected, out)

@@ -1,0 +1,86 @@
+"""Measured runs as JSON lists, `results/*.json`; never edited by hand."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from retort.config import Recipe
+from retort.errors import UserError
+from retort.evaluation.evaluate import Evaluation
+
+
+def add_result(
+    path: Path,
+    recipe: Recipe,
+    split: str,
+    evaluation: Evaluation,
+    *,
+    steps: int,
+    params: int,
+    train_seconds: float,
+) -> None:
+    """Add one run to the list in `path`; a run of the same recipe name, seed and split is replaced.
+
+    Raises:
+        UserError: the file holds something else than such a list.
+    """
+    entry = {
+        "system": recipe.system,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "split": split,
+        "steps": steps,
+        "params": params,
+        "cer": evaluation.score.cer,
+        "wer": evaluation.score.wer,
+        "cer_interval": [evaluation.intervals["cer"].low, evaluation.intervals["cer"].high],
+        "wer_interval": [evaluation.intervals["wer"].low, evaluation.intervals["wer"].high],
+        "real_time_factor": evaluation.score.real_time_factor,
+        "train_seconds": round(train_seconds, 1),
+        "device": device_name(recipe.training.device, recipe.training.threads),
+        "commit": _commit(),
+    }
+    entries = read_results(path) if path.exists() else []
+    key = ("recipe", "seed", "split")
+    entries = [each for each in entries if any(each.get(name) != entry[name] for name in key)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps([*entries, entry], indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_results(path: Path) -> list[dict[str, object]]:
+    """The runs in a results file.
+
+    Raises:
+        UserError: it is not a JSON list of objects.
+    """
+    try:
+        entries = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"not valid JSON ({error})", where=path, remedy="Name another file") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError("not a list of results", where=path, remedy="Name another file")
+    return entries
+
+
+def device_name(device: str, threads: int) -> str:
+    """What computed: the GPU's name, or the processor's architecture and the threads used."""
+    if device == "auto" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _commit() -> str:
+    """Short hash of the checkout that this package stands in, with + if it was changed; empty outside one."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
