@@ -12,6 +12,8 @@ from retort.config import FeatureConfig
 
 FRAME_SHIFT = 0.01
 """Seconds from one frame to the next."""
+WINDOW = 0.025
+"""Seconds that one frame looks at."""
 
 
 class Fbank:
@@ -22,6 +24,7 @@ class Fbank:
 
     def __init__(self, config: FeatureConfig) -> None:
         self.sampling_rate = config.sampling_rate
+        self.bins = config.bins
         self._extractor = LhotseFbank(
             LhotseFbankConfig(
                 sampling_rate=config.sampling_rate, num_filters=config.bins, dither=0.0, snip_edges=False
@@ -29,7 +32,12 @@ class Fbank:
         )
 
     def __call__(self, samples: np.ndarray) -> Tensor:
-        """`samples (N,)` float32 in [-1, 1] to features `(T, bins)` float32, T = round(N / 10 ms)."""
+        """`samples (N,)` float32 in [-1, 1] to features `(T, bins)` float32.
+
+        T = round(N / 10 ms), and 0 for less than one window, which the extractor cannot mirror at its ends.
+        """
+        if len(samples) < WINDOW * self.sampling_rate:
+            return torch.zeros(0, self.bins)
         scaled = np.ascontiguousarray(samples, dtype=np.float32) * 32768.0
         extracted = self._extractor.extract(scaled, self.sampling_rate)
         return torch.as_tensor(extracted, dtype=torch.float32)

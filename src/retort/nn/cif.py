@@ -109,7 +109,9 @@ def integrate_and_fire(
         sealed = (sums < total[:, None]).sum(1) + 1
     positions = _positions(sums, stretch)
     stairs = _merge(positions, closed, lengths, counts, units, hidden.dtype)
-    times = _fire_times(positions, stairs.token_frames, counts, torch.where(closed, sealed, 0))
+    # A stretched tail would move the place of the token that ends in the same frame.
+    ends = sums if targets is None else positions
+    times = _fire_times(ends, stairs.token_frames, counts, torch.where(closed, sealed, 0))
     line = _Line(positions, stretch, live, starved, counts == 0 if any_blank else None)
     embeddings, quantity = _Integrate.apply(hidden, alphas, quantity.to(precision), line, stairs)
     return FiredTokens(embeddings, counts, times.to(precision), quantity)
@@ -366,8 +368,8 @@ def _recurrence(
         weights = weights * (targets / (quantity + 1e-8))[:, None]
     frames = hidden.masked_fill(~inside[:, :, None], 0.0).to(torch.promote_types(hidden.dtype, torch.float32))
     weights = weights.to(frames.dtype)
-    weight = weights.new_zeros(hidden.size(0))
-    state = frames.new_zeros(hidden.size(0), hidden.size(2))
+    weight = weights[:, :0].sum(1)
+    state = frames[:, :0].sum(1)
     emitted, fires, times = [], [], []
     for index in range(hidden.size(1)):
         frame, alpha = frames[:, index], weights[:, index]
@@ -385,9 +387,9 @@ def _recurrence(
     times.append(inside.sum(1).to(weights.dtype))
     rows, fired = torch.stack(emitted, 1), torch.stack(fires, 1)
     counts = fired.sum(1)
-    batch, index = fired.nonzero(as_tuple=True)
-    place = batch, fired.cumsum(1)[batch, index] - 1
+    utterance, frame = fired.nonzero(as_tuple=True)
+    place = utterance, fired.cumsum(1)[utterance, frame] - 1
     units = int(counts.max()) if counts.numel() else 0
-    embeddings = rows.new_zeros(len(rows), units, rows.size(2)).index_put(place, rows[batch, index])
-    fire_times = rows.new_zeros(len(rows), units).index_put(place, torch.stack(times, 1)[batch, index])
+    embeddings = rows.new_zeros(len(rows), units, rows.size(2)).index_put(place, rows[utterance, frame])
+    fire_times = rows.new_zeros(len(rows), units).index_put(place, torch.stack(times, 1)[utterance, frame])
     return FiredTokens(embeddings.to(hidden.dtype), counts, fire_times.to(dtype), quantity.to(dtype))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from retort.config import EncoderConfig
 from retort.nn.attention import ATTENTIONS
+from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
 
@@ -19,7 +20,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, feedforward)
         self.contract = nn.Linear(feedforward, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = self.dropout(F.silu(self.expand(self.norm(hidden))))
@@ -41,7 +42,7 @@ class ConvolutionBlock(nn.Module):
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
         self.batch_norm = MaskedBatchNorm(dim)
         self.output = nn.Linear(dim, dim, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `mask (B, T)`."""
@@ -64,7 +65,7 @@ class ConformerLayer(nn.Module):
         self.convolution = ConvolutionBlock(dim, config.kernel, config.dropout)
         self.after = FeedForward(dim, config.feedforward, config.dropout)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
@@ -86,7 +87,7 @@ class TransformerLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.dim)
         self.attention = ATTENTIONS[config.positions](config.dim, config.heads, config.attention_dropout)
         self.feedforward = FeedForward(config.dim, config.feedforward, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from retort.config import DecoderConfig
 from retort.nn.attention import SelfAttention
+from retort.nn.dropout import Dropout
 from retort.nn.positions import sinusoids
 
 
@@ -23,7 +24,7 @@ class CausalLayer(SelfAttention):
         self.feedforward_norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, feedforward)
         self.contract = nn.Linear(feedforward, dim)
-        self.residual_dropout = nn.Dropout(dropout)
+        self.residual_dropout = Dropout(dropout)
 
     def forward(
         self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
@@ -81,7 +82,7 @@ class CifDecoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         self.scale = math.sqrt(dim)
         self.input = nn.Linear(dim + acoustic_dim, dim, bias=False)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(
             CausalLayer(dim, config.heads, config.feedforward, config.dropout) for _ in range(config.layers)
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from retort.config import EncoderConfig, FrontendConfig
 from retort.nn.conformer import ConformerLayer, TransformerLayer
+from retort.nn.dropout import Dropout
 from retort.nn.frontend import Conv2dFrontend
 from retort.nn.masks import valid_mask
 
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
         self.frontend = Conv2dFrontend(bins, frontend.channels, frontend.layers, config.dim)
         self.input_projection = nn.Linear(config.dim, config.dim) if faithful else None
         self.scale = math.sqrt(config.dim) if faithful else 1.0
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(LAYERS[config.kind](config) for _ in range(config.layers))
         self.pool_after = frozenset(config.pool_after)
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.

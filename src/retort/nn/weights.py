@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from retort.nn.dropout import Dropout
 from retort.nn.masks import valid_mask
 
 
@@ -14,7 +15,7 @@ class WeightEstimator(nn.Module):
     def __init__(self, dim: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, 1)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:

@@ -100,11 +100,12 @@ class CifStudent(nn.Module):
         Args:
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
-            tokens: `(B, U)` int64, EOS last, then pad.
+            tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
             token_lengths: `(B,)`, EOS counted.
         """
         encoded = self.encode(features, feature_lengths)
         fired = self.fire(encoded, token_lengths)
+        tokens = tokens[:, : fired.embeddings.shape[1]]
         previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
         states, logits = self.decoder(previous, fired.embeddings)
         mask = valid_mask(token_lengths, tokens.shape[1])

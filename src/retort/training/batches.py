@@ -108,6 +108,8 @@ class UtteranceDataset(Dataset):
         if not text:
             raise BadUtterance("its transcript is empty", where=cut.id)
         pieces = self.tokenizer.pieces(text)
+        if unknown := self.tokenizer.unknown(text):
+            raise BadUtterance(f"symbols outside the vocabulary: {' '.join(unknown)}", where=cut.id)
         if self.noise is not None:
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
         features = self.features(cut)

@@ -1,0 +1,160 @@
+"""What tests of several rooms share: a spoken language of tones, a recipe that learns it, and tiny teachers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))  # else a verb would replace pytest by itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+LETTERS = "abcdefgh"
+LETTER_SECONDS = 0.16
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [
+    *["hello", "world", "un", "##fair", "games", "py", "##thon", "it", "'", "s", "Hello", "a", ",", "!"],
+    *["我", "爱", "编", "程"],
+]
+POSITIONS = 12
+"""Of a tiny BERT: what is longer is cut off."""
+
+RECIPE = """
+name: {name}
+data: {{train: [{corpus}/train], validation: [{corpus}/validation], test: [{corpus}/test]}}
+normaliser: {{case: lower}}
+features: {{bins: 40}}
+augment: {{frequency_masks: 0, time_masks: 0}}
+batches: {{seconds: 12, buckets: 2}}
+student:
+  frontend: {{channels: 8, layers: 2}}
+  encoder: {{layers: 1, dim: 32, heads: 2, feedforward: 64, kernel: 5, positions: rotary, dropout: 0.1,
+             attention_dropout: 0.0, pool_after: []}}
+  cif: {{dropout: 0.1}}
+  decoder: {{layers: 1, dim: 32, heads: 2, feedforward: 64, dropout: 0.1, embedding_dropout: 0.1}}
+training: {{steps: 12, peak_lr: 3.0e-3, warmup_steps: 4, precision: fp32, device: cpu, evaluate_steps: 6,
+            log_steps: 2, checkpoints: 2}}
+"""
+
+Say = Callable[..., np.ndarray]
+MakeCorpus = Callable[..., Path]
+WriteRecipe = Callable[..., Path]
+MakeBert = Callable[..., Path]
+
+
+def say(text: str, seed: int = 0, rate: int = 16000) -> np.ndarray:
+    """`text` as float32 samples: every letter is a tone of its own, a space is a pause, noise under all."""
+    draw = np.random.default_rng([seed, *text.encode()])
+    parts = []
+    for character in text:
+        seconds = LETTER_SECONDS * draw.uniform(0.9, 1.1)
+        times = np.arange(int(seconds * rate)) / rate
+        tone = 220.0 * 1.35 ** (LETTERS.index(character.lower()) if character != " " else 0)
+        parts.append(np.sin(2 * np.pi * tone * times) * np.hanning(len(times)) * (character != " ") * 0.3)
+    wave = np.concatenate(parts) if parts else np.zeros(0)
+    return (wave + 1e-3 * draw.standard_normal(len(wave))).astype(np.float32)
+
+
+def make_corpus(folder: Path, count: int, seed: int = 0, speakers: int = 3, prefix: str = "") -> Path:
+    """A Kaldi folder of `count` utterances of two or three words of two or three letters."""
+    import soundfile
+
+    draw = np.random.default_rng(seed)
+    (folder / "wav").mkdir(parents=True)
+    tables: dict[str, list[str]] = {"text": [], "wav.scp": [], "utt2spk": []}
+    for index in range(count):
+        words = [
+            "".join(draw.choice(list(LETTERS), draw.integers(2, 4))) for _ in range(draw.integers(2, 4))
+        ]
+        name, text = f"{prefix or folder.name}-{index:03d}", " ".join(words)
+        soundfile.write(folder / "wav" / f"{name}.wav", say(text, seed + index), 16000, subtype="FLOAT")
+        tables["text"].append(f"{name} {text.upper()}")
+        tables["wav.scp"].append(f"{name} wav/{name}.wav")
+        tables["utt2spk"].append(f"{name} speaker-{index % speakers}")
+    for name, lines in tables.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session", name="say")
+def _say() -> Say:
+    return say
+
+
+@pytest.fixture(scope="session", name="make_corpus")
+def _make_corpus() -> MakeCorpus:
+    """`make_corpus(folder, count, seed=0, speakers=3, prefix="")`: a Kaldi folder in the language of tones."""
+    return make_corpus
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the Kaldi folders `train` (24 utterances), `validation` and `test` (6 each); read only."""
+    root = tmp_path_factory.mktemp("corpus")
+    for seed, (split, count) in enumerate({"train": 24, "validation": 6, "test": 6}.items()):
+        make_corpus(root / split, count, 100 * seed)
+    return root
+
+
+@pytest.fixture()
+def write_recipe(corpus: Path, tmp_path: Path) -> WriteRecipe:
+    """`write_recipe(name="tiny", extra="")`: a YAML file in `tmp_path` that trains on `corpus` in seconds."""
+
+    def write(name: str = "tiny", extra: str = "", data: Path = corpus) -> Path:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(RECIPE.format(name=name, corpus=data) + extra)
+        return path
+
+    return write
+
+
+@pytest.fixture()
+def read_recipe(write_recipe: WriteRecipe) -> Callable[..., object]:
+    """`read_recipe(*overrides, extra="")`: the same as a checked `Recipe`."""
+    from retort.config import load_recipe
+
+    def read(*overrides: str, extra: str = "", name: str = "tiny") -> object:
+        return load_recipe(str(write_recipe(name, extra)), overrides)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def make_bert(tmp_path_factory: pytest.TempPathFactory) -> MakeBert:
+    """`make_bert(lower=True, vocabulary=None, half=False)`: a folder with a BERT of random weights."""
+
+    def make(lower: bool = True, vocabulary: Sequence[str] | None = None, half: bool = False) -> Path:
+        import torch
+        from transformers import BertConfig, BertModel, BertTokenizerFast
+
+        folder = tmp_path_factory.mktemp("bert")
+        words = list(vocabulary or SPECIAL + WORDS)
+        (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+        BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=lower).save_pretrained(folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = BertModel(
+                BertConfig(
+                    vocab_size=len(words),
+                    hidden_size=16,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=32,
+                    max_position_embeddings=POSITIONS,
+                    initializer_range=0.5,
+                )
+            )
+        (model.half() if half else model).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tone_bert(make_bert: MakeBert) -> Path:
+    """A tiny BERT whose pieces are the letters of the language of tones."""
+    return make_bert(vocabulary=[*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS)])

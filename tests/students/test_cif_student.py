@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from retort.config import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig, load_recipe
+from retort.decoding.greedy import ctc_greedy, greedy
+from retort.nn.masks import valid_mask
+from retort.students.cif import CifStudent, smoothed_cross_entropy
+from retort.students.factory import build_student
+from retort.text.tokenizers import EOS, PAD
+from retort.training.describe import describe
+
+BINS, VOCABULARY = 12, 20
+
+
+class Batch(NamedTuple):
+    features: Tensor
+    feature_lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+
+
+def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer") -> StudentConfig:
+    encoder = EncoderConfig(
+        kind=kind,
+        layers=2,
+        dim=24,
+        heads=2,
+        feedforward=48,
+        kernel=5,
+        dropout=dropout,
+        attention_dropout=dropout,
+        pool_after=[1],
+    )
+    decoder = DecoderConfig(layers=1, dim=16, heads=2, feedforward=32, dropout=dropout, embedding_dropout=dropout)
+    return StudentConfig(
+        faithful=faithful,
+        frontend=FrontendConfig(channels=4, layers=1),
+        encoder=encoder,
+        cif=CifConfig(dropout=dropout),
+        decoder=decoder,
+    )
+
+
+def build(**options: bool | str) -> CifStudent:
+    torch.manual_seed(0)
+    return build_student(config(**options), VOCABULARY, BINS).eval()  # type: ignore[arg-type]
+
+
+def batch(frames: list[int], units: list[int], seed: int = 0) -> Batch:
+    """Random utterances with so many feature frames and so many tokens, EOS counted."""
+    generator = torch.Generator().manual_seed(seed)
+    features = [torch.randn(each, BINS, generator=generator) for each in frames]
+    tokens = [
+        torch.cat((torch.randint(4, VOCABULARY, (each - 1,), generator=generator), torch.tensor([EOS])))
+        for each in units
+    ]
+    return Batch(
+        pad_sequence(features, batch_first=True),
+        torch.tensor(frames),
+        pad_sequence(tokens, batch_first=True, padding_value=PAD),
+        torch.tensor(units),
+    )
+
+
+def test_parameters_of_the_published_baseline() -> None:
+    described = describe(load_recipe("aishell1/cif"))
+    assert described.parts["encoder"] == 40_862_720
+    assert described.parts["weights"] == 197_121
+    assert described.parts["ctc"] == 1_088_138
+    assert described.parts["decoder"] == 47_208_587 - 40_862_720 - 197_121 - 1_088_138
+    assert sum(described.parts.values()) == described.shipped == 47_208_587
+    assert described.training_only == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [("aishell1/acd", 47_405_963), ("aishell1/lrd", 47_405_963), ("aishell1/hkd", 47_603_339)],
+)
+def test_rows_add_a_projection_each_and_ship_nothing(name: str, trained: int) -> None:
+    described = describe(load_recipe(name))
+    assert described.shipped == 47_208_587
+    assert described.shipped + described.training_only == trained
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_smoothed_cross_entropy_is_torchs_with_the_mass_on_the_others(classes: int, smoothing: float) -> None:
+    logits = torch.randn(9, classes, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(classes, (9,))
+    loss = smoothed_cross_entropy(logits, targets, smoothing)
+    even = smoothing * classes / (classes - 1)  # torch spreads its mass over all labels, the target too
+    torch.testing.assert_close(loss, F.cross_entropy(logits, targets, reduction="sum", label_smoothing=even))
+
+    share = smoothing / (classes - 1)
+    nll = F.cross_entropy(logits, targets, reduction="none")
+    written = (1 - smoothing - share) * nll + share * -F.log_softmax(logits, -1).sum(-1)
+    torch.testing.assert_close(loss, written.sum())
+    assert torch.autograd.gradcheck(lambda values: smoothed_cross_entropy(values, targets, smoothing), logits)
+
+
+def test_smoothed_cross_entropy_of_nothing_is_zero() -> None:
+    assert float(smoothed_cross_entropy(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), 0.1)) == 0.0
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("kind", ["conformer", "transformer"])
+def test_losses_of_a_batch_are_the_sums_of_its_utterances(kind: str, faithful: bool) -> None:
+    student = build(kind=kind, faithful=faithful)
+    given = batch([40, 73, 24, 120], [3, 6, 2, 9])
+    garbage = given.features.masked_fill(~valid_mask(given.feature_lengths, 120)[..., None], float("nan"))
+    with torch.no_grad():
+        together = student(garbage, *given[1:])
+        alone = []
+        for row in range(4):
+            frames, units = int(given.feature_lengths[row]), int(given.token_lengths[row])
+            alone.append(
+                student(
+                    given.features[row : row + 1, :frames],
+                    given.feature_lengths[row : row + 1],
+                    given.tokens[row : row + 1, :units],
+                    given.token_lengths[row : row + 1],
+                )
+            )
+    assert set(together.losses) == set(student.loss_weights) == {"ce", "ctc", "quantity"}
+    for name, loss in together.losses.items():
+        total = torch.stack([each.losses[name] for each in alone]).sum()
+        torch.testing.assert_close(loss, total, atol=1e-4, rtol=1e-5)
+    for name, tap in together.taps.items():
+        for row, each in enumerate(alone):
+            size = each.taps[name].values.shape[1]
+            values = tap.values[row, :size]
+            torch.testing.assert_close(values, each.taps[name].values[0], atol=2e-5, rtol=1e-4)
+
+
+def test_losses_are_their_formulas() -> None:
+    student = build()
+    given = batch([60, 41], [5, 3])
+    output = student(*given)
+    encoded = student.encode(given.features, given.feature_lengths)
+    alphas = student.weights(encoded.hidden, encoded.lengths)
+    quantity = (alphas[0].sum() - 5).abs() + (alphas[1].sum() - 3).abs()
+    torch.testing.assert_close(output.losses["quantity"], quantity)
+
+    logits = output.taps["tokens"].values
+    mask = valid_mask(given.token_lengths, 5)
+    ce = smoothed_cross_entropy(logits[mask], given.tokens[mask], student.config.label_smoothing)
+    torch.testing.assert_close(output.losses["ce"], ce)
+    assert int(output.metrics["correct"]) == int((logits.argmax(-1) == given.tokens)[mask].sum())
+    torch.testing.assert_close(output.metrics["quantity_total"], alphas.sum())
+
+
+def test_the_quantity_loss_pulls_the_weights_towards_the_number_of_tokens() -> None:
+    student = build()
+    given = batch([60, 60], [2, 12])  # about 7 fire at first: too many for one, too few for the other
+    encoded = student.encode(given.features, given.feature_lengths)
+    alphas = student.weights(encoded.hidden, encoded.lengths).detach()
+    assert float(alphas[0].sum()) > 2
+    assert float(alphas[1].sum()) < 12
+    student.weights.zero_grad()
+    student(*given).losses["quantity"].backward()
+    slope = student.weights.linear.bias.grad
+    assert slope is not None
+    expected = (alphas[0] * (1 - alphas[0])).sum() - (alphas[1] * (1 - alphas[1])).sum()
+    torch.testing.assert_close(slope[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_taps_have_units_lengths_and_their_own_values() -> None:
+    student = build()
+    given = batch([60, 41], [5, 3])
+    taps = student(*given).taps
+    assert {name: tap.values.shape[-1] for name, tap in taps.items()} == student.tap_dims
+    for name in ("acoustic", "linguistic", "tokens"):
+        assert taps[name].unit == "token"
+        assert taps[name].values.shape[:2] == (2, 5)
+        assert taps[name].lengths.tolist() == [5, 3]
+    assert taps["utterance"].unit == "utterance"
+    assert taps["utterance"].lengths.tolist() == [1, 1]
+    for row, length in enumerate((5, 3)):
+        mean = taps["acoustic"].values[row, :length].mean(0)
+        torch.testing.assert_close(taps["utterance"].values[row, 0], mean)
+    torch.testing.assert_close(
+        taps["tokens"].values, student.decoder.vocabulary(taps["linguistic"].values)
+    )
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_eos_is_a_ctc_label_only_under_faithful(faithful: bool) -> None:
+    student = build(faithful=faithful)
+    given = batch([60, 60], [4, 3])
+    encoded = student.encode(given.features, given.feature_lengths)
+    log_probs = student.ctc(encoded.hidden).log_softmax(-1).transpose(0, 1)
+    lengths = given.token_lengths if faithful else given.token_lengths - 1
+    labels = torch.cat([given.tokens[row, : int(length)] for row, length in enumerate(lengths)])
+    assert (EOS in labels.tolist()) == faithful
+    expected = F.ctc_loss(log_probs, labels, encoded.lengths, lengths, blank=0, reduction="sum")
+    torch.testing.assert_close(student(*given).losses["ctc"], expected)
+
+
+def test_too_many_labels_for_ctc_are_finite_by_default_and_infinite_under_faithful() -> None:
+    given = batch([16, 60], [9, 3])  # 16 feature frames are 4 encoder frames
+    assert int(build().encoder.output_lengths(torch.tensor(16))) == 4
+    with torch.no_grad():
+        assert math.isinf(float(build(faithful=True)(*given).losses["ctc"]))
+
+    student = build()
+    output = student(*given)
+    rest = student(given.features[1:], given.feature_lengths[1:], given.tokens[1:], given.token_lengths[1:])
+    torch.testing.assert_close(output.losses["ctc"], rest.losses["ctc"])
+    sum(output.losses.values(), torch.zeros(())).backward()
+    for name, parameter in student.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_an_utterance_of_eos_alone_has_finite_losses() -> None:
+    output = build()(*batch([30, 50], [1, 4]))
+    assert all(loss.isfinite() for loss in output.losses.values())
+
+
+def test_tokens_may_be_padded_further_than_the_longest() -> None:
+    student = build()
+    given = batch([60, 41], [5, 3])
+    further = F.pad(given.tokens, (0, 4), value=PAD)
+    expected = student(*given)
+    output = student(given.features, given.feature_lengths, further, given.token_lengths)
+    torch.testing.assert_close(output.losses, expected.losses)
+    assert output.taps["tokens"].values.shape == expected.taps["tokens"].values.shape
+
+
+def test_firing_gives_as_many_tokens_as_the_weights_or_the_target_say() -> None:
+    student = build()
+    given = batch([80, 33], [7, 2])
+    encoded = student.encode(given.features, given.feature_lengths)
+    forced = student.fire(encoded, given.token_lengths)
+    assert forced.lengths.tolist() == [7, 2]
+    free = student.fire(encoded)
+    alphas = student.weights(encoded.hidden, encoded.lengths)
+    for row in range(2):
+        quantity = float(alphas[row].sum())
+        expected = math.floor(quantity) + (quantity % 1 > student.config.cif.tail)
+        assert int(free.lengths[row]) == expected
+
+
+def test_autocast_keeps_weights_and_embeddings_in_float32() -> None:
+    student = build()
+    given = batch([60, 41], [5, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = student(*given)
+        encoded = student.encode(given.features, given.feature_lengths)
+    assert encoded.hidden.dtype == torch.float32
+    assert output.taps["acoustic"].values.dtype == torch.float32
+    exact = student(*given)
+    for name, loss in output.losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, exact.losses[name], rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["conformer", "transformer"])
+def test_it_learns_four_utterances_by_heart(kind: str) -> None:
+    torch.manual_seed(3)
+    given = batch([64, 90, 72, 110], [5, 8, 6, 9], seed=5)
+    student = build_student(config(kind=kind), VOCABULARY, BINS)
+    optimizer = torch.optim.Adam(student.parameters(), lr=4e-3)
+    texts = [row[: int(n) - 1].tolist() for row, n in zip(given.tokens, given.token_lengths)]
+    for step in range(1, 401):
+        student.train()
+        losses = student(*given).losses
+        total = sum((student.loss_weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
+        optimizer.zero_grad()
+        (total / given.token_lengths.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        if step % 25 == 0:
+            student.eval()
+            hypotheses = greedy(student, given.features, given.feature_lengths)
+            path = ctc_greedy(student, student.encode(given.features, given.feature_lengths))
+            if [each.ids for each in hypotheses] == texts == path:
+                break
+    assert [each.ids for each in hypotheses] == texts
+    with torch.inference_mode():
+        encoded = student.encode(given.features, given.feature_lengths)
+    assert (student.fire(encoded).quantity - given.token_lengths).abs().max() < 1.0
+    assert ctc_greedy(student, encoded) == texts

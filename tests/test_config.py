@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retort.config import (
+    CHOICES,
+    Recipe,
+    load_recipe,
+    recipe_from_dict,
+    recipe_names,
+    recipe_to_dict,
+)
+from retort.errors import UserError
+from retort.training.describe import describe
+
+
+def refused(recipe: str | Path, *overrides: str) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(recipe), overrides)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    if recipe.tokenizer.size is None:
+        recipe = load_recipe(name, ["tokenizer.size=30"])
+    described = describe(recipe)
+    assert described.shipped > 0
+    assert (described.training_only > 0) == bool(recipe.distill)
+    assert sum(described.parts.values()) == described.shipped
+
+
+def test_the_recipes_of_the_two_systems_are_packaged() -> None:
+    expected = {f"{data}/{system}" for data in ("aishell1", "speechocean762") for system in ("cif", "acd", "lrd", "hkd")}
+    assert expected <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", ["aishell1/hkd", "speechocean762/cif"])
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = load_recipe(name, ["seed=7"])
+    again = recipe_from_dict(json.loads(json.dumps(recipe_to_dict(recipe))), "saved")
+    assert isinstance(again, Recipe)
+    assert again == recipe
+
+
+def test_defaults_then_base_then_recipe_then_overrides(tmp_path: Path) -> None:
+    base = write(tmp_path, "name: base\nseed: 2\ntraining: {steps: 20, clip: 5.0}\n", "base.yaml")
+    middle = write(tmp_path, f"base: {base}\nname: middle\ntraining: {{steps: 30}}\n", "middle.yaml")
+    top = write(tmp_path, f"base: {middle}\nname: top\ndata: {{train: [a, b]}}\n", "top.yaml")
+    recipe = load_recipe(str(top), ["training.peak_lr=1e-3", "student.encoder.pool_after=[1]", "data.test=[x]"])
+    assert (recipe.name, recipe.seed, recipe.training.steps) == ("top", 2, 30)
+    assert (recipe.training.clip, recipe.training.peak_lr) == (5.0, 1e-3)
+    assert recipe.student.encoder.pool_after == [1]
+    assert recipe.data.train == ["a", "b"]
+    assert recipe.data.test == ["x"]
+    assert recipe.training.schedule == Recipe(name="x").training.schedule
+    assert load_recipe(str(top), ["seed=3", "seed=4"]).seed == 4
+
+
+def test_a_base_may_be_a_packaged_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, "base: aishell1/hkd\nname: mine\n")
+    recipe = load_recipe(str(path))
+    assert recipe.name == "mine"
+    assert [row.loss for row in recipe.distill] == ["contrastive", "regression"]
+
+
+def test_a_base_that_goes_in_a_circle(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    write(tmp_path, f"base: {second}\nname: a\n", "first.yaml")
+    write(tmp_path, f"base: {first}\nname: b\n", "second.yaml")
+    assert "circle" in str(refused(first))
+    alone = write(tmp_path, f"base: {tmp_path / 'alone.yaml'}\nname: a\n", "alone.yaml")
+    assert "circle" in str(refused(alone))
+
+
+def test_a_base_that_is_missing(tmp_path: Path) -> None:
+    assert "no such" in str(refused(write(tmp_path, "base: nowhere.yaml\nname: a\n")))
+    assert "aishell1/cif" in str(refused(write(tmp_path, "base: aishell1/ciff\nname: a\n")))
+
+
+def test_no_such_recipe() -> None:
+    assert "Did you mean aishell1/hkd" in str(refused("aishell1/hdk"))
+    assert "speechocean762/cif" in str(refused("nothing like it"))
+    assert "no such file" in str(refused("nowhere/at/all.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "near"),
+    [
+        ("trainig: {steps: 3}", "trainig", "training"),
+        ("training: {stesp: 3}", "training.stesp", "steps"),
+        ("student: {encoder: {positons: rotary}}", "student.encoder.positons", "positions"),
+        ("teachers: {bert: {modle: x}}", "modle", "model"),
+        ("distill: [{tap: acoustic, teacher: b, loss: cosine, wieght: 1}]", "wieght", "weight"),
+    ],
+)
+def test_an_unknown_key_names_the_near_one(tmp_path: Path, text: str, key: str, near: str) -> None:
+    path = write(tmp_path, f"name: x\n{text}\n")
+    error = refused(path)
+    assert error.where == str(path)
+    assert "unknown key" in error.what
+    assert key in error.what
+    assert f"'{near}'" in error.remedy
+
+
+def test_an_unknown_key_in_an_override_names_the_override() -> None:
+    error = refused("aishell1/cif", "trainng.steps=3")
+    assert "trainng.steps=3" in error.where
+    assert "training" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("training: {steps: many}", "training.steps"),
+        ("training: {steps: 1.5}", "training.steps"),
+        ("student: {faithful: perhaps}", "student.faithful"),
+        ("student: {encoder: {pool_after: 3}}", "pool_after"),
+        ("augment: {speeds: [fast]}", "augment.speeds"),
+        ("distill: [{tap: acoustic, teacher: b, loss: cosine, weight: heavy}]", "weight"),
+    ],
+)
+def test_a_wrong_type_names_its_key(tmp_path: Path, text: str, key: str) -> None:
+    path = write(tmp_path, f"name: x\n{text}\n")
+    error = refused(path)
+    assert error.where == str(path)
+    assert key in error.what
+
+
+@pytest.mark.parametrize("override", ["training.steps=many", "training.steps=", "student=3", "seed=[1,2]"])
+def test_a_wrong_type_in_an_override(override: str) -> None:
+    error = refused("aishell1/cif", override)
+    assert override in error.where
+
+
+def test_a_value_where_a_group_of_keys_belongs(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nstudent: 3\n")
+    error = refused(path)
+    assert error.where == str(path)
+    assert "StudentConfig" in error.what
+
+
+def test_an_override_needs_an_equals_sign() -> None:
+    error = refused("aishell1/cif", "seed")
+    assert "'seed' is not an override" in str(error)
+
+
+@pytest.mark.parametrize("override", ["a: [=", "training.steps={1"])
+def test_an_override_that_is_no_yaml(override: str) -> None:
+    refused("aishell1/cif", override)
+
+
+@pytest.mark.parametrize("text", ["name: [1, 2\n", "name: x\n\tseed: 2\n", "a: b: c\n", "name: '\n"])
+def test_broken_yaml_names_the_file(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    error = refused(path)
+    assert error.where == str(path)
+    assert "YAML" in error.what
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n"])
+def test_a_recipe_is_a_mapping(tmp_path: Path, text: str) -> None:
+    refused(write(tmp_path, text))
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(bytes(range(256)))
+    assert refused(path).where == str(path)
+
+
+def test_a_recipe_without_a_name(tmp_path: Path) -> None:
+    assert "name" in str(refused(write(tmp_path, "seed: 1\n")))
+    assert "name" in str(refused(write(tmp_path, "")))
+
+
+def test_a_row_without_its_teacher(tmp_path: Path) -> None:
+    row = "{tap: acoustic, teacher: bert, loss: contrastive}"
+    assert "teacher" in str(refused(write(tmp_path, f"name: x\ndistill: [{row}]\n")))
+    assert "loss" in str(refused(write(tmp_path, "name: x\ndistill: [{tap: acoustic, teacher: bert}]\n")))
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_choices_are_checked_and_listed(key: str) -> None:
+    error = refused("aishell1/cif", f"{key}=nonsense")
+    assert f"{key} is 'nonsense'" in error.what
+    for choice in CHOICES[key]:
+        assert choice in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("teachers: {b: {kind: oracle}}", "masked_lm"),
+        ("teachers: {b: {case: title}}", "lower"),
+        ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: magic}]", "contrastive"),
+        ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine, average: batch}]", "utterance"),
+        ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine, reduce: max}]", "mean"),
+        ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: c, loss: cosine}]", "distill[0].teacher"),
+        ("tokenizer: {kind: bpe}", "tokenizer.size"),
+        ("teachers: {b: {}}\ntokenizer: {kind: teacher, teacher: c}", "tokenizer.teacher"),
+        ("augment: {noise: [x]}", "online"),
+        ("student: {faithful: true, encoder: {positions: rotary}}", "relative"),
+        ("student: {encoder: {dim: 30, heads: 4}}", "student.encoder.dim"),
+        ("student: {decoder: {dim: 12, heads: 4}}", "student.decoder.dim"),
+        ("student: {frontend: {layers: 3}}", "student.frontend.layers"),
+    ],
+)
+def test_fields_that_do_not_go_together(tmp_path: Path, text: str, word: str) -> None:
+    assert word in str(refused(write(tmp_path, f"name: x\n{text}\n")))
+
+
+def test_saved_values_that_are_not_a_recipe() -> None:
+    values = recipe_to_dict(load_recipe("aishell1/cif"))
+    with pytest.raises(UserError, match="old.json.*unknown key 'colour'"):
+        recipe_from_dict({**values, "colour": "blue"}, "old.json")
+    with pytest.raises(UserError, match=r"old.json.*seed"):
+        recipe_from_dict({**values, "seed": "first"}, "old.json")
+
+
+def test_describe_says_what_is_missing() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.size"):
+        describe(load_recipe("aishell1/cif", ["tokenizer.size=null"]))
+    with pytest.raises(UserError, match=r"teachers\.bert\.dim"):
+        describe(load_recipe("aishell1/hkd", ["teachers.bert.dim=null"]))
+
+
+def test_describe_tells_rows_and_rates() -> None:
+    lines = "\n".join(describe(load_recipe("aishell1/hkd")).lines)
+    assert "every 80 ms" in lines
+    assert "4,234" in lines
+    assert lines.count("row ") == 2
