@@ -16,7 +16,7 @@ from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
-from retort.audio.files import check_wave
+from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
 from retort.corpora.cuts import Rejected
 from retort.errors import BadUtterance, UserError
@@ -71,6 +71,7 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     Raises:
         BadUtterance: as :class:`CutFeatures`.
     """
+    original = cut
     lhotse_log = logging.getLogger()
     level = lhotse_log.level
     lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs a page before it raises; our one line says it
@@ -82,8 +83,7 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
         else:
             audio = cut.load_audio()
     except Exception as error:  # lhotse and soundfile raise many kinds; one bad file must not end a long job
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BadUtterance(f"its audio cannot be read ({reason})", where=cut.id) from None
+        raise BadUtterance(f"its audio cannot be read ({_reason(original, error)})", where=cut.id) from None
     finally:
         lhotse_log.setLevel(level)
     samples = np.asarray(audio, dtype=np.float32).mean(axis=0)
@@ -91,12 +91,46 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     return samples
 
 
+def _reason(cut: Cut, error: Exception) -> str:
+    """What the files themselves have wrong, for lhotse's words are about lhotse."""
+    tracks = [track.cut for track in getattr(cut, "tracks", [])] or [cut]
+    for recording in (each.recording for each in tracks if each.has_recording):
+        for source in recording.sources:
+            try:
+                info = audio_info(source.source)
+            except BadUtterance as found:
+                return f"{found.where}: {found.what}"
+            if recording.transforms:
+                continue
+            there, stated = info[:2], (recording.sampling_rate, recording.num_samples)
+            if there != stated:
+                return (
+                    f"{source.source} has {there[1]} samples at {there[0]} Hz, "
+                    f"its manifest says {stated[1]} at {stated[0]} Hz"
+                )
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
     """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
     digest = hashlib.sha256(json.dumps([source, {**asdict(config), "storage": "", "cmvn": ""}]).encode())
+    versions: dict[str, str] = {}
     for cut in cuts:
         digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id}\n".encode())
+        for source_file in cut.recording.sources:
+            if source_file.source not in versions:
+                versions[source_file.source] = _version(Path(source_file.source))
+                digest.update(versions[source_file.source].encode())
     return digest.hexdigest()[:16]
+
+
+def _version(path: Path) -> str:
+    """Changes when the file does: one corpus may be made again under the names of another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path} missing\n"
+    return f"{path} {status.st_size} {status.st_mtime_ns}\n"
 
 
 def store_features(
@@ -111,12 +145,13 @@ def store_features(
         UserError: the disk is full, or nothing is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    manifest, rejected_path = folder / "cuts.jsonl.gz", folder / "rejected.jsonl"
+    manifest, rejected_path = folder / "cuts.jsonl", folder / "rejected.jsonl"
     done = folder / "done"
     made = CutFeatures(config)
     if not done.exists():
         rejected: list[Rejected] = []
         total = len(cuts)
+        _drop_cut_line(manifest)
         with (
             CutSet.open_writer(manifest, overwrite=False) as writer,
             NumpyFilesWriter(folder / "fbank") as storage,
@@ -124,7 +159,7 @@ def store_features(
             for index, cut in enumerate(cuts):
                 if cut.id not in writer:
                     try:
-                        writer.write(_with_features(cut, made.made(cut), storage, config))
+                        writer.write(_with_features(cut, made.made(cut), storage, config), flush=True)
                     except BadUtterance as error:
                         rejected.append(Rejected(cut.id, error.what))
                     except OSError as error:
@@ -138,7 +173,9 @@ def store_features(
         rejected_path.write_text("".join(json.dumps([each.id, each.reason]) + "\n" for each in rejected))
         done.touch()
     rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
-    kept = CutSet.from_file(manifest).to_eager() if manifest.exists() else CutSet([])
+    # By id, for two runs that were started at once may both have written.
+    stored = CutSet.from_file(manifest) if manifest.exists() else CutSet([])
+    kept = CutSet.from_cuts({cut.id: cut for cut in stored}.values())
     if len(kept) == 0:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
         raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
@@ -159,8 +196,14 @@ def _with_features(cut: Cut, features: Tensor, storage: NumpyFilesWriter, config
         duration=cut.duration,
         storage_type=storage.name,
         storage_path=str(storage.storage_path),
-        storage_key=storage.write(cut.id, array),
+        storage_key=storage.write(hashlib.sha1(cut.id.encode()).hexdigest(), array),  # an id may hold a slash
         recording_id=cut.recording_id,
         channels=0,
     )
     return cut
+
+
+def _drop_cut_line(manifest: Path) -> None:
+    """Take away what a killed process left of its last line."""
+    if manifest.exists() and not (content := manifest.read_bytes()).endswith(b"\n"):
+        manifest.write_bytes(content[: content.rfind(b"\n") + 1])

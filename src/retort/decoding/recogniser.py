@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -69,13 +70,17 @@ class Recogniser:
             UserError: the file is missing, not audio, empty, silent or too short.
         """
         samples = read_audio(path, self.sampling_rate)
-        check_wave(samples, str(path))
         return self.transcribe_samples(samples, longest, where=str(path))
 
     def transcribe_samples(
         self, samples: np.ndarray, longest: float = 30.0, where: str = "samples"
     ) -> Transcript:
-        """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole."""
+        """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole.
+
+        Raises:
+            UserError: the samples are none, silent, not finite or too few.
+        """
+        check_wave(samples, where)
         stretches, features = [], []
         for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
             made = self._features(samples[start:end])
@@ -83,7 +88,7 @@ class Recogniser:
                 stretches.append((start / self.sampling_rate, (end - start) / self.sampling_rate))
                 features.append(made)
         if not features:
-            shortest = SHORTEST * self.frame_seconds
+            shortest = FRAME_SHIFT * self._fewest_frames()
             raise BadUtterance(
                 f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
             )
@@ -119,6 +124,11 @@ class Recogniser:
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
+    def _fewest_frames(self) -> int:
+        """Feature frames that give `SHORTEST` encoder frames."""
+        frames = torch.arange(4 * SHORTEST * self.student.encoder.subsampling)
+        return int((self.student.encoder.output_lengths(frames) < SHORTEST).sum())
+
     def _features(self, samples: np.ndarray) -> Tensor:
         features = self._fbank(samples)
         return normalise_features(features) if self.features.cmvn and features.shape[0] > 0 else features
@@ -150,7 +160,15 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         student.load_state_dict(load_file(root / "model.safetensors"))
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+        OmegaConfBaseException,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"its files are missing or broken ({reason})", where=root, remedy="Export it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from retort.decoding.transcript import TimedText, Transcript
 
@@ -10,6 +11,8 @@ LONGEST_LINE = 42
 """Characters in one subtitle, the usual limit of broadcasters."""
 LONGEST_PAUSE = 1.0
 """Seconds of silence after which a new subtitle begins."""
+SHORTEST = 0.001
+"""Seconds; WebVTT allows no subtitle that ends where it starts."""
 
 
 def to_srt(transcript: Transcript, separator: str = " ") -> str:
@@ -22,9 +25,9 @@ def to_srt(transcript: Transcript, separator: str = " ") -> str:
 
 
 def to_vtt(transcript: Transcript, separator: str = " ") -> str:
-    """WebVTT text, with its header."""
+    """WebVTT text, with its header; `&`, `<` and `>` are escaped, as the format asks."""
     blocks = [
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n"
+        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escape(text, quote=False)}\n"
         for start, end, text in _lines(transcript.words, separator)
     ]
     return "\n".join(["WEBVTT\n", *blocks])
@@ -37,7 +40,14 @@ def _lines(words: Sequence[TimedText], separator: str) -> list[tuple[float, floa
         if not lines or length > LONGEST_LINE or word.start - lines[-1][-1].end > LONGEST_PAUSE:
             lines.append([])
         lines[-1].append(word)
-    return [(line[0].start, line[-1].end, separator.join(each.text for each in line)) for line in lines]
+    return [
+        (
+            line[0].start,
+            max(line[-1].end, line[0].start + SHORTEST),
+            separator.join(each.text for each in line),
+        )
+        for line in lines
+    ]
 
 
 def _clock(seconds: float, mark: str) -> str:

@@ -62,7 +62,9 @@ def time_hypothesis(
         )
         for word in tokenizer.words(hypothesis.ids)
     ]
-    return Transcript(tokenizer.decode(hypothesis.ids), words, tokens)
+    # A model may say two spaces in a row, or one at an end.
+    text = " ".join(tokenizer.decode(hypothesis.ids).split())
+    return Transcript(text, words, tokens)
 
 
 def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:

@@ -16,7 +16,7 @@ from torch import Tensor
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.greedy import ctc_greedy, greedy_fired
-from retort.decoding.recogniser import Recogniser
+from retort.decoding.recogniser import SHORTEST, Recogniser
 from retort.decoding.transcript import time_hypothesis
 from retort.errors import BadUtterance
 
@@ -74,7 +74,7 @@ def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = 
             result.references[cut.id] = recogniser.normalise(supervision.text or "")
             result.speakers[cut.id] = supervision.speaker or cut.id
             try:
-                tensors.append(_timed_features(features, cut, result))
+                tensors.append(_long_enough(recogniser, cut, _timed_features(features, cut, result)))
             except BadUtterance as error:
                 result.rejected.append(Rejected(cut.id, error.what))
                 continue
@@ -124,6 +124,13 @@ def _timed_features(features: CutFeatures, cut: Cut, result: Recognised) -> Tens
     made = features.of_samples(samples)
     result.decoding_seconds += time.perf_counter() - started
     return made
+
+
+def _long_enough(recogniser: Recogniser, cut: Cut, features: Tensor) -> Tensor:
+    frames = recogniser.student.encoder.output_lengths(torch.tensor([features.shape[0]]))
+    if int(frames) < SHORTEST:
+        raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
+    return features
 
 
 def _groups(cuts: CutSet) -> Iterator[list[Cut]]:

@@ -228,12 +228,14 @@ def _merge(
     token, and more weight for the frames at its end that have none would feed the last one.
     """
     batch, frames = positions.shape
-    step = torch.arange(frames + units, device=positions.device)
+    slots = frames + units
+    row = torch.arange(batch, device=positions.device, dtype=torch.int32)[:, None]
+    step = torch.arange(slots, device=positions.device)
     frame, held = step[:frames], counts[:, None]
     shut = closed[:, None] & (frame < lengths[:, None])
     reached = torch.minimum(positions.long(), held - shut.long())
     frame_slots = frame + reached
-    is_frame = frame_slots.new_zeros(batch, frames + units).scatter_(1, frame_slots, 1)
+    is_frame = frame_slots.new_zeros(batch, slots).scatter_(1, frame_slots, 1)
     frame_of = is_frame.cumsum(1).sub_(is_frame)
     token_of = step - frame_of
     behind = token_of + 1
@@ -245,26 +247,20 @@ def _merge(
     token_starts = step.new_zeros(batch, units + 2).scatter_(1, behind, (step + 1).expand(batch, -1))
     return _Stairs(
         weights=weights.to(torch.promote_types(dtype, torch.float32)).view(-1),
-        frames=_rows(frame_of, lengths, frames),
-        tokens=_rows(token_of, counts, units),
-        frame_starts=_shift(F.pad(frame_slots[:, :-1] + 1, (min(frames, 1), 0)), frames + units),
-        token_starts=_shift(token_starts[:, :units], frames + units),
+        frames=_rows(frame_of, lengths, row * frames),
+        tokens=_rows(token_of, counts, row * units),
+        frame_starts=F.pad(frame_slots[:, :-1] + 1, (min(frames, 1), 0)).int().add_(row * slots),
+        token_starts=token_starts[:, :units].int().add_(row * slots),
         frame_slots=frame_slots,
         token_frames=token_starts[:, 1 : units + 1] - 1 - step[:units],
-        moves=(frame + 1 < lengths[:, None]) & (reached < held),
+        moves=reached < held,
     )
 
 
-def _rows(index: Tensor, used: Tensor, size: int) -> Tensor:
-    """Rows (B*S,) of the batch for `index` (B, S) into (B, size), kept to the first `used` (B,)."""
-    last = _shift((used - 1).clamp_min_(0)[:, None], size)
-    return torch.minimum(_shift(index, size), last).view(-1)
-
-
-def _shift(index: Tensor, size: int) -> Tensor:
-    """Rows (B, N) of an utterance, of `size`, as rows of the batch; int32."""
-    start = torch.arange(len(index), device=index.device, dtype=torch.int32)[:, None] * size
-    return index.int().add_(start)
+def _rows(index: Tensor, used: Tensor, start: Tensor) -> Tensor:
+    """Rows (B*S,) int32 of the batch for `index` (B, S), kept to the first `used` (B,) from `start` (B, 1)."""
+    last = (used - 1).clamp_min_(0)[:, None].int().add_(start)
+    return torch.minimum(index.int().add_(start), last).view(-1)
 
 
 def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ class UtteranceDataset(Dataset):
         if unknown := self.tokenizer.unknown(text):
             raise BadUtterance(f"symbols outside the vocabulary: {' '.join(unknown)}", where=cut.id)
         if self.noise is not None:
+            cut = cut.resample(self.recipe.features.sampling_rate)
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
         features = self.features(cut)
         frames = int(self.output_lengths(torch.tensor([features.shape[0]])))
@@ -127,21 +129,29 @@ def utterance_generator(seed: int, epoch: int, name: str) -> Generator:
 
 
 def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generator) -> Cut:
-    """Lay a piece of noise over the cut with the recipe's probability, at a signal-to-noise ratio it draws."""
+    """Lay a piece of noise over the cut with the recipe's probability, at a signal-to-noise ratio it draws.
+
+    Cut and noise are of one sampling rate.
+    """
     if float(torch.rand((), generator=generator)) >= config.noise_probability:
         return cut
     draw = random.Random(int(torch.randint(2**31, (), generator=generator)))
     low, high = config.noise_snr
-    mixed = CutSet.from_cuts([cut]).mix(noise, snr=draw.uniform(low, high), preserve_id="left", seed=draw)
+    mixed = CutSet.from_cuts([cut]).mix(
+        noise, snr=draw.uniform(low, high), preserve_id="left", seed=draw, random_mix_offset=True
+    )
     return next(iter(mixed))
 
 
 def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> DynamicBucketingSampler:
     """Batches of like durations, at most `batches.seconds` each; rank r gets every world_size-th of them."""
+    buckets = min(recipe.batches.buckets, len(cuts) // 2)
+    warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # cuts in memory are what is wanted here
     return DynamicBucketingSampler(
         cuts,
         max_duration=recipe.batches.seconds,
-        num_buckets=max(1, min(recipe.batches.buckets, len(cuts) // 2)),
+        num_buckets=buckets,
+        duration_bins=None if buckets > 1 else [],  # lhotse estimates the limits of two buckets or more
         shuffle=True,
         seed=recipe.seed,
         rank=rank,
@@ -156,7 +166,12 @@ def epoch_batches(
     dataset.epoch = epoch
     sampler.set_epoch(epoch)
     loader = DataLoader(
-        dataset, sampler=_Skipping(sampler, skip), batch_size=None, num_workers=dataset.recipe.batches.workers
+        dataset,
+        sampler=_Skipping(sampler, skip),
+        batch_size=None,
+        num_workers=dataset.recipe.batches.workers,
+        # Of its own: a loader draws when it starts, which would shift the dropout of a resumed run.
+        generator=torch.Generator(),
     )
     yield from loader
 

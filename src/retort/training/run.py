@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from lhotse import CutSet
+from lhotse.cut import Cut
 
 from retort.config import Recipe, TeacherConfig, recipe_from_dict, recipe_to_dict
 from retort.corpora.cuts import Rejected, find_data, open_cuts, write_rejected
@@ -81,11 +82,12 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     folder = root / recipe.name
     _claim(folder, recipe)
     accelerator = make_accelerator(recipe)
-    torch.manual_seed(recipe.seed)
+    # Before the data, which may take hours to prepare.
+    teachers = {name: open_teacher(recipe.teachers[name], accelerator.device) for name in _taught_by(recipe)}
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
         tokenizer = load_tokenizer(recipe, folder, data.train)
-    teachers = {name: open_teacher(recipe.teachers[name], accelerator.device) for name in _taught_by(recipe)}
+    torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     if recipe.training.init:
         report(0, {f"init.{key}": value for key, value in start_from(student, recipe.training.init).items()})
@@ -123,7 +125,8 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
             opened = open_cuts(find_data(source))
             cuts = cuts + opened.cuts
             rejected += opened.rejected
-        cuts = cuts.to_eager()
+        cuts, repeated = _distinct(cuts)
+        rejected += repeated
         if role == "train":
             cuts, out_of_range = _by_duration(cuts, recipe)
             rejected += out_of_range
@@ -141,7 +144,9 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
     noise = None
     for source in recipe.augment.noise:
         opened = open_cuts(find_data(source), texts=False)
-        noise = opened.cuts if noise is None else noise + opened.cuts
+        cuts = opened.cuts.resample(recipe.features.sampling_rate)
+        noise = (cuts if noise is None else noise + cuts).to_eager()
+        rejected += opened.rejected
     return Data(roles["train"], roles["validation"], noise, rejected)
 
 
@@ -220,8 +225,12 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     """Make the experiment's folder, or check that it is of the same recipe."""
     path = folder / "recipe.json"
     wanted = recipe_to_dict(recipe)
-    if path.exists():
-        there = recipe_to_dict(recipe_from_dict(json.loads(path.read_text()), str(path)))
+    # Where nothing was made yet, a run failed early and the recipe may have been mended.
+    if path.exists() and any((folder / made).exists() for made in ("tokenizer", "checkpoints", "model")):
+        try:
+            there = recipe_to_dict(recipe_from_dict(json.loads(path.read_text()), str(path)))
+        except ValueError as error:
+            raise UserError(f"not valid JSON ({error})", where=path, remedy="Remove the folder") from None
         changed = sorted(_differences(there, wanted))
         if changed:
             raise UserError(
@@ -244,6 +253,18 @@ def _differences(old: object, new: object, key: str = "") -> list[str]:
 
 def _taught_by(recipe: Recipe) -> list[str]:
     return sorted({row.teacher for row in recipe.distill})
+
+
+def _distinct(cuts: CutSet) -> tuple[CutSet, list[Rejected]]:
+    """Ids name features, scores and rejected utterances, so that each may stand only once in a role."""
+    kept: dict[str, Cut] = {}
+    rejected = []
+    for cut in cuts:
+        if cut.id in kept:
+            rejected.append(Rejected(cut.id, "its id stands in an earlier part of the data too"))
+        else:
+            kept[cut.id] = cut
+    return CutSet.from_cuts(kept.values()), rejected
 
 
 def _by_duration(cuts: CutSet, recipe: Recipe) -> tuple[CutSet, list[Rejected]]:

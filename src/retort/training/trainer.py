@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from lhotse import CutSet
 
@@ -64,6 +66,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
 
 
@@ -138,6 +141,7 @@ class Trainer:
         """Batches of as many epochs as it takes, `training.accumulation` at a time."""
         for epoch in itertools.count(self.position.epoch):
             self.position.epoch = epoch
+            whole = self.position.batches == 0
             batches = epoch_batches(self.dataset, self.sampler, epoch, self.position.batches)
             usable = 0
             while group := list(itertools.islice(batches, self.config.accumulation)):
@@ -148,9 +152,16 @@ class Trainer:
                 usable += len(group)
                 if group:
                     yield group
-            if not usable and not self.position.batches:
-                raise UserError("no training utterance can be used", where=self.recipe.name)
+            if not usable and whole:
+                raise self._nothing_usable()
             self.position.batches = 0
+
+    def _nothing_usable(self) -> UserError:
+        reasons = list(self.position.rejected.items())
+        first = f"; the first of {len(reasons)} is {reasons[0][0]}: {reasons[0][1]}" if reasons else ""
+        return UserError(
+            f"no training utterance can be used{first}", where=self.recipe.name, remedy="Mend data.train"
+        )
 
     def _update(self, group: list[Batch]) -> dict[str, float]:
         started = time.perf_counter()
@@ -177,7 +188,8 @@ class Trainer:
             total += float(loss.detach())
             self._tally(output.tallies)
         norm = float(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip) or 0.0)
-        if total != total or norm != norm:
+        # fp16 overflows now and then: its scaler leaves that update out by itself.
+        if not math.isfinite(total) or not (math.isfinite(norm) or self.config.precision == "fp16"):
             raise UserError(
                 f"the loss is not finite at step {step}",
                 where=self.folder,
