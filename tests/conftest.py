@@ -67,9 +67,7 @@ def make_corpus(folder: Path, count: int, seed: int = 0, speakers: int = 3, pref
     (folder / "wav").mkdir(parents=True)
     tables: dict[str, list[str]] = {"text": [], "wav.scp": [], "utt2spk": []}
     for index in range(count):
-        words = [
-            "".join(draw.choice(list(LETTERS), draw.integers(2, 4))) for _ in range(draw.integers(2, 4))
-        ]
+        words = ["".join(draw.choice(list(LETTERS), draw.integers(2, 4))) for _ in range(draw.integers(2, 4))]
         name, text = f"{prefix or folder.name}-{index:03d}", " ".join(words)
         soundfile.write(folder / "wav" / f"{name}.wav", say(text, seed + index), 16000, subtype="FLOAT")
         tables["text"].append(f"{name} {text.upper()}")
@@ -100,7 +98,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def write_recipe(corpus: Path, tmp_path: Path) -> WriteRecipe:
     """`write_recipe(name="tiny", extra="")`: a YAML file in `tmp_path` that trains on `corpus` in seconds."""
 
@@ -112,7 +110,7 @@ def write_recipe(corpus: Path, tmp_path: Path) -> WriteRecipe:
     return write
 
 
-@pytest.fixture()
+@pytest.fixture
 def read_recipe(write_recipe: WriteRecipe) -> Callable[..., object]:
     """`read_recipe(*overrides, extra="")`: the same as a checked `Recipe`."""
     from retort.config import load_recipe

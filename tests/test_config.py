@@ -43,7 +43,11 @@ def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
 
 
 def test_the_recipes_of_the_two_systems_are_packaged() -> None:
-    expected = {f"{data}/{system}" for data in ("aishell1", "speechocean762") for system in ("cif", "acd", "lrd", "hkd")}
+    expected = {
+        f"{data}/{system}"
+        for data in ("aishell1", "speechocean762")
+        for system in ("cif", "acd", "lrd", "hkd")
+    }
     assert expected <= set(recipe_names())
 
 
@@ -59,7 +63,9 @@ def test_defaults_then_base_then_recipe_then_overrides(tmp_path: Path) -> None:
     base = write(tmp_path, "name: base\nseed: 2\ntraining: {steps: 20, clip: 5.0}\n", "base.yaml")
     middle = write(tmp_path, f"base: {base}\nname: middle\ntraining: {{steps: 30}}\n", "middle.yaml")
     top = write(tmp_path, f"base: {middle}\nname: top\ndata: {{train: [a, b]}}\n", "top.yaml")
-    recipe = load_recipe(str(top), ["training.peak_lr=1e-3", "student.encoder.pool_after=[1]", "data.test=[x]"])
+    recipe = load_recipe(
+        str(top), ["training.peak_lr=1e-3", "student.encoder.pool_after=[1]", "data.test=[x]"]
+    )
     assert (recipe.name, recipe.seed, recipe.training.steps) == ("top", 2, 30)
     assert (recipe.training.clip, recipe.training.peak_lr) == (5.0, 1e-3)
     assert recipe.student.encoder.pool_after == [1]
@@ -206,7 +212,10 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("teachers: {b: {kind: oracle}}", "masked_lm"),
         ("teachers: {b: {case: title}}", "lower"),
         ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: magic}]", "contrastive"),
-        ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine, average: batch}]", "utterance"),
+        (
+            "teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine, average: batch}]",
+            "utterance",
+        ),
         ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine, reduce: max}]", "mean"),
         ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: c, loss: cosine}]", "distill[0].teacher"),
         ("tokenizer: {kind: bpe}", "tokenizer.size"),
@@ -224,9 +233,9 @@ def test_fields_that_do_not_go_together(tmp_path: Path, text: str, word: str) ->
 
 def test_saved_values_that_are_not_a_recipe() -> None:
     values = recipe_to_dict(load_recipe("aishell1/cif"))
-    with pytest.raises(UserError, match="old.json.*unknown key 'colour'"):
+    with pytest.raises(UserError, match=r"old\.json.*unknown key 'colour'"):
         recipe_from_dict({**values, "colour": "blue"}, "old.json")
-    with pytest.raises(UserError, match=r"old.json.*seed"):
+    with pytest.raises(UserError, match=r"old\.json.*seed"):
         recipe_from_dict({**values, "seed": "first"}, "old.json")
 
 

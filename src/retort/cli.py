@@ -29,6 +29,9 @@ app = typer.Typer(
 console = Console()
 EXPERIMENTS = Path("exp")
 
+STOPPED = 130
+"""Exit code of a command that was stopped from the keyboard."""
+
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**30),
@@ -54,9 +57,10 @@ def main() -> None:
     except UserError as error:
         print(f"retort: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("retort: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == STOPPED:  # what typer makes of Ctrl-C
+            print("retort: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
 
 
 @app.command()

@@ -279,16 +279,13 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         UserError: no such recipe, an unknown key, a value of the wrong type or not among the choices.
     """
     merged = OmegaConf.structured(Recipe)
-    layers = [(str(path), _read_yaml(path)) for path in _with_bases(_find(recipe))]
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
-    layers += [(f"override '{text}'", _parse_override(text)) for text in overrides]
-    for where, layer in layers:
+    for path in _with_bases(_find(recipe)):
         try:
-            merged = OmegaConf.merge(merged, layer)
+            merged = OmegaConf.merge(merged, _read_yaml(path))
         except (OmegaConfBaseException, ValueError, TypeError) as error:
-            raise _explain(error, where) from None
+            raise _explain(error, str(path)) from None
+    for override in overrides:
+        _lay_over(merged, override)
     try:
         result = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -353,25 +350,40 @@ def check_recipe(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Set student.encoder.positions: relative, or faithful: false",
         )
-    for key, width in (("encoder", recipe.student.encoder), ("decoder", recipe.student.decoder)):
-        if width.dim % width.heads or (width.dim // width.heads) % 2:
+    _check_sizes(recipe.student, where)
+
+
+def _check_sizes(student: StudentConfig, where: str) -> None:
+    encoder = student.encoder
+    for key, part in (("encoder", encoder), ("decoder", student.decoder)):
+        if part.dim % part.heads or (part.dim // part.heads) % 2:
             raise UserError(
-                f"student.{key}.dim {width.dim} over {width.heads} heads is not an even number",
+                f"student.{key}.dim {part.dim} over {part.heads} heads is not an even number",
                 where=where,
                 remedy="Choose dim a multiple of 2 x heads",
             )
-    if recipe.student.frontend.layers not in (1, 2):
+    for key, kernel in (("encoder", encoder.kernel), ("cif", student.cif.kernel)):
+        if kernel < 1 or kernel % 2 == 0:
+            raise UserError(f"student.{key}.kernel is {kernel}", where=where, remedy="Choose an odd number")
+    pooled = encoder.pool_after
+    if len(set(pooled)) < len(pooled) or not all(1 <= layer <= encoder.layers for layer in pooled):
+        raise UserError(
+            f"student.encoder.pool_after is {list(pooled)}",
+            where=where,
+            remedy=f"Name different layers from 1 to {encoder.layers}",
+        )
+    if student.frontend.layers not in (1, 2):
         raise UserError("student.frontend.layers must be 1 or 2", where=where)
 
 
-def _find(recipe: str) -> Path:
+def _find(recipe: str, beside: Path | None = None) -> Path:
+    """The file of a recipe; a path is tried from the folder `beside` first."""
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UserError(
-                "no such file", where=recipe, remedy="Give a recipe's name or the path of a YAML file"
-            )
-        return path
+        for each in ([beside / path] if beside else []) + [path]:
+            if each.is_file():
+                return each
+        raise UserError("no such file", where=recipe, remedy="Give a recipe's name or the path of a YAML file")
     packaged = Path(str(resources.files("retort") / "recipes" / f"{recipe}.yaml"))
     if packaged.is_file():
         return packaged
@@ -384,8 +396,8 @@ def _with_bases(path: Path) -> list[Path]:
     """The recipe's file after the files it is based on, outermost base first."""
     chain = [path]
     while "base" in (content := _read_yaml(chain[0], keep_base=True)):
-        base = _find(str(content["base"]))
-        if base in chain:
+        base = _find(str(content["base"]), chain[0].parent)
+        if base.resolve() in [each.resolve() for each in chain]:
             raise UserError("base: goes in a circle", where=path)
         chain.insert(0, base)
     return chain
@@ -403,16 +415,26 @@ def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
     return content
 
 
-def _parse_override(text: str) -> DictConfig:
+def _lay_over(merged: DictConfig, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
+    where = f"override '{override}'"
     try:
-        return OmegaConf.from_dotlist([text])
-    except Exception as error:
-        raise UserError(f"cannot be read ({_one_line(error)})", where=f"override '{text}'") from None
+        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+    except Exception as error:  # yaml raises a family of its own
+        raise UserError(f"cannot be read ({_one_line(error)})", where=where) from None
+    try:
+        OmegaConf.update(merged, key, value)
+    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+        raise _explain(error, where) from None
 
 
 def _explain(error: Exception, where: str) -> UserError:
     key = getattr(error, "full_key", None) or ""
     message = _one_line(error)
+    if ("not in" in message or "is not a" in message) and "subclass" in message:
+        return UserError(f"a whole part is set to a single value ({message})", where=where)
     if "not in" in message and key:
         leaf = key.split(".")[-1]
         known = sorted({name for cls in _dataclasses(Recipe) for name in cls.__dataclass_fields__})

@@ -78,7 +78,9 @@ def test_cmvn_gives_zero_mean_and_unit_variance() -> None:
 
 def test_cmvn_undoes_level_and_gain() -> None:
     features = torch.randn(50, 8)
-    torch.testing.assert_close(normalise_features(3.0 * features - 7.0), normalise_features(features), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        normalise_features(3.0 * features - 7.0), normalise_features(features), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("frames", [1, 2, 30])

@@ -9,11 +9,17 @@ from torch import Tensor
 from retort.config import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
 from retort.decoding.greedy import Hypothesis, ctc_greedy, greedy, greedy_fired
 from retort.nn.cif import FiredTokens
+from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent, Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 BINS, VOCABULARY = 12, 16
-KINDS = [("conformer", "relative"), ("conformer", "rotary"), ("transformer", "relative"), ("transformer", "rotary")]
+KINDS = [
+    ("conformer", "relative"),
+    ("conformer", "rotary"),
+    ("transformer", "relative"),
+    ("transformer", "rotary"),
+]
 
 
 def build(kind: str = "conformer", positions: str = "relative", faithful: bool = False) -> CifStudent:
@@ -23,7 +29,14 @@ def build(kind: str = "conformer", positions: str = "relative", faithful: bool =
         faithful=faithful,
         frontend=FrontendConfig(channels=4, layers=1),
         encoder=EncoderConfig(
-            kind=kind, layers=2, dim=16, heads=2, feedforward=32, kernel=5, positions=positions, pool_after=[1]
+            kind=kind,
+            layers=2,
+            dim=16,
+            heads=2,
+            feedforward=32,
+            kernel=5,
+            positions=positions,
+            pool_after=[1],
         ),
         decoder=DecoderConfig(layers=2, dim=16, heads=2, feedforward=32),
     )
@@ -146,6 +159,19 @@ def test_an_utterance_goes_on_after_its_neighbour_has_ended() -> None:
     third = torch.nn.functional.one_hot(torch.tensor([[9, 9, 9, 9]]), 16).float()
     fired = fired_tokens(torch.cat((first, second, third)), [4, 4, 2])
     assert [each.ids for each in greedy_fired(student, fired)] == [[], [4, 5, 6], [9, 9]]
+
+
+def test_it_stops_when_every_utterance_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, first = speaking([5, 6, EOS, 7, 7, 7])
+    step, steps = student.decoder.step, []
+
+    def counted(state: DecoderState, previous: Tensor, embedding: Tensor) -> tuple[Tensor, DecoderState]:
+        steps.append(state.steps)
+        return step(state, previous, embedding)
+
+    monkeypatch.setattr(student.decoder, "step", counted)
+    greedy_fired(student, fired_tokens(torch.cat((first, first)), [6, 2]))
+    assert steps == [0, 1, 2]
 
 
 def test_blank_and_pad_are_never_said() -> None:

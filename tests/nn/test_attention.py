@@ -48,7 +48,9 @@ def test_relative_attention_equals_a_double_loop(frames: int) -> None:
     lengths = torch.tensor([frames, (frames + 1) // 2])
     out = module(hidden, attention_mask(lengths, frames))
     for index, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(out[index], transformer_xl(module, hidden[index], length), atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(
+            out[index], transformer_xl(module, hidden[index], length), atol=1e-7, rtol=1e-6
+        )
 
 
 def test_rotary_attention_equals_a_loop_over_distances() -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.config import DecoderConfig
-from retort.nn.decoder import CifDecoder, DecoderState
+from retort.nn.decoder import CausalLayer, CifDecoder, DecoderState
 from retort.nn.positions import sinusoids
 from retort.text.tokenizers import EOS
 
@@ -52,6 +52,7 @@ def test_one_layer_is_the_published_formula() -> None:
     previous, embeddings = history(1, 5)
     states, logits = decoder(previous, embeddings)
     layer = decoder.layers[0]
+    assert isinstance(layer, CausalLayer)
     inputs = []
     for step in range(5):
         before = embeddings[0, step - 1] if step else torch.zeros(ACOUSTIC)

@@ -30,7 +30,14 @@ def build(
     """Small, in eval mode, with BatchNorm statistics that are not trivial."""
     torch.manual_seed(0)
     config = EncoderConfig(
-        kind=kind, layers=3, dim=16, heads=2, feedforward=32, kernel=5, positions=positions, pool_after=list(pool_after)
+        kind=kind,
+        layers=3,
+        dim=16,
+        heads=2,
+        feedforward=32,
+        kernel=5,
+        positions=positions,
+        pool_after=list(pool_after),
     )
     encoder = Encoder(FrontendConfig(channels=4, layers=convolutions), config, BINS, faithful)
     with torch.no_grad():
@@ -64,7 +71,9 @@ def test_max_pool_is_a_loop_over_pairs(lengths: list[int], extra: int, garbage: 
 
 @pytest.mark.parametrize("convolutions", [1, 2])
 @pytest.mark.parametrize("pool_after", [(), (2,), (1, 3)])
-def test_output_lengths_and_subsampling_say_what_forward_does(convolutions: int, pool_after: tuple[int, ...]) -> None:
+def test_output_lengths_and_subsampling_say_what_forward_does(
+    convolutions: int, pool_after: tuple[int, ...]
+) -> None:
     encoder = build(pool_after=pool_after, convolutions=convolutions)
     assert encoder.subsampling == 2 ** (convolutions + len(pool_after))
     lengths = torch.tensor([0, 1, 2, 3, 4, 7, 8, 15, 16, 47])
@@ -108,7 +117,9 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_zero_length_utterance_is_zero_alone_and_harmless_in_a_batch(kind: tuple[str, str, bool]) -> None:
     with torch.no_grad():
-        assert_same_alone(ENCODERS[kind], [torch.randn(length, BINS) for length in (0, 50, 1)], float("nan"), 0)
+        assert_same_alone(
+            ENCODERS[kind], [torch.randn(length, BINS) for length in (0, 50, 1)], float("nan"), 0
+        )
         hidden, lengths = ENCODERS[kind](torch.empty(1, 0, BINS), torch.tensor([0]))
     assert lengths.tolist() == [0]
     assert (hidden == 0).all()
@@ -126,7 +137,9 @@ def test_faithful_projects_once_more_and_scales() -> None:
         faithful.input_projection.weight.copy_(torch.eye(16) / 4.0)
         faithful.input_projection.bias.zero_()
         features, lengths = torch.randn(2, 30, BINS), torch.tensor([30, 11])
-        torch.testing.assert_close(faithful(features, lengths), plain(features, lengths), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            faithful(features, lengths), plain(features, lengths), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_parameters_of_the_published_encoder() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from retort.nn.frontend import Conv2dFrontend
 
@@ -35,11 +36,13 @@ def test_one_layer_is_the_convolution_written_out() -> None:
     frontend = build(1)
     features = torch.randn(1, 9, 16)
     hidden, _ = frontend(features, torch.tensor([9]))
-    kernel, bias = frontend.convolutions[0].weight, frontend.convolutions[0].bias
+    convolution = frontend.convolutions[0]
+    assert isinstance(convolution, nn.Conv2d)
+    assert convolution.bias is not None
     for frame in range(4):
         window = features[0, 2 * frame : 2 * frame + 3]
         columns = torch.stack([window[:, 2 * each : 2 * each + 3].flatten() for each in range(7)])
-        maps = (columns @ kernel.flatten(1).T + bias).relu()  # (7 bins, 4 channels)
+        maps = (columns @ convolution.weight.flatten(1).T + convolution.bias).relu()  # (7 bins, 4 channels)
         expected = frontend.projection(maps.T.flatten())
         torch.testing.assert_close(hidden[0, frame], expected, atol=1e-5, rtol=1e-5)
 
@@ -55,6 +58,7 @@ def test_what_stands_behind_the_length_changes_no_valid_frame(layers: int, garba
         padded[:, length:] = garbage
         together, lengths = frontend(padded, torch.tensor([length]))
         assert lengths.tolist() == alone_length.tolist()
+        assert together.isfinite().all()
         count = int(lengths)
         torch.testing.assert_close(together[:, :count], alone[:, :count], atol=1e-6, rtol=1e-5)
 

@@ -12,6 +12,7 @@ def test_it_is_the_formula_written_out() -> None:
     hidden = torch.randn(1, 5, 6)
     alphas = estimator(hidden, torch.tensor([5]))
     kernel, bias = estimator.convolution.weight, estimator.convolution.bias
+    assert bias is not None
     for frame in range(5):
         mixed = bias.clone()
         for tap in range(3):

@@ -39,7 +39,9 @@ def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer"
         attention_dropout=dropout,
         pool_after=[1],
     )
-    decoder = DecoderConfig(layers=1, dim=16, heads=2, feedforward=32, dropout=dropout, embedding_dropout=dropout)
+    decoder = DecoderConfig(
+        layers=1, dim=16, heads=2, feedforward=32, dropout=dropout, embedding_dropout=dropout
+    )
     return StudentConfig(
         faithful=faithful,
         frontend=FrontendConfig(channels=4, layers=1),
@@ -49,7 +51,7 @@ def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer"
     )
 
 
-def build(**options: bool | str) -> CifStudent:
+def build(**options: bool | str | float) -> CifStudent:
     torch.manual_seed(0)
     return build_student(config(**options), VOCABULARY, BINS).eval()  # type: ignore[arg-type]
 
@@ -186,9 +188,7 @@ def test_taps_have_units_lengths_and_their_own_values() -> None:
     for row, length in enumerate((5, 3)):
         mean = taps["acoustic"].values[row, :length].mean(0)
         torch.testing.assert_close(taps["utterance"].values[row, 0], mean)
-    torch.testing.assert_close(
-        taps["tokens"].values, student.decoder.vocabulary(taps["linguistic"].values)
-    )
+    torch.testing.assert_close(taps["tokens"].values, student.decoder.vocabulary(taps["linguistic"].values))
 
 
 @pytest.mark.parametrize("faithful", [False, True])
@@ -223,6 +223,19 @@ def test_too_many_labels_for_ctc_are_finite_by_default_and_infinite_under_faithf
 def test_an_utterance_of_eos_alone_has_finite_losses() -> None:
     output = build()(*batch([30, 50], [1, 4]))
     assert all(loss.isfinite() for loss in output.losses.values())
+
+
+@pytest.mark.parametrize("kind", ["conformer", "transformer"])
+def test_training_on_garbage_behind_the_lengths_keeps_gradients_finite(kind: str) -> None:
+    student = build(kind=kind, dropout=0.3).train()
+    given = batch([60, 24], [5, 3])
+    features = given.features.masked_fill(~valid_mask(given.feature_lengths, 60)[..., None], float("nan"))
+    output = student(features, *given[1:])
+    sum(output.losses.values(), torch.zeros(())).backward()
+    for name, parameter in student.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert all(value.isfinite().all() for value in student.state_dict().values())
 
 
 def test_tokens_may_be_padded_further_than_the_longest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from lhotse import CutSet, NumpyFilesWriter
+from lhotse.audio import get_audio_duration_mismatch_tolerance, set_audio_duration_mismatch_tolerance
 from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
 from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
-from retort.corpora.cuts import Rejected
+from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.errors import BadUtterance, UserError
 
 Progress = Callable[[int, int], None]
@@ -75,6 +77,7 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     lhotse_log = logging.getLogger()
     level = lhotse_log.level
     lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs a page before it raises; our one line says it
+    _demand_stated_durations()
     try:
         if cut.sampling_rate != sampling_rate:
             cut = cut.resample(sampling_rate)
@@ -89,6 +92,14 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     samples = np.asarray(audio, dtype=np.float32).mean(axis=0)
     check_wave(samples, cut.id)
     return samples
+
+
+def _demand_stated_durations() -> None:
+    """By itself lhotse mirrors up to half a second of sound where a file is shorter than its manifest says."""
+    if get_audio_duration_mismatch_tolerance() != TOLERANCE:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it advises against any value below its own
+            set_audio_duration_mismatch_tolerance(TOLERANCE)
 
 
 def _reason(cut: Cut, error: Exception) -> str:
@@ -174,7 +185,7 @@ def store_features(
         done.touch()
     rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
     # By id, for two runs that were started at once may both have written.
-    stored = CutSet.from_file(manifest) if manifest.exists() else CutSet([])
+    stored = CutSet.from_file(manifest) if manifest.stat().st_size else CutSet([])
     kept = CutSet.from_cuts({cut.id: cut for cut in stored}.values())
     if len(kept) == 0:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])

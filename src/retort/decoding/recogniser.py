@@ -173,4 +173,11 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         raise UserError(
             f"its files are missing or broken ({reason})", where=root, remedy="Export it again"
         ) from None
-    return Recogniser(student, open_tokenizer(root / "tokenizer"), recipe.features, recipe.normaliser, device)
+    tokenizer = open_tokenizer(root / "tokenizer")
+    if tokenizer.size != config["vocabulary"]:
+        raise UserError(
+            f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {config['vocabulary']}",
+            where=root,
+            remedy="Export it again",
+        )
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device)

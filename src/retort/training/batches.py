@@ -144,14 +144,19 @@ def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generat
 
 
 def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> DynamicBucketingSampler:
-    """Batches of like durations, at most `batches.seconds` each; rank r gets every world_size-th of them."""
+    """Batches of like durations; rank r gets every world_size-th of them.
+
+    lhotse closes a batch when one more utterance like the longest in it would go over `batches.seconds`, so a
+    longer one that comes last may carry it over by as much as the durations of a bucket differ.
+    """
     buckets = min(recipe.batches.buckets, len(cuts) // 2)
-    warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # cuts in memory are what is wanted here
+    warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # they are few enough for memory
     return DynamicBucketingSampler(
         cuts,
         max_duration=recipe.batches.seconds,
         num_buckets=buckets,
-        duration_bins=None if buckets > 1 else [],  # lhotse estimates the limits of two buckets or more
+        # lhotse estimates the limits of two buckets or more; here is one, and another that stays empty.
+        duration_bins=None if buckets > 1 else [float("inf")],
         shuffle=True,
         seed=recipe.seed,
         rank=rank,

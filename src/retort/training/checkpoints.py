@@ -68,7 +68,7 @@ class CheckpointFolder:
         save_weights(student, partial / "student.safetensors")
         save_weights(objective, partial / "objective.safetensors")
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        save_file({"cpu": torch.get_rng_state()}, partial / "random.safetensors")
+        save_file(_random_states(), partial / "random.safetensors")
         (partial / "state.json").write_text(json.dumps({"step": step, **state}))
         shutil.rmtree(self.path(step), ignore_errors=True)
         partial.rename(self.path(step))
@@ -81,7 +81,10 @@ class CheckpointFolder:
         student.load_state_dict(read_weights(path / "student.safetensors"))
         objective.load_state_dict(read_weights(path / "objective.safetensors"))
         _load_optimizer(optimizer, read_weights(path / "optimizer.safetensors"))
-        torch.set_rng_state(read_weights(path / "random.safetensors")["cpu"])
+        random = read_weights(path / "random.safetensors")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
         return state
 
@@ -110,6 +113,13 @@ def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         else:
             averaged[name] = last
     return averaged
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

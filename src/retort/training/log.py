@@ -14,7 +14,9 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= first_step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(self.path)
         self._board = _tensorboard(folder)
 
     def write(self, step: int, values: dict[str, Any]) -> None:

@@ -130,6 +130,13 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
         if role == "train":
             cuts, out_of_range = _by_duration(cuts, recipe)
             rejected += out_of_range
+            if not len(cuts):
+                first = out_of_range[0]
+                raise UserError(
+                    f"none of {len(out_of_range)} training utterances can be used; the first is "
+                    f"{first.id}: {first.reason}",
+                    where=recipe.name,
+                )
             cuts = _at_speeds(cuts, recipe.augment.speeds)
         if recipe.features.storage == "disk":
             key = features_key(role, cuts, recipe.features)

@@ -111,7 +111,6 @@ class Trainer:
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.position = Position()
         self.tallies: dict[str, Tally] = {}
-        self._logged_at = time.perf_counter()
 
     def resume(self) -> int:
         """Go on from the last checkpoint, if there is one; returns the step."""
@@ -123,19 +122,20 @@ class Trainer:
 
     def run(self, report: Report) -> None:
         """Train up to `training.steps`, calling `report` after each logged step and each evaluation."""
-        log = MetricsLog(self.folder, self.position.step)
-        self._logged_at = time.perf_counter()
-        for group in self._groups():
-            if self.position.step >= self.config.steps:
-                break
-            values = self._update(group)
-            step = self.position.step
-            if step % self.config.log_steps == 0 or step == self.config.steps:
-                values = {**self._drain_tallies(), **values, "epoch": self.position.epoch}
-                self._log(log, report, values)
-            if step % self.config.evaluate_steps == 0 or step == self.config.steps:
-                self._log(log, report, self._evaluate())
-        log.close()
+        with contextlib.ExitStack() as stack:
+            log = None
+            if self.accelerator.is_main_process:
+                log = stack.enter_context(contextlib.closing(MetricsLog(self.folder, self.position.step)))
+            for group in self._groups():
+                if self.position.step >= self.config.steps:
+                    break
+                values = self._update(group)
+                step = self.position.step
+                if step % self.config.log_steps == 0 or step == self.config.steps:
+                    values = {**self._drain_tallies(), **values, "epoch": self.position.epoch}
+                    self._log(log, report, values)
+                if step % self.config.evaluate_steps == 0 or step == self.config.steps:
+                    self._log(log, report, self._evaluate())
 
     def _groups(self) -> Iterator[list[Batch]]:
         """Batches of as many epochs as it takes, `training.accumulation` at a time."""
@@ -246,7 +246,7 @@ class Trainer:
             return sorted(there[: self.config.checkpoints])
         return there[-self.config.checkpoints :]
 
-    def _log(self, log: MetricsLog, report: Report, values: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
+    def _log(self, log: MetricsLog | None, report: Report, values: dict[str, Any]) -> None:
+        if log is not None:
             log.write(self.position.step, values)
         report(self.position.step, values)

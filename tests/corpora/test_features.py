@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet
+
+from retort.config import FeatureConfig
+from retort.corpora.cuts import make_cut, open_cuts, open_recording
+from retort.corpora.features import CutFeatures, features_key, load_samples, store_features
+from retort.errors import BadUtterance, UserError
+
+CONFIG = FeatureConfig(bins=40)
+MakeCorpus = Callable[..., Path]
+Say = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def cuts(tmp_path: Path, make_corpus: MakeCorpus) -> CutSet:
+    return open_cuts(make_corpus(tmp_path / "data", 6)).cuts
+
+
+def wave_of(cuts: CutSet, index: int) -> Path:
+    return Path(list(cuts)[index].recording.sources[0].source)
+
+
+def test_stored_features_are_those_made_on_the_fly(cuts: CutSet, tmp_path: Path) -> None:
+    stored, rejected = store_features(cuts, tmp_path / "cache", CONFIG)
+    assert rejected == []
+    assert list(stored.ids) == list(cuts.ids)
+    features = CutFeatures(CONFIG)
+    for plain, kept in zip(cuts, stored):
+        assert kept.has_features
+        torch.testing.assert_close(features(kept), features(plain), atol=1e-4, rtol=0)
+        assert features(kept).mean(0).abs().max() < 1e-4
+
+
+def test_speeds_and_stretches_of_a_recording_are_kept_apart(tmp_path: Path, say: Say) -> None:
+    soundfile.write(tmp_path / "long.wav", say("abc def gh ab"), 16000)
+    recording = open_recording("long", tmp_path / "long.wav")
+    cuts = CutSet.from_cuts(
+        make_cut(f"long/{start}", recording, "A", "s", start, start + 0.5) for start in (0.0, 0.25, 0.7)
+    )
+    all_cuts = (cuts + cuts.perturb_speed(0.9) + cuts.perturb_speed(0.95)).to_eager()
+    stored, _ = store_features(all_cuts, tmp_path / "cache", CONFIG)
+    features = CutFeatures(CONFIG)
+    assert len(stored) == 9
+    for plain, kept in zip(all_cuts, stored):
+        torch.testing.assert_close(features(kept), features(plain), atol=1e-4, rtol=0)
+
+
+class TestBrokenOff:
+    def stop_after(self, count: int) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if done == count:
+                raise KeyboardInterrupt
+
+        return progress
+
+    def test_it_goes_on_where_it_stopped(self, cuts: CutSet, tmp_path: Path) -> None:
+        folder = tmp_path / "cache"
+        with pytest.raises(KeyboardInterrupt):
+            store_features(cuts, folder, CONFIG, self.stop_after(4))
+        kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+        assert len(kept) == 4
+        stored, _ = store_features(cuts, folder, CONFIG)
+        assert list(stored.ids) == list(cuts.ids)
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+        assert len(list(folder.rglob("*.npy"))) == 6
+
+    def test_a_line_cut_by_a_kill_is_made_again(self, cuts: CutSet, tmp_path: Path) -> None:
+        folder = tmp_path / "cache"
+        with pytest.raises(KeyboardInterrupt):
+            store_features(cuts, folder, CONFIG, self.stop_after(3))
+        manifest = next(folder.glob("cuts.*"))
+        manifest.write_bytes(manifest.read_bytes()[:-40])
+        stored, _ = store_features(cuts, folder, CONFIG)
+        assert list(stored.ids) == list(cuts.ids)
+
+    def test_a_finished_one_is_not_made_again(
+        self, cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store_features(cuts, tmp_path / "cache", CONFIG)
+        monkeypatch.setattr(CutFeatures, "made", lambda *_: pytest.fail("made again"))
+        stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
+        assert len(stored) == 6
+
+    def test_two_that_wrote_at_once_give_each_utterance_once(self, cuts: CutSet, tmp_path: Path) -> None:
+        folder = tmp_path / "cache"
+        store_features(cuts, folder, CONFIG)
+        manifest = folder / "cuts.jsonl"
+        manifest.write_bytes(manifest.read_bytes() * 2)
+        assert list(store_features(cuts, folder, CONFIG)[0].ids) == list(cuts.ids)
+
+
+def test_the_bad_are_listed_and_stay_listed(cuts: CutSet, tmp_path: Path) -> None:
+    names = list(cuts.ids)
+    wave_of(cuts, 0).write_bytes(b"not audio")
+    wave_of(cuts, 1).write_bytes(b"")
+    wave_of(cuts, 2).unlink()
+    samples, _ = soundfile.read(wave_of(cuts, 3))
+    soundfile.write(wave_of(cuts, 3), np.zeros(len(samples)), 16000)
+    samples, _ = soundfile.read(wave_of(cuts, 4))
+    soundfile.write(wave_of(cuts, 4), samples[::2], 8000)
+    for _ in range(2):
+        stored, rejected = store_features(cuts, tmp_path / "cache", CONFIG)
+        assert list(stored.ids) == names[5:]
+        reasons = {each.id: each.reason for each in rejected}
+        assert list(reasons) == names[:5]
+        for name, word in zip(names, ["Format not recognised", "0 bytes", "no such file", "silence"]):
+            assert word in reasons[name]
+        assert "8000 Hz, its manifest says" in reasons[names[4]]
+        assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_nothing_left_is_an_error(cuts: CutSet, tmp_path: Path) -> None:
+    for index in range(6):
+        wave_of(cuts, index).write_bytes(b"not audio")
+    with pytest.raises(UserError, match="no utterance has usable audio"):
+        store_features(cuts, tmp_path / "cache", CONFIG)
+
+
+def test_a_broken_store_is_a_bad_utterance(cuts: CutSet, tmp_path: Path) -> None:
+    stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
+    first = next(iter(stored))
+    path = Path(first.features.storage_path) / first.features.storage_key
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(BadUtterance, match="stored features cannot be read") as error:
+        CutFeatures(CONFIG)(first)
+    assert "\n" not in str(error.value)
+
+
+class TestKey:
+    def test_the_same_is_the_same(self, cuts: CutSet) -> None:
+        assert features_key("train", cuts, CONFIG) == features_key("train", list(cuts), CONFIG)
+
+    @pytest.mark.parametrize("change", [{"bins": 41}, {"sampling_rate": 8000}])
+    def test_settings_change_it(self, cuts: CutSet, change: dict[str, int]) -> None:
+        assert features_key("train", cuts, CONFIG) != features_key("train", cuts, replace(CONFIG, **change))
+
+    def test_what_is_applied_on_reading_does_not(self, cuts: CutSet) -> None:
+        other = replace(CONFIG, cmvn=False, storage="online")
+        assert features_key("train", cuts, CONFIG) == features_key("train", cuts, other)
+
+    def test_other_cuts_change_it(self, cuts: CutSet) -> None:
+        keys = {
+            features_key("train", each, CONFIG)
+            for each in (cuts, cuts.subset(first=5), cuts.perturb_speed(0.9), list(cuts)[::-1])
+        }
+        assert len(keys) == 4
+
+    def test_another_recording_under_the_same_name_changes_it(self, cuts: CutSet) -> None:
+        before = features_key("train", cuts, CONFIG)
+        status = wave_of(cuts, 0).stat()
+        os.utime(wave_of(cuts, 0), ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+        assert features_key("train", cuts, CONFIG) != before
+
+
+def test_all_channels_are_heard(tmp_path: Path) -> None:
+    left = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    soundfile.write(tmp_path / "two.wav", np.stack([left, -0.5 * left], 1), 8000, subtype="FLOAT")
+    cut = make_cut("two", open_recording("two", tmp_path / "two.wav"), "A", "s")
+    np.testing.assert_allclose(load_samples(cut, 8000), 0.25 * left, atol=1e-6)
+    assert load_samples(cut, 16000).shape == (16000,)
+
+
+def test_rejected_lines_are_json(cuts: CutSet, tmp_path: Path) -> None:
+    wave_of(cuts, 0).write_bytes(b"not audio")
+    store_features(cuts, tmp_path / "cache", CONFIG)
+    (line,) = (tmp_path / "cache" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)[0] == next(iter(cuts.ids))

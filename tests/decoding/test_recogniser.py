@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+import retort
+from retort.audio.files import resample
+from retort.audio.pauses import cut_at_pauses
+from retort.config import (
+    DecoderConfig,
+    EncoderConfig,
+    FeatureConfig,
+    FrontendConfig,
+    NormaliserConfig,
+    StudentConfig,
+)
+from retort.decoding.recogniser import Recogniser, load
+from retort.decoding.transcript import TimedText
+from retort.errors import BadUtterance, UserError
+from retort.students.cif import CifStudent
+from retort.text.tokenizers import EOS, BpeTokenizer, CharacterTokenizer, Tokenizer
+
+RATE = 16000
+SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "the moon is over the hill"]
+
+
+def build(tokenizer: Tokenizer | None = None, layers: int = 2) -> Recogniser:
+    """Random weights, but it talks: the end symbol is never the best."""
+    torch.manual_seed(4)
+    tokenizer = tokenizer or CharacterTokenizer.train(SENTENCES)
+    config = StudentConfig(
+        frontend=FrontendConfig(channels=4, layers=layers),
+        encoder=EncoderConfig(
+            layers=2, dim=16, heads=2, feedforward=32, kernel=5, positions="rotary", pool_after=[]
+        ),
+        decoder=DecoderConfig(layers=1, dim=16, heads=2, feedforward=32),
+    )
+    student = CifStudent(config, tokenizer.size, 20)
+    with torch.no_grad():
+        student.weights.linear.weight.mul_(5.0)
+        student.decoder.vocabulary.weight.mul_(10.0)
+        student.decoder.vocabulary.weight[EOS] = 0.0
+    return Recogniser(student, tokenizer, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    return build()
+
+
+def speech(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    """Syllables of a kind: gated, sliding tones with a little noise."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate)) / rate
+    pitch = 200 + 80 * np.sin(2 * np.pi * 0.7 * time)
+    gate = (np.sin(2 * np.pi * 3 * time) > -0.5).astype(float)
+    voiced = np.sin(2 * np.pi * np.cumsum(pitch) / rate) + 0.4 * np.sin(
+        2 * np.pi * 5 * np.cumsum(pitch) / rate
+    )
+    return (0.3 * gate * voiced + 0.003 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def write(folder: Path, samples: np.ndarray, rate: int = RATE, name: str = "a.wav") -> Path:
+    soundfile.write(folder / name, samples, rate, subtype="FLOAT")
+    return folder / name
+
+
+def assert_in_order(parts: list[TimedText], seconds: float) -> None:
+    assert all(0.0 <= part.start <= part.end <= seconds + 1e-6 for part in parts)
+    assert [part.start for part in parts] == sorted(part.start for part in parts)
+    assert [part.end for part in parts] == sorted(part.end for part in parts)
+    assert all(0.0 < part.confidence <= 1.0 for part in parts)
+
+
+def test_a_file_has_text_words_and_tokens_with_times(recogniser: Recogniser, tmp_path: Path) -> None:
+    transcript = recogniser.transcribe(write(tmp_path, speech(3.0)))
+    assert len(transcript.tokens) > 5
+    assert transcript.text == " ".join(word.text for word in transcript.words)
+    assert_in_order(transcript.tokens, 3.0)
+    assert_in_order(transcript.words, 3.0)
+    assert transcript.tokens[-1].end > 2.0
+
+
+def test_a_path_may_be_text(recogniser: Recogniser, tmp_path: Path) -> None:
+    path = write(tmp_path, speech(1.0))
+    assert recogniser.transcribe(str(path)) == recogniser.transcribe(path)
+
+
+def test_any_rate_and_any_number_of_channels(recogniser: Recogniser, tmp_path: Path) -> None:
+    wide = speech(2.0, 44100)
+    stereo = write(tmp_path, np.stack((0.5 * wide, 1.5 * wide), axis=1), 44100, "wide.wav")
+    expected = recogniser.transcribe_samples(resample(wide, 44100, RATE))
+    got = recogniser.transcribe(stereo)
+    assert got.text == expected.text
+    assert_in_order(got.tokens, 2.0)
+
+    narrow = speech(2.0, 8000)
+    telephone = write(tmp_path, np.stack((narrow, narrow), axis=1), 8000, "narrow.wav")
+    got = recogniser.transcribe(telephone)
+    assert got.text == recogniser.transcribe_samples(resample(narrow, 8000, RATE)).text
+    assert len(got.tokens) > 3
+    assert_in_order(got.tokens, 2.0)
+
+
+def test_a_long_file_is_cut_at_its_pauses_and_timed_as_a_whole(
+    recogniser: Recogniser, tmp_path: Path
+) -> None:
+    hush = 0.0005 * np.random.default_rng(1).standard_normal(int(0.6 * RATE)).astype(np.float32)
+    samples = np.concatenate([speech(2.5, seed=1), hush, speech(3.0, seed=2), hush, speech(2.0, seed=3)])
+    seconds = len(samples) / RATE
+    transcript = recogniser.transcribe(write(tmp_path, samples), longest=4.0)
+    ranges = cut_at_pauses(samples, RATE, 4.0)
+    assert len(ranges) >= 3
+    assert all(2.5 * RATE < start < 3.1 * RATE for start, _ in ranges[1:2])  # in the first pause
+
+    tokens: list[TimedText] = []
+    texts = []
+    for start, end in ranges:
+        part = recogniser.transcribe_samples(samples[start:end])
+        texts.append(part.text)
+        tokens += [
+            TimedText(each.text, each.start + start / RATE, each.end + start / RATE, each.confidence)
+            for each in part.tokens
+        ]
+    assert transcript.text == " ".join(texts)
+    assert [each.text for each in transcript.tokens] == [each.text for each in tokens]
+    for got, expected in zip(transcript.tokens, tokens):
+        assert (got.start, got.end) == pytest.approx((expected.start, expected.end), abs=1e-6)
+    assert_in_order(transcript.tokens, seconds)
+    assert_in_order(transcript.words, seconds)
+    assert transcript.tokens[-1].start > 5.0
+
+
+def test_a_batch_gives_what_each_gives_alone(recogniser: Recogniser) -> None:
+    features = [torch.randn(frames, 20) for frames in (90, 30, 151)]
+    together = recogniser.decode(features)
+    for hypothesis, each in zip(together, features):
+        alone = recogniser.decode([each])[0]
+        assert hypothesis.ids == alone.ids
+        assert hypothesis.ends == pytest.approx(alone.ends, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "word"),
+    [
+        (np.zeros(RATE, np.float32), "silence"),
+        (np.full(RATE, 0.3, np.float32), "silence"),
+        (np.zeros(0, np.float32), "no samples"),
+        (np.where(np.arange(RATE) == 77, np.nan, speech(1.0)), "NaN"),
+        (np.where(np.arange(RATE) == 77, np.inf, speech(1.0)), "NaN"),
+        (speech(0.1), "shorter than 0.15 s"),
+        (speech(0.01), "shorter than 0.15 s"),
+        (speech(1.0)[300:301], "silence"),
+        (speech(1.0)[300:310], "shorter than 0.15 s"),
+    ],
+)
+def test_a_wave_that_cannot_be_recognised(
+    recogniser: Recogniser, tmp_path: Path, samples: np.ndarray, word: str
+) -> None:
+    path = write(tmp_path, samples)
+    with pytest.raises(BadUtterance, match=word) as caught:
+        recogniser.transcribe(path)
+    assert caught.value.where == str(path)
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BadUtterance, match=word):
+        recogniser.transcribe_samples(samples.astype(np.float32))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_shortest_length_it_states_is_the_shortest_it_takes(layers: int) -> None:
+    recogniser = build(layers=layers)
+    shortest = {1: 0.07, 2: 0.15}[layers]
+    with pytest.raises(BadUtterance, match=f"shorter than {shortest:.2f} s"):
+        recogniser.transcribe_samples(speech(shortest - 0.01))
+    recogniser.transcribe_samples(speech(shortest))
+
+
+@pytest.mark.parametrize("content", [b"", b"these are no samples at all", b"RIFF\x10\x00\x00\x00WAVEfmt "])
+def test_a_file_that_is_no_audio(recogniser: Recogniser, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(BadUtterance) as caught:
+        recogniser.transcribe(path)
+    assert caught.value.where == str(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(recogniser: Recogniser, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        recogniser.transcribe(tmp_path / "none.wav")
+
+
+def test_a_model_folder_holds_what_a_user_needs_and_nothing_else(
+    recogniser: Recogniser, tmp_path: Path
+) -> None:
+    recogniser.save(tmp_path / "model")
+    names = sorted(str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*"))
+    assert names == ["config.json", "model.safetensors", "tokenizer", "tokenizer/tokenizer.json"]
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert set(weights) == set(recogniser.student.state_dict())
+    assert set(json.loads((tmp_path / "model" / "config.json").read_text())) == {
+        "format",
+        "vocabulary",
+        "student",
+        "features",
+        "normaliser",
+    }
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe"])
+def test_a_saved_model_says_the_same_wherever_it_is_moved(tmp_path: Path, kind: str) -> None:
+    tokenizer = BpeTokenizer.train(SENTENCES, 40) if kind == "bpe" else CharacterTokenizer.train(SENTENCES)
+    recogniser = build(tokenizer)
+    path = write(tmp_path, speech(2.0))
+    expected = recogniser.transcribe(path)
+    assert expected.text
+    recogniser.save(tmp_path / "exp" / "model")
+    assert retort.load(tmp_path / "exp").transcribe(path) == expected
+    assert load(tmp_path / "exp" / "model").transcribe(path) == expected
+
+    moved = tmp_path / "somewhere else" / "my model"
+    shutil.copytree(tmp_path / "exp" / "model", moved)
+    shutil.rmtree(tmp_path / "exp")
+    opened = retort.load(str(moved))
+    assert opened.transcribe(path) == expected
+    assert opened.features == recogniser.features
+    assert opened.student.config == recogniser.student.config
+    assert opened.normalise("A Dog!") == "a dog"
+    assert not opened.student.training
+
+
+@pytest.fixture
+def model(recogniser: Recogniser, tmp_path: Path) -> Path:
+    recogniser.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        retort.load(folder)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert folder.name in line
+    return line
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    assert "no trained model here" in refused(tmp_path)
+    assert "no trained model here" in refused(tmp_path / "none")
+
+
+def test_another_format_version(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "format": 99}))
+    assert "format is 99" in refused(model)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", "{}", '"text"', '{"format": 1}'])
+def test_a_broken_config(model: Path, content: str) -> None:
+    (model / "config.json").write_text(content)
+    assert "broken" in refused(model)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("student", {"colour": "blue"}),
+        ("student", {"label_smoothing": "much"}),
+        ("student", {"kind": "oracle"}),
+        ("student", {"encoder": 3}),
+        ("features", {"bins": None}),
+    ],
+)
+def test_a_config_that_does_not_fit(model: Path, section: str, change: dict[str, object]) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config[section].update(change)
+    (model / "config.json").write_text(json.dumps(config))
+    assert "broken" in refused(model)
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "student", "features", "normaliser", "format"])
+def test_a_config_with_a_key_missing(model: Path, name: str) -> None:
+    config = json.loads((model / "config.json").read_text())
+    del config[name]
+    (model / "config.json").write_text(json.dumps(config))
+    assert name in refused(model)
+
+
+def test_weights_missing_cut_short_or_of_another_model(model: Path) -> None:
+    weights = model / "model.safetensors"
+    content = weights.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"no tensors"):
+        weights.write_bytes(broken)
+        assert "broken" in refused(model)
+    weights.unlink()
+    assert "missing" in refused(model)
+    build(layers=1).save(model.parent / "other")
+    shutil.copy(model.parent / "other" / "model.safetensors", weights)
+    assert "broken" in refused(model)
+
+
+def test_a_tokenizer_missing_or_of_another_size(model: Path) -> None:
+    shutil.rmtree(model / "tokenizer")
+    assert "tokenizer" in refused(model)
+    CharacterTokenizer.train(["ab"]).save(model / "tokenizer")
+    assert "vocabulary" in refused(model)

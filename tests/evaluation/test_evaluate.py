@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from retort.config import Recipe
+from retort.corpora import PREPARERS
+from retort.decoding.recogniser import Recogniser
+from retort.errors import UserError
+from retort.evaluation import read_score
+from retort.evaluation.evaluate import Evaluation, evaluate
+from retort.students.factory import build_student
+from retort.text.tokenizers import CharacterTokenizer
+
+MakeCorpus = Callable[..., Path]
+
+
+@pytest.fixture
+def recogniser(read_recipe: Callable[..., Recipe]) -> Recogniser:
+    recipe = read_recipe()
+    torch.manual_seed(3)
+    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser)
+
+
+def scored(recogniser: Recogniser, source: Path, folder: Path) -> Evaluation:
+    return evaluate(recogniser, str(source), folder, lambda *_: None)
+
+
+def test_a_kaldi_folder_is_scored_and_written_down(
+    recogniser: Recogniser, corpus: Path, tmp_path: Path
+) -> None:
+    found = scored(recogniser, corpus / "test", tmp_path)
+    assert found.folder == tmp_path / "evaluation" / f"{corpus.name}-test"
+    assert sorted(path.name for path in found.folder.iterdir()) == ["hyp.jsonl", "score.json"]
+    assert len(found.score.utterances) == 6
+    assert found.intervals["cer"].low <= found.score.cer <= found.intervals["cer"].high
+    assert read_score(found.folder / "score.json") == found.score
+    content = json.loads((found.folder / "score.json").read_text())
+    assert content["cer"]["low"] == found.intervals["cer"].low
+    assert content["real_time_factor"] > 0
+
+
+def test_a_manifest_of_the_same_gives_the_same(
+    recogniser: Recogniser, corpus: Path, tmp_path: Path
+) -> None:
+    manifest = PREPARERS["kaldi"](corpus / "test", tmp_path / "out").manifests["test"]
+    first, second = (scored(recogniser, each, tmp_path) for each in (corpus / "test", manifest))
+    assert first.score.characters == second.score.characters
+    assert second.folder.name == "out-test"
+
+
+def test_what_cannot_be_used_counts_as_deleted(
+    recogniser: Recogniser, tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    data = make_corpus(tmp_path / "data" / "bad", 5)
+    lines = (data / "text").read_text().splitlines()
+    whole = scored(recogniser, data, tmp_path)
+    samples = soundfile.read(data / "wav" / "bad-000.wav")[0]
+    soundfile.write(data / "wav" / "bad-000.wav", np.zeros(len(samples)), 16000)
+    (data / "text").write_text("\n".join([*lines, "bad-999 ABC"]))
+    found = scored(recogniser, data, tmp_path)
+    assert found.score.missing == ["bad-000"]
+    assert [each.id for each in found.rejected] == ["bad-999", "bad-000"]
+    assert found.score.words.reference == whole.score.words.reference
+    deleted = found.score.utterances[[each.id for each in found.score.utterances].index("bad-000")]
+    assert deleted.words.deletions == deleted.words.reference > 0
+    table = (found.folder / "rejected.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in table] == ["id", "bad-999", "bad-000"]
+
+
+def test_a_later_clean_run_takes_the_table_away(
+    recogniser: Recogniser, tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    data = make_corpus(tmp_path / "data", 3)
+    text = (data / "text").read_text()
+    (data / "text").write_text(text + "nobody ABC\n")
+    assert (scored(recogniser, data, tmp_path).folder / "rejected.tsv").exists()
+    (data / "text").write_text(text)
+    assert not (scored(recogniser, data, tmp_path).folder / "rejected.tsv").exists()
+
+
+def test_nothing_usable_is_scored_as_nothing_heard(
+    recogniser: Recogniser, tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    data = make_corpus(tmp_path / "data", 2)
+    for path in (data / "wav").iterdir():
+        soundfile.write(path, np.zeros(16000), 16000)
+    found = scored(recogniser, data, tmp_path)
+    assert found.score.wer == 1.0
+    assert len(found.rejected) == 2
+
+
+def test_no_data(recogniser: Recogniser, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        scored(recogniser, tmp_path / "nowhere", tmp_path)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet
+
+from retort.config import Recipe
+from retort.corpora.cuts import make_cut, open_cuts, open_recording
+from retort.corpora.features import store_features
+from retort.decoding.recogniser import Recogniser
+from retort.evaluation import recognise as module
+from retort.evaluation.recognise import recognise, write_hypotheses
+from retort.students.factory import build_student
+from retort.text.tokenizers import CharacterTokenizer
+
+Say = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def recogniser(read_recipe: Callable[..., Recipe]) -> Recogniser:
+    recipe = read_recipe()
+    torch.manual_seed(3)
+    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser)
+
+
+@pytest.fixture
+def cuts(corpus: Path) -> CutSet:
+    return open_cuts(corpus / "train").cuts
+
+
+def test_every_utterance_has_a_hypothesis(recogniser: Recogniser, cuts: CutSet) -> None:
+    seen: list[tuple[int, int]] = []
+    found = recognise(recogniser, cuts, lambda done, total: seen.append((done, total)))
+    assert found.hypotheses.keys() == found.references.keys() == found.ctc.keys() == set(cuts.ids)
+    assert seen[-1] == (24, 24)
+    for cut in cuts:
+        assert found.references[cut.id] == cut.supervisions[0].text.lower()
+        assert found.speakers[cut.id] == cut.supervisions[0].speaker
+    assert sum(map(len, found.hypotheses.values())) > 0
+    assert found.decoding_seconds > 0
+    assert found.real_time_factor == pytest.approx(
+        found.decoding_seconds / sum(cut.duration for cut in cuts)
+    )
+
+
+def test_batches_do_not_change_what_is_heard(
+    recogniser: Recogniser, cuts: CutSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = recognise(recogniser, cuts)
+    monkeypatch.setattr(module, "BATCH_SECONDS", 0.1)
+    alone = recognise(recogniser, cuts)
+    assert together.hypotheses == alone.hypotheses
+    assert together.ctc == alone.ctc
+
+
+def test_stored_features_give_the_same(recogniser: Recogniser, cuts: CutSet, tmp_path: Path) -> None:
+    stored, _ = store_features(cuts, tmp_path, recogniser.features)
+    assert recognise(recogniser, stored).hypotheses == recognise(recogniser, cuts).hypotheses
+
+
+def test_what_evaluate_says_transcribe_says_too(recogniser: Recogniser, cuts: CutSet) -> None:
+    found = recognise(recogniser, cuts)
+    for cut in list(cuts)[:4]:
+        heard = recogniser.transcribe(cut.recording.sources[0].source)
+        assert recogniser.normalise(heard.text) == found.hypotheses[cut.id]
+
+
+def test_batches_hold_the_seconds_that_they_may(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_SECONDS", 6.0)
+    groups = list(module._groups(cuts))
+    assert sorted(cut.id for group in groups for cut in group) == sorted(cuts.ids)
+    assert all(len(group) * max(cut.duration for cut in group) <= 6.0 for group in groups)
+    assert len(groups) < 12
+
+
+def test_what_cannot_be_used_is_listed_and_has_no_hypothesis(
+    recogniser: Recogniser, tmp_path: Path, say: Say
+) -> None:
+    waves = {
+        "good": say("abc de"), "silent": np.zeros(16000), "short": say("a")[2000:2500],
+        "tiny": say("a")[1000:1100], "nan": np.full(16000, np.nan),
+    }  # fmt: skip
+    made = []
+    for name, wave in waves.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000, subtype="FLOAT")
+        made.append(make_cut(name, open_recording(name, tmp_path / f"{name}.wav"), "abc de", "s"))
+    found = recognise(recogniser, CutSet.from_cuts(made))
+    assert found.hypotheses.keys() == {"good"}
+    assert found.references.keys() == waves.keys()
+    reasons = {each.id: each.reason for each in found.rejected}
+    assert reasons.keys() == waves.keys() - {"good"}
+    for name, word in (("silent", "silence"), ("short", "too short"), ("tiny", "too short"), ("nan", "NaN")):
+        assert word in reasons[name]
+
+
+def test_hypotheses_are_written_in_order(recogniser: Recogniser, cuts: CutSet, tmp_path: Path) -> None:
+    found = recognise(recogniser, cuts)
+    write_hypotheses(tmp_path / "hyp.jsonl", found)
+    lines = [json.loads(line) for line in (tmp_path / "hyp.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == sorted(cuts.ids)
+    durations = {cut.id: cut.duration for cut in cuts}
+    for line in lines:
+        assert line.keys() == {"id", "speaker", "reference", "hypothesis", "score", "words"}
+        assert line["hypothesis"] == found.hypotheses[line["id"]]
+        assert line["score"] <= 0.0
+        times = [time for _, start, end in line["words"] for time in (start, end)]
+        assert times == sorted(times)
+        assert all(0.0 <= time <= durations[line["id"]] + 1e-3 for time in times)

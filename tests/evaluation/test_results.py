@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retort.config import Recipe
+from retort.errors import UserError
+from retort.evaluation import intervals, score
+from retort.evaluation.evaluate import Evaluation
+from retort.evaluation.results import add_result, device_name, read_results
+
+PROMISED = {
+    "system", "recipe", "seed", "split", "steps", "params", "cer", "wer", "train_seconds", "device", "commit",
+}  # fmt: skip
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Evaluation:
+    result = score({"a": "one two", "b": "three"}, {"a": "one two", "b": "tree"}, {"a": "x", "b": "y"})
+    return Evaluation(result, intervals(result), [], tmp_path)
+
+
+def add(path: Path, recipe: Recipe, evaluation: Evaluation, split: str = "dev", steps: int = 7) -> None:
+    add_result(path, recipe, split, evaluation, steps=steps, params=123, train_seconds=1.26)
+
+
+def test_an_entry_has_what_was_promised(tmp_path: Path, evaluation: Evaluation) -> None:
+    path = tmp_path / "results" / "x.json"
+    add(path, Recipe(name="tiny", system="hkd", seed=4), evaluation)
+    (entry,) = read_results(path)
+    assert entry.keys() >= PROMISED
+    assert entry["wer"] == pytest.approx(1 / 3)
+    assert entry["cer"] == pytest.approx(1 / 12)
+    wanted = {"system": "hkd", "recipe": "tiny", "seed": 4, "split": "dev", "steps": 7, "params": 123}
+    assert {key: entry[key] for key in wanted} == wanted
+    assert entry["train_seconds"] == 1.3
+    low, high = entry["wer_interval"]  # type: ignore[misc]
+    assert low <= 1 / 3 <= high
+
+
+def test_the_same_run_replaces_itself_and_others_stay(tmp_path: Path, evaluation: Evaluation) -> None:
+    path = tmp_path / "x.json"
+    for seed in (1, 2):
+        add(path, Recipe(name="tiny", seed=seed), evaluation)
+    add(path, Recipe(name="tiny", seed=1), evaluation, split="test")
+    add(path, Recipe(name="other", seed=1), evaluation)
+    add(path, Recipe(name="tiny", seed=1), evaluation, steps=9)
+    keys = [(each["recipe"], each["seed"], each["split"], each["steps"]) for each in read_results(path)]
+    assert keys == [
+        ("tiny", 2, "dev", 7), ("tiny", 1, "test", 7), ("other", 1, "dev", 7), ("tiny", 1, "dev", 9),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]", '"text"'])
+def test_a_file_of_something_else_is_left_alone(
+    tmp_path: Path, evaluation: Evaluation, content: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        add(path, Recipe(name="tiny"), evaluation)
+    assert "\n" not in str(error.value)
+    assert path.read_text() == content
+
+
+def test_the_file_is_plain_json(tmp_path: Path, evaluation: Evaluation) -> None:
+    add(tmp_path / "x.json", Recipe(name="tiny"), evaluation)
+    assert isinstance(json.loads((tmp_path / "x.json").read_text()), list)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_the_device_says_how_many_threads() -> None:
+    assert device_name("cpu", 1).endswith("CPU, 1 thread")
+    assert device_name("cpu", 2).endswith("CPU, 2 threads")

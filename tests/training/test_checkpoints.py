@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retort.errors import UserError
+from retort.training.checkpoints import CheckpointFolder, average_weights, read_weights, save_weights
+
+
+class Parts:
+    """A student with BatchNorm, an objective and an optimizer over both, after some updates."""
+
+    def __init__(self, seed: int, updates: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.student = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+        self.objective = nn.ModuleList([nn.Linear(3, 2)])
+        parameters = [*self.student.parameters(), *self.objective.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.01, fused=True)
+        for _ in range(updates):
+            self.update()
+
+    def update(self) -> float:
+        inputs = torch.randn(8, 4)
+        loss: Tensor = self.objective[0](self.student(inputs)).square().sum()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def save(self, folder: CheckpointFolder, step: int, **state: Any) -> None:
+        folder.save(step, self.student, self.objective, self.optimizer, state)
+
+    def restore(self, folder: CheckpointFolder, step: int) -> dict[str, Any]:
+        return folder.restore(step, self.student, self.objective, self.optimizer)
+
+
+def test_a_restored_run_goes_on_as_the_saved_one(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    saved = Parts(seed=1, updates=3)
+    saved.save(folder, 3, epoch=2, scores={"3": 0.5})
+    expected = [saved.update() for _ in range(4)]
+    fresh = Parts(seed=9)
+    assert fresh.restore(folder, 3) == {"step": 3, "epoch": 2, "scores": {"3": 0.5}}
+    assert [fresh.update() for _ in range(4)] == expected  # weights, moments, dropout, BatchNorm
+    for name, value in saved.student.state_dict().items():
+        assert torch.equal(fresh.student.state_dict()[name], value), name
+
+
+def test_the_optimizer_comes_back_whole(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    saved = Parts(seed=1, updates=3)
+    saved.save(folder, 3)
+    fresh = Parts(seed=2)
+    fresh.restore(folder, 3)
+    before, after = saved.optimizer.state_dict(), fresh.optimizer.state_dict()
+    assert before["param_groups"] == after["param_groups"]
+    assert before["state"].keys() == after["state"].keys()
+    for index, entries in before["state"].items():
+        for name, value in entries.items():
+            assert torch.equal(after["state"][index][name], value), (index, name)
+
+
+def test_an_objective_without_rows(tmp_path: Path) -> None:
+    parts = Parts(seed=1, updates=1)
+    folder = CheckpointFolder(tmp_path)
+    folder.save(1, parts.student, nn.ModuleList(), parts.optimizer, {})
+    assert folder.restore(1, parts.student, nn.ModuleList(), parts.optimizer) == {"step": 1}
+
+
+def test_half_a_checkpoint_is_never_used(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+    (tmp_path / "partial-00000009").mkdir()
+    (tmp_path / "partial-00000009" / "student.safetensors").write_bytes(b"half")
+    (tmp_path / "step-backup").mkdir()
+    assert folder.steps() == [5]
+    parts.save(folder, 9)
+    assert folder.steps() == [5, 9]
+    assert not (tmp_path / "partial-00000009").exists()
+    parts.restore(folder, 9)
+
+
+def test_a_save_that_is_broken_off_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+
+    def stop(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retort.training.checkpoints.json.dumps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        parts.save(folder, 6)
+    assert folder.steps() == [5]
+    assert (tmp_path / "partial-00000006").exists()
+
+
+def test_dropping_the_training_state_keeps_the_student(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    Parts(seed=1, updates=1).save(folder, 5)
+    folder.drop_training_state(5)
+    folder.drop_training_state(5)
+    assert sorted(path.name for path in folder.path(5).iterdir()) == ["state.json", "student.safetensors"]
+    folder.remove(5)
+    assert folder.steps() == []
+
+
+def test_the_average_is_the_mean_and_counters_are_the_last(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts, states = Parts(seed=1), []
+    for step in (1, 2, 3):
+        for _ in range(step):
+            parts.update()
+        parts.save(folder, step)
+        states.append({name: value.clone() for name, value in parts.student.state_dict().items()})
+    averaged = folder.average([1, 2, 3])
+    assert averaged.keys() == states[0].keys()
+    for name, value in averaged.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, sum(state[name] for state in states) / 3)
+            assert value.dtype == states[0][name].dtype
+    assert not torch.equal(states[0]["1.running_var"], states[2]["1.running_var"])
+    assert int(averaged["1.num_batches_tracked"]) == 6
+
+
+def test_an_average_of_one_is_itself_and_bf16_does_not_lose_small_shares() -> None:
+    state = {"a": torch.randn(5), "count": torch.tensor(3)}
+    assert all(torch.equal(average_weights([state])[name], value) for name, value in state.items())
+    states = [{"a": torch.full((1,), 1.0 + index / 256, dtype=torch.float16)} for index in range(4)]
+    assert float(average_weights(states)["a"]) == pytest.approx(1.0 + 1.5 / 256, abs=1e-3)
+
+
+def test_weights_round_trip_whatever_their_layout(tmp_path: Path) -> None:
+    module = nn.Linear(3, 5)
+    module.weight.data = torch.randn(3, 5).T
+    save_weights(module, tmp_path / "w.safetensors")
+    assert torch.equal(read_weights(tmp_path / "w.safetensors")["weight"], module.weight)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a tensor", b"\xff" * 64])
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_weights(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_state_is_plain_json(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    Parts(seed=1, updates=1).save(folder, 7, seconds=1.5)
+    assert json.loads((folder.path(7) / "state.json").read_text()) == {"step": 7, "seconds": 1.5}

