@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))  # else a verb would replace pytest by itself
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# A loaded machine must not fail a test, nor chance: RETORT_RANDOM_TESTS=1 looks for new examples.
+settings.register_profile("retort", deadline=None, derandomize="RETORT_RANDOM_TESTS" not in os.environ)
+settings.load_profile("retort")
 
 LETTERS = "abcdefgh"
 LETTER_SECONDS = 0.16
@@ -98,13 +103,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def write_recipe(corpus: Path, tmp_path: Path) -> WriteRecipe:
-    """`write_recipe(name="tiny", extra="")`: a YAML file in `tmp_path` that trains on `corpus` in seconds."""
+@pytest.fixture(scope="session")
+def recipe_text(corpus: Path) -> Callable[[str], str]:
+    """`recipe_text(name)`: YAML of a recipe that trains on `corpus` in a second."""
+    return lambda name: RECIPE.format(name=name, corpus=corpus)
 
-    def write(name: str = "tiny", extra: str = "", data: Path = corpus) -> Path:
+
+@pytest.fixture
+def write_recipe(recipe_text: Callable[[str], str], tmp_path: Path) -> WriteRecipe:
+    """`write_recipe(name="tiny", extra="")`: that as a file in `tmp_path`, with `extra` at its end."""
+
+    def write(name: str = "tiny", extra: str = "") -> Path:
         path = tmp_path / f"{name}.yaml"
-        path.write_text(RECIPE.format(name=name, corpus=data) + extra)
+        path.write_text(recipe_text(name) + extra)
         return path
 
     return write
@@ -113,7 +124,7 @@ def write_recipe(corpus: Path, tmp_path: Path) -> WriteRecipe:
 @pytest.fixture
 def read_recipe(write_recipe: WriteRecipe) -> Callable[..., object]:
     """`read_recipe(*overrides, extra="")`: the same as a checked `Recipe`."""
-    from retort.config import load_recipe
+    from retort.recipe import load_recipe
 
     def read(*overrides: str, extra: str = "", name: str = "tiny") -> object:
         return load_recipe(str(write_recipe(name, extra)), overrides)

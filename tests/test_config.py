@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import (
-    CHOICES,
-    Recipe,
-    load_recipe,
-    recipe_from_dict,
-    recipe_names,
-    recipe_to_dict,
-)
+from retort.config import CHOICES, Recipe
 from retort.errors import UserError
+from retort.recipe import load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
 from retort.training.describe import describe
 
 

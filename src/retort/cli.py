@@ -88,11 +88,48 @@ def prepare(
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
             options["progress"] = lambda done, total: progress("synthesis", done, total)  # type: ignore[assignment]
-        prepared = PREPARERS[kind.value](None if source == "-" else Path(source), out, **options)
+        grammar = kind is Kind.synthetic and source == "-"
+        prepared = PREPARERS[kind.value](None if grammar else Path(source), out, **options)
     for name, manifest in prepared.manifests.items():
         hours = prepared.seconds[name] / 3600
         console.print(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h", highlight=False)
     _say_rejected(len(prepared.rejected), f"{out}/*.rejected.tsv")
+
+
+@app.command()
+def teach(
+    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+) -> None:
+    """Let the teachers read the training text once, into exp/cache; the same command goes on after a stop.
+
+    Under torchrun every process reads its share.
+    """
+    _tune_allocator()
+    from retort.progress import stage_progress
+    from retort.recipe import load_recipe
+    from retort.training.teach import teach as run_teaching
+
+    loaded = load_recipe(recipe, overrides or [])
+    screen = console if os.environ.get("RANK", "0") == "0" else Console(quiet=True)
+    with stage_progress(screen) as progress:
+        done = run_teaching(
+            loaded,
+            EXPERIMENTS,
+            progress,
+            lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}", highlight=False),
+        )
+    for each in done:
+        store = each.store
+        screen.print(
+            f"{each.name}: {each.read:,} texts read now; {store.folder} holds {len(store):,} in "
+            f"{store.bytes / 1e6:,.1f} MB",
+            highlight=False,
+        )
+        if each.missing:
+            screen.print(f"{each.missing:,} texts are the share of other processes", highlight=False)
+        if loaded.teachers[each.name].storage == "online":
+            screen.print(f"set teachers.{each.name}.storage: disk to train from it", style="yellow")
 
 
 @app.command()
@@ -105,10 +142,10 @@ def train(
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     _tune_allocator()
-    from retort.config import load_recipe
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import TrainingProgress, stage_progress
+    from retort.recipe import load_recipe
     from retort.training.run import train as run_training
 
     loaded = load_recipe(recipe, overrides or [])
@@ -138,20 +175,24 @@ def train(
 def evaluate(
     experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
     cuts: Annotated[str, typer.Argument(help="Manifest or Kaldi folder.")],
+    beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
+    nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Score a model: CER and WER with 95 % intervals over speakers, real-time factor."""
     _tune_allocator()
     import torch
 
+    from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import load
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.progress import stage_progress
 
+    options = DecodingOptions(beam, nbest)
     torch.set_num_threads(threads)
     recogniser = load(experiment)
     with stage_progress(console) as progress:
-        evaluation = run_evaluation(recogniser, cuts, experiment, progress)
+        evaluation = run_evaluation(recogniser, cuts, experiment, progress, options)
     _print_evaluation(cuts, evaluation)
 
 
@@ -189,28 +230,38 @@ def transcribe(
     ] = False,
     as_srt: Annotated[bool, typer.Option("--srt", help="SubRip subtitles.")] = False,
     as_vtt: Annotated[bool, typer.Option("--vtt", help="WebVTT subtitles.")] = False,
+    beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
+    nbest: Annotated[int, typer.Option(help="With --json: readings of each file, up to --beam.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Print the text of audio files; a file that cannot be read is told on stderr and the others go on."""
     if as_json + as_srt + as_vtt > 1:
         raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
+    if nbest > 1 and not as_json:
+        raise UserError("--nbest is told in JSON only", remedy="Add --json")
     import torch
 
+    from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import load
     from retort.decoding.subtitles import to_srt, to_vtt
 
+    options = DecodingOptions(beam, nbest)
     torch.set_num_threads(threads)
     recogniser = load(experiment)
     failed = 0
     for file in files:
         try:
-            transcript = recogniser.transcribe(file)
+            readings = recogniser.alternatives(file, options=options)
         except UserError as error:
             failed += 1
             print(f"retort: {error}", file=sys.stderr)
             continue
+        transcript = readings[0].transcript
         if as_json:
-            print(json.dumps({"file": file, **json.loads(transcript.to_json())}, ensure_ascii=False))
+            line = {"file": file, **json.loads(transcript.to_json())}
+            if nbest > 1:
+                line["nbest"] = [{"text": each.transcript.text, "score": each.score} for each in readings]
+            print(json.dumps(line, ensure_ascii=False))
         elif as_srt or as_vtt:
             print((to_srt if as_srt else to_vtt)(transcript, recogniser.separator))
         else:
@@ -225,7 +276,7 @@ def info(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
 ) -> None:
     """Show a recipe's architecture and its exact number of parameters; needs no data."""
-    from retort.config import load_recipe
+    from retort.recipe import load_recipe
     from retort.training.describe import describe
 
     loaded = load_recipe(recipe, overrides or [])
@@ -241,6 +292,29 @@ def info(
     console.print(table)
     for line in description.lines:
         console.print(line, highlight=False, markup=False)
+
+
+@app.command()
+def report(
+    experiments: Annotated[
+        list[Path],
+        typer.Argument(metavar="EXP...", help="Experiments; the others are compared with the first."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder; by default that of the first experiment.")] = None,
+) -> None:
+    """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
+    _tune_allocator()
+    import torch
+
+    from retort.evaluation.report import write_report
+    from retort.progress import stage_progress
+
+    torch.set_num_threads(1)
+    with stage_progress(console) as progress:
+        written = write_report(experiments, out, progress)
+    for line in written.missing:
+        console.print(line, style="yellow", highlight=False, markup=False)
+    console.print(f"written to {written.html} and {written.markdown}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,29 +1,20 @@
-"""The recipe: dataclasses, YAML over their defaults, `a.b=c` over YAML. Unknown keys are errors.
+"""What a recipe may say: every key is a field of :class:`Recipe`, the text under a field its documentation.
 
-A recipe is one YAML file. `base: NAME` at its top takes another recipe first. Every other key is a field of
-:class:`Recipe`; the text under each field below is its documentation.
+`recipe.py` reads recipes.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from retort.errors import UserError
+from omegaconf import MISSING
 
 
 @dataclass
 class DataConfig:
     """Where the utterances are. Each entry is a Kaldi folder or a lhotse manifest (`*.jsonl.gz`).
 
-    A relative path is tried from the working directory, then from the data roots (`corpora/cuts.py`).
+    A relative path is tried from the working directory, then from the data roots (`corpora/opening.py`).
     """
 
     train: list[str] = field(default_factory=list)
@@ -114,6 +105,9 @@ class EncoderConfig:
     feedforward: int = 2048
     kernel: int = 15
     """Depthwise convolution of the Conformer, frames."""
+    convolution_norm: str = "batch"
+    """Behind that convolution: `batch` (as the reference) or `layer`. With batches of few utterances the running
+    statistics of `batch` are so far from each batch's own that CIF fires too much or too little in evaluation."""
     positions: str = "relative"
     """`relative` (Transformer-XL, as the reference) or `rotary` (faster on a CPU)."""
     dropout: float = 0.1
@@ -169,6 +163,8 @@ class TeacherConfig:
     """What the teacher reads: `upper`, `lower` or `keep`."""
     dim: int | None = None
     """Of its vectors; stated so that `info` needs no model, checked when the model is opened."""
+    storage: str = "online"
+    """`online` (it reads while the student trains) or `disk` (it reads once, `retort teach`; float16, shared)."""
 
 
 @dataclass
@@ -252,209 +248,19 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "student.kind": ("cif",),
     "student.encoder.kind": ("conformer", "transformer"),
     "student.encoder.positions": ("relative", "rotary"),
+    "student.encoder.convolution_norm": ("batch", "layer"),
     "training.schedule": ("tri_stage", "cosine"),
     "training.precision": ("fp32", "bf16", "fp16"),
     "training.device": ("auto", "cpu"),
     "training.keep": ("best", "last"),
 }
-TEACHER_CHOICES = {"kind": ("masked_lm",), "case": ("upper", "lower", "keep")}
+TEACHER_CHOICES = {
+    "kind": ("masked_lm",),
+    "case": ("upper", "lower", "keep"),
+    "storage": ("online", "disk"),
+}
 ROW_CHOICES = {
     "loss": ("contrastive", "regression", "cosine"),
     "average": ("token", "utterance"),
     "reduce": ("sum", "mean"),
 }
-
-
-def recipe_names() -> list[str]:
-    """Names of the packaged recipes, such as `aishell1/cif`."""
-    root = resources.files("retort") / "recipes"
-    folder = Path(str(root))
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Open a recipe by name or path and lay `a.b=c` overrides over it.
-
-    Raises:
-        UserError: no such recipe, an unknown key, a value of the wrong type or not among the choices.
-    """
-    merged = OmegaConf.structured(Recipe)
-    for path in _with_bases(_find(recipe)):
-        try:
-            merged = OmegaConf.merge(merged, _read_yaml(path))
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
-            raise _explain(error, str(path)) from None
-    for override in overrides:
-        _lay_over(merged, override)
-    try:
-        result = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise _explain(error, recipe) from None
-    assert isinstance(result, Recipe)
-    check_recipe(result, recipe)
-    return result
-
-
-def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
-    """A recipe that was saved with :func:`recipe_to_dict`."""
-    try:
-        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), values))
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise _explain(error, where) from None
-    assert isinstance(result, Recipe)
-    return result
-
-
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    result = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(result, dict)
-    return {str(key): value for key, value in result.items()}
-
-
-def check_recipe(recipe: Recipe, where: str) -> None:
-    """Cross-checks between fields.
-
-    Raises:
-        UserError: with the key, its value and what it may be.
-    """
-
-    def choose(key: str, value: object, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
-
-    for key, choices in CHOICES.items():
-        value: object = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
-        choose(key, value, choices)
-    for name, teacher in recipe.teachers.items():
-        for key, choices in TEACHER_CHOICES.items():
-            choose(f"teachers.{name}.{key}", getattr(teacher, key), choices)
-    for index, row in enumerate(recipe.distill):
-        for key, choices in ROW_CHOICES.items():
-            choose(f"distill[{index}].{key}", getattr(row, key), choices)
-        choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers))
-    if recipe.tokenizer.kind == "bpe" and recipe.tokenizer.size is None:
-        raise UserError(
-            "tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300"
-        )
-    if recipe.tokenizer.kind == "teacher":
-        choose("tokenizer.teacher", recipe.tokenizer.teacher, tuple(recipe.teachers))
-    if recipe.augment.noise and recipe.features.storage == "disk":
-        raise UserError(
-            "augment.noise needs the wave at each visit", where=where, remedy="Set features.storage: online"
-        )
-    if recipe.student.faithful and recipe.student.encoder.positions != "relative":
-        raise UserError(
-            "student.faithful needs the reference's positions",
-            where=where,
-            remedy="Set student.encoder.positions: relative, or faithful: false",
-        )
-    _check_sizes(recipe.student, where)
-
-
-def _check_sizes(student: StudentConfig, where: str) -> None:
-    encoder = student.encoder
-    for key, part in (("encoder", encoder), ("decoder", student.decoder)):
-        if part.dim % part.heads or (part.dim // part.heads) % 2:
-            raise UserError(
-                f"student.{key}.dim {part.dim} over {part.heads} heads is not an even number",
-                where=where,
-                remedy="Choose dim a multiple of 2 x heads",
-            )
-    for key, kernel in (("encoder", encoder.kernel), ("cif", student.cif.kernel)):
-        if kernel < 1 or kernel % 2 == 0:
-            raise UserError(f"student.{key}.kernel is {kernel}", where=where, remedy="Choose an odd number")
-    pooled = encoder.pool_after
-    if len(set(pooled)) < len(pooled) or not all(1 <= layer <= encoder.layers for layer in pooled):
-        raise UserError(
-            f"student.encoder.pool_after is {list(pooled)}",
-            where=where,
-            remedy=f"Name different layers from 1 to {encoder.layers}",
-        )
-    if student.frontend.layers not in (1, 2):
-        raise UserError("student.frontend.layers must be 1 or 2", where=where)
-
-
-def _find(recipe: str, beside: Path | None = None) -> Path:
-    """The file of a recipe; a path is tried from the folder `beside` first."""
-    path = Path(recipe)
-    if path.suffix in (".yaml", ".yml"):
-        for each in ([beside / path] if beside else []) + [path]:
-            if each.is_file():
-                return each
-        raise UserError("no such file", where=recipe, remedy="Give a recipe's name or the path of a YAML file")
-    packaged = Path(str(resources.files("retort") / "recipes" / f"{recipe}.yaml"))
-    if packaged.is_file():
-        return packaged
-    near = difflib.get_close_matches(recipe, recipe_names(), n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Recipes: {', '.join(recipe_names())}"
-    raise UserError("no such recipe", where=recipe, remedy=hint)
-
-
-def _with_bases(path: Path) -> list[Path]:
-    """The recipe's file after the files it is based on, outermost base first."""
-    chain = [path]
-    while "base" in (content := _read_yaml(chain[0], keep_base=True)):
-        base = _find(str(content["base"]), chain[0].parent)
-        if base.resolve() in [each.resolve() for each in chain]:
-            raise UserError("base: goes in a circle", where=path)
-        chain.insert(0, base)
-    return chain
-
-
-def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
-    try:
-        content = OmegaConf.load(path)
-    except Exception as error:  # yaml raises a family of its own; its text has line and column
-        raise UserError(f"not valid YAML ({_one_line(error)})", where=path) from None
-    if not isinstance(content, DictConfig):
-        raise UserError("a recipe is a mapping of keys to values", where=path)
-    if not keep_base:
-        content.pop("base", None)
-    return content
-
-
-def _lay_over(merged: DictConfig, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
-    where = f"override '{override}'"
-    try:
-        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
-    except Exception as error:  # yaml raises a family of its own
-        raise UserError(f"cannot be read ({_one_line(error)})", where=where) from None
-    try:
-        OmegaConf.update(merged, key, value)
-    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
-        raise _explain(error, where) from None
-
-
-def _explain(error: Exception, where: str) -> UserError:
-    key = getattr(error, "full_key", None) or ""
-    message = _one_line(error)
-    if ("not in" in message or "is not a" in message) and "subclass" in message:
-        return UserError(f"a whole part is set to a single value ({message})", where=where)
-    if "not in" in message and key:
-        leaf = key.split(".")[-1]
-        known = sorted({name for cls in _dataclasses(Recipe) for name in cls.__dataclass_fields__})
-        near = difflib.get_close_matches(leaf, known, n=1)
-        return UserError(
-            f"unknown key '{key}'",
-            where=where,
-            remedy=f"Did you mean '{near[0]}'?" if near else "See retort/config.py for the keys",
-        )
-    return UserError(f"{key}: {message}" if key else message, where=where)
-
-
-def _dataclasses(root: type) -> list[Any]:
-    found: list[Any] = [root, TeacherConfig, RowConfig]
-    for each in root.__dataclass_fields__.values():  # type: ignore[attr-defined]
-        factory = each.default_factory
-        if isinstance(factory, type) and hasattr(factory, "__dataclass_fields__"):
-            found += [inner for inner in _dataclasses(factory) if inner not in found]
-    return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__

@@ -7,11 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from retort.config import Recipe, load_recipe
+from retort.config import Recipe
 from retort.corpora import PREPARERS, open_cuts
 from retort.errors import UserError
 from retort.evaluation.evaluate import evaluate
 from retort.progress import TrainingProgress, stage_progress
+from retort.recipe import load_recipe
 from retort.training.run import train
 
 SENTENCES = {"train": 1200, "validation": 60, "test": 100}

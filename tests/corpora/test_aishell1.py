@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from retort.corpora.aishell1 import prepare
-from retort.corpora.cuts import open_cuts
+from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 
 SPEAKERS = {"train": ("S0002", "S0003"), "dev": ("S0724",), "test": ("S0764",)}

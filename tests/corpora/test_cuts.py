@@ -15,13 +15,12 @@ from retort.corpora.cuts import (
     CheckedCuts,
     Prepared,
     Rejected,
-    find_data,
     make_cut,
-    open_cuts,
     open_recording,
     write_rejected,
     write_split,
 )
+from retort.corpora.opening import find_data, open_cuts
 from retort.errors import BadUtterance, UserError
 
 

@@ -13,8 +13,9 @@ import torch
 from lhotse import CutSet
 
 from retort.config import FeatureConfig
-from retort.corpora.cuts import make_cut, open_cuts, open_recording
+from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import CutFeatures, features_key, load_samples, store_features
+from retort.corpora.opening import open_cuts
 from retort.errors import BadUtterance, UserError
 
 CONFIG = FeatureConfig(bins=40)
@@ -141,9 +142,9 @@ class TestKey:
     def test_the_same_is_the_same(self, cuts: CutSet) -> None:
         assert features_key("train", cuts, CONFIG) == features_key("train", list(cuts), CONFIG)
 
-    @pytest.mark.parametrize("change", [{"bins": 41}, {"sampling_rate": 8000}])
-    def test_settings_change_it(self, cuts: CutSet, change: dict[str, int]) -> None:
-        assert features_key("train", cuts, CONFIG) != features_key("train", cuts, replace(CONFIG, **change))
+    def test_settings_change_it(self, cuts: CutSet) -> None:
+        others = replace(CONFIG, bins=41), replace(CONFIG, sampling_rate=8000)
+        assert len({features_key("train", cuts, config) for config in (CONFIG, *others)}) == 3
 
     def test_what_is_applied_on_reading_does_not(self, cuts: CutSet) -> None:
         other = replace(CONFIG, cmvn=False, storage="online")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from retort.corpora.cuts import open_cuts
 from retort.corpora.kaldi import prepare, read_kaldi
+from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 
 

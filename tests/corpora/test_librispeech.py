@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from retort.corpora.cuts import open_cuts
 from retort.corpora.librispeech import prepare
+from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 
 CHAPTERS = {

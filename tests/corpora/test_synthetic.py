@@ -14,7 +14,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from retort.corpora import espeak, grammar
-from retort.corpora.cuts import Prepared, open_cuts
+from retort.corpora.cuts import Prepared
+from retort.corpora.opening import open_cuts
 from retort.corpora.synthetic import VOICES, Conditions, prepare, render
 from retort.errors import UserError
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from retort.corpora.cuts import Prepared, open_cuts
+from retort.corpora.cuts import Prepared
+from retort.corpora.opening import open_cuts
 from retort.corpora.table import prepare
 from retort.errors import UserError
 

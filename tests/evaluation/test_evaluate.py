@@ -11,6 +11,7 @@ import torch
 
 from retort.config import Recipe
 from retort.corpora import PREPARERS
+from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation import read_score
@@ -48,9 +49,20 @@ def test_a_kaldi_folder_is_scored_and_written_down(
     assert content["real_time_factor"] > 0
 
 
-def test_a_manifest_of_the_same_gives_the_same(
+def test_a_beam_search_stands_beside_greedy_decoding(
     recogniser: Recogniser, corpus: Path, tmp_path: Path
 ) -> None:
+    plain = scored(recogniser, corpus / "test", tmp_path)
+    options = DecodingOptions(beam=3, nbest=2)
+    found = evaluate(recogniser, str(corpus / "test"), tmp_path, lambda *_: None, options)
+    assert found.folder.name == f"{plain.folder.name}-beam3"
+    assert read_score(plain.folder / "score.json") == plain.score
+    lines = [json.loads(line) for line in (found.folder / "hyp.jsonl").read_text().splitlines()]
+    assert all(1 <= len(line["nbest"]) <= 2 for line in lines)
+    assert "nbest" not in (plain.folder / "hyp.jsonl").read_text()
+
+
+def test_a_manifest_of_the_same_gives_the_same(recogniser: Recogniser, corpus: Path, tmp_path: Path) -> None:
     manifest = PREPARERS["kaldi"](corpus / "test", tmp_path / "out").manifests["test"]
     first, second = (scored(recogniser, each, tmp_path) for each in (corpus / "test", manifest))
     assert first.score.characters == second.score.characters

@@ -11,8 +11,10 @@ import torch
 from lhotse import CutSet
 
 from retort.config import Recipe
-from retort.corpora.cuts import make_cut, open_cuts, open_recording
+from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import store_features
+from retort.corpora.opening import open_cuts
+from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation import recognise as module
 from retort.evaluation.recognise import recognise, write_hypotheses
@@ -46,9 +48,7 @@ def test_every_utterance_has_a_hypothesis(recogniser: Recogniser, cuts: CutSet) 
         assert found.speakers[cut.id] == cut.supervisions[0].speaker
     assert sum(map(len, found.hypotheses.values())) > 0
     assert found.decoding_seconds > 0
-    assert found.real_time_factor == pytest.approx(
-        found.decoding_seconds / sum(cut.duration for cut in cuts)
-    )
+    assert found.real_time_factor == pytest.approx(found.decoding_seconds / sum(cut.duration for cut in cuts))
 
 
 def test_batches_do_not_change_what_is_heard(
@@ -99,6 +99,25 @@ def test_what_cannot_be_used_is_listed_and_has_no_hypothesis(
     assert reasons.keys() == waves.keys() - {"good"}
     for name, word in (("silent", "silence"), ("short", "too short"), ("tiny", "too short"), ("nan", "NaN")):
         assert word in reasons[name]
+
+
+def test_a_beam_search_tells_its_best_readings(
+    recogniser: Recogniser, cuts: CutSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greedy = {line["id"]: line for line in recognise(recogniser, cuts).lines}
+    together = recognise(recogniser, cuts, options=DecodingOptions(beam=4, nbest=3))
+    for line in together.lines:
+        readings = line["nbest"]
+        assert isinstance(readings, list)
+        assert 1 <= len(readings) <= 3
+        assert readings[0] == {"text": line["hypothesis"], "score": line["score"]}
+        scores = [each["score"] for each in readings]
+        assert scores == sorted(scores, reverse=True)
+        assert line.keys() - greedy[line["id"]].keys() == {"nbest"}
+    monkeypatch.setattr(module, "BATCH_SECONDS", 0.1)
+    alone = recognise(recogniser, cuts, options=DecodingOptions(beam=4))
+    assert together.hypotheses == alone.hypotheses
+    assert all("nbest" not in line for line in alone.lines)
 
 
 def test_hypotheses_are_written_in_order(recogniser: Recogniser, cuts: CutSet, tmp_path: Path) -> None:

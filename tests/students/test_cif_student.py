@@ -9,9 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.config import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig, load_recipe
+from retort.config import (
+    CifConfig,
+    DecoderConfig,
+    EncoderConfig,
+    FrontendConfig,
+    StudentConfig,
+)
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
+from retort.recipe import load_recipe
 from retort.students.cif import CifStudent, smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD

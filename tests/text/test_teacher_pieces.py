@@ -19,8 +19,9 @@ from tiny_teachers import (
 
 from retort.config import TokenizerConfig
 from retort.errors import UserError
+from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.teacher_pieces import TeacherReader, TeacherTokenizer
-from retort.text.tokenizers import Tokenizer, open_tokenizer, train_tokenizer
+from retort.text.tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="module")

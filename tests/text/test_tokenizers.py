@@ -24,6 +24,7 @@ from tiny_teachers import (
 from retort.config import TokenizerConfig
 from retort.errors import UserError
 from retort.text import tokenizers as module
+from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import (
     BLANK,
     EOS,
@@ -34,8 +35,6 @@ from retort.text.tokenizers import (
     Piece,
     Tokenizer,
     Word,
-    open_tokenizer,
-    train_tokenizer,
 )
 
 

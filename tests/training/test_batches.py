@@ -14,8 +14,9 @@ from torch import Tensor
 
 from retort.audio.files import read_audio
 from retort.config import Recipe
-from retort.corpora.cuts import make_cut, open_cuts, open_recording
+from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import load_samples
+from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 from retort.text.tokenizers import EOS, PAD, CharacterTokenizer
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler, mix_noise
@@ -128,9 +129,7 @@ def test_epochs_differ_in_order_and_the_seed_decides(cuts: CutSet, read_recipe: 
 class TestAugmentation:
     def test_it_does_not_depend_on_the_batches(self, cuts: CutSet, read_recipe: ReadRecipe) -> None:
         small = by_id(batches_of(read_recipe(ONLINE, "batches.seconds=3", *MASKS), cuts))
-        large = by_id(
-            batches_of(read_recipe(ONLINE, "batches.seconds=20", *MASKS), CutSet(list(cuts)[::-1]))
-        )
+        large = by_id(batches_of(read_recipe(ONLINE, "batches.seconds=20", *MASKS), CutSet(list(cuts)[::-1])))
         assert same(small, large)
 
     def test_it_differs_between_epochs_and_seeds(self, cuts: CutSet, read_recipe: ReadRecipe) -> None:
@@ -225,7 +224,7 @@ class TestNoise:
         assert (batch.ids, batch.rejected) == (["low"], [])
 
     def test_it_needs_the_wave(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="augment.noise needs the wave"):
+        with pytest.raises(UserError, match=r"augment\.noise needs the wave"):
             read_recipe(f"augment.noise=[{tmp_path}]")
 
     def test_a_recipe_names_it(self, tmp_path: Path, noise: CutSet, read_recipe: ReadRecipe) -> None:

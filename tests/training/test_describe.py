@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retort.config import Recipe, load_recipe
+from retort.config import Recipe
 from retort.distill.objective import Objective
 from retort.errors import UserError
+from retort.recipe import load_recipe
 from retort.students.factory import build_student
 from retort.training.describe import describe
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_tri_stage_at_its_corners() -> None:
 
 def test_tri_stage_decays_by_one_factor() -> None:
     values = rates(TrainingConfig(steps=200, warmup_steps=20, hold_steps=30))[50:]
-    factors = {round(after / before, 9) for before, after in zip(values, values[1:], strict=False)}
+    factors = {round(after / before, 9) for before, after in itertools.pairwise(values)}
     assert len(factors) == 1
     assert factors.pop() == pytest.approx(0.01 ** (1 / 150))
 

@@ -12,8 +12,8 @@ from lhotse import CutSet
 from torch import Tensor
 
 from retort.config import Recipe
-from retort.corpora.cuts import open_cuts
 from retort.corpora.features import store_features
+from retort.corpora.opening import open_cuts
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.students.factory import build_student
@@ -143,9 +143,7 @@ def test_the_loss_is_divided_by_all_tokens_once(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_loss_goes_down(
-    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, precision: str
-) -> None:
+def test_the_loss_goes_down(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, precision: str) -> None:
     recipe = read_recipe(
         f"training.precision={precision}", "training.steps=100", "training.evaluate_steps=100",
         "training.schedule=cosine", "training.peak_lr=0.005", "training.warmup_steps=10",
@@ -251,7 +249,6 @@ class TestResumed:
 
         train(recipe, root, lambda *_: None, report)
         return steps
-
 
     @pytest.mark.parametrize(
         "stops",

@@ -52,7 +52,7 @@ class CutFeatures:
         return self.fbank(load_samples(cut, self.config.sampling_rate))
 
     def _normalised(self, features: Tensor) -> Tensor:
-        return normalise_features(features) if self.config.cmvn else features
+        return normalise_features(features) if self.config.cmvn and len(features) else features
 
     @staticmethod
     def stored(cut: Cut) -> Tensor:

@@ -21,13 +21,17 @@ from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
 from retort.audio.files import check_wave, read_audio
 from retort.audio.pauses import cut_at_pauses
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
-from retort.decoding.greedy import Hypothesis, greedy
-from retort.decoding.transcript import Transcript, join_transcripts, time_hypothesis
+from retort.decoding.beam import Candidate, decode_fired
+from retort.decoding.greedy import Hypothesis
+from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
+from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.normalise import Normaliser
-from retort.text.tokenizers import Tokenizer, open_tokenizer
+from retort.text.opening import open_tokenizer
+from retort.text.tokenizers import Tokenizer
 
 SHORTEST = 3
 """Encoder frames under which audio is too short to be recognised."""
@@ -59,27 +63,45 @@ class Recogniser:
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self._fbank = Fbank(features)
 
-    def transcribe(self, path: str | Path, longest: float = 30.0) -> Transcript:
+    def transcribe(
+        self, path: str | Path, longest: float = 30.0, options: DecodingOptions = GREEDY
+    ) -> Transcript:
         """Recognise a file of any rate and channel count that soundfile reads.
 
         Args:
             path: the audio file.
             longest: seconds; a longer file is cut at its pauses into stretches no longer than this.
+            options: how to decode.
 
         Raises:
             UserError: the file is missing, not audio, empty, silent or too short.
         """
-        samples = read_audio(path, self.sampling_rate)
-        return self.transcribe_samples(samples, longest, where=str(path))
+        return self.alternatives(path, longest, options)[0].transcript
 
     def transcribe_samples(
-        self, samples: np.ndarray, longest: float = 30.0, where: str = "samples"
+        self,
+        samples: np.ndarray,
+        longest: float = 30.0,
+        where: str = "samples",
+        options: DecodingOptions = GREEDY,
     ) -> Transcript:
         """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole.
 
         Raises:
             UserError: the samples are none, silent, not finite or too few.
         """
+        return self._alternatives(samples, longest, where, options)[0].transcript
+
+    def alternatives(
+        self, path: str | Path, longest: float = 30.0, options: DecodingOptions = GREEDY
+    ) -> list[Alternative]:
+        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`."""
+        samples = read_audio(path, self.sampling_rate)
+        return self._alternatives(samples, longest, str(path), options)
+
+    def _alternatives(
+        self, samples: np.ndarray, longest: float, where: str, options: DecodingOptions
+    ) -> list[Alternative]:
         check_wave(samples, where)
         stretches, features = [], []
         for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
@@ -94,9 +116,9 @@ class Recogniser:
             )
         parts = []
         for (offset, duration), made in zip(stretches, features):
-            hypothesis = self.decode([made])[0]
-            parts.append(time_hypothesis(hypothesis, self.tokenizer, self.frame_seconds, offset, duration))
-        return join_transcripts(parts, self.separator)
+            (candidates,) = self.search([made], options)
+            parts.append(self.readings(candidates, options, offset, duration))
+        return join_alternatives(parts, self.separator, options.nbest)
 
     @property
     def separator(self) -> str:
@@ -104,10 +126,24 @@ class Recogniser:
         return " " if self.normalise.config.spaces == "keep" else ""
 
     def decode(self, features: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise utterances of `(T, bins)` normalised features in one batch."""
+        """Recognise utterances of `(T, bins)` normalised features in one batch, greedily."""
+        return [candidates[0].hypothesis for candidates in self.search(features)]
+
+    @torch.inference_mode()
+    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> list[list[Candidate]]:
+        """What the search keeps of utterances of `(T, bins)` normalised features, decoded in one batch."""
         lengths = torch.tensor([each.shape[0] for each in features])
         padded = pad_sequence(list(features), batch_first=True)
-        return greedy(self.student, padded.to(self.device), lengths.to(self.device))
+        encoded = self.student.encode(padded.to(self.device), lengths.to(self.device))
+        return decode_fired(self.student, self.student.fire(encoded), options)
+
+    def readings(
+        self, candidates: Sequence[Candidate], options: DecodingOptions, offset: float, duration: float
+    ) -> list[Alternative]:
+        """The best candidates as texts with times; `offset` and `duration` of the stretch in seconds."""
+        return time_candidates(
+            candidates, options.nbest, self.tokenizer, self.frame_seconds, offset, duration
+        )
 
     def save(self, folder: Path) -> None:
         """Write what :func:`load` reads, and nothing else."""

@@ -50,8 +50,10 @@ def time_hypothesis(
     ends = [offset + min(end * frame_seconds, duration) for end in hypothesis.ends]
     starts = [offset, *ends[:-1]]
     tokens = [
-        TimedText(tokenizer.decode([index]), start, end, math.exp(score))
-        for index, start, end, score in zip(hypothesis.ids, starts, ends, hypothesis.log_probs)
+        TimedText(surface, start, end, math.exp(score))
+        for surface, start, end, score in zip(
+            tokenizer.surfaces(hypothesis.ids), starts, ends, hypothesis.log_probs
+        )
     ]
     words = [
         TimedText(

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retort.corpora.cuts import Rejected, find_data, open_cuts, write_rejected
+from retort.corpora.cuts import Rejected, write_rejected
+from retort.corpora.opening import find_data, open_cuts
+from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation.bootstrap import intervals
 from retort.evaluation.recognise import recognise, write_hypotheses
@@ -26,15 +28,24 @@ class Evaluation:
     folder: Path
 
 
-def evaluate(recogniser: Recogniser, source: str, folder: Path, progress: Progress) -> Evaluation:
+def evaluate(
+    recogniser: Recogniser,
+    source: str,
+    folder: Path,
+    progress: Progress,
+    options: DecodingOptions = GREEDY,
+) -> Evaluation:
     """Score a model on a manifest or Kaldi folder.
 
     Writes `folder/evaluation/NAME/{hyp.jsonl,score.json}`, and `rejected.tsv` there if an utterance could not
-    be used. NAME is the source's own with its parent's, so that two corpora's `test` do not meet.
+    be used. NAME is the source's own with its parent's, so that two corpora's `test` do not meet, and with
+    `-beamN` behind it after a beam search, so that it can be compared with greedy decoding.
     """
     path = find_data(source)
     opened = open_cuts(path)
-    recognised = recognise(recogniser, opened.cuts, lambda done, total: progress("decoding", done, total))
+    recognised = recognise(
+        recogniser, opened.cuts, lambda done, total: progress("decoding", done, total), options
+    )
     result = score(
         recognised.references,
         recognised.hypotheses,
@@ -44,7 +55,8 @@ def evaluate(recogniser: Recogniser, source: str, folder: Path, progress: Progre
     )
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
-    out = folder / "evaluation" / f"{path.parent.name}-{path.name.removesuffix('.gz').removesuffix('.jsonl')}"
+    name = f"{path.parent.name}-{path.name.removesuffix('.gz').removesuffix('.jsonl')}"
+    out = folder / "evaluation" / (f"{name}-beam{options.beam}" if options.beam > 1 else name)
     out.mkdir(parents=True, exist_ok=True)
     write_hypotheses(out / "hyp.jsonl", recognised)
     write_rejected(rejected, out / "rejected.tsv")

@@ -1,62 +1,155 @@
-"""Pictures of a run: its curves, and what CIF does with one utterance."""
+"""Pictures of runs: their curves, what CIF does with one utterance, length errors, likeness to a teacher.
+
+Each is drawn once, either into a file or as SVG to be put into a page. The SVG's text stays text, and its ink
+is `currentColor`, so that a page in the dark turns it light.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retort.errors import UserError
+from retort.evaluation.firing import Firing
+from retort.evaluation.similarity import BeforeAndAfter
 
 PANELS = {
-    "cross-entropy": "ce",
-    "CTC": "ctc",
-    "quantity": "quantity",
-    "accuracy, true history": "correct",
-    "ACD": "acoustic.contrastive",
-    "ACD accuracy": "acoustic.contrastive.accuracy",
-    "LRD": "linguistic.regression",
-    "CER, free-running": "validation.cer",
-    "CER of the CTC head": "validation.ctc_cer",
+    "loss": "loss, weighted sum",
+    "ce": "cross-entropy",
+    "ctc": "CTC",
+    "quantity": "quantity loss",
+    "quantity_total": "length: fired weight per token (1 is right)",
+    "correct": "accuracy with the true history",
+    "acoustic.contrastive": "acoustic contrastive (ACD)",
+    "acoustic.contrastive.accuracy": "ACD accuracy",
+    "linguistic.regression": "linguistic regression (LRD)",
+    "validation.cer": "CER, validation, free-running",
+    "validation.wer": "WER, validation, free-running",
+    "validation.ctc_cer": "CER of the CTC head, validation",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
 }
+"""Titles of what is logged, in the order of the panels; losses of other rows stand behind, under their keys."""
+
+COLOURS = ("#3b82c4", "#e07b39", "#3fa66b", "#c2549d", "#8a7bd8", "#b09a2a")
+STROKES = ("-", "--", "-.", ":")
+"""Beside the colours, for eyes that do not tell them apart."""
+
+Metrics = Mapping[str, Sequence[Mapping[str, float]]]
+"""Lines of `metrics.jsonl` by the run's name."""
+
+_INK = "#010203"
+"""Stands for the page's own ink until the SVG is written."""
+_MANY = 60
+"""Points from which a curve is smoothed."""
 
 
-def plot_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """One panel a quantity, one line a run; quantities that no run has are left out.
+def panels(metrics: Metrics) -> dict[str, str]:
+    """Keys that any run has logged, with their titles, in order."""
+    logged = {key: None for lines in metrics.values() for line in lines for key in line}
+    rows = [key for key in logged if "." in key and key not in PANELS and not key.startswith("init.")]
+    return {key: PANELS.get(key, key) for key in [*PANELS, *sorted(rows)] if key in logged}
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and stroke (matplotlib's names) of the run with this index."""
+    return COLOURS[index % len(COLOURS)], STROKES[index % len(STROKES)]
+
+
+def curve_pictures(metrics: Metrics) -> dict[str, str]:
+    """One SVG a quantity, by its title, all runs laid over each other; without a legend."""
+    pictures = {}
+    for key, title in panels(metrics).items():
+        figure, axes = _figure(4.2, 2.6)
+        _draw_curve(axes[0][0], metrics, key)
+        pictures[title] = _svg(figure, key)
+    return pictures
+
+
+def fires_picture(firing: Firing) -> str:
+    """SVG of an utterance's filter banks, its CIF weights, and the places where tokens were complete."""
+    figure, axes = _figure(_width(firing), 4.4, 2, sharex=True, height_ratios=(3, 2))
+    _draw_fires(axes[0][0], axes[1][0], firing)
+    return _svg(figure, f"fires {firing.fire_times.tolist()}")
+
+
+def histogram_picture(errors: Mapping[str, Sequence[int]]) -> str:
+    """SVG of the shares of utterances by length error, bars of several runs side by side."""
+    figure, axes = _figure(6.4, 3.0)
+    axis = axes[0][0]
+    low = min(min(each) for each in errors.values())
+    high = max(max(each) for each in errors.values())
+    positions, width = np.arange(low, high + 1), 0.8 / len(errors)
+    for index, values in enumerate(errors.values()):
+        shares = np.bincount(np.asarray(values) - low, minlength=len(positions)) / len(values)
+        offset = (index - (len(errors) - 1) / 2) * width
+        axis.bar(positions + offset, 100 * shares, width, color=style(index)[0])
+    axis.set_xlabel("tokens fired minus tokens of the reference")
+    axis.set_ylabel("% of utterances")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return _svg(figure, f"lengths {list(errors)}")
+
+
+def likeness_picture(found: BeforeAndAfter) -> str:
+    """SVG of the cosines of fired (rows) and teacher (columns) vectors, untrained and trained."""
+    figure, axes = _figure(10.0, 5.0, 1, 2)
+    size = len(found.labels)
+    values = np.concatenate([found.before.matrix.ravel(), found.after.matrix.ravel()])
+    low, high = float(values.min()), float(values.max())
+    image = None
+    for axis, title, side in zip(axes[0], ("untrained", "trained"), (found.before, found.after)):
+        image = axis.imshow(side.matrix, vmin=low, vmax=high, cmap="viridis", interpolation="none")
+        axis.set_title(title, fontsize=10)
+        axis.grid(False)
+        font = max(4, min(9, 260 // max(size, 1)))
+        axis.set_xticks(range(size), found.labels, fontsize=font)
+        axis.set_yticks(range(size), found.labels, fontsize=font)
+        axis.set_xlabel("teacher")
+    axes[0][0].set_ylabel("fired")
+    figure.colorbar(image, ax=list(axes[0]), label="cosine", shrink=0.8)
+    return _svg(figure, f"likeness {found.before.own} {found.after.own}")
+
+
+def plot_curves(metrics: Metrics, path: Path) -> None:
+    """One file with a panel a quantity, one line a run; quantities that no run has are left out.
 
     Args:
-        metrics: lines of `metrics.jsonl` by the run's name.
         path: of the picture; its suffix chooses the format.
+
+    Raises:
+        UserError: nothing was logged, or matplotlib is missing.
     """
-    pyplot = _pyplot()
-    panels = {title: key for title, key in PANELS.items() if any(key in line for run in metrics.values() for line in run)}
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False)
-    for axis in axes.flat[len(panels) :]:
+    shown = panels(metrics)
+    if not shown:
+        raise UserError("there is nothing to draw: no metrics", where=path)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = _figure(4.2 * columns, 2.9 * rows, rows, columns, ink="black")
+    for axis in axes.flat[len(shown) :]:
         axis.remove()
-    for axis, (title, key) in zip(axes.flat, panels.items()):
-        for name, lines in metrics.items():
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                steps, values = zip(*points)
-                dense = len(points) > 60
-                axis.plot(steps, _smoothed(values) if dense else values, label=name, lw=1.2, marker="" if dense else ".")
+    for axis, (key, title) in zip(axes.flat, shown.items()):
+        _draw_curve(axis, metrics, key)
         axis.set_title(title, fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=max(len(labels), 1), fontsize=9, frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    handles = [axes.flat[0].plot([], [], color=style(i)[0], ls=style(i)[1])[0] for i in range(len(metrics))]
+    figure.legend(handles, list(metrics), loc="outside lower center", ncols=len(handles), frameon=False)
     _save(figure, path)
 
 
 def plot_fires(
-    features: np.ndarray, alphas: np.ndarray, fire_times: np.ndarray, labels: Sequence[str], subsampling: int, path: Path
+    features: NDArray[np.float32],
+    alphas: NDArray[np.float32],
+    fire_times: NDArray[np.float32],
+    labels: Sequence[str],
+    subsampling: int,
+    path: Path,
 ) -> None:
-    """An utterance's filter banks with its CIF weights and the places where tokens were complete.
+    """A file with an utterance's filter banks, its CIF weights and the places where tokens were complete.
 
     Args:
         features: `(T, bins)`.
@@ -65,25 +158,67 @@ def plot_fires(
         labels: `U` texts.
         subsampling: feature frames in one encoder frame.
     """
-    pyplot = _pyplot()
-    figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(10, 4.6), sharex=True, height_ratios=(3, 2))
-    seconds = features.shape[0] / 100
-    top.imshow(features.T, origin="lower", aspect="auto", extent=(0, seconds, 0, features.shape[1]), cmap="magma")
-    top.set_ylabel("bin")
-    frame = subsampling / 100
-    bottom.step(np.arange(len(alphas)) * frame, alphas, where="post", lw=1.0)
-    bottom.set_ylabel("weight")
-    bottom.set_xlabel("seconds")
-    for time, label in zip(fire_times * frame, labels):
-        for axis in (top, bottom):
-            axis.axvline(time, color="tab:cyan", lw=0.6)
-        bottom.text(time, bottom.get_ylim()[1], label, ha="right", va="top", fontsize=8)
-    figure.tight_layout()
+    firing = Firing(features, alphas, fire_times, list(labels), subsampling / 100)
+    figure, axes = _figure(_width(firing), 4.6, 2, sharex=True, height_ratios=(3, 2), ink="black")
+    _draw_fires(axes[0][0], axes[1][0], firing)
     _save(figure, path)
 
 
-def _smoothed(values: Sequence[float]) -> np.ndarray:
-    width = max(1, len(values) // 60)
+def _width(firing: Firing) -> float:
+    """Inches that leave each token's label its room."""
+    seconds = len(firing.features) / 100
+    return float(min(max(9.0, 1.6 * seconds, 0.16 * len(firing.labels)), 40.0))
+
+
+def _draw_curve(axis: Any, metrics: Metrics, key: str) -> None:
+    for index, lines in enumerate(metrics.values()):
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if not points:
+            continue
+        steps, values = zip(*points)
+        colour, stroke = style(index)
+        if len(points) > _MANY:
+            axis.plot(steps, values, color=colour, lw=0.6, alpha=0.25)
+            axis.plot(steps, _smoothed(values), color=colour, ls=stroke, lw=1.5)
+        else:
+            axis.plot(steps, values, color=colour, ls=stroke, lw=1.5, marker=".", markersize=4)
+    axis.set_xlabel("step", fontsize=9)
+
+
+def _draw_fires(top: Any, bottom: Any, firing: Firing) -> None:
+    seconds, frame = len(firing.features) / 100, firing.frame_seconds
+    extent = (0, seconds, 0, firing.features.shape[1])
+    low, high = np.percentile(firing.features, [1, 99.5])
+    top.imshow(
+        firing.features.T,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap="magma",
+        vmin=low,
+        vmax=high,
+        interpolation="none",  # else the SVG holds the picture as drawn, twenty times as large
+    )
+    top.set_ylabel("filter bank")
+    times = np.arange(len(firing.alphas)) * frame
+    bottom.fill_between(times, firing.alphas, step="post", color=COLOURS[0], alpha=0.35, lw=0)
+    bottom.step(times, firing.alphas, where="post", lw=1.0, color=COLOURS[0])
+    peak = max(float(firing.alphas.max(initial=0.0)), 1e-3)
+    bottom.set_ylim(0, 1.45 * peak)
+    bottom.set_xlim(0, seconds)
+    bottom.set_ylabel("CIF weight")
+    bottom.set_xlabel("seconds")
+    fires = np.minimum(firing.fire_times * frame, seconds)
+    top.vlines(fires, 0, extent[3], color="#5fd3e8", lw=0.8)
+    bottom.vlines(fires, 0, 1.45 * peak, color=COLOURS[1], lw=0.7, alpha=0.8)
+    for number, (time, label) in enumerate(zip(fires, firing.labels)):
+        # Three heights by turns, for neighbours are often closer than a letter is wide.
+        height = (1.40, 1.27, 1.14)[number % 3] * peak
+        bottom.text(time, height, label.replace("$", r"\$"), ha="right", va="top", fontsize=9)
+
+
+def _smoothed(values: Sequence[float]) -> NDArray[np.float64]:
+    width = max(1, len(values) // _MANY)
     padded = np.pad(np.asarray(values, dtype=float), (width // 2, width - 1 - width // 2), mode="edge")
     return np.convolve(padded, np.ones(width) / width, mode="valid")
 
@@ -97,6 +232,47 @@ def _pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, ink: str = _INK, **options: Any
+) -> tuple[Any, Any]:
+    """A figure of so many inches with axes `(rows, columns)`, transparent where its ink is the page's."""
+    pyplot = _pyplot()
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings = {**dict.fromkeys(names, ink), "axes.spines.top": False, "axes.spines.right": False}
+    with pyplot.rc_context(settings):
+        figure, axes = pyplot.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
+        )
+    for axis in axes.flat:
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25, color=ink, lw=0.5)
+        axis.set_axisbelow(True)
+        # Text that is added later is black otherwise.
+        for each in (axis.title, axis.xaxis.label, axis.yaxis.label):
+            each.set_color(ink)
+    return figure, axes
+
+
+def _svg(figure: Any, salt: str) -> str:
+    """The figure as an `<svg>` that scales with its place; figures of one page need salts of their own."""
+    pyplot = _pyplot()
+    for text in figure.findobj(pyplot.Text):
+        if text.get_color() in ("black", "k"):
+            text.set_color(_INK)
+    out = io.StringIO()
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
+    pyplot.close(figure)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and a page may have an id once only
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    return re.sub(
+        r'(<svg [^>]*?)width="([\d.]+)pt" height="[\d.]+pt"', r'\1style="max-width:\2pt"', svg, count=1
+    )
 
 
 def _save(figure: Any, path: Path) -> None:

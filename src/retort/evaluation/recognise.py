@@ -15,9 +15,10 @@ from torch import Tensor
 
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
-from retort.decoding.greedy import ctc_greedy, greedy_fired
+from retort.decoding.beam import decode_fired
+from retort.decoding.greedy import ctc_greedy
+from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import SHORTEST, Recogniser
-from retort.decoding.transcript import time_hypothesis
 from retort.errors import BadUtterance
 
 Progress = Callable[[int, int], None]
@@ -57,8 +58,13 @@ class Recognised:
 
 
 @torch.inference_mode()
-def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = None) -> Recognised:
-    """Decode every cut greedily, in batches of like durations.
+def recognise(
+    recogniser: Recogniser,
+    cuts: CutSet,
+    progress: Progress | None = None,
+    options: DecodingOptions = GREEDY,
+) -> Recognised:
+    """Decode every cut, in batches of like durations.
 
     An utterance whose audio cannot be used is listed in `rejected` and has no hypothesis; scoring counts it as
     deleted, because leaving it out would flatter the model.
@@ -81,7 +87,7 @@ def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = 
             usable.append(cut)
             result.durations[cut.id] = cut.duration
         if usable:
-            _decode(recogniser, usable, tensors, result)
+            _decode(recogniser, usable, tensors, result, options)
         done += len(group)
         if progress is not None:
             progress(done, len(cuts))
@@ -89,30 +95,38 @@ def recognise(recogniser: Recogniser, cuts: CutSet, progress: Progress | None = 
 
 
 def _decode(
-    recogniser: Recogniser, cuts: Sequence[Cut], features: Sequence[Tensor], result: Recognised
+    recogniser: Recogniser,
+    cuts: Sequence[Cut],
+    features: Sequence[Tensor],
+    result: Recognised,
+    options: DecodingOptions,
 ) -> None:
     started = time.perf_counter()
     lengths = torch.tensor([each.shape[0] for each in features], device=recogniser.device)
     padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(recogniser.device)
     encoded = recogniser.student.encode(padded, lengths)
-    hypotheses = greedy_fired(recogniser.student, recogniser.student.fire(encoded))
+    found = decode_fired(recogniser.student, recogniser.student.fire(encoded), options)
     result.decoding_seconds += time.perf_counter() - started
-    for cut, hypothesis, path in zip(cuts, hypotheses, ctc_greedy(recogniser.student, encoded)):
-        transcript = time_hypothesis(
-            hypothesis, recogniser.tokenizer, recogniser.frame_seconds, 0.0, cut.duration
-        )
-        result.hypotheses[cut.id] = recogniser.normalise(transcript.text)
+    for cut, candidates, path in zip(cuts, found, ctc_greedy(recogniser.student, encoded)):
+        readings = recogniser.readings(candidates, options, 0.0, cut.duration)
+        best = readings[0]
+        result.hypotheses[cut.id] = recogniser.normalise(best.transcript.text)
         result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
-        result.lines.append(
-            {
-                "id": cut.id,
-                "speaker": result.speakers[cut.id],
-                "reference": result.references[cut.id],
-                "hypothesis": result.hypotheses[cut.id],
-                "score": sum(hypothesis.log_probs),
-                "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in transcript.words],
-            }
-        )
+        line: dict[str, object] = {
+            "id": cut.id,
+            "speaker": result.speakers[cut.id],
+            "reference": result.references[cut.id],
+            "hypothesis": result.hypotheses[cut.id],
+            "score": best.score,
+            "words": [
+                [word.text, round(word.start, 3), round(word.end, 3)] for word in best.transcript.words
+            ],
+        }
+        if options.nbest > 1:
+            line["nbest"] = [
+                {"text": recogniser.normalise(each.transcript.text), "score": each.score} for each in readings
+            ]
+        result.lines.append(line)
 
 
 def _timed_features(features: CutFeatures, cut: Cut, result: Recognised) -> Tensor:

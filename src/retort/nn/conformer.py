@@ -29,18 +29,19 @@ class FeedForward(nn.Module):
 
 
 class ConvolutionBlock(nn.Module):
-    """Pointwise convolution with GLU, depthwise convolution, BatchNorm, SiLU, pointwise convolution.
+    """Pointwise convolution with GLU, depthwise convolution, a norm, SiLU, pointwise convolution.
 
     Padded frames are zero before the depthwise convolution and absent from the statistics, so padding never
     changes a valid frame. The convolutions have no bias (Gulati et al. 2020, section 2.2).
     """
 
-    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+    def __init__(self, dim: int, kernel: int, norm: str, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.gate = nn.Linear(dim, 2 * dim, bias=False)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
-        self.batch_norm = MaskedBatchNorm(dim)
+        self.batch_norm = MaskedBatchNorm(dim) if norm == "batch" else None
+        self.layer_norm = nn.LayerNorm(dim) if norm == "layer" else None
         self.output = nn.Linear(dim, dim, bias=False)
         self.dropout = Dropout(dropout)
 
@@ -48,7 +49,11 @@ class ConvolutionBlock(nn.Module):
         """`hidden (B, T, dim)`, `mask (B, T)`."""
         hidden = F.glu(self.gate(self.norm(hidden)), dim=-1).masked_fill(~mask[..., None], 0.0)
         hidden = self.depthwise(hidden.transpose(1, 2)).transpose(1, 2)
-        hidden = F.silu(self.batch_norm(hidden, mask))
+        if self.batch_norm is not None:
+            hidden = self.batch_norm(hidden, mask)
+        if self.layer_norm is not None:
+            hidden = self.layer_norm(hidden)
+        hidden = F.silu(hidden)
         result: Tensor = self.dropout(self.output(hidden))
         return result
 
@@ -62,7 +67,7 @@ class ConformerLayer(nn.Module):
         self.before = FeedForward(dim, config.feedforward, config.dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = ATTENTIONS[config.positions](dim, config.heads, config.attention_dropout)
-        self.convolution = ConvolutionBlock(dim, config.kernel, config.dropout)
+        self.convolution = ConvolutionBlock(dim, config.kernel, config.convolution_norm, config.dropout)
         self.after = FeedForward(dim, config.feedforward, config.dropout)
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(config.dropout)

@@ -1,17 +1,24 @@
 """Teachers read texts; what they say is laid beside the student's positions."""
 
 from retort.teachers.cache import CachedTeacher
+from retort.teachers.filling import Estimate, fill
 from retort.teachers.masked_lm import MaskedLMTeacher
-from retort.teachers.opening import open_teacher, teacher_tokenizer
+from retort.teachers.opening import open_fresh, open_store, open_teacher, teacher_tokenizer
 from retort.teachers.signal import Signal, token_signal, utterance_signal
+from retort.teachers.store import StoredTeacher
 from retort.teachers.teacher import Reading, Teacher
 
 __all__ = [
     "CachedTeacher",
+    "Estimate",
     "MaskedLMTeacher",
     "Reading",
     "Signal",
+    "StoredTeacher",
     "Teacher",
+    "fill",
+    "open_fresh",
+    "open_store",
     "open_teacher",
     "teacher_tokenizer",
     "token_signal",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retort.config import TeacherConfig
 from retort.errors import UserError
+from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
 from retort.teachers.pretrained import open_encoder, open_tokenizer
 from retort.teachers.teacher import Reading
 
@@ -48,6 +49,19 @@ class MaskedLMTeacher:
         self.maximum_pieces = _maximum_pieces(self._model, self.tokenizer)
         """Longest input, [CLS] and [SEP] counted."""
         self.dim = self._check_layers()
+
+    def identity(self) -> dict[str, object]:
+        """All that its readings depend on, fit for JSON; `model`, its name, is there for people to read."""
+        return {
+            "model": self.config.model,
+            "kind": self.config.kind,
+            "weights": model_fingerprint(self._model),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "maximum_pieces": self.maximum_pieces,
+            "layers": list(self.config.layers),
+            "case": self.config.case,
+            "dim": self.dim,
+        }
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """Read texts; equal ones once.

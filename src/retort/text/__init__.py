@@ -1,6 +1,7 @@
 """Text: its normal form, the student's vocabulary, the alignment of vocabularies."""
 
 from retort.text.normalise import Normaliser
+from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.teacher_pieces import TeacherTokenizer
 from retort.text.tokenizers import (
     BLANK,
@@ -12,8 +13,6 @@ from retort.text.tokenizers import (
     Piece,
     Tokenizer,
     Word,
-    open_tokenizer,
-    train_tokenizer,
 )
 
 __all__ = [

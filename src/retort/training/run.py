@@ -12,22 +12,26 @@ from accelerate import Accelerator
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from retort.config import Recipe, TeacherConfig, recipe_from_dict, recipe_to_dict
-from retort.corpora.cuts import Rejected, find_data, open_cuts, write_rejected
+from retort.config import Recipe, TeacherConfig
+from retort.corpora.cuts import Rejected, write_rejected
 from retort.corpora.features import features_key, store_features
+from retort.corpora.opening import find_data, open_cuts
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
+from retort.recipe import recipe_from_dict, recipe_to_dict
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
-from retort.text.tokenizers import Tokenizer, open_tokenizer, train_tokenizer
+from retort.text.opening import open_tokenizer, train_tokenizer
+from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
 from retort.training.checkpoints import average_weights, read_weights
 from retort.training.module import TrainingModule
+from retort.training.teach import complete_stores, store_root
 from retort.training.trainer import Report, Trainer, make_accelerator
 
 Progress = Callable[[str, int, int], None]
@@ -83,10 +87,14 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     _claim(folder, recipe)
     accelerator = make_accelerator(recipe)
     # Before the data, which may take hours to prepare.
-    teachers = {name: open_teacher(recipe.teachers[name], accelerator.device) for name in _taught_by(recipe)}
+    teachers = {
+        name: open_teacher(recipe.teachers[name], accelerator.device, stores=store_root(root))
+        for name in _taught_by(recipe)
+    }
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
         tokenizer = load_tokenizer(recipe, folder, data.train)
+    complete_stores(recipe, teachers, data.train, progress, accelerator)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     if recipe.training.init:

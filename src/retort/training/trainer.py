@@ -174,7 +174,7 @@ class Trainer:
         counts = torch.tensor([tokens, sum(len(batch.ids) for batch in group)], device=accelerator.device)
         counts = accelerator.reduce(counts, "sum").clamp(min=1)
         self.wrapped.train()
-        total = 0.0
+        share = torch.zeros((), device=accelerator.device)
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
@@ -185,8 +185,9 @@ class Trainer:
                     output = self.wrapped(batch, signals, step)
                 loss = output.token_sum / counts[0] + output.utterance_sum / counts[1]
                 accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
-            total += float(loss.detach())
+            share += loss.detach()
             self._tally(output.tallies)
+        total = float(accelerator.reduce(share, "sum"))
         norm = float(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip) or 0.0)
         # fp16 overflows now and then: its scaler leaves that update out by itself.
         if not math.isfinite(total) or not (math.isfinite(norm) or self.config.precision == "fp16"):

@@ -1,0 +1,136 @@
+"""Opening cuts: manifests, checked line by line, and Kaldi folders."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lhotse import MonoCut, Recording
+from lhotse.serialization import deserialize_item
+
+from retort.corpora.cuts import CheckedCuts, Rejected, checked, find_audio
+from retort.corpora.kaldi import read_kaldi
+from retort.errors import BadUtterance, UserError
+
+DATA_VARIABLE = "RETORT_DATA"
+
+
+def find_data(path: str | Path) -> Path:
+    """The absolute path of data that a recipe or a command names.
+
+    A relative path is tried from the working directory, then `$RETORT_DATA`, then `./data`, then
+    `../shared/data`, a folder that several checkouts of a project share.
+
+    Raises:
+        UserError: it is nowhere; lists the places.
+    """
+    wanted = Path(path).expanduser()
+    if wanted.is_absolute():
+        if not wanted.exists():
+            raise UserError("no such file or folder", where=wanted, remedy="Check the path")
+        return wanted
+    roots = [Path()]
+    if variable := os.environ.get(DATA_VARIABLE):
+        roots.append(Path(variable).expanduser())
+    roots += [Path("data"), Path("../shared/data")]
+    for root in roots:
+        if (root / wanted).exists():
+            return Path(os.path.abspath(root / wanted))
+    tried = ", ".join(str(root / wanted) for root in roots)
+    raise UserError(
+        f"no such file or folder (tried {tried})",
+        where=path,
+        remedy=f"Check the path, or set {DATA_VARIABLE} to the folder that it starts from",
+    )
+
+
+def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
+    """Open a lhotse manifest of cuts (`*.jsonl`, `*.jsonl.gz`) or a Kaldi folder; see :func:`find_data`.
+
+    A relative audio path inside a manifest is tried from the working directory, the manifest's folder and the
+    folder above. Audio files are looked for, not read. With `texts=False` (noise) neither text nor
+    supervision is asked for, and a manifest of recordings will do.
+
+    Raises:
+        UserError: nothing there, not a manifest, or no usable utterance in it.
+    """
+    found = find_data(path)
+    if found.is_dir():
+        return read_kaldi(found, texts=texts)
+    if not found.name.endswith((".jsonl", ".jsonl.gz")):
+        raise UserError(
+            "neither a manifest (*.jsonl, *.jsonl.gz) nor a Kaldi folder",
+            where=found,
+            remedy="Make one with `retort prepare`",
+        )
+    cuts: dict[str, MonoCut] = {}
+    rejected: list[Rejected] = []
+    for number, line in _lines(found):
+        if not line.strip():
+            continue
+        name = f"{found.name}:{number}"
+        try:
+            item = _parse(line)
+            name = str(getattr(item, "id", "")) or name
+            cut = _check(item, [Path(), found.parent, found.parent.parent], texts)
+            if cut.id in cuts:
+                raise BadUtterance("its id stands on an earlier line too")
+            cuts[cut.id] = cut
+        except BadUtterance as error:
+            rejected.append(Rejected(name, f"line {number}: {error}"))
+    return checked(cuts.values(), rejected, found)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    compressed = path.name.endswith(".gz")
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            yield from enumerate(file, 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(
+            "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise BadUtterance(f"not valid JSON ({str(error).split(': line')[0]})") from None
+    if not isinstance(content, dict) or "id" not in content:
+        raise BadUtterance("not a cut")
+    name = str(content["id"])
+    try:
+        return deserialize_item(content)
+    except Exception as error:  # lhotse has no error of its own: KeyError, TypeError, AssertionError, ...
+        raise BadUtterance(f"cut {name} cannot be understood ({type(error).__name__}: {error})") from None
+
+
+def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
+    if not texts and isinstance(item, Recording):
+        item = item.to_cut()
+    if not isinstance(item, MonoCut):
+        raise BadUtterance(f"not a MonoCut but a {type(item).__name__}")
+    if item.recording is None:
+        raise BadUtterance("the cut has no recording")
+    if texts:
+        if len(item.supervisions) != 1:
+            raise BadUtterance(f"the cut has {len(item.supervisions)} supervisions, not one")
+        if not (item.supervisions[0].text or "").strip():
+            raise BadUtterance("its transcript is empty")
+    if not 0 < item.duration <= item.recording.duration - item.start + 1e-3:
+        raise BadUtterance(
+            f"the cut is [{item.start:g}, {item.end:g}] s of a recording of {item.recording.duration:g} s"
+        )
+    for source in item.recording.sources:
+        if source.type != "file":
+            raise BadUtterance(f"its audio is a {source.type}, not a file")
+        source.source = str(find_audio(source.source, roots))
+    return item

@@ -1,0 +1,175 @@
+"""What `retort train` and `retort evaluate` left in an experiment's folder, opened for reading."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from retort.config import Recipe
+from retort.errors import UserError
+from retort.evaluation.scoring import Score, read_score
+from retort.recipe import recipe_from_dict
+
+
+@dataclass(frozen=True)
+class Said:
+    """One line of `hyp.jsonl`: normalised texts."""
+
+    id: str
+    speaker: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A folder below `EXP/evaluation`: its name, the score, and what was said and recognised, by id."""
+
+    name: str
+    score: Score
+    said: dict[str, Said]
+
+
+@dataclass
+class Experiment:
+    """A folder that `retort train` made, finished or not.
+
+    Attributes:
+        name: of the recipe; told apart from others by :func:`open_experiments`.
+        metrics: lines of `metrics.jsonl`, numbers only; each has `step`.
+        scored: by name, those whose files are whole.
+        missing: what is not there or broken, in words.
+    """
+
+    folder: Path
+    name: str
+    recipe: Recipe
+    metrics: list[dict[str, float]]
+    scored: dict[str, Scored]
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a model."""
+        return (self.folder / "model" / "config.json").is_file()
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """Folder of the newest whole checkpoint; it alone keeps what was trained beside the student."""
+        steps = [path for path in self.folder.glob("checkpoints/step-*") if path.name[5:].isdigit()]
+        return max(steps, key=lambda path: int(path.name[5:])) if steps else None
+
+    def projections(self) -> dict[str, Tensor] | None:
+        """The trained parts of the rows, as the objective names them; None where they are gone."""
+        return self._tensors("objective")
+
+    def last_student(self) -> dict[str, Tensor] | None:
+        """Weights of the student that these projections were trained with."""
+        return self._tensors("student")
+
+    def _tensors(self, name: str) -> dict[str, Tensor] | None:
+        if self.last_checkpoint is None:
+            return None
+        try:
+            return load_file(self.last_checkpoint / f"{name}.safetensors")
+        except (OSError, SafetensorError):
+            return None
+
+
+def open_experiments(folders: list[Path]) -> list[Experiment]:
+    """All of them, with names that tell them apart.
+
+    Raises:
+        UserError: as :func:`open_experiment`.
+    """
+    experiments = [open_experiment(folder) for folder in dict.fromkeys(folders)]
+    names = [each.name for each in experiments]
+    for each in experiments:
+        if names.count(each.name) > 1:
+            each.name = f"{each.name} ({each.folder})"
+    return experiments
+
+
+def open_experiment(folder: Path) -> Experiment:
+    """Read what is there.
+
+    Args:
+        folder: `EXP`, or `EXP/model` inside one.
+
+    Raises:
+        UserError: it is no experiment's folder.
+    """
+    if folder.name == "model" and (folder.parent / "recipe.json").is_file():
+        folder = folder.parent
+    path = folder / "recipe.json"
+    remedy = "Give a folder that `retort train` made, such as exp/NAME"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a table of values")
+    except OSError:
+        raise UserError("no experiment here (it has no recipe.json)", where=folder, remedy=remedy) from None
+    except ValueError as error:
+        raise UserError(f"not a recipe ({error})", where=path, remedy=remedy) from None
+    recipe = recipe_from_dict(content, str(path))
+    missing: list[str] = []
+    metrics = _metrics(folder / "metrics.jsonl")
+    if not metrics:
+        missing.append("no metrics yet (metrics.jsonl)")
+    scored = {}
+    for score in sorted(folder.glob("evaluation/*/score.json")):
+        try:
+            scored[score.parent.name] = Scored(
+                score.parent.name, read_score(score), _said(score.parent / "hyp.jsonl")
+            )
+        except UserError as error:
+            missing.append(str(error))
+    if not scored:
+        missing.append("not scored yet (`retort evaluate` does it)")
+    result = Experiment(folder, recipe.name, recipe, metrics, scored, missing)
+    if not result.finished:
+        result.missing.append("no model yet: training has not finished")
+    return result
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    """The JSON objects of a file that may be missing; ends before a line that was cut short."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            item = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(item, dict):
+            yield item
+
+
+def _metrics(path: Path) -> list[dict[str, float]]:
+    lines = []
+    for item in _lines(path):
+        numbers = {
+            key: float(value)
+            for key, value in item.items()
+            if type(value) in (int, float) and math.isfinite(value)
+        }
+        if "step" in numbers:
+            lines.append(numbers)
+    return lines
+
+
+def _said(path: Path) -> dict[str, Said]:
+    keys = ("id", "speaker", "reference", "hypothesis")
+    return {
+        str(item["id"]): Said(*(str(item[key]) for key in keys))
+        for item in _lines(path)
+        if all(key in item for key in keys)
+    }

@@ -1,0 +1,54 @@
+"""What makes two teachers the same: fingerprints of a model and of its tokenizer, whatever they are called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_PASSING = {"transformers_version", "name_or_path", "architectures", "dtype", "torch_dtype"}
+"""Parts of a model's configuration that say where it is from, not what it computes."""
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """32 hex digits of the weights and of the configuration; where the files lie does not matter.
+
+    The pooler is left out: it is made at random where the files lack it, and no hidden state passes it.
+    """
+    digest = hashlib.sha256(_canonical(_computing(model.config.to_diff_dict())))
+    for name, tensor in sorted(model.state_dict().items()):
+        if "pooler" not in name:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """32 hex digits of a fast tokenizer: its vocabulary and all that it does to a text before that.
+
+    Truncation and padding are left out: they are settings of the last call, the longest input is the teacher's.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    for setting in ("truncation", "padding"):
+        content.pop(setting, None)
+    return hashlib.sha256(_canonical(content)).hexdigest()[:32]
+
+
+def identity_key(identity: Mapping[str, object]) -> str:
+    """16 hex digits that name what an identity says, the teacher's name left out."""
+    content = {key: value for key, value in identity.items() if key != "model"}
+    return hashlib.sha256(_canonical(content)).hexdigest()[:16]
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, default=str).encode()
+
+
+def _computing(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _PASSING and not key.startswith("_")}

@@ -1,0 +1,210 @@
+"""One file of a teacher's store: readings of many texts, laid end to end, mapped and not loaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from retort.errors import UserError
+from retort.teachers.teacher import Reading
+
+SUFFIX = ".safetensors"
+PARTIAL = ".partial"
+FORMAT = "1"
+_SPAN = np.dtype([("start", np.int32), ("end", np.int32)])
+_TENSORS = ("vectors", "vector_offsets", "spans", "text", "text_offsets")
+
+
+class BrokenShard(Exception):
+    """A shard that is not whole: cut short, or damaged. It is made again, never read."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Readings of N texts.
+
+    Attributes:
+        path: of its file.
+        texts: the N texts, distinct.
+        offsets: N + 1 numbers; text i has the vectors `[offsets[i], offsets[i + 1])`: [CLS], pieces, [SEP].
+        vectors: `(offsets[N], D)` float16, mapped from the file.
+        spans: `(offsets[N] - 2 N,)` pairs of int32, mapped; those of text i begin at `offsets[i] - 2 i`.
+    """
+
+    path: Path
+    texts: list[str]
+    offsets: list[int]
+    vectors: np.ndarray
+    spans: np.ndarray
+
+    def spans_of(self, row: int) -> list[tuple[int, int]]:
+        """Character spans of the pieces of text `row`."""
+        first, last = self.offsets[row] - 2 * row, self.offsets[row + 1] - 2 * (row + 1)
+        spans: list[tuple[int, int]] = self.spans[first:last].tolist()
+        return spans
+
+
+def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0) -> int:
+    """Size of shards that hold so many texts and vectors, without their headers (under 1 kB each).
+
+    Args:
+        vectors: pieces, and two for each text.
+        characters: bytes of all texts in UTF-8.
+    """
+    return 2 * dim * vectors + 8 * (vectors - 2 * texts) + 16 * texts + characters
+
+
+def write_shard(folder: Path, readings: Sequence[Reading], key: str) -> Path:
+    """Write readings of distinct texts as a new file of `folder`, under a name that no other process has.
+
+    The file is written beside its name, flushed to the disk and renamed: whenever the process dies, what is called
+    a shard is whole.
+
+    Raises:
+        UserError: a vector does not fit float16, or the file cannot be written (disk full).
+    """
+    content = save(_tensors(readings), {"format": FORMAT, "key": key, "texts": str(len(readings))})
+    name = uuid.uuid4().hex
+    partial, path = folder / f"{name}{PARTIAL}", folder / f"{name}{SUFFIX}"
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        flush_folder(folder)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"a shard cannot be written ({error.strerror or error})",
+            where=folder,
+            remedy="Free space and run the same command; what was stored is kept",
+        ) from None
+    return path
+
+
+def open_shard(path: Path, key: str, dim: int) -> Shard:
+    """Map a shard and check that it is whole and of the teacher `key`.
+
+    Raises:
+        BrokenShard: it is cut short or damaged, or it is gone.
+        UserError: it was made by another teacher, or by another version of Retort.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in _TENSORS} if metadata else {}
+    except (SafetensorError, OSError) as error:
+        raise BrokenShard(str(error)) from None
+    if metadata.get("format") != FORMAT:
+        raise UserError("not a shard of this version of Retort", where=path, remedy="Remove it")
+    if metadata["key"] != key:
+        raise UserError(
+            f"a shard made for another teacher, layer or tokenizer ({metadata['key']}, not {key})",
+            where=path,
+            remedy="Move it back to its own folder, or remove it",
+        )
+    return _checked(path, tensors, dim)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: object) -> None:
+    """Write JSON so that `path` is never half written, whoever else writes it too.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot be written ({error.strerror or error})", where=path) from None
+
+
+def _tensors(readings: Sequence[Reading]) -> dict[str, Tensor]:
+    texts = [encode(reading.text) for reading in readings]
+    spans = [span for reading in readings for span in reading.spans]
+    return {
+        "vectors": torch.cat([_halved(reading) for reading in readings]),
+        "vector_offsets": _offsets([len(reading.vectors) for reading in readings]),
+        "spans": torch.tensor(spans, dtype=torch.int32).reshape(-1, 2),
+        "text": torch.frombuffer(bytearray(b"".join(texts)) or bytearray(1), dtype=torch.uint8)[
+            : sum(map(len, texts))
+        ].clone(),
+        "text_offsets": _offsets([len(text) for text in texts]),
+    }
+
+
+def encode(text: str) -> bytes:
+    """UTF-8 of any Python string, lone surrogates too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _halved(reading: Reading) -> Tensor:
+    half = reading.vectors.detach().to("cpu", torch.float16)
+    if not bool(half.isfinite().all()):
+        largest = float(reading.vectors.abs().max())
+        raise UserError(
+            f"its vectors of '{reading.text[:60]}' do not fit float16 (the largest is {largest:.3g})",
+            where="teacher store",
+            remedy="Set storage: online for this teacher, or choose another layer",
+        )
+    return half
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor(list(itertools.accumulate(lengths, initial=0)), dtype=torch.int64)
+
+
+def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
+    """The file's length is checked by safetensors; here, that its parts belong together."""
+    vectors, spans = tensors["vectors"], tensors["spans"]
+    offsets, text_offsets = tensors["vector_offsets"].tolist(), tensors["text_offsets"].tolist()
+    rows = len(offsets) - 1
+    whole = (
+        vectors.dtype == torch.float16
+        and vectors.ndim == 2
+        and vectors.shape[1] == dim
+        and len(text_offsets) == rows + 1
+        and offsets[-1] == len(vectors)
+        and text_offsets[-1] == len(tensors["text"])
+        and tuple(spans.shape) == (len(vectors) - 2 * rows, 2)
+        and all(after - before >= 2 for before, after in itertools.pairwise(offsets))
+        and all(after >= before for before, after in itertools.pairwise(text_offsets))
+    )
+    if not whole:
+        raise BrokenShard("its parts do not belong together")
+    content = tensors["text"].numpy().tobytes()
+    try:
+        texts = [
+            content[first:last].decode("utf-8", "surrogatepass")
+            for first, last in itertools.pairwise(text_offsets)
+        ]
+    except UnicodeDecodeError as error:
+        raise BrokenShard(str(error)) from None
+    return Shard(path, texts, offsets, vectors.numpy(), spans.numpy().reshape(-1).view(_SPAN))

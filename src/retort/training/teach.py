@@ -1,0 +1,160 @@
+"""`retort teach`: the teachers read the training text once; what they say is kept for every run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from lhotse.cut import Cut
+
+from retort.config import NormaliserConfig, Recipe
+from retort.corpora.opening import find_data, open_cuts
+from retort.errors import UserError
+from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
+from retort.text.normalise import Normaliser
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, how much of it is done, and how much there is."""
+Announce = Callable[[str, Path, Estimate], None]
+"""Called with a teacher's name, its store's folder and what filling it will take."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """One teacher after `retort teach`.
+
+    Attributes:
+        name: in the recipe.
+        store: with all that has been read so far.
+        read: texts that this process read now.
+        missing: texts of the recipe that are still other processes' share.
+    """
+
+    name: str
+    store: StoredTeacher
+    read: int
+    missing: int
+
+
+def store_root(root: Path) -> Path:
+    """Where experiments in `root` share what teachers said."""
+    return root / "cache" / "teachers"
+
+
+def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) -> list[Taught]:
+    """Fill the stores of the teachers that the recipe's rows name; what is there already is kept.
+
+    Under `torchrun` (RANK, WORLD_SIZE and LOCAL_RANK in the environment) every process reads its own share; the
+    processes need not talk to each other, only to see the same folder.
+
+    Args:
+        root: of the experiments.
+
+    Raises:
+        UserError: no row names a teacher, no training text, or as :func:`retort.teachers.fill`.
+    """
+    names = sorted({row.teacher for row in recipe.distill})
+    if not names:
+        raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
+    torch.set_num_threads(recipe.training.threads)
+    rank, world, device = _place(recipe)
+    texts = training_texts(recipe)
+    done = []
+    for name in names:
+        teacher = open_fresh(recipe.teachers[name], device)
+        store = open_store(teacher, store_root(root))
+        read = _fill(name, store, teacher, texts, rank, world, progress, announce)
+        done.append(Taught(name, store, read, len(store.missing(texts))))
+    return done
+
+
+def training_texts(recipe: Recipe) -> list[str]:
+    """The distinct normalised texts of `data.train`, without opening its audio.
+
+    Raises:
+        UserError: there is no training data, or no text in it.
+    """
+    if not recipe.data.train:
+        raise UserError("data.train is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
+    cuts = (cut for source in recipe.data.train for cut in open_cuts(find_data(source)).cuts)
+    low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
+    texts = normalised_texts((cut for cut in cuts if low <= cut.duration <= high), recipe.normaliser)
+    if not texts:
+        raise UserError("no training utterance has a text within the recipe's range", where=recipe.name)
+    return texts
+
+
+def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
+    """What a teacher will be asked of these cuts: their distinct texts, empty ones left out."""
+    normalise = Normaliser(config)
+    texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    return [text for text in texts if text]
+
+
+def complete_stores(
+    recipe: Recipe,
+    teachers: Mapping[str, Teacher],
+    cuts: Iterable[Cut],
+    progress: Progress,
+    accelerator: Accelerator,
+) -> None:
+    """Let each stored teacher read what its store lacks of `cuts`, every process its share; then all go on.
+
+    Raises:
+        UserError: as :func:`retort.teachers.fill`.
+    """
+    stored = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
+    if not stored:
+        return
+    texts = normalised_texts(cuts, recipe.normaliser)
+    for name, store in stored.items():
+        if store.missing(texts):
+            teacher = open_fresh(recipe.teachers[name], accelerator.device)
+            rank, world = accelerator.process_index, accelerator.num_processes
+            _fill(name, store, teacher, texts, rank, world, progress, None)
+    accelerator.wait_for_everyone()
+    for store in stored.values():
+        store.refresh()
+
+
+def _fill(
+    name: str,
+    store: StoredTeacher,
+    teacher: Teacher,
+    texts: list[str],
+    rank: int,
+    world: int,
+    progress: Progress,
+    announce: Announce | None,
+) -> int:
+    return fill(
+        store,
+        teacher,
+        texts,
+        rank=rank,
+        world=world,
+        progress=lambda done, total: progress(f"teacher {name}", done, total),
+        announce=None if announce is None else lambda estimate: announce(name, store.folder, estimate),
+    )
+
+
+def _place(recipe: Recipe) -> tuple[int, int, torch.device]:
+    """Which process this is, of how many, and where its teachers run."""
+    try:
+        rank, world, local = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+    except ValueError:
+        raise UserError(
+            "RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers", where="environment"
+        ) from None
+    if not 0 <= rank < world:
+        raise UserError(f"RANK is {rank} of WORLD_SIZE {world}", where="environment")
+    if recipe.training.device == "cpu" or not torch.cuda.is_available():
+        return rank, world, torch.device("cpu")
+    return rank, world, torch.device("cuda", local % torch.cuda.device_count())

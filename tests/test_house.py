@@ -1,0 +1,142 @@
+"""The arrows of docs/architecture.md: who may import whom, and what the command line must not wait for."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import retort
+
+ROOT = Path(retort.__file__).parent
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("config",),
+    ("recipe",),
+    ("audio", "text"),
+    ("nn",),
+    ("students", "teachers", "corpora"),
+    ("distill",),
+    ("decoding",),
+    ("evaluation",),
+    ("training",),
+    ("progress",),
+    ("demo",),
+    ("cli",),
+)
+"""From the ground up; a room imports rooms of lower floors only. `distill` reads the types of its neighbours
+`students` and `teachers`, hence its floor."""
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+NOT_BELOW = {"decoding": {"distill", "teachers"}, "nn": {"audio"}, "students": {"corpora"}}
+"""What a room has nothing to do with although it lies below."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(path: Path, whole: bool = True) -> set[str]:
+    """Names below `retort` that a file imports; without `whole`, only those it waits for when imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree)) if whole else [node for node in tree.body if not isinstance(node, ast.If)]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("retort.") for name in found if name.startswith("retort.")}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+MODULES = dict(modules())
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {room(name) for name in MODULES if name}
+    assert rooms <= HEIGHT.keys(), "a new room: give it a floor here and in docs/architecture.md"
+    assert {"cli", "training", "distill", "nn", "errors"} <= rooms
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_arrows_go_down(name: str) -> None:
+    own = room(name)
+    for imported in imports(MODULES[name]):
+        other = room(imported)
+        if other in (own, "__version__"):
+            continue
+        assert HEIGHT[other] < HEIGHT[own], f"{name} imports {imported}"
+        assert other not in NOT_BELOW.get(own, ()), f"{name} imports {imported}"
+
+
+def test_the_ground_stands_alone() -> None:
+    assert imports(MODULES["errors"]) == set()
+    assert {room(name) for name in imports(MODULES["config"])} <= {"errors"}
+
+
+def test_the_two_streams_do_not_know_each_other() -> None:
+    for stream, others in (("students", {"teachers", "distill"}), ("teachers", {"students", "distill"})):
+        for name, path in MODULES.items():
+            if room(name) == stream:
+                assert not {room(each) for each in imports(path)} & others, name
+
+
+def test_no_file_waits_for_itself() -> None:
+    graph: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        found = set()
+        for imported in imports(path, whole=False):
+            target = imported if imported in MODULES else imported.rpartition(".")[0]
+            if target != name:
+                found.add(target)
+        graph[name] = found
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+    assert order.index("errors") < order.index("training.run") < order.index("demo")
+
+
+def test_the_check_sees_a_wrong_arrow(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text("def f():\n    from retort.training.run import train\n    import retort.cli\n")
+    assert imports(path) == {"training.run.train", "cli"}
+    assert imports(path, whole=False) == set()
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=[name or "retort" for name in MODULES])
+def test_a_file_has_one_subject(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Top-level packages that are imported when the command has run."""
+    program = (
+        "import sys; sys.argv = ['retort', *sys.argv[1:]]\n"
+        "from retort.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_waits_for_nothing_heavy(arguments: list[str]) -> None:
+    loaded = loaded_by(*arguments)
+    assert "typer" in loaded
+    assert not loaded & {"torch", "lhotse", "transformers", "accelerate", "numpy", "scipy", "omegaconf"}
