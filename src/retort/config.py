@@ -22,6 +22,9 @@ class DataConfig:
     """Chooses checkpoints; never learned from, never reported."""
     test: list[str] = field(default_factory=list)
     """Scored once, after training."""
+    voices: int = 0
+    """0 takes the recordings. N takes their transcripts alone, read by the first N voices of espeak-ng: easy
+    speech for a warm start, English only."""
 
 
 @dataclass
@@ -217,6 +220,8 @@ class TrainingConfig:
     """`best` (by free-running validation error) or `last`."""
     init: str = ""
     """Experiment whose weights the student starts from; what does not fit is reported."""
+    warm_start: str = ""
+    """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
 
 
 @dataclass

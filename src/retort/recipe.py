@@ -111,6 +111,14 @@ def check_recipe(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Set student.encoder.positions: relative, or faithful: false",
         )
+    if recipe.training.init and recipe.training.warm_start:
+        raise UserError(
+            "training.init and training.warm_start exclude each other", where=where, remedy="Set one of them"
+        )
+    if len(set(recipe.augment.speeds)) < len(recipe.augment.speeds) or not recipe.augment.speeds:
+        raise UserError(
+            f"augment.speeds is {recipe.augment.speeds}", where=where, remedy="Name different speeds"
+        )
     _check_sizes(recipe.student, where)
 
 

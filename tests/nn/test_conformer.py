@@ -26,7 +26,7 @@ def layer(kind: str, positions: str) -> nn.Module:
 
 
 def test_the_convolution_block_is_its_formula() -> None:
-    block = ConvolutionBlock(DIM, 5, 0.0).eval()
+    block = ConvolutionBlock(DIM, 5, "batch", 0.0).eval()
     hidden = torch.randn(1, 9, DIM)
     out = block(hidden, torch.ones(1, 9, dtype=torch.bool))
     content, gate = block.gate(block.norm(hidden)).chunk(2, dim=-1)
@@ -34,6 +34,7 @@ def test_the_convolution_block_is_its_formula() -> None:
     kernel = block.depthwise.weight[:, 0].T  # (5, dim)
     mixed = torch.stack([(padded[:, t : t + 5] * kernel).sum(1) for t in range(9)], dim=1)
     norm = block.batch_norm
+    assert norm is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scaled = (mixed - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
@@ -42,7 +43,7 @@ def test_the_convolution_block_is_its_formula() -> None:
 
 def test_padding_enters_neither_the_convolution_nor_its_statistics() -> None:
     torch.manual_seed(0)
-    left, right = ConvolutionBlock(DIM, 5, 0.0), ConvolutionBlock(DIM, 5, 0.0)
+    left, right = ConvolutionBlock(DIM, 5, "batch", 0.0), ConvolutionBlock(DIM, 5, "batch", 0.0)
     right.load_state_dict(left.state_dict())
     hidden = torch.randn(1, 12, DIM)
     hidden[:, 7:] = 1e3
@@ -98,3 +99,12 @@ def test_padding_gets_no_gradient_from_valid_frames(kind: str) -> None:
 def test_parameters_of_the_published_layer() -> None:
     built = ConformerLayer(EncoderConfig())
     assert sum(each.numel() for each in built.parameters()) == 2_634_496
+
+
+def test_the_layer_norm_variant_has_no_statistics_and_learns_the_same_way_in_both_modes() -> None:
+    block = ConvolutionBlock(DIM, 5, "layer", 0.0)
+    hidden = torch.randn(2, 9, DIM)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    assert not list(block.buffers())
+    torch.testing.assert_close(block.train()(hidden, mask), block.eval()(hidden, mask))
+    torch.testing.assert_close(block(hidden[:1], mask[:1]), block(hidden, mask)[:1])

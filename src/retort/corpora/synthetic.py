@@ -19,9 +19,20 @@ from scipy.fft import irfft, next_fast_len
 from scipy.signal import resample_poly
 
 from retort.corpora import espeak, grammar
-from retort.corpora.cuts import Prepared, Rejected, checked, make_cut, open_recording, write_split
+from retort.corpora.cuts import (
+    CheckedCuts,
+    Prepared,
+    Rejected,
+    checked,
+    make_cut,
+    open_recording,
+    write_split,
+)
 from retort.corpora.espeak import SpokenWord
 from retort.errors import BadUtterance, UserError
+
+Progress = Callable[[int, int], None]
+"""Called with the utterances done and to do."""
 
 SAMPLING_RATE = 16000
 
@@ -72,7 +83,7 @@ def prepare(
     seed: int = 1,
     voices: int | Sequence[str] = 8,
     conditions: Conditions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Write `OUT/audio/SPLIT/*.flac` (16 kHz, 16 bit) and `OUT/SPLIT.jsonl.gz` for each of the splits.
 
@@ -96,7 +107,7 @@ def prepare(
         raise UserError(
             f"cannot make {train} + {validation} + {test} utterances", remedy="Ask for at least one"
         )
-    names = _voices(voices)
+    names = voice_names(voices)
     if source is None or str(source) == "-":
         sentences = grammar.splits(train, validation, test, seed)
     else:
@@ -104,31 +115,62 @@ def prepare(
     total = sum(map(len, sentences.values()))
     prepared, done = Prepared(), 0
     for number, (split, texts) in enumerate(sentences.items()):
-        folder = Path(out) / "audio" / split
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot be made ({error.strerror})", where=folder, remedy="Choose another OUT"
-            ) from None
-        cuts: list[MonoCut] = []
-        rejected: list[Rejected] = []
-        for index, text in enumerate(texts):
-            name = f"{split}-{index:05d}"
-            generator = np.random.default_rng([seed, number, index])
-            voice = names[index % len(names)]
-            try:
-                cuts.append(_utterance(name, text, voice, folder, generator, conditions or Conditions()))
-            except BadUtterance as error:
-                rejected.append(Rejected(name, str(error)))
-            done += 1
-            if progress:
-                progress(done, total)
-        if texts:
-            write_split(
-                split, checked(cuts, rejected, f"{source or 'grammar'} ({split})"), Path(out), prepared
-            )
+        if not texts:
+            continue
+        data = read_aloud(
+            texts,
+            Path(out) / "audio" / split,
+            split,
+            names,
+            seed=(seed, number),
+            conditions=conditions or Conditions(),
+            progress=_after(done, total, progress),
+        )
+        done += len(texts)
+        write_split(split, data, Path(out), prepared)
     return prepared
+
+
+def _after(done: int, total: int, progress: Progress | None) -> Progress | None:
+    """`progress` of a split, counted on from the splits before it."""
+    if progress is None:
+        return None
+    return lambda count, _: progress(done + count, total)
+
+
+def read_aloud(
+    texts: Sequence[str],
+    folder: Path,
+    prefix: str,
+    voices: Sequence[str],
+    *,
+    seed: tuple[int, ...],
+    conditions: Conditions,
+    progress: Progress | None = None,
+) -> CheckedCuts:
+    """Speak each text once, the voices in turn, into `folder/PREFIX-NUMBER.flac`.
+
+    Raises:
+        UserError: the folder cannot be made, or nothing could be spoken.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot be made ({error.strerror})", where=folder, remedy="Choose another folder"
+        ) from None
+    cuts: list[MonoCut] = []
+    rejected: list[Rejected] = []
+    for index, text in enumerate(texts):
+        name = f"{prefix}-{index:05d}"
+        generator = np.random.default_rng([*seed, index])
+        try:
+            cuts.append(_utterance(name, text, voices[index % len(voices)], folder, generator, conditions))
+        except BadUtterance as error:
+            rejected.append(Rejected(name, str(error)))
+        if progress:
+            progress(index + 1, len(texts))
+    return checked(cuts, rejected, folder)
 
 
 def split_text(path: Path, counts: dict[str, int], seed: int) -> dict[str, list[str]]:
@@ -173,7 +215,7 @@ def _shares(available: int, counts: dict[str, int]) -> dict[str, int]:
     return sizes
 
 
-def _voices(voices: int | Sequence[str]) -> Sequence[str]:
+def voice_names(voices: int | Sequence[str]) -> Sequence[str]:
     if not isinstance(voices, int):
         if not voices:
             raise UserError("no voice to speak with", remedy="Name at least one, such as en-us+m3")

@@ -34,18 +34,8 @@ def scores(experiments: Sequence[Experiment]) -> Section:
     section = Section("Scores")
     rows = [_score_row(each.name, scored) for each in experiments for scored in each.scored.values()]
     if rows:
-        header = (
-            "experiment",
-            "data",
-            "utterances",
-            "speakers",
-            "CER",
-            "95 %",
-            "WER",
-            "95 %",
-            "sub/del/ins",
-            "RTF",
-        )
+        rates = ("CER", "95 %", "WER", "95 %")
+        header = ("experiment", "data", *rates, "sub/del/ins", "utterances", "speakers", "RTF")
         section.blocks.append(Table(header, rows))
     section.blocks += [note(f"{each.name}: {line}") for each in experiments for line in each.missing]
     for each in experiments:
@@ -66,12 +56,13 @@ def scores(experiments: Sequence[Experiment]) -> Section:
 def _score_row(name: str, scored: Scored) -> list[str]:
     score, bounds = scored.score, intervals(scored.score)
     words, factor = score.words, score.real_time_factor
-    cells = [name, scored.name, f"{len(score.utterances):,}", f"{len(score.speakers):,}"]
+    cells = [name, scored.name]
     for measure in MEASURES:
         found = bounds[measure]
         cells += [f"{found.rate:.2%}", f"{found.low:.2%} to {found.high:.2%}"]
-    errors = f"{words.substitutions:,}/{words.deletions:,}/{words.insertions:,}"
-    return [*cells, errors, "" if factor is None else f"{factor:.3f}"]
+    cells += [f"{words.substitutions:,}/{words.deletions:,}/{words.insertions:,}"]
+    cells += [f"{len(score.utterances):,}", f"{len(score.speakers):,}"]
+    return [*cells, "" if factor is None else f"{factor:.3f}"]
 
 
 def _comparisons(experiments: Sequence[Experiment]) -> list[Block]:

@@ -238,7 +238,7 @@ table{border-collapse:collapse;font-size:.9rem;margin:.6rem 0;font-variant-numer
 th,td{padding:.35rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th{color:var(--soft);font-weight:600}
 th:first-child,td:first-child,.prose th,.prose td{text-align:left}
-.prose td{white-space:normal;overflow-wrap:anywhere;min-width:8rem;vertical-align:top}
+.prose td{white-space:normal;overflow-wrap:anywhere;min-width:5.5rem;vertical-align:top}
 tbody tr:hover{background:color-mix(in srgb,var(--accent) 8%,transparent)}
 figure{margin:1rem 0}
 figcaption{color:var(--soft);font-size:.88rem;max-width:46rem}

@@ -190,6 +190,8 @@ def _likeness(
                 [each.name, stage, f"{side.own:.3f}", f"{side.other:.3f}", f"{side.accuracy:.1%}"]
                 + [f"{found.positions:,}", f"{found.utterances:,}"]
             )
+        if start := each.recipe.training.init:
+            notes.append(note(f"{each.name} began with weights of {start}, which `untrained` has not."))
         row = each.recipe.distill[row_on_acoustic(each.recipe) or 0]
         caption = (
             f"{each.name}: cosines of one test utterance's fired vectors (rows, through the projection of the "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,9 @@ def _draw_fires(top: Any, bottom: Any, firing: Firing) -> None:
         interpolation="none",  # else the SVG holds the picture as drawn, twenty times as large
     )
     top.set_ylabel("filter bank")
-    times = np.arange(len(firing.alphas)) * frame
-    bottom.fill_between(times, firing.alphas, step="post", color=COLOURS[0], alpha=0.35, lw=0)
-    bottom.step(times, firing.alphas, where="post", lw=1.0, color=COLOURS[0])
+    edges = np.arange(len(firing.alphas) + 1) * frame
+    bottom.stairs(firing.alphas, edges, fill=True, color=COLOURS[0], alpha=0.35, lw=0)
+    bottom.stairs(firing.alphas, edges, lw=1.0, color=COLOURS[0])
     peak = max(float(firing.alphas.max(initial=0.0)), 1e-3)
     bottom.set_ylim(0, 1.45 * peak)
     bottom.set_xlim(0, seconds)
@@ -262,7 +263,8 @@ def _svg(figure: Any, salt: str) -> str:
         if text.get_color() in ("black", "k"):
             text.set_color(_INK)
     out = io.StringIO()
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts draw it, not ours
         figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
     pyplot.close(figure)
     svg = out.getvalue()

@@ -57,13 +57,13 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: Progress) 
         markdown.write_text(to_markdown(document), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", where=target) from None
-    missing = [
+    notes = (
         block.text
         for section in sections
         for block in section.blocks
         if isinstance(block, Paragraph) and block.kind
-    ]
-    return Report(html, markdown, missing)
+    )
+    return Report(html, markdown, list(dict.fromkeys(notes)))
 
 
 def _lead(experiments: Sequence[Experiment]) -> str:

@@ -23,7 +23,8 @@ from retort.evaluation.firing import END
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.taps import Tap
-from retort.teachers import Signal, open_teacher, token_signal
+from retort.teachers import Signal, token_signal
+from retort.teachers.opening import open_fresh
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import EOS, Tokenizer
@@ -100,7 +101,8 @@ def before_and_after(experiment: Experiment, cuts: Sequence[Cut]) -> BeforeAndAf
     tokenizer = open_tokenizer(experiment.folder / "tokenizer")
     heard = _hear(recipe, tokenizer, cuts)
     student, objective = _untrained(recipe, tokenizer.size, _widths(recipe, projections))
-    teacher = open_teacher(recipe.teachers[recipe.distill[index].teacher])
+    # Fresh, for a store holds what was read for training.
+    teacher = open_fresh(recipe.teachers[recipe.distill[index].teacher])
     pieces = [tokenizer.pieces(text) for text in heard.texts]
     signal = token_signal(teacher.read(heard.texts), heard.texts, pieces)
     before = _alike(student, objective, index, heard, signal)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from lhotse import CutSet
-from lhotse.cut import Cut
 
 from retort.config import Recipe, TeacherConfig
 from retort.corpora.cuts import Rejected, write_rejected
-from retort.corpora.features import features_key, store_features
-from retort.corpora.opening import find_data, open_cuts
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
-from retort.recipe import recipe_from_dict, recipe_to_dict
+from retort.recipe import load_recipe, recipe_from_dict, recipe_to_dict
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher, teacher_tokenizer
@@ -30,12 +26,10 @@ from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
 from retort.training.checkpoints import average_weights, read_weights
+from retort.training.data import Data, Progress, load_data
 from retort.training.module import TrainingModule
 from retort.training.teach import complete_stores, store_root
 from retort.training.trainer import Report, Trainer, make_accelerator
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
 
 
 @dataclass
@@ -61,16 +55,6 @@ class Outcome:
     rejected: list[Rejected]
 
 
-@dataclass
-class Data:
-    """Cuts by role, with stored features where the recipe asks for them."""
-
-    train: CutSet
-    validation: CutSet
-    noise: CutSet | None
-    rejected: list[Rejected]
-
-
 def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
     """Train a recipe into `root/NAME`, going on where an earlier call stopped.
 
@@ -85,6 +69,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     """
     folder = root / recipe.name
     _claim(folder, recipe)
+    origin = _warm_start(recipe, root, progress, report)
     accelerator = make_accelerator(recipe)
     # Before the data, which may take hours to prepare.
     teachers = {
@@ -97,8 +82,8 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     complete_stores(recipe, teachers, data.train, progress, accelerator)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    if recipe.training.init:
-        report(0, {f"init.{key}": value for key, value in start_from(student, recipe.training.init).items()})
+    if origin:
+        report(0, {f"init.{key}": value for key, value in start_from(student, str(origin)).items()})
     objective = Objective(
         recipe.distill, student.tap_dims, {name: each.dim for name, each in teachers.items()}
     )
@@ -116,53 +101,6 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     trainer.resume()
     trainer.run(report)
     return _finish(recipe, folder, trainer, student, tokenizer, data)
-
-
-def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
-    """Open the recipe's training and validation data; make features where they are kept on disk."""
-    rejected: list[Rejected] = []
-    roles = {}
-    for role in ("train", "validation"):
-        sources = getattr(recipe.data, role)
-        if not sources:
-            raise UserError(
-                f"data.{role} is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder"
-            )
-        cuts = CutSet([])
-        for source in sources:
-            opened = open_cuts(find_data(source))
-            cuts = cuts + opened.cuts
-            rejected += opened.rejected
-        cuts, repeated = _distinct(cuts)
-        rejected += repeated
-        if role == "train":
-            cuts, out_of_range = _by_duration(cuts, recipe)
-            rejected += out_of_range
-            if not len(cuts):
-                first = out_of_range[0]
-                raise UserError(
-                    f"none of {len(out_of_range)} training utterances can be used; the first is "
-                    f"{first.id}: {first.reason}",
-                    where=recipe.name,
-                )
-            cuts = _at_speeds(cuts, recipe.augment.speeds)
-        if recipe.features.storage == "disk":
-            key = features_key(role, cuts, recipe.features)
-            cuts, failed = store_features(
-                cuts,
-                cache / "features" / key,
-                recipe.features,
-                lambda done, total: progress("features", done, total),
-            )
-            rejected += failed
-        roles[role] = cuts
-    noise = None
-    for source in recipe.augment.noise:
-        opened = open_cuts(find_data(source), texts=False)
-        cuts = opened.cuts.resample(recipe.features.sampling_rate)
-        noise = (cuts if noise is None else noise + cuts).to_eager()
-        rejected += opened.rejected
-    return Data(roles["train"], roles["validation"], noise, rejected)
 
 
 def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
@@ -218,6 +156,16 @@ def start_from(student: CifStudent, experiment: str) -> dict[str, float]:
     return {"taken": len(fitting), "not_used": len(weights) - len(fitting), "fresh": len(own) - len(fitting)}
 
 
+def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:
+    """The experiment that the student starts from, trained first if it is another recipe's; empty for none."""
+    if not recipe.training.warm_start:
+        return recipe.training.init
+    first = load_recipe(recipe.training.warm_start)
+    if not (root / first.name / "model" / "config.json").is_file():
+        train(first, root, lambda stage, *counts: progress(f"{first.name}: {stage}", *counts), report)
+    return str(root / first.name)
+
+
 def _finish(
     recipe: Recipe, folder: Path, trainer: Trainer, student: CifStudent, tokenizer: Tokenizer, data: Data
 ) -> Outcome:
@@ -268,36 +216,3 @@ def _differences(old: object, new: object, key: str = "") -> list[str]:
 
 def _taught_by(recipe: Recipe) -> list[str]:
     return sorted({row.teacher for row in recipe.distill})
-
-
-def _distinct(cuts: CutSet) -> tuple[CutSet, list[Rejected]]:
-    """Ids name features, scores and rejected utterances, so that each may stand only once in a role."""
-    kept: dict[str, Cut] = {}
-    rejected = []
-    for cut in cuts:
-        if cut.id in kept:
-            rejected.append(Rejected(cut.id, "its id stands in an earlier part of the data too"))
-        else:
-            kept[cut.id] = cut
-    return CutSet.from_cuts(kept.values()), rejected
-
-
-def _by_duration(cuts: CutSet, recipe: Recipe) -> tuple[CutSet, list[Rejected]]:
-    low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
-    kept = cuts.filter(lambda cut: low <= cut.duration <= high).to_eager()
-    rejected = [
-        Rejected(
-            cut.id, f"its {cut.duration:.2f} s are not within batches.minimum_seconds and maximum_seconds"
-        )
-        for cut in cuts
-        if not low <= cut.duration <= high
-    ]
-    return kept, rejected
-
-
-def _at_speeds(cuts: CutSet, speeds: Sequence[float]) -> CutSet:
-    copies = [cuts if speed == 1.0 else cuts.perturb_speed(speed) for speed in speeds]
-    result = copies[0]
-    for copy in copies[1:]:
-        result = result + copy
-    return result.to_eager()

@@ -1,0 +1,40 @@
+"""Two experiments to look at: taught by a tiny BERT, and plain."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TAUGHT = """
+teachers: {{bert: {{model: {bert}, layers: [0], case: lower}}}}
+distill:
+  - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
+  - {{tap: acoustic, teacher: bert, loss: contrastive, temperature: 0.1}}
+"""
+
+
+@pytest.fixture(scope="session")
+def experiments(
+    recipe_text: Callable[[str], str], tone_bert: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with the trained and scored `taught` and `plain`; read only."""
+    from retort.evaluation.evaluate import evaluate
+    from retort.recipe import load_recipe
+    from retort.training.run import train
+
+    root = tmp_path_factory.mktemp("experiments")
+    for name, extra in (("taught", TAUGHT.format(bert=tone_bert)), ("plain", "")):
+        (root / f"{name}.yaml").write_text(recipe_text(name) + extra)
+        recipe = load_recipe(str(root / f"{name}.yaml"), ["training.steps=120", "training.evaluate_steps=120"])
+        outcome = train(recipe, root, lambda *_: None, lambda *_: None)
+        evaluate(outcome.recogniser, recipe.data.test[0], outcome.folder, lambda *_: None)
+    return root
+
+
+@pytest.fixture
+def copies(experiments: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(experiments, tmp_path / "copies")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retort.errors import UserError
+from retort.evaluation.firing import Firing
+from retort.evaluation.plots import (
+    curve_pictures,
+    fires_picture,
+    histogram_picture,
+    likeness_picture,
+    panels,
+    plot_curves,
+    plot_fires,
+)
+from retort.evaluation.similarity import Alike, BeforeAndAfter
+
+METRICS = {
+    "a": [{"step": float(step), "ce": 9.0 / step, "lr": 1e-3, "epoch": 0.0} for step in range(1, 100)],
+    "b": [{"step": 1.0, "ce": 2.0, "utterance.cosine": 0.5}, {"step": 2.0, "validation.cer": 0.4}],
+}
+
+
+@pytest.fixture
+def firing() -> Firing:
+    draw = np.random.default_rng(0)
+    features = draw.standard_normal((120, 40)).astype(np.float32)
+    alphas = np.full(30, 0.1, dtype=np.float32)
+    times = np.array([10.0, 20.0, 30.0], dtype=np.float32)
+    return Firing(features, alphas, times, ["我", "$x_", "<&"], 0.04)
+
+
+def texts(svg: str) -> list[str]:
+    root = ElementTree.fromstring(svg)
+    return ["".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def check(svg: str) -> None:
+    """A picture that stands in a page: it scales, follows the page's ink, refers to nothing outside."""
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("}svg")
+    assert root.get("width") is None
+    assert root.get("viewBox") is not None
+    labels = [each.get("style", "") for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert labels
+    assert all("currentColor" in each for each in labels), "text that would be black in the dark"
+    links = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
+    assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_panels_are_what_was_logged() -> None:
+    assert list(panels(METRICS)) == ["ce", "validation.cer", "lr", "utterance.cosine"]
+
+
+def test_a_picture_a_panel() -> None:
+    found = curve_pictures(METRICS)
+    assert list(found) == list(panels(METRICS).values())
+    for svg in found.values():
+        check(svg)
+    assert found["cross-entropy"].count("<path") > found["utterance.cosine"].count("<path")
+
+
+def test_fires_have_their_labels(firing: Firing) -> None:
+    svg = fires_picture(firing)
+    check(svg)
+    shown = texts(svg)
+    assert {"我", "$x_", "<&"} <= set(shown)
+    assert len(svg) < 60_000, "the filter banks are kept at their own size"
+
+
+def test_no_fire_at_all(firing: Firing) -> None:
+    silent = Firing(firing.features, firing.alphas * 0, firing.fire_times[:0], [], 0.04)
+    check(fires_picture(silent))
+
+
+def test_histogram() -> None:
+    svg = histogram_picture({"a": [0, 0, 1, -2], "b": [0, 3]})
+    check(svg)
+    # Bars of two runs over -2 to 3, the empty ones drawn too.
+    bars = svg.count("#3b82c4") + svg.count("#e07b39")
+    assert bars == 12
+    check(histogram_picture({"a": [0, 0]}))
+
+
+def test_likeness() -> None:
+    side = Alike(np.eye(3, dtype=np.float32), 1.0, 0.0, 1.0)
+    svg = likeness_picture(BeforeAndAfter(["a", "␣", "∎"], side, side, 1, 3))
+    check(svg)
+    assert {"untrained", "trained", "cosine", "a", "∎"} <= set(texts(svg))
+
+
+def test_files(firing: Firing, tmp_path: Path) -> None:
+    plot_curves(METRICS, tmp_path / "new" / "curves.png")
+    plot_fires(
+        firing.features,
+        firing.alphas,
+        firing.fire_times,
+        ["a", "$x_", "<&"],
+        4,
+        tmp_path / "new" / "fires.png",
+    )
+    for name in ("curves", "fires"):
+        assert (tmp_path / "new" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="no metrics"):
+        plot_curves({"a": []}, tmp_path / "none.png")
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'retort-asr\[plot\]'"):
+        curve_pictures(METRICS)
