@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TAUGHT = """
-teachers: {{bert: {{model: {bert}, layers: [0], case: lower}}}}
+teachers: {{bert: {{model: {bert}, layers: [1], case: lower}}}}
 distill:
   - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
   - {{tap: acoustic, teacher: bert, loss: contrastive, temperature: 0.1}}
@@ -28,7 +28,9 @@ def experiments(
     root = tmp_path_factory.mktemp("experiments")
     for name, extra in (("taught", TAUGHT.format(bert=tone_bert)), ("plain", "")):
         (root / f"{name}.yaml").write_text(recipe_text(name) + extra)
-        recipe = load_recipe(str(root / f"{name}.yaml"), ["training.steps=120", "training.evaluate_steps=120"])
+        recipe = load_recipe(
+            str(root / f"{name}.yaml"), ["training.steps=120", "training.evaluate_steps=120"]
+        )
         outcome = train(recipe, root, lambda *_: None, lambda *_: None)
         evaluate(outcome.recogniser, recipe.data.test[0], outcome.folder, lambda *_: None)
     return root

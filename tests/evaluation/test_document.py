@@ -40,6 +40,7 @@ def whole() -> Document:
     return document(
         Paragraph("plain"),
         Paragraph("something <missing>", "note"),
+        Paragraph("run `retort <verb>`"),
         Table(("a", "b|c"), [["x", "1|2"]]),
         Picture("<svg></svg>", "a picture", Table(("n",), [["7"]])),
         Gallery({"loss": "<svg></svg>"}, [("run", "#123456", True)]),
@@ -53,6 +54,7 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     parser.feed(page)
     assert parser.open == []
     assert "something &lt;missing&gt;" in page
+    assert "run <code>retort &lt;verb&gt;</code>" in page
     assert "<b><b></b>" not in page
     assert not re.search(r"(src|href)=[\"'](?!#)|url\(|@import|<script|https?://", page)
     assert "prefers-color-scheme:dark" in page

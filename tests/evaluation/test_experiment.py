@@ -10,8 +10,8 @@ from retort.evaluation.experiment import open_experiment, open_experiments
 
 def test_what_is_there(experiments: Path) -> None:
     found = open_experiment(experiments / "taught")
-    assert (found.name, found.recipe.training.steps, found.finished) == ("taught", 60, True)
-    assert found.metrics[-1]["step"] == 60
+    assert (found.name, found.recipe.training.steps, found.finished) == ("taught", 120, True)
+    assert found.metrics[-1]["step"] == 120
     (scored,) = found.scored.values()
     assert set(scored.said) == {each.id for each in scored.score.utterances}
     assert found.missing == []
@@ -50,7 +50,7 @@ def test_lines_that_are_broken_or_not_finite(copies: Path) -> None:
 
 
 def test_a_checkpoint_cut_short_gives_nothing(copies: Path) -> None:
-    (copies / "taught" / "checkpoints" / "step-00000060" / "objective.safetensors").write_bytes(b"\x08")
+    (copies / "taught" / "checkpoints" / "step-00000120" / "objective.safetensors").write_bytes(b"\x08")
     assert open_experiment(copies / "taught").projections() is None
 
 

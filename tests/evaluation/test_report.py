@@ -54,7 +54,7 @@ def test_scores_and_comparison_are_those_of_the_files(both: Report, experiments:
 def test_settings_sizes_and_curves(both: Report, experiments: Path) -> None:
     text = both.markdown.read_text()
     assert "| taught | acoustic | bert" in section(text, "Recipe")
-    assert "| training.steps | 60 | 60 |" in section(text, "Recipe")
+    assert "| training.steps | 120 | 120 |" in section(text, "Recipe")
     assert "batches.workers" not in text
     # 32 and 32 wide taps to 16 wide vectors, with biases.
     assert f"| training only | {2 * (32 * 16 + 16):,} | 0 |" in section(text, "Sizes")

@@ -6,6 +6,7 @@ reader's choice of light or dark.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -162,7 +163,8 @@ def _all_html(blocks: Sequence[Block]) -> str:
 def _html(block: Block) -> str:
     match block:
         case Paragraph(text, kind):
-            return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+            code = re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+            return f'<p class="{escape(kind)}">{code}</p>' if kind else f"<p>{code}</p>"
         case Table():
             return _table(block)
         case Picture(svg, caption, _, wide):
@@ -240,6 +242,7 @@ th{color:var(--soft);font-weight:600}
 th:first-child,td:first-child,.prose th,.prose td{text-align:left}
 .prose td{white-space:normal;overflow-wrap:anywhere;min-width:5.5rem;vertical-align:top}
 tbody tr:hover{background:color-mix(in srgb,var(--accent) 8%,transparent)}
+code{font:.9em ui-monospace,monospace}
 figure{margin:1rem 0}
 figcaption{color:var(--soft);font-size:.88rem;max-width:46rem}
 svg{width:100%;height:auto;display:block}

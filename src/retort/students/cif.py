@@ -62,6 +62,9 @@ class CifStudent(nn.Module):
         self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout)
         self.decoder = CifDecoder(config.decoder, vocabulary, dim)
 
+    vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
+    """Prefixes of the parameters whose rows are ids of the vocabulary."""
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weight of each of :attr:`StudentOutput.losses` in the total."""

@@ -83,7 +83,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     if origin:
-        report(0, {f"init.{key}": value for key, value in start_from(student, str(origin)).items()})
+        report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
     objective = Objective(
         recipe.distill, student.tap_dims, {name: each.dim for name, each in teachers.items()}
     )
@@ -134,8 +134,11 @@ def free_running(
     return {"cer": cif.characters.rate, "wer": cif.words.rate, "ctc_cer": ctc.characters.rate}
 
 
-def start_from(student: CifStudent, experiment: str) -> dict[str, float]:
+def start_from(student: CifStudent, tokenizer: Tokenizer, experiment: str) -> dict[str, int]:
     """Copy the weights of another model that fit by name and shape; counts of tensors taken and left.
+
+    What belongs to the vocabulary (:attr:`CifStudent.vocabulary_parts`) is taken only from a model with the same
+    vocabulary in the same order.
 
     Raises:
         UserError: no model there, or nothing of it fits.
@@ -147,8 +150,13 @@ def start_from(student: CifStudent, experiment: str) -> dict[str, float]:
             "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
         )
     weights, own = read_weights(path / "model.safetensors"), student.state_dict()
+    other = open_tokenizer(path / "tokenizer").symbols != tokenizer.symbols
     fitting = {
-        name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
+        name: value
+        for name, value in weights.items()
+        if name in own
+        and own[name].shape == value.shape
+        and not (other and name.startswith(student.vocabulary_parts))
     }
     if not fitting:
         raise UserError("none of its weights fit this student", where=experiment)

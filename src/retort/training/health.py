@@ -1,0 +1,128 @@
+"""A run that goes wrong says so: what was seen, why it matters, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retort.config import TrainingConfig
+from retort.distill.objective import Need
+from retort.errors import UserError
+from retort.teachers.signal import Signal
+
+STARVED, EXPLODED = 0.2, 3.0
+"""Fired weight per token outside which CIF has lost the number of tokens."""
+ALIKE = 0.98
+"""Mean cosine between a teacher's vectors of different sources above which they say nothing."""
+SILENT = 0.99
+"""Error rate of the CTC head that says nothing but blanks."""
+PATIENCE = 4
+"""Evaluations in a row after which something counts as lasting."""
+PROGRESS = 0.005
+"""Gain of accuracy with the true history that counts as a gain."""
+
+
+class Health:
+    """Watches the values that a run logs; every warning is given once.
+
+    Args:
+        config: whose warm-up is left in peace.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.told: set[str] = set()
+        self.silent = 0
+        self.best_accuracy, self.since_gain = 0.0, 0
+        self.accuracy = 0.0
+
+    def check_loss(self, step: int, loss: float, norm: float, tallies: Mapping[str, Any]) -> None:
+        """Stop a run whose loss or gradient is not finite, naming the loss at fault.
+
+        Raises:
+            UserError: with the step, the loss and the remedy.
+        """
+        finite = torch.tensor([loss, norm]).isfinite()
+        # fp16 overflows now and then: its scaler leaves that update out by itself.
+        if finite[0] and (finite[1] or self.config.precision == "fp16"):
+            return
+        guilty = [name for name, tally in tallies.items() if not torch.isfinite(torch.as_tensor(tally.sum))]
+        what = f"the loss {' and '.join(guilty)}" if guilty else "the loss" if not finite[0] else "the gradient"
+        raise UserError(
+            f"{what} is not finite at step {step}",
+            remedy="Lower training.peak_lr or use training.precision=fp32; the last checkpoint is whole",
+        )
+
+    def check_teachers(self, signals: Mapping[Need, Signal]) -> list[str]:
+        """Warn of a teacher whose vectors are all alike: no loss can tell its tokens apart."""
+        return self._once(
+            (
+                f"alike {name}",
+                f"the vectors of teacher {name} are all alike (mean cosine {cosine:.3f} between different pieces): "
+                f"choose other teachers.{name}.layers, or another model",
+            )
+            for (name, unit), signal in signals.items()
+            if unit == "token" and (cosine := mean_cosine(signal)) > ALIKE
+        )
+
+    def check_logged(self, step: int, values: Mapping[str, float]) -> list[str]:
+        """Warn of weights that sum to nothing or explode, on what was logged at `step`."""
+        self.accuracy = values.get("correct", self.accuracy)
+        total = values.get("quantity_total", 1.0)
+        if step <= self.config.warmup_steps or STARVED <= total <= EXPLODED:
+            return []
+        return self._once(
+            [
+                (
+                    "quantity",
+                    f"the CIF weights sum to {total:.2f} a token at step {step}: lower training.peak_lr, or raise "
+                    "student.quantity_weight",
+                )
+            ]
+        )
+
+    def check_evaluated(self, step: int, values: Mapping[str, float]) -> list[str]:
+        """Warn of a CTC head that says blanks alone, and of accuracy that stands still."""
+        self.silent = self.silent + 1 if values.get("validation.ctc_cer", 0.0) >= SILENT else 0
+        if self.accuracy > self.best_accuracy + PROGRESS:
+            self.best_accuracy, self.since_gain = self.accuracy, 0
+        else:
+            self.since_gain += 1
+        found = []
+        if self.silent >= PATIENCE:
+            found.append(
+                (
+                    "silent",
+                    f"the CTC head has said nothing but blanks for {self.silent} evaluations, so the encoder hears "
+                    "nothing yet: train longer, use smaller batches or a training.warm_start, or check the audio",
+                )
+            )
+        if self.since_gain >= PATIENCE:
+            found.append(
+                (
+                    f"still {self.best_accuracy:.3f}",
+                    f"accuracy has stood at {self.best_accuracy:.1%} for {self.since_gain} evaluations (step {step}): "
+                    "stop here, or change training.peak_lr, the batch size or the data",
+                )
+            )
+        return self._once(found)
+
+    def _once(self, found: Any) -> list[str]:
+        fresh = [(key, text) for key, text in found if key not in self.told]
+        self.told.update(key for key, _ in fresh)
+        return [text for _, text in fresh]
+
+
+def mean_cosine(signal: Signal) -> float:
+    """Mean cosine between the vectors of a batch's different sources; 0 where there are fewer than two."""
+    sources, index = signal.sources[signal.valid].unique(dim=0, return_inverse=True)
+    if len(sources) < 2:
+        return 0.0
+    vectors = signal.vectors[signal.valid]
+    distinct: Tensor = vectors.new_zeros(len(sources), vectors.shape[-1]).index_copy(0, index, vectors)
+    distinct = torch.nn.functional.normalize(distinct, dim=-1)
+    count = len(sources)
+    return float((distinct.sum(0).square().sum() - count) / (count * (count - 1)))
