@@ -31,6 +31,8 @@ EXPERIMENTS = Path("exp")
 
 STOPPED = 130
 """Exit code of a command that was stopped from the keyboard."""
+TERMINATED = 143
+"""Exit code of a command that SIGTERM stopped."""
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -147,10 +149,15 @@ def train(
     from retort.progress import TrainingProgress, stage_progress
     from retort.recipe import load_recipe
     from retort.training.run import train as run_training
+    from retort.training.trainer import Stopped
 
     loaded = load_recipe(recipe, overrides or [])
-    with TrainingProgress(console, loaded.training.steps) as display:
-        outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+    try:
+        with TrainingProgress(console, loaded.training.steps) as display:
+            outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+    except Stopped as stopped:
+        print(f"retort: {stopped}", file=sys.stderr)
+        sys.exit(TERMINATED)
     _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
     console.print(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}", highlight=False

@@ -214,6 +214,8 @@ class TrainingConfig:
     evaluate_steps: int = 500
     """Updates between free-running evaluations on the validation data."""
     log_steps: int = 10
+    checkpoint_minutes: float = 10.0
+    """A run that is killed loses no more than this."""
     checkpoints: int = 5
     """How many of the `keep` checkpoints are averaged into the final model; 1 takes the best."""
     keep: str = "best"
@@ -222,6 +224,8 @@ class TrainingConfig:
     """Experiment whose weights the student starts from; what does not fit is reported."""
     warm_start: str = ""
     """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
 
 
 @dataclass

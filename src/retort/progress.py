@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -63,8 +64,13 @@ class TrainingProgress:
     ) -> None:
         self.progress.stop()
 
-    def report(self, step: int, values: dict[str, float]) -> None:
+    def report(self, step: int, values: dict[str, Any]) -> None:
         """Show what was logged at `step`."""
+        if "warning" in values:
+            self.progress.console.print(
+                f"step {step:>6}  {values['warning']}", style="yellow", highlight=False
+            )
+            return
         if self._task is None:
             self._task = self.progress.add_task("training", total=self.steps, values="")
         rows = {

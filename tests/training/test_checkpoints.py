@@ -35,8 +35,8 @@ class Parts:
     def save(self, folder: CheckpointFolder, step: int, **state: Any) -> None:
         folder.save(step, self.student, self.objective, self.optimizer, state)
 
-    def restore(self, folder: CheckpointFolder, step: int) -> dict[str, Any]:
-        return folder.restore(step, self.student, self.objective, self.optimizer)
+    def restore(self, folder: CheckpointFolder) -> dict[str, Any] | None:
+        return folder.restore(self.student, self.objective, self.optimizer)[0]
 
 
 def test_a_restored_run_goes_on_as_the_saved_one(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_restored_run_goes_on_as_the_saved_one(tmp_path: Path) -> None:
     saved.save(folder, 3, epoch=2, scores={"3": 0.5})
     expected = [saved.update() for _ in range(4)]
     fresh = Parts(seed=9)
-    assert fresh.restore(folder, 3) == {"step": 3, "epoch": 2, "scores": {"3": 0.5}}
+    assert fresh.restore(folder) == {"step": 3, "epoch": 2, "scores": {"3": 0.5}}
     assert [fresh.update() for _ in range(4)] == expected  # weights, moments, dropout, BatchNorm
     for name, value in saved.student.state_dict().items():
         assert torch.equal(fresh.student.state_dict()[name], value), name
@@ -56,7 +56,7 @@ def test_the_optimizer_comes_back_whole(tmp_path: Path) -> None:
     saved = Parts(seed=1, updates=3)
     saved.save(folder, 3)
     fresh = Parts(seed=2)
-    fresh.restore(folder, 3)
+    fresh.restore(folder)
     before, after = saved.optimizer.state_dict(), fresh.optimizer.state_dict()
     assert before["param_groups"] == after["param_groups"]
     assert before["state"].keys() == after["state"].keys()
@@ -69,7 +69,7 @@ def test_an_objective_without_rows(tmp_path: Path) -> None:
     parts = Parts(seed=1, updates=1)
     folder = CheckpointFolder(tmp_path)
     folder.save(1, parts.student, nn.ModuleList(), parts.optimizer, {})
-    assert folder.restore(1, parts.student, nn.ModuleList(), parts.optimizer) == {"step": 1}
+    assert folder.restore(parts.student, nn.ModuleList(), parts.optimizer) == ({"step": 1}, [])
 
 
 def test_half_a_checkpoint_is_never_used(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_half_a_checkpoint_is_never_used(tmp_path: Path) -> None:
     parts.save(folder, 9)
     assert folder.steps() == [5, 9]
     assert not (tmp_path / "partial-00000009").exists()
-    parts.restore(folder, 9)
+    parts.restore(folder)
 
 
 def test_a_save_that_is_broken_off_leaves_no_checkpoint(
@@ -101,6 +101,35 @@ def test_a_save_that_is_broken_off_leaves_no_checkpoint(
         parts.save(folder, 6)
     assert folder.steps() == [5]
     assert (tmp_path / "partial-00000006").exists()
+
+
+@pytest.mark.parametrize("part", ["student", "objective", "optimizer", "random"])
+def test_a_checkpoint_cut_short_gives_way_to_the_one_before(tmp_path: Path, part: str) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+    expected = parts.student.state_dict()["0.weight"].clone()
+    parts.update()
+    parts.save(folder, 9)
+    path = folder.path(9) / f"{part}.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    fresh = Parts(seed=2)
+    state, passed_over = folder.restore(fresh.student, fresh.objective, fresh.optimizer)
+    assert state == {"step": 5}
+    assert len(passed_over) == 1
+    assert passed_over[0].startswith("step-00000009 is not whole")
+    assert torch.equal(fresh.student.state_dict()["0.weight"], expected)
+    assert folder.steps() == [5]
+
+
+def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    assert parts.restore(folder) is None
+    parts.save(folder, 5)
+    (folder.path(5) / "state.json").write_text("{")
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        parts.restore(folder)
 
 
 def test_dropping_the_training_state_keeps_the_student(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from retort.training.batches import Batch, UtteranceDataset
 from retort.training.log import read_metrics
 from retort.training.module import TrainingModule
 from retort.training.run import train
-from retort.training.trainer import Trainer, make_accelerator
+from retort.training.trainer import Stopped, Trainer, make_accelerator
 
 ReadRecipe = Callable[..., Recipe]
 Report = Callable[[int, dict[str, float]], None]
@@ -210,7 +212,7 @@ class TestCheckpointsOfARun:
         assert trainer.chosen() == [2, 4]
         assert trainer.checkpoints.steps() == [2, 4, 5]
         whole = [(trainer.checkpoints.path(step) / "optimizer.safetensors").exists() for step in (2, 4, 5)]
-        assert whole == [False, False, True]
+        assert whole == [False, True, True]  # the one before the last stands in when the last is cut short
 
     def test_of_equals_the_later(self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
         recipe = read_recipe("training.steps=4", "training.evaluate_steps=1")
@@ -292,3 +294,54 @@ class TestResumed:
         assert state["scores"].keys() == {"6", "12"}
         assert state["epoch"] >= 2
         assert state["seconds"] > 0
+
+    def test_sigterm_saves_and_the_same_command_goes_on(
+        self, read_recipe: ReadRecipe, tmp_path: Path
+    ) -> None:
+        recipe = read_recipe(*self.OVERRIDES)
+        self.train(recipe, tmp_path / "whole")
+
+        def report(step: int, values: Mapping[str, Any]) -> None:
+            if step == 8 and "loss" in values:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(Stopped) as stopped:
+            train(recipe, tmp_path / "broken", lambda *_: None, report)
+        assert stopped.value.step == 8
+        assert self.train(recipe, tmp_path / "broken")[0] == 10
+        expected, found = (
+            self.weights(tmp_path / "whole" / "tiny"),
+            self.weights(tmp_path / "broken" / "tiny"),
+        )
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+    def test_minutes_are_kept_too(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
+        recipe = read_recipe(*self.OVERRIDES, "training.checkpoint_minutes=0")
+        with pytest.raises(KeyboardInterrupt):
+            self.train(recipe, tmp_path, (4, "loss"))
+        steps = self.train(recipe, tmp_path)
+        assert steps[0] == 4  # step 3 had been saved, which no evaluation asked for
+        assert [path.name for path in sorted((tmp_path / "tiny" / "checkpoints").glob("step-*"))] == [
+            f"step-{step:08d}" for step in (6, 11, 12)
+        ]
+
+
+class TestFrozen:
+    def test_frozen_parts_stay_and_the_rest_learns(
+        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
+    ) -> None:
+        trainer = trainer_of(read_recipe("training.freeze=[encoder,ctc]"), tmp_path, cuts)
+        before = {name: each.clone() for name, each in trainer.module.student.named_parameters()}
+        trainer.run(silent)
+        for name, each in trainer.module.student.named_parameters():
+            assert torch.equal(each, before[name]) == name.startswith(("encoder.", "ctc.")), name
+
+    @pytest.mark.parametrize(
+        ("parts", "reason"), [("[enc]", "Parts are"), ("[encoder,ctc,weights,decoder]", "nothing")]
+    )
+    def test_wrong_parts_are_one_line(
+        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, parts: str, reason: str
+    ) -> None:
+        with pytest.raises(UserError, match=reason):
+            trainer_of(read_recipe(f"training.freeze={parts}"), tmp_path, cuts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError("no such file", where=path) from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"not a whole safetensors file ({error})", where=path) from None
+
+
+_PARTS = ("student", "objective", "optimizer", "random")
 
 
 class CheckpointFolder:
@@ -70,23 +74,47 @@ class CheckpointFolder:
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         save_file(_random_states(), partial / "random.safetensors")
         (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # a rename must not outlive its content when the power goes
         shutil.rmtree(self.path(step), ignore_errors=True)
         partial.rename(self.path(step))
 
     def restore(
-        self, step: int, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> dict[str, Any]:
-        """Load checkpoint `step` into the three and return its `state`."""
-        path = self.path(step)
-        student.load_state_dict(read_weights(path / "student.safetensors"))
-        objective.load_state_dict(read_weights(path / "objective.safetensors"))
-        _load_optimizer(optimizer, read_weights(path / "optimizer.safetensors"))
-        random = read_weights(path / "random.safetensors")
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(random["cuda"])
-        state: dict[str, Any] = json.loads((path / "state.json").read_text())
-        return state
+        self, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Any] | None, list[str]]:
+        """Load the newest whole checkpoint into the three.
+
+        Returns:
+            Its `state`, or None where there is none, and a line for every one that was cut short and passed over.
+
+        Raises:
+            UserError: there are checkpoints, but none of them is whole.
+        """
+        passed_over: list[str] = []
+        resumable = [step for step in self.steps() if (self.path(step) / "optimizer.safetensors").exists()]
+        for step in reversed(resumable):
+            path = self.path(step)
+            try:
+                tensors = {name: read_weights(path / f"{name}.safetensors") for name in _PARTS}
+                state: dict[str, Any] = json.loads((path / "state.json").read_text())
+            except (UserError, OSError, ValueError) as error:
+                passed_over.append(f"{path.name} is not whole ({error}); going on from the one before")
+                continue
+            student.load_state_dict(tensors["student"])
+            objective.load_state_dict(tensors["objective"])
+            _load_optimizer(optimizer, tensors["optimizer"])
+            torch.set_rng_state(tensors["random"]["cpu"])
+            if "cuda" in tensors["random"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random"]["cuda"])
+            for later in passed_over:
+                self.remove(int(later.split()[0][5:]))
+            return state, passed_over
+        if passed_over:
+            raise UserError(
+                "no checkpoint is whole", where=self.folder, remedy="Remove the folder to start again"
+            )
+        return None, []
 
     def drop_training_state(self, step: int) -> None:
         """Keep the student alone of a checkpoint that nobody will resume from."""

@@ -50,7 +50,9 @@ class Health:
         if finite[0] and (finite[1] or self.config.precision == "fp16"):
             return
         guilty = [name for name, tally in tallies.items() if not torch.isfinite(torch.as_tensor(tally.sum))]
-        what = f"the loss {' and '.join(guilty)}" if guilty else "the loss" if not finite[0] else "the gradient"
+        what = (
+            f"the loss {' and '.join(guilty)}" if guilty else "the loss" if not finite[0] else "the gradient"
+        )
         raise UserError(
             f"{what} is not finite at step {step}",
             remedy="Lower training.peak_lr or use training.precision=fp32; the last checkpoint is whole",

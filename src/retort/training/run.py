@@ -98,7 +98,8 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         lambda: free_running(student, tokenizer, recipe, data.validation, accelerator),
         accelerator,
     )
-    trainer.resume()
+    for line in trainer.resume():
+        report(trainer.position.step, {"warning": line})
     trainer.run(report)
     return _finish(recipe, folder, trainer, student, tokenizer, data)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from lhotse import CutSet
 
 from retort.config import Recipe
 from retort.distill.row import Tally
 from retort.errors import UserError
+from retort.students.cif import CifStudent
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.checkpoints import CheckpointFolder
+from retort.training.health import Health
 from retort.training.log import MetricsLog
 from retort.training.module import TrainingModule, read_signals
 from retort.training.schedule import learning_rate
 
-Report = Callable[[int, dict[str, float]], None]
+Report = Callable[[int, dict[str, Any]], None]
 """Called with the step and the values that were just logged."""
 
 
@@ -65,9 +67,34 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             "training.precision is fp16 without a GPU", remedy="Set training.precision: bf16 or fp32"
         )
     precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
+    return Accelerator(mixed_precision=precision, cpu=cpu)
+
+
+def freeze(student: CifStudent, parts: Sequence[str]) -> None:
+    """Let the parameters whose names begin with one of `parts` learn no more.
+
+    Raises:
+        UserError: no parameter begins so, or none would be left.
+    """
+    names = [name for name, _ in student.named_parameters()]
+    for part in parts:
+        if not any(name == part or name.startswith(f"{part}.") for name in names):
+            tops = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise UserError(f"training.freeze names '{part}'", remedy=f"Parts are {', '.join(tops)}")
+    for name, parameter in student.named_parameters():
+        if any(name == part or name.startswith(f"{part}.") for part in parts):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise UserError("training.freeze leaves nothing to learn", remedy="Name fewer parts")
+
+
+class Stopped(Exception):
+    """SIGTERM stopped the run after `step` updates; the same command goes on from there."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"stopped after step {step}; the same command goes on from there")
 
 
 class Trainer:
@@ -99,8 +126,9 @@ class Trainer:
         self.teachers, self.dataset, self.validate = teachers, dataset, validate
         self.accelerator = accelerator
         self.module = module
+        freeze(module.student, self.config.freeze)
         optimizer = torch.optim.AdamW(
-            module.parameters(),
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=self.config.peak_lr,
             betas=(self.config.betas[0], self.config.betas[1]),
             weight_decay=self.config.weight_decay,
@@ -111,31 +139,79 @@ class Trainer:
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.position = Position()
         self.tallies: dict[str, Tally] = {}
+        self.health = Health(recipe.training)
+        self.stop_signal = 0
+        self._pending: list[str] = []
+        self._saved_at, self._saved_step = time.monotonic(), -1
 
-    def resume(self) -> int:
-        """Go on from the last checkpoint, if there is one; returns the step."""
-        if steps := self.checkpoints.steps():
-            student, objective = self.module.student, self.module.objective
-            state = self.checkpoints.restore(steps[-1], student, objective, self.optimizer)
+    def resume(self) -> list[str]:
+        """Go on from the last whole checkpoint, if there is one; a line for each that was not whole."""
+        state, passed_over = self.checkpoints.restore(
+            self.module.student, self.module.objective, self.optimizer
+        )
+        if state is not None:
             self.position = Position(**state)
-        return self.position.step
+        return passed_over
 
     def run(self, report: Report) -> None:
-        """Train up to `training.steps`, calling `report` after each logged step and each evaluation."""
+        """Train up to `training.steps`, calling `report` after each logged step and each evaluation.
+
+        Raises:
+            Stopped: SIGTERM came; a checkpoint was written first.
+            UserError: the loss is not finite, or no utterance can be used.
+        """
         with contextlib.ExitStack() as stack:
             log = None
             if self.accelerator.is_main_process:
                 log = stack.enter_context(contextlib.closing(MetricsLog(self.folder, self.position.step)))
+            stack.enter_context(self._listening())
             for group in self._groups():
                 if self.position.step >= self.config.steps:
                     break
                 values = self._update(group)
-                step = self.position.step
-                if step % self.config.log_steps == 0 or step == self.config.steps:
-                    values = {**self._drain_tallies(), **values, "epoch": self.position.epoch}
-                    self._log(log, report, values)
-                if step % self.config.evaluate_steps == 0 or step == self.config.steps:
-                    self._log(log, report, self._evaluate())
+                self._after_update(log, report, values)
+
+    def _after_update(self, log: MetricsLog | None, report: Report, values: dict[str, Any]) -> None:
+        step, last = self.position.step, self.position.step == self.config.steps
+        self._warn(log, report, self._pending)
+        self._pending = []
+        if step % self.config.log_steps == 0 or last:
+            values = {**self._drain_tallies(), **values, "epoch": self.position.epoch}
+            self._log(log, report, values)
+            self._warn(log, report, self.health.check_logged(step, values))
+        if step % self.config.evaluate_steps == 0 or last:
+            values = self._evaluate()
+            self._log(log, report, values)
+            self._warn(log, report, self.health.check_evaluated(step, values))
+        stopping = self._agreed(self.stop_signal)
+        overdue = time.monotonic() - self._saved_at > 60 * self.config.checkpoint_minutes
+        if (stopping or self._agreed(int(overdue))) and self._saved_step != step:
+            self._save()
+        if stopping and not last:
+            raise Stopped(step)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """SIGTERM is remembered until the update under way is done."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def remember(number: int, _: object) -> None:
+            self.stop_signal = number
+
+        before = signal.signal(signal.SIGTERM, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _agreed(self, flag: int) -> bool:
+        """Whether any process raised the flag, so that all of them stop and save at the same step."""
+        if self.accelerator.num_processes == 1:
+            return bool(flag)
+        total = self.accelerator.reduce(torch.tensor(flag, device=self.accelerator.device), "sum")
+        return bool(total > 0)
 
     def _groups(self) -> Iterator[list[Batch]]:
         """Batches of as many epochs as it takes, `training.accumulation` at a time."""
@@ -182,6 +258,7 @@ class Trainer:
                     signals = read_signals(
                         self.teachers, self.module.objective.needs, batch, accelerator.device
                     )
+                    self._pending += self.health.check_teachers(signals)
                     output = self.wrapped(batch, signals, step)
                 loss = output.token_sum / counts[0] + output.utterance_sum / counts[1]
                 accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
@@ -189,13 +266,7 @@ class Trainer:
             self._tally(output.tallies)
         total = float(accelerator.reduce(share, "sum"))
         norm = float(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip) or 0.0)
-        # fp16 overflows now and then: its scaler leaves that update out by itself.
-        if not math.isfinite(total) or not (math.isfinite(norm) or self.config.precision == "fp16"):
-            raise UserError(
-                f"the loss is not finite at step {step}",
-                where=self.folder,
-                remedy="Lower training.peak_lr or use training.precision=fp32; the last checkpoint is whole",
-            )
+        self.health.check_loss(step, total, norm, self.tallies)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.position.step += 1
@@ -222,30 +293,34 @@ class Trainer:
         with self.accelerator.autocast():
             values = {f"validation.{name}": value for name, value in self.validate().items()}
         self.position.scores[str(self.position.step)] = values["validation.cer"]
-        if self.accelerator.is_main_process:
-            self._save()
-        self.accelerator.wait_for_everyone()
+        self._save()
         return values
 
     def _save(self) -> None:
-        step = self.position.step
-        before = self.checkpoints.steps()
-        self.checkpoints.save(
-            step, self.module.student, self.module.objective, self.optimizer, vars(self.position)
-        )
-        chosen = self.chosen()
-        for each in before:
-            self.checkpoints.drop_training_state(each)
-            if each not in chosen:
-                self.checkpoints.remove(each)
+        """Write a checkpoint; the newest two can be resumed from, of the others the chosen keep their student."""
+        self._saved_at, self._saved_step = time.monotonic(), self.position.step
+        if self.accelerator.is_main_process:
+            before = self.checkpoints.steps()
+            student, objective = self.module.student, self.module.objective
+            self.checkpoints.save(self.position.step, student, objective, self.optimizer, vars(self.position))
+            chosen = self.chosen()
+            for step in before[:-1]:
+                self.checkpoints.drop_training_state(step)
+                if step not in chosen:
+                    self.checkpoints.remove(step)
+        self.accelerator.wait_for_everyone()
 
     def chosen(self) -> list[int]:
         """Steps of the checkpoints that the final model is averaged from: the best ones, or the last."""
-        there = self.checkpoints.steps()
+        scored = [step for step in self.checkpoints.steps() if str(step) in self.position.scores]
         if self.config.keep == "best":
-            there = sorted(there, key=lambda step: (self.position.scores.get(str(step), float("inf")), -step))
-            return sorted(there[: self.config.checkpoints])
-        return there[-self.config.checkpoints :]
+            scored.sort(key=lambda step: (self.position.scores[str(step)], -step))
+            return sorted(scored[: self.config.checkpoints])
+        return scored[-self.config.checkpoints :]
+
+    def _warn(self, log: MetricsLog | None, report: Report, warnings: list[str]) -> None:
+        for text in warnings:
+            self._log(log, report, {"warning": text})
 
     def _log(self, log: MetricsLog | None, report: Report, values: dict[str, Any]) -> None:
         if log is not None:

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from retort.config import TrainingConfig
+from retort.distill.row import Tally
+from retort.errors import UserError
+from retort.teachers.signal import Signal
+from retort.training.health import PATIENCE, Health, mean_cosine
+
+CONFIG = TrainingConfig(warmup_steps=10, precision="bf16")
+
+
+def signal_of(vectors: torch.Tensor) -> Signal:
+    """A batch of one utterance whose positions all have sources of their own."""
+    count = len(vectors)
+    sources = torch.stack((torch.arange(count), torch.arange(count) + 1), dim=1)
+    return Signal(vectors[None], torch.ones(1, count, dtype=torch.bool), sources[None])
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)]
+)
+def test_what_is_not_finite_stops(loss: float, norm: float) -> None:
+    with pytest.raises(UserError, match="not finite at step 7") as error:
+        Health(CONFIG).check_loss(7, loss, norm, {})
+    assert "peak_lr" in str(error.value)
+
+
+def test_the_loss_at_fault_is_named() -> None:
+    tallies = {"ce": Tally(torch.tensor(1.0), 2), "ctc": Tally(torch.tensor(math.inf), 2)}
+    with pytest.raises(UserError, match="the loss ctc is not finite"):
+        Health(CONFIG).check_loss(7, math.inf, 1.0, tallies)
+
+
+def test_a_finite_loss_and_an_fp16_overflow_pass() -> None:
+    Health(CONFIG).check_loss(7, 1.0, 2.0, {})
+    Health(TrainingConfig(precision="fp16")).check_loss(7, 1.0, math.inf, {})
+
+
+@pytest.mark.parametrize("total", [0.01, 8.0])
+def test_weights_that_lose_the_number_of_tokens(total: float) -> None:
+    health = Health(CONFIG)
+    assert health.check_logged(5, {"quantity_total": total}) == []  # still warming up
+    assert health.check_logged(20, {"quantity_total": 1.1}) == []
+    (text,) = health.check_logged(30, {"quantity_total": total})
+    assert f"{total:.2f} a token" in text
+    assert "student.quantity_weight" in text
+    assert health.check_logged(40, {"quantity_total": total}) == []  # told once
+
+
+def test_a_silent_ctc_head_is_told_after_a_while() -> None:
+    health = Health(CONFIG)
+    told = [health.check_evaluated(step, {"validation.ctc_cer": 1.0}) for step in range(PATIENCE)]
+    assert told[:-1] == [[]] * (PATIENCE - 1)
+    assert any("blanks" in text for text in told[-1])
+    broken = Health(CONFIG)
+    for step in range(3 * PATIENCE):
+        broken.check_logged(step, {"correct": step / 100})
+        assert broken.check_evaluated(step, {"validation.ctc_cer": 1.0 if step % PATIENCE else 0.9}) == []
+
+
+def test_accuracy_that_stands_still() -> None:
+    health = Health(CONFIG)
+    for step in range(20):
+        health.check_logged(step, {"correct": 0.02 * step})
+        assert health.check_evaluated(step, {}) == []
+    told = []
+    for step in range(20, 20 + PATIENCE):
+        health.check_logged(step, {"correct": 0.38})
+        told += health.check_evaluated(step, {})
+    assert len(told) == 1
+    assert "38.0%" in told[0]
+
+
+def test_a_teacher_whose_vectors_are_all_alike() -> None:
+    torch.manual_seed(0)
+    alike = signal_of(torch.ones(6, 8) + 0.01 * torch.randn(6, 8))
+    lively = signal_of(torch.randn(6, 8))
+    health = Health(CONFIG)
+    assert health.check_teachers({("bert", "token"): lively}) == []
+    (text,) = health.check_teachers({("bert", "token"): alike})
+    assert "teachers.bert.layers" in text
+    assert health.check_teachers({("bert", "token"): alike}) == []
+
+
+def test_the_mean_cosine_is_over_different_sources() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(4, 8)
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    expected = sum(float(unit[i] @ unit[j]) for i in range(4) for j in range(4) if i != j) / 12
+    assert mean_cosine(signal_of(vectors)) == pytest.approx(expected, abs=1e-5)
+    same = Signal(
+        vectors[None, :1].expand(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[[0, 1]] * 4])
+    )
+    assert mean_cosine(same) == 0.0
