@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
+console = Console(highlight=False)
 EXPERIMENTS = Path("exp")
 
 STOPPED = 130
@@ -94,7 +94,7 @@ def prepare(
         prepared = PREPARERS[kind.value](None if grammar else Path(source), out, **options)
     for name, manifest in prepared.manifests.items():
         hours = prepared.seconds[name] / 3600
-        console.print(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h", highlight=False)
+        _tell(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h")
     _say_rejected(len(prepared.rejected), f"{out}/*.rejected.tsv")
 
 
@@ -119,17 +119,16 @@ def teach(
             loaded,
             EXPERIMENTS,
             progress,
-            lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}", highlight=False),
+            lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}"),
         )
     for each in done:
         store = each.store
         screen.print(
             f"{each.name}: {each.read:,} texts read now; {store.folder} holds {len(store):,} in "
             f"{store.bytes / 1e6:,.1f} MB",
-            highlight=False,
         )
         if each.missing:
-            screen.print(f"{each.missing:,} texts are the share of other processes", highlight=False)
+            screen.print(f"{each.missing:,} texts are the share of other processes")
         if loaded.teachers[each.name].storage == "online":
             screen.print(f"set teachers.{each.name}.storage: disk to train from it", style="yellow")
 
@@ -159,8 +158,8 @@ def train(
         print(f"retort: {stopped}", file=sys.stderr)
         sys.exit(TERMINATED)
     _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
-    console.print(
-        f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}", highlight=False
+    _tell(
+        f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
     )
     for source in loaded.data.test:
         with stage_progress(console) as progress:
@@ -170,7 +169,6 @@ def train(
             add_result(
                 results,
                 loaded,
-                source,
                 evaluation,
                 steps=outcome.steps,
                 params=outcome.params,
@@ -199,7 +197,7 @@ def evaluate(
     torch.set_num_threads(threads)
     recogniser = load(experiment)
     with stage_progress(console) as progress:
-        evaluation = run_evaluation(recogniser, cuts, experiment, progress, options)
+        evaluation = run_evaluation(recogniser, cuts, _experiment_of(experiment), progress, options)
     _print_evaluation(cuts, evaluation)
 
 
@@ -221,9 +219,9 @@ def compare(
         rates = f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}"
         table.add_row(measure.upper(), *rates, f"{row.low:+.2%} to {row.high:+.2%}", f"{row.p:.4f}")
     console.print(table)
-    console.print(f"{row.utterances} utterances, {row.speakers} speakers; below zero the second is better")
+    _tell(f"{row.utterances} utterances, {row.speakers} speakers; below zero the second is better")
     if row.note:
-        console.print(row.note, style="yellow")
+        _tell(row.note, style="yellow")
 
 
 @app.command()
@@ -298,7 +296,7 @@ def info(
         table.add_row("trained", f"{description.shipped + description.training_only:,}")
     console.print(table)
     for line in description.lines:
-        console.print(line, highlight=False, markup=False)
+        _tell(line)
 
 
 @app.command()
@@ -320,8 +318,8 @@ def report(
     with stage_progress(console) as progress:
         written = write_report(experiments, out, progress)
     for line in written.missing:
-        console.print(line, style="yellow", highlight=False, markup=False)
-    console.print(f"written to {written.html} and {written.markdown}", highlight=False, soft_wrap=True)
+        _tell(line, style="yellow")
+    _tell(f"written to {written.html} and {written.markdown}")
 
 
 @app.command()
@@ -331,6 +329,18 @@ def demo() -> None:
     from retort.demo import run_demo
 
     run_demo(console, EXPERIMENTS)
+
+
+def _experiment_of(path: Path) -> Path:
+    """Where scores of a model go: its experiment; for a model folder that stands alone, `exp/NAME`."""
+    if not (path / "config.json").is_file():
+        return path
+    return path.parent if path.name == "model" else EXPERIMENTS / path.name
+
+
+def _tell(text: str, style: str | None = None) -> None:
+    """One line on the screen, never broken: paths are there to be copied."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _tune_allocator() -> None:
@@ -348,23 +358,23 @@ def _print_evaluation(source: str, evaluation: Evaluation) -> None:
         for name in ("cer", "wer")
     )
     counts = score.words
-    console.print(f"{source}: {rates}", highlight=False)
-    console.print(
+    _tell(f"{source}: {rates}")
+    _tell(
         f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
         f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
         f"real-time factor {score.real_time_factor or 0.0:.3f}",
-        highlight=False,
     )
-    console.print(f"written to {evaluation.folder}", highlight=False)
+    _tell(f"written to {evaluation.folder}")
     if note := bounds["wer"].note:
-        console.print(note, style="yellow")
+        _tell(note, style="yellow")
     _say_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
 
 
 def _say_rejected(count: int, where: str, what: str = "left out") -> None:
     if count:
-        console.print(
-            f"{count} utterances {what}; {where} lists them with the reasons", style="yellow", highlight=False
+        _tell(
+            f"{count} utterances {what}; {where} lists them with the reasons",
+            style="yellow",
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,11 @@ PROMISED = {
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
     result = score({"a": "one two", "b": "three"}, {"a": "one two", "b": "tree"}, {"a": "x", "b": "y"})
-    return Evaluation(result, intervals(result), [], tmp_path)
+    return Evaluation("dev", result, intervals(result), [], tmp_path)
 
 
 def add(path: Path, recipe: Recipe, evaluation: Evaluation, split: str = "dev", steps: int = 7) -> None:
-    add_result(path, recipe, split, evaluation, steps=steps, params=123, train_seconds=1.26)
+    add_result(path, recipe, replace(evaluation, split=split), steps=steps, params=123, train_seconds=1.26)
 
 
 def test_an_entry_has_what_was_promised(tmp_path: Path, evaluation: Evaluation) -> None:

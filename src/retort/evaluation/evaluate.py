@@ -22,6 +22,7 @@ Progress = Callable[[str, int, int], None]
 class Evaluation:
     """What was scored, with intervals of `cer` and `wer`, and where it was written."""
 
+    split: str
     score: Score
     intervals: dict[str, Interval]
     rejected: list[Rejected]
@@ -55,10 +56,15 @@ def evaluate(
     )
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
-    name = f"{path.parent.name}-{path.name.removesuffix('.gz').removesuffix('.jsonl')}"
+    name = data_name(path).replace("/", "-")
     out = folder / "evaluation" / (f"{name}-beam{options.beam}" if options.beam > 1 else name)
     out.mkdir(parents=True, exist_ok=True)
     write_hypotheses(out / "hyp.jsonl", recognised)
     write_rejected(rejected, out / "rejected.tsv")
     (out / "score.json").write_text(json.dumps(score_to_dict(result, bounds), indent=1) + "\n")
-    return Evaluation(result, bounds, rejected, out)
+    return Evaluation(data_name(path), result, bounds, rejected, out)
+
+
+def data_name(path: Path) -> str:
+    """How results call a manifest or folder: its own name behind its parent's, `speechocean762/dev`."""
+    return f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}"

@@ -17,7 +17,6 @@ from retort.evaluation.evaluate import Evaluation
 def add_result(
     path: Path,
     recipe: Recipe,
-    split: str,
     evaluation: Evaluation,
     *,
     steps: int,
@@ -33,7 +32,7 @@ def add_result(
         "system": recipe.system,
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "split": split,
+        "split": evaluation.split,
         "steps": steps,
         "params": params,
         "cer": evaluation.score.cer,
