@@ -67,14 +67,17 @@ def main() -> None:
 
 @app.command()
 def prepare(
-    kind: Annotated[Kind, typer.Argument(help="Layout of the corpus.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Layout of the corpus.")],
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or table; for `synthetic` a file of sentences, or - for the built-in grammar."
+            metavar="SRC",
+            help="Folder or table; for `synthetic` a file of sentences, or - for the built-in grammar.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")
+    ],
     held_out: Annotated[
         float,
         typer.Option(
@@ -100,8 +103,12 @@ def prepare(
 
 @app.command()
 def teach(
-    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")
+    ] = None,
 ) -> None:
     """Let the teachers read the training text once, into exp/cache; the same command goes on after a stop.
 
@@ -135,8 +142,12 @@ def teach(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
     ] = None,
@@ -179,7 +190,7 @@ def train(
 @app.command()
 def evaluate(
     experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
-    cuts: Annotated[str, typer.Argument(help="Manifest or Kaldi folder.")],
+    cuts: Annotated[str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder.")],
     beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
     nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -228,7 +239,8 @@ def compare(
 def transcribe(
     experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
     files: Annotated[
-        list[str], typer.Argument(help="Audio of any rate and channel count that soundfile reads.")
+        list[str],
+        typer.Argument(metavar="FILE", help="Audio of any rate and channel count that soundfile reads."),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a file, with token and word times.")
@@ -277,8 +289,12 @@ def transcribe(
 
 @app.command()
 def info(
-    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings over the recipe's: a.b=c")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")
+    ] = None,
 ) -> None:
     """Show a recipe's architecture and its exact number of parameters; needs no data."""
     from retort.recipe import load_recipe
@@ -303,7 +319,7 @@ def info(
 def report(
     experiments: Annotated[
         list[Path],
-        typer.Argument(metavar="EXP...", help="Experiments; the others are compared with the first."),
+        typer.Argument(metavar="EXP", help="Experiments; the others are compared with the first."),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder; by default that of the first experiment.")] = None,
 ) -> None:
