@@ -42,6 +42,13 @@ ALLOCATOR = {
 """Keeps glibc from giving memory back between steps, which costs a third of a step on a CPU."""
 
 
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")]
+
+
 class Kind(StrEnum):
     """Of corpora."""
 
@@ -103,12 +110,8 @@ def prepare(
 
 @app.command()
 def teach(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
 ) -> None:
     """Let the teachers read the training text once, into exp/cache; the same command goes on after a stop.
 
@@ -142,12 +145,8 @@ def teach(
 
 @app.command()
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     results: Annotated[
         Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
     ] = None,
@@ -189,7 +188,7 @@ def train(
 
 @app.command()
 def evaluate(
-    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
+    experiment: ModelFolder,
     cuts: Annotated[str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder.")],
     beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
     nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
@@ -237,7 +236,7 @@ def compare(
 
 @app.command()
 def transcribe(
-    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")],
+    experiment: ModelFolder,
     files: Annotated[
         list[str],
         typer.Argument(metavar="FILE", help="Audio of any rate and channel count that soundfile reads."),
@@ -289,12 +288,8 @@ def transcribe(
 
 @app.command()
 def info(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
 ) -> None:
     """Show a recipe's architecture and its exact number of parameters; needs no data."""
     from retort.recipe import load_recipe
