@@ -335,10 +335,13 @@ def report(
 
 @app.command()
 def demo() -> None:
-    """Offline, minutes on two cores: synthesise speech, train CIF on it, transcribe sentences never heard."""
+    """Offline, minutes on two cores: synthesise speech, train CIF and CIF+HKD on it side by side, compare."""
     _tune_allocator()
+    import torch
+
     from retort.demo import run_demo
 
+    torch.set_num_threads(1)
     run_demo(console, EXPERIMENTS)
 
 

@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from lhotse import CutSet
+from lhotse.cut import Cut
+from torch import Tensor
 
 from retort.config import FeatureConfig
 from retort.corpora.cuts import make_cut, open_recording
@@ -99,6 +102,98 @@ class TestBrokenOff:
         manifest = folder / "cuts.jsonl"
         manifest.write_bytes(manifest.read_bytes() * 2)
         assert list(store_features(cuts, folder, CONFIG)[0].ids) == list(cuts.ids)
+
+
+class Full:
+    """A file whose disk fills up: after so many writes one stops halfway, and closing it fails again."""
+
+    def __init__(self, file: IO[str], last: int) -> None:
+        self.file, self.left = file, last
+
+    def write(self, text: str) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.file.write(text[: len(text) // 2])
+            self.file.flush()
+            raise OSError(28, "No space left on device")
+        self.file.write(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+
+
+class TestFullDisk:
+    def refused(self, cuts: CutSet, folder: Path) -> None:
+        with pytest.raises(UserError, match=r"No space left on device.*Free space, run again") as error:
+            store_features(cuts, folder, CONFIG)
+        assert "\n" not in str(error.value)
+
+    def goes_on(self, cuts: CutSet, folder: Path, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = CutFeatures.made
+        asked: list[str] = []
+
+        def counted(features: CutFeatures, cut: Cut) -> Tensor:
+            asked.append(cut.id)
+            return made(features, cut)
+
+        monkeypatch.setattr(CutFeatures, "made", counted)
+        stored, rejected = store_features(cuts, folder, CONFIG)
+        assert rejected == []
+        assert list(stored.ids) == list(cuts.ids)
+        assert asked == list(cuts.ids)[kept:]
+        for plain, there in zip(cuts, stored):
+            torch.testing.assert_close(
+                CutFeatures(CONFIG)(there), CutFeatures(CONFIG)(plain), atol=1e-4, rtol=0
+            )
+
+    def test_while_an_array_is_written(
+        self, cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save = np.save
+        calls: list[str] = []
+
+        def full(file: BinaryIO, array: np.ndarray, **others: bool) -> None:
+            calls.append(file.name)
+            if len(calls) > 3:
+                file.write(b"half")
+                raise OSError(28, "No space left on device")
+            save(file, array, **others)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "save", full)
+            self.refused(cuts, tmp_path / "cache")
+        assert len(calls) == 4
+        self.goes_on(cuts, tmp_path / "cache", 3, monkeypatch)
+
+    def test_while_the_manifest_is_written(
+        self, cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = CutSet.open_writer
+
+        def open_full(path: Path, **options: object) -> object:
+            writer = opened(path, **options)
+            enter = type(writer).__enter__
+
+            def entered(self: object) -> object:
+                result = enter(self)
+                writer.file = Full(writer.file, 4)  # a line and its end are two writes
+                return result
+
+            monkeypatch.setattr(type(writer), "__enter__", entered)
+            return writer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CutSet, "open_writer", open_full)
+            self.refused(cuts, tmp_path / "cache")
+            monkeypatch.undo()
+        manifest = tmp_path / "cache" / "cuts.jsonl"
+        assert not manifest.read_bytes().endswith(b"\n")
+        self.goes_on(cuts, tmp_path / "cache", 2, monkeypatch)
 
 
 def test_the_bad_are_listed_and_stay_listed(cuts: CutSet, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,65 @@ def test_a_save_that_is_broken_off_leaves_no_checkpoint(
         parts.save(folder, 6)
     assert folder.steps() == [5]
     assert (tmp_path / "partial-00000006").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retort.training.checkpoints.os.fsync", full)
+        with pytest.raises(UserError, match=r"step 6 .*No space left.*Free space, run again") as error:
+            parts.save(folder, 6)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+    assert parts.restore(folder) == {"step": 5}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on the size of files")
+def test_what_the_library_says_of_a_write_that_fails_is_understood(tmp_path: Path) -> None:
+    import resource
+
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"step 6 cannot be written \(.*File too large"):
+            parts.save(folder, 6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert parts.restore(folder) == {"step": 5}
+
+
+def test_a_kill_while_one_is_removed_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+    parts.save(folder, 6)
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            (path / "student.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retort.training.checkpoints.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.remove(5)
+    assert folder.steps() == [6]
+    folder.tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]
 
 
 @pytest.mark.parametrize("part", ["student", "objective", "optimizer", "random"])

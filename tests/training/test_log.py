@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import builtins
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from retort.errors import UserError
 from retort.training.log import MetricsLog, read_metrics
 
 
@@ -64,6 +67,18 @@ def test_a_whole_line_without_its_end_does_not_swallow_the_next(tmp_path: Path) 
     assert steps(write(tmp_path, range(3, 5), first=2)) == [1, 2, 3, 4]
 
 
+def test_tensorboard_forgets_what_a_killed_run_did_past_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, int]] = []
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = lambda _, **options: asked.append(options)  # type: ignore[attr-defined]
+    monkeypatch.undo()  # the import is allowed again
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    MetricsLog(tmp_path, 4)
+    assert asked == [{"purge_step": 5}]
+
+
 def test_tensorboard_gets_the_numbers_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, float, int]] = []
 
@@ -74,6 +89,22 @@ def test_tensorboard_gets_the_numbers_where_it_is(tmp_path: Path, monkeypatch: p
         def close(self) -> None:
             seen.append(("closed", 0.0, 0))
 
-    monkeypatch.setattr("retort.training.log._tensorboard", lambda folder: Board())
+    monkeypatch.setattr("retort.training.log._tensorboard", lambda *_: Board())
     write(tmp_path, range(1, 3))
     assert seen == [("loss", 1.0, 1), ("loss", 0.5, 2), ("closed", 0.0, 0)]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, range(1, 10))
+    before = path.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"No space left on device.*Free space, run again") as error:
+        MetricsLog(tmp_path, 4)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -155,34 +156,18 @@ def store_features(
     Raises:
         UserError: the disk is full, or nothing is left.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     manifest, rejected_path = folder / "cuts.jsonl", folder / "rejected.jsonl"
     done = folder / "done"
-    made = CutFeatures(config)
-    if not done.exists():
-        rejected: list[Rejected] = []
-        total = len(cuts)
-        _drop_cut_line(manifest)
-        with (
-            CutSet.open_writer(manifest, overwrite=False) as writer,
-            NumpyFilesWriter(folder / "fbank") as storage,
-        ):
-            for index, cut in enumerate(cuts):
-                if cut.id not in writer:
-                    try:
-                        writer.write(_with_features(cut, made.made(cut), storage, config), flush=True)
-                    except BadUtterance as error:
-                        rejected.append(Rejected(cut.id, error.what))
-                    except OSError as error:
-                        raise UserError(
-                            f"features cannot be written ({error})",
-                            where=folder,
-                            remedy="Free space, run again",
-                        ) from None
-                if progress is not None:
-                    progress(index + 1, total)
-        rejected_path.write_text("".join(json.dumps([each.id, each.reason]) + "\n" for each in rejected))
-        done.touch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not done.exists():
+            bad = _make_features(cuts, folder, manifest, config, progress)
+            rejected_path.write_text("".join(json.dumps([each.id, each.reason]) + "\n" for each in bad))
+            done.touch()
+    except OSError as error:  # of a full disk the manifest's writer may tell only when it is closed
+        raise UserError(
+            f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
+        ) from None
     rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
     # By id, for two runs that were started at once may both have written.
     stored = CutSet.from_file(manifest) if manifest.stat().st_size else CutSet([])
@@ -191,6 +176,27 @@ def store_features(
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
         raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
     return kept, rejected
+
+
+def _make_features(
+    cuts: CutSet, folder: Path, manifest: Path, config: FeatureConfig, progress: Progress | None
+) -> list[Rejected]:
+    """Make and store what the manifest lacks; the cuts that have none."""
+    features, rejected, total = CutFeatures(config), [], len(cuts)
+    _drop_cut_line(manifest)
+    with (
+        CutSet.open_writer(manifest, overwrite=False) as writer,
+        NumpyFilesWriter(folder / "fbank") as storage,
+    ):
+        for index, cut in enumerate(cuts):
+            if cut.id not in writer:
+                try:
+                    writer.write(_with_features(cut, features.made(cut), storage, config), flush=True)
+                except BadUtterance as error:
+                    rejected.append(Rejected(cut.id, error.what))
+            if progress is not None:
+                progress(index + 1, total)
+    return rejected
 
 
 def _with_features(cut: Cut, features: Tensor, storage: NumpyFilesWriter, config: FeatureConfig) -> Cut:
@@ -217,4 +223,4 @@ def _with_features(cut: Cut, features: Tensor, storage: NumpyFilesWriter, config
 def _drop_cut_line(manifest: Path) -> None:
     """Take away what a killed process left of its last line."""
     if manifest.exists() and not (content := manifest.read_bytes()).endswith(b"\n"):
-        manifest.write_bytes(content[: content.rfind(b"\n") + 1])
+        os.truncate(manifest, content.rfind(b"\n") + 1)

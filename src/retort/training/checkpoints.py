@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -65,20 +66,32 @@ class CheckpointFolder:
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
     ) -> None:
-        """Write checkpoint `step`; `state` is anything that JSON can hold."""
+        """Write checkpoint `step`; `state` is anything that JSON can hold.
+
+        Raises:
+            UserError: it cannot be written (disk full); the checkpoints before stay as they are.
+        """
+        self.tidy()
         partial = self.folder / f"partial-{step:08d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_weights(student, partial / "student.safetensors")
-        save_weights(objective, partial / "objective.safetensors")
-        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        save_file(_random_states(), partial / "random.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # a rename must not outlive its content when the power goes
-        shutil.rmtree(self.path(step), ignore_errors=True)
-        partial.rename(self.path(step))
+        try:
+            partial.mkdir(parents=True)
+            save_weights(student, partial / "student.safetensors")
+            save_weights(objective, partial / "objective.safetensors")
+            save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+            save_file(_random_states(), partial / "random.safetensors")
+            (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+            for path in partial.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())  # a rename must not outlive its content when the power goes
+            self.remove(step)
+            partial.rename(self.path(step))
+        except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written ({error})",
+                where=self.folder,
+                remedy="Free space, run again: it goes on from the checkpoint before",
+            ) from None
 
     def restore(
         self, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
@@ -122,7 +135,17 @@ class CheckpointFolder:
             (self.path(step) / f"{name}.safetensors").unlink(missing_ok=True)
 
     def remove(self, step: int) -> None:
-        shutil.rmtree(self.path(step), ignore_errors=True)
+        """Take a checkpoint away; under another name first, for a kill must not leave half of it under its own."""
+        doomed = self.folder / f"partial-{step:08d}-removed"
+        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path(step).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Take away what killed runs left half written or half removed."""
+        for path in self.folder.glob("partial-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
         """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from retort.errors import UserError
+
 
 class MetricsLog:
-    """Appends one JSON object a line; lines past the step that a resumed run starts from are dropped."""
+    """Appends one JSON object a line; lines past the step that a resumed run starts from are dropped.
+
+    Raises:
+        UserError: the disk is full, here and in :meth:`write`; the lines before stay.
+    """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= first_step]
             partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            partial.replace(self.path)
-        self._board = _tensorboard(folder)
+            with self._telling():
+                partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                partial.replace(self.path)
+        self._board = _tensorboard(folder, first_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Log `values` under `step`; numbers also go to TensorBoard."""
-        with self.path.open("a") as file:
+        with self._telling(), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
             for key, value in values.items():
@@ -32,6 +41,17 @@ class MetricsLog:
         """Flush what TensorBoard holds back."""
         if self._board is not None:
             self._board.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot be written ({error.strerror or error})",
+                where=self.path,
+                remedy="Free space, run again: it goes on from the last checkpoint",
+            ) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -45,9 +65,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from lhotse import CutSet
+from safetensors import SafetensorError
 
 from retort.config import Recipe, TeacherConfig
 from retort.corpora.cuts import Rejected, write_rejected
@@ -21,6 +24,7 @@ from retort.recipe import load_recipe, recipe_from_dict, recipe_to_dict
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher, teacher_tokenizer
+from retort.teachers.shards import write_whole
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -120,7 +124,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
         teacher=pieces,
         teacher_case=case,
     )
-    tokenizer.save(folder / "tokenizer")
+    _save_whole(tokenizer.save, folder / "tokenizer")
     return tokenizer
 
 
@@ -186,7 +190,7 @@ def _finish(
     )
     rejected = data.rejected + [Rejected(name, reason) for name, reason in trainer.position.rejected.items()]
     if trainer.accelerator.is_main_process:
-        recogniser.save(folder / "model")
+        _save_whole(recogniser.save, folder / "model")
         write_rejected(rejected, folder / "rejected.tsv")
     position = trainer.position
     params = sum(parameter.numel() for parameter in student.parameters())
@@ -210,8 +214,32 @@ def _claim(folder: Path, recipe: Recipe) -> None:
                 where=folder,
                 remedy="Give name=ANOTHER to train beside it, or remove the folder",
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
+    write_whole(path, wanted)
+
+
+def _save_whole(save: Callable[[Path], object], path: Path) -> None:
+    """Let `save` write a folder, which bears its name once it is whole.
+
+    Raises:
+        UserError: it cannot be written (disk full); what was there stays.
+    """
+    partial, former = (path.with_name(f"{path.name}.{name}") for name in ("partial", "former"))
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        save(partial)
+        if path.exists():  # a folder cannot take the place of another in one step
+            shutil.rmtree(former, ignore_errors=True)
+            path.rename(former)
+        partial.rename(path)
+        shutil.rmtree(former, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot be written ({error})", where=path, remedy="Free space, run again: nothing is lost"
+        ) from None
 
 
 def _differences(old: object, new: object, key: str = "") -> list[str]:

