@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -65,6 +66,11 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"retort: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"retort: {error.filename or 'disk'}: the disk is full. Free space, run again", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == STOPPED:  # what typer makes of Ctrl-C
@@ -161,12 +167,16 @@ def train(
     from retort.training.trainer import Stopped
 
     loaded = load_recipe(recipe, overrides or [])
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun the other processes only train
+    screen = console if first else Console(quiet=True)
     try:
-        with TrainingProgress(console, loaded.training.steps) as display:
+        with TrainingProgress(screen, loaded.training.steps) as display:
             outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     except Stopped as stopped:
         print(f"retort: {stopped}", file=sys.stderr)
         sys.exit(TERMINATED)
+    if not first:
+        return
     _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
     _tell(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",

@@ -185,6 +185,8 @@ class RowConfig:
     negatives: int = 700
     same_token_negatives: bool = True
     """Whether other positions of the same token may be negatives."""
+    gather_negatives: bool = True
+    """With several processes, whether negatives come from the batches of all of them or from a process's own."""
     reduce: str = "sum"
     """Squared error over the dimensions: `sum` or `mean`."""
     warmup_steps: int = 0

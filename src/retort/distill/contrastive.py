@@ -19,6 +19,7 @@ from retort.distill.positions import (
     reduce_positions,
     unit_vectors,
 )
+from retort.nn.collectives import gather_numbers, gather_rows, process_count, process_index
 
 # Rows whose random keys are held at a time: bounds the memory of sampling to a strip of the N x N matrix.
 _STRIP = 1024
@@ -35,15 +36,41 @@ def draw_ids(
     Returns:
         `(size, size)` bool, true in row i at the ids that anchor i drew.
     """
+    mask = torch.zeros(size, size, dtype=torch.bool, device=device)
+    for strip in mask.split(_STRIP):
+        _draw_strip(strip, negatives, generator)
+    return mask
+
+
+def draw_rows(
+    size: int, negatives: int, rows: range, *, seed: int, device: torch.device | None = None
+) -> Tensor:
+    """Some rows of one draw of :func:`draw_ids` that `seed` determines, whichever rows are asked for.
+
+    Processes that share `seed` (0 to 2^62) and `size` draw their own rows and together make the whole.
+
+    Returns:
+        `(len(rows), size)` bool.
+    """
+    parts = [torch.zeros(0, size, dtype=torch.bool, device=device)]
+    for start in range(rows.start - rows.start % _STRIP, rows.stop, _STRIP):
+        strip = torch.zeros(min(_STRIP, size - start), size, dtype=torch.bool, device=device)
+        _draw_strip(strip, negatives, torch.Generator(device or "cpu").manual_seed(seed + start))
+        parts.append(strip[max(rows.start - start, 0) : rows.stop - start])
+    return torch.cat(parts)
+
+
+def _draw_strip(strip: Tensor, negatives: int, generator: torch.Generator | None) -> None:
+    """Set `strip (n, size)`, all false, at the ids that its anchors draw."""
+    size = strip.shape[1]
     drawn = negatives if size > negatives else 4 * size // 5
     # The ids left out are as random a set as the ids drawn, and there may be far fewer of them.
     picked = min(drawn, size - drawn)
-    mask = torch.zeros(size, size, dtype=torch.bool, device=device)
-    for strip in mask.split(_STRIP):
-        # Keys of 63 bits: no tie that topk would have to break, and so no preference for an id, in practice.
-        keys = torch.empty(strip.shape, dtype=torch.int64, device=device).random_(generator=generator)
-        strip.scatter_(1, keys.topk(picked, dim=1, sorted=False).indices, True)
-    return mask if picked == drawn else mask.logical_not_()
+    # Keys of 63 bits: no tie that topk would have to break, and so no preference for an id, in practice.
+    keys = torch.empty(strip.shape, dtype=torch.int64, device=strip.device).random_(generator=generator)
+    strip.scatter_(1, keys.topk(picked, dim=1, sorted=False).indices, True)
+    if picked != drawn:
+        strip.logical_not_()
 
 
 def contrastive_logits(
@@ -88,16 +115,8 @@ def contrastive_logits(
         raise ValueError(f"sources {tuple(sources.shape)} must be {(size, 2)}, an interval a position")
     if tokens is not None and tokens.shape != (size,):
         raise ValueError(f"tokens {tuple(tokens.shape)} must be {(size,)}, an id a position")
-    masked = draw_ids(size, negatives, device=student.device, generator=generator).logical_not_()
-    if sources is not None:
-        masked |= _overlap(sources)
-    if tokens is not None:
-        masked |= tokens[:, None] == tokens
-    masked.fill_diagonal_(False)
-    student, teacher = full_precision(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        logits = (unit_vectors(student) / temperature) @ unit_vectors(teacher).T
-    return logits.masked_fill_(masked, -torch.inf)
+    drawn = draw_ids(size, negatives, device=student.device, generator=generator)
+    return _logits(student, Targets(teacher, sources, tokens), drawn, temperature, 0)
 
 
 def contrastive_loss(
@@ -134,36 +153,91 @@ def contrastive_loss(
     return reduce_positions(_cross_entropy(logits), reduction)
 
 
-def contrastive_hits(logits: Tensor) -> Tensor:
-    """`(N,)` bool: the positive is larger than every negative. A tie is no hit, so equal vectors score 0."""
-    return (logits >= logits.diagonal()[:, None]).sum(1) == 1
+def contrastive_hits(logits: Tensor, first: int = 0) -> Tensor:
+    """`(n,)` bool: the positive is larger than every negative. A tie is no hit, so equal vectors score 0.
+
+    Args:
+        logits: `(n, N)`.
+        first: column of the first anchor's positive; those of the others follow it.
+    """
+    return (logits >= logits.diagonal(first)[:, None]).sum(1) == 1
 
 
 def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
-    """The loss of a row `loss: contrastive`; logs its top-1 `accuracy`."""
+    """The loss of a row `loss: contrastive`; logs its top-1 `accuracy`.
+
+    With `gather_negatives` the candidates are the positions of all processes, whose sources must be numbered
+    alike (:func:`retort.teachers.signal.token_signal`, `shared`); every process must then call this.
+    """
     if targets.tokens is None and not config.same_token_negatives:
         raise ValueError("same_token_negatives: false needs the ids of the tokens, a position each")
-    logits = contrastive_logits(
-        student,
-        targets.vectors,
-        temperature=config.temperature,
-        negatives=config.negatives,
-        sources=targets.sources,
-        tokens=None if config.same_token_negatives else targets.tokens,
+    targets = targets._replace(tokens=None if config.same_token_negatives else targets.tokens)
+    if config.gather_negatives and process_count() > 1:
+        logits, first = _gathered_logits(student, targets, config)
+    else:
+        first = 0
+        logits = contrastive_logits(
+            student,
+            targets.vectors,
+            temperature=config.temperature,
+            negatives=config.negatives,
+            sources=targets.sources,
+            tokens=targets.tokens,
+        )
+    accuracy = contrastive_hits(logits.detach(), first)
+    return PositionLosses(_cross_entropy(logits, first), {"accuracy": accuracy})
+
+
+def _gathered_logits(student: Tensor, targets: Targets, config: RowConfig) -> tuple[Tensor, int]:
+    """Logits `(n, N)` of this process's n anchors over all N candidates; the column of the first positive.
+
+    The draw is seeded by the first process, so that all of them together draw as one process would.
+    """
+    check_pairs(student, targets.vectors)
+    device = student.device
+    told = gather_numbers(len(student), int(torch.randint(2**62, ())), device=device)
+    counts, seed = [count for count, _ in told], told[0][1]
+    first = sum(counts[: process_index()])
+    everyone = Targets(
+        gather_rows(targets.vectors, counts),
+        None if targets.sources is None else gather_rows(targets.sources, counts),
+        None if targets.tokens is None else gather_rows(targets.tokens, counts),
     )
-    return PositionLosses(_cross_entropy(logits), {"accuracy": contrastive_hits(logits.detach())})
+    rows = range(first, first + len(student))
+    drawn = draw_rows(sum(counts), config.negatives, rows, seed=seed, device=device)
+    return _logits(student, everyone, drawn, config.temperature, first), first
 
 
-def _cross_entropy(logits: Tensor) -> Tensor:
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+def _logits(student: Tensor, candidates: Targets, drawn: Tensor, temperature: float, first: int) -> Tensor:
+    """`student (n, D)` against N candidates, n of them its own from `first` on; `drawn (n, N)` is used up."""
+    own = slice(first, first + len(student))
+    masked = drawn.logical_not_()
+    if candidates.sources is not None:
+        masked |= _overlap(candidates.sources[own], candidates.sources)
+    if candidates.tokens is not None:
+        masked |= candidates.tokens[own, None] == candidates.tokens
+    masked.diagonal(first).fill_(False)
+    student, teacher = full_precision(student, candidates.vectors)
+    with torch.autocast(student.device.type, enabled=False):
+        logits = (unit_vectors(student) / temperature) @ unit_vectors(teacher).T
+    return logits.masked_fill_(masked, -torch.inf)
 
 
-def _overlap(sources: Tensor) -> Tensor:
-    """`(N, N)` bool: the intervals share a teacher position."""
+def _cross_entropy(logits: Tensor, first: int = 0) -> Tensor:
+    positives = torch.arange(first, first + len(logits), device=logits.device)
+    return F.cross_entropy(logits, positives, reduction="none")
+
+
+def _overlap(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """`(n, N)` bool: the intervals `anchors (n, 2)` and `candidates (N, 2)` share a teacher position."""
+    start, end = _bounds(anchors)
+    others_start, others_end = _bounds(candidates)
+    return (start[:, None] < others_end) & (others_start < end[:, None])
+
+
+def _bounds(sources: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts and ends of intervals; those of an empty one lie so that it overlaps none."""
     start, end = sources.unbind(1)
     empty = end <= start
     bounds = torch.iinfo(sources.dtype)
-    start = start.masked_fill(empty, bounds.max)
-    end = end.masked_fill(empty, bounds.min)
-    begins_before_end = start[:, None] < end
-    return begins_before_end & begins_before_end.T
+    return start.masked_fill(empty, bounds.max), end.masked_fill(empty, bounds.min)

@@ -19,12 +19,13 @@ class Targets(NamedTuple):
 
     Attributes:
         vectors: `(N, D)`, floating point.
-        sources: `(N, 2)` int64, half-open interval of teacher positions behind each vector.
+        sources: `(N, 2)` int64, half-open interval of teacher positions behind each vector, or None where
+            nobody asks for them.
         tokens: `(N,)` int64 ids of the student's tokens, or None where a position is not a token.
     """
 
     vectors: Tensor
-    sources: Tensor
+    sources: Tensor | None
     tokens: Tensor | None
 
 

@@ -131,7 +131,7 @@ class CifStudent(nn.Module):
         return StudentOutput(losses, taps, metrics)
 
     def _ctc_loss(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        label_lengths = token_lengths if self.config.faithful else token_lengths - 1
+        label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
         with torch.autocast(encoded.hidden.device.type, enabled=False):
             log_probs = self.ctc(encoded.hidden).log_softmax(-1)
         return F.ctc_loss(

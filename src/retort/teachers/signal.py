@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ class Signal:
             padding).
         sources: `(B, N, 2)` int64; half-open interval of the teacher's positions that the vector was averaged
             from, numbered over the distinct texts of the batch, so that two positions whose intervals overlap
-            share a teacher piece. (0, 0) where not valid.
+            share a teacher piece. (0, 0) where not valid. Shared numbers begin at a hash of the text, and hold
+            in every process.
     """
 
     vectors: Tensor
@@ -42,6 +44,7 @@ def token_signal(
     pieces: Sequence[Sequence[Piece]],
     *,
     device: torch.device | str | None = None,
+    shared: bool = False,
 ) -> Signal:
     """Teacher vectors for every token of B utterances, and for EOS behind them.
 
@@ -54,6 +57,7 @@ def token_signal(
         texts: of each utterance. Utterances of equal texts share their sources.
         pieces: of each utterance, spans in its text, without EOS.
         device: of the result; by default that of the readings.
+        shared: number the sources so that they can be compared with those of other batches.
 
     Raises:
         ValueError: no utterances, arguments that do not belong together, or spans that are out of order or
@@ -78,26 +82,53 @@ def token_signal(
     places = valid.flatten().nonzero()[:, 0]
     vectors = table.new_zeros(valid.numel(), table.shape[1])
     vectors[places.to(target)] = _interval_means(table, sources.flatten(0, 1)[places])
+    if shared:
+        shifts = torch.tensor([_shared_start(text) - offsets[text] for text in texts])
+        sources = torch.where(valid[..., None], sources + shifts[:, None, None], 0)
     return Signal(vectors.view(*valid.shape, -1), valid.to(target), sources.to(target))
 
 
 @torch.no_grad()
 def utterance_signal(
-    readings: Sequence[Reading], texts: Sequence[str], *, device: torch.device | str | None = None
+    readings: Sequence[Reading],
+    texts: Sequence[str],
+    *,
+    device: torch.device | str | None = None,
+    shared: bool = False,
 ) -> Signal:
     """The [CLS] vector of each of B utterances, N = 1. Utterances of equal texts share their source.
 
     Args:
         device: of the result; by default that of the readings.
+        shared: number the sources so that they can be compared with those of other batches.
 
     Raises:
         ValueError: no utterances, or readings of other texts.
     """
-    number = {text: index for index, text in enumerate(_distinct(readings, texts))}
+    distinct = _distinct(readings, texts)
+    number = {text: _shared_start(text) if shared else index for index, text in enumerate(distinct)}
     target = torch.device(device) if device is not None else readings[0].vectors.device
     vectors = torch.stack([reading.vectors[:1] for reading in readings]).to(target)
     sources = torch.tensor([[[number[text], number[text] + 1]] for text in texts], device=target)
     return Signal(vectors, torch.ones(len(texts), 1, dtype=torch.bool, device=target), sources)
+
+
+def silence(utterances: int, dim: int, *, device: torch.device | str | None = None) -> Signal:
+    """A signal that says nothing of any utterance, N = 1, vectors of width `dim`."""
+    return Signal(
+        torch.zeros(utterances, 1, dim, device=device),
+        torch.zeros(utterances, 1, dtype=torch.bool, device=device),
+        torch.zeros(utterances, 1, 2, dtype=torch.int64, device=device),
+    )
+
+
+def _shared_start(text: str) -> int:
+    """Where a text's positions begin on a line that all processes share, without asking one another.
+
+    There is room for 2^46 texts of 2^16 positions. Should two texts meet, they are not each other's negatives.
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 18) << 16
 
 
 def _distinct(readings: Sequence[Reading], texts: Sequence[str]) -> Mapping[str, Reading]:

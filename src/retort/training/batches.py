@@ -57,7 +57,7 @@ class Batch:
 
 
 class UtteranceDataset(Dataset):
-    """Maps the cuts of one batch to a :class:`Batch`, or to None where none of them can be used.
+    """Maps the cuts of one batch to a :class:`Batch`, without ids where none of them can be used.
 
     Augmentation draws from a generator of (seed, epoch, cut id), so the order of the batches, the number of
     workers and a broken-off run never change what an utterance looks like.
@@ -81,7 +81,7 @@ class UtteranceDataset(Dataset):
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
 
-    def __getitem__(self, cuts: CutSet) -> Batch | None:
+    def __getitem__(self, cuts: CutSet) -> Batch:
         utterances, rejected = [], []
         for cut in cuts:
             try:
@@ -89,7 +89,7 @@ class UtteranceDataset(Dataset):
             except BadUtterance as error:
                 rejected.append(Rejected(cut.id, error.what))
         if not utterances:
-            return Batch([], [], [], torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(0), rejected)
+            return empty_batch(self.recipe.features.bins, rejected)
         ids, texts, pieces, features = zip(*utterances)
         tokens = [torch.tensor([piece.id for piece in each] + [EOS]) for each in pieces]
         return Batch(
@@ -121,6 +121,17 @@ class UtteranceDataset(Dataset):
         if len(pieces) + 1 > frames:
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
         return cut.id, text, pieces, spec_augment(features, self.recipe.augment, generator)
+
+
+def empty_batch(bins: int, rejected: list[Rejected]) -> Batch:
+    """A batch without ids. Its tensors are of one utterance without frames and tokens.
+
+    A process that has nothing to learn from goes through every layer all the same, for others may wait for it
+    there; it adds zero to losses, gradients and counts.
+    """
+    nothing = torch.zeros(1, dtype=torch.int64)
+    features, tokens = torch.zeros(1, 1, bins), torch.zeros(1, 0, dtype=torch.int64)
+    return Batch([], [], [], features, nothing, tokens, nothing, rejected)
 
 
 def utterance_generator(seed: int, epoch: int, name: str) -> Generator:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from retort.distill.objective import Need, Objective
 from retort.distill.row import Tally
+from retort.nn.collectives import process_count
 from retort.students.cif import CifStudent
-from retort.teachers.signal import Signal, token_signal, utterance_signal
+from retort.teachers.signal import Signal, silence, token_signal, utterance_signal
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch
 
@@ -54,13 +55,22 @@ class TrainingModule(nn.Module):
 def read_signals(
     teachers: Mapping[str, Teacher], needs: set[Need], batch: Batch, device: torch.device
 ) -> dict[Need, Signal]:
-    """What the teachers say of a batch, on `device`: each teacher reads the texts once."""
+    """What the teachers say of a batch, on `device`: each teacher reads the texts once.
+
+    With several processes the sources can be compared between them. Of a batch without utterances nothing is
+    said.
+    """
+    shared = process_count() > 1
+    if not batch.ids:
+        return {need: silence(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
     signals = {}
     for name in sorted({teacher for teacher, _ in needs}):
         readings = teachers[name].read(batch.texts)
         for need in needs:
             if need == (name, "token"):
-                signals[need] = token_signal(readings, batch.texts, batch.pieces, device=device)
+                signals[need] = token_signal(
+                    readings, batch.texts, batch.pieces, device=device, shared=shared
+                )
             elif need == (name, "utterance"):
-                signals[need] = utterance_signal(readings, batch.texts, device=device)
+                signals[need] = utterance_signal(readings, batch.texts, device=device, shared=shared)
     return signals

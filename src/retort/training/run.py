@@ -192,6 +192,7 @@ def _finish(
     if trainer.accelerator.is_main_process:
         _save_whole(recogniser.save, folder / "model")
         write_rejected(rejected, folder / "rejected.tsv")
+    trainer.accelerator.wait_for_everyone()
     position = trainer.position
     params = sum(parameter.numel() for parameter in student.parameters())
     return Outcome(folder, recogniser, position.seconds, position.step, params, averaged, rejected)
@@ -218,7 +219,8 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
-    write_whole(path, wanted)
+    if not path.exists() or json.loads(path.read_text()) != wanted:
+        write_whole(path, wanted)
 
 
 def _save_whole(save: Callable[[Path], object], path: Path) -> None:

@@ -7,6 +7,7 @@ import itertools
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list, gather_object
 from lhotse import CutSet
 
 from retort.config import Recipe
@@ -87,6 +89,11 @@ def freeze(student: CifStudent, parts: Sequence[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise UserError("training.freeze leaves nothing to learn", remedy="Name fewer parts")
+
+
+def process_seed(seed: int, step: int, process: int) -> int:
+    """Of the random numbers that one of several processes draws in an update, dropout before all."""
+    return zlib.crc32(f"{seed} {step} {process}".encode())
 
 
 class Stopped(Exception):
@@ -232,13 +239,28 @@ class Trainer:
                 self.position.batches += len(group)
                 for batch in group:
                     self.position.rejected.update({each.id: each.reason for each in batch.rejected})
-                group = [batch for batch in group if batch.ids]
+                group = self._usable(group)
                 usable += len(group)
                 if group:
                     yield group
             if not usable and whole:
+                self._share_rejected()
                 raise self._nothing_usable()
             self.position.batches = 0
+
+    def _usable(self, group: list[Batch]) -> list[Batch]:
+        """The batches of which any process can use anything: whoever has nothing must not keep others waiting."""
+        if self.accelerator.num_processes == 1:
+            return [batch for batch in group if batch.ids]
+        sizes = torch.tensor([len(batch.ids) for batch in group], device=self.accelerator.device)
+        sizes = self.accelerator.reduce(sizes, "sum")
+        return [batch for batch, size in zip(group, sizes.tolist()) if size]
+
+    def _share_rejected(self) -> None:
+        """Let every process know what any of them could not use; all must call it."""
+        if self.accelerator.num_processes > 1:
+            gathered: list[dict[str, str]] = gather_object([self.position.rejected])
+            self.position.rejected = {name: reason for each in gathered for name, reason in each.items()}
 
     def _nothing_usable(self) -> UserError:
         reasons = list(self.position.rejected.items())
@@ -253,6 +275,9 @@ class Trainer:
         rate = learning_rate(step, self.config)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
+        if accelerator.num_processes > 1:
+            # All have drawn the same so far; by the step, so that a resumed run draws what an unbroken one does.
+            torch.manual_seed(process_seed(self.recipe.seed, step, accelerator.process_index))
         group = [batch.to(accelerator.device) for batch in group]
         tokens = sum(int(batch.token_lengths.sum()) for batch in group)
         counts = torch.tensor([tokens, sum(len(batch.ids) for batch in group)], device=accelerator.device)
@@ -300,12 +325,15 @@ class Trainer:
         self.module.eval()
         with self.accelerator.autocast():
             values = {f"validation.{name}": value for name, value in self.validate().items()}
+        if self.accelerator.num_processes > 1:  # rounding may differ, the choice of checkpoints must not
+            values = broadcast_object_list([values])[0]
         self.position.scores[str(self.position.step)] = values["validation.cer"]
         return values
 
     def _save(self) -> None:
         """Write a checkpoint; the newest two can be resumed from, of the others the chosen keep their student."""
         self._saved_at, self._saved_step = time.monotonic(), self.position.step
+        self._share_rejected()
         if self.accelerator.is_main_process:
             before = self.checkpoints.steps()
             student, objective = self.module.student, self.module.objective

@@ -1,0 +1,278 @@
+"""Two processes against one that has both their batches. Gloo, on the CPU; dropout and augmentation are off."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from lhotse import CutSet
+from torch import Tensor
+
+from retort.config import FeatureConfig, Recipe
+from retort.corpora.features import store_features
+from retort.corpora.opening import open_cuts
+from retort.distill import contrastive
+from retort.distill.objective import Objective
+from retort.errors import UserError
+from retort.nn.normalisation import MaskedBatchNorm
+from retort.recipe import load_recipe
+from retort.students.factory import build_student
+from retort.teachers import open_teacher
+from retort.text.tokenizers import CharacterTokenizer
+from retort.training.batches import UtteranceDataset
+from retort.training.module import TrainingModule
+from retort.training.trainer import Trainer, make_accelerator, process_seed
+
+STILL = (
+    "training.clip=1e9",
+    "student.encoder.dropout=0",
+    "student.cif.dropout=0",
+    "student.decoder.dropout=0",
+    "student.decoder.embedding_dropout=0",
+)
+ROWS = """
+teachers: {{bert: {{model: "{bert}", case: lower}}}}
+distill:
+  - {{tap: acoustic, teacher: bert, loss: contrastive, temperature: 0.1, negatives: 20{extra}}}
+  - {{tap: utterance, teacher: bert, loss: contrastive, temperature: 0.1, average: utterance{extra}}}
+  - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
+"""
+
+ROWS_OF_TOKENS = """
+teachers: {{bert: {{model: "{bert}", case: lower}}}}
+distill:
+  - {{tap: acoustic, teacher: bert, loss: contrastive, temperature: 0.1, negatives: 9, same_token_negatives: false}}
+  - {{tap: utterance, teacher: bert, loss: cosine, average: utterance}}
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training cuts with their features; the first and the sixth say the same words."""
+    folder = tmp_path_factory.mktemp("features")
+    cuts = list(store_features(open_cuts(corpus / "train").cuts, folder, FeatureConfig(bins=40))[0])
+    cuts[5].supervisions[0].text = cuts[0].supervisions[0].text
+    CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
+    return folder / "train.jsonl.gz"
+
+
+def trainer_of(recipe: Recipe, folder: Path, manifest: Path, letters: str = "abcdefgh") -> Trainer:
+    accelerator = make_accelerator(recipe)
+    tokenizer = CharacterTokenizer(["▁", *letters])
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    teachers = {name: open_teacher(config) for name, config in recipe.teachers.items()}
+    dims = {name: teacher.dim for name, teacher in teachers.items()}
+    module = TrainingModule(student, Objective(recipe.distill, student.tap_dims, dims))
+    dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, None)
+    cuts = CutSet.from_file(manifest).to_eager()
+    return Trainer(recipe, folder, module, teachers, dataset, cuts, lambda: {"cer": 0.5}, accelerator)
+
+
+def update(trainer: Trainer, groups: list[tuple[int, int]], manifest: Path) -> dict[str, Any]:
+    """One update on these ranges of cuts: what it reports, what it logs, its gradients, its statistics."""
+    cuts = list(CutSet.from_file(manifest))
+    batches = [trainer.dataset[CutSet.from_cuts(cuts[first:last])] for first, last in groups]
+    gradients: dict[str, Tensor] = {}
+
+    def keep() -> None:
+        for name, parameter in trainer.module.named_parameters():
+            assert parameter.grad is not None, name
+            gradients[name] = parameter.grad.clone()
+
+    trainer.optimizer.step = keep
+    values = trainer._update(trainer._usable(batches))
+    return {
+        "loss": values["loss"],
+        "logged": trainer._drain_tallies(),
+        "gradients": gradients,
+        "buffers": {name: each.clone() for name, each in trainer.module.named_buffers()},
+    }
+
+
+def one_process(
+    recipe: Recipe, folder: Path, manifest: Path, groups: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """The same of one process, whose negatives are drawn as two processes agree to draw them."""
+    trainer = trainer_of(recipe, folder, manifest)
+    torch.manual_seed(process_seed(recipe.seed, 0, 0))
+
+    def draw(size: int, negatives: int, **_: Any) -> Tensor:
+        seed = int(torch.randint(2**62, ()))
+        return drawn(size, negatives, generator=torch.Generator().manual_seed(seed))
+
+    drawn = contrastive.draw_ids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contrastive, "draw_ids", draw)
+        return update(trainer, groups, manifest)
+
+
+def one_update(
+    process: int, recipe: str, overrides: list[str], folder: Path, manifest: Path, groups: list[Any]
+) -> dict[str, Any]:
+    """What one of two processes makes of its part of `groups`."""
+    return update(trainer_of(load_recipe(recipe, overrides), folder, manifest), groups[process], manifest)
+
+
+def whole_run(process: int, recipe: str, folder: Path, manifest: Path, letters: str) -> dict[str, Any]:
+    """Four updates in one of two processes, which know these letters alone."""
+    trainer = trainer_of(load_recipe(recipe, ["training.steps=4"]), folder, manifest, letters)
+    try:
+        trainer.run(lambda step, values: None)
+    except UserError as error:
+        return {"error": str(error)}
+    return {
+        "step": trainer.position.step,
+        "rejected": trainer.position.rejected,
+        "weights": dict(trainer.module.student.state_dict()),
+    }
+
+
+def single_frames(process: int) -> dict[str, Any]:
+    """One frame among two processes: too few for statistics, and then one each."""
+    torch.manual_seed(3)
+    norm, hidden = MaskedBatchNorm(3), torch.randn(1, 2, 3)
+    alone = norm(hidden, torch.tensor([[process == 0, False]]))
+    untouched = {name: each.clone() for name, each in norm.state_dict().items()}
+    norm(hidden, torch.tensor([[process == 0, process == 1]]))
+    return {"alone": alone.detach(), "untouched": untouched, "after": dict(norm.state_dict())}
+
+
+def _work(process: int, port: int, folder: Path, tasks: dict[str, tuple[Any, ...]]) -> None:
+    place = {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    for name, (task, *arguments) in tasks.items():
+        torch.save(task(process, *arguments), folder / f"{name}.{process}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@dataclass
+class Case:
+    """An update to be made by one process on `one`, by two on `two`."""
+
+    recipe: str
+    overrides: list[str]
+    one: list[tuple[int, int]]
+    two: list[list[tuple[int, int]]]
+
+
+class Pair:
+    """What two processes made of every task; they are started once, for that takes longest."""
+
+    def __init__(self, folder: Path, manifest: Path, cases: dict[str, Case], recipe: str) -> None:
+        self.folder, self.manifest, self.cases = folder, manifest, cases
+        tasks: dict[str, tuple[Any, ...]] = {
+            name: (one_update, case.recipe, case.overrides, folder / name, manifest, case.two)
+            for name, case in cases.items()
+        }
+        for letters in ("abcdefg", "z"):
+            tasks[letters] = (whole_run, recipe, folder / letters, manifest, letters)
+        tasks["frames"] = (single_frames,)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        multiprocessing.spawn(_work, (port, folder, tasks), nprocs=2)
+
+    def __getitem__(self, name: str) -> list[dict[str, Any]]:
+        return [torch.load(self.folder / f"{name}.{process}.pt", weights_only=True) for process in range(2)]
+
+    def of_one(self, name: str) -> dict[str, Any]:
+        case = self.cases[name]
+        return one_process(load_recipe(case.recipe, case.overrides), self.folder, self.manifest, case.one)
+
+
+@pytest.fixture(scope="module")
+def pair(
+    recipe_text: Callable[[str], str],
+    manifest: Path,
+    tone_bert: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+
+    def write(name: str, rows: str = "", **extra: str) -> str:
+        path = folder / f"{name}.yaml"
+        path.write_text(recipe_text(name) + rows.format(bert=tone_bert, **extra))
+        return str(path)
+
+    halves = [[(0, 4)], [(4, 10)]]
+    reference = ["student.encoder.positions=relative", "student.encoder.pool_after=[1]"]
+    cases = {
+        "plain": Case(write("plain"), [*STILL], [(0, 10)], halves),
+        "hkd": Case(write("hkd", ROWS, extra=""), [*STILL], [(0, 10)], halves),
+        "own": Case(write("own", ROWS, extra=", gather_negatives: false"), [*STILL], [(0, 10)], halves),
+        "parts": Case(write("parts", ROWS_OF_TOKENS), [*STILL, *reference], [(0, 6)], [[(0, 0)], [(0, 6)]]),
+    }
+    return Pair(folder, manifest, cases, write("run"))
+
+
+def assert_equal_updates(one: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+    size = torch.stack([each.norm() for each in one["gradients"].values()]).norm()
+    for part in parts:
+        assert part["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert part["logged"] == pytest.approx(one["logged"], rel=1e-4, abs=1e-6)
+        assert part["gradients"].keys() == one["gradients"].keys()
+        for name, value in one["gradients"].items():
+            torch.testing.assert_close(
+                part["gradients"][name], value, rtol=1e-4, atol=1e-5 * float(size), msg=name
+            )
+        for name, value in one["buffers"].items():
+            torch.testing.assert_close(part["buffers"][name], value, rtol=1e-5, atol=1e-6, msg=name)
+    for name, value in parts[0]["buffers"].items():
+        assert torch.equal(parts[1]["buffers"][name], value), name
+
+
+class TestEqualUpdates:
+    def test_a_conformer_without_rows(self, pair: Pair) -> None:
+        one = pair.of_one("plain")
+        assert any("running_mean" in name for name in one["buffers"])
+        assert_equal_updates(one, pair["plain"])
+
+    def test_rows_whose_negatives_come_from_both(self, pair: Pair) -> None:
+        """The sentence of the first utterance is read in the other process too: never its own negative."""
+        assert_equal_updates(pair.of_one("hkd"), pair["hkd"])
+
+    def test_own_negatives_alone_are_another_loss(self, pair: Pair) -> None:
+        one, parts = pair.of_one("own"), pair["own"]
+        assert parts[0]["logged"]["utterance.contrastive"] < 0.9 * one["logged"]["utterance.contrastive"]
+        assert parts[0]["logged"]["ce"] == pytest.approx(one["logged"]["ce"], rel=1e-5)
+
+    def test_a_process_without_utterances(self, pair: Pair) -> None:
+        assert_equal_updates(pair.of_one("parts"), pair["parts"])
+
+
+def test_a_run_of_two_lists_what_neither_could_use(pair: Pair, manifest: Path) -> None:
+    first, second = pair["abcdefg"]
+    assert first["step"] == second["step"] == 4
+    assert first["rejected"] == second["rejected"]
+    for name, value in first["weights"].items():
+        assert torch.equal(second["weights"][name], value), name
+    spoken = {cut.id: cut.supervisions[0].text for cut in CutSet.from_file(manifest)}
+    assert first["rejected"]
+    assert all("H" in spoken[name] for name in first["rejected"])
+
+
+def test_only_bad_utterances_end_the_run_of_both(pair: Pair) -> None:
+    errors = {each["error"] for each in pair["z"]}
+    assert len(errors) == 1
+    assert "no training utterance can be used; the first of 24 is" in errors.pop()
+
+
+def test_statistics_need_two_frames_wherever_they_are(pair: Pair) -> None:
+    first, second = pair["frames"]
+    assert int(first["untouched"]["num_batches_tracked"]) == 0
+    assert float(first["untouched"]["running_var"].sum()) == 3.0
+    assert first["alone"][0, 0].abs().sum() > 0
+    assert not second["alone"].any()
+    torch.manual_seed(3)
+    expected = torch.nn.BatchNorm1d(3)
+    expected(torch.randn(1, 2, 3)[0])
+    for each in (first, second):
+        torch.testing.assert_close(each["after"], dict(expected.state_dict()))
