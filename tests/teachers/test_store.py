@@ -126,6 +126,14 @@ class TestReading:
         store.read(["ab"])[0].vectors.zero_()
         check(store, ["ab"])
 
+    def test_autocast_changes_nothing(self, tmp_path: Path) -> None:
+        store = store_at(tmp_path)
+        fill(store, Letters(), ["one", "two"])
+        expected = store.read(["two", "one"])
+        with torch.autocast("cpu", torch.bfloat16):
+            found = store.read(["two", "one"])
+        assert all(torch.equal(a.vectors, b.vectors) for a, b in zip(expected, found, strict=True))
+
     def test_a_missing_text_names_itself_and_the_command(self, tmp_path: Path) -> None:
         store = store_at(tmp_path)
         fill(store, Letters(), ["ab"])

@@ -69,7 +69,8 @@ class StoredTeacher:
             return []
         stored = self.vectors(distinct)
         # In half precision to the device in one piece; each reading is then a part of that.
-        rows = torch.cat(stored).to(self.device).float().split([len(each) for each in stored])
+        with torch.autocast(self.device.type, enabled=False):  # on a CPU it refuses to join float16 tensors
+            rows = torch.cat(stored).to(self.device).float().split([len(each) for each in stored])
         readings = {}
         for text, vectors in zip(distinct, rows, strict=True):
             shard, row, _, _ = self._places[text]
