@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("evaluation",),
     ("training",),
-    ("progress",),
+    ("progress", "allocator"),
     ("demo",),
     ("cli",),
 )

