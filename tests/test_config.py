@@ -245,3 +245,7 @@ def test_describe_tells_rows_and_rates() -> None:
     assert "every 80 ms" in lines
     assert "4,234" in lines
     assert lines.count("row ") == 2
+
+
+def test_an_override_of_nothing_is_the_empty_text() -> None:
+    assert load_recipe("speechocean762/hkd", ["training.warm_start="]).training.warm_start == ""

@@ -192,7 +192,7 @@ def _lay_over(merged: DictConfig, override: str) -> None:
         raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
     where = f"override '{override}'"
     try:
-        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+        value = OmegaConf.from_dotlist([f"value={text}"])["value"] if text else ""
     except Exception as error:  # yaml raises a family of its own
         raise UserError(f"cannot be read ({_one_line(error)})", where=where) from None
     try:
