@@ -88,3 +88,11 @@ def test_constant_features_become_zero_and_not_nan(frames: int) -> None:
     normal = normalise_features(torch.full((frames, 8), -15.9))
     assert (normal.abs() < 1.0).all()
     assert torch.equal(normalise_features(torch.full((frames, 8), 2.0)), torch.zeros(frames, 8))
+
+
+def test_autocast_changes_nothing() -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    fbank = Fbank(FeatureConfig())
+    expected = fbank(samples)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fbank(samples), expected)

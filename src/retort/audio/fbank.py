@@ -39,7 +39,8 @@ class Fbank:
         if len(samples) < WINDOW * self.sampling_rate:
             return torch.zeros(0, self.bins)
         scaled = np.ascontiguousarray(samples, dtype=np.float32) * 32768.0
-        extracted = self._extractor.extract(scaled, self.sampling_rate)
+        with torch.autocast("cpu", enabled=False):  # evaluation runs under the training's autocast
+            extracted = self._extractor.extract(scaled, self.sampling_rate)
         return torch.as_tensor(extracted, dtype=torch.float32)
 
 
