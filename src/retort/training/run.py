@@ -29,7 +29,7 @@ from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
-from retort.training.checkpoints import average_weights, read_weights
+from retort.training.checkpoints import read_weights
 from retort.training.data import Data, Progress, load_data
 from retort.training.module import TrainingModule
 from retort.training.teach import complete_stores, store_root
@@ -183,8 +183,7 @@ def _finish(
     recipe: Recipe, folder: Path, trainer: Trainer, student: CifStudent, tokenizer: Tokenizer, data: Data
 ) -> Outcome:
     averaged = trainer.chosen()
-    states = [read_weights(trainer.checkpoints.path(step) / "student.safetensors") for step in averaged]
-    student.load_state_dict(average_weights(states))
+    student.load_state_dict(trainer.checkpoints.average(averaged))
     recogniser = Recogniser(
         student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device
     )
