@@ -219,6 +219,8 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("student: {encoder: {dim: 30, heads: 4}}", "student.encoder.dim"),
         ("student: {decoder: {dim: 12, heads: 4}}", "student.decoder.dim"),
         ("student: {frontend: {layers: 3}}", "student.frontend.layers"),
+        ("student: {encoder: {dropout: 1}}", "student.encoder.dropout"),
+        ("student: {decoder: {history_dropout: -0.1}}", "student.decoder.history_dropout"),
     ],
 )
 def test_fields_that_do_not_go_together(tmp_path: Path, text: str, word: str) -> None:

@@ -137,6 +137,9 @@ class DecoderConfig:
     feedforward: int = 2048
     dropout: float = 0.2
     embedding_dropout: float = 0.1
+    history_dropout: float = 0.0
+    """Share of the tokens before that the decoder reads as unknown while it trains, so that it listens to the
+    fired embeddings instead of guessing from a history that will have errors at run time."""
 
 
 @dataclass

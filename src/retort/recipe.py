@@ -120,6 +120,16 @@ def check_recipe(recipe: Recipe, where: str) -> None:
             f"augment.speeds is {recipe.augment.speeds}", where=where, remedy="Name different speeds"
         )
     _check_sizes(recipe.student, where)
+    _check_dropout(recipe.student, where)
+
+
+def _check_dropout(student: StudentConfig, where: str) -> None:
+    for part in ("encoder", "cif", "decoder"):
+        for name, value in vars(getattr(student, part)).items():
+            if name.endswith("dropout") and not 0.0 <= value < 1.0:
+                raise UserError(
+                    f"student.{part}.{name} is {value}", where=where, remedy="Choose from 0 to below 1"
+                )
 
 
 def _check_sizes(student: StudentConfig, where: str) -> None:

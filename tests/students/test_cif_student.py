@@ -21,7 +21,7 @@ from retort.nn.masks import valid_mask
 from retort.recipe import load_recipe
 from retort.students.cif import CifStudent, smoothed_cross_entropy
 from retort.students.factory import build_student
-from retort.text.tokenizers import EOS, PAD
+from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe
 
 BINS, VOCABULARY = 12, 20
@@ -253,6 +253,28 @@ def test_tokens_may_be_padded_further_than_the_longest() -> None:
     output = student(given.features, given.feature_lengths, further, given.token_lengths)
     torch.testing.assert_close(output.losses, expected.losses)
     assert output.taps["tokens"].values.shape == expected.taps["tokens"].values.shape
+
+
+def test_history_dropout_hides_tokens_from_the_decoder_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = build()
+    student.config.decoder.history_dropout = 0.25
+    seen: list[Tensor] = []
+    decode = student.decoder.forward
+
+    def remember(previous_tokens: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(previous_tokens)
+        return decode(previous_tokens, embeddings)
+
+    monkeypatch.setattr(student.decoder, "forward", remember)
+    given = batch([200] * 40, [21] * 40)
+    whole = F.pad(given.tokens, (1, 0), value=EOS)[:, :-1]
+    student(*given)
+    assert torch.equal(seen[0], whole)
+    student.train()(*given)
+    hidden = seen[1] == UNKNOWN
+    assert torch.equal(seen[1][~hidden], whole[~hidden])
+    assert not hidden[:, 0].any()  # the start symbol
+    assert hidden[:, 1:].float().mean() == pytest.approx(0.25, abs=0.06)
 
 
 def test_firing_gives_as_many_tokens_as_the_weights_or_the_target_say() -> None:

@@ -18,7 +18,7 @@ from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
 from retort.students.taps import Tap
-from retort.text.tokenizers import BLANK, EOS
+from retort.text.tokenizers import BLANK, EOS, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class CifStudent(nn.Module):
         encoded = self.encode(features, feature_lengths)
         fired = self.fire(encoded, token_lengths)
         tokens = tokens[:, : fired.embeddings.shape[1]]
-        previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
+        previous = F.pad(self._forget(tokens), (1, 0), value=EOS)[:, :-1]
         states, logits = self.decoder(previous, fired.embeddings)
         mask = valid_mask(token_lengths, tokens.shape[1])
         targets, predicted = tokens[mask], logits[mask].float()
@@ -129,6 +129,13 @@ class CifStudent(nn.Module):
             "quantity_total": fired.quantity.detach().sum(),
         }
         return StudentOutput(losses, taps, metrics)
+
+    def _forget(self, tokens: Tensor) -> Tensor:
+        """`tokens (B, U)` with some of them unknown, while training."""
+        share = self.config.decoder.history_dropout
+        if not self.training or share == 0.0:
+            return tokens
+        return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < share, UNKNOWN)
 
     def _ctc_loss(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
