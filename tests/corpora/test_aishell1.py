@@ -4,9 +4,8 @@ import logging
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from waves import write_wave
 
 from retort.corpora.aishell1 import prepare
 from retort.corpora.opening import open_cuts
@@ -26,9 +25,7 @@ def corpus(tmp_path: Path) -> Path:
             folder.mkdir(parents=True)
             for number in (122, 123):
                 name = f"BAC009{speaker}W0{number}"
-                soundfile.write(
-                    folder / f"{name}.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 8000), 16000
-                )
+                write_wave(folder / f"{name}.wav", 0.5)
                 lines.append(f"{name} 而 对 楼市 成交 ｋ {number}\n")
     transcript = corpus / "transcript" / "aishell_transcript_v0.8.txt"
     transcript.parent.mkdir()

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from lhotse import CutSet, Recording, RecordingSet
+from waves import write_wave
 
 from retort.corpora import PREPARERS
 from retort.corpora.cuts import (
@@ -22,13 +21,6 @@ from retort.corpora.cuts import (
 )
 from retort.corpora.opening import find_data, open_cuts
 from retort.errors import BadUtterance, UserError
-
-
-def write_wave(path: Path, seconds: float = 1.0, rate: int = 16000, channels: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wave = np.random.default_rng(0).uniform(-0.1, 0.1, (int(seconds * rate), channels))
-    soundfile.write(path, wave, rate)
-    return path
 
 
 def cut_line(path: str, name: str = "a", **changes: Any) -> dict[str, Any]:

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from waves import write_wave
 
 from retort.corpora.librispeech import prepare
 from retort.corpora.opening import open_cuts
@@ -27,8 +26,7 @@ def corpus(tmp_path: Path) -> Path:
             lines = []
             for number in range(2):
                 name = f"{speaker}-{chapter}-{number:04d}"
-                wave = np.random.default_rng(0).uniform(-0.1, 0.1, 8000)
-                soundfile.write(folder / f"{name}.flac", wave, 16000)
+                write_wave(folder / f"{name}.flac", 0.5)
                 lines.append(f"{name} CHAPTER {chapter} MISSUS LYNDE'S\n")
             (folder / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
     (corpus / "SPEAKERS.TXT").write_text("; speakers\n")

@@ -3,19 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from waves import write_wave
 
 from retort.corpora.cuts import Prepared
 from retort.corpora.opening import open_cuts
 from retort.corpora.table import prepare
 from retort.errors import UserError
-
-
-def write_wave(path: Path, seconds: float = 1.0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.1, 0.1, int(seconds * 16000)), 16000)
 
 
 @pytest.fixture

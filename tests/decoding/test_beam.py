@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retort.config import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.config import StudentConfig
 from retort.decoding.beam import Candidate, Scorer, beam_fired, beam_search, decode_fired
 from retort.decoding.greedy import Hypothesis, greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
@@ -20,24 +21,19 @@ from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import BLANK, EOS, PAD, UNKNOWN
+from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 
-BINS, DIM = 12, 16
+BINS, DIM = 12, DECODER.dim
 
 
 def build(vocabulary: int, seed: int = 0, dim: int = DIM) -> CifStudent:
     """Random, in eval mode, sharp enough that hypotheses differ, its decoder in float64."""
-    torch.manual_seed(seed)
     config = StudentConfig(
-        frontend=FrontendConfig(channels=4, layers=1),
-        encoder=EncoderConfig(
-            layers=1, dim=dim, heads=2, feedforward=8, kernel=5, positions="rotary", pool_after=[]
-        ),
-        decoder=DecoderConfig(layers=2, dim=DIM, heads=2, feedforward=32),
+        frontend=FRONTEND,
+        encoder=replace(ENCODER, dim=dim, feedforward=8),
+        decoder=replace(DECODER, layers=2),
     )
-    student = CifStudent(config, vocabulary, BINS)
-    with torch.no_grad():
-        student.weights.linear.weight.mul_(5.0)
-        student.decoder.vocabulary.weight.mul_(4.0)
+    student = talking_student(config, vocabulary, BINS, seed)
     student.decoder.double()  # batches differ by rounding, and float32 would let it decide over near equals
     return student.eval()
 

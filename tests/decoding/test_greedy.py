@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.config import StudentConfig
 from retort.decoding.greedy import Hypothesis, ctc_greedy, greedy, greedy_fired
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent, Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
+from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 
 BINS, VOCABULARY = 12, 16
 KINDS = [
@@ -24,27 +27,15 @@ KINDS = [
 
 def build(kind: str = "conformer", positions: str = "relative", faithful: bool = False) -> CifStudent:
     """Small, random, in eval mode; its BatchNorm statistics are not trivial and it says EOS now and then."""
-    torch.manual_seed(2)
     config = StudentConfig(
         faithful=faithful,
-        frontend=FrontendConfig(channels=4, layers=1),
-        encoder=EncoderConfig(
-            kind=kind,
-            layers=2,
-            dim=16,
-            heads=2,
-            feedforward=32,
-            kernel=5,
-            positions=positions,
-            pool_after=[1],
-        ),
-        decoder=DecoderConfig(layers=2, dim=16, heads=2, feedforward=32),
+        frontend=FRONTEND,
+        encoder=replace(ENCODER, kind=kind, positions=positions, layers=2, pool_after=[1]),
+        decoder=replace(DECODER, layers=2),
     )
-    student = CifStudent(config, VOCABULARY, BINS)
+    student = talking_student(config, VOCABULARY, BINS, seed=2)
     with torch.no_grad():
         student.encode(torch.randn(3, 50, BINS), torch.tensor([50, 40, 30]))
-        student.weights.linear.weight.mul_(5.0)
-        student.decoder.vocabulary.weight.mul_(4.0)
         student.decoder.vocabulary.weight[EOS] *= 0.5
     return student.eval()
 

@@ -10,21 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.config import (
-    DecoderConfig,
-    EncoderConfig,
-    FeatureConfig,
-    FrontendConfig,
-    NormaliserConfig,
-    StudentConfig,
-)
 from retort.decoding.beam import Candidate, decode_fired
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import TimedText, Transcript
-from retort.students.cif import CifStudent
 from retort.text.tokenizers import CharacterTokenizer
 
 RATE = 16000
@@ -65,23 +56,6 @@ def test_one_text_is_told_once_with_the_better_score() -> None:
     assert [(each.transcript.text, each.score) for each in told] == [("ab", -1.0), ("a b", -3.0), ("a", -5.0)]
     assert all(2.0 <= token.start <= token.end <= 3.0 for each in told for token in each.transcript.tokens)
     assert time_candidates(candidates, 1, tokenizer, 0.04, 2.0, 1.0) == told[:1]
-
-
-@pytest.fixture(scope="module")
-def recogniser() -> Recogniser:
-    torch.manual_seed(4)
-    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
-    config = StudentConfig(
-        frontend=FrontendConfig(channels=4, layers=2),
-        encoder=EncoderConfig(
-            layers=1, dim=16, heads=2, feedforward=32, kernel=5, positions="rotary", pool_after=[]
-        ),
-        decoder=DecoderConfig(layers=1, dim=16, heads=2, feedforward=32),
-    )
-    student = CifStudent(config, tokenizer.size, 20)
-    with torch.no_grad():
-        student.decoder.vocabulary.weight.mul_(10.0)
-    return Recogniser(student, tokenizer, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,46 +14,14 @@ from safetensors.torch import load_file
 import retort
 from retort.audio.files import resample
 from retort.audio.pauses import cut_at_pauses
-from retort.config import (
-    DecoderConfig,
-    EncoderConfig,
-    FeatureConfig,
-    FrontendConfig,
-    NormaliserConfig,
-    StudentConfig,
-)
 from retort.decoding.recogniser import Recogniser, load
 from retort.decoding.transcript import TimedText
 from retort.errors import BadUtterance, UserError
-from retort.students.cif import CifStudent
-from retort.text.tokenizers import EOS, BpeTokenizer, CharacterTokenizer, Tokenizer
+from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer
 
 RATE = 16000
+MakeRecogniser = Callable[..., Recogniser]
 SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "the moon is over the hill"]
-
-
-def build(tokenizer: Tokenizer | None = None, layers: int = 2) -> Recogniser:
-    """Random weights, but it talks: the end symbol is never the best."""
-    torch.manual_seed(4)
-    tokenizer = tokenizer or CharacterTokenizer.train(SENTENCES)
-    config = StudentConfig(
-        frontend=FrontendConfig(channels=4, layers=layers),
-        encoder=EncoderConfig(
-            layers=2, dim=16, heads=2, feedforward=32, kernel=5, positions="rotary", pool_after=[]
-        ),
-        decoder=DecoderConfig(layers=1, dim=16, heads=2, feedforward=32),
-    )
-    student = CifStudent(config, tokenizer.size, 20)
-    with torch.no_grad():
-        student.weights.linear.weight.mul_(5.0)
-        student.decoder.vocabulary.weight.mul_(10.0)
-        student.decoder.vocabulary.weight[EOS] = 0.0
-    return Recogniser(student, tokenizer, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
-
-
-@pytest.fixture(scope="module")
-def recogniser() -> Recogniser:
-    return build()
 
 
 def speech(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
@@ -175,8 +144,10 @@ def test_a_wave_that_cannot_be_recognised(
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_shortest_length_it_states_is_the_shortest_it_takes(layers: int) -> None:
-    recogniser = build(layers=layers)
+def test_the_shortest_length_it_states_is_the_shortest_it_takes(
+    make_recogniser: MakeRecogniser, layers: int
+) -> None:
+    recogniser = make_recogniser(layers=layers)
     shortest = {1: 0.07, 2: 0.15}[layers]
     with pytest.raises(BadUtterance, match=f"shorter than {shortest:.2f} s"):
         recogniser.transcribe_samples(speech(shortest - 0.01))
@@ -216,9 +187,11 @@ def test_a_model_folder_holds_what_a_user_needs_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", ["characters", "bpe"])
-def test_a_saved_model_says_the_same_wherever_it_is_moved(tmp_path: Path, kind: str) -> None:
+def test_a_saved_model_says_the_same_wherever_it_is_moved(
+    make_recogniser: MakeRecogniser, tmp_path: Path, kind: str
+) -> None:
     tokenizer = BpeTokenizer.train(SENTENCES, 40) if kind == "bpe" else CharacterTokenizer.train(SENTENCES)
-    recogniser = build(tokenizer)
+    recogniser = make_recogniser(tokenizer)
     path = write(tmp_path, speech(2.0))
     expected = recogniser.transcribe(path)
     assert expected.text
@@ -294,7 +267,7 @@ def test_a_config_with_a_key_missing(model: Path, name: str) -> None:
     assert name in refused(model)
 
 
-def test_weights_missing_cut_short_or_of_another_model(model: Path) -> None:
+def test_weights_missing_cut_short_or_of_another_model(model: Path, make_recogniser: MakeRecogniser) -> None:
     weights = model / "model.safetensors"
     content = weights.read_bytes()
     for broken in (content[: len(content) // 2], b"", b"no tensors"):
@@ -302,7 +275,7 @@ def test_weights_missing_cut_short_or_of_another_model(model: Path) -> None:
         assert "broken" in refused(model)
     weights.unlink()
     assert "missing" in refused(model)
-    build(layers=1).save(model.parent / "other")
+    make_recogniser(layers=1).save(model.parent / "other")
     shutil.copy(model.parent / "other" / "model.safetensors", weights)
     assert "broken" in refused(model)
 

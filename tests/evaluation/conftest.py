@@ -1,4 +1,4 @@
-"""Two experiments to look at: taught by a tiny BERT, and plain."""
+"""An untrained recogniser, and two experiments to look at: taught by a tiny BERT, and plain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from retort.config import Recipe
+from retort.decoding.recogniser import Recogniser
+from retort.students.factory import build_student
+from retort.text.tokenizers import CharacterTokenizer
 
 TAUGHT = """
 teachers: {{bert: {{model: {bert}, layers: [1], case: lower}}}}
@@ -40,3 +46,13 @@ def experiments(
 def copies(experiments: Path, tmp_path: Path) -> Path:
     """The same, to be changed."""
     return shutil.copytree(experiments, tmp_path / "copies")
+
+
+@pytest.fixture
+def recogniser(read_recipe: Callable[..., Recipe]) -> Recogniser:
+    """Untrained, of the recipe of the tones."""
+    recipe = read_recipe()
+    torch.manual_seed(3)
+    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser)

@@ -7,28 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-from retort.config import Recipe
 from retort.corpora import PREPARERS
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation import read_score
 from retort.evaluation.evaluate import Evaluation, evaluate
-from retort.students.factory import build_student
-from retort.text.tokenizers import CharacterTokenizer
 
 MakeCorpus = Callable[..., Path]
-
-
-@pytest.fixture
-def recogniser(read_recipe: Callable[..., Recipe]) -> Recogniser:
-    recipe = read_recipe()
-    torch.manual_seed(3)
-    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
-    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser)
 
 
 def scored(recogniser: Recogniser, source: Path, folder: Path) -> Evaluation:

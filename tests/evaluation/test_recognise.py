@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from lhotse import CutSet
 
-from retort.config import Recipe
 from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import store_features
 from retort.corpora.opening import open_cuts
@@ -18,19 +16,8 @@ from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation import recognise as module
 from retort.evaluation.recognise import recognise, write_hypotheses
-from retort.students.factory import build_student
-from retort.text.tokenizers import CharacterTokenizer
 
 Say = Callable[..., np.ndarray]
-
-
-@pytest.fixture
-def recogniser(read_recipe: Callable[..., Recipe]) -> Recogniser:
-    recipe = read_recipe()
-    torch.manual_seed(3)
-    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
-    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_batches import tap_and_signal
 from slow_formulas import contrastive, project
 from torch import Tensor
 
@@ -35,17 +36,6 @@ def listed(drawn: Tensor) -> list[list[int]]:
 def vectors(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     drawn = torch.randn(2, size, TEACHER_DIM, generator=seeded(seed), dtype=torch.float64)
     return drawn[0], drawn[1]
-
-
-def make_batch(seed: int = 0) -> tuple[Tap, Signal]:
-    """Random fired vectors and teacher vectors, every position with a teacher piece of its own."""
-    generator, longest = seeded(seed), max(LENGTHS)
-    values = torch.randn(len(LENGTHS), longest, TAP_DIM, generator=generator)
-    spoken = torch.randn(len(LENGTHS), longest, TEACHER_DIM, generator=generator)
-    valid = torch.arange(longest) < torch.tensor(LENGTHS)[:, None]
-    place = torch.arange(valid.numel()).view(valid.shape)
-    sources = torch.stack((place, place + 1), -1) * valid[..., None]
-    return Tap(values, torch.tensor(LENGTHS), "token"), Signal(spoken, valid, sources)
 
 
 def acd(**changed: Any) -> tuple[Objective, RowConfig]:
@@ -91,7 +81,7 @@ def test_the_matrix_form_is_the_gather_form_of_the_same_ids(
 
 
 def test_the_row_sums_over_tokens_and_leaves_the_division_to_the_trainer() -> None:
-    tap, signal = make_batch()
+    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective, _ = acd()
     torch.manual_seed(3)
     result = objective({"acoustic": tap}, {("bert", "token"): signal})
@@ -104,7 +94,7 @@ def test_the_row_sums_over_tokens_and_leaves_the_division_to_the_trainer() -> No
 
 
 def test_the_posters_average_is_over_utterances_of_means_over_their_tokens() -> None:
-    tap, signal = make_batch()
+    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective, _ = acd(average="utterance")
     torch.manual_seed(3)
     result = objective({"acoustic": tap}, {("bert", "token"): signal})
@@ -137,7 +127,7 @@ def test_one_text_twice_in_a_batch_is_a_negative_of_itself_there_and_not_here() 
 def test_another_place_of_the_same_token_is_a_negative_unless_it_is_told_not_to_be(
     same_token_negatives: bool,
 ) -> None:
-    tap, signal = make_batch()
+    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective, _ = acd(negatives=2**20, same_token_negatives=same_token_negatives)
     tokens = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.int64)
     result = objective({"acoustic": tap}, {("bert", "token"): signal}, tokens)
@@ -163,7 +153,7 @@ def test_characters_meet_their_own_vectors_and_eos_meets_sep() -> None:
 
 
 def test_too_many_fires_meet_zero_vectors_there_and_an_error_here() -> None:
-    tap, signal = make_batch()
+    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     lengths = tap.lengths.clone()
     lengths[1] += 1
     objective, _ = acd()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_batches import tap_and_signal
 from slow_formulas import project, squared_errors, unit
 from torch import Tensor
 
@@ -18,17 +19,6 @@ from retort.teachers.signal import Signal
 
 TAP_DIM, TEACHER_DIM = 5, 768
 LENGTHS = [4, 1, 2]
-
-
-def make_batch() -> tuple[Tap, Signal]:
-    generator, longest = torch.Generator().manual_seed(0), max(LENGTHS)
-    values = torch.randn(len(LENGTHS), longest, TAP_DIM, generator=generator)
-    spoken = torch.randn(len(LENGTHS), longest, TEACHER_DIM, generator=generator)
-    valid = torch.arange(longest) < torch.tensor(LENGTHS)[:, None]
-    place = torch.arange(valid.numel()).view(valid.shape)
-    return Tap(values, torch.tensor(LENGTHS), "token"), Signal(
-        spoken, valid, torch.stack((place, place + 1), -1) * valid[..., None]
-    )
 
 
 def objective_of(tap: str, loss: str, **changed: Any) -> Objective:
@@ -52,7 +42,7 @@ def total(objective: Objective, tap: str, batch: tuple[Tap, Signal]) -> Tensor:
 
 
 def test_the_published_row_is_a_hundredth_of_the_sum_over_dimensions() -> None:
-    batch = make_batch()
+    batch = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective = objective_of("linguistic", "regression", weight=0.01, reduce="sum")
     slow = squared_errors(*projected(objective, *batch))
     assert len(slow) == sum(LENGTHS)
@@ -62,14 +52,14 @@ def test_the_published_row_is_a_hundredth_of_the_sum_over_dimensions() -> None:
 
 
 def test_a_hundredth_of_the_sum_is_7_68_times_the_mean_of_768() -> None:
-    batch = make_batch()
+    batch = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     summed = total(objective_of("linguistic", "regression", weight=0.01, reduce="sum"), "linguistic", batch)
     mean = total(objective_of("linguistic", "regression", weight=1.0, reduce="mean"), "linguistic", batch)
     np.testing.assert_allclose(float(summed / mean), 0.01 * TEACHER_DIM, rtol=1e-5)
 
 
 def test_the_posters_average_is_over_utterances_of_means_over_their_tokens() -> None:
-    batch = make_batch()
+    batch = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective = objective_of("linguistic", "regression", weight=0.01, average="utterance")
     slow = squared_errors(*projected(objective, *batch))
     starts = np.cumsum([0, *LENGTHS])
@@ -81,14 +71,14 @@ def test_the_posters_average_is_over_utterances_of_means_over_their_tokens() -> 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_squared_error_of_the_fired_vectors(reduce: str) -> None:
-    batch = make_batch()
+    batch = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective = objective_of("acoustic", "regression", reduce=reduce)
     slow = math.fsum(squared_errors(*projected(objective, *batch))) / (TEACHER_DIM if reduce == "mean" else 1)
     np.testing.assert_allclose(float(total(objective, "acoustic", batch)), slow, rtol=1e-5)
 
 
 def test_one_minus_cosine_of_the_fired_vectors() -> None:
-    batch = make_batch()
+    batch = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective = objective_of("acoustic", "cosine")
     student, teacher = projected(objective, *batch)
     slow = math.fsum(1.0 - float(unit(s) @ unit(t)) for s, t in zip(student, teacher))
@@ -96,7 +86,7 @@ def test_one_minus_cosine_of_the_fired_vectors() -> None:
 
 
 def test_half_precision_states_are_compared_in_float32() -> None:
-    tap, signal = make_batch()
+    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective = objective_of("linguistic", "regression", weight=0.01)
     half = Tap(tap.values.bfloat16(), tap.lengths, "token")
     with torch.autocast("cpu", dtype=torch.bfloat16):

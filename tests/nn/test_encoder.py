@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from retort.config import EncoderConfig, FrontendConfig
 from retort.nn.encoder import Encoder, max_pool
+from tiny_students import ENCODER, FRONTEND
 
 BINS = 12
 KINDS = [
@@ -29,17 +31,8 @@ def build(
 ) -> Encoder:
     """Small, in eval mode, with BatchNorm statistics that are not trivial."""
     torch.manual_seed(0)
-    config = EncoderConfig(
-        kind=kind,
-        layers=3,
-        dim=16,
-        heads=2,
-        feedforward=32,
-        kernel=5,
-        positions=positions,
-        pool_after=list(pool_after),
-    )
-    encoder = Encoder(FrontendConfig(channels=4, layers=convolutions), config, BINS, faithful)
+    config = replace(ENCODER, kind=kind, layers=3, positions=positions, pool_after=list(pool_after))
+    encoder = Encoder(replace(FRONTEND, layers=convolutions), config, BINS, faithful)
     with torch.no_grad():
         encoder(torch.randn(4, 60, BINS), torch.tensor([60, 50, 40, 30]))
     return encoder.eval()

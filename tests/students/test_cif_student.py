@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,9 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from retort.config import (
     CifConfig,
-    DecoderConfig,
-    EncoderConfig,
-    FrontendConfig,
     StudentConfig,
 )
 from retort.decoding.greedy import ctc_greedy, greedy
@@ -23,6 +21,7 @@ from retort.students.cif import CifStudent, smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe
+from tiny_students import DECODER, ENCODER, FRONTEND
 
 BINS, VOCABULARY = 12, 20
 
@@ -35,23 +34,21 @@ class Batch(NamedTuple):
 
 
 def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer") -> StudentConfig:
-    encoder = EncoderConfig(
+    encoder = replace(
+        ENCODER,
         kind=kind,
         layers=2,
         dim=24,
-        heads=2,
         feedforward=48,
-        kernel=5,
+        positions="relative",
         dropout=dropout,
         attention_dropout=dropout,
         pool_after=[1],
     )
-    decoder = DecoderConfig(
-        layers=1, dim=16, heads=2, feedforward=32, dropout=dropout, embedding_dropout=dropout
-    )
+    decoder = replace(DECODER, dropout=dropout, embedding_dropout=dropout)
     return StudentConfig(
         faithful=faithful,
-        frontend=FrontendConfig(channels=4, layers=1),
+        frontend=FRONTEND,
         encoder=encoder,
         cif=CifConfig(dropout=dropout),
         decoder=decoder,

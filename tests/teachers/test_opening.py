@@ -35,3 +35,8 @@ def test_the_tokenizer_alone(cased: Path) -> None:
     encoded = tokenizer("unfair", add_special_tokens=False, return_offsets_mapping=True)
     assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == ["un", "##fair"]
     assert encoded["offset_mapping"] == [(0, 2), (2, 6)]
+
+
+def test_a_stored_teacher_needs_a_place() -> None:
+    with pytest.raises(ValueError, match="folder of the stores"):
+        open_teacher(TeacherConfig(storage="disk"))

@@ -7,7 +7,6 @@ from typing import Any, cast
 import pytest
 from tiny_teachers import (
     ENGLISH,
-    HAN,
     MANDARIN,
     WORDS,
     byte_pairs,
@@ -22,11 +21,6 @@ from retort.errors import UserError
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.teacher_pieces import TeacherReader, TeacherTokenizer
 from retort.text.tokenizers import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def teacher() -> Any:
-    return fast(word_piece(WORDS + HAN))
 
 
 def make(texts: list[str], teacher: Any) -> Tokenizer:

@@ -38,11 +38,6 @@ from retort.text.tokenizers import (
 )
 
 
-@pytest.fixture(scope="module")
-def teacher() -> Any:
-    return fast(word_piece(WORDS + HAN))
-
-
 def make(kind: str, texts: list[str], teacher: Any, size: int | None = None) -> Tokenizer:
     if kind == "bpe":
         size = size or 4 + len(set("".join(texts)) | {" "}) + 6

@@ -122,15 +122,15 @@ class TestFullDisk:
 
 class TestRecipe:
     def test_another_recipe_is_refused_and_nothing_is_touched(
-        self, read_recipe: ReadRecipe, tmp_path: Path
+        self, finished_root: Path, read_recipe: ReadRecipe
     ) -> None:
-        expected = trained(read_recipe(), tmp_path)
-        before = files(tmp_path / "tiny")
-        line = refused(read_recipe("training.steps=14"), tmp_path, "a run of another recipe")
+        experiment = finished_root / "tiny"
+        expected, before = read_weights(experiment / "model" / "model.safetensors"), files(experiment)
+        line = refused(read_recipe("training.steps=14"), finished_root, "a run of another recipe")
         assert "training.steps: 12 there, 14 here" in line
         assert "name=ANOTHER" in line
-        assert files(tmp_path / "tiny") == before
-        same(trained(read_recipe(), tmp_path), expected)
+        assert files(experiment) == before
+        same(trained(read_recipe(), finished_root), expected)
 
     def test_its_copy_is_never_half_written(
         self, read_recipe: ReadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

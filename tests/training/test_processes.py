@@ -13,30 +13,19 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from lhotse import CutSet
+from tiny_trainers import NO_DROPOUT, trainer_of
 from torch import Tensor
 
 from retort.config import FeatureConfig, Recipe
 from retort.corpora.features import store_features
 from retort.corpora.opening import open_cuts
 from retort.distill import contrastive
-from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.recipe import load_recipe
-from retort.students.factory import build_student
-from retort.teachers import open_teacher
-from retort.text.tokenizers import CharacterTokenizer
-from retort.training.batches import UtteranceDataset
-from retort.training.module import TrainingModule
-from retort.training.trainer import Trainer, make_accelerator, process_seed
+from retort.training.trainer import Trainer, process_seed
 
-STILL = (
-    "training.clip=1e9",
-    "student.encoder.dropout=0",
-    "student.cif.dropout=0",
-    "student.decoder.dropout=0",
-    "student.decoder.embedding_dropout=0",
-)
+STILL = ("training.clip=1e9", *NO_DROPOUT)
 ROWS = """
 teachers: {{bert: {{model: "{bert}", case: lower}}}}
 distill:
@@ -63,17 +52,8 @@ def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train.jsonl.gz"
 
 
-def trainer_of(recipe: Recipe, folder: Path, manifest: Path, letters: str = "abcdefgh") -> Trainer:
-    accelerator = make_accelerator(recipe)
-    tokenizer = CharacterTokenizer(["▁", *letters])
-    torch.manual_seed(recipe.seed)
-    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    teachers = {name: open_teacher(config) for name, config in recipe.teachers.items()}
-    dims = {name: teacher.dim for name, teacher in teachers.items()}
-    module = TrainingModule(student, Objective(recipe.distill, student.tap_dims, dims))
-    dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, None)
-    cuts = CutSet.from_file(manifest).to_eager()
-    return Trainer(recipe, folder, module, teachers, dataset, cuts, lambda: {"cer": 0.5}, accelerator)
+def read(manifest: Path) -> CutSet:
+    return CutSet.from_file(manifest).to_eager()
 
 
 def update(trainer: Trainer, groups: list[tuple[int, int]], manifest: Path) -> dict[str, Any]:
@@ -101,7 +81,7 @@ def one_process(
     recipe: Recipe, folder: Path, manifest: Path, groups: list[tuple[int, int]]
 ) -> dict[str, Any]:
     """The same of one process, whose negatives are drawn as two processes agree to draw them."""
-    trainer = trainer_of(recipe, folder, manifest)
+    trainer = trainer_of(recipe, folder, read(manifest))
     torch.manual_seed(process_seed(recipe.seed, 0, 0))
 
     def draw(size: int, negatives: int, **_: Any) -> Tensor:
@@ -118,12 +98,14 @@ def one_update(
     process: int, recipe: str, overrides: list[str], folder: Path, manifest: Path, groups: list[Any]
 ) -> dict[str, Any]:
     """What one of two processes makes of its part of `groups`."""
-    return update(trainer_of(load_recipe(recipe, overrides), folder, manifest), groups[process], manifest)
+    return update(
+        trainer_of(load_recipe(recipe, overrides), folder, read(manifest)), groups[process], manifest
+    )
 
 
 def whole_run(process: int, recipe: str, folder: Path, manifest: Path, letters: str) -> dict[str, Any]:
     """Four updates in one of two processes, which know these letters alone."""
-    trainer = trainer_of(load_recipe(recipe, ["training.steps=4"]), folder, manifest, letters)
+    trainer = trainer_of(load_recipe(recipe, ["training.steps=4"]), folder, read(manifest), letters=letters)
     try:
         trainer.run(lambda step, values: None)
     except UserError as error:

@@ -232,19 +232,18 @@ class TestBadUtterances:
         assert found.keys() == {f"train-{index:03d}" for index in range(5)}
         assert all("its id stands in an earlier part" in reason for reason in found.values())
 
-    def test_a_clean_run_lists_nothing(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
-        outcome = trained(read_recipe(), tmp_path)
-        assert outcome.rejected == []
-        assert not (outcome.folder / "rejected.tsv").exists()
+    def test_a_clean_run_lists_nothing(self, finished: Outcome) -> None:
+        assert finished.rejected == []
+        assert (finished.folder / "metrics.jsonl").exists()
+        assert not (finished.folder / "rejected.tsv").exists()
 
 
 class TestFolder:
     def test_another_recipe_is_refused_with_what_differs(
-        self, tmp_path: Path, read_recipe: ReadRecipe
+        self, finished_root: Path, read_recipe: ReadRecipe
     ) -> None:
-        trained(read_recipe(), tmp_path)
         with pytest.raises(UserError) as error:
-            trained(read_recipe("seed=2", "training.steps=40"), tmp_path)
+            trained(read_recipe("seed=2", "training.steps=40"), finished_root)
         message = str(error.value)
         assert "seed: 1 there, 2 here" in message
         assert "training.steps: 12 there, 40 here" in message
@@ -256,23 +255,22 @@ class TestFolder:
             trained(read_recipe("data.train=[nowhere]"), tmp_path)
         assert trained(read_recipe(), tmp_path).steps == 12
 
-    def test_a_broken_recipe_file_is_one_line(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
-        trained(read_recipe(), tmp_path)
-        (tmp_path / "tiny" / "recipe.json").write_text("{")
+    def test_a_broken_recipe_file_is_one_line(self, finished_root: Path, read_recipe: ReadRecipe) -> None:
+        (finished_root / "tiny" / "recipe.json").write_text("{")
         with pytest.raises(UserError, match="not valid JSON"):
-            trained(read_recipe(), tmp_path)
+            trained(read_recipe(), finished_root)
 
-    def test_two_recipes_share_the_features(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
-        trained(read_recipe(name="one"), tmp_path)
+    def test_two_recipes_share_the_features(self, finished_root: Path, read_recipe: ReadRecipe) -> None:
         stages: list[int] = []
-        train(read_recipe(name="two"), tmp_path, lambda _, done, total: stages.append(done), lambda *_: None)
+        other = read_recipe(name="other")
+        train(other, finished_root, lambda _, done, total: stages.append(done), lambda *_: None)
         assert stages == []
-        assert len(list((tmp_path / "cache" / "features").iterdir())) == 2  # train and validation
+        assert len(list((finished_root / "cache" / "features").iterdir())) == 2  # train and validation
 
     def test_the_model_is_opened_wherever_it_is_moved(
         self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path
     ) -> None:
-        outcome = trained(read_recipe(), tmp_path / "exp")
+        outcome = trained(read_recipe(), tmp_path / "exp")  # its own run, so that nothing of it is left
         wave = next((corpus / "test" / "wav").iterdir())
         before = outcome.recogniser.transcribe(wave)
         shutil.move(outcome.folder / "model", tmp_path / "moved")
@@ -281,19 +279,15 @@ class TestFolder:
 
 
 class TestEarlierStages:
-    def test_the_tokenizer_knows_the_training_text_alone(
-        self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path
-    ) -> None:
-        outcome = trained(read_recipe(), tmp_path)
+    def test_the_tokenizer_knows_the_training_text_alone(self, finished: Outcome, corpus: Path) -> None:
         texts = "".join(cut.supervisions[0].text.lower() for cut in open_cuts(corpus / "train").cuts)
-        assert set(outcome.recogniser.tokenizer.symbols[4:]) == set(texts.replace(" ", "▁"))
+        assert set(finished.recogniser.tokenizer.symbols[4:]) == set(texts.replace(" ", "▁"))
 
     def test_it_is_made_once(
-        self, tmp_path: Path, read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
+        self, finished_root: Path, read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        trained(read_recipe(), tmp_path)
         monkeypatch.setattr(run, "train_tokenizer", lambda *_, **__: pytest.fail("trained again"))
-        trained(read_recipe(), tmp_path)
+        trained(read_recipe(), finished_root)
 
     def test_byte_pairs(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
         outcome = trained(read_recipe("tokenizer.kind=bpe", "tokenizer.size=24"), tmp_path)
@@ -306,27 +300,28 @@ class TestEarlierStages:
 
 
 class TestInit:
-    def test_weights_are_taken_and_counted(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
-        first = trained(read_recipe(name="first"), tmp_path)
+    def test_weights_are_taken_and_counted(
+        self, finished: Outcome, finished_root: Path, read_recipe: ReadRecipe
+    ) -> None:
         reported: dict[str, float] = {}
 
         def report(step: int, values: Mapping[str, float]) -> None:
             if step == 0:
                 reported.update(values)
 
-        recipe = read_recipe(f"training.init={first.folder}", "student.decoder.dim=48", name="second")
-        train(recipe, tmp_path, lambda *_: None, report)
+        recipe = read_recipe(f"training.init={finished.folder}", "student.decoder.dim=48", name="second")
+        train(recipe, finished_root, lambda *_: None, report)
         assert reported["init.taken"] > 20
         assert reported["init.not_used"] > 5
         assert reported["init.not_used"] == reported["init.fresh"]
 
     def test_the_student_starts_from_them(
-        self, tmp_path: Path, read_recipe: ReadRecipe,
+        self, finished: Outcome, finished_root: Path, read_recipe: ReadRecipe,
         start_of: Callable[[Recipe, Path], dict[str, Tensor]],
     ) -> None:  # fmt: skip
-        first = trained(read_recipe(name="first"), tmp_path)
-        wanted = {name: value.clone() for name, value in first.recogniser.student.state_dict().items()}
-        found = start_of(read_recipe(f"training.init={first.folder}", "seed=5", name="second"), tmp_path)
+        wanted = finished.recogniser.student.state_dict()
+        recipe = read_recipe(f"training.init={finished.folder}", "seed=5", name="second")
+        found = start_of(recipe, finished_root)
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
     def test_nothing_there(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:

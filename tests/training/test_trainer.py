@@ -11,30 +11,25 @@ from typing import Any
 import pytest
 import torch
 from lhotse import CutSet
+from tiny_trainers import NO_DROPOUT, trainer_of
 from torch import Tensor
 
 from retort.config import Recipe
 from retort.corpora.features import store_features
 from retort.corpora.opening import open_cuts
-from retort.distill.objective import Objective
 from retort.errors import UserError
-from retort.students.factory import build_student
-from retort.teachers import open_teacher
+from retort.recipe import load_recipe
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.batches import Batch, UtteranceDataset
+from retort.training.batches import Batch
 from retort.training.log import read_metrics
-from retort.training.module import TrainingModule
-from retort.training.run import train
+from retort.training.run import Outcome, train
 from retort.training.trainer import Stopped, Trainer, make_accelerator
 
 ReadRecipe = Callable[..., Recipe]
 Report = Callable[[int, dict[str, float]], None]
 STILL = (
     "student.encoder.kind=transformer",  # no BatchNorm
-    "student.encoder.dropout=0",
-    "student.cif.dropout=0",
-    "student.decoder.dropout=0",
-    "student.decoder.embedding_dropout=0",
+    *NO_DROPOUT,
 )
 ROWS = """
 teachers: {{bert: {{model: "{bert}", case: lower}}}}
@@ -50,23 +45,6 @@ def cuts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CutSet:
 
     opened = open_cuts(corpus / "train").cuts
     return store_features(opened, tmp_path_factory.mktemp("features"), FeatureConfig(bins=40))[0]
-
-
-def trainer_of(
-    recipe: Recipe, folder: Path, cuts: CutSet, validate: Callable[[], dict[str, float]] | None = None
-) -> Trainer:
-    accelerator = make_accelerator(recipe)
-    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
-    torch.manual_seed(recipe.seed)
-    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    teachers = {name: open_teacher(config) for name, config in recipe.teachers.items()}
-    dims = {name: teacher.dim for name, teacher in teachers.items()}
-    objective = Objective(recipe.distill, student.tap_dims, dims)
-    dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, None)
-    return Trainer(
-        recipe, folder, TrainingModule(student, objective), teachers, dataset, cuts,
-        validate or (lambda: {"cer": 0.5}), accelerator,
-    )  # fmt: skip
 
 
 def batch_of(trainer: Trainer, cuts: CutSet, first: int, last: int) -> Batch:
@@ -252,6 +230,14 @@ class TestResumed:
         train(recipe, root, lambda *_: None, report)
         return steps
 
+    @pytest.fixture(scope="class")
+    def unbroken(self, recipe_text: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of a run with `OVERRIDES` that nothing stopped."""
+        root = tmp_path_factory.mktemp("unbroken")
+        (root / "tiny.yaml").write_text(recipe_text("tiny"))
+        self.train(load_recipe(str(root / "tiny.yaml"), self.OVERRIDES), root)
+        return root / "tiny"
+
     @pytest.mark.parametrize(
         "stops",
         [
@@ -262,33 +248,28 @@ class TestResumed:
         ],
     )
     def test_it_ends_where_the_unbroken_run_ends(
-        self, read_recipe: ReadRecipe, tmp_path: Path, stops: list[tuple[int, str]]
+        self, unbroken: Path, read_recipe: ReadRecipe, tmp_path: Path, stops: list[tuple[int, str]]
     ) -> None:
         recipe = read_recipe(*self.OVERRIDES)
-        self.train(recipe, tmp_path / "whole")
         for stop in stops:
             with pytest.raises(KeyboardInterrupt):
-                self.train(recipe, tmp_path / "broken", stop)
-        steps = self.train(recipe, tmp_path / "broken")
+                self.train(recipe, tmp_path, stop)
+        steps = self.train(recipe, tmp_path)
         assert steps[0] == (2 if stops[-1][0] < 6 else 8)
-        whole, broken = tmp_path / "whole" / "tiny", tmp_path / "broken" / "tiny"
-        expected, found = self.weights(whole), self.weights(broken)
+        expected, found = self.weights(unbroken), self.weights(tmp_path / "tiny")
         assert expected.keys() == found.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
-        assert self.metrics(broken) == self.metrics(whole)
+        assert self.metrics(tmp_path / "tiny") == self.metrics(unbroken)
 
-    def test_a_finished_run_does_nothing_more(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
-        recipe = read_recipe()
-        self.train(recipe, tmp_path)
-        before = self.weights(tmp_path / "tiny")
-        assert self.train(recipe, tmp_path) == []
-        after = self.weights(tmp_path / "tiny")
+    def test_a_finished_run_does_nothing_more(self, finished_root: Path, read_recipe: ReadRecipe) -> None:
+        before = self.weights(finished_root / "tiny")
+        assert self.train(read_recipe(), finished_root) == []
+        after = self.weights(finished_root / "tiny")
         assert all(torch.equal(after[name], value) for name, value in before.items())
 
-    def test_the_state_says_where_it_stood(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
-        self.train(read_recipe(), tmp_path)
-        path = tmp_path / "tiny" / "checkpoints" / "step-00000012" / "state.json"
+    def test_the_state_says_where_it_stood(self, finished: Outcome) -> None:
+        path = finished.folder / "checkpoints" / "step-00000012" / "state.json"
         state = json.loads(path.read_text())
         assert state["step"] == 12
         assert state["scores"].keys() == {"6", "12"}
@@ -296,23 +277,19 @@ class TestResumed:
         assert state["seconds"] > 0
 
     def test_sigterm_saves_and_the_same_command_goes_on(
-        self, read_recipe: ReadRecipe, tmp_path: Path
+        self, unbroken: Path, read_recipe: ReadRecipe, tmp_path: Path
     ) -> None:
         recipe = read_recipe(*self.OVERRIDES)
-        self.train(recipe, tmp_path / "whole")
 
         def report(step: int, values: Mapping[str, Any]) -> None:
             if step == 8 and "loss" in values:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with pytest.raises(Stopped) as stopped:
-            train(recipe, tmp_path / "broken", lambda *_: None, report)
+            train(recipe, tmp_path, lambda *_: None, report)
         assert stopped.value.step == 8
-        assert self.train(recipe, tmp_path / "broken")[0] == 10
-        expected, found = (
-            self.weights(tmp_path / "whole" / "tiny"),
-            self.weights(tmp_path / "broken" / "tiny"),
-        )
+        assert self.train(recipe, tmp_path)[0] == 10
+        expected, found = self.weights(unbroken), self.weights(tmp_path / "tiny")
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
 

@@ -1,0 +1,52 @@
+"""A teacher whose vectors are of the letters alone, and stores of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from retort.teachers import Reading, StoredTeacher
+
+DIM = 4
+IDENTITY = {"model": "letters", "dim": DIM}
+TEXTS = [f"{first}{second}" * (1 + index % 3) for index, first in enumerate("abcdefgh") for second in "xyz"]
+
+
+class Letters:
+    """A teacher of letters: its vectors are of the text alone."""
+
+    dim = DIM
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.asked: list[str] = []
+
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        self.asked += texts
+        return [self.reading(text) for text in texts]
+
+    def reading(self, text: str) -> Reading:
+        numbers = torch.tensor([1, *(ord(letter) % 97 for letter in text), 2], dtype=torch.float32)[:, None]
+        vectors = self.scale * numbers * torch.arange(1, DIM + 1) / 8
+        return Reading(vectors, [(place, place + 1) for place in range(len(text))], text)
+
+
+def store_at(root: Path, **others: object) -> StoredTeacher:
+    return StoredTeacher(root, {**IDENTITY, **others})
+
+
+def check(store: StoredTeacher, texts: Sequence[str]) -> None:
+    letters = Letters()
+    for reading, text in zip(store.read(texts), texts, strict=True):
+        expected = letters.reading(text)
+        assert reading.vectors.dtype == torch.float32
+        assert torch.equal(reading.vectors, expected.vectors)  # its numbers are exact in float16
+        assert reading.spans == expected.spans
+        assert all(type(span) is tuple for span in reading.spans)
+        assert reading.text == text
+
+
+def shards(store: StoredTeacher) -> list[Path]:
+    return sorted(store.folder.glob("*.safetensors"))

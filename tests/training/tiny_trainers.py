@@ -1,0 +1,44 @@
+"""A trainer as `retort train` sets it up, without what comes before and behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lhotse import CutSet
+
+from retort.config import Recipe
+from retort.distill.objective import Objective
+from retort.students.factory import build_student
+from retort.teachers import open_teacher
+from retort.text.tokenizers import CharacterTokenizer
+from retort.training.batches import UtteranceDataset
+from retort.training.module import TrainingModule
+from retort.training.trainer import Trainer, make_accelerator
+
+NO_DROPOUT = (
+    "student.encoder.dropout=0",
+    "student.cif.dropout=0",
+    "student.decoder.dropout=0",
+    "student.decoder.embedding_dropout=0",
+)
+
+
+def trainer_of(
+    recipe: Recipe,
+    folder: Path,
+    cuts: CutSet,
+    validate: Callable[[], dict[str, float]] = lambda: {"cer": 0.5},
+    letters: str = "abcdefgh",
+) -> Trainer:
+    """Trains a fresh student of the recipe, which knows these letters, on `cuts`; writes into `folder`."""
+    accelerator = make_accelerator(recipe)
+    tokenizer = CharacterTokenizer(["▁", *letters])
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    teachers = {name: open_teacher(config) for name, config in recipe.teachers.items()}
+    dims = {name: teacher.dim for name, teacher in teachers.items()}
+    module = TrainingModule(student, Objective(recipe.distill, student.tap_dims, dims))
+    dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, None)
+    return Trainer(recipe, folder, module, teachers, dataset, cuts, validate, accelerator)
