@@ -7,10 +7,10 @@ once before the clock starts), both are read in the same random order, another i
 texts as training does. Candidates take turns in every round; times are process CPU time, since the clock of a busy
 machine tells of its other work; ratios are of medians.
 
-`mapped` is judged: text to float16 vectors, `StoredTeacher.vectors` against `np.load`. The store hands out what is
-mapped, as a memory map does, and a file must be opened, parsed and copied. `float32` is shown, not judged: the same
-made float32 in memory of its own, so that every byte is touched, and on the store's side the character spans too,
-which a file of vectors does not have: `StoredTeacher.read` against `np.load` and a conversion.
+`mapped` is judged: what training calls, from texts to readings, `StoredTeacher.read` against `np.load`. The store hands
+out what is mapped, as a memory map does, and a file must be opened, parsed and copied. `float32` is shown, not judged:
+the vectors made float32 in memory of their own, so that every byte is touched, and on the store's side the character
+spans made too, which a file of vectors does not have.
 
 The script starts itself again with the allocator set as `retort train` sets it. Exit code 1 if the goal is missed,
 or if the two give different numbers.
@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retort.cli import ALLOCATOR
+from retort.allocator import ALLOCATOR
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):
@@ -95,8 +95,8 @@ def batches(texts: list[str], seed: int) -> list[list[str]]:
 def same(store: StoredTeacher, files: Files, texts: list[str]) -> bool:
     """Whether both give the same numbers; also brings all of both into the cache."""
     for batch in batches(texts, 0):
-        pairs = zip(store.read(batch), store.vectors(batch), files.vectors(batch))
-        if not all(torch.equal(a.vectors, c.float()) and torch.equal(b, c) for a, b, c in pairs):
+        pairs = zip(store.read(batch), files.vectors(batch))
+        if not all(torch.equal(reading.vectors, vectors) for reading, vectors in pairs):
             return False
     return True
 
@@ -115,9 +115,11 @@ def main() -> int:
             return 1
         candidates: dict[str, Callable[[Sequence[str]], object]] = {
             "files, mapped": files.vectors,
-            "store, mapped": store.vectors,
+            "store, mapped": store.read,
             "files, float32": files.read,
-            "store, float32": store.read,
+            "store, float32": lambda batch: [
+                (each.vectors.float(), each.spans) for each in store.read(batch)
+            ],
         }
         times: dict[str, list[float]] = {name: [] for name in candidates}
         for round_number in range(arguments.rounds):

@@ -330,16 +330,43 @@ class TestMistakes:
         is_one_line(answer, "exp/tiny", "training.peak_lr: 0.003 there, 0.1 here", "name=ANOTHER")
 
 
-def test_a_stopped_command_says_how_to_go_on(
+def test_a_finished_run_tells_its_scores_again(
     retort: Retort, write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe()
+    first = retort("train", recipe)
+    monkeypatch.setattr("retort.evaluation.evaluate.recognise", lambda *_: pytest.fail("decoded again"))
+    again = retort("train", recipe)
+    assert (first.code, again.code) == (0, 0)
+    assert "exp/tiny is finished: nothing to train" in again.out
+    scores = [line for line in first.out.splitlines() if "CER" in line and "95" not in line]
+    assert scores
+    assert scores[-1] in again.out
+
+
+@pytest.mark.parametrize(
+    ("verb", "called", "words"),
+    [
+        ("train", "retort.training.run.train", "; the same command goes on from the last checkpoint"),
+        ("teach", "retort.training.teach.teach", "; every whole shard is kept, and the same command goes on behind them"),
+        ("info", "retort.training.describe.describe", ""),
+    ],
+)  # fmt: skip
+def test_a_stopped_command_says_how_to_go_on(
+    retort: Retort,
+    write_recipe: WriteRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    called: str,
+    words: str,
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retort.training.run.train", stop)
-    answer = retort("train", write_recipe())
+    monkeypatch.setattr(called, stop)
+    answer = retort(verb, write_recipe())
     assert answer.code == 130
-    assert answer.error == "retort: stopped; the same command goes on from the last checkpoint\n"
+    assert answer.error == f"retort: stopped{words}\n"
 
 
 def test_usage(retort: Retort) -> None:

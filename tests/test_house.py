@@ -16,6 +16,7 @@ import retort
 ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("files",),
     ("config",),
     ("recipe",),
     ("audio", "text"),

@@ -33,6 +33,9 @@ EXPERIMENTS = Path("exp")
 
 STOPPED = 130
 """Exit code of a command that was stopped from the keyboard."""
+AFTER = dict.fromkeys(("train", "demo"), "; the same command goes on from the last checkpoint")
+AFTER["teach"] = "; every whole shard is kept, and the same command goes on behind them"
+"""What a verb that was stopped can say of going on."""
 TERMINATED = 143
 """Exit code of a command that SIGTERM stopped."""
 
@@ -67,7 +70,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == STOPPED:  # what typer makes of Ctrl-C
-            print("retort: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            print(f"retort: stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}", file=sys.stderr)
         raise
 
 
@@ -170,13 +173,16 @@ def train(
         sys.exit(TERMINATED)
     if not first:
         return
+    if outcome.before:
+        _tell(f"{outcome.folder} is finished: nothing to train")
     _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
     _tell(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
     )
     for source in loaded.data.test:
         with stage_progress(console) as progress:
-            evaluation = run_evaluation(outcome.recogniser, source, outcome.folder, progress)
+            model, folder = outcome.recogniser, outcome.folder
+            evaluation = run_evaluation(model, source, folder, progress, reuse=True)
         _print_evaluation(source, evaluation)
         if results is not None:
             add_result(
@@ -381,10 +387,7 @@ def _print_evaluation(source: str, evaluation: Evaluation) -> None:
 
 def _say_rejected(count: int, where: str, what: str = "left out") -> None:
     if count:
-        _tell(
-            f"{count} utterances {what}; {where} lists them with the reasons",
-            style="yellow",
-        )
+        _tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,7 +58,17 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     assert Path(command[3]).is_dir()
     assert Path(command[4]).is_file()
 
-    # A second call makes nothing again; of a training that fails, the other's result is still shown.
+    # A second call starts nothing, and shows the same again.
+    monkeypatch.setattr(side_by_side, "COMMAND", ("no-such-program",))
+    again = Console(file=io.StringIO(), width=160)
+    run_demo(again, Path("exp"), TINY)
+    assert "trained and scored already" in text_of(again)
+    table = re.compile(rf"│ CIF[^│]*│ {rate} +│ {rate} ")
+    assert len(table.findall(shown)) == 2
+    assert table.findall(text_of(again)) == table.findall(shown)
+
+    # What is missing is made again; of a training that fails, the other's result is still shown.
+    shutil.rmtree("exp/demo/hkd/model")
     weights = Path("exp/demo/cif/model/model.safetensors")
     first = weights.read_bytes()
     program = "import sys\nif 'demo/hkd' in sys.argv: sys.exit('retort: the teacher is ill')\n"

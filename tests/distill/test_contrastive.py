@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from retort.config import RowConfig
 from retort.distill import contrastive_hits, contrastive_logits, contrastive_loss
-from retort.distill.contrastive import _STRIP, contrastive_row, draw_ids
+from retort.distill.contrastive import _STRIP, contrastive_row, draw_ids, draw_rows
 from retort.distill.positions import Targets
 
 
@@ -94,6 +94,21 @@ def test_every_anchor_draws_exactly_k(size: int, negatives: int, drawn: int) -> 
 def test_draws_exactly_k_in_every_strip() -> None:
     size = 2 * _STRIP + 5
     assert (draw_ids(size, 3, generator=seeded(0)).sum(1) == 3).all()
+
+
+@pytest.mark.parametrize("negatives", [3, 700])
+@pytest.mark.parametrize("ends", [[40], [_STRIP], [0, 7, _STRIP - 1, _STRIP + 1, 2 * _STRIP], [5, 5]])
+def test_parts_of_a_draw_make_the_whole(ends: list[int], negatives: int) -> None:
+    """As several processes draw: each the rows of its own anchors, with one seed."""
+    size = 2 * _STRIP + 5
+    whole = draw_rows(size, negatives, range(size), seed=9)
+    assert (whole.sum(1) == negatives).all()
+    bounds = [0, *ends, size]
+    parts = [draw_rows(size, negatives, range(*each), seed=9) for each in pairwise(bounds)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(draw_rows(size, negatives, range(size), seed=10), whole)
+    strips = whole.split(_STRIP)
+    assert not torch.equal(strips[0], strips[1])
 
 
 @pytest.mark.parametrize("negatives", [2, 4])

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from retort.corpora import PREPARERS
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation import read_score
-from retort.evaluation.evaluate import Evaluation, evaluate
+from retort.evaluation.evaluate import Evaluation, evaluate, evaluated
 
 MakeCorpus = Callable[..., Path]
 
@@ -95,6 +96,36 @@ def test_nothing_usable_is_scored_as_nothing_heard(
     found = scored(recogniser, data, tmp_path)
     assert found.score.wer == 1.0
     assert len(found.rejected) == 2
+
+
+def test_what_an_earlier_call_wrote_is_found_until_anything_changes(
+    recogniser: Recogniser, tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_corpus(tmp_path / "data", 3)
+    text = (data / "text").read_text()
+    (data / "text").write_text(text + "nobody ABC\n")
+    assert evaluated(recogniser, str(data), tmp_path) is None
+    first = scored(recogniser, data, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("retort.evaluation.evaluate.recognise", lambda *_: pytest.fail("decoded again"))
+        again = evaluate(recogniser, str(data), tmp_path, lambda *_: None, reuse=True)
+    assert again == first
+    assert evaluated(recogniser, str(data), tmp_path, DecodingOptions(beam=2)) is None
+
+    (data / "text").write_text(text)  # what is said, or left out
+    assert evaluated(recogniser, str(data), tmp_path) is None
+    assert evaluate(recogniser, str(data), tmp_path, lambda *_: None, reuse=True).rejected == []
+    wave = next((data / "wav").iterdir())
+    soundfile.write(wave, np.zeros(len(soundfile.read(wave)[0])), 16000)  # what is heard
+    assert evaluated(recogniser, str(data), tmp_path) is None
+    score = scored(recogniser, data, tmp_path).folder / "score.json"
+    assert evaluated(recogniser, str(data), tmp_path) is not None
+    with torch.no_grad():  # who hears
+        recogniser.student.ctc.bias[0] += 1
+    assert evaluated(recogniser, str(data), tmp_path) is None
+    scored(recogniser, data, tmp_path)
+    score.write_text(score.read_text()[:-50])
+    assert evaluated(recogniser, str(data), tmp_path) is None
 
 
 def test_no_data(recogniser: Recogniser, tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_the_numbers_of_one_utterance_are_those_of_its_matrix(experiments: Path,
     assert found.after.accuracy == pytest.approx(best)
 
 
-def test_untrained_is_what_the_run_began_with(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrained_is_what_the_run_began_with(
+    experiments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trainer's module as it is when training begins, against the one that the report makes."""
     began: dict[str, Tensor] = {}
 
@@ -65,7 +67,7 @@ def test_untrained_is_what_the_run_began_with(experiments: Path, monkeypatch: py
         str(experiments / "taught.yaml"), ["training.steps=120", "training.evaluate_steps=120"]
     )
     with pytest.raises(Begun):
-        run.train(recipe, experiments, lambda *_: None, lambda *_: None)
+        run.train(recipe, tmp_path, lambda *_: None, lambda *_: None)
     torch.rand(7)
     vocabulary = began["student.ctc.bias"].shape[0]
     student, objective = similarity._untrained(recipe, vocabulary, {"bert": 16})

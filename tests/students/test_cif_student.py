@@ -252,7 +252,9 @@ def test_tokens_may_be_padded_further_than_the_longest() -> None:
     assert output.taps["tokens"].values.shape == expected.taps["tokens"].values.shape
 
 
-def test_history_dropout_hides_tokens_from_the_decoder_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_dropout_hides_tokens_from_the_decoder_while_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     student = build()
     student.config.decoder.history_dropout = 0.25
     seen: list[Tensor] = []

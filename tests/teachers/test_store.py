@@ -13,7 +13,9 @@ from letters import DIM, TEXTS, Letters, check, shards, store_at
 from retort.errors import UserError
 from retort.teachers import fill
 from retort.teachers.shards import write_shard
+from retort.teachers.signal import token_signal, utterance_signal
 from retort.teachers.store import MANIFEST
+from retort.text.tokenizers import Piece
 
 
 class TestReading:
@@ -38,26 +40,33 @@ class TestReading:
     def test_the_vectors_are_mapped_and_half(self, tmp_path: Path) -> None:
         store = store_at(tmp_path)
         fill(store, Letters(), ["ab", "c"])
-        one, two = store.vectors(["ab"])[0], store.vectors(["ab"])[0]
+        one, two = store.read(["ab"])[0].vectors, store.read(["ab"])[0].vectors
         assert one.dtype == torch.float16
         assert one.data_ptr() == two.data_ptr()
         maps = Path("/proc/self/maps")
         if maps.exists():
             assert str(shards(store)[0]) in maps.read_text()
 
-    def test_a_reading_may_be_changed_without_touching_the_store(self, tmp_path: Path) -> None:
+    def test_the_disk_does_not_change_with_a_reading(self, tmp_path: Path) -> None:
         store = store_at(tmp_path)
         fill(store, Letters(), ["ab"])
         store.read(["ab"])[0].vectors.zero_()
-        check(store, ["ab"])
+        check(store_at(tmp_path), ["ab"])
 
-    def test_autocast_changes_nothing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_a_signal_of_it_is_float32(self, tmp_path: Path, autocast: bool) -> None:
+        texts = ["two", "one"]
+        pieces = [[Piece(5, place, place + 1) for place in range(3)] for _ in texts]
         store = store_at(tmp_path)
-        fill(store, Letters(), ["one", "two"])
-        expected = store.read(["two", "one"])
-        with torch.autocast("cpu", torch.bfloat16):
-            found = store.read(["two", "one"])
-        assert all(torch.equal(a.vectors, b.vectors) for a, b in zip(expected, found, strict=True))
+        fill(store, Letters(), texts)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            for say in (
+                lambda read: token_signal(read, texts, pieces),
+                lambda read: utterance_signal(read, texts),
+            ):
+                found, expected = say(store.read(texts)), say(Letters().read(texts))
+                assert found.vectors.dtype == torch.float32
+                assert torch.equal(found.vectors, expected.vectors)
 
     def test_a_missing_text_names_itself_and_the_command(self, tmp_path: Path) -> None:
         store = store_at(tmp_path)

@@ -287,5 +287,12 @@ def test_a_batch_of_bad_ones_is_empty_but_tells(tmp_path: Path, read_recipe: Rea
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
     cut = make_cut("a", open_recording("a", tmp_path / "a.wav"), "a", "s")
     (batch,) = batches_of(read_recipe(ONLINE), CutSet.from_cuts([cut]))
-    assert batch.ids == []
+    assert batch.ids == batch.texts == batch.pieces == []
     assert [each.id for each in batch.rejected] == ["a"]
+    # One utterance of no frames and no tokens: it passes through every layer and adds nothing.
+    assert batch.features.shape == (1, 1, 40)
+    assert batch.features.dtype == torch.float32
+    assert not batch.features.any()
+    assert batch.tokens.shape == (1, 0)
+    assert batch.tokens.dtype == torch.int64
+    assert batch.feature_lengths.tolist() == batch.token_lengths.tolist() == [0]

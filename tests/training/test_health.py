@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -74,6 +75,23 @@ def test_accuracy_that_stands_still() -> None:
         told += health.check_evaluated(step, {})
     assert len(told) == 1
     assert "38.0%" in told[0]
+
+
+def test_it_counts_on_after_a_resume() -> None:
+    """Of a run that is broken off half-way through its patience the warnings still come, and come once."""
+    first = Health(CONFIG)
+    first.check_logged(20, {"correct": 0.38, "quantity_total": 8.0})
+    first.check_evaluated(20, {"validation.ctc_cer": 1.0})
+    told = []
+    for step in range(21, 20 + PATIENCE + 1):
+        second = Health(CONFIG)
+        second.restore(json.loads(json.dumps(first.state())))
+        told += second.check_logged(step, {"correct": 0.38, "quantity_total": 8.0})
+        told += second.check_evaluated(step, {"validation.ctc_cer": 1.0})
+        first = second
+    assert len(told) == 2
+    assert "blanks" in told[0]
+    assert "38.0%" in told[1]
 
 
 def test_a_teacher_whose_vectors_are_all_alike() -> None:

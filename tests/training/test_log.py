@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("retort.files.os.fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*Free space, run again") as error:
         MetricsLog(tmp_path, 4)
     assert "\n" not in str(error.value)

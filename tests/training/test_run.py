@@ -202,6 +202,29 @@ class TestBadUtterances:
             assert reason in found[name], (name, found)
         assert outcome.steps == 12
 
+    def test_a_killed_run_has_listed_them(self, data: Path, tmp_path: Path, read_recipe: ReadRecipe) -> None:
+        recipe = read_recipe(
+            f"data.train=[{data / 'train.jsonl'}]", f"data.validation=[{data / 'validation'}]",
+            "features.storage=online",
+        )  # fmt: skip
+        path, at = tmp_path / "exp" / "tiny" / "rejected.tsv", [2]
+
+        def report(step: int, _: object) -> None:
+            if step == at[0]:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "exp", lambda *_: None, report)
+        early = rejected(path.parent)  # no checkpoint yet: what was wrong with the data alone
+        assert {"train-009", "train.jsonl:17", "train.jsonl:18"} <= early.keys()
+        assert not early.keys() & {"train-000", "train-003", "train-008"}
+        at[0] = 8
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "exp", lambda *_: None, report)
+        assert len(rejected(path.parent)) == len(self.WANTED)
+        outcome = trained(recipe, tmp_path / "exp")
+        assert {each.id for each in outcome.rejected} == rejected(path.parent).keys()
+
     def test_all_bad_is_an_error(self, data: Path, tmp_path: Path, read_recipe: ReadRecipe) -> None:
         recipe = read_recipe(
             f"data.train=[{data / 'train.jsonl'}]", f"data.validation=[{data / 'validation'}]",
@@ -249,6 +272,24 @@ class TestFolder:
         assert "training.steps: 12 there, 40 here" in message
         assert "system" not in message
         assert "\n" not in message
+
+    def test_a_finished_run_is_only_opened(
+        self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe = read_recipe()
+        first = trained(recipe, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "load_data", lambda *_: pytest.fail("read its data again"))
+            again = trained(recipe, tmp_path)
+        assert (first.before, again.before) == (False, True)
+        for name in ("folder", "seconds", "steps", "params", "averaged", "rejected"):
+            assert getattr(again, name) == getattr(first, name), name
+        assert again.recogniser.fingerprint() == first.recogniser.fingerprint()
+
+        shutil.rmtree(first.folder / "model")  # exported again, from the checkpoints
+        made = trained(recipe, tmp_path)
+        assert not made.before
+        assert made.recogniser.fingerprint() == first.recogniser.fingerprint()
 
     def test_a_run_that_never_began_claims_nothing(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
         with pytest.raises(UserError, match="no such file or folder"):

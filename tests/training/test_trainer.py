@@ -21,6 +21,7 @@ from retort.errors import UserError
 from retort.recipe import load_recipe
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.batches import Batch
+from retort.training.checkpoints import CheckpointFolder
 from retort.training.log import read_metrics
 from retort.training.run import Outcome, train
 from retort.training.trainer import Stopped, Trainer, make_accelerator
@@ -261,6 +262,28 @@ class TestResumed:
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
         assert self.metrics(tmp_path / "tiny") == self.metrics(unbroken)
+
+    @pytest.mark.parametrize("stop", [(6, "validation.cer"), (8, "loss")])
+    def test_what_was_not_logged_yet_is_not_lost(
+        self, read_recipe: ReadRecipe, tmp_path: Path, stop: tuple[int, str]
+    ) -> None:
+        """A checkpoint between two log lines, and warnings that take longer than a session of the run."""
+        recipe = read_recipe(
+            *self.OVERRIDES, "training.log_steps=4", "training.evaluate_steps=2", "training.checkpoints=6",
+            "training.peak_lr=1e-9",
+        )  # fmt: skip
+        self.train(recipe, tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            self.train(recipe, tmp_path / "broken", stop)
+        state = CheckpointFolder(tmp_path / "broken" / "tiny" / "checkpoints").state(6)
+        assert state["tallies"]["ce"][1] > 0
+        assert state["health"]["since_gain"] > 0
+        self.train(recipe, tmp_path / "broken")
+        expected = self.metrics(tmp_path / "whole" / "tiny")
+        warned = [line["step"] for line in expected if "stood at" in line.get("warning", "")]
+        assert len(warned) == 1
+        assert warned[0] > stop[0]
+        assert self.metrics(tmp_path / "broken" / "tiny") == expected
 
     def test_a_finished_run_does_nothing_more(self, finished_root: Path, read_recipe: ReadRecipe) -> None:
         before = self.weights(finished_root / "tiny")

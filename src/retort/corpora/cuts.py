@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from lhotse.audio import AudioSource
 
 from retort.audio.files import audio_info
 from retort.errors import BadUtterance, UserError
+from retort.files import write_whole
 
 TOLERANCE = 0.1
 """Seconds by which an utterance may run over the end of its recording (rounded times); it is clipped."""
@@ -147,19 +149,25 @@ def write_split(name: str, data: CheckedCuts, out: Path, prepared: Prepared) -> 
     """
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / f"{name}.jsonl.gz"
-    partial = out / f".{name}.partial"
+    content = io.BytesIO()
     count, seconds = 0, 0.0
-    with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+    with gzip.GzipFile("", "wb", fileobj=content, mtime=0) as file:
         for cut in data.cuts:
             file.write(json.dumps(cut.to_dict(), ensure_ascii=False).encode() + b"\n")
             count += 1
             seconds += cut.duration
-    partial.replace(manifest)  # an interrupted run leaves no half manifest under the final name
+    write_whole(manifest, content.getvalue())
     write_rejected(data.rejected, out / f"{name}.rejected.tsv")
     prepared.manifests[name] = manifest
     prepared.utterances[name] = count
     prepared.seconds[name] = seconds
     prepared.rejected += data.rejected
+
+
+def read_rejected(path: Path) -> list[Rejected]:
+    """What :func:`write_rejected` listed; nothing where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+    return [Rejected(*line.split("\t", 1)) for line in lines]
 
 
 def write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
@@ -170,4 +178,4 @@ def write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
     rows = ["id\treason"] + [
         "\t".join(" ".join(value.split()) for value in (entry.id, entry.reason)) for entry in rejected
     ]
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(rows) + "\n")

@@ -23,6 +23,7 @@ from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
 from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.errors import BadUtterance, UserError
+from retort.files import write_whole
 
 Progress = Callable[[int, int], None]
 
@@ -162,7 +163,7 @@ def store_features(
         folder.mkdir(parents=True, exist_ok=True)
         if not done.exists():
             bad = _make_features(cuts, folder, manifest, config, progress)
-            rejected_path.write_text("".join(json.dumps([each.id, each.reason]) + "\n" for each in bad))
+            write_whole(rejected_path, "".join(json.dumps([each.id, each.reason]) + "\n" for each in bad))
             done.touch()
     except OSError as error:  # of a full disk the manifest's writer may tell only when it is closed
         raise UserError(

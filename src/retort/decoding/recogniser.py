@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -148,17 +149,29 @@ class Recogniser:
     def save(self, folder: Path) -> None:
         """Write what :func:`load` reads, and nothing else."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_file(self._weights(), folder / "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
-        config = {
+        (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
+
+    def fingerprint(self) -> str:
+        """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike."""
+        digest = hashlib.sha256(json.dumps([self._config(), self.tokenizer.symbols]).encode())
+        for name, tensor in sorted(self._weights().items()):
+            digest.update(name.encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:32]
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
+
+    def _config(self) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "vocabulary": self.tokenizer.size,
             "student": asdict(self.student.config),
             "features": asdict(self.features),
             "normaliser": asdict(self.normalise.config),
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def _fewest_frames(self) -> int:
         """Feature frames that give `SHORTEST` encoder frames."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retort.corpora.cuts import Rejected, write_rejected
+from retort import __version__
+from retort.corpora.cuts import CheckedCuts, Rejected, read_rejected, write_rejected
+from retort.corpora.features import features_key
 from retort.corpora.opening import find_data, open_cuts
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
+from retort.errors import UserError
 from retort.evaluation.bootstrap import intervals
 from retort.evaluation.recognise import recognise, write_hypotheses
-from retort.evaluation.scoring import Interval, Score, score, score_to_dict
+from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
+from retort.files import write_whole
 
 Progress = Callable[[str, int, int], None]
 
@@ -35,15 +40,21 @@ def evaluate(
     folder: Path,
     progress: Progress,
     options: DecodingOptions = GREEDY,
+    *,
+    reuse: bool = False,
 ) -> Evaluation:
     """Score a model on a manifest or Kaldi folder.
 
     Writes `folder/evaluation/NAME/{hyp.jsonl,score.json}`, and `rejected.tsv` there if an utterance could not
     be used. NAME is the source's own with its parent's, so that two corpora's `test` do not meet, and with
     `-beamN` behind it after a beam search, so that it can be compared with greedy decoding.
+
+    Args:
+        reuse: do nothing where :func:`evaluated` finds what an earlier call wrote.
     """
-    path = find_data(source)
-    opened = open_cuts(path)
+    if reuse and (before := evaluated(recogniser, source, folder, options)) is not None:
+        return before
+    opened = open_cuts(find_data(source))
     recognised = recognise(
         recogniser, opened.cuts, lambda done, total: progress("decoding", done, total), options
     )
@@ -56,13 +67,47 @@ def evaluate(
     )
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
-    name = data_name(path).replace("/", "-")
-    out = folder / "evaluation" / (f"{name}-beam{options.beam}" if options.beam > 1 else name)
+    out = _place(source, folder, options)
     out.mkdir(parents=True, exist_ok=True)
     write_hypotheses(out / "hyp.jsonl", recognised)
     write_rejected(rejected, out / "rejected.tsv")
-    (out / "score.json").write_text(json.dumps(score_to_dict(result, bounds), indent=1) + "\n")
-    return Evaluation(data_name(path), result, bounds, rejected, out)
+    content = {**score_to_dict(result, bounds), "key": _key(recogniser, opened, options)}
+    write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: where it is, all is
+    return Evaluation(data_name(find_data(source)), result, bounds, rejected, out)
+
+
+def evaluated(
+    recogniser: Recogniser, source: str, folder: Path, options: DecodingOptions = GREEDY
+) -> Evaluation | None:
+    """What :func:`evaluate` wrote, if it was of the same model, options and cuts, their texts and audio files."""
+    out = _place(source, folder, options)
+    path = out / "score.json"
+    if not path.is_file():
+        return None
+    opened = open_cuts(find_data(source))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["key"] != _key(recogniser, opened, options):
+            return None
+        result = score_from_dict(content, path)
+    except (UserError, ValueError, KeyError, TypeError):
+        return None
+    rejected = read_rejected(out / "rejected.tsv")
+    return Evaluation(data_name(find_data(source)), result, intervals(result), rejected, out)
+
+
+def _place(source: str, folder: Path, options: DecodingOptions) -> Path:
+    name = data_name(find_data(source)).replace("/", "-")
+    return folder / "evaluation" / (f"{name}-beam{options.beam}" if options.beam > 1 else name)
+
+
+def _key(recogniser: Recogniser, opened: CheckedCuts, options: DecodingOptions) -> str:
+    """Changes with whatever a score depends on, this version of Retort among it."""
+    said = [[cut.supervisions[0].text, cut.supervisions[0].speaker] for cut in opened.cuts]
+    audio = features_key("evaluation", opened.cuts, recogniser.features)
+    rejected = [asdict(each) for each in opened.rejected]
+    parts = [__version__, recogniser.fingerprint(), asdict(options), audio, said, rejected]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def data_name(path: Path) -> str:

@@ -20,6 +20,7 @@ from retort.decoding.greedy import ctc_greedy
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import SHORTEST, Recogniser
 from retort.errors import BadUtterance
+from retort.files import write_whole
 
 Progress = Callable[[int, int], None]
 
@@ -161,4 +162,4 @@ def _groups(cuts: CutSet) -> Iterator[list[Cut]]:
 def write_hypotheses(path: Path, recognised: Recognised) -> None:
     """`hyp.jsonl`: one utterance a line, sorted by id."""
     lines = sorted(recognised.lines, key=lambda line: str(line["id"]))
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -11,6 +11,7 @@ from retort.evaluation.chapters import curves, errors_of, recipes, scores, sizes
 from retort.evaluation.document import Document, Paragraph, Section, to_html, to_markdown
 from retort.evaluation.experiment import Experiment, open_experiments
 from retort.evaluation.listening import Progress, listen
+from retort.files import write_whole
 
 REPORT = "report"
 
@@ -53,10 +54,10 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: Progress) 
     html, markdown = target / f"{REPORT}.html", target / f"{REPORT}.md"
     try:
         target.mkdir(parents=True, exist_ok=True)
-        html.write_text(to_html(document), encoding="utf-8")
-        markdown.write_text(to_markdown(document), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", where=target) from None
+    write_whole(html, to_html(document))
+    write_whole(markdown, to_markdown(document))
     notes = (
         block.text
         for section in sections

@@ -12,6 +12,7 @@ import torch
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation
+from retort.files import write_whole
 
 
 def add_result(
@@ -48,9 +49,7 @@ def add_result(
     key = ("recipe", "seed", "split")
     entries = [each for each in entries if any(each.get(name) != entry[name] for name in key)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([*entries, entry], indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps([*entries, entry], indent=1) + "\n")
 
 
 def read_results(path: Path) -> list[dict[str, object]]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retort.errors import UserError
-from retort.teachers.shards import PARTIAL, encode, shard_bytes, write_shard
+from retort.files import PARTIAL
+from retort.teachers.shards import encode, shard_bytes, write_shard
 from retort.teachers.store import StoredTeacher
 from retort.teachers.teacher import Reading, Teacher
 

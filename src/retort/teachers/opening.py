@@ -29,7 +29,7 @@ def open_teacher(
     """The teacher of a recipe: one that reads, its readings kept in memory, or its store on disk.
 
     Args:
-        device: where it runs and its vectors go.
+        device: where it runs and its vectors stay; what a store holds is mapped into main memory.
         cache_bytes: of vectors kept in memory; a store keeps none.
         stores: folder of the stores; needed for `storage: disk`.
 
@@ -42,7 +42,7 @@ def open_teacher(
     if stores is None:
         raise ValueError("a teacher with storage: disk needs the folder of the stores")
     # The model is opened for its fingerprint alone, and forgotten.
-    return open_store(open_fresh(config), stores, device)
+    return open_store(open_fresh(config), stores)
 
 
 def open_fresh(config: TeacherConfig, device: torch.device | str = "cpu") -> MaskedLMTeacher:
@@ -56,13 +56,13 @@ def open_fresh(config: TeacherConfig, device: torch.device | str = "cpu") -> Mas
     return MaskedLMTeacher(config, device)
 
 
-def open_store(teacher: MaskedLMTeacher, stores: Path, device: torch.device | str = "cpu") -> StoredTeacher:
+def open_store(teacher: MaskedLMTeacher, stores: Path) -> StoredTeacher:
     """What `teacher` has said so far, from its own folder in `stores`; made if missing.
 
     Raises:
         UserError: as :class:`StoredTeacher`.
     """
-    return StoredTeacher(stores, teacher.identity(), device)
+    return StoredTeacher(stores, teacher.identity())
 
 
 def teacher_tokenizer(config: TeacherConfig) -> PreTrainedTokenizerFast:

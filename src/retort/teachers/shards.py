@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
+import struct
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from retort.errors import UserError
+from retort.files import write_whole
 from retort.teachers.teacher import Reading
 
 SUFFIX = ".safetensors"
-PARTIAL = ".partial"
 FORMAT = "1"
-_SPAN = np.dtype([("start", np.int32), ("end", np.int32)])
+_SPAN = struct.Struct("=ii")
 _TENSORS = ("vectors", "vector_offsets", "spans", "text", "text_offsets")
 
 
@@ -39,20 +38,20 @@ class Shard:
         texts: the N texts, distinct.
         offsets: N + 1 numbers; text i has the vectors `[offsets[i], offsets[i + 1])`: [CLS], pieces, [SEP].
         vectors: `(offsets[N], D)` float16, mapped from the file.
-        spans: `(offsets[N] - 2 N,)` pairs of int32, mapped; those of text i begin at `offsets[i] - 2 i`.
+        spans: `offsets[N] - 2 N` pairs of int32 as bytes, mapped; those of text i begin at pair `offsets[i] - 2 i`.
     """
 
     path: Path
     texts: list[str]
     offsets: list[int]
     vectors: np.ndarray
-    spans: np.ndarray
+    spans: memoryview
 
     def spans_of(self, row: int) -> list[tuple[int, int]]:
         """Character spans of the pieces of text `row`."""
         first, last = self.offsets[row] - 2 * row, self.offsets[row + 1] - 2 * (row + 1)
-        spans: list[tuple[int, int]] = self.spans[first:last].tolist()
-        return spans
+        # Four times as fast as NumPy makes tuples.
+        return list(_SPAN.iter_unpack(self.spans[first * _SPAN.size : last * _SPAN.size]))
 
 
 def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0) -> int:
@@ -68,29 +67,14 @@ def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0) -> int:
 def write_shard(folder: Path, readings: Sequence[Reading], key: str) -> Path:
     """Write readings of distinct texts as a new file of `folder`, under a name that no other process has.
 
-    The file is written beside its name, flushed to the disk and renamed: whenever the process dies, what is called
-    a shard is whole.
+    Whenever the process dies, what is called a shard is whole.
 
     Raises:
         UserError: a vector does not fit float16, or the file cannot be written (disk full).
     """
     content = save(_tensors(readings), {"format": FORMAT, "key": key, "texts": str(len(readings))})
-    name = uuid.uuid4().hex
-    partial, path = folder / f"{name}{PARTIAL}", folder / f"{name}{SUFFIX}"
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        flush_folder(folder)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"a shard cannot be written ({error.strerror or error})",
-            where=folder,
-            remedy="Free space and run the same command; what was stored is kept",
-        ) from None
+    path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+    write_whole(path, content, remedy="Free space and run the same command; what was stored is kept")
     return path
 
 
@@ -116,34 +100,6 @@ def open_shard(path: Path, key: str, dim: int) -> Shard:
             remedy="Move it back to its own folder, or remove it",
         )
     return _checked(path, tensors, dim)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_whole(path: Path, content: object) -> None:
-    """Write JSON so that `path` is never half written, whoever else writes it too.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        flush_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot be written ({error.strerror or error})", where=path) from None
 
 
 def _tensors(readings: Sequence[Reading]) -> dict[str, Tensor]:
@@ -207,4 +163,5 @@ def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
         ]
     except UnicodeDecodeError as error:
         raise BrokenShard(str(error)) from None
-    return Shard(path, texts, offsets, vectors.numpy(), spans.numpy().reshape(-1).view(_SPAN))
+    pairs = spans.numpy().reshape(-1).view(np.uint8).data
+    return Shard(path, texts, offsets, vectors.numpy(), pairs)

@@ -77,7 +77,7 @@ def token_signal(
     ]
     sources = torch.tensor(rows, dtype=torch.int64)
     target = torch.device(device) if device is not None else readings[0].vectors.device
-    table = torch.cat([reading.vectors[1:] for reading in distinct.values()]).to(target)
+    table = _joined([reading.vectors[1:] for reading in distinct.values()], target)
     valid = sources[..., 1] > sources[..., 0]
     places = valid.flatten().nonzero()[:, 0]
     vectors = table.new_zeros(valid.numel(), table.shape[1])
@@ -108,7 +108,7 @@ def utterance_signal(
     distinct = _distinct(readings, texts)
     number = {text: _shared_start(text) if shared else index for index, text in enumerate(distinct)}
     target = torch.device(device) if device is not None else readings[0].vectors.device
-    vectors = torch.stack([reading.vectors[:1] for reading in readings]).to(target)
+    vectors = _joined([reading.vectors[:1] for reading in readings], target)[:, None]
     sources = torch.tensor([[[number[text], number[text] + 1]] for text in texts], device=target)
     return Signal(vectors, torch.ones(len(texts), 1, dtype=torch.bool, device=target), sources)
 
@@ -120,6 +120,12 @@ def silence(utterances: int, dim: int, *, device: torch.device | str | None = No
         torch.zeros(utterances, 1, dtype=torch.bool, device=device),
         torch.zeros(utterances, 1, 2, dtype=torch.int64, device=device),
     )
+
+
+def _joined(parts: Sequence[Tensor], device: torch.device | str) -> Tensor:
+    """`(P, D)` float32 on `device`; float16 goes there as it is and is converted behind it."""
+    with torch.autocast(parts[0].device.type, enabled=False):  # on a CPU it refuses to join float16 tensors
+        return torch.cat(list(parts)).to(device).float()
 
 
 def _shared_start(text: str) -> int:

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from retort.errors import UserError
+from retort.files import write_whole
 from retort.teachers.fingerprint import identity_key
-from retort.teachers.shards import SUFFIX, BrokenShard, Shard, open_shard, write_whole
+from retort.teachers.shards import SUFFIX, BrokenShard, Shard, open_shard
 from retort.teachers.teacher import Reading
 
 MANIFEST = "store.json"
+
+
+class Place(NamedTuple):
+    """Where a text is: its shard, its row there, and the range of its vectors."""
+
+    shard: Shard
+    row: int
+    range: slice
+
+
+class StoredReading(Reading):
+    """A reading as it lies in a shard, which was checked whole: nothing of it is copied.
+
+    Its spans are made of the mapped ones when they are first asked for.
+    """
+
+    def __init__(self, text: str, place: Place) -> None:
+        own = self.__dict__  # the quickest way past what keeps a reading from being changed
+        own["text"], own["_place"] = text, place
+        # NumPy's slices, because a tensor's take three times as long.
+        own["vectors"] = torch.from_numpy(place.shard.vectors[place.range])
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        place: Place = self.__dict__["_place"]
+        return place.shard.spans_of(place.row)
 
 
 class StoredTeacher:
@@ -27,25 +55,20 @@ class StoredTeacher:
     Args:
         root: of the stores, for example `exp/cache/teachers`; the store is `root/KEY`, made if missing.
         identity: of the teacher, as :meth:`MaskedLMTeacher.identity` gives it.
-        device: where vectors go when they are read.
 
     Raises:
         UserError: the folder holds what another teacher said, or cannot be read or written.
     """
 
-    def __init__(
-        self, root: Path, identity: Mapping[str, object], device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, root: Path, identity: Mapping[str, object]) -> None:
         self.identity = dict(identity)
         self.key = identity_key(identity)
         self.folder = root / self.key
-        self.device = torch.device(device)
         self.dim = int(str(identity["dim"]))
         self.broken: list[Path] = []
         """Shards that are not whole; filling the store makes them again."""
         self._shards: dict[Path, Shard] = {}
-        self._places: dict[str, tuple[Shard, int, int, int]] = {}
-        """Of each text the shard, its row there, and the range of its vectors."""
+        self._places: dict[str, Place] = {}
         self._claim()
         self.refresh()
 
@@ -59,39 +82,19 @@ class StoredTeacher:
         return sum(path.stat().st_size for path in self._shards if path.exists())
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
-        """One reading a text, in order, float32 on the device; equal texts share one.
-
-        Raises:
-            UserError: a text is not in the store.
-        """
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return []
-        stored = self.vectors(distinct)
-        # In half precision to the device in one piece; each reading is then a part of that.
-        with torch.autocast(self.device.type, enabled=False):  # on a CPU it refuses to join float16 tensors
-            rows = torch.cat(stored).to(self.device).float().split([len(each) for each in stored])
-        readings = {}
-        for text, vectors in zip(distinct, rows, strict=True):
-            shard, row, _, _ = self._places[text]
-            readings[text] = Reading(vectors, shard.spans_of(row), text)
-        return [readings[text] for text in texts]
-
-    def vectors(self, texts: Iterable[str]) -> list[Tensor]:
-        """For each text its `(n + 2, D)` float16 as mapped from the disk: nothing is copied; never change them.
+        """One reading a text, in order, float16 as it is mapped; equal texts share one.
 
         Raises:
             UserError: a text is not in the store.
         """
         places = self._places
+        readings: dict[str, Reading] = {}
         try:
-            # NumPy's slices, because a tensor's take three times as long.
-            return [
-                torch.from_numpy(shard.vectors[start:end])
-                for shard, _, start, end in [places[text] for text in texts]
-            ]
+            for text in dict.fromkeys(texts):
+                readings[text] = StoredReading(text, places[text])
         except KeyError as error:
             raise self._lacks(str(error.args[0])) from None
+        return [readings[text] for text in texts]
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """The distinct ones among `texts` that are not here, in order."""
@@ -114,8 +117,8 @@ class StoredTeacher:
                 continue
             self._shards[path] = shard
             for row, text in enumerate(shard.texts):
-                start, end = shard.offsets[row], shard.offsets[row + 1]
-                self._places.setdefault(text, (shard, row, start, end))
+                vectors = slice(shard.offsets[row], shard.offsets[row + 1])
+                self._places.setdefault(text, Place(shard, row, vectors))
 
     def _claim(self) -> None:
         path = self.folder / MANIFEST
@@ -129,7 +132,8 @@ class StoredTeacher:
                 f"not valid JSON ({error})", where=path, remedy="Remove this file alone; the shards stay good"
             ) from None
         if there is None:
-            write_whole(path, {"key": self.key, **self.identity})
+            content = {"key": self.key, **self.identity}
+            write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
             return
         changed = [
             f"{name}: {there.get(name) if isinstance(there, dict) else there} there, {value} here"

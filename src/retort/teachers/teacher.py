@@ -14,7 +14,8 @@ class Reading:
     """One text as a teacher sees it. Readings are shared (cache, equal texts): never change one in place.
 
     Attributes:
-        vectors: `(n + 2, D)` float32, on the teacher's device: [CLS], the n pieces, [SEP].
+        vectors: `(n + 2, D)`: [CLS], the n pieces, [SEP]. A model's are float32 on its device, a store's float16
+            and mapped from the disk; a signal makes float32 of them where it lays them together.
         spans: half-open character span of each of the n pieces in `text`, in order. What the teacher cut off
             by its maximum length or dropped is in no span.
         text: as it was given, before the teacher's own case and normalising.
@@ -28,11 +29,9 @@ class Reading:
     text: str
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or len(self.vectors) != len(self.spans) + 2:
-            shape = tuple(self.vectors.shape)
-            raise ValueError(
-                f"{len(self.spans)} pieces need {len(self.spans) + 2} vectors, got shape {shape}"
-            )
+        shape, needed = self.vectors.shape, len(self.spans) + 2
+        if len(shape) != 2 or shape[0] != needed:
+            raise ValueError(f"{len(self.spans)} pieces need {needed} vectors, got shape {tuple(shape)}")
 
 
 class Teacher(Protocol):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from retort.errors import UserError
+from retort.files import write_whole
 from retort.text.normalise import UNKNOWN_TEXT, is_cjk
 
 BLANK, PAD, EOS, UNKNOWN = 0, 1, 2, 3
@@ -125,9 +125,9 @@ class Tokenizer(ABC):
         """Write all that :func:`open_tokenizer` needs into `folder`, which is made if missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self._files().items():
-            _write(Path(folder) / name, content)
+            write_whole(Path(folder) / name, content)
         state = {"format": FORMAT, "kind": self.kind, **self._state()}
-        _write(Path(folder) / FILE, json.dumps(state, ensure_ascii=False, indent=1).encode())
+        write_whole(Path(folder) / FILE, json.dumps(state, ensure_ascii=False, indent=1))
 
     def _files(self) -> dict[str, bytes]:
         return {}
@@ -261,13 +261,6 @@ def _text(symbol: str, each: int) -> str:
 
 def _without_reserved(text: str) -> str:
     return text.replace(SPACE, " ").replace(UNKNOWN_TEXT, " ")
-
-
-def _write(path: Path, content: bytes) -> None:
-    # Whole or not at all: an interrupted training must not leave half a file for the next one to find.
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def strip_span(text: str, start: int, end: int) -> tuple[int, int]:

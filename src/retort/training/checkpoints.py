@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from retort.config import TrainingConfig
 from retort.errors import UserError
 
 
@@ -93,6 +94,15 @@ class CheckpointFolder:
                 remedy="Free space, run again: it goes on from the checkpoint before",
             ) from None
 
+    def state(self, step: int) -> dict[str, Any]:
+        """What was saved beside the tensors of checkpoint `step`.
+
+        Raises:
+            OSError, ValueError: it is not whole.
+        """
+        state: dict[str, Any] = json.loads((self.path(step) / "state.json").read_text())
+        return state
+
     def restore(
         self, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -110,7 +120,7 @@ class CheckpointFolder:
             path = self.path(step)
             try:
                 tensors = {name: read_weights(path / f"{name}.safetensors") for name in _PARTS}
-                state: dict[str, Any] = json.loads((path / "state.json").read_text())
+                state = self.state(step)
             except (UserError, OSError, ValueError) as error:
                 passed_over.append(f"{path.name} is not whole ({error}); going on from the one before")
                 continue
@@ -150,6 +160,15 @@ class CheckpointFolder:
     def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
         """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""
         return average_weights([read_weights(self.path(step) / "student.safetensors") for step in steps])
+
+
+def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: TrainingConfig) -> list[int]:
+    """The best or the last of `steps`, ascending, as `config` has it: what a model is averaged from."""
+    scored = [step for step in steps if str(step) in scores]
+    if config.keep == "best":
+        scored.sort(key=lambda step: (scores[str(step)], -step))
+        return sorted(scored[: config.checkpoints])
+    return scored[-config.checkpoints :]
 
 
 def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

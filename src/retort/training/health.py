@@ -39,6 +39,17 @@ class Health:
         self.best_accuracy, self.since_gain = 0.0, 0
         self.accuracy = 0.0
 
+    def state(self) -> dict[str, Any]:
+        """What it has seen and said, as JSON can hold it."""
+        return {
+            **{name: value for name, value in vars(self).items() if name != "config"},
+            "told": sorted(self.told),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on watching where :meth:`state` was taken."""
+        vars(self).update(state, told=set(state["told"]))
+
     def check_loss(self, step: int, loss: float, norm: float, tallies: Mapping[str, Any]) -> None:
         """Stop a run whose loss or gradient is not finite, naming the loss at fault.
 

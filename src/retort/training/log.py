@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from retort.errors import UserError
+from retort.files import write_whole
+
+REMEDY = "Free space, run again: it goes on from the last checkpoint"
 
 
 class MetricsLog:
@@ -22,16 +23,18 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= first_step]
-            partial = self.path.with_suffix(".partial")
-            with self._telling():
-                partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-                partial.replace(self.path)
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept), remedy=REMEDY)
         self._board = _tensorboard(folder, first_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Log `values` under `step`; numbers also go to TensorBoard."""
-        with self._telling(), self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot be written ({error.strerror or error})", where=self.path, remedy=REMEDY
+            ) from None
         if self._board is not None:
             for key, value in values.items():
                 if isinstance(value, (int, float)):
@@ -41,17 +44,6 @@ class MetricsLog:
         """Flush what TensorBoard holds back."""
         if self._board is not None:
             self._board.close()
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot be written ({error.strerror or error})",
-                where=self.path,
-                remedy="Free space, run again: it goes on from the last checkpoint",
-            ) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

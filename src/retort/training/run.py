@@ -14,26 +14,26 @@ from lhotse import CutSet
 from safetensors import SafetensorError
 
 from retort.config import Recipe, TeacherConfig
-from retort.corpora.cuts import Rejected, write_rejected
-from retort.decoding.recogniser import Recogniser
+from retort.corpora.cuts import Rejected, read_rejected, write_rejected
+from retort.decoding.recogniser import Recogniser, load
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
+from retort.files import write_whole
 from retort.recipe import load_recipe, recipe_from_dict, recipe_to_dict
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher, teacher_tokenizer
-from retort.teachers.shards import write_whole
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
-from retort.training.checkpoints import read_weights
-from retort.training.data import Data, Progress, load_data
+from retort.training.checkpoints import CheckpointFolder, chosen_steps, read_weights
+from retort.training.data import Progress, load_data
 from retort.training.module import TrainingModule
 from retort.training.teach import complete_stores, store_root
-from retort.training.trainer import Report, Trainer, make_accelerator
+from retort.training.trainer import REJECTED, Report, Trainer, make_accelerator
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Outcome:
         params: of the shipped model.
         averaged: steps of the checkpoints in the average.
         rejected: training and validation utterances that could not be used.
+        before: whether an earlier call had finished it, so that this one had nothing to do.
     """
 
     folder: Path
@@ -57,10 +58,11 @@ class Outcome:
     params: int
     averaged: list[int]
     rejected: list[Rejected]
+    before: bool = False
 
 
 def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
-    """Train a recipe into `root/NAME`, going on where an earlier call stopped.
+    """Train a recipe into `root/NAME`, going on where an earlier call stopped; a finished run is only opened.
 
     Args:
         recipe: checked.
@@ -73,6 +75,8 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     """
     folder = root / recipe.name
     _claim(folder, recipe)
+    if (outcome := finished(recipe, root)) is not None:
+        return outcome
     origin = _warm_start(recipe, root, progress, report)
     accelerator = make_accelerator(recipe)
     # Before the data, which may take hours to prepare.
@@ -83,6 +87,9 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
         tokenizer = load_tokenizer(recipe, folder, data.train)
+    # With the first checkpoint it becomes the trainer's affair.
+    if accelerator.is_main_process and not (folder / "checkpoints").exists():
+        write_rejected(data.rejected, folder / REJECTED)
     complete_stores(recipe, teachers, data.train, progress, accelerator)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
@@ -101,11 +108,31 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         data.train,
         lambda: free_running(student, tokenizer, recipe, data.validation, accelerator),
         accelerator,
+        data.rejected,
     )
     for line in trainer.resume():
         report(trainer.position.step, {"warning": line})
     trainer.run(report)
-    return _finish(recipe, folder, trainer, student, tokenizer, data)
+    return _finish(recipe, folder, trainer, student, tokenizer)
+
+
+def finished(recipe: Recipe, root: Path) -> Outcome | None:
+    """What an earlier call made of the same recipe, if it came to the end and its model is there."""
+    folder, steps = root / recipe.name, recipe.training.steps
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    if not _holds(folder / "recipe.json", recipe_to_dict(recipe)) or steps not in checkpoints.steps():
+        return None
+    on_cpu = recipe.training.device == "cpu" or not torch.cuda.is_available()
+    try:
+        state = checkpoints.state(steps)
+        recogniser = load(folder / "model", "cpu" if on_cpu else "cuda")
+    except (UserError, OSError, ValueError):
+        return None
+    torch.set_num_threads(recipe.training.threads)
+    averaged = chosen_steps(checkpoints.steps(), state["scores"], recipe.training)
+    params = sum(parameter.numel() for parameter in recogniser.student.parameters())
+    rejected = read_rejected(folder / REJECTED)
+    return Outcome(folder, recogniser, state["seconds"], steps, params, averaged, rejected, before=True)
 
 
 def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
@@ -180,21 +207,19 @@ def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) 
 
 
 def _finish(
-    recipe: Recipe, folder: Path, trainer: Trainer, student: CifStudent, tokenizer: Tokenizer, data: Data
+    recipe: Recipe, folder: Path, trainer: Trainer, student: CifStudent, tokenizer: Tokenizer
 ) -> Outcome:
     averaged = trainer.chosen()
     student.load_state_dict(trainer.checkpoints.average(averaged))
     recogniser = Recogniser(
         student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device
     )
-    rejected = data.rejected + [Rejected(name, reason) for name, reason in trainer.position.rejected.items()]
     if trainer.accelerator.is_main_process:
         _save_whole(recogniser.save, folder / "model")
-        write_rejected(rejected, folder / "rejected.tsv")
     trainer.accelerator.wait_for_everyone()
     position = trainer.position
     params = sum(parameter.numel() for parameter in student.parameters())
-    return Outcome(folder, recogniser, position.seconds, position.step, params, averaged, rejected)
+    return Outcome(folder, recogniser, position.seconds, position.step, params, averaged, trainer.rejected)
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -219,7 +244,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
     if not _holds(path, wanted):  # under torchrun every process comes here, and others may be reading
-        write_whole(path, wanted)
+        write_whole(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
 
 
 def _holds(path: Path, wanted: object) -> bool:

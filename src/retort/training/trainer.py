@@ -20,12 +20,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from lhotse import CutSet
 
 from retort.config import Recipe
+from retort.corpora.cuts import Rejected, write_rejected
 from retort.distill.row import Tally
 from retort.errors import UserError
 from retort.students.cif import CifStudent
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
-from retort.training.checkpoints import CheckpointFolder
+from retort.training.checkpoints import CheckpointFolder, chosen_steps
 from retort.training.health import Health
 from retort.training.log import MetricsLog
 from retort.training.module import TrainingModule, read_signals
@@ -33,6 +34,8 @@ from retort.training.schedule import learning_rate
 
 Report = Callable[[int, dict[str, Any]], None]
 """Called with the step and the values that were just logged."""
+REJECTED = "rejected.tsv"
+"""In an experiment's folder: the training and validation utterances that could not be used, and why."""
 
 
 @dataclass
@@ -116,6 +119,8 @@ class Trainer:
         cuts: to learn from.
         validate: free-running error rates of the student as it stands; `cer` chooses checkpoints.
         accelerator: devices and processes.
+        rejected: utterances of the data that were left out before training; they are listed with those that
+            training itself cannot use.
     """
 
     def __init__(
@@ -128,11 +133,12 @@ class Trainer:
         cuts: CutSet,
         validate: Callable[[], dict[str, float]],
         accelerator: Accelerator,
+        rejected: Sequence[Rejected] = (),
     ) -> None:
         self.recipe, self.config, self.folder = recipe, recipe.training, folder
         self.teachers, self.dataset, self.validate = teachers, dataset, validate
         self.accelerator = accelerator
-        self.module = module
+        self.module, self._left_out = module, rejected
         freeze(module.student, self.config.freeze)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -159,8 +165,19 @@ class Trainer:
             self.module.student, self.module.objective, self.optimizer
         )
         if state is not None:
+            tallies, health = state.pop("tallies", {}), state.pop("health", None)
             self.position = Position(**state)
+            for name, (total, count) in tallies.items():  # they are sums over all processes
+                total = torch.tensor(total * self.accelerator.is_main_process, dtype=torch.float64)
+                self.tallies[name] = Tally(total, count * self.accelerator.is_main_process)
+            if health is not None:
+                self.health.restore(health)
         return passed_over
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """Utterances that were left out before training, and those that training could not use so far."""
+        return [*self._left_out, *(Rejected(*each) for each in self.position.rejected.items())]
 
     def run(self, report: Report) -> None:
         """Train up to `training.steps`, calling `report` after each logged step and each evaluation.
@@ -245,6 +262,7 @@ class Trainer:
                     yield group
             if not usable and whole:
                 self._share_rejected()
+                self._list_rejected()
                 raise self._nothing_usable()
             self.position.batches = 0
 
@@ -261,6 +279,10 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             gathered: list[dict[str, str]] = gather_object([self.position.rejected])
             self.position.rejected = {name: reason for each in gathered for name, reason in each.items()}
+
+    def _list_rejected(self) -> None:
+        if self.accelerator.is_main_process:
+            write_rejected(self.rejected, self.folder / REJECTED)
 
     def _nothing_usable(self) -> UserError:
         reasons = list(self.position.rejected.items())
@@ -307,19 +329,26 @@ class Trainer:
         return {"loss": total, "lr": rate, "grad_norm": norm, "seconds": self.position.seconds}
 
     def _tally(self, tallies: dict[str, Tally]) -> None:
+        """Add up in float64, which a checkpoint's JSON gives back as it was."""
         for name, (value, count) in tallies.items():
-            before = self.tallies.get(name, Tally(torch.zeros_like(value), 0))
-            self.tallies[name] = Tally(before.sum + value, before.count + count)
+            before = self.tallies.get(name, Tally(torch.zeros(()), 0))
+            self.tallies[name] = Tally(
+                before.sum.to(value.device, torch.float64) + value, before.count + count
+            )
 
-    def _drain_tallies(self) -> dict[str, float]:
-        """Means over the updates and processes since the last call."""
+    def _summed_tallies(self) -> dict[str, tuple[float, int]]:
+        """Sums and counts over the updates since the last log line, and over all processes, which all call it."""
         if not self.tallies:
             return {}
         names, tallies = zip(*sorted(self.tallies.items()))
         pairs = torch.tensor([[float(value), float(count)] for value, count in tallies], dtype=torch.float64)
         pairs = self.accelerator.reduce(pairs.to(self.accelerator.device), "sum")
-        self.tallies = {}
-        return {name: value / max(count, 1.0) for name, (value, count) in zip(names, pairs.tolist())}
+        return {name: (total, int(count)) for name, (total, count) in zip(names, pairs.tolist())}
+
+    def _drain_tallies(self) -> dict[str, float]:
+        """Means over the updates and processes since the last call."""
+        sums, self.tallies = self._summed_tallies(), {}
+        return {name: total / max(count, 1) for name, (total, count) in sums.items()}
 
     def _evaluate(self) -> dict[str, float]:
         self.module.eval()
@@ -334,10 +363,12 @@ class Trainer:
         """Write a checkpoint; the newest two can be resumed from, of the others the chosen keep their student."""
         self._saved_at, self._saved_step = time.monotonic(), self.position.step
         self._share_rejected()
+        state = {**vars(self.position), "tallies": self._summed_tallies(), "health": self.health.state()}
         if self.accelerator.is_main_process:
             before = self.checkpoints.steps()
             student, objective = self.module.student, self.module.objective
-            self.checkpoints.save(self.position.step, student, objective, self.optimizer, vars(self.position))
+            self.checkpoints.save(self.position.step, student, objective, self.optimizer, state)
+            self._list_rejected()
             chosen = self.chosen()
             for step in before[:-1]:
                 self.checkpoints.drop_training_state(step)
@@ -347,11 +378,7 @@ class Trainer:
 
     def chosen(self) -> list[int]:
         """Steps of the checkpoints that the final model is averaged from: the best ones, or the last."""
-        scored = [step for step in self.checkpoints.steps() if str(step) in self.position.scores]
-        if self.config.keep == "best":
-            scored.sort(key=lambda step: (self.position.scores[str(step)], -step))
-            return sorted(scored[: self.config.checkpoints])
-        return scored[-self.config.checkpoints :]
+        return chosen_steps(self.checkpoints.steps(), self.position.scores, self.config)
 
     def _warn(self, log: MetricsLog | None, report: Report, warnings: list[str]) -> None:
         for text in warnings:

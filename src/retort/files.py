@@ -1,0 +1,47 @@
+"""Files that are whole or not there, at whatever moment the process that writes them dies."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from retort.errors import UserError
+
+PARTIAL = ".partial"
+"""Suffix of what is being written, or was when its process died."""
+
+
+def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, run again") -> None:
+    """Write a file, or replace it in one step, so that nobody ever reads half of it.
+
+    The content goes to a name beside it that no other process has, is flushed to the disk and renamed; text is
+    written as UTF-8.
+
+    Args:
+        path: in a folder that exists.
+        remedy: told when it cannot be written.
+
+    Raises:
+        UserError: it cannot be written (disk full); what was there stays.
+    """
+    partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot be written ({error.strerror or error})", where=path, remedy=remedy) from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
