@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retort.allocator import tune_allocator
-from retort.errors import UserError
+from retort.errors import UserError, complain
 
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
@@ -61,16 +62,16 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"retort: {error}", file=sys.stderr)
+        complain(str(error))
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f"retort: {error.filename or 'disk'}: the disk is full. Free space, run again", file=sys.stderr)
+        complain(f"{error.filename or 'disk'}: the disk is full. Free space, run again")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == STOPPED:  # what typer makes of Ctrl-C
-            print(f"retort: stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}", file=sys.stderr)
+            complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
         raise
 
 
@@ -167,9 +168,14 @@ def train(
     screen = console if first else Console(quiet=True)
     try:
         with TrainingProgress(screen, loaded.training.steps) as display:
-            outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+            try:
+                outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+            except UserError:
+                # Of a process that has ended torchrun tells the others by SIGTERM: there is a line to be said first.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                raise
     except Stopped as stopped:
-        print(f"retort: {stopped}", file=sys.stderr)
+        complain(str(stopped))
         sys.exit(TERMINATED)
     if not first:
         return

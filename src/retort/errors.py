@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 
@@ -24,3 +26,19 @@ class UserError(Exception):
 
 class BadUtterance(UserError):
     """One utterance that cannot be used; long jobs skip, count and list it, single-file commands stop."""
+
+
+def complain(line: str) -> None:
+    """Say on stderr why this command ends; under `torchrun` the first process of a machine speaks for all.
+
+    What ends one process soon ends the others, whose own words would hide the reason.
+    """
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")  # ATTEMPT/RANK/error.json, in a folder of this launch
+    if own:
+        try:
+            (Path(own).parents[1] / "retort.said").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass  # better twice than never
+    print(f"retort: {line}", file=sys.stderr)

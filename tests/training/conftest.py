@@ -1,4 +1,4 @@
-"""A run that came to its end, made once."""
+"""A run that came to its end, made once, and cuts with their features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lhotse import CutSet
 
+from retort.config import FeatureConfig
+from retort.corpora.features import store_features
+from retort.corpora.opening import open_cuts
 from retort.recipe import load_recipe
 from retort.training.run import Outcome, train
 
@@ -25,3 +29,13 @@ def finished(recipe_text: Callable[[str], str], tmp_path_factory: pytest.TempPat
 def finished_root(finished: Outcome, tmp_path: Path) -> Path:
     """A copy of all that this run wrote, to be gone on with and changed."""
     return shutil.copytree(finished.folder.parent, tmp_path / "exp")
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training cuts with their features; the first and the sixth say the same words."""
+    folder = tmp_path_factory.mktemp("features")
+    cuts = list(store_features(open_cuts(corpus / "train").cuts, folder, FeatureConfig(bins=40))[0])
+    cuts[5].supervisions[0].text = cuts[0].supervisions[0].text
+    CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
+    return folder / "train.jsonl.gz"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.errors import UserError
-from retort.training.checkpoints import CheckpointFolder, average_weights, read_weights, save_weights
+from retort.training.checkpoints import CheckpointFolder, average_weights, read_weights
 
 
 class Parts:
@@ -228,10 +228,11 @@ def test_an_average_of_one_is_itself_and_bf16_does_not_lose_small_shares() -> No
 
 
 def test_weights_round_trip_whatever_their_layout(tmp_path: Path) -> None:
-    module = nn.Linear(3, 5)
-    module.weight.data = torch.randn(3, 5).T
-    save_weights(module, tmp_path / "w.safetensors")
-    assert torch.equal(read_weights(tmp_path / "w.safetensors")["weight"], module.weight)
+    folder, parts = CheckpointFolder(tmp_path), Parts(seed=1)
+    weight = parts.student.get_parameter("0.weight")
+    weight.data = torch.randn(4, 6).T
+    parts.save(folder, 1)
+    assert torch.equal(read_weights(folder.path(1) / "student.safetensors")["0.weight"], weight)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a tensor", b"\xff" * 64])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from lhotse import CutSet
-from tiny_trainers import NO_DROPOUT, trainer_of
+from tiny_trainers import NO_DROPOUT, read_cuts, trainer_of
 from torch import Tensor
+from two_processes import Task, results_of, run_in_two
 
-from retort.config import FeatureConfig, Recipe
-from retort.corpora.features import store_features
-from retort.corpora.opening import open_cuts
+from retort.config import Recipe
 from retort.distill import contrastive
 from retort.errors import UserError
+from retort.nn.collectives import sum_over_processes
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.recipe import load_recipe
+from retort.training.processes import lost_processes_told
 from retort.training.trainer import Trainer, process_seed
 
 STILL = ("training.clip=1e9", *NO_DROPOUT)
@@ -40,20 +39,6 @@ distill:
   - {{tap: acoustic, teacher: bert, loss: contrastive, temperature: 0.1, negatives: 9, same_token_negatives: false}}
   - {{tap: utterance, teacher: bert, loss: cosine, average: utterance}}
 """
-
-
-@pytest.fixture(scope="module")
-def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Training cuts with their features; the first and the sixth say the same words."""
-    folder = tmp_path_factory.mktemp("features")
-    cuts = list(store_features(open_cuts(corpus / "train").cuts, folder, FeatureConfig(bins=40))[0])
-    cuts[5].supervisions[0].text = cuts[0].supervisions[0].text
-    CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
-    return folder / "train.jsonl.gz"
-
-
-def read(manifest: Path) -> CutSet:
-    return CutSet.from_file(manifest).to_eager()
 
 
 def update(trainer: Trainer, groups: list[tuple[int, int]], manifest: Path) -> dict[str, Any]:
@@ -81,7 +66,7 @@ def one_process(
     recipe: Recipe, folder: Path, manifest: Path, groups: list[tuple[int, int]]
 ) -> dict[str, Any]:
     """The same of one process, whose negatives are drawn as two processes agree to draw them."""
-    trainer = trainer_of(recipe, folder, read(manifest))
+    trainer = trainer_of(recipe, folder, read_cuts(manifest))
     torch.manual_seed(process_seed(recipe.seed, 0, 0))
 
     def draw(size: int, negatives: int, **_: Any) -> Tensor:
@@ -99,13 +84,15 @@ def one_update(
 ) -> dict[str, Any]:
     """What one of two processes makes of its part of `groups`."""
     return update(
-        trainer_of(load_recipe(recipe, overrides), folder, read(manifest)), groups[process], manifest
+        trainer_of(load_recipe(recipe, overrides), folder, read_cuts(manifest)), groups[process], manifest
     )
 
 
 def whole_run(process: int, recipe: str, folder: Path, manifest: Path, letters: str) -> dict[str, Any]:
     """Four updates in one of two processes, which know these letters alone."""
-    trainer = trainer_of(load_recipe(recipe, ["training.steps=4"]), folder, read(manifest), letters=letters)
+    trainer = trainer_of(
+        load_recipe(recipe, ["training.steps=4"]), folder, read_cuts(manifest), letters=letters
+    )
     try:
         trainer.run(lambda step, values: None)
     except UserError as error:
@@ -127,12 +114,13 @@ def single_frames(process: int) -> dict[str, Any]:
     return {"alone": alone.detach(), "untouched": untouched, "after": dict(norm.state_dict())}
 
 
-def _work(process: int, port: int, folder: Path, tasks: dict[str, tuple[Any, ...]]) -> None:
-    place = {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
-    for name, (task, *arguments) in tasks.items():
-        torch.save(task(process, *arguments), folder / f"{name}.{process}.pt")
-    torch.distributed.destroy_process_group()
+def lose_the_other(process: int) -> dict[str, str]:
+    """What one process says when the other has gone without a word."""
+    if process == 1:
+        os._exit(0)
+    with pytest.raises(UserError) as told, lost_processes_told():
+        sum_over_processes(torch.ones(1))
+    return {"told": str(told.value)}
 
 
 @dataclass
@@ -146,24 +134,22 @@ class Case:
 
 
 class Pair:
-    """What two processes made of every task; they are started once, for that takes longest."""
+    """What two processes made of every task."""
 
     def __init__(self, folder: Path, manifest: Path, cases: dict[str, Case], recipe: str) -> None:
         self.folder, self.manifest, self.cases = folder, manifest, cases
-        tasks: dict[str, tuple[Any, ...]] = {
+        tasks: dict[str, Task] = {
             name: (one_update, case.recipe, case.overrides, folder / name, manifest, case.two)
             for name, case in cases.items()
         }
         for letters in ("abcdefg", "z"):
             tasks[letters] = (whole_run, recipe, folder / letters, manifest, letters)
         tasks["frames"] = (single_frames,)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        multiprocessing.spawn(_work, (port, folder, tasks), nprocs=2)
+        tasks["lost"] = (lose_the_other,)  # the last, for one of them is gone then
+        run_in_two(folder, tasks)
 
     def __getitem__(self, name: str) -> list[dict[str, Any]]:
-        return [torch.load(self.folder / f"{name}.{process}.pt", weights_only=True) for process in range(2)]
+        return results_of(self.folder, name)
 
     def of_one(self, name: str) -> dict[str, Any]:
         case = self.cases[name]
@@ -258,3 +244,17 @@ def test_statistics_need_two_frames_wherever_they_are(pair: Pair) -> None:
     expected(torch.randn(1, 2, 3)[0])
     for each in (first, second):
         torch.testing.assert_close(each["after"], dict(expected.state_dict()))
+
+
+def test_who_has_lost_the_other_says_so_in_one_line(pair: Pair) -> None:
+    told = torch.load(pair.folder / "lost.0.pt", weights_only=True)["told"]
+    assert told.startswith("process 0 of 2 has lost another one, which ended or cannot be reached (")
+    assert told.endswith("). Run the same command again: it goes on from the last checkpoint")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("error", [RuntimeError("gloo"), RuntimeError("shape"), KeyError("gloo")])
+def test_of_a_single_process_nothing_is_lost(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, lost_processes_told():
+        raise error
+    assert raised.value is error

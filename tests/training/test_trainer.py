@@ -23,8 +23,9 @@ from retort.text.tokenizers import CharacterTokenizer
 from retort.training.batches import Batch
 from retort.training.checkpoints import CheckpointFolder
 from retort.training.log import read_metrics
+from retort.training.processes import make_accelerator
 from retort.training.run import Outcome, train
-from retort.training.trainer import Stopped, Trainer, make_accelerator
+from retort.training.trainer import Stopped, Trainer
 
 ReadRecipe = Callable[..., Recipe]
 Report = Callable[[int, dict[str, float]], None]
@@ -174,9 +175,9 @@ def test_only_bad_utterances_end_the_run(cuts: CutSet, read_recipe: ReadRecipe, 
 
 
 class TestCheckpointsOfARun:
-    def scored(self, *scores: float) -> Callable[[], dict[str, float]]:
+    def scored(self, *scores: float) -> Callable[[object], dict[str, float]]:
         values = iter(scores)
-        return lambda: {"cer": next(values)}
+        return lambda student: {"cer": next(values)}
 
     def run(self, recipe: Recipe, folder: Path, cuts: CutSet, *scores: float) -> Trainer:
         trainer = trainer_of(recipe, folder, cuts, self.scored(*scores))

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from lhotse import CutSet
 
 from retort.config import Recipe
 from retort.distill.objective import Objective
+from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.batches import UtteranceDataset
 from retort.training.module import TrainingModule
-from retort.training.trainer import Trainer, make_accelerator
+from retort.training.processes import make_accelerator
+from retort.training.trainer import Trainer
 
 NO_DROPOUT = (
     "student.encoder.dropout=0",
@@ -29,11 +32,12 @@ def trainer_of(
     recipe: Recipe,
     folder: Path,
     cuts: CutSet,
-    validate: Callable[[], dict[str, float]] = lambda: {"cer": 0.5},
+    validate: Callable[[CifStudent], dict[str, float]] = lambda student: {"cer": 0.5},
     letters: str = "abcdefgh",
+    accelerator: Accelerator | None = None,
 ) -> Trainer:
     """Trains a fresh student of the recipe, which knows these letters, on `cuts`; writes into `folder`."""
-    accelerator = make_accelerator(recipe)
+    accelerator = accelerator or make_accelerator(recipe)
     tokenizer = CharacterTokenizer(["▁", *letters])
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
@@ -42,3 +46,7 @@ def trainer_of(
     module = TrainingModule(student, Objective(recipe.distill, student.tap_dims, dims))
     dataset = UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, None)
     return Trainer(recipe, folder, module, teachers, dataset, cuts, validate, accelerator)
+
+
+def read_cuts(manifest: Path) -> CutSet:
+    return CutSet.from_file(manifest).to_eager()

@@ -17,6 +17,12 @@ def process_index() -> int:
     return dist.get_rank() if process_count() > 1 else 0
 
 
+def wait_for_processes() -> None:
+    """Go on when every process has come here."""
+    if process_count() > 1:
+        dist.barrier()
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of every process's `values`, of one shape in all of them; differentiable.
 
@@ -25,9 +31,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
     """
     if process_count() == 1:
         return values
-    from torch.distributed.nn.functional import all_reduce
-
-    total: Tensor = all_reduce(values)
+    total: Tensor = _Sum.apply(values)
     return total
 
 
@@ -65,3 +69,21 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
+
+class _Sum(torch.autograd.Function):
+    """`torch.distributed.nn.functional.all_reduce`, which torch is going to drop."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        return _summed(values)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
+def _summed(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total

@@ -17,13 +17,8 @@ from torch import Tensor, nn
 
 from retort.config import TrainingConfig
 from retort.errors import UserError
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's parameters and buffers to `path`."""
-    save_file(
-        {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}, path
-    )
+from retort.nn.collectives import process_index, wait_for_processes
+from retort.training.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -46,7 +41,8 @@ _PARTS = ("student", "objective", "optimizer", "random")
 class CheckpointFolder:
     """`checkpoints/step-N` of an experiment: the student, and what resuming needs.
 
-    Each is written beside its final name and then renamed, so a folder named `step-N` is always whole.
+    Each is written beside its final name and then renamed, so a folder named `step-N` is always whole. All
+    processes of a run save and restore together, for each may hold but a part of the parameters; the first writes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,19 +63,20 @@ class CheckpointFolder:
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
     ) -> None:
-        """Write checkpoint `step`; `state` is anything that JSON can hold.
+        """Write checkpoint `step`; `state` is anything that JSON can hold. Every process must call this.
 
         Raises:
             UserError: it cannot be written (disk full); the checkpoints before stay as they are.
         """
+        parts = whole_weights(student), whole_weights(objective), whole_optimizer(optimizer), _random_states()
+        if process_index() > 0:
+            return
         self.tidy()
         partial = self.folder / f"partial-{step:08d}"
         try:
             partial.mkdir(parents=True)
-            save_weights(student, partial / "student.safetensors")
-            save_weights(objective, partial / "objective.safetensors")
-            save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-            save_file(_random_states(), partial / "random.safetensors")
+            for name, tensors in zip(_PARTS, parts):
+                save_file(tensors, partial / f"{name}.safetensors")
             (partial / "state.json").write_text(json.dumps({"step": step, **state}))
             for path in partial.iterdir():
                 with path.open("rb") as file:
@@ -106,7 +103,7 @@ class CheckpointFolder:
     def restore(
         self, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[dict[str, Any] | None, list[str]]:
-        """Load the newest whole checkpoint into the three.
+        """Load the newest whole checkpoint into the three. Every process must call this.
 
         Returns:
             Its `state`, or None where there is none, and a line for every one that was cut short and passed over.
@@ -124,14 +121,16 @@ class CheckpointFolder:
             except (UserError, OSError, ValueError) as error:
                 passed_over.append(f"{path.name} is not whole ({error}); going on from the one before")
                 continue
-            student.load_state_dict(tensors["student"])
-            objective.load_state_dict(tensors["objective"])
-            _load_optimizer(optimizer, tensors["optimizer"])
+            load_weights(student, tensors["student"])
+            load_weights(objective, tensors["objective"])
+            load_optimizer(optimizer, tensors["optimizer"])
             torch.set_rng_state(tensors["random"]["cpu"])
             if "cuda" in tensors["random"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state(tensors["random"]["cuda"])
-            for later in passed_over:
-                self.remove(int(later.split()[0][5:]))
+            wait_for_processes()  # another may still be reading what is removed here
+            if process_index() == 0:
+                for later in passed_over:
+                    self.remove(int(later.split()[0][5:]))
             return state, passed_over
         if passed_over:
             raise UserError(
@@ -190,20 +189,3 @@ def _random_states() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().contiguous().cpu()
-        for index, entries in state.items()
-        for name, value in entries.items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

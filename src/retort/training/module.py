@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """Sums over one batch.
+class StepOutput(NamedTuple):
+    """Sums over one batch; a tuple, for FSDP finds the tensors that it waits for in tuples and dicts alone.
 
     Attributes:
         token_sum: weighted losses that are divided by the number of tokens.

@@ -32,8 +32,9 @@ from retort.training.batches import UtteranceDataset
 from retort.training.checkpoints import CheckpointFolder, chosen_steps, read_weights
 from retort.training.data import Progress, load_data
 from retort.training.module import TrainingModule
+from retort.training.processes import lost_processes_told, make_accelerator
 from retort.training.teach import complete_stores, store_root
-from retort.training.trainer import REJECTED, Report, Trainer, make_accelerator
+from retort.training.trainer import REJECTED, Report, Trainer
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Outcome:
     before: bool = False
 
 
+@lost_processes_told()
 def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
     """Train a recipe into `root/NAME`, going on where an earlier call stopped; a finished run is only opened.
 
@@ -106,14 +108,14 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         teachers,
         dataset,
         data.train,
-        lambda: free_running(student, tokenizer, recipe, data.validation, accelerator),
+        lambda student: free_running(student, tokenizer, recipe, data.validation, accelerator),
         accelerator,
         data.rejected,
     )
     for line in trainer.resume():
         report(trainer.position.step, {"warning": line})
     trainer.run(report)
-    return _finish(recipe, folder, trainer, student, tokenizer)
+    return _finish(recipe, folder, trainer, tokenizer)
 
 
 def finished(recipe: Recipe, root: Path) -> Outcome | None:
@@ -206,10 +208,8 @@ def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) 
     return str(root / first.name)
 
 
-def _finish(
-    recipe: Recipe, folder: Path, trainer: Trainer, student: CifStudent, tokenizer: Tokenizer
-) -> Outcome:
-    averaged = trainer.chosen()
+def _finish(recipe: Recipe, folder: Path, trainer: Trainer, tokenizer: Tokenizer) -> Outcome:
+    student, averaged = trainer.student, trainer.chosen()
     student.load_state_dict(trainer.checkpoints.average(averaged))
     recogniser = Recogniser(
         student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import signal
 import threading
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from lhotse import CutSet
 
@@ -31,6 +31,7 @@ from retort.training.health import Health
 from retort.training.log import MetricsLog
 from retort.training.module import TrainingModule, read_signals
 from retort.training.schedule import learning_rate
+from retort.training.sharding import load_weights, whole, whole_weights
 
 Report = Callable[[int, dict[str, Any]], None]
 """Called with the step and the values that were just logged."""
@@ -57,23 +58,6 @@ class Position:
     scores: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate set up for the recipe's device and precision.
-
-    Raises:
-        UserError: fp16 without a GPU.
-    """
-    torch.set_num_threads(recipe.training.threads)
-    cpu = recipe.training.device == "cpu" or not torch.cuda.is_available()
-    if cpu and recipe.training.precision == "fp16":
-        raise UserError(
-            "training.precision is fp16 without a GPU", remedy="Set training.precision: bf16 or fp32"
-        )
-    precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
-    AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
-    return Accelerator(mixed_precision=precision, cpu=cpu)
 
 
 def freeze(student: CifStudent, parts: Sequence[str]) -> None:
@@ -117,7 +101,7 @@ class Trainer:
         teachers: by name; they stay outside the module, frozen.
         dataset: turns cuts into batches.
         cuts: to learn from.
-        validate: free-running error rates of the student as it stands; `cer` chooses checkpoints.
+        validate: free-running error rates of a student; `cer` chooses checkpoints.
         accelerator: devices and processes.
         rejected: utterances of the data that were left out before training; they are listed with those that
             training itself cannot use.
@@ -131,7 +115,7 @@ class Trainer:
         teachers: Mapping[str, Teacher],
         dataset: UtteranceDataset,
         cuts: CutSet,
-        validate: Callable[[], dict[str, float]],
+        validate: Callable[[CifStudent], dict[str, float]],
         accelerator: Accelerator,
         rejected: Sequence[Rejected] = (),
     ) -> None:
@@ -139,6 +123,8 @@ class Trainer:
         self.teachers, self.dataset, self.validate = teachers, dataset, validate
         self.accelerator = accelerator
         self.module, self._left_out = module, rejected
+        # Whole in every process, whatever becomes of the one that learns: to evaluate and to ship.
+        self.student = copy.deepcopy(module.student).to(accelerator.device).eval()
         freeze(module.student, self.config.freeze)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -320,7 +306,7 @@ class Trainer:
             share += loss.detach()
             self._tally(output.tallies)
         total = float(accelerator.reduce(share, "sum"))
-        norm = float(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip) or 0.0)
+        norm = float(whole(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)))
         self.health.check_loss(step, total, norm, self.tallies)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -351,9 +337,10 @@ class Trainer:
         return {name: total / max(count, 1) for name, (total, count) in sums.items()}
 
     def _evaluate(self) -> dict[str, float]:
-        self.module.eval()
+        load_weights(self.student, whole_weights(self.module.student))
         with self.accelerator.autocast():
-            values = {f"validation.{name}": value for name, value in self.validate().items()}
+            rates = self.validate(self.student)
+        values = {f"validation.{name}": value for name, value in rates.items()}
         if self.accelerator.num_processes > 1:  # rounding may differ, the choice of checkpoints must not
             values = broadcast_object_list([values])[0]
         self.position.scores[str(self.position.step)] = values["validation.cer"]
@@ -364,10 +351,10 @@ class Trainer:
         self._saved_at, self._saved_step = time.monotonic(), self.position.step
         self._share_rejected()
         state = {**vars(self.position), "tallies": self._summed_tallies(), "health": self.health.state()}
+        before = self.checkpoints.steps()
+        student, objective = self.module.student, self.module.objective
+        self.checkpoints.save(self.position.step, student, objective, self.optimizer, state)
         if self.accelerator.is_main_process:
-            before = self.checkpoints.steps()
-            student, objective = self.module.student, self.module.objective
-            self.checkpoints.save(self.position.step, student, objective, self.optimizer, state)
             self._list_rejected()
             chosen = self.chosen()
             for step in before[:-1]:
