@@ -45,6 +45,8 @@ training: {{steps: 12, peak_lr: 3.0e-3, warmup_steps: 4, precision: fp32, device
             log_steps: 2, checkpoints: 2}}
 """
 
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+
 Say = Callable[..., np.ndarray]
 MakeCorpus = Callable[..., Path]
 WriteRecipe = Callable[..., Path]
@@ -167,3 +169,15 @@ def make_bert(tmp_path_factory: pytest.TempPathFactory) -> MakeBert:
 def tone_bert(make_bert: MakeBert) -> Path:
     """A tiny BERT whose pieces are the letters of the language of tones."""
     return make_bert(vocabulary=[*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS)])
+
+
+@pytest.fixture(scope="session")
+def counting() -> Callable[[int, int], list[str]]:
+    """`counting(count, seed)`: sentences that count up, round and round: one word tells all the others."""
+
+    def sentences(count: int, seed: int) -> list[str]:
+        draw = np.random.default_rng(seed)
+        starts, lengths = draw.integers(0, 8, count), draw.integers(4, 10, count)
+        return [" ".join(NUMBERS[(s + i) % 8] for i in range(n)) for s, n in zip(starts, lengths)]
+
+    return sentences

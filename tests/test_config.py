@@ -24,7 +24,7 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith("lm/")])
 def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name

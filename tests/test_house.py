@@ -20,14 +20,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("recipe",),
     ("audio", "text"),
-    ("nn",),
+    ("nn", "lm"),
     ("students", "teachers", "corpora"),
     ("distill",),
     ("decoding",),
     ("evaluation",),
     ("training",),
     ("progress", "allocator"),
-    ("demo",),
+    ("demo", "verbs"),
     ("cli",),
 )
 """From the ground up; a room imports rooms of lower floors only. `distill` reads the types of its neighbours

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from retort.allocator import tune_allocator
 from retort.errors import UserError, complain
+from retort.verbs.lm import lm
+from retort.verbs.screen import EXPERIMENTS, STOPPED, TERMINATED, Overrides, RecipeName, console, tell
 
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
@@ -29,21 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(highlight=False)
-EXPERIMENTS = Path("exp")
-
-STOPPED = 130
-"""Exit code of a command that was stopped from the keyboard."""
-AFTER = dict.fromkeys(("train", "demo"), "; the same command goes on from the last checkpoint")
+app.add_typer(lm, name="lm")
+AFTER = dict.fromkeys(("train", "lm", "demo"), "; the same command goes on from the last checkpoint")
 AFTER["teach"] = "; every whole shard is kept, and the same command goes on behind them"
 """What a verb that was stopped can say of going on."""
-TERMINATED = 143
-"""Exit code of a command that SIGTERM stopped."""
-
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
-]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")]
 ModelFolder = Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")]
 
 
@@ -107,7 +98,7 @@ def prepare(
         prepared = PREPARERS[kind.value](None if grammar else Path(source), out, **options)
     for name, manifest in prepared.manifests.items():
         hours = prepared.seconds[name] / 3600
-        _tell(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h")
+        tell(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h")
     _say_rejected(len(prepared.rejected), f"{out}/*.rejected.tsv")
 
 
@@ -160,8 +151,8 @@ def train(
     from retort.evaluation.results import add_result
     from retort.progress import TrainingProgress, stage_progress
     from retort.recipe import load_recipe
+    from retort.training.loop import Stopped
     from retort.training.run import train as run_training
-    from retort.training.trainer import Stopped
 
     loaded = load_recipe(recipe, overrides or [])
     first = os.environ.get("RANK", "0") == "0"  # under torchrun the other processes only train
@@ -180,9 +171,9 @@ def train(
     if not first:
         return
     if outcome.before:
-        _tell(f"{outcome.folder} is finished: nothing to train")
+        tell(f"{outcome.folder} is finished: nothing to train")
     _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
-    _tell(
+    tell(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
     )
     for source in loaded.data.test:
@@ -244,9 +235,9 @@ def compare(
         rates = f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}"
         table.add_row(measure.upper(), *rates, f"{row.low:+.2%} to {row.high:+.2%}", f"{row.p:.4f}")
     console.print(table)
-    _tell(f"{row.utterances} utterances, {row.speakers} speakers; below zero the second is better")
+    tell(f"{row.utterances} utterances, {row.speakers} speakers; below zero the second is better")
     if row.note:
-        _tell(row.note, style="yellow")
+        tell(row.note, style="yellow")
 
 
 @app.command()
@@ -322,7 +313,7 @@ def info(
         table.add_row("trained", f"{description.shipped + description.training_only:,}")
     console.print(table)
     for line in description.lines:
-        _tell(line)
+        tell(line)
 
 
 @app.command()
@@ -344,8 +335,8 @@ def report(
     with stage_progress(console) as progress:
         written = write_report(experiments, out, progress)
     for line in written.missing:
-        _tell(line, style="yellow")
-    _tell(f"written to {written.html} and {written.markdown}")
+        tell(line, style="yellow")
+    tell(f"written to {written.html} and {written.markdown}")
 
 
 @app.command()
@@ -367,11 +358,6 @@ def _experiment_of(path: Path) -> Path:
     return path.parent if path.name == "model" else EXPERIMENTS / path.name
 
 
-def _tell(text: str, style: str | None = None) -> None:
-    """One line on the screen, never broken: paths are there to be copied."""
-    console.print(text, style=style, markup=False, soft_wrap=True)
-
-
 def _print_evaluation(source: str, evaluation: Evaluation) -> None:
     score, bounds = evaluation.score, evaluation.intervals
     rates = "  ".join(
@@ -379,21 +365,21 @@ def _print_evaluation(source: str, evaluation: Evaluation) -> None:
         for name in ("cer", "wer")
     )
     counts = score.words
-    _tell(f"{source}: {rates}")
-    _tell(
+    tell(f"{source}: {rates}")
+    tell(
         f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
         f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
         f"real-time factor {score.real_time_factor or 0.0:.3f}",
     )
-    _tell(f"written to {evaluation.folder}")
+    tell(f"written to {evaluation.folder}")
     if note := bounds["wer"].note:
-        _tell(note, style="yellow")
+        tell(note, style="yellow")
     _say_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
 
 
 def _say_rejected(count: int, where: str, what: str = "left out") -> None:
     if count:
-        _tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
+        tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,9 @@ class RowConfig:
 
 
 @dataclass
-class TrainingConfig:
+class LoopConfig:
+    """Of every training, whatever learns."""
+
     steps: int = 1000
     """Updates."""
     schedule: str = "tri_stage"
@@ -217,14 +219,18 @@ class TrainingConfig:
     """`auto` (a GPU if there is one) or `cpu`."""
     threads: int = 1
     evaluate_steps: int = 500
-    """Updates between free-running evaluations on the validation data."""
+    """Updates between evaluations on the validation data, of a recogniser free-running."""
     log_steps: int = 10
     checkpoint_minutes: float = 10.0
     """A run that is killed loses no more than this."""
     checkpoints: int = 5
     """How many of the `keep` checkpoints are averaged into the final model; 1 takes the best."""
     keep: str = "best"
-    """`best` (by free-running validation error) or `last`."""
+    """`best` (by validation error, of a language model by its loss) or `last`."""
+
+
+@dataclass
+class TrainingConfig(LoopConfig):
     init: str = ""
     """Experiment whose weights the student starts from; what does not fit is reported."""
     warm_start: str = ""
@@ -252,21 +258,24 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
+SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "normaliser.form": ("NFC", "NFD", "NFKC", "NFKD", "none"),
     "normaliser.case": ("upper", "lower", "keep"),
     "normaliser.punctuation": ("drop", "keep"),
     "normaliser.spaces": ("drop", "keep"),
+    "training.schedule": ("tri_stage", "cosine"),
+    "training.precision": ("fp32", "bf16", "fp16"),
+    "training.device": ("auto", "cpu"),
+    "training.keep": ("best", "last"),
+}
+"""Of every kind of recipe."""
+CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
     "tokenizer.kind": ("characters", "bpe", "teacher"),
     "features.storage": ("disk", "online"),
     "student.kind": ("cif",),
     "student.encoder.kind": ("conformer", "transformer"),
     "student.encoder.positions": ("relative", "rotary"),
     "student.encoder.convolution_norm": ("batch", "layer"),
-    "training.schedule": ("tri_stage", "cosine"),
-    "training.precision": ("fp32", "bf16", "fp16"),
-    "training.device": ("auto", "cpu"),
-    "training.keep": ("best", "last"),
 }
 TEACHER_CHOICES = {
     "kind": ("masked_lm",),

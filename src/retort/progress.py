@@ -24,6 +24,7 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.fields[values]}"),
         console=console,
         refresh_per_second=2,
+        speed_estimate_period=600,  # seconds; two reports of slow updates must fall into it
     )
 
 
@@ -72,17 +73,26 @@ class TrainingProgress:
             )
             return
         if self._task is None:
-            self._task = self.progress.add_task("training", total=self.steps, values="")
+            # From where a resumed run starts, or its speed would count what was done before.
+            self._task = self.progress.add_task("training", total=self.steps, completed=step, values="")
         rows = {
             key: value for key, value in values.items() if "." in key and not key.startswith("validation")
         }
         shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN} | rows
         text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if text:
+            speed = self.progress.tasks[self._task].speed
+            text += f"  {speed:.2f} steps/s" if speed else ""
             self.progress.update(self._task, completed=step, values=text)
         rates = {key.split(".")[1]: value for key, value in values.items() if key.startswith("validation.")}
         if rates:
-            line = "  ".join(f"{name.replace('_', ' ').upper()} {value:.2%}" for name, value in rates.items())
-            self.progress.console.print(f"step {step:>6}  validation, free-running: {line}", highlight=False)
+            line = "  ".join(_validated(name, value) for name, value in rates.items())
+            how = "validation, free-running" if "cer" in rates else "validation"
+            self.progress.console.print(f"step {step:>6}  {how}: {line}", highlight=False)
         if not self.console.is_terminal and text and step % 100 == 0:
             self.console.print(f"step {step:>6}  {text}", highlight=False)
+
+
+def _validated(name: str, value: float) -> str:
+    shown = SHOWN.get(name, name.replace("_", " ").upper())
+    return f"{shown} {value:.3f}" if name == "ce" else f"{shown} {value:.2%}"

@@ -6,10 +6,10 @@ A recipe is one YAML file. `base: NAME` at its top takes another recipe first.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +25,12 @@ from retort.config import (
 )
 from retort.errors import UserError
 
+T = TypeVar("T")
+
+
+LANGUAGE_MODELS = "lm/"
+"""How the names of packaged recipes of language models begin (`lm/config.py`)."""
+
 
 def recipe_names() -> list[str]:
     """Names of the packaged recipes, such as `aishell1/cif`."""
@@ -39,37 +45,64 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: no such recipe, an unknown key, a value of the wrong type or not among the choices.
     """
-    merged = OmegaConf.structured(Recipe)
-    for path in _with_bases(_find(recipe)):
-        try:
-            merged = OmegaConf.merge(merged, _read_yaml(path))
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
-            raise _explain(error, str(path)) from None
-    for override in overrides:
-        _lay_over(merged, override)
-    try:
-        result = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise _explain(error, recipe) from None
-    assert isinstance(result, Recipe)
+    if recipe.startswith(LANGUAGE_MODELS):
+        raise UserError(
+            "the recipe of a language model", where=recipe, remedy="Use it with `retort lm train`"
+        )
+    result = read_recipe(Recipe, recipe, overrides)
     check_recipe(result, recipe)
     return result
 
 
+def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> T:
+    """A recipe of the kind that the dataclass `schema` describes, its values not checked against each other.
+
+    Raises:
+        UserError: no such recipe, an unknown key or a value of the wrong type.
+    """
+    merged = OmegaConf.structured(schema)
+    for path in _with_bases(_find(recipe)):
+        try:
+            merged = OmegaConf.merge(merged, _read_yaml(path))
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            raise _explain(error, str(path), schema) from None
+    for override in overrides:
+        _lay_over(merged, override, schema)
+    return _to_object(merged, recipe, schema)
+
+
 def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
     """A recipe that was saved with :func:`recipe_to_dict`."""
+    return read_dict(Recipe, values, where)
+
+
+def read_dict(schema: type[T], values: dict[str, Any], where: str) -> T:
+    """The same for any kind of recipe."""
     try:
-        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), values))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise _explain(error, where) from None
-    assert isinstance(result, Recipe)
-    return result
+        raise _explain(error, where, schema) from None
+    return _to_object(merged, where, schema)
 
 
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+def recipe_to_dict(recipe: object) -> dict[str, Any]:
+    """What JSON can hold of a recipe of any kind."""
     result = OmegaConf.to_container(OmegaConf.structured(recipe))
     assert isinstance(result, dict)
     return {str(key): value for key, value in result.items()}
+
+
+def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
+    """Check the values at the dotted keys of `choices`.
+
+    Raises:
+        UserError: with the key, its value and what it may be.
+    """
+    for key, allowed in choices.items():
+        value: object = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        _choose(key, value, allowed, where)
 
 
 def check_recipe(recipe: Recipe, where: str) -> None:
@@ -80,14 +113,9 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     """
 
     def choose(key: str, value: object, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
+        _choose(key, value, choices, where)
 
-    for key, choices in CHOICES.items():
-        value: object = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
-        choose(key, value, choices)
+    check_choices(recipe, CHOICES, where)
     for name, teacher in recipe.teachers.items():
         for key, choices in TEACHER_CHOICES.items():
             choose(f"teachers.{name}.{key}", getattr(teacher, key), choices)
@@ -130,6 +158,11 @@ def _check_dropout(student: StudentConfig, where: str) -> None:
                 raise UserError(
                     f"student.{part}.{name} is {value}", where=where, remedy="Choose from 0 to below 1"
                 )
+
+
+def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> None:
+    if value not in choices:
+        raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
 
 
 def _check_sizes(student: StudentConfig, where: str) -> None:
@@ -196,7 +229,16 @@ def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
     return content
 
 
-def _lay_over(merged: DictConfig, override: str) -> None:
+def _to_object(merged: Any, where: str, schema: type[T]) -> T:
+    try:
+        result = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise _explain(error, where, schema) from None
+    assert isinstance(result, schema)
+    return result
+
+
+def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
@@ -208,24 +250,28 @@ def _lay_over(merged: DictConfig, override: str) -> None:
     try:
         OmegaConf.update(merged, key, value)
     except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
-        raise _explain(error, where) from None
+        raise _explain(error, where, schema) from None
 
 
-def _explain(error: Exception, where: str) -> UserError:
+def _explain(error: Exception, where: str, schema: type) -> UserError:
     key = getattr(error, "full_key", None) or ""
     message = _one_line(error)
     if ("not in" in message or "is not a" in message) and "subclass" in message:
         return UserError(f"a whole part is set to a single value ({message})", where=where)
     if "not in" in message and key:
         leaf = key.split(".")[-1]
-        known = sorted({name for cls in _dataclasses(Recipe) for name in cls.__dataclass_fields__})
+        known = sorted({name for cls in _dataclasses(schema) for name in cls.__dataclass_fields__})
         near = difflib.get_close_matches(leaf, known, n=1)
         return UserError(
             f"unknown key '{key}'",
             where=where,
-            remedy=f"Did you mean '{near[0]}'?" if near else "See retort/config.py for the keys",
+            remedy=f"Did you mean '{near[0]}'?" if near else f"See {_source(schema)} for the keys",
         )
     return UserError(f"{key}: {message}" if key else message, where=where)
+
+
+def _source(schema: type) -> str:
+    return f"{schema.__module__.replace('.', '/')}.py"
 
 
 def _dataclasses(root: type) -> list[Any]:

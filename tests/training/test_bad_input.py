@@ -15,8 +15,9 @@ from torch import Tensor
 
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.training import checkpoints, run
+from retort.training import checkpoints
 from retort.training.checkpoints import read_weights
+from retort.training.folder import claim
 from retort.training.log import read_metrics
 from retort.training.run import train
 
@@ -135,7 +136,7 @@ class TestRecipe:
     def test_its_copy_is_never_half_written(
         self, read_recipe: ReadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run._claim(tmp_path / "tiny", read_recipe())
+        claim(tmp_path / "tiny", read_recipe())
         before = (tmp_path / "tiny" / "recipe.json").read_bytes()
 
         def full(_: int) -> None:
@@ -143,7 +144,7 @@ class TestRecipe:
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=FULL):
-            run._claim(tmp_path / "tiny", read_recipe("seed=2"))
+            claim(tmp_path / "tiny", read_recipe("seed=2"))
         assert (tmp_path / "tiny" / "recipe.json").read_bytes() == before
 
 

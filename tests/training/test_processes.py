@@ -21,8 +21,9 @@ from retort.errors import UserError
 from retort.nn.collectives import sum_over_processes
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.recipe import load_recipe
+from retort.training.loop import process_seed
 from retort.training.processes import lost_processes_told
-from retort.training.trainer import Trainer, process_seed
+from retort.training.trainer import Trainer
 
 STILL = ("training.clip=1e9", *NO_DROPOUT)
 ROWS = """

@@ -72,7 +72,7 @@ def seen(student: CifStudent) -> dict[str, float]:
 
 
 def trainer_for(recipe: Recipe, folder: Path, manifest: Path, sharded: bool) -> Trainer:
-    accelerator = make_accelerator(recipe)
+    accelerator = make_accelerator(recipe.training)
     if sharded:
         divide(accelerator, fsdp_version=2, **WRAPS[recipe.training.precision])
     return trainer_of(recipe, folder, read_cuts(manifest), accelerator=accelerator, validate=seen)
@@ -216,12 +216,12 @@ def test_fsdp_sees_the_sums_of_a_pass() -> None:
 )
 def test_what_is_not_supported_is_one_line(options: dict[str, Any], reason: str, recipe: str) -> None:
     with pytest.raises(UserError, match=reason) as error:
-        divide(make_accelerator(load_recipe(recipe, [])), **options)
+        divide(make_accelerator(load_recipe(recipe, []).training), **options)
     assert "\n" not in str(error.value)
 
 
 def test_deepspeed_is_refused(recipe: str) -> None:
-    accelerator = make_accelerator(load_recipe(recipe, []))
+    accelerator = make_accelerator(load_recipe(recipe, []).training)
     accelerator.state.distributed_type = DistributedType.DEEPSPEED
     with pytest.raises(UserError, match="DEEPSPEED"):
         check_division(accelerator)

@@ -23,9 +23,10 @@ from retort.text.tokenizers import CharacterTokenizer
 from retort.training.batches import Batch
 from retort.training.checkpoints import CheckpointFolder
 from retort.training.log import read_metrics
+from retort.training.loop import Stopped
 from retort.training.processes import make_accelerator
 from retort.training.run import Outcome, train
-from retort.training.trainer import Stopped, Trainer
+from retort.training.trainer import Trainer
 
 ReadRecipe = Callable[..., Recipe]
 Report = Callable[[int, dict[str, float]], None]
@@ -142,13 +143,16 @@ def test_the_loss_goes_down(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Pat
 
 def test_two_precisions_follow_one_another_in_one_process(read_recipe: ReadRecipe) -> None:
     chosen = ["fp32", "bf16", "fp32"]
-    found = [make_accelerator(read_recipe(f"training.precision={each}")).mixed_precision for each in chosen]
+    found = [
+        make_accelerator(read_recipe(f"training.precision={each}").training).mixed_precision
+        for each in chosen
+    ]
     assert found == ["no", "bf16", "no"]
 
 
 def test_half_precision_needs_a_gpu(read_recipe: ReadRecipe) -> None:
     with pytest.raises(UserError, match="fp16 without a GPU"):
-        make_accelerator(read_recipe("training.precision=fp16"))
+        make_accelerator(read_recipe("training.precision=fp16").training)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -37,7 +37,7 @@ def trainer_of(
     accelerator: Accelerator | None = None,
 ) -> Trainer:
     """Trains a fresh student of the recipe, which knows these letters, on `cuts`; writes into `folder`."""
-    accelerator = accelerator or make_accelerator(recipe)
+    accelerator = accelerator or make_accelerator(recipe.training)
     tokenizer = CharacterTokenizer(["▁", *letters])
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)

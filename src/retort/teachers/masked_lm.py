@@ -10,8 +10,8 @@ from torch import Tensor
 
 from retort.config import TeacherConfig
 from retort.errors import UserError
+from retort.lm.pretrained import check_frame, longest_input, open_encoder, open_tokenizer
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
-from retort.teachers.pretrained import open_encoder, open_tokenizer
 from retort.teachers.teacher import Reading
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ class MaskedLMTeacher:
         self.device = torch.device(device)
         self.batch_pieces = batch_pieces
         self.tokenizer = open_tokenizer(config.model)
-        _check_frame(self.tokenizer, config.model)
+        check_frame(self.tokenizer, config.model)
         self._model = open_encoder(config.model)
         _check_vocabulary(self._model, self.tokenizer, config.model)
         self._model.to(self.device)
-        self.maximum_pieces = _maximum_pieces(self._model, self.tokenizer)
+        self.maximum_pieces = longest_input(self._model, self.tokenizer)
         """Longest input, [CLS] and [SEP] counted."""
         self.dim = self._check_layers()
 
@@ -173,16 +173,6 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    if sum(special) != 2 or not special[0] or not special[-1]:
-        raise UserError(
-            "its tokenizer does not put a sentence between [CLS] and [SEP]",
-            where=name,
-            remedy="Choose a masked language model, for example BERT or RoBERTa",
-        )
-
-
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
     if highest >= rows:
@@ -191,15 +181,3 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
             where=name,
             remedy="Put the model's own tokenizer beside it",
         )
-
-
-def _maximum_pieces(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    limits = [tokenizer.model_max_length]
-    if (positions := getattr(model.config, "max_position_embeddings", None)) and positions > 0:
-        limits.append(positions)
-    for module_name, module in model.named_modules():
-        if module_name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            # RoBERTa and its kin count positions from behind the padding index.
-            taken = 0 if module.padding_idx is None else module.padding_idx + 1
-            limits.append(module.num_embeddings - taken)
-    return int(min(limits))

@@ -9,9 +9,9 @@ import torch
 
 from retort.config import TeacherConfig
 from retort.errors import UserError
+from retort.lm.pretrained import open_tokenizer
 from retort.teachers.cache import CachedTeacher
 from retort.teachers.masked_lm import MaskedLMTeacher
-from retort.teachers.pretrained import open_tokenizer
 from retort.teachers.store import StoredTeacher
 from retort.teachers.teacher import Teacher
 

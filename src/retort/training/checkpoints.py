@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from retort.config import TrainingConfig
+from retort.config import LoopConfig
 from retort.errors import UserError
 from retort.nn.collectives import process_index, wait_for_processes
 from retort.training.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
@@ -161,7 +161,7 @@ class CheckpointFolder:
         return average_weights([read_weights(self.path(step) / "student.safetensors") for step in steps])
 
 
-def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: TrainingConfig) -> list[int]:
+def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: LoopConfig) -> list[int]:
     """The best or the last of `steps`, ascending, as `config` has it: what a model is averaged from."""
     scored = [step for step in steps if str(step) in scores]
     if config.keep == "best":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retort.config import TrainingConfig
+from retort.config import LoopConfig
 from retort.distill.objective import Need
 from retort.errors import UserError
 from retort.teachers.signal import Signal
@@ -32,7 +32,7 @@ class Health:
         config: whose warm-up is left in peace.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: LoopConfig) -> None:
         self.config = config
         self.told: set[str] = set()
         self.silent = 0

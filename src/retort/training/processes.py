@@ -11,24 +11,24 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from retort.config import Recipe
+from retort.config import LoopConfig
 from retort.errors import UserError
 from retort.nn.collectives import process_count, process_index
 
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate set up for the recipe's device and precision.
+def make_accelerator(config: LoopConfig) -> Accelerator:
+    """Accelerate set up for a training's device and precision.
 
     Raises:
         UserError: fp16 without a GPU, or a way to divide parameters that is not supported.
     """
-    torch.set_num_threads(recipe.training.threads)
-    cpu = recipe.training.device == "cpu" or not torch.cuda.is_available()
-    if cpu and recipe.training.precision == "fp16":
+    torch.set_num_threads(config.threads)
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if cpu and config.precision == "fp16":
         raise UserError(
             "training.precision is fp16 without a GPU", remedy="Set training.precision: bf16 or fp32"
         )
-    precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
+    precision = {"fp32": "no"}.get(config.precision, config.precision)
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
     check_division(accelerator)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from lhotse import CutSet
-from safetensors import SafetensorError
 
 from retort.config import Recipe, TeacherConfig
 from retort.corpora.cuts import Rejected, read_rejected, write_rejected
@@ -20,8 +16,7 @@ from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
-from retort.files import write_whole
-from retort.recipe import load_recipe, recipe_from_dict, recipe_to_dict
+from retort.recipe import load_recipe, recipe_to_dict
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher, teacher_tokenizer
@@ -31,10 +26,12 @@ from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
 from retort.training.checkpoints import CheckpointFolder, chosen_steps, read_weights
 from retort.training.data import Progress, load_data
+from retort.training.folder import claim, holds, save_whole
+from retort.training.loop import Report
 from retort.training.module import TrainingModule
 from retort.training.processes import lost_processes_told, make_accelerator
 from retort.training.teach import complete_stores, store_root
-from retort.training.trainer import REJECTED, Report, Trainer
+from retort.training.trainer import REJECTED, Trainer
 
 
 @dataclass
@@ -76,11 +73,11 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         UserError: what the data, the recipe or the experiment's folder has wrong.
     """
     folder = root / recipe.name
-    _claim(folder, recipe)
+    claim(folder, recipe)
     if (outcome := finished(recipe, root)) is not None:
         return outcome
     origin = _warm_start(recipe, root, progress, report)
-    accelerator = make_accelerator(recipe)
+    accelerator = make_accelerator(recipe.training)
     # Before the data, which may take hours to prepare.
     teachers = {
         name: open_teacher(recipe.teachers[name], accelerator.device, stores=store_root(root))
@@ -122,7 +119,7 @@ def finished(recipe: Recipe, root: Path) -> Outcome | None:
     """What an earlier call made of the same recipe, if it came to the end and its model is there."""
     folder, steps = root / recipe.name, recipe.training.steps
     checkpoints = CheckpointFolder(folder / "checkpoints")
-    if not _holds(folder / "recipe.json", recipe_to_dict(recipe)) or steps not in checkpoints.steps():
+    if not holds(folder / "recipe.json", recipe_to_dict(recipe)) or steps not in checkpoints.steps():
         return None
     on_cpu = recipe.training.device == "cpu" or not torch.cuda.is_available()
     try:
@@ -153,7 +150,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
         teacher=pieces,
         teacher_case=case,
     )
-    _save_whole(tokenizer.save, folder / "tokenizer")
+    save_whole(tokenizer.save, folder / "tokenizer")
     return tokenizer
 
 
@@ -215,73 +212,11 @@ def _finish(recipe: Recipe, folder: Path, trainer: Trainer, tokenizer: Tokenizer
         student, tokenizer, recipe.features, recipe.normaliser, trainer.accelerator.device
     )
     if trainer.accelerator.is_main_process:
-        _save_whole(recogniser.save, folder / "model")
+        save_whole(recogniser.save, folder / "model")
     trainer.accelerator.wait_for_everyone()
     position = trainer.position
     params = sum(parameter.numel() for parameter in student.parameters())
     return Outcome(folder, recogniser, position.seconds, position.step, params, averaged, trainer.rejected)
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the experiment's folder, or check that it is of the same recipe."""
-    path = folder / "recipe.json"
-    wanted = recipe_to_dict(recipe)
-    # Where nothing was made yet, a run failed early and the recipe may have been mended.
-    if path.exists() and any((folder / made).exists() for made in ("tokenizer", "checkpoints", "model")):
-        try:
-            there = recipe_to_dict(recipe_from_dict(json.loads(path.read_text()), str(path)))
-        except ValueError as error:
-            raise UserError(f"not valid JSON ({error})", where=path, remedy="Remove the folder") from None
-        changed = sorted(_differences(there, wanted))
-        if changed:
-            raise UserError(
-                f"it holds a run of another recipe ({', '.join(changed)})",
-                where=folder,
-                remedy="Give name=ANOTHER to train beside it, or remove the folder",
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
-    if not _holds(path, wanted):  # under torchrun every process comes here, and others may be reading
-        write_whole(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
-
-
-def _holds(path: Path, wanted: object) -> bool:
-    try:
-        return bool(json.loads(path.read_text()) == wanted)
-    except (OSError, ValueError):
-        return False
-
-
-def _save_whole(save: Callable[[Path], object], path: Path) -> None:
-    """Let `save` write a folder, which bears its name once it is whole.
-
-    Raises:
-        UserError: it cannot be written (disk full); what was there stays.
-    """
-    partial, former = (path.with_name(f"{path.name}.{name}") for name in ("partial", "former"))
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        save(partial)
-        if path.exists():  # a folder cannot take the place of another in one step
-            shutil.rmtree(former, ignore_errors=True)
-            path.rename(former)
-        partial.rename(path)
-        shutil.rmtree(former, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot be written ({error})", where=path, remedy="Free space, run again: nothing is lost"
-        ) from None
-
-
-def _differences(old: object, new: object, key: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = list(dict.fromkeys([*old, *new]))
-        return [
-            line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}")
-        ]
-    return [] if old == new else [f"{key[1:]}: {old} there, {new} here"]
 
 
 def _taught_by(recipe: Recipe) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from retort.config import TrainingConfig
+from retort.config import LoopConfig
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, config: LoopConfig) -> float:
     """The rate of update number `step`, counted from 0.
 
     `tri_stage`: linear from `floor_share` of the peak over `warmup_steps`, held for `hold_steps`, then

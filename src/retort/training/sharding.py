@@ -60,4 +60,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    return whole(tensor.detach()).contiguous().cpu()
+    # Cloned, for safetensors refuses what shares memory, as tied embeddings do.
+    return whole(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)

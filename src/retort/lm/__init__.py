@@ -1,0 +1,1 @@
+"""Language models: their recipes, the models, and what they say of text."""

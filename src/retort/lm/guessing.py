@@ -1,0 +1,218 @@
+"""What a masked language model guesses of pieces that are hidden from it: perplexities and accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retort.errors import UserError
+from retort.lm.masked import MaskedBatch, MaskedLM, pad_rows
+from retort.lm.pretrained import (
+    check_frame,
+    check_mask_piece,
+    longest_input,
+    open_masked_lm,
+    open_tokenizer,
+)
+from retort.text.normalise import is_cjk
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Ids = NDArray[np.int64]
+_AT_ONCE = 256
+"""Sentences whose copies are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Of the pieces of one sentence, in order, the special ones left out.
+
+    Attributes:
+        nll: negative log probability of each, nats, float64.
+        correct: whether it was the first guess.
+    """
+
+    nll: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LmScore:
+    """How well a model knows a text.
+
+    Attributes:
+        sentences: with at least one piece.
+        pieces: of all sentences, each hidden once, alone.
+        words: between white space; a Han character is one.
+        unknown: pieces that stand for something outside the vocabulary.
+        perplexity: exp of the mean of the pieces' negative log probability: pseudo-perplexity (Salazar et al. 2020).
+        word_perplexity: exp of the sum over all pieces, divided by the number of words.
+        top1: share of pieces that were the first guess.
+        word_top1: share of words guessed whole, all pieces of a word hidden at once.
+    """
+
+    sentences: int
+    pieces: int
+    words: int
+    unknown: int
+    perplexity: float
+    word_perplexity: float
+    top1: float
+    word_top1: float
+
+
+def open_guesser(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
+    """A masked language model by Hugging Face name or folder, its tokenizer, and how many pieces it reads at most.
+
+    Raises:
+        UserError: it cannot be found or opened, or is no masked language model.
+    """
+    tokenizer = open_tokenizer(name)
+    check_frame(tokenizer, name)
+    check_mask_piece(tokenizer, name)
+    model = open_masked_lm(name)
+    return MaskedLM(model), tokenizer, longest_input(model, tokenizer)
+
+
+def score_sentences(
+    model: MaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[str],
+    longest: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LmScore:
+    """Hide every piece in turn, then every word, and see what the model makes of it.
+
+    Args:
+        sentences: as the model is to read them.
+        longest: pieces of a sentence, the special ones counted; its end is cut off.
+        progress: called with the sentences done and their number.
+
+    Raises:
+        UserError: there is no piece in `sentences`.
+    """
+    nll, unknown, known, correct, words, whole = 0.0, 0, 0, 0, 0, 0
+    pieces = 0
+    for start in range(0, len(sentences), _AT_ONCE):
+        texts = list(sentences[start : start + _AT_ONCE])
+        encoded = tokenizer(texts, truncation=True, max_length=longest, return_offsets_mapping=True)
+        rows = [np.array(ids) for ids in encoded["input_ids"]]
+        alone = [np.arange(len(ids) - 2) for ids in rows]
+        by_word = [
+            # By its last character: some tokenizers count the space before a piece with it.
+            word_numbers(text, [max(last - 1, 0) for _, last in spans[1:-1]])
+            for text, spans in zip(texts, encoded["offset_mapping"])
+        ]
+        for ids, each in zip(rows, guess(model, tokenizer, rows, alone)):
+            nll += float(each.nll.sum())
+            correct += int(each.correct.sum())
+            pieces += len(each.nll)
+            known += len(each.nll) > 0
+            unknown += int((ids[1:-1] == tokenizer.unk_token_id).sum())
+        for numbers, each in zip(by_word, guess(model, tokenizer, rows, by_word)):
+            hits = [each.correct[numbers == number].all() for number in np.unique(numbers)]
+            words += len(hits)
+            whole += sum(map(bool, hits))
+        progress(min(start + _AT_ONCE, len(sentences)), len(sentences))
+    if not pieces:
+        raise UserError("no sentence of it has a piece", remedy="Give other text")
+    return LmScore(
+        known,
+        pieces,
+        words,
+        unknown,
+        _perplexity(nll / pieces),
+        _perplexity(nll / words),
+        correct / pieces,
+        whole / words,
+    )
+
+
+@torch.no_grad()
+def guess(
+    model: MaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[Ids],
+    groups: Sequence[Ids],
+    pieces: int = 4096,
+) -> list[Guess]:
+    """Guess every piece of every sentence once, hidden together with those of its group.
+
+    The model is left in evaluation mode; an autocast that is on is used.
+
+    Args:
+        sentences: ids of `[CLS] pieces [SEP]`.
+        groups: of each sentence's pieces, the special ones left out: pieces of one number are hidden together,
+            a number is one row for the model.
+        pieces: in one forward pass, padding counted.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    results = [Guess(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
+    rows = [
+        (index, np.flatnonzero(numbers == number) + 1)
+        for index, numbers in enumerate(groups)
+        for number in np.unique(numbers)
+    ]
+    rows.sort(key=lambda row: len(sentences[row[0]]), reverse=True)
+    for batch in _cut(rows, [len(sentences[index]) for index, _ in rows], pieces):
+        ids, mask = pad_rows([sentences[index] for index, _ in batch], tokenizer.pad_token_id or 0)
+        chosen = torch.zeros_like(mask)
+        for row, (_, positions) in enumerate(batch):
+            chosen[row, torch.from_numpy(positions)] = True
+        hidden = MaskedBatch(ids.masked_fill(chosen, tokenizer.mask_token_id), mask, chosen, ids[chosen]).to(
+            device
+        )
+        log_probs = model(hidden.ids, hidden.mask, hidden.chosen).double().log_softmax(-1)
+        nll = -log_probs.gather(-1, hidden.targets[:, None])[:, 0].cpu().numpy()
+        correct = (log_probs.argmax(-1) == hidden.targets).cpu().numpy()
+        start = 0
+        for index, positions in batch:
+            stop = start + len(positions)
+            results[index].nll[positions - 1] = nll[start:stop]
+            results[index].correct[positions - 1] = correct[start:stop]
+            start = stop
+    return results
+
+
+def fixed_masks(sentences: Sequence[Ids], share: float) -> list[Ids]:
+    """Groups for :func:`guess` that hide about `share` of a sentence at a time; the same at each call."""
+    rows = round(1 / share)
+    return [
+        np.random.default_rng(index).permutation(len(ids) - 2) % rows for index, ids in enumerate(sentences)
+    ]
+
+
+def word_numbers(text: str, places: Sequence[int]) -> Ids:
+    """The number, from 0, of the word to which each of these characters belongs.
+
+    Words are parted by white space; a Han character is one.
+    """
+    number, before, numbers = -1, " ", []
+    for character in text:
+        apart = before.isspace() or is_cjk(before) or is_cjk(character)
+        number += apart and not character.isspace()
+        numbers.append(number)
+        before = character
+    return np.array([numbers[place] for place in places], np.int64)
+
+
+def _cut(rows: list[tuple[int, Ids]], lengths: Sequence[int], pieces: int) -> Iterator[list[tuple[int, Ids]]]:
+    """Runs of rows, longest first, of at most `pieces` with padding."""
+    start = 0
+    while start < len(rows):
+        stop = start + max(pieces // lengths[start], 1)
+        yield rows[start:stop]
+        start = stop
+
+
+def _perplexity(nats: float) -> float:
+    """exp, infinite where a float does not hold it."""
+    return math.exp(nats) if nats < 700.0 else math.inf

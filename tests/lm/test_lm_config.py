@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retort.errors import UserError
+from retort.lm.config import load_lm_recipe
+from retort.recipe import load_recipe, recipe_names
+
+RECIPE = "name: toy\ntext: [{source: a.txt}]\nheld_out: [b.txt]\n"
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("lm/")])
+def test_packaged_recipes_never_learn_from_what_scores(name: str) -> None:
+    recipe = load_lm_recipe(name)
+    assert recipe.name == name
+    assert recipe.held_out == ["speechocean762/tune"]
+    assert {each.source for each in recipe.text} == {"text/english_sentences.txt.xz", "speechocean762/train"}
+
+
+def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE)
+    recipe = load_lm_recipe(str(path), ["training.steps=7", "text=[{source: c.txt, repeat: 3}]"])
+    assert (recipe.training.steps, recipe.text[0].source, recipe.text[0].repeat) == (7, "c.txt", 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kind=causal", "kind is 'causal'. Choose one of masked"),
+        ("tokenizer.kind=bpe", "tokenizer.kind is 'bpe'. Choose one of wordpiece"),
+        ("training.schedule=steep", "training.schedule is 'steep'"),
+        ("student.kind=cif", "unknown key 'student'"),
+        ("training.mask=0.2", "Did you mean 'masking'"),
+        ("text=[]", "text is empty: there is nothing to learn from"),
+        ("held_out=[]", "held_out is empty: there is nothing to validate on"),
+        ("text=[{source: a.txt, repeat: 0}]", "repeat below 1"),
+        ("training.masking=1.0", "training.masking is 1"),
+        ("model.heads=3", "model.dim 256 is not a multiple of model.heads 3"),
+        ("batches.longest=9999", "Choose 3 <= longest <= pieces"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE)
+    with pytest.raises(UserError) as caught:
+        load_lm_recipe(str(path), [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recogniser_is_not_trained_by_a_language_models_recipe() -> None:
+    with pytest.raises(UserError, match="retort lm train"):
+        load_recipe("lm/english_bert")
