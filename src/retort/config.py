@@ -11,6 +11,32 @@ from omegaconf import MISSING
 
 
 @dataclass
+class SpokenConfig:
+    """Text that espeak-ng reads aloud: easy speech for a warm start, or more words than the recordings have.
+
+    English only. It is heard at its own speed, whatever `augment.speeds` says.
+    """
+
+    voices: int = 0
+    """The first so many of its voices take turns; 0 for no such speech."""
+    transcripts: bool = True
+    """Whether it reads the transcripts, of training and validation, in place of their recordings."""
+    texts: list[str] = field(default_factory=list)
+    """Texts, one sentence a line, of which it reads some for training; what validation says is left out."""
+    sentences: int = 0
+    """How many of them, drawn at random from those that have a number of words within `words`."""
+    words: list[int] = field(default_factory=lambda: [3, 12])
+    rate: list[int] = field(default_factory=lambda: [140, 190])
+    """Range of words a minute."""
+    pitch: list[int] = field(default_factory=lambda: [35, 65])
+    """Range on espeak-ng's scale; 50 is a voice's own."""
+    snr: list[float] = field(default_factory=lambda: [15.0, 30.0])
+    """Range of signal-to-noise ratios, dB."""
+    seed: int = 1
+    """Of the draw and of how everything sounds; not `seed`, so that runs with other seeds hear the same."""
+
+
+@dataclass
 class DataConfig:
     """Where the utterances are. Each entry is a Kaldi folder or a lhotse manifest (`*.jsonl.gz`).
 
@@ -22,9 +48,7 @@ class DataConfig:
     """Chooses checkpoints; never learned from, never reported."""
     test: list[str] = field(default_factory=list)
     """Scored once, after training."""
-    voices: int = 0
-    """0 takes the recordings. N takes their transcripts alone, read by the first N voices of espeak-ng: easy
-    speech for a warm start, English only."""
+    spoken: SpokenConfig = field(default_factory=SpokenConfig)
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from retort.errors import UserError
@@ -36,6 +39,18 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"cannot be written ({error.strerror or error})", where=path, remedy=remedy) from None
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is within the same lock; one that dies leaves it.
+
+    Args:
+        lock: a file in a folder that exists; it stays, empty.
+    """
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _flush_folder(folder: Path) -> None:

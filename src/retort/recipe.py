@@ -20,6 +20,7 @@ from retort.config import (
     TEACHER_CHOICES,
     Recipe,
     RowConfig,
+    SpokenConfig,
     StudentConfig,
     TeacherConfig,
 )
@@ -149,6 +150,20 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         )
     _check_sizes(recipe.student, where)
     _check_dropout(recipe.student, where)
+    _check_spoken(recipe.data.spoken, where)
+
+
+def _check_spoken(spoken: SpokenConfig, where: str) -> None:
+    for name in ("words", "rate", "pitch", "snr"):
+        values = getattr(spoken, name)
+        if len(values) != 2 or values[0] > values[1]:
+            raise UserError(
+                f"data.spoken.{name} is {list(values)}", where=where, remedy="Give the lowest and the highest"
+            )
+    if spoken.sentences and not spoken.voices:
+        raise UserError(
+            "data.spoken.sentences without a voice", where=where, remedy="Set data.spoken.voices, e.g. 16"
+        )
 
 
 def _check_dropout(student: StudentConfig, where: str) -> None:

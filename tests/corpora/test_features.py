@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -95,13 +96,6 @@ class TestBrokenOff:
         monkeypatch.setattr(CutFeatures, "made", lambda *_: pytest.fail("made again"))
         stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
         assert len(stored) == 6
-
-    def test_two_that_wrote_at_once_give_each_utterance_once(self, cuts: CutSet, tmp_path: Path) -> None:
-        folder = tmp_path / "cache"
-        store_features(cuts, folder, CONFIG)
-        manifest = folder / "cuts.jsonl"
-        manifest.write_bytes(manifest.read_bytes() * 2)
-        assert list(store_features(cuts, folder, CONFIG)[0].ids) == list(cuts.ids)
 
 
 class Full:
@@ -272,3 +266,17 @@ def test_rejected_lines_are_json(cuts: CutSet, tmp_path: Path) -> None:
     store_features(cuts, tmp_path / "cache", CONFIG)
     (line,) = (tmp_path / "cache" / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line)[0] == next(iter(cuts.ids))
+
+
+def test_two_processes_at_once_make_them_once(cuts: CutSet, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=store_features, args=(cuts, tmp_path / "cache", CONFIG)) for _ in "ab"
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    lines = (tmp_path / "cache" / "cuts.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == sorted(cuts.ids)

@@ -23,7 +23,7 @@ from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
 from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.errors import BadUtterance, UserError
-from retort.files import write_whole
+from retort.files import one_at_a_time, write_whole
 
 Progress = Callable[[int, int], None]
 
@@ -151,6 +151,8 @@ def store_features(
 ) -> tuple[CutSet, list[Rejected]]:
     """Make the features of every cut once; what an earlier, broken-off call made is kept.
 
+    Of two processes that make the same, one waits.
+
     Returns:
         The cuts with their features, and those that have none with the reason.
 
@@ -161,18 +163,18 @@ def store_features(
     done = folder / "done"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not done.exists():
-            bad = _make_features(cuts, folder, manifest, config, progress)
-            write_whole(rejected_path, "".join(json.dumps([each.id, each.reason]) + "\n" for each in bad))
-            done.touch()
+        with one_at_a_time(folder / "lock"):
+            if not done.exists():
+                bad = _make_features(cuts, folder, manifest, config, progress)
+                lines = [json.dumps([each.id, each.reason]) + "\n" for each in bad]
+                write_whole(rejected_path, "".join(lines))
+                done.touch()
     except OSError as error:  # of a full disk the manifest's writer may tell only when it is closed
         raise UserError(
             f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
         ) from None
     rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
-    # By id, for two runs that were started at once may both have written.
-    stored = CutSet.from_file(manifest) if manifest.stat().st_size else CutSet([])
-    kept = CutSet.from_cuts({cut.id: cut for cut in stored}.values())
+    kept = CutSet.from_file(manifest).to_eager() if manifest.stat().st_size else CutSet([])
     if len(kept) == 0:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
         raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
