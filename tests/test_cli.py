@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,59 @@ class TestEvaluateAndCompare:
             (tmp_path / "broken.json").write_text(content)
             is_one_line(retort("compare", first, tmp_path / "broken.json"), "broken.json")
         is_one_line(retort("compare", first, tmp_path / "nowhere.json"), "nowhere.json")
+
+    def test_another_folder(self, retort: Retort, experiment: Path, corpus: Path, tmp_path: Path) -> None:
+        answer = retort("evaluate", experiment, corpus / "test", "--out", "elsewhere")
+        assert (answer.code, answer.error) == (0, "")
+        assert (tmp_path / "elsewhere" / "evaluation" / f"{corpus.name}-test" / "score.json").is_file()
+        assert not (tmp_path / "exp").exists()
+
+
+class TestRelease:
+    TERMS = ("--licence", "MIT", "--language", "en", "--data-note", "tones", "--data-note", "more tones")
+
+    def test_a_release_in_use(
+        self, retort: Retort, experiment: Path, corpus: Path, tmp_path: Path, say: Say
+    ) -> None:
+        answer = retort("release", experiment, "models/tones", *self.TERMS)
+        assert (answer.code, answer.error) == (0, "")
+        assert "models/tones: 0.1 MB" in answer.out
+        assert "absolute paths" in answer.out
+        card = (tmp_path / "models/tones/README.md").read_text()
+        assert "- tones\n- more tones\n" in card
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")}
+        score = tmp_path / f"exp/models/tones/evaluation/{corpus.name}-test/score.json"
+        told = read_score(score)
+        score.unlink()
+        answer = retort("evaluate", "models/tones", corpus / "test")
+        assert (answer.code, answer.error) == (0, "")
+        assert read_score(score).utterances == told.utterances
+        (rates,) = (line for line in answer.out.splitlines() if "CER" in line)
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| {corpus.name}/test |"))
+        assert all(part in row for part in re.findall(r"[\d.]+%", rates))
+        soundfile.write(tmp_path / "a.flac", say("abc def"), 16000)
+        heard = retort("transcribe", "models/tones", "a.flac")
+        assert (heard.code, heard.error) == (0, "")
+        assert retort("report", "models/tones").code == 0
+        assert (tmp_path / "exp/models/tones/report.html").is_file()
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")} == before
+
+    def test_a_large_one_is_told(
+        self, retort: Retort, experiment: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("retort.release.release.SMALL", 1000)
+        assert "more than 0 MB" in retort("release", experiment, "models/large", *self.TERMS).out
+
+    def test_mistakes(self, retort: Retort, experiment: Path, tmp_path: Path) -> None:
+        is_one_line(retort("release", "exp/nowhere", "models/x", *self.TERMS), "exp/nowhere")
+        is_one_line(retort("release", experiment, experiment, *self.TERMS), "other things than a release")
+        is_one_line(
+            retort("release", experiment, "x", "--licence", "MIT", "--language", "English"), "English"
+        )
+        missing = retort("release", experiment, "models/x")
+        assert missing.code == 2
+        assert "Traceback" not in missing.error
+        assert not (tmp_path / "models").exists()
 
 
 class TestTranscribe:

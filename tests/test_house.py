@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("evaluation",),
     ("training",),
-    ("progress", "allocator"),
+    ("progress", "allocator", "release"),
     ("demo", "verbs"),
     ("cli",),
 )

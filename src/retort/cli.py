@@ -9,7 +9,7 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,10 +18,18 @@ from rich.table import Table
 from retort.allocator import tune_allocator
 from retort.errors import UserError, complain
 from retort.verbs.lm import lm
-from retort.verbs.screen import EXPERIMENTS, STOPPED, TERMINATED, Overrides, RecipeName, console, tell
-
-if TYPE_CHECKING:
-    from retort.evaluation.evaluate import Evaluation
+from retort.verbs.release import release
+from retort.verbs.screen import (
+    EXPERIMENTS,
+    STOPPED,
+    TERMINATED,
+    Overrides,
+    RecipeName,
+    console,
+    print_evaluation,
+    say_rejected,
+    tell,
+)
 
 app = typer.Typer(
     name="retort",
@@ -35,7 +43,9 @@ app.add_typer(lm, name="lm")
 AFTER = dict.fromkeys(("train", "lm", "demo"), "; the same command goes on from the last checkpoint")
 AFTER["teach"] = "; every whole shard is kept, and the same command goes on behind them"
 """What a verb that was stopped can say of going on."""
-ModelFolder = Annotated[Path, typer.Argument(metavar="EXP", help="Experiment, or its model folder.")]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="EXP", help="Experiment, its model folder, or a release (models/NAME).")
+]
 
 
 class Kind(StrEnum):
@@ -99,7 +109,7 @@ def prepare(
     for name, manifest in prepared.manifests.items():
         hours = prepared.seconds[name] / 3600
         tell(f"{manifest}: {prepared.utterances[name]:,} utterances, {hours:.2f} h")
-    _say_rejected(len(prepared.rejected), f"{out}/*.rejected.tsv")
+    say_rejected(len(prepared.rejected), f"{out}/*.rejected.tsv")
 
 
 @app.command()
@@ -172,7 +182,7 @@ def train(
         return
     if outcome.before:
         tell(f"{outcome.folder} is finished: nothing to train")
-    _say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
+    say_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
     tell(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
     )
@@ -180,7 +190,7 @@ def train(
         with stage_progress(console) as progress:
             model, folder = outcome.recogniser, outcome.folder
             evaluation = run_evaluation(model, source, folder, progress, reuse=True)
-        _print_evaluation(source, evaluation)
+        print_evaluation(source, evaluation)
         if results is not None:
             add_result(
                 results,
@@ -199,22 +209,32 @@ def evaluate(
     beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
     nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME."),
+    ] = None,
 ) -> None:
-    """Score a model: CER and WER with 95 % intervals over speakers, real-time factor."""
+    """Score a model: CER and WER with 95 % intervals over speakers, real-time factor.
+
+    Writes FOLDER/evaluation/CUTS/{hyp.jsonl,score.json}. A release (models/NAME) is left as it is: its scores go
+    into exp/models/NAME.
+    """
     tune_allocator()
     import torch
 
     from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import load
     from retort.evaluation.evaluate import evaluate as run_evaluation
+    from retort.evaluation.experiment import results_folder
     from retort.progress import stage_progress
 
     options = DecodingOptions(beam, nbest)
     torch.set_num_threads(threads)
     recogniser = load(experiment)
+    folder = out or results_folder(experiment, EXPERIMENTS)
     with stage_progress(console) as progress:
-        evaluation = run_evaluation(recogniser, cuts, _experiment_of(experiment), progress, options)
-    _print_evaluation(cuts, evaluation)
+        evaluation = run_evaluation(recogniser, cuts, folder, progress, options)
+    print_evaluation(cuts, evaluation)
 
 
 @app.command()
@@ -320,9 +340,14 @@ def info(
 def report(
     experiments: Annotated[
         list[Path],
-        typer.Argument(metavar="EXP", help="Experiments; the others are compared with the first."),
+        typer.Argument(
+            metavar="EXP", help="Experiments or releases; the others are compared with the first."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder; by default that of the first experiment.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder; by default that of the first experiment, of a release exp/models/NAME."),
+    ] = None,
 ) -> None:
     """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
     tune_allocator()
@@ -333,10 +358,13 @@ def report(
 
     torch.set_num_threads(1)
     with stage_progress(console) as progress:
-        written = write_report(experiments, out, progress)
+        written = write_report(experiments, out, progress, EXPERIMENTS)
     for line in written.missing:
         tell(line, style="yellow")
     tell(f"written to {written.html} and {written.markdown}")
+
+
+app.command()(release)
 
 
 @app.command()
@@ -349,37 +377,6 @@ def demo() -> None:
 
     torch.set_num_threads(1)
     run_demo(console, EXPERIMENTS)
-
-
-def _experiment_of(path: Path) -> Path:
-    """Where scores of a model go: its experiment; for a model folder that stands alone, `exp/NAME`."""
-    if not (path / "config.json").is_file():
-        return path
-    return path.parent if path.name == "model" else EXPERIMENTS / path.name
-
-
-def _print_evaluation(source: str, evaluation: Evaluation) -> None:
-    score, bounds = evaluation.score, evaluation.intervals
-    rates = "  ".join(
-        f"{name.upper()} {bounds[name].rate:.2%} ({bounds[name].low:.2%} to {bounds[name].high:.2%})"
-        for name in ("cer", "wer")
-    )
-    counts = score.words
-    tell(f"{source}: {rates}")
-    tell(
-        f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
-        f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
-        f"real-time factor {score.real_time_factor or 0.0:.3f}",
-    )
-    tell(f"written to {evaluation.folder}")
-    if note := bounds["wer"].note:
-        tell(note, style="yellow")
-    _say_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
-
-
-def _say_rejected(count: int, where: str, what: str = "left out") -> None:
-    if count:
-        tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
 
 
 if __name__ == "__main__":

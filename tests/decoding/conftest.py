@@ -18,13 +18,15 @@ MakeRecogniser = Callable[..., Recogniser]
 
 @pytest.fixture(scope="session")
 def make_recogniser() -> MakeRecogniser:
-    """`make_recogniser(tokenizer=None, layers=2)`: of 20 filter banks and so many convolutions in front; the end
-    symbol is never the best."""
+    """`make_recogniser(tokenizer=None, layers=2, norm="batch")`: of 20 filter banks and so many convolutions in
+    front; the end symbol is never the best."""
 
-    def make(tokenizer: Tokenizer | None = None, layers: int = 2) -> Recogniser:
+    def make(tokenizer: Tokenizer | None = None, layers: int = 2, norm: str = "batch") -> Recogniser:
         tokenizer = tokenizer or CharacterTokenizer(list("▁abcdefgh"))
         config = StudentConfig(
-            frontend=replace(FRONTEND, layers=layers), encoder=replace(ENCODER, layers=2), decoder=DECODER
+            frontend=replace(FRONTEND, layers=layers),
+            encoder=replace(ENCODER, layers=2, convolution_norm=norm),
+            decoder=DECODER,
         )
         student = talking_student(config, tokenizer.size, 20, seed=4, sharpness=10.0)
         with torch.no_grad():

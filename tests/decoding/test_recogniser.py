@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import retort
 from retort.audio.files import resample
@@ -210,9 +210,47 @@ def test_a_saved_model_says_the_same_wherever_it_is_moved(
     assert not opened.student.training
 
 
-@pytest.fixture
-def model(recogniser: Recogniser, tmp_path: Path) -> Path:
-    recogniser.save(tmp_path / "model")
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_half_precision_differs_by_rounding_alone(
+    make_recogniser: MakeRecogniser, tmp_path: Path, norm: str
+) -> None:
+    recogniser = make_recogniser(norm=norm)
+    path = write(tmp_path, speech(2.0))
+    recogniser.save(tmp_path / "half", half=True)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    whole = recogniser.student.state_dict()
+    opened = load(tmp_path / "half")
+    for name, tensor in opened.student.state_dict().items():
+        assert tensor.dtype == whole[name].dtype
+        assert torch.equal(tensor, stored[name].to(tensor.dtype))
+        if tensor.is_floating_point():
+            assert stored[name].dtype == torch.float16
+            torch.testing.assert_close(tensor, whole[name], rtol=2**-11, atol=2**-25)
+        else:
+            assert torch.equal(tensor, whole[name])
+
+    # What it says is that of the same model with its weights rounded, to the last bit; and saved again the same.
+    expected = make_recogniser(norm=norm)
+    expected.student.load_state_dict({name: each.half().to(each.dtype) for name, each in whole.items()})
+    assert opened.transcribe(path) == expected.transcribe(path)
+    assert opened.fingerprint() == expected.fingerprint()
+    opened.save(tmp_path / "again", half=True)
+    first, second = (tmp_path / each / "model.safetensors" for each in ("half", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_weight_that_half_precision_cannot_hold(make_recogniser: MakeRecogniser, tmp_path: Path) -> None:
+    recogniser = make_recogniser()
+    recogniser.student.decoder.vocabulary.weight.data[0, 0] = 1e5
+    with pytest.raises(UserError, match="float16 cannot hold") as caught:
+        recogniser.save(tmp_path / "half", half=True)
+    assert caught.value.where == "decoder.vocabulary.weight"
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "float16"])
+def model(recogniser: Recogniser, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    recogniser.save(tmp_path / "model", half=request.param)
     return tmp_path / "model"
 
 
@@ -270,7 +308,7 @@ def test_a_config_with_a_key_missing(model: Path, name: str) -> None:
 def test_weights_missing_cut_short_or_of_another_model(model: Path, make_recogniser: MakeRecogniser) -> None:
     weights = model / "model.safetensors"
     content = weights.read_bytes()
-    for broken in (content[: len(content) // 2], b"", b"no tensors"):
+    for broken in (content[: len(content) // 2], content[:-1], b"", b"no tensors"):
         weights.write_bytes(broken)
         assert "broken" in refused(model)
     weights.unlink()
@@ -278,6 +316,18 @@ def test_weights_missing_cut_short_or_of_another_model(model: Path, make_recogni
     make_recogniser(layers=1).save(model.parent / "other")
     shutil.copy(model.parent / "other" / "model.safetensors", weights)
     assert "broken" in refused(model)
+
+
+def test_a_tensor_missing_or_too_many(model: Path) -> None:
+    path = model / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "decoder.more": torch.zeros(3)}, path)
+    assert "decoder.more" in refused(model)
+    gone = weights.pop("decoder.vocabulary.weight")
+    save_file(weights, path)
+    assert "decoder.vocabulary.weight" in refused(model)
+    save_file({**weights, "decoder.vocabulary.weight": gone[1:].clone()}, path)
+    assert "decoder.vocabulary.weight" in refused(model)
 
 
 def test_a_tokenizer_missing_or_of_another_size(model: Path) -> None:

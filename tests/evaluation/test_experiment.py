@@ -25,7 +25,7 @@ def test_what_is_there(experiments: Path) -> None:
 
 def test_names_tell_apart(experiments: Path, copies: Path) -> None:
     folders = [experiments / "plain", copies / "plain", copies / "taught", copies / "plain"]
-    names = [each.name for each in open_experiments(folders)]
+    names = [each.name for each in open_experiments(folders, Path("exp"))]
     assert names == [f"plain ({folders[0]})", f"plain ({folders[1]})", "taught"]
 
 

@@ -15,8 +15,8 @@ from retort.evaluation.experiment import open_experiment
 from retort.evaluation.report import Report, write_report
 
 
-def report(*folders: Path, out: Path | None = None) -> Report:
-    return write_report(folders, out, lambda *_: None)
+def report(*folders: Path, out: Path | None = None, root: Path | None = None) -> Report:
+    return write_report(folders, out, lambda *_: None, root or Path("exp"))
 
 
 def section(markdown: str, title: str) -> str:

@@ -146,10 +146,19 @@ class Recogniser:
             candidates, options.nbest, self.tokenizer, self.frame_seconds, offset, duration
         )
 
-    def save(self, folder: Path) -> None:
-        """Write what :func:`load` reads, and nothing else."""
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write what :func:`load` reads, and nothing else.
+
+        Args:
+            folder: made if missing.
+            half: weights in float16, rounded; else as they are.
+
+        Raises:
+            UserError: a weight is beyond what float16 holds.
+        """
+        weights = _halved(self._weights()) if half else self._weights()
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._weights(), folder / "model.safetensors")
+        save_file(weights, folder / "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
 
@@ -183,8 +192,20 @@ class Recogniser:
         return normalise_features(features) if self.features.cmvn and features.shape[0] > 0 else features
 
 
+def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    halved = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+    }
+    for name, tensor in halved.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError("it has values that float16 cannot hold", where=name)
+    return halved
+
+
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
-    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved.
+    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
+
+    Float16 weights become float32.
 
     Raises:
         UserError: no model there, or files of it are missing, broken or of another format.
@@ -194,7 +215,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         root = root / "model"
     if not (root / "config.json").is_file():
         raise UserError(
-            "no trained model here", where=folder, remedy="Give an experiment that `retort train` finished"
+            "no trained model here",
+            where=folder,
+            remedy="Give an experiment that `retort train` finished, or a release",
         )
     try:
         config = json.loads((root / "config.json").read_text())
@@ -220,13 +243,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"its files are missing or broken ({reason})", where=root, remedy="Export it again"
+            f"its files are missing or broken ({reason})", where=root, remedy="Export or fetch it again"
         ) from None
     tokenizer = open_tokenizer(root / "tokenizer")
     if tokenizer.size != config["vocabulary"]:
         raise UserError(
             f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {config['vocabulary']}",
             where=root,
-            remedy="Export it again",
+            remedy="Export or fetch it again",
         )
     return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device)

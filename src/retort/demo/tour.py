@@ -196,7 +196,7 @@ def _verdict(first: str, second: str, row: Comparison) -> str:
 
 def _report(console: Console, heard: Sequence[_Heard], out: Path) -> None:
     with stage_progress(console) as progress:
-        written = write_report([each.folder for each in heard], out, progress)
+        written = write_report([each.folder for each in heard], out, progress, out)
     for line in written.missing:
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     console.print(f"written to {written.html}", highlight=False, soft_wrap=True)

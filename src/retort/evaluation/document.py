@@ -90,10 +90,13 @@ class Document:
 def to_markdown(document: Document, html_name: str = "report.html") -> str:
     """The document without its pictures, which are in the file `html_name` beside it."""
     parts = [f"# {document.title}", document.lead, f"The pictures are in [{html_name}]({html_name})."]
-    for section in document.sections:
-        parts.append(f"## {section.title}")
-        parts += [text for block in section.blocks if (text := _markdown(block))]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *map(section_to_markdown, document.sections)]) + "\n"
+
+
+def section_to_markdown(section: Section) -> str:
+    """A heading of the second level and what is under it."""
+    texts = (_markdown(block) for block in section.blocks)
+    return "\n\n".join([f"## {section.title}", *(text for text in texts if text)])
 
 
 def to_html(document: Document) -> str:

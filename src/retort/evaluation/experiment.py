@@ -1,9 +1,10 @@
-"""What `retort train` and `retort evaluate` left in an experiment's folder, opened for reading."""
+"""What `retort train`, `retort evaluate` and `retort release` left in a folder, opened for reading."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +41,10 @@ class Scored:
 
 @dataclass
 class Experiment:
-    """A folder that `retort train` made, finished or not.
+    """A folder that `retort train` made, finished or not, or a release of one.
 
     Attributes:
+        home: where its scores are, and a report of it is written (:func:`results_folder`).
         name: of the recipe; told apart from others by :func:`open_experiments`.
         metrics: lines of `metrics.jsonl`, numbers only; each has `step`.
         scored: by name, those whose files are whole.
@@ -50,6 +52,7 @@ class Experiment:
     """
 
     folder: Path
+    home: Path
     name: str
     recipe: Recipe
     metrics: list[dict[str, float]]
@@ -59,7 +62,12 @@ class Experiment:
     @property
     def finished(self) -> bool:
         """Whether there is a model."""
-        return (self.folder / "model" / "config.json").is_file()
+        return self.released or (self.folder / "model" / "config.json").is_file()
+
+    @property
+    def released(self) -> bool:
+        """Whether it is a release: the model and its recipe, nothing of how it was trained."""
+        return (self.folder / "config.json").is_file()
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -84,13 +92,36 @@ class Experiment:
             return None
 
 
-def open_experiments(folders: list[Path]) -> list[Experiment]:
-    """All of them, with names that tell them apart.
+def results_of_release(path: Path, root: Path) -> Path:
+    """Where what is measured of a release is written, so that its folder stays as it was released."""
+    return root / "models" / Path(os.path.abspath(path)).name
+
+
+def results_folder(path: Path, root: Path) -> Path:
+    """Where what is measured of a model is written.
+
+    Args:
+        path: `EXP`, `EXP/model`, or a model folder that stands alone.
+        root: of the experiments.
+
+    Returns:
+        `EXP`; of a model folder that stands alone, as of a release, `root/models/NAME`.
+    """
+    if not (path / "config.json").is_file():
+        return path
+    if path.name in ("", ".."):
+        path = Path(os.path.abspath(path))
+    inside = path.name == "model" and (path.parent / "recipe.json").is_file()
+    return path.parent if inside else results_of_release(path, root)
+
+
+def open_experiments(folders: list[Path], root: Path) -> list[Experiment]:
+    """All of them, with names that tell them apart; `root` as in :func:`results_folder`.
 
     Raises:
         UserError: as :func:`open_experiment`.
     """
-    experiments = [open_experiment(folder) for folder in dict.fromkeys(folders)]
+    experiments = [open_experiment(each, results_folder(each, root)) for each in dict.fromkeys(folders)]
     names = [each.name for each in experiments]
     for each in experiments:
         if names.count(each.name) > 1:
@@ -98,11 +129,12 @@ def open_experiments(folders: list[Path]) -> list[Experiment]:
     return experiments
 
 
-def open_experiment(folder: Path) -> Experiment:
+def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
     """Read what is there.
 
     Args:
-        folder: `EXP`, or `EXP/model` inside one.
+        folder: `EXP`, or `EXP/model` inside one, or a release.
+        home: where its scores are, if not there.
 
     Raises:
         UserError: it is no experiment's folder.
@@ -110,7 +142,7 @@ def open_experiment(folder: Path) -> Experiment:
     if folder.name == "model" and (folder.parent / "recipe.json").is_file():
         folder = folder.parent
     path = folder / "recipe.json"
-    remedy = "Give a folder that `retort train` made, such as exp/NAME"
+    remedy = "Give a folder that `retort train` or `retort release` made, such as exp/NAME"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -120,12 +152,14 @@ def open_experiment(folder: Path) -> Experiment:
     except ValueError as error:
         raise UserError(f"not a recipe ({error})", where=path, remedy=remedy) from None
     recipe = recipe_from_dict(content, str(path))
-    missing: list[str] = []
     metrics = _metrics(folder / "metrics.jsonl")
-    if not metrics:
+    result = Experiment(folder, home or folder, recipe.name, recipe, metrics, {})
+    missing, scored = result.missing, result.scored
+    if result.released:
+        missing.append("a release, which does not tell how training went")
+    elif not metrics:
         missing.append("no metrics yet (metrics.jsonl)")
-    scored = {}
-    for score in sorted(folder.glob("evaluation/*/score.json")):
+    for score in sorted(result.home.glob("evaluation/*/score.json")):
         try:
             scored[score.parent.name] = Scored(
                 score.parent.name, read_score(score), _said(score.parent / "hyp.jsonl")
@@ -134,9 +168,8 @@ def open_experiment(folder: Path) -> Experiment:
             missing.append(str(error))
     if not scored:
         missing.append("not scored yet (`retort evaluate` does it)")
-    result = Experiment(folder, recipe.name, recipe, metrics, scored, missing)
     if not result.finished:
-        result.missing.append("no model yet: training has not finished")
+        missing.append("no model yet: training has not finished")
     return result
 
 

@@ -25,21 +25,22 @@ class Report:
     missing: list[str]
 
 
-def write_report(folders: Sequence[Path], out: Path | None, progress: Progress) -> Report:
-    """Write `report.html` and `report.md` of the experiments into `out`, by default the first one's folder.
+def write_report(folders: Sequence[Path], out: Path | None, progress: Progress, root: Path) -> Report:
+    """Write `report.html` and `report.md` of the experiments into `out`, by default where the first one's scores are.
 
     What an experiment does not have yet (metrics, a score, a model, its test data) is said in the report.
 
     Args:
-        folders: each `EXP`; the first is what the others are compared with.
+        folders: each `EXP` or a release; the first is what the others are compared with.
         progress: called with what is being done, how much of it is done, and how much there is.
+        root: of the experiments, where the scores of releases are.
 
     Raises:
         UserError: a folder is no experiment, matplotlib is missing, or the report cannot be written.
     """
     if not folders:
         raise UserError("no experiment is named", remedy="Give one or more folders exp/NAME")
-    experiments = open_experiments(list(folders))
+    experiments = open_experiments(list(folders), root)
     chapters: list[Callable[[list[Experiment]], Section]] = [scores, recipes, sizes, curves]
     sections = [chapter(experiments) for chapter in chapters]
     sections += listen(experiments, progress)
@@ -50,7 +51,7 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: Progress) 
         _lead(experiments),
         sections,
     )
-    target = out or experiments[0].folder
+    target = out or experiments[0].home
     html, markdown = target / f"{REPORT}.html", target / f"{REPORT}.md"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: Progress) 
 def _lead(experiments: Sequence[Experiment]) -> str:
     parts = []
     for each in experiments:
-        steps = int(each.metrics[-1]["step"]) if each.metrics else 0
         wanted = each.recipe.training.steps
+        steps = int(each.metrics[-1]["step"]) if each.metrics else wanted if each.released else 0
         parts.append(f"{each.name} ({each.recipe.system}, {steps:,} of {wanted:,} steps)")
     return "; ".join(parts) + "."

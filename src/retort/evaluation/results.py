@@ -43,7 +43,7 @@ def add_result(
         "real_time_factor": evaluation.score.real_time_factor,
         "train_seconds": round(train_seconds, 1),
         "device": device_name(recipe.training.device, recipe.training.threads),
-        "commit": _commit(),
+        "commit": commit(),
     }
     entries = read_results(path) if path.exists() else []
     key = ("recipe", "seed", "split")
@@ -74,7 +74,7 @@ def device_name(device: str, threads: int) -> str:
     return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Short hash of the checkout that this package stands in, with + if it was changed; empty outside one."""
     here = Path(__file__).parent
     try:

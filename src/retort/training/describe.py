@@ -46,22 +46,31 @@ def describe(recipe: Recipe) -> Description:
         student = build_student(recipe.student, recipe.tokenizer.size, recipe.features.bins)
         objective = Objective(recipe.distill, student.tap_dims, dims)
     parts = {name: _count(child) for name, child in student.named_children()}
-    encoder, decoder = recipe.student.encoder, recipe.student.decoder
-    subsampling = student.encoder.subsampling
-    pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
-    lines = [
-        f"features   {recipe.features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms",
-        f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {encoder.heads} heads, feed-forward "
-        f"{encoder.feedforward}{pooling}: one frame every {subsampling * FRAME_SHIFT * 1000:.0f} ms",
-        f"decoder    {decoder.layers} layers, dim {decoder.dim}, {decoder.heads} heads, feed-forward "
-        f"{decoder.feedforward}",
-        f"vocabulary {recipe.tokenizer.size:,} ({recipe.tokenizer.kind})",
-    ]
+    lines = outline(recipe, recipe.tokenizer.size, student.encoder.subsampling)
     lines += [
         f"row        {row.tap} <- {row.teacher} ({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
         for row in recipe.distill
     ]
     return Description(parts, sum(parts.values()), _count(objective), lines)
+
+
+def outline(recipe: Recipe, vocabulary: int, subsampling: int) -> list[str]:
+    """The architecture of the student, a line each.
+
+    Args:
+        vocabulary: number of ids.
+        subsampling: feature frames to one of the encoder.
+    """
+    encoder, decoder = recipe.student.encoder, recipe.student.decoder
+    pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
+    return [
+        f"features   {recipe.features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms",
+        f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {encoder.heads} heads, feed-forward "
+        f"{encoder.feedforward}{pooling}: one frame every {subsampling * FRAME_SHIFT * 1000:.0f} ms",
+        f"decoder    {decoder.layers} layers, dim {decoder.dim}, {decoder.heads} heads, feed-forward "
+        f"{decoder.feedforward}",
+        f"vocabulary {vocabulary:,} ({recipe.tokenizer.kind})",
+    ]
 
 
 def _count(module: nn.Module) -> int:

@@ -1,1 +1,1 @@
-"""Verbs that have verbs of their own, and what all verbs share; like the command line they import torch late."""
+"""Verbs with files of their own, and what all verbs share; like the command line they import torch late."""

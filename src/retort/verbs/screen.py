@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from retort.evaluation.evaluate import Evaluation
 
 console = Console(highlight=False)
 EXPERIMENTS = Path("exp")
@@ -25,3 +28,29 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="a.b=c", help="Se
 def tell(text: str, style: str | None = None) -> None:
     """One line on the screen, never broken: paths are there to be copied."""
     console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def print_evaluation(source: str, evaluation: Evaluation) -> None:
+    """Rates with intervals, counts, where they were written."""
+    score, bounds = evaluation.score, evaluation.intervals
+    rates = "  ".join(
+        f"{name.upper()} {bounds[name].rate:.2%} ({bounds[name].low:.2%} to {bounds[name].high:.2%})"
+        for name in ("cer", "wer")
+    )
+    counts = score.words
+    tell(f"{source}: {rates}")
+    tell(
+        f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
+        f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
+        f"real-time factor {score.real_time_factor or 0.0:.3f}",
+    )
+    tell(f"written to {evaluation.folder}")
+    if note := bounds["wer"].note:
+        tell(note, style="yellow")
+    say_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
+
+
+def say_rejected(count: int, where: str, what: str = "left out") -> None:
+    """How many utterances were not used, if any, and which file tells why."""
+    if count:
+        tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")

@@ -1,0 +1,79 @@
+"""What a model learned from: its own training and those that its weights started from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from retort.config import Recipe
+from retort.errors import UserError
+from retort.evaluation.evaluate import data_name
+from retort.evaluation.experiment import Experiment, open_experiment
+from retort.recipe import load_recipe
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Recipes in the order of their training, the model's own last.
+
+    Attributes:
+        origin: the experiment that the first one started from, if its recipe cannot be found.
+    """
+
+    recipes: list[Recipe]
+    origin: str = ""
+
+
+def trace(experiment: Experiment, root: Path) -> Lineage:
+    """Follow `training.warm_start` and `training.init` back to random weights, or to a recipe that is gone.
+
+    Args:
+        experiment: of the model.
+        root: of the experiments.
+    """
+    recipes, seen = [experiment.recipe], {experiment.folder.resolve()}
+    while parent := _parent(recipes[0], root):
+        try:
+            before = open_experiment(parent)
+        except UserError:
+            return Lineage(recipes, shown(str(parent)))
+        if before.folder.resolve() in seen:  # trained anew from its own heir
+            return Lineage(recipes, shown(str(parent)))
+        seen.add(before.folder.resolve())
+        recipes.insert(0, before.recipe)
+    return Lineage(recipes)
+
+
+def heard(recipe: Recipe) -> str:
+    """The training data of a recipe in words."""
+    recordings = ", ".join(data_name(Path(each)) for each in recipe.data.train)
+    spoken = recipe.data.spoken
+    if not spoken.voices:
+        return recordings
+    texts = [f"the transcripts of {recordings}"] if spoken.transcripts else []
+    if spoken.sentences:
+        sources = ", ".join(shown(each) for each in spoken.texts)
+        texts.append(f"{spoken.sentences:,} sentences of {sources}")
+    if not texts:
+        return recordings
+    synthetic = f"{' and '.join(texts)}, read by espeak-ng in {spoken.voices} voices"
+    return synthetic if spoken.transcripts else f"{recordings}; {synthetic}"
+
+
+def taught(recipe: Recipe) -> str:
+    """The rows of a recipe in words, empty without one."""
+    return "; ".join(
+        f"{row.tap} by {shown(recipe.teachers[row.teacher].model)} ({row.loss}, weight {row.weight:g})"
+        for row in recipe.distill
+    )
+
+
+def shown(path: str) -> str:
+    """A name or path as others may read it: an absolute path is but its last two parts."""
+    return data_name(Path(path)) if Path(path).is_absolute() else path
+
+
+def _parent(recipe: Recipe, root: Path) -> Path | None:
+    if recipe.training.warm_start:
+        return root / load_recipe(recipe.training.warm_start).name
+    return Path(recipe.training.init) if recipe.training.init else None

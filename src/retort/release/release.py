@@ -1,0 +1,113 @@
+"""`retort release`: a trained model as a small folder of its own, scored as it is handed on."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retort.decoding.recogniser import Recogniser, load
+from retort.errors import UserError
+from retort.evaluation.evaluate import Evaluation, Progress, evaluate
+from retort.evaluation.experiment import open_experiment, results_of_release
+from retort.evaluation.results import commit
+from retort.files import write_whole
+from retort.recipe import recipe_to_dict
+from retort.release.card import Terms, model_card
+from retort.release.lineage import shown, trace
+from retort.training.folder import save_whole
+
+CARD, RECIPE = "README.md", "recipe.json"
+FILES = {"model.safetensors", "config.json", "tokenizer", RECIPE, CARD}
+SMALL = 15_000_000
+"""Bytes of a release that a repository can carry."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """What was written.
+
+    Attributes:
+        folder: the release.
+        size: of its files, bytes.
+        evaluations: of the released weights, on the card.
+        absolute: absolute paths that the recipe names, which nobody else has.
+    """
+
+    folder: Path
+    size: int
+    evaluations: list[Evaluation]
+    absolute: list[str]
+
+
+def release(
+    experiment: Path, out: Path, terms: Terms, tests: Sequence[str], root: Path, progress: Progress
+) -> Released:
+    """Write the model of an experiment with float16 weights, its recipe and a model card.
+
+    The card has the errors of the released weights themselves, on the recipe's `data.test` and on `tests`; they
+    are decoded greedily into `root/models/NAME/evaluation`, where `retort evaluate` writes of the release too.
+
+    Args:
+        experiment: a finished one.
+        out: the release; a former release there is replaced.
+        terms: licence, language, notes on the data.
+        tests: manifests or Kaldi folders.
+        root: of the experiments.
+        progress: called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        UserError: no model there, nothing to score it on, or something else than a release in `out`.
+    """
+    if out.name in ("", ".."):
+        out = Path(os.path.abspath(out))
+    opened = open_experiment(experiment)
+    trained = load(opened.folder)
+    _check_free(out)
+    sources = list(dict.fromkeys([*opened.recipe.data.test, *tests]))
+    if not sources:
+        raise UserError(
+            "its recipe names no data.test to score it on", where=experiment, remedy="Add --test CUTS"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        trained.save(Path(scratch), half=True)
+        recogniser = load(scratch)
+    home = results_of_release(out, root)
+    evaluations = [evaluate(recogniser, each, home, progress, reuse=True) for each in sources]
+    card = model_card(shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit())
+    recipe = recipe_to_dict(opened.recipe)
+
+    def save(folder: Path) -> None:
+        _save(recogniser, folder, recipe, card)
+
+    save_whole(save, Path(out.absolute()))
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return Released(out, size, evaluations, sorted(set(_absolute(recipe))))
+
+
+def _save(recogniser: Recogniser, folder: Path, recipe: dict[str, object], card: str) -> None:
+    recogniser.save(folder, half=True)
+    write_whole(folder / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / CARD, card)
+
+
+def _check_free(out: Path) -> None:
+    """Refuse to replace what is no release, or one that something was added to."""
+    if not out.exists():
+        return
+    names = {each.name for each in out.iterdir()} if out.is_dir() else {out.name}
+    if names and (CARD not in names or names - FILES):
+        raise UserError(
+            "it is there and holds other things than a release", where=out, remedy="Name another folder"
+        )
+
+
+def _absolute(value: object) -> Iterator[str]:
+    if isinstance(value, str) and Path(value).is_absolute():
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _absolute(each)

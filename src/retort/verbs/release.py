@@ -1,0 +1,50 @@
+"""`retort release`: a model to be handed on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retort.allocator import tune_allocator
+from retort.verbs.screen import EXPERIMENTS, console, print_evaluation, tell
+
+
+def release(
+    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Finished experiment.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the release, such as models/NAME.")],
+    licence: Annotated[str, typer.Option(help="Of the weights: an identifier such as Apache-2.0, or words.")],
+    language: Annotated[str, typer.Option(help="That it hears: ISO 639 code, such as en.")],
+    data_note: Annotated[
+        list[str] | None, typer.Option(help="Line for the card on the data; may be given several times.")
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CUTS", help="Scored beside the recipe's data.test; may be given several times."
+        ),
+    ] = None,
+) -> None:
+    """Write a trained model as a small folder: float16 weights, tokenizer, recipe, model card.
+
+    The card has the errors of the released weights, as `retort evaluate OUT CUTS` finds them.
+    """
+    tune_allocator()
+    import torch
+
+    from retort.progress import stage_progress
+    from retort.release.card import Terms
+    from retort.release.release import SMALL, release
+
+    terms = Terms(licence, language, data_note or [])
+    torch.set_num_threads(1)
+    with stage_progress(console) as progress:
+        released = release(experiment, out, terms, test or [], EXPERIMENTS, progress)
+    for each in released.evaluations:
+        print_evaluation(each.split, each)
+    tell(f"{released.folder}: {released.size / 1e6:.1f} MB")
+    if released.size > SMALL:
+        tell(f"more than {SMALL / 1e6:.0f} MB: large for a repository", style="yellow")
+    if released.absolute:
+        tell(f"its recipe.json names absolute paths: {', '.join(released.absolute)}", style="yellow")
