@@ -180,6 +180,8 @@ class StudentConfig:
     ce_weight: float = 1.0
     ctc_weight: float = 0.5
     quantity_weight: float = 1.0
+    alignment_weight: float = 0.0
+    """Of keeping each token's share of the CIF weights where the CTC head hears the token (ours)."""
 
 
 @dataclass

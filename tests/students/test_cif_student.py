@@ -17,7 +17,7 @@ from retort.config import (
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
 from retort.recipe import load_recipe
-from retort.students.cif import CifStudent, smoothed_cross_entropy
+from retort.students.cif import CifStudent, alignment_loss, smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe
@@ -120,6 +120,7 @@ def test_smoothed_cross_entropy_of_nothing_is_zero() -> None:
 @pytest.mark.parametrize("kind", ["conformer", "transformer"])
 def test_losses_of_a_batch_are_the_sums_of_its_utterances(kind: str, faithful: bool) -> None:
     student = build(kind=kind, faithful=faithful)
+    student.config.alignment_weight = 1.0
     given = batch([40, 73, 24, 120], [3, 6, 2, 9])
     garbage = given.features.masked_fill(~valid_mask(given.feature_lengths, 120)[..., None], float("nan"))
     with torch.no_grad():
@@ -135,7 +136,7 @@ def test_losses_of_a_batch_are_the_sums_of_its_utterances(kind: str, faithful: b
                     given.token_lengths[row : row + 1],
                 )
             )
-    assert set(together.losses) == set(student.loss_weights) == {"ce", "ctc", "quantity"}
+    assert set(together.losses) == set(student.loss_weights) == {"ce", "ctc", "quantity", "alignment"}
     for name, loss in together.losses.items():
         total = torch.stack([each.losses[name] for each in alone]).sum()
         torch.testing.assert_close(loss, total, atol=1e-4, rtol=1e-5)
@@ -331,3 +332,58 @@ def recalled(student: CifStudent, given: Batch) -> tuple[list[list[int]], list[l
     with torch.no_grad():
         path = ctc_greedy(student, student.encode(given.features, given.feature_lengths))
     return [each.ids for each in hypotheses], path
+
+
+class TestAlignment:
+    def test_the_loss_is_huber_of_the_distance_in_tokens(self) -> None:
+        generator = torch.Generator().manual_seed(2)
+        alphas = torch.rand(3, 20, generator=generator)
+        alphas[1, 15:] = 0.0
+        token_lengths = torch.tensor([5, 4, 3])
+        frames = torch.randint(0, 15, (3, 4), generator=generator)
+        valid = torch.tensor([[True] * 4, [True] * 3 + [False], [False] * 4])
+        expected = 0.0
+        for row in range(3):
+            scaled = [
+                float(each) * int(token_lengths[row]) / float(alphas[row].sum()) for each in alphas[row]
+            ]
+            for place in range(4):
+                frame = int(frames[row, place])
+                distance = abs(sum(scaled[:frame]) + scaled[frame] / 2 - (place + 0.5))
+                loss = distance**2 / 2 if distance < 0.5 else 0.5 * (distance - 0.25)
+                expected += loss * bool(valid[row, place])
+        found = alignment_loss(alphas, token_lengths, frames, valid)
+        assert float(found) == pytest.approx(expected, rel=1e-5)
+
+    def test_weights_that_fire_where_tokens_are_heard_cost_nothing(self) -> None:
+        alphas = torch.tensor([[0.0, 0.2, 0.6, 0.2, 0.0, 0.5, 0.0, 0.5, 0.0, 1.0]])
+        frames, valid = torch.tensor([[2, 6]]), torch.ones(1, 2, dtype=torch.bool)
+        assert float(alignment_loss(alphas, torch.tensor([3]), frames, valid)) == pytest.approx(0.0, abs=1e-9)
+        assert float(alignment_loss(2 * alphas, torch.tensor([3]), frames, valid)) == pytest.approx(
+            0.0, abs=1e-9
+        )
+
+    def test_gradient(self) -> None:
+        alphas = torch.rand(2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) + 0.1
+        frames, valid = torch.tensor([[1, 4, 7], [0, 2, 0]]), torch.tensor([[True] * 3, [True, True, False]])
+        lengths = torch.tensor([4, 3])
+        assert torch.autograd.gradcheck(
+            lambda each: alignment_loss(each, lengths, frames, valid), (alphas.requires_grad_(),)
+        )
+
+    def test_it_moves_the_weights_towards_the_ctc_head(self) -> None:
+        student = build()
+        student.config.alignment_weight = 1.0
+        given = batch([80, 61], [5, 3])
+        optimizer = torch.optim.Adam(student.weights.parameters(), 1e-2)
+        losses = []
+        for _ in range(60):
+            loss = student(*given).losses["alignment"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < 0.3 * losses[0]
+
+    def test_without_weight_it_is_not_computed(self) -> None:
+        assert "alignment" not in build()(*batch([60], [4])).losses

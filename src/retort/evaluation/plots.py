@@ -25,6 +25,7 @@ PANELS = {
     "ce": "cross-entropy",
     "ctc": "CTC",
     "quantity": "quantity loss",
+    "alignment": "distance of CIF from CTC",
     "quantity_total": "length: fired weight per token (1 is right)",
     "correct": "accuracy with the true history",
     "acoustic.contrastive": "acoustic contrastive (ACD)",
