@@ -7,7 +7,7 @@ import pytest
 
 from retort.config import CHOICES, Recipe
 from retort.errors import UserError
-from retort.recipe import load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
+from retort.recipe import OTHER_KINDS, load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
 from retort.training.describe import describe
 
 
@@ -24,7 +24,7 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith("lm/")])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith(tuple(OTHER_KINDS))])
 def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name

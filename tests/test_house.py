@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("training",),
     ("progress", "allocator", "release"),
+    ("sweeps",),
     ("demo", "verbs"),
     ("cli",),
 )
@@ -136,7 +137,7 @@ def loaded_by(*arguments: str) -> set[str]:
     return set(done.stdout.rsplit("LOADED", 1)[1].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sweep", "--help"]])
 def test_help_waits_for_nothing_heavy(arguments: list[str]) -> None:
     loaded = loaded_by(*arguments)
     assert "typer" in loaded

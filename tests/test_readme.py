@@ -17,7 +17,7 @@ from retort.recipe import load_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PLACEHOLDERS = {"RECIPE", "KIND", "SRC", "OUT", "EXP", "CUTS", "SCORE", "FILE", "N"}
+PLACEHOLDERS = {"RECIPE", "SWEEP", "KIND", "SRC", "OUT", "EXP", "CUTS", "SCORE", "FILE", "N"}
 
 
 def blocks(language: str) -> list[str]:

@@ -30,6 +30,7 @@ from retort.verbs.screen import (
     say_rejected,
     tell,
 )
+from retort.verbs.sweep import sweep
 
 app = typer.Typer(
     name="retort",
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(lm, name="lm")
-AFTER = dict.fromkeys(("train", "lm", "demo"), "; the same command goes on from the last checkpoint")
+AFTER = dict.fromkeys(("train", "lm", "demo", "sweep"), "; the same command goes on from the last checkpoint")
 AFTER["teach"] = "; every whole shard is kept, and the same command goes on behind them"
 """What a verb that was stopped can say of going on."""
 ModelFolder = Annotated[
@@ -377,6 +378,9 @@ def demo() -> None:
 
     torch.set_num_threads(1)
     run_demo(console, EXPERIMENTS)
+
+
+app.command()(sweep)
 
 
 if __name__ == "__main__":

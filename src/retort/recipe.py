@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,18 +20,19 @@ from retort.config import (
     ROW_CHOICES,
     TEACHER_CHOICES,
     Recipe,
-    RowConfig,
     SpokenConfig,
     StudentConfig,
-    TeacherConfig,
 )
 from retort.errors import UserError
 
 T = TypeVar("T")
 
 
-LANGUAGE_MODELS = "lm/"
-"""How the names of packaged recipes of language models begin (`lm/config.py`)."""
+OTHER_KINDS = {
+    "lm/": ("the recipe of a language model", "retort lm train"),
+    "sweeps/": ("a sweep", "retort sweep"),
+}
+"""How the names of packaged files begin that are no recogniser's: what they are, and the verb that takes them."""
 
 
 def recipe_names() -> list[str]:
@@ -46,10 +48,9 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: no such recipe, an unknown key, a value of the wrong type or not among the choices.
     """
-    if recipe.startswith(LANGUAGE_MODELS):
-        raise UserError(
-            "the recipe of a language model", where=recipe, remedy="Use it with `retort lm train`"
-        )
+    for start, (kind, verb) in OTHER_KINDS.items():
+        if recipe.startswith(start):
+            raise UserError(kind, where=recipe, remedy=f"Use it with `{verb}`")
     result = read_recipe(Recipe, recipe, overrides)
     check_recipe(result, recipe)
     return result
@@ -290,11 +291,12 @@ def _source(schema: type) -> str:
 
 
 def _dataclasses(root: type) -> list[Any]:
-    found: list[Any] = [root, TeacherConfig, RowConfig]
-    for each in root.__dataclass_fields__.values():  # type: ignore[attr-defined]
-        factory = each.default_factory
-        if isinstance(factory, type) and hasattr(factory, "__dataclass_fields__"):
-            found += [inner for inner in _dataclasses(factory) if inner not in found]
+    """The schema and those of its parts, within lists and mappings too."""
+    found: list[Any] = [root]
+    for hint in get_type_hints(root).values():
+        for each in (hint, *get_args(hint)):
+            if is_dataclass(each) and isinstance(each, type):
+                found += [inner for inner in _dataclasses(each) if inner not in found]
     return found
 
 

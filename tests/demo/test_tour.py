@@ -11,9 +11,10 @@ from rich.console import Console
 
 from retort.corpora.cuts import Prepared, Rejected
 from retort.corpora.opening import open_cuts
-from retort.demo import run_demo, side_by_side, tour
+from retort.demo import run_demo, tour
 from retort.errors import UserError
 from retort.evaluation import Comparison
+from retort.sweeps import side_by_side
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("matplotlib")

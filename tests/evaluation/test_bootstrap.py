@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from retort.errors import UserError
 from retort.evaluation import bootstrap
-from retort.evaluation.bootstrap import SEED, compare, interval, intervals
+from retort.evaluation.bootstrap import SEED, compare, interval, intervals, pooled
 from retort.evaluation.scoring import Counts, Score, UtteranceScore
 
 
@@ -173,3 +173,17 @@ def test_other_data_in_one_score_is_the_users_mistake() -> None:
         compare(first, make_score(np.array([1, 2, 3, 4, 5, 6]), each=1))
     with pytest.raises(UserError, match="references of u0 differ in length"):
         compare(first, make_score(np.array([1, 2, 3, 4, 5, 6]), words=21))
+
+
+def test_runs_of_one_system_are_pooled_by_utterance() -> None:
+    first, second = make_score(np.array([1, 2, 0, 5])), make_score(np.array([3, 0, 0, 1]))
+    second.utterances.reverse()
+    found = pooled([first, second])
+    assert [utterance.id for utterance in found.utterances] == ["u0", "u1", "u2", "u3"]
+    assert [utterance.words.errors for utterance in found.utterances] == [4, 2, 0, 6]
+    assert found.wer == pytest.approx((first.wer + second.wer) / 2)
+    assert pooled([first]).utterances == first.utterances
+    with pytest.raises(UserError, match="in one score only"):
+        pooled([first, make_score(np.array([1, 2]))])
+    with pytest.raises(ValueError):
+        pooled([])

@@ -10,7 +10,7 @@ from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation import intervals, score
 from retort.evaluation.evaluate import Evaluation
-from retort.evaluation.results import add_result, device_name, read_results
+from retort.evaluation.results import add_entries, add_result, device_name, read_results
 
 PROMISED = {
     "system", "recipe", "seed", "split", "steps", "params", "cer", "wer", "train_seconds", "device", "commit",
@@ -53,6 +53,16 @@ def test_the_same_run_replaces_itself_and_others_stay(tmp_path: Path, evaluation
     assert keys == [
         ("tiny", 2, "dev", 7), ("tiny", 1, "test", 7), ("other", 1, "dev", 7), ("tiny", 1, "dev", 9),
     ]  # fmt: skip
+
+
+def test_what_is_there_already_changes_nothing(tmp_path: Path, evaluation: Evaluation) -> None:
+    path, gathered = tmp_path / "x.json", tmp_path / "all.json"
+    for seed in (1, 2):
+        add(path, Recipe(name="tiny", seed=seed), evaluation)
+    first, second = read_results(path)
+    for entries in ([first], [second], [first], [second, first]):
+        add_entries(gathered, entries)
+    assert gathered.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[1]", '"text"'])

@@ -3,19 +3,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from retort.config import Recipe
+from retort.corpora.opening import open_cuts
 from retort.errors import UserError
-from retort.teachers import Estimate, MaskedLMTeacher, StoredTeacher, open_store
+from retort.teachers import Estimate, MaskedLMTeacher, StoredTeacher, open_store, open_teacher
 from retort.teachers.teacher import Reading
 from retort.training.log import read_metrics
 from retort.training.run import train
-from retort.training.teach import store_root, teach, training_texts
+from retort.training.teach import complete_stores, normalised_texts, store_root, teach, training_texts
 
 ReadRecipe = Callable[..., Recipe]
 WriteRecipe = Callable[..., Path]
@@ -160,3 +163,24 @@ def test_the_verb_under_torchrun(
     assert done.stdout.count("texts to read, about") == 1
     assert str(store.folder.relative_to(tmp_path)) in done.stdout
     assert "set teachers.bert.storage: disk" in done.stdout
+
+
+def test_of_two_runs_that_lack_the_same_readings_one_reads(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = [open_teacher(recipe.teachers["bert"], torch.device("cpu"), stores=tmp_path) for _ in range(2)]
+    cuts = list(open_cuts(recipe.data.train[0]).cuts)
+    asked = count_readings(monkeypatch)
+    runs = [
+        threading.Thread(
+            target=complete_stores, args=(recipe, {"bert": each}, cuts, silent, Accelerator(cpu=True))
+        )
+        for each in teachers
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    texts = normalised_texts(cuts, recipe.normaliser)
+    assert sorted(asked) == sorted(texts)
+    assert all(not each.missing(texts) for each in teachers if isinstance(each, StoredTeacher))

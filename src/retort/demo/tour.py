@@ -15,17 +15,17 @@ from rich.table import Table
 from retort.config import Recipe
 from retort.corpora import PREPARERS, open_cuts
 from retort.decoding.recogniser import Recogniser, load
-from retort.demo.side_by_side import train_side_by_side
 from retort.errors import UserError
 from retort.evaluation import Comparison, Interval, Score, compare, intervals, read_score
-from retort.evaluation.evaluate import data_name, evaluated
+from retort.evaluation.evaluate import data_name
 from retort.evaluation.report import write_report
 from retort.evaluation.timing import WordTiming, read_word_ends, word_timing
 from retort.progress import stage_progress
 from retort.recipe import load_recipe
+from retort.sweeps.scored import scored
+from retort.sweeps.side_by_side import Training, train_side_by_side
 from retort.training.data import load_data
 from retort.training.log import read_metrics
-from retort.training.run import finished
 
 RECIPES = {"demo/cif": "CIF", "demo/hkd": "CIF+HKD"}
 """What is trained, and how the screen calls it; the others are compared with the first."""
@@ -65,7 +65,7 @@ def run_demo(console: Console, root: Path, overrides: Sequence[str] = ()) -> Non
     data = root / "demo" / "data"
     _synthesise(console, data, recipes[0])
     test = data / "test.jsonl.gz"
-    failed = _train(console, root, [each for each in recipes if not _is_done(each, root, test)], overrides)
+    failed = _train(console, root, [each for each in recipes if scored(each, root) is None], overrides)
     cuts = open_cuts(test).cuts
     heard = [_hear(title, root / name, test, cuts) for name, title in RECIPES.items() if name not in failed]
     if heard:
@@ -80,12 +80,6 @@ def run_demo(console: Console, root: Path, overrides: Sequence[str] = ()) -> Non
         raise _together(failed)
 
 
-def _is_done(recipe: Recipe, root: Path, test: Path) -> bool:
-    """Whether an earlier call trained it to the end and scored it on the test sentences."""
-    outcome = finished(recipe, root)
-    return outcome is not None and evaluated(outcome.recogniser, str(test), outcome.folder) is not None
-
-
 def _train(
     console: Console, root: Path, recipes: Sequence[Recipe], overrides: Sequence[str]
 ) -> dict[str, UserError]:
@@ -98,7 +92,8 @@ def _train(
     titles = [RECIPES.get(each.name, each.name) for each in recipes]
     beside = " side by side, a thread each" if len(titles) > 1 else ""
     console.print(f"training {' and '.join(titles)}{beside}", highlight=False)
-    return train_side_by_side(console, root, recipes, overrides)
+    trainings = [Training(each.name, each.training.steps, (each.name, *overrides)) for each in recipes]
+    return train_side_by_side(console, root, trainings, [{}] * len(trainings))
 
 
 def _synthesise(console: Console, folder: Path, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
-from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score
+from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score, UtteranceScore
 
 SEED = 20230820
 
@@ -122,6 +122,35 @@ def compare(
         resampled=resampled,
         level=LEVEL,
         replicates=replicates,
+    )
+
+
+def pooled(scores: Sequence[Score]) -> Score:
+    """Several runs of one system on the same utterances as one score: each utterance has the sum of their errors.
+
+    Its rates are the means over runs; resampling its speakers draws all runs of a speaker together. What the
+    interval then says is how much rests on who was heard, not on the runs' seeds.
+
+    Raises:
+        ValueError: no score.
+        UserError: other utterances, speakers or references in one than in another.
+    """
+    if not scores:
+        raise ValueError("no score to pool")
+    first, *others = scores
+    for other in others:
+        _check_same(first, other)
+    tables = [{utterance.id: utterance for utterance in each.utterances} for each in scores]
+    return Score(
+        [
+            UtteranceScore(
+                utterance.id,
+                utterance.speaker,
+                sum((table[utterance.id].words for table in tables), Counts()),
+                sum((table[utterance.id].characters for table in tables), Counts()),
+            )
+            for utterance in first.utterances
+        ]
     )
 
 

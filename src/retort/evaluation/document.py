@@ -88,8 +88,10 @@ class Document:
 
 
 def to_markdown(document: Document, html_name: str = "report.html") -> str:
-    """The document without its pictures, which are in the file `html_name` beside it."""
-    parts = [f"# {document.title}", document.lead, f"The pictures are in [{html_name}]({html_name})."]
+    """The document without its pictures, which are in the file `html_name` beside it, if it has one."""
+    parts = [f"# {document.title}", document.lead]
+    if html_name:
+        parts.append(f"The pictures are in [{html_name}]({html_name}).")
     return "\n\n".join([*parts, *map(section_to_markdown, document.sections)]) + "\n"
 
 

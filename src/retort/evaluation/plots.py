@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from retort.errors import UserError
 from retort.evaluation.firing import Firing
+from retort.evaluation.scoring import Interval
 from retort.evaluation.similarity import BeforeAndAfter
 
 PANELS = {
@@ -164,6 +165,70 @@ def plot_fires(
     figure, axes = _figure(_width(firing), 4.6, 2, sharex=True, height_ratios=(3, 2), ink="black")
     _draw_fires(axes[0][0], axes[1][0], firing)
     _save(figure, path)
+
+
+def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str, path: Path) -> None:
+    """A file with a line a system, the first on top: its error rate with the interval, its single runs as dots.
+
+    Args:
+        rates: the interval over all runs and the rates of each, as fractions, by the system's name.
+        label: what the rates are of.
+    """
+    figure, axes = _figure(6.4, 1.2 + 0.36 * len(rates), ink="black")
+    axis = axes[0][0]
+    for place, (bounds, runs) in enumerate(rates.values()):
+        _draw_bounds(axis, bounds, place, vertical=False)
+        axis.plot([100 * rate for rate in runs], [place] * len(runs), ".", color=COLOURS[1], zorder=3)
+    axis.set_yticks(range(len(rates)), list(rates))
+    axis.set_ylim(len(rates) - 0.5, -0.5)
+    axis.set_xlabel(f"{label}, %; the small dots are single runs")
+    _save(figure, path)
+
+
+def plot_setting(
+    points: Sequence[tuple[float, Interval]],
+    key: str,
+    label: str,
+    path: Path,
+    beside: tuple[str, Interval] | None = None,
+) -> None:
+    """A file with an error rate and its interval over the values of one setting.
+
+    Args:
+        points: value and rate; the axis is logarithmic where the values span a factor of ten.
+        key: of the setting.
+        label: what the rates are of.
+        beside: name and rate of a system without the setting, drawn as a band.
+    """
+    figure, axes = _figure(5.6, 3.6, ink="black")
+    axis = axes[0][0]
+    points = sorted(points, key=lambda point: point[0])
+    values = [value for value, _ in points]
+    axis.plot(values, [100 * bounds.rate for _, bounds in points], color=COLOURS[0], lw=1.2)
+    for value, bounds in points:
+        _draw_bounds(axis, bounds, value, vertical=True)
+    if beside is not None:
+        name, bounds = beside
+        axis.axhspan(100 * bounds.low, 100 * bounds.high, color=COLOURS[1], alpha=0.15, lw=0)
+        axis.axhline(100 * bounds.rate, color=COLOURS[1], ls="--", lw=1.2, label=name)
+        axis.legend(frameon=False)
+    if values[0] > 0 and values[-1] >= 10 * values[0]:
+        axis.set_xscale("log")
+    axis.set_xticks(values, [f"{value:g}" for value in values])
+    axis.minorticks_off()
+    axis.set_xlabel(key)
+    axis.set_ylabel(f"{label}, %")
+    _save(figure, path)
+
+
+def _draw_bounds(axis: Any, bounds: Interval, place: float, *, vertical: bool) -> None:
+    """A rate with its interval, per cent, at a place of the other axis."""
+    rate, reach = 100 * bounds.rate, [[100 * (bounds.rate - bounds.low)], [100 * (bounds.high - bounds.rate)]]
+    settings: dict[str, Any] = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "markersize": 4, "lw": 1.5}
+    if vertical:
+        axis.errorbar(place, rate, yerr=reach, **settings)
+    else:
+        axis.errorbar(rate, place, xerr=reach, **settings)
 
 
 def _width(firing: Firing) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,11 +46,27 @@ def add_result(
         "device": device_name(recipe.training.device, recipe.training.threads),
         "commit": commit(),
     }
-    entries = read_results(path) if path.exists() else []
-    key = ("recipe", "seed", "split")
-    entries = [each for each in entries if any(each.get(name) != entry[name] for name in key)]
+    add_entries(path, [entry])
+
+
+def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:
+    """Add runs to the list in `path`, each in place of one of the same recipe name, seed and split.
+
+    Raises:
+        UserError: the file holds something else than such a list.
+    """
+    there = read_results(path) if path.exists() else []
+    fresh = [each for each in added if each not in there]
+    if not fresh:
+        return
+    replaced = [_key(each) for each in fresh]
+    kept = [each for each in there if _key(each) not in replaced]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps([*entries, entry], indent=1) + "\n")
+    write_whole(path, json.dumps([*kept, *fresh], indent=1) + "\n")
+
+
+def _key(entry: Mapping[str, object]) -> list[object]:
+    return [entry.get(name) for name in ("recipe", "seed", "split")]
 
 
 def read_results(path: Path) -> list[dict[str, object]]:

@@ -115,16 +115,21 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     return _finish(recipe, folder, trainer, tokenizer)
 
 
-def finished(recipe: Recipe, root: Path) -> Outcome | None:
-    """What an earlier call made of the same recipe, if it came to the end and its model is there."""
+def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome | None:
+    """What an earlier call made of the same recipe, if it came to the end and its model is there.
+
+    Args:
+        device: of the recogniser; by default where the recipe trains.
+    """
     folder, steps = root / recipe.name, recipe.training.steps
     checkpoints = CheckpointFolder(folder / "checkpoints")
     if not holds(folder / "recipe.json", recipe_to_dict(recipe)) or steps not in checkpoints.steps():
         return None
-    on_cpu = recipe.training.device == "cpu" or not torch.cuda.is_available()
+    if device is None:
+        device = "cpu" if recipe.training.device == "cpu" or not torch.cuda.is_available() else "cuda"
     try:
         state = checkpoints.state(steps)
-        recogniser = load(folder / "model", "cpu" if on_cpu else "cuda")
+        recogniser = load(folder / "model", device)
     except (UserError, OSError, ValueError):
         return None
     torch.set_num_threads(recipe.training.threads)
@@ -195,14 +200,21 @@ def start_from(student: CifStudent, tokenizer: Tokenizer, experiment: str) -> di
     return {"taken": len(fitting), "not_used": len(weights) - len(fitting), "fresh": len(own) - len(fitting)}
 
 
+def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
+    """The recipe that has to be trained before this one; None if there is none or its model is there."""
+    if not recipe.training.warm_start:
+        return None
+    first = load_recipe(recipe.training.warm_start)
+    return None if (root / first.name / "model" / "config.json").is_file() else first
+
+
 def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:
     """The experiment that the student starts from, trained first if it is another recipe's; empty for none."""
     if not recipe.training.warm_start:
         return recipe.training.init
-    first = load_recipe(recipe.training.warm_start)
-    if not (root / first.name / "model" / "config.json").is_file():
+    if first := missing_warm_start(recipe, root):
         train(first, root, lambda stage, *counts: progress(f"{first.name}: {stage}", *counts), report)
-    return str(root / first.name)
+    return str(root / load_recipe(recipe.training.warm_start).name)
 
 
 def _finish(recipe: Recipe, folder: Path, trainer: Trainer, tokenizer: Tokenizer) -> Outcome:

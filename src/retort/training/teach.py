@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lhotse.cut import Cut
 from retort.config import NormaliserConfig, Recipe
 from retort.corpora.opening import find_data, open_cuts
 from retort.errors import UserError
+from retort.files import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
 from retort.text.normalise import Normaliser
 
@@ -112,10 +114,15 @@ def complete_stores(
         return
     texts = normalised_texts(cuts, recipe.normaliser)
     for name, store in stored.items():
-        if store.missing(texts):
-            teacher = open_fresh(recipe.teachers[name], accelerator.device)
-            rank, world = accelerator.process_index, accelerator.num_processes
-            _fill(name, store, teacher, texts, rank, world, progress, None)
+        if not store.missing(texts):
+            continue
+        rank, world = accelerator.process_index, accelerator.num_processes
+        # The processes of one run share the reading; of several runs one reads, and the others wait for it.
+        with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
+            store.refresh()
+            if store.missing(texts):
+                teacher = open_fresh(recipe.teachers[name], accelerator.device)
+                _fill(name, store, teacher, texts, rank, world, progress, None)
     accelerator.wait_for_everyone()
     for store in stored.values():
         store.refresh()

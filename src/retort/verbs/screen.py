@@ -22,7 +22,9 @@ TERMINATED = 143
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the recipe's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="a.b=c", help="Settings over the YAML file's.")
+]
 
 
 def tell(text: str, style: str | None = None) -> None:

@@ -12,17 +12,18 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from retort.config import Recipe, TrainingConfig
-from retort.demo import side_by_side
-from retort.demo.side_by_side import train_side_by_side
 from retort.errors import UserError
+from retort.sweeps import side_by_side
+from retort.sweeps.side_by_side import Training, start_here, train_side_by_side
 
-A, B = (Recipe(name=f"demo/{name}", training=TrainingConfig(steps=4)) for name in "ab")
+A, B, C = (Training(f"demo/{name}", 4, (f"demo/{name}",)) for name in "abc")
+TWO: list[dict[str, str]] = [{}, {}]
 
 PLAYER = """
 import json, pathlib, signal, sys, time
@@ -90,7 +91,12 @@ def test_all_run_at_the_same_time_with_the_same_settings(play: Play, console: Co
         print("said by", name)
         """
     )
-    assert train_side_by_side(console, Path("exp"), [A, B], ["seed=3"]) == {}
+    assert (
+        train_side_by_side(
+            console, Path("exp"), [replace(each, arguments=(each.name, "seed=3")) for each in (A, B)], TWO
+        )
+        == {}
+    )
     assert Path("exp/demo/a/here").read_text() == Path("exp/demo/b/here").read_text() == "seed=3"
     shown = text_of(console)
     assert "demo/a  step     4  validation: CER 25.00%" in shown
@@ -107,7 +113,7 @@ def test_a_resumed_training_does_not_repeat_what_was_told(play: Play, console: C
     play(
         f"(folder / 'metrics.jsonl').write_text({json.dumps(line) + chr(10)!r}); write(step=4, warning='late')"
     )
-    assert train_side_by_side(console, Path("exp"), [A]) == {}
+    assert train_side_by_side(console, Path("exp"), [A], TWO) == {}
     shown = text_of(console)
     assert "75" not in shown
     assert shown.count("demo/a  step     4  late") == 1
@@ -123,7 +129,7 @@ def test_a_resumed_training_does_not_repeat_what_was_told(play: Play, console: C
 )
 def test_one_that_fails_leaves_the_other_alone(play: Play, console: Console, end: str, words: str) -> None:
     play(f"if name == 'demo/b': {end}\ntime.sleep(0.3); write(step=4, loss=1.0)")
-    failed = train_side_by_side(console, Path("exp"), [A, B])
+    failed = train_side_by_side(console, Path("exp"), [A, B], TWO)
     assert failed.keys() == {"demo/b"}
     assert str(failed["demo/b"]) == f"exp/demo/b.log: {words}"
     shown = text_of(console)
@@ -143,7 +149,7 @@ def test_a_signal_lets_all_write_their_checkpoint(play: Play, console: Console, 
     before = signal.getsignal(number)
     threading.Thread(target=send).start()
     with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
-        train_side_by_side(console, Path("exp"), [A, B])
+        train_side_by_side(console, Path("exp"), [A, B], TWO)
     if number != signal.SIGINT:
         assert isinstance(caught.value, SystemExit)
         assert caught.value.code == 128 + number
@@ -169,20 +175,74 @@ def test_one_that_does_not_stop_is_killed(
 
     threading.Thread(target=send).start()
     with pytest.raises(KeyboardInterrupt):
-        train_side_by_side(console, Path("exp"), [A])
+        train_side_by_side(console, Path("exp"), [A], TWO)
     assert started[0].returncode == -signal.SIGKILL
 
 
-def test_two_processes_never_train_one_experiment(play: Play, console: Console) -> None:
-    play("signal.signal(signal.SIGTERM, stop); (folder / 'here').touch(); time.sleep(60)")
-    left = side_by_side._Run(Path("exp"), B, [])  # as a demo that was killed leaves it
+def test_an_experiment_that_another_process_trains_is_waited_for(play: Play, console: Console) -> None:
+    play(
+        "(folder / 'here').touch()\nwhile not (folder / 'go').exists(): time.sleep(0.01)\nwrite(step=4, loss=2.0)"
+    )
+    log = Path("exp/demo/b.log")
+    log.parent.mkdir(parents=True)
+    left = start_here(B, log, {})  # as one that was killed leaves it
     try:
         wait_for(Path("exp/demo/b/here").exists)
-        with pytest.raises(UserError, match=r"demo/b is being trained by another process\. Wait for it"):
-            train_side_by_side(console, Path("exp"), [A, B])
-        assert left.process.poll() is None
+        with pytest.raises(BlockingIOError):
+            start_here(B, log, {})
+        states = []
+
+        def ended(training: Training, error: UserError | None) -> UserError | None:
+            states.append((training.name, left.poll()))
+            Path("exp/demo/b/go").touch()
+            return error
+
+        Path("exp/demo/a").mkdir()
+        Path("exp/demo/a/go").touch()
+        assert train_side_by_side(console, Path("exp"), [A, B], TWO, ended=ended) == {}
     finally:
-        left.process.kill()
-        left.process.wait()
-    play("write(step=4, loss=1.0)")
-    assert train_side_by_side(console, Path("exp"), [A, B]) == {}
+        left.kill()
+        left.wait()
+    assert states == [("demo/a", None), ("demo/b", 0)]
+
+
+def test_they_take_turns_in_the_places_that_there_are(play: Play, console: Console) -> None:
+    play(
+        """
+        import os
+        (folder / "place").write_text(os.environ["PLACE"])
+        running = folder.parent / f"running-{os.environ['PLACE']}"
+        running.touch(exist_ok=False)
+        time.sleep(0.2)
+        running.unlink()
+        write(step=4, loss=1.0)
+        """
+    )
+    places = [{"PLACE": "first"}, {"PLACE": "second"}]
+    assert train_side_by_side(console, Path("exp"), [A, B, C], places) == {}
+    used = [Path(f"exp/demo/{name}/place").read_text() for name in "abc"]
+    assert used[:2] == ["first", "second"]
+    assert "3/3" in text_of(console)
+
+
+def test_one_begins_only_when_what_it_needs_is_there(play: Play, console: Console) -> None:
+    play(
+        "assert name != 'demo/c' or (folder.parent / 'a/done').exists(); time.sleep(0.2); (folder / 'done').touch()"
+    )
+    trainings = [A, B, replace(C, after=("demo/a",))]
+    assert train_side_by_side(console, Path("exp"), trainings, [{}] * 3) == {}
+
+
+def test_without_what_it_needs_it_is_not_begun(play: Play, console: Console) -> None:
+    play("if name == 'demo/a': sys.exit('retort: it is ill')")
+    told = []
+
+    def ended(training: Training, error: UserError | None) -> UserError | None:
+        told.append((training.name, error is None))
+        return error
+
+    trainings = [A, B, replace(C, after=("demo/a",))]
+    failed = train_side_by_side(console, Path("exp"), trainings, TWO, ended=ended)
+    assert str(failed["demo/c"]) == "demo/c: not begun, for demo/a failed"
+    assert not Path("exp/demo/c").exists()
+    assert sorted(told) == [("demo/a", False), ("demo/b", True), ("demo/c", False)]

@@ -1,0 +1,1 @@
+"""Many trainings as one list: at once, resumed, and in one table."""

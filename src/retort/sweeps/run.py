@@ -1,0 +1,110 @@
+"""`retort sweep`: every run of a sweep that is not done yet, as many at once as there is room for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from retort.config import Recipe
+from retort.errors import UserError
+from retort.progress import stage_progress
+from retort.sweeps.board import RESULTS, Board
+from retort.sweeps.config import Run, Sweep
+from retort.sweeps.side_by_side import Training, start_here, train_side_by_side
+from retort.sweeps.slurm import start_on_slurm
+from retort.training.run import missing_warm_start
+
+GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def run_sweep(
+    console: Console, root: Path, sweep: Sweep, results: Path, *, jobs: int | None = None, slurm: bool = False
+) -> Board:
+    """Train and score what is not done yet, warm starts first; a run that fails leaves the others alone.
+
+    Args:
+        root: of the experiments, `exp` in the working directory, where `retort train` puts them.
+        results: JSON list that every run adds its rows to.
+        jobs: runs at once; by default a GPU each, or as many as there are cores for, or on Slurm all.
+        slurm: hand every run to the cluster.
+
+    Returns:
+        What was found; `failed` has the runs, and warm starts, that failed.
+
+    Raises:
+        UserError: as :func:`retort.sweeps.slurm.start_on_slurm`, or the results cannot be written.
+    """
+    board = Board(sweep, root, results)
+    with stage_progress(console) as progress:
+        runs = sweep.runs
+        for number, run in enumerate(runs, 1):
+            board.look(run)
+            progress("what is done", number, len(runs))
+    board.write()
+    missing = {run.recipe.name: run for run in runs if run.recipe.name not in board.done}
+    console.print(f"{len(board.done)} of {len(runs)} runs are done already", highlight=False)
+
+    def ended(training: Training, error: UserError | None) -> UserError | None:
+        run = missing.get(training.name)
+        if run and error is None and not board.look(run):
+            error = UserError("it ended without a score", where=training.name)
+        if error is not None:
+            board.failed[training.name] = error
+        board.write()
+        console.print(_told(training, board, error), markup=False, soft_wrap=True)
+        return error
+
+    if missing:
+        trainings = _trainings(list(missing.values()), root)
+        start = start_on_slurm(root / sweep.name / "slurm", sweep.slurm) if slurm else start_here
+        places = [{}] * (jobs or len(trainings)) if slurm else _places(list(missing.values()), jobs)
+        train_side_by_side(console, root, trainings, places, start=start, ended=ended)
+    return board
+
+
+def _told(training: Training, board: Board, error: UserError | None) -> str:
+    if error is not None:
+        return str(error)
+    found = board.done.get(training.name)
+    rates = (
+        "  ".join(f"{each.split}: CER {each.score.cer:.2%}" for each in found.evaluations) if found else ""
+    )
+    return f"{training.name} is done  {rates}".rstrip()
+
+
+def _trainings(runs: Sequence[Run], root: Path) -> list[Training]:
+    """The runs, behind the warm starts that they need."""
+    first: dict[str, Training] = {}
+    last = []
+    for run in runs:
+        after = _warm_starts(run.recipe, root, first)
+        options = ("--results", str(root / run.recipe.name / RESULTS))
+        last.append(Training(run.recipe.name, run.recipe.training.steps, (*run.arguments, *options), after))
+    return [*first.values(), *last]
+
+
+def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tuple[str, ...]:
+    """Names of the trainings that this recipe has to wait for; they are put into `found`."""
+    needed = missing_warm_start(recipe, root)
+    if needed is None:
+        return ()
+    before = _warm_starts(needed, root, found)
+    arguments = (recipe.training.warm_start,)
+    found[needed.name] = Training(needed.name, needed.training.steps, arguments, before)
+    return (*before, needed.name)
+
+
+def _places(runs: Sequence[Run], jobs: int | None) -> list[dict[str, str]]:
+    """What the environment of each of the runs at once has to say: its GPU, where there are some."""
+    on_gpu = any(run.recipe.training.device != "cpu" for run in runs)
+    count = torch.cuda.device_count() if on_gpu else 0
+    if not count:
+        threads = max(run.recipe.training.threads for run in runs)
+        return [{}] * (jobs or max(1, len(os.sched_getaffinity(0)) // threads))
+    own = os.environ.get(GPUS)
+    gpus = own.split(",")[:count] if own else [str(number) for number in range(count)]
+    return [{GPUS: gpus[number % count]} for number in range(jobs or count)]

@@ -1,0 +1,157 @@
+"""The table of a sweep: every system over its seeds, and against one of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from retort.errors import UserError
+from retort.evaluation.bootstrap import Comparison, compare, intervals, pooled
+from retort.evaluation.document import Table
+from retort.evaluation.scoring import Interval, Score
+from retort.sweeps.config import Row, Sweep
+from retort.sweeps.scored import Scored
+
+MEASURES = ("cer", "wer")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One system on one set of data; rates are fractions.
+
+    Attributes:
+        name: of the row.
+        seeds: CER of every seed that is done.
+        unfinished: why there is none of the others.
+        rates: `cer` and `wer` over all of these seeds, with intervals over speakers; empty where none is done.
+        deviation: of the seeds' CER, the sample's; None below two.
+        against: `cer` and `wer` less those of the row that all are compared with, over `shared` seeds.
+        params: of the shipped model.
+        minutes: spent in updates, the mean over seeds.
+        note: why there is no comparison, or what has to be known of it.
+    """
+
+    name: str
+    seeds: dict[int, float]
+    unfinished: dict[int, str]
+    rates: dict[str, Interval]
+    deviation: float | None
+    against: dict[str, Comparison]
+    shared: list[int]
+    params: int | None
+    minutes: float | None
+    note: str
+
+
+def lines_of(
+    sweep: Sweep, source: int, done: Mapping[str, Scored], failed: Mapping[str, UserError]
+) -> list[Line]:
+    """The table on the sweep's data with this index, from the runs that are done, by their experiments' names."""
+    first = next(row for row in sweep.rows if row.name == sweep.against)
+    return [_line(row, first, source, done, failed) for row in sweep.rows]
+
+
+def _line(
+    row: Row, first: Row, source: int, done: Mapping[str, Scored], failed: Mapping[str, UserError]
+) -> Line:
+    scores, unfinished = _scores(row, source, done), {}
+    for run in row.runs:
+        if run.recipe.name not in done:
+            error = failed.get(run.recipe.name)
+            unfinished[run.recipe.seed] = f"failed: {error}" if error else "not finished"
+    runs = [done[run.recipe.name] for run in row.runs if run.recipe.name in done]
+    cers = {seed: score.cer for seed, score in scores.items()}
+    rates, against, note = {}, {}, ""
+    theirs = _scores(first, source, done)
+    shared = [] if row is first else [seed for seed in scores if seed in theirs]
+    try:
+        if scores:
+            rates = intervals(pooled(list(scores.values())))
+            note = rates["cer"].note
+        if shared:
+            pair = [pooled([each[seed] for seed in shared]) for each in (theirs, scores)]
+            against = {measure: compare(pair[0], pair[1], measure=measure) for measure in MEASURES}
+    except UserError as error:
+        note = str(error)
+    return Line(
+        name=row.name,
+        seeds=cers,
+        unfinished=unfinished,
+        rates=rates,
+        deviation=statistics.stdev(cers.values()) if len(cers) > 1 else None,
+        against=against,
+        shared=shared,
+        params=runs[0].params if runs else None,
+        minutes=statistics.fmean(run.seconds for run in runs) / 60 if runs else None,
+        note=note,
+    )
+
+
+def _scores(row: Row, source: int, done: Mapping[str, Scored]) -> dict[int, Score]:
+    """By seed, those that are done."""
+    return {
+        run.recipe.seed: done[run.recipe.name].evaluations[source].score
+        for run in row.runs
+        if run.recipe.name in done
+    }
+
+
+def rates_table(lines: Sequence[Line]) -> Table:
+    """Error rates of the systems, over the seeds that are done."""
+    rows = []
+    for line in lines:
+        cells = ["", "", "", ""]
+        if line.rates:
+            bounds = [line.rates[measure] for measure in MEASURES]
+            cells = [text for b in bounds for text in (f"{b.rate:.2%}", f"{b.low:.2%} to {b.high:.2%}")]
+        rows.append([line.name, *cells])
+    return Table(("system", "CER", "95 %", "WER", "95 %"), rows)
+
+
+def runs_table(lines: Sequence[Line]) -> Table:
+    """The single seeds of the systems, their size and the time that they took."""
+    rows = []
+    for line in lines:
+        seeds = {seed: f"{rate:.2%}" for seed, rate in line.seeds.items()}
+        seeds |= {seed: why.split(":")[0] for seed, why in line.unfinished.items()}
+        deviation = "" if line.deviation is None else f"{line.deviation:.2%}"
+        params = "" if line.params is None else f"{line.params:,}"
+        minutes = "" if line.minutes is None else f"{line.minutes:.1f}"
+        rows.append([line.name, ", ".join(seeds[seed] for seed in sorted(seeds)), deviation, params, minutes])
+    names = ", ".join(map(str, sorted({**lines[0].seeds, **lines[0].unfinished})))
+    return Table(("system", f"CER, seeds {names}", "deviation", "params", "minutes"), rows)
+
+
+def comparison_table(lines: Sequence[Line], against: str) -> Table | None:
+    """Differences from the row `against`; None where there is nothing to compare yet."""
+    rows = []
+    for line in lines:
+        for measure, found in line.against.items():
+            relative = f"{found.difference / found.first:+.1%}" if found.first else ""
+            bounds = f"{found.low:+.2%} to {found.high:+.2%}"
+            shared = ", ".join(map(str, line.shared))
+            change = f"{found.difference:+.2%}", bounds, f"{found.p:.4f}", relative
+            rows.append([line.name, measure.upper(), *change, shared])
+    header = ("system", "", f"less {against}", "95 %", "p", "relative", "seeds")
+    return Table(header, rows) if rows else None
+
+
+def remarks(lines: Sequence[Line]) -> list[str]:
+    """What failed, and what has to be known of the numbers."""
+    failures = [
+        f"{line.name}, seed {seed}, {why}"
+        for line in lines
+        for seed, why in line.unfinished.items()
+        if why.startswith("failed")
+    ]
+    return failures + [f"{line.name}: {line.note}" for line in lines if line.note]
+
+
+def line_to_dict(line: Line) -> dict[str, Any]:
+    """What `table.json` has of it."""
+    content = asdict(line)
+    for measure, found in line.against.items():
+        content["against"][measure]["relative"] = found.difference / found.first if found.first else None
+    return content

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from retort.errors import UserError
+from retort.recipe import load_recipe, recipe_names
+from retort.sweeps.config import load_sweep
+
+WriteRecipe = Callable[..., Path]
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("sweeps/")])
+def test_every_packaged_sweep_loads(name: str) -> None:
+    sweep = load_sweep(name)
+    assert f"sweeps/{sweep.name}" == name
+    assert sweep.against in [row.name for row in sweep.rows]
+
+
+def test_the_main_comparison_is_of_four_systems_and_three_seeds() -> None:
+    sweep = load_sweep("sweeps/speechocean762_main")
+    assert [row.name for row in sweep.rows] == ["cif", "acd", "lrd", "hkd"]
+    assert [(run.recipe.system, run.recipe.seed) for run in sweep.runs] == [
+        (system, seed) for seed in (1, 2, 3) for system in ("cif", "acd", "lrd", "hkd")
+    ]
+    assert sweep.against == "cif"
+    assert sweep.sources == ("speechocean762/dev",)
+
+
+@pytest.fixture
+def write_sweep(write_recipe: WriteRecipe, tmp_path: Path) -> Callable[[str], Path]:
+    """A sweep of this text, in which RECIPE stands for a recipe's path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text("name: study\n" + text.replace("RECIPE", str(write_recipe())))
+        return path
+
+    return write
+
+
+def test_settings_come_in_their_order(write_sweep: Callable[[str], Path]) -> None:
+    path = write_sweep(
+        "seeds: [7]\ncommon: [training.steps=5, training.peak_lr=0.5]\n"
+        "systems: {a: {recipe: RECIPE, set: [training.peak_lr=0.25]}, 'b c': {recipe: RECIPE}}"
+    )
+    sweep = load_sweep(str(path))
+    assert sweep.against == "a"
+    first, second = (run.recipe for run in sweep.runs)
+    assert (first.training.peak_lr, second.training.peak_lr) == (0.25, 0.5)
+    assert (first.training.steps, first.seed, first.name) == (5, 7, "study/a-7")
+    assert second.name == "study/b-c-7"
+    for run in sweep.runs:  # what is handed to `retort train` is the same recipe
+        recipe, *overrides = run.arguments
+        assert load_recipe(recipe, overrides) == run.recipe
+
+
+def test_a_grid_has_a_row_for_every_combination(write_sweep: Callable[[str], Path]) -> None:
+    path = write_sweep(
+        "seeds: [1]\nsystems: {plain: {recipe: RECIPE}, one: {recipe: RECIPE, grid: {student.ctc_weight: [0.1, 1e-5]}},\n"
+        "  two: {recipe: RECIPE, grid: {training.keep: [best, last], student.frontend.layers: [1, 2]}}}"
+    )
+    rows = {row.name: row for row in load_sweep(str(path)).rows}
+    assert [name for name in rows if name.startswith("two")] == [
+        f"two training.keep={keep} student.frontend.layers={layers}"
+        for keep in ("best", "last")
+        for layers in (1, 2)
+    ]
+    tiny = rows["one student.ctc_weight=1e-05"]
+    assert tiny.point == ("student.ctc_weight", 1e-5)
+    assert tiny.runs[0].recipe.student.ctc_weight == 1e-5
+    assert tiny.runs[0].recipe.name == "study/one-student.ctc_weight=1e-05-1"
+    assert rows["plain"].point is None
+
+
+def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -> None:
+    text = "seeds: [1]\nsystems: {a: {recipe: RECIPE}}\n"
+    scored = load_sweep(str(write_sweep(text))).sources
+    tuned = load_sweep(str(write_sweep(text + "score_on: validation")))
+    assert scored[0].endswith("/test")
+    assert tuned.runs[0].recipe.data.test == tuned.runs[0].recipe.data.validation == list(tuned.sources)
+    assert tuned.sources[0].endswith("/validation")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("systems: {}", "it has no systems"),
+        ("sistems: {}", "unknown key 'sistems'. Did you mean 'systems'?"),
+        ("systems: {a: {recipes: RECIPE}}", "Did you mean 'recipe'?"),
+        ("systems: {a: {recipe: no/such}}", "no such recipe"),
+        ("systems: {a: {recipe: RECIPE, set: [training.step=3]}}", "Did you mean 'steps'?"),
+        ("systems: {a: {recipe: RECIPE, grid: {training.steps: []}}}", "systems.a.grid.training.steps has no values"),
+        ("systems: {a: {recipe: RECIPE}}\nagainst: b", "against is 'b'. Choose one of a"),
+        ("systems: {a: {recipe: RECIPE}}\nseeds: [1, 1]", "seeds is [1, 1]"),
+        ("systems: {a: {recipe: RECIPE}}\nscore_on: train", "Choose one of test, validation"),
+        ("systems: {a b: {recipe: RECIPE}, a-b: {recipe: RECIPE}}", "two of its rows would be study/a-b-1"),
+        ("systems: {a: {recipe: RECIPE, set: ['data.test=[]']}}", "nothing to score on: data.test is empty"),
+        (
+            "systems: {a: {recipe: RECIPE}, b: {recipe: RECIPE, set: ['data.test=[x]']}}",
+            "b is scored on other data than a",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(write_sweep: Callable[[str], Path], text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_sweep(str(write_sweep(text)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_stays_below_the_experiments(write_sweep: Callable[[str], Path]) -> None:
+    path = str(write_sweep("systems: {a: {recipe: RECIPE}}"))
+    for name in ("../up", "/root", "a b", "''"):
+        with pytest.raises(UserError, match="name is"):
+            load_sweep(path, [f"name={name}"])
+
+
+def test_a_sweep_is_no_recipe() -> None:
+    with pytest.raises(UserError, match="Use it with `retort sweep`"):
+        load_recipe("sweeps/speechocean762_main")

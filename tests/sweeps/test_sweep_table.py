@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retort.config import DataConfig, Recipe
+from retort.errors import UserError
+from retort.evaluation import intervals
+from retort.evaluation.bootstrap import SEED
+from retort.evaluation.evaluate import Evaluation
+from retort.evaluation.scoring import REPLICATES, Counts, Score, UtteranceScore
+from retort.sweeps.board import Board
+from retort.sweeps.config import Row, Run, Sweep
+from retort.sweeps.scored import Scored
+from retort.sweeps.table import comparison_table, line_to_dict, lines_of, rates_table, remarks, runs_table
+
+WORDS, UTTERANCES, SPEAKERS = 20, 60, 30
+
+
+def make_score(rate: float, seed: int, speakers: int = SPEAKERS) -> Score:
+    """Speakers differ, and so do the seeds; characters are five times the words, with as many errors."""
+    draw = np.random.default_rng(seed)
+    rates = np.clip(rate + np.random.default_rng(99).normal(0, 0.08, speakers), 0.01, 0.99)
+    errors = draw.binomial(WORDS, rates[np.arange(UTTERANCES) % speakers])
+    return Score(
+        [
+            UtteranceScore(f"u{i}", f"s{i % speakers}", Counts(WORDS, int(e)), Counts(5 * WORDS, int(e)))
+            for i, e in enumerate(errors)
+        ]
+    )
+
+
+def make_scored(score: Score) -> Scored:
+    return Scored(1234, 90.0, [Evaluation("x/test", score, intervals(score), [], Path())])
+
+
+def make_sweep(*names: str, seeds: tuple[int, ...] = (1, 2, 3), against: str = "") -> Sweep:
+    rows = []
+    for name in names:
+        recipes = [
+            Recipe(name=f"s/{name}-{seed}", seed=seed, data=DataConfig(test=["x/test"])) for seed in seeds
+        ]
+        system, _, value = name.partition("=")
+        point = ("weight", float(value)) if value else None
+        rows.append(Row(name, tuple(Run(recipe, ()) for recipe in recipes), system, point))
+    return Sweep("s", against or names[0], tuple(rows), ("x/test",), {})
+
+
+def done_of(rates: dict[str, float], seeds: tuple[int, ...] = (1, 2, 3)) -> dict[str, Scored]:
+    return {
+        f"s/{name}-{seed}": make_scored(make_score(rate, 10 * seed + place))
+        for place, (name, rate) in enumerate(rates.items())
+        for seed in seeds
+    }
+
+
+def slow_replicates(done: dict[str, Scored], name: str, against: str = "") -> list[float]:
+    """CER of the seeds of a system (less that of another one), speakers drawn one by one."""
+    names = sorted({f"s{i}" for i in range(SPEAKERS)})
+    rates = []
+    generator = np.random.default_rng(SEED)
+    sums: dict[str, tuple[int, int]] = {}
+    for speaker in names:
+        errors = length = 0
+        for seed in (1, 2, 3):
+            for sign, system in ((1, name), (-1, against)):
+                for utterance in done[f"s/{system}-{seed}"].evaluations[0].score.utterances if system else []:
+                    if utterance.speaker == speaker:
+                        errors += sign * utterance.characters.errors
+                        length += utterance.characters.reference if sign > 0 else 0
+        sums[speaker] = errors, length
+    for drawn in generator.integers(len(names), size=(REPLICATES, len(names))):
+        total = [sums[names[block]] for block in drawn]
+        rates.append(sum(errors for errors, _ in total) / sum(length for _, length in total))
+    return rates
+
+
+def test_all_seeds_of_a_speaker_are_drawn_together() -> None:
+    done = done_of({"a": 0.4, "b": 0.3})
+    first, second = lines_of(make_sweep("a", "b"), 0, done, {})
+    found = second.rates["cer"]
+    assert found.rate == pytest.approx(np.mean(list(second.seeds.values())))
+    slow = slow_replicates(done, "b")
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])))
+    # Were the seeds' speakers others each time, the interval would be narrower by the root of their number.
+    single = intervals(done["s/b-1"].evaluations[0].score)["cer"]
+    assert found.high - found.low > 0.7 * (single.high - single.low)
+    slow = slow_replicates(done, "b", "a")
+    difference = second.against["cer"]
+    assert (difference.low, difference.high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])))
+    assert difference.difference == pytest.approx(found.rate - first.rates["cer"].rate)
+    assert first.against == {}
+
+
+@pytest.mark.parametrize(("against", "other", "sign"), [("good", "bad", 1), ("bad", "good", -1)])
+def test_which_is_better_shows_in_sign_interval_and_p(against: str, other: str, sign: int) -> None:
+    done = done_of({"good": 0.25, "bad": 0.4})
+    lines = lines_of(make_sweep("good", "bad", against=against), 0, done, {})
+    line = next(each for each in lines if each.name == other)
+    for found in line.against.values():
+        assert np.sign([found.difference, found.low, found.high]).tolist() == [sign] * 3
+        assert found.p < 0.01
+    table = comparison_table(lines, against)
+    assert table is not None
+    assert table.rows[0][0] == other
+    assert table.rows[0][2].startswith("+" if sign > 0 else "-")
+    relative = float(table.rows[0][5].rstrip("%"))
+    assert relative == pytest.approx(100 * (0.4 / 0.25 - 1) if sign > 0 else 100 * (0.25 / 0.4 - 1), abs=15)
+
+
+def test_two_that_are_alike_are_not_told_apart() -> None:
+    (_, line) = lines_of(make_sweep("a", "b"), 0, done_of({"a": 0.3, "b": 0.3}), {})
+    found = line.against["cer"]
+    assert found.low < 0 < found.high
+    assert found.p > 0.05
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    done = done_of({"a": 0.3, "b": 0.3})
+    del done["s/a-1"], done["s/b-3"]
+    failed = {"s/a-1": UserError("the disk is full", where="s/a-1.log")}
+    first, second = lines_of(make_sweep("a", "b"), 0, done, failed)
+    assert second.shared == [2]
+    assert list(second.seeds) == [1, 2]
+    assert second.deviation == pytest.approx(abs(second.seeds[1] - second.seeds[2]) / 2**0.5)
+    assert first.unfinished == {1: "failed: s/a-1.log: the disk is full"}
+    assert second.unfinished == {3: "not finished"}
+    assert remarks([first, second]) == ["a, seed 1, failed: s/a-1.log: the disk is full"]
+    cells = runs_table([first, second])
+    assert cells.header[1] == "CER, seeds 1, 2, 3"
+    assert cells.rows[0][1].startswith("failed, ")
+    assert cells.rows[1][1].endswith("%, not finished")
+
+
+def test_nothing_is_done_yet() -> None:
+    lines = lines_of(make_sweep("a", "b"), 0, {}, {})
+    assert rates_table(lines).rows[1] == ["b", "", "", "", ""]
+    assert runs_table(lines).rows[1] == ["b", "not finished, not finished, not finished", "", "", ""]
+    assert comparison_table(lines, "a") is None
+    json.dumps([line_to_dict(line) for line in lines])
+
+
+def test_a_test_set_that_changed_between_runs_is_told() -> None:
+    done = done_of({"a": 0.3})
+    other = done["s/a-2"].evaluations[0].score
+    other.utterances.pop()
+    (line,) = lines_of(make_sweep("a"), 0, done, {})
+    assert line.rates == {}
+    assert "1 utterances are in one score only" in line.note
+    assert "Evaluate both" in remarks([line])[-1]
+
+
+def test_of_one_speaker_the_utterances_are_drawn_and_it_is_told() -> None:
+    done = {f"s/a-{seed}": make_scored(make_score(0.3, seed, speakers=1)) for seed in (1, 2, 3)}
+    (line,) = lines_of(make_sweep("a"), 0, done, {})
+    assert line.rates["cer"].resampled == "utterances"
+    assert "one speaker only" in line.note
+
+
+def test_a_grid_over_a_number_becomes_a_curve(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sweep = make_sweep("plain", "w=0.1", "w=1", "w=10")
+    board = Board(sweep, tmp_path, tmp_path / "results.json")
+    board.done = done_of({"plain": 0.4, "w=0.1": 0.3})
+    board.write()
+    assert not (tmp_path / "s/grid-w.png").exists()  # one value is no curve
+    board.done = done_of({"plain": 0.4, "w=0.1": 0.3, "w=1": 0.25, "w=10": 0.35})
+    board.write()
+    for name in ("table.png", "grid-w.png"):
+        assert (tmp_path / "s" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"![{name}]({name})" in (tmp_path / "s/table.md").read_text()
+
+
+def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    board = Board(make_sweep("a", "b"), tmp_path, tmp_path / "results.json")
+    board.done = done_of({"a": 0.4, "b": 0.3})
+    board.write()
+    assert "matplotlib is not installed" in board.missing
+    text = (tmp_path / "s/table.md").read_text()
+    assert "| b | CER | -" in text
+    assert ".png" not in text
+    (content,) = json.loads((tmp_path / "s/table.json").read_text())
+    assert [each["name"] for each in content["systems"]] == ["a", "b"]
+    compared = content["systems"][1]["against"]["cer"]
+    assert compared["relative"] == pytest.approx(compared["difference"] / compared["first"])
