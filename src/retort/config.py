@@ -148,7 +148,12 @@ class EncoderConfig:
 class CifConfig:
     kernel: int = 3
     """Of the convolution that estimates the weights, frames."""
+    activation: str = "none"
+    """Behind that convolution: `none` (as the reference) or `relu`."""
     dropout: float = 0.2
+    context_layers: int = 0
+    """Layers of the encoder's kind over the fired embeddings, so that what was heard in a neighbour's share is found
+    there. The tap `acoustic` is behind them."""
     tail: float = 0.5
     """What remains after the last full token is a token if it weighs more than this (evaluation)."""
 
@@ -299,6 +304,7 @@ CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
     "tokenizer.kind": ("characters", "bpe", "teacher"),
     "features.storage": ("disk", "online"),
     "student.kind": ("cif",),
+    "student.cif.activation": ("none", "relu"),
     "student.encoder.kind": ("conformer", "transformer"),
     "student.encoder.positions": ("relative", "rotary"),
     "student.encoder.convolution_norm": ("batch", "layer"),

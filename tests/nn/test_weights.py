@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
 
 
-def test_it_is_the_formula_written_out() -> None:
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_it_is_the_formula_written_out(activation: str) -> None:
     torch.manual_seed(0)
-    estimator = WeightEstimator(6, 3, 0.2).eval()
+    estimator = WeightEstimator(6, 3, 0.2, activation).eval()
     hidden = torch.randn(1, 5, 6)
     alphas = estimator(hidden, torch.tensor([5]))
     kernel, bias = estimator.convolution.weight, estimator.convolution.bias
@@ -18,6 +20,8 @@ def test_it_is_the_formula_written_out() -> None:
         for tap in range(3):
             if 0 <= frame + tap - 1 < 5:
                 mixed = mixed + kernel[:, :, tap] @ hidden[0, frame + tap - 1]
+        if activation == "relu":
+            mixed = mixed.clamp(min=0.0)
         expected = (estimator.linear.weight[0] @ mixed + estimator.linear.bias[0]).sigmoid()
         torch.testing.assert_close(alphas[0, frame], expected)
 

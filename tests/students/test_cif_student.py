@@ -17,7 +17,7 @@ from retort.config import (
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
 from retort.recipe import load_recipe
-from retort.students.cif import CifStudent, alignment_loss, smoothed_cross_entropy
+from retort.students.cif import CifStudent, Encoded, alignment_loss, smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe
@@ -387,3 +387,55 @@ class TestAlignment:
 
     def test_without_weight_it_is_not_computed(self) -> None:
         assert "alignment" not in build()(*batch([60], [4])).losses
+
+
+class TestContext:
+    @pytest.mark.parametrize("kind", ["conformer", "transformer"])
+    def test_padding_and_batching_change_nothing(self, kind: str) -> None:
+        torch.manual_seed(0)
+        settings = config(kind=kind)
+        settings.cif.context_layers = 2
+        student = build_student(settings, VOCABULARY, BINS).eval()
+        given = batch([40, 73, 120], [3, 6, 9])
+        with torch.no_grad():
+            encoded = student.encode(given.features, given.feature_lengths)
+            for targets in (None, given.token_lengths):
+                together = student.fire(encoded, targets)
+                for row in range(3):
+                    frames = int(encoded.lengths[row])
+                    one = Encoded(encoded.hidden[row : row + 1, :frames], encoded.lengths[row : row + 1])
+                    alone = student.fire(one, None if targets is None else targets[row : row + 1])
+                    size = int(alone.lengths)
+                    assert size == int(together.lengths[row])
+                    torch.testing.assert_close(
+                        together.embeddings[row, :size], alone.embeddings[0, :size], atol=1e-5, rtol=1e-4
+                    )
+                    assert not together.embeddings[row, size:].any()
+
+    def test_a_token_hears_its_neighbours(self) -> None:
+        torch.manual_seed(0)
+        settings = config()
+        settings.cif.context_layers = 1
+        student = build_student(settings, VOCABULARY, BINS).eval()
+        given = batch([100], [6])
+        encoded = student.encode(given.features, given.feature_lengths)
+        hidden = encoded.hidden.detach().requires_grad_()
+        plain = build()
+        direction = torch.randn(24, generator=torch.Generator().manual_seed(1))
+        for each, hears in ((student, True), (plain, False)):
+            fired = each.fire(Encoded(hidden, encoded.lengths))
+            assert int(fired.lengths) > 2
+            (gradient,) = torch.autograd.grad((fired.embeddings[0, 0] * direction).sum(), hidden)
+            behind = int(fired.fire_times[0, 0]) + 3  # a weight hears one frame to each side
+            assert bool(gradient[0, behind:].any()) is hears
+
+    def test_no_token_at_all(self) -> None:
+        torch.manual_seed(0)
+        settings = config()
+        settings.cif.context_layers = 1
+        student = build_student(settings, VOCABULARY, BINS).eval()
+        torch.nn.init.constant_(student.weights.linear.bias, -30.0)
+        given = batch([40, 60], [2, 2])
+        fired = student.fire(student.encode(given.features, given.feature_lengths))
+        assert fired.lengths.tolist() == [0, 0]
+        assert greedy(student, given.features, given.feature_lengths) is not None

@@ -15,7 +15,7 @@ from retort.config import StudentConfig
 from retort.nn.cif import FiredTokens, integrate_and_fire
 from retort.nn.ctc import label_frames
 from retort.nn.decoder import CifDecoder
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import LAYERS, Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
 from retort.students.taps import Tap
@@ -60,7 +60,10 @@ class CifStudent(nn.Module):
         dim = config.encoder.dim
         self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
         self.ctc = nn.Linear(dim, vocabulary)
-        self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout)
+        self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout, config.cif.activation)
+        self.context = nn.ModuleList(
+            LAYERS[config.encoder.kind](config.encoder) for _ in range(config.cif.context_layers)
+        )
         self.decoder = CifDecoder(config.decoder, vocabulary, dim)
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
@@ -99,9 +102,16 @@ class CifStudent(nn.Module):
 
     def _fire(self, encoded: Encoded, alphas: Tensor, target_lengths: Tensor | None) -> FiredTokens:
         with torch.autocast(encoded.hidden.device.type, enabled=False):
-            return integrate_and_fire(
+            fired = integrate_and_fire(
                 encoded.hidden, alphas, encoded.lengths, target_lengths, tail=self.config.cif.tail
             )
+        embeddings = fired.embeddings
+        if not self.context or embeddings.shape[1] == 0:
+            return fired
+        for layer in self.context:
+            embeddings = layer(embeddings, fired.lengths)
+        mask = valid_mask(fired.lengths, embeddings.shape[1])
+        return fired._replace(embeddings=embeddings.float().masked_fill(~mask[..., None], 0.0))
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
