@@ -70,7 +70,8 @@ class NormaliserConfig:
 @dataclass
 class TokenizerConfig:
     kind: str = "characters"
-    """`characters`, `bpe` (sentencepiece) or `teacher` (the teacher's own pieces, those observed)."""
+    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed) or `init` (that of
+    `training.init` or `warm_start`, so that all of that model's weights fit)."""
     size: int | None = None
     """Vocabulary with the four special ids. Needed for `bpe`; elsewhere stated so that `info` needs no data."""
     teacher: str = ""
@@ -301,7 +302,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Of every kind of recipe."""
 CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
-    "tokenizer.kind": ("characters", "bpe", "teacher"),
+    "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
     "features.storage": ("disk", "online"),
     "student.kind": ("cif",),
     "student.cif.activation": ("none", "relu"),

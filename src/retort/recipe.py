@@ -129,6 +129,12 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         raise UserError(
             "tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300"
         )
+    if recipe.tokenizer.kind == "init" and not (recipe.training.init or recipe.training.warm_start):
+        raise UserError(
+            "tokenizer.kind is init without a model to start from",
+            where=where,
+            remedy="Set training.init or training.warm_start, or choose another kind",
+        )
     if recipe.tokenizer.kind == "teacher":
         choose("tokenizer.teacher", recipe.tokenizer.teacher, tuple(recipe.teachers))
     if recipe.augment.noise and recipe.features.storage == "disk":

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from lhotse import CutSet
+from torch import Tensor
 
-from retort.config import FeatureConfig
+from retort.config import FeatureConfig, Recipe
 from retort.corpora.features import store_features
 from retort.corpora.opening import open_cuts
 from retort.recipe import load_recipe
 from retort.training.run import Outcome, train
+from retort.training.trainer import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,22 @@ def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cuts[5].supervisions[0].text = cuts[0].supervisions[0].text
     CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
     return folder / "train.jsonl.gz"
+
+
+class Started(Exception):
+    """Carries what a run starts from."""
+
+
+@pytest.fixture
+def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], dict[str, Tensor]]:
+    def stop(trainer: Trainer, report: object) -> None:
+        raise Started(trainer.module.student.state_dict())
+
+    def start(recipe: Recipe, root: Path) -> dict[str, Tensor]:
+        monkeypatch.setattr(Trainer, "run", stop)
+        with pytest.raises(Started) as started:
+            train(recipe, root, lambda *_: None, lambda *_: None)
+        weights: dict[str, Tensor] = started.value.args[0]
+        return weights
+
+    return start

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from retort.errors import UserError
 from retort.training import run
 from retort.training.log import read_metrics
 from retort.training.run import Outcome, train
-from retort.training.trainer import Trainer
 
 ReadRecipe = Callable[..., Recipe]
 MakeCorpus = Callable[..., Path]
@@ -49,25 +48,6 @@ def rejected(folder: Path) -> dict[str, str]:
     header, *lines = (folder / "rejected.tsv").read_text().splitlines()
     assert header == "id\treason"
     return {name: reason for name, reason in (line.split("\t") for line in lines)}
-
-
-class Started(Exception):
-    """Carries what a run starts from."""
-
-
-@pytest.fixture
-def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], dict[str, Tensor]]:
-    def stop(trainer: Trainer, report: object) -> None:
-        raise Started(trainer.module.student.state_dict())
-
-    def start(recipe: Recipe, root: Path) -> dict[str, Tensor]:
-        monkeypatch.setattr(Trainer, "run", stop)
-        with pytest.raises(Started) as started:
-            trained(recipe, root)
-        weights: dict[str, Tensor] = started.value.args[0]
-        return weights
-
-    return start
 
 
 class TestDistillation:
@@ -338,36 +318,6 @@ class TestEarlierStages:
     def test_a_role_without_data(self, tmp_path: Path, read_recipe: ReadRecipe, role: str) -> None:
         with pytest.raises(UserError, match=f"data.{role} is empty"):
             trained(read_recipe(f"data.{role}=[]"), tmp_path)
-
-
-class TestInit:
-    def test_weights_are_taken_and_counted(
-        self, finished: Outcome, finished_root: Path, read_recipe: ReadRecipe
-    ) -> None:
-        reported: dict[str, float] = {}
-
-        def report(step: int, values: Mapping[str, float]) -> None:
-            if step == 0:
-                reported.update(values)
-
-        recipe = read_recipe(f"training.init={finished.folder}", "student.decoder.dim=48", name="second")
-        train(recipe, finished_root, lambda *_: None, report)
-        assert reported["init.taken"] > 20
-        assert reported["init.not_used"] > 5
-        assert reported["init.not_used"] == reported["init.fresh"]
-
-    def test_the_student_starts_from_them(
-        self, finished: Outcome, finished_root: Path, read_recipe: ReadRecipe,
-        start_of: Callable[[Recipe, Path], dict[str, Tensor]],
-    ) -> None:  # fmt: skip
-        wanted = finished.recogniser.student.state_dict()
-        recipe = read_recipe(f"training.init={finished.folder}", "seed=5", name="second")
-        found = start_of(recipe, finished_root)
-        assert all(torch.equal(found[name], value) for name, value in wanted.items())
-
-    def test_nothing_there(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:
-        with pytest.raises(UserError, match="no trained model here"):
-            trained(read_recipe(f"training.init={tmp_path / 'nowhere'}"), tmp_path)
 
 
 @pytest.mark.long

@@ -85,7 +85,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     }
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
-        tokenizer = load_tokenizer(recipe, folder, data.train)
+        tokenizer = load_tokenizer(recipe, folder, data.train, origin)
     # With the first checkpoint it becomes the trainer's affair.
     if accelerator.is_main_process and not (folder / "checkpoints").exists():
         write_rejected(data.rejected, folder / REJECTED)
@@ -139,10 +139,14 @@ def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome |
     return Outcome(folder, recogniser, state["seconds"], steps, params, averaged, rejected, before=True)
 
 
-def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet) -> Tokenizer:
-    """The experiment's tokenizer, trained from the training text alone if it is missing."""
+def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "") -> Tokenizer:
+    """The experiment's tokenizer; if it is missing, trained from the training text alone, or that of `origin`."""
     if (folder / "tokenizer").exists():
         return open_tokenizer(folder / "tokenizer")
+    if recipe.tokenizer.kind == "init":
+        tokenizer = open_tokenizer(_model_folder(origin) / "tokenizer")
+        save_whole(tokenizer.save, folder / "tokenizer")
+        return tokenizer
     normalise = Normaliser(recipe.normaliser)
     texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
     pieces, case = None, "keep"
@@ -179,12 +183,7 @@ def start_from(student: CifStudent, tokenizer: Tokenizer, experiment: str) -> di
     Raises:
         UserError: no model there, or nothing of it fits.
     """
-    root = Path(experiment)
-    path = next((each for each in (root / "model", root) if (each / "model.safetensors").is_file()), None)
-    if path is None:
-        raise UserError(
-            "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
-        )
+    path = _model_folder(experiment)
     weights, own = read_weights(path / "model.safetensors"), student.state_dict()
     other = open_tokenizer(path / "tokenizer").symbols != tokenizer.symbols
     fitting = {
@@ -198,6 +197,16 @@ def start_from(student: CifStudent, tokenizer: Tokenizer, experiment: str) -> di
         raise UserError("none of its weights fit this student", where=experiment)
     student.load_state_dict(fitting, strict=False)
     return {"taken": len(fitting), "not_used": len(weights) - len(fitting), "fresh": len(own) - len(fitting)}
+
+
+def _model_folder(experiment: str) -> Path:
+    root = Path(experiment)
+    for path in (root / "model", root):
+        if (path / "model.safetensors").is_file():
+            return path
+    raise UserError(
+        "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
+    )
 
 
 def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
