@@ -198,6 +198,17 @@ class TestCheckpointsOfARun:
         whole = [(trainer.checkpoints.path(step) / "optimizer.safetensors").exists() for step in (2, 4, 5)]
         assert whole == [False, True, True]  # the one before the last stands in when the last is cut short
 
+    def test_a_ctc_head_that_learns_alone_chooses_by_its_own_errors(
+        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
+    ) -> None:
+        recipe = read_recipe("training.steps=3", "training.evaluate_steps=1", "student.ce_weight=0")
+        rates = iter([(0.1, 0.9), (0.5, 0.3), (0.6, 0.4)])
+        trainer = trainer_of(
+            recipe, tmp_path, cuts, lambda student: dict(zip(("cer", "ctc_cer"), next(rates), strict=True))
+        )
+        trainer.run(silent)
+        assert trainer.chosen() == [2, 3]
+
     def test_of_equals_the_later(self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
         recipe = read_recipe("training.steps=4", "training.evaluate_steps=1")
         assert self.run(recipe, tmp_path, cuts, 0.5, 0.5, 0.5, 0.5).chosen() == [3, 4]

@@ -53,13 +53,12 @@ class Trainer(Loop[Batch]):
         teachers: by name; they stay outside the module, frozen.
         dataset: turns cuts into batches.
         cuts: to learn from.
-        validate: free-running error rates of a student; `cer` chooses checkpoints.
+        validate: free-running error rates of a student; `cer` chooses checkpoints, or `ctc_cer` where the CTC head
+            alone learns.
         accelerator: devices and processes.
         rejected: utterances of the data that were left out before training; they are listed with those that
             training itself cannot use.
     """
-
-    criterion = "cer"
 
     def __init__(
         self,
@@ -74,6 +73,7 @@ class Trainer(Loop[Batch]):
         rejected: Sequence[Rejected] = (),
     ) -> None:
         self._left_out = rejected
+        self.criterion = "cer" if recipe.student.ce_weight > 0.0 else "ctc_cer"
         freeze(module.student, recipe.training.freeze)
         super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator)
         self.recipe, self.teachers, self.dataset = recipe, teachers, dataset
