@@ -209,7 +209,7 @@ def test_the_total_of_the_published_run() -> None:
     )
     assert float(output.token_sum.detach()) / tokens == pytest.approx(total / tokens, rel=1e-5)
     assert float(output.utterance_sum) == 0.0
-    assert student.loss_weights == {"ce": 1.0, "ctc": 0.5, "quantity": 1.0}
+    assert student.loss_weights == {"ce": 1.0, "ctc": 0.5, "quantity": 1.0, "alignment": 0.0}
     assert all(tally.count == tokens for tally in output.tallies.values())
 
 
