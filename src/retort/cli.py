@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -22,13 +21,14 @@ from retort.verbs.release import release
 from retort.verbs.screen import (
     EXPERIMENTS,
     STOPPED,
-    TERMINATED,
     Overrides,
     RecipeName,
     console,
+    first_process,
     print_evaluation,
     say_rejected,
     tell,
+    training_screen,
 )
 from retort.verbs.sweep import sweep
 
@@ -160,26 +160,14 @@ def train(
     tune_allocator()
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
-    from retort.progress import TrainingProgress, stage_progress
+    from retort.progress import stage_progress
     from retort.recipe import load_recipe
-    from retort.training.loop import Stopped
     from retort.training.run import train as run_training
 
     loaded = load_recipe(recipe, overrides or [])
-    first = os.environ.get("RANK", "0") == "0"  # under torchrun the other processes only train
-    screen = console if first else Console(quiet=True)
-    try:
-        with TrainingProgress(screen, loaded.training.steps) as display:
-            try:
-                outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
-            except UserError:
-                # Of a process that has ended torchrun tells the others by SIGTERM: there is a line to be said first.
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                raise
-    except Stopped as stopped:
-        complain(str(stopped))
-        sys.exit(TERMINATED)
-    if not first:
+    with training_screen(loaded.training.steps) as display:
+        outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+    if not first_process():
         return
     if outcome.before:
         tell(f"{outcome.folder} is finished: nothing to train")

@@ -46,9 +46,19 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
     """Wait until no other process of this machine is within the same lock; one that dies leaves it.
 
     Args:
-        lock: a file in a folder that exists; it stays, empty.
+        lock: a file that stays, empty; its folder is made.
+
+    Raises:
+        UserError: it cannot be made.
     """
-    with lock.open("a") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})", where=lock, remedy="Free space, run again"
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

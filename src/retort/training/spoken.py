@@ -41,7 +41,6 @@ def say(
     named = [prefix, *voices, config.seed, asdict(conditions), *distinct]
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
     manifest = cache / f"{key}.jsonl.gz"
-    cache.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(cache / f"{key}.lock"):
         if not manifest.exists():
             spoken = read_aloud(

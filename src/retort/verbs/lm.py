@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from retort.allocator import tune_allocator
-from retort.errors import UserError, complain
-from retort.verbs.screen import EXPERIMENTS, TERMINATED, Overrides, RecipeName, console, tell
+from retort.errors import UserError
+from retort.verbs.screen import (
+    EXPERIMENTS,
+    Overrides,
+    RecipeName,
+    console,
+    first_process,
+    tell,
+    training_screen,
+)
 
 if TYPE_CHECKING:
     from retort.lm.guessing import LmScore
@@ -28,20 +33,12 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """
     tune_allocator()
     from retort.lm.config import load_lm_recipe
-    from retort.progress import TrainingProgress
     from retort.training.lm import train_lm
-    from retort.training.loop import Stopped
 
     loaded = load_lm_recipe(recipe, overrides or [])
-    first = os.environ.get("RANK", "0") == "0"  # under torchrun the other processes only train
-    screen = console if first else Console(quiet=True)
-    try:
-        with TrainingProgress(screen, loaded.training.steps) as display:
-            outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
-    except Stopped as stopped:
-        complain(str(stopped))
-        sys.exit(TERMINATED)
-    if first:
+    with training_screen(loaded.training.steps) as display:
+        outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
+    if first_process():
         tell(f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}")
         _print_scores({"held out": outcome.score})
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from retort.errors import UserError, complain
+
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
+    from retort.progress import TrainingProgress
 
 console = Console(highlight=False)
 EXPERIMENTS = Path("exp")
@@ -56,3 +64,27 @@ def say_rejected(count: int, where: str, what: str = "left out") -> None:
     """How many utterances were not used, if any, and which file tells why."""
     if count:
         tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
+
+
+def first_process() -> bool:
+    """Whether this process speaks; under `torchrun` the others only train."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def training_screen(steps: int) -> Iterator[TrainingProgress]:
+    """The bar of a training of so many updates; SIGTERM, once it has saved, ends the command in one line."""
+    from retort.progress import TrainingProgress
+    from retort.training.loop import Stopped
+
+    try:
+        with TrainingProgress(console if first_process() else Console(quiet=True), steps) as display:
+            try:
+                yield display
+            except UserError:
+                # Of a process that has ended torchrun tells the others by SIGTERM: there is a line to be said first.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                raise
+    except Stopped as stopped:
+        complain(str(stopped))
+        sys.exit(TERMINATED)
