@@ -77,6 +77,12 @@ def test_accuracy_that_stands_still() -> None:
     assert "38.0%" in told[0]
 
 
+def test_without_a_decoder_accuracy_may_stand_still() -> None:
+    health = Health(CONFIG)
+    for step in range(3 * PATIENCE):
+        assert health.check_evaluated(step, {}, decodes=False) == []
+
+
 def test_it_counts_on_after_a_resume() -> None:
     """Of a run that is broken off half-way through its patience the warnings still come, and come once."""
     first = Health(CONFIG)

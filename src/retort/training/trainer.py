@@ -93,7 +93,8 @@ class Trainer(Loop[Batch]):
         return self.health.check_logged(self.position.step, values)
 
     def _check_evaluated(self, values: Mapping[str, float]) -> list[str]:
-        return self.health.check_evaluated(self.position.step, values)
+        decodes = self.recipe.student.ce_weight > 0.0
+        return self.health.check_evaluated(self.position.step, values, decodes=decodes)
 
     def _groups(self) -> Iterator[list[Batch]]:
         """Batches of as many epochs as it takes, `training.accumulation` at a time."""
