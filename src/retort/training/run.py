@@ -26,6 +26,7 @@ from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
 from retort.training.checkpoints import CheckpointFolder, chosen_steps, read_weights
 from retort.training.data import Progress, load_data
+from retort.training.earlier import missing_warm_start, train_teachers
 from retort.training.folder import claim, holds, save_whole
 from retort.training.loop import Report
 from retort.training.module import TrainingModule
@@ -77,6 +78,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     if (outcome := finished(recipe, root)) is not None:
         return outcome
     origin = _warm_start(recipe, root, progress, report)
+    train_teachers(recipe, root, progress, report)
     accelerator = make_accelerator(recipe.training)
     # Before the data, which may take hours to prepare.
     teachers = {
@@ -207,14 +209,6 @@ def _model_folder(experiment: str) -> Path:
     raise UserError(
         "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
     )
-
-
-def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
-    """The recipe that has to be trained before this one; None if there is none or its model is there."""
-    if not recipe.training.warm_start:
-        return None
-    first = load_recipe(recipe.training.warm_start)
-    return None if (root / first.name / "model" / "config.json").is_file() else first
 
 
 def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:

@@ -18,6 +18,7 @@ from retort.errors import UserError
 from retort.files import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
 from retort.text.normalise import Normaliser
+from retort.training.earlier import train_teachers
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
@@ -62,6 +63,7 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
     names = sorted({row.teacher for row in recipe.distill})
     if not names:
         raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
+    train_teachers(recipe, root, progress, lambda step, values: None)
     torch.set_num_threads(recipe.training.threads)
     rank, world, device = _place(recipe)
     texts = training_texts(recipe)

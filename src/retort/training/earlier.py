@@ -1,0 +1,64 @@
+"""What has to be trained before a recipe: the model it starts from, and its teachers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+from retort.config import Recipe, TeacherConfig
+from retort.errors import UserError
+from retort.files import one_at_a_time
+from retort.lm.config import load_lm_recipe
+from retort.recipe import load_recipe
+from retort.training.data import Progress
+from retort.training.lm import train_lm
+from retort.training.loop import Report
+
+
+def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
+    """The recipe that has to be trained before this one; None if there is none or its model is there."""
+    if not recipe.training.warm_start:
+        return None
+    first = load_recipe(recipe.training.warm_start)
+    return None if _trained(root / first.name / "model") else first
+
+
+def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Report) -> None:
+    """Train the language models that the recipe's teachers are to be, those that are not there yet.
+
+    Of several runs that need the same one, one trains it and the others wait.
+
+    Raises:
+        UserError: a teacher's `recipe` makes another model than its `model`, or as :func:`train_lm`.
+    """
+    needed = {row.teacher for row in recipe.distill}
+    if recipe.tokenizer.kind == "teacher":
+        needed.add(recipe.tokenizer.teacher)
+    for name in sorted(needed):
+        teacher = recipe.teachers[name]
+        if teacher.recipe and not _trained(Path(teacher.model)):
+            _train_teacher(name, teacher, root, progress, report)
+
+
+def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: Progress, report: Report) -> None:
+    first = load_lm_recipe(teacher.recipe)
+    made = root / first.name / "model"
+    if made.resolve() != Path(teacher.model).resolve():
+        raise UserError(
+            f"teachers.{name}.model is {teacher.model}, which its recipe does not make",
+            where=teacher.recipe,
+            remedy=f"Set teachers.{name}.model={made}",
+        )
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else all processes train it together
+    with (
+        one_at_a_time(root / "cache" / "lm" / f"{first.name.replace('/', '-')}.lock")
+        if alone
+        else nullcontext()
+    ):
+        if not _trained(made):
+            train_lm(first, root, lambda stage, *counts: progress(f"{first.name}: {stage}", *counts), report)
+
+
+def _trained(model: Path) -> bool:
+    return (model / "config.json").is_file()
