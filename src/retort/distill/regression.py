@@ -49,6 +49,11 @@ def regression_loss(
 
 
 def regression_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
-    """The loss of a row `loss: regression`."""
+    """The loss of a row `loss: regression`; logs the `variance`, what the mean of the batch's targets would lose."""
     reduce = cast(Dimensions, config.reduce)
-    return PositionLosses(regression_loss(student, targets.vectors, reduce=reduce, reduction="none"), {})
+    (teacher,) = full_precision(targets.vectors)
+    losses, spread = (
+        regression_loss(guess, teacher, reduce=reduce, reduction="none")
+        for guess in (student, teacher.mean(0).expand_as(teacher))
+    )
+    return PositionLosses(losses, {"variance": spread})
