@@ -29,8 +29,12 @@ def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("kind=causal", "kind is 'causal'. Choose one of masked"),
+        ("kind=prefix", "kind is 'prefix'. Choose one of masked, causal, ngram"),
+        ("kind=causal", "tokenizer.kind is 'wordpiece'. Choose one of student, characters, bpe, words"),
         ("tokenizer.kind=bpe", "tokenizer.kind is 'bpe'. Choose one of wordpiece"),
+        ("model.kind=lstm", "model.kind is 'lstm'. Choose one of transformer"),
+        ("tokenizer.model=a", "Give `kind: student` a model, and no other kind"),
+        ("model.dropout=1.0", "model.dropout is 1"),
         ("training.schedule=steep", "training.schedule is 'steep'"),
         ("student.kind=cif", "unknown key 'student'"),
         ("training.mask=0.2", "Did you mean 'masking'"),
@@ -45,6 +49,28 @@ def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
 def test_what_is_wrong_is_one_line(tmp_path: Path, override: str, message: str) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text(RECIPE)
+    with pytest.raises(UserError) as caught:
+        load_lm_recipe(str(path), [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tokenizer.kind=student", "Give `kind: student` a model, and no other kind"),
+        ("model.kind=rnn", "model.kind is 'rnn'. Choose one of transformer, lstm"),
+        ("init=a", "init is of masked models, kind is causal"),
+        ("ngram.arpa=a.arpa", "Name the student whose pieces the file has"),
+        ("ngram.order=0", "ngram.order is 0"),
+        ("ngram.prune=[2,1]", "thresholds that do not fall"),
+        ("ngram.prune=[-1]", "thresholds that do not fall"),
+    ],
+)
+def test_what_is_wrong_with_a_causal_model_is_one_line(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE + "kind: causal\ntokenizer: {kind: bpe, size: 50}\n")
+    load_lm_recipe(str(path))
     with pytest.raises(UserError) as caught:
         load_lm_recipe(str(path), [override])
     assert message in str(caught.value)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from retort.errors import UserError
-from retort.lm.pieces import PieceMix, PieceStore, length_batches, train_wordpiece
+from retort.lm.config import PieceConfig
+from retort.lm.pieces import (
+    Cutter,
+    PieceMix,
+    PieceStore,
+    causal_cutter,
+    length_batches,
+    train_pieces,
+    train_wordpiece,
+)
+from retort.text.tokenizers import EOS, UNKNOWN
 
 Counting = Callable[[int, int], list[str]]
 Write = Callable[..., PieceStore]
@@ -23,7 +33,10 @@ def tokenizer() -> Any:
 @pytest.fixture
 def write(tokenizer: Any) -> Write:
     def make(folder: Path, sentences: list[str], longest: int = 32) -> PieceStore:
-        PieceStore.write(folder, sentences, tokenizer, longest, lambda done: None)
+        def cut(texts: Sequence[str]) -> list[list[int]]:
+            return tokenizer(list(texts), truncation=True, max_length=longest).input_ids
+
+        PieceStore.write(folder, sentences, Cutter(cut, len(tokenizer), {}), lambda done: None)
         return PieceStore(folder)
 
     return make
@@ -50,6 +63,27 @@ def test_stored_pieces_are_the_tokenizers(
     assert store.lengths.tolist() == [len(ids) for ids in expected]
     assert store.lengths.max() == 9
     assert np.load(tmp_path / "store" / "ids.npy").dtype == np.uint16
+
+
+@pytest.mark.parametrize(("kind", "size"), [("characters", 8000), ("bpe", 12), ("words", 6)])
+def test_a_students_pieces_are_framed(tmp_path: Path, kind: str, size: int) -> None:
+    texts = ["ab abc", "ab", "c ab ab"]
+    tokenizer = train_pieces(texts, PieceConfig(kind=kind, size=size))
+    assert tokenizer.size <= size
+    cutter = causal_cutter(tokenizer, 5)
+    rows = cutter.cut(texts)
+    assert rows == [[EOS, *tokenizer.encode(text), EOS][:5] for text in texts]
+    assert max(map(len, rows)) <= 5
+    assert tokenizer.decode(tokenizer.encode("ab ab")) == "ab ab"
+    assert UNKNOWN in tokenizer.encode("zz")
+    other = train_pieces(["abd"] * 9 + texts, PieceConfig(kind=kind, size=size))
+    same = train_pieces(texts, PieceConfig(kind=kind, size=size))
+    assert causal_cutter(same, 5).identity == cutter.identity
+    assert cutter.identity not in (causal_cutter(other, 5).identity, causal_cutter(tokenizer, 6).identity)
+    PieceStore.write(tmp_path / "store", texts, cutter, lambda done: None)
+    ids, repeats = PieceMix([PieceStore(tmp_path / "store")] * 2, [1, 3]).counted()
+    assert ids.tolist() == [each for row in rows * 2 for each in row]
+    assert repeats.tolist() == [1, 1, 1, 3, 3, 3]
 
 
 def test_no_sentence_is_an_error(tmp_path: Path, write: Write) -> None:

@@ -35,6 +35,7 @@ from retort.text.tokenizers import (
     Piece,
     Tokenizer,
     Word,
+    WordTokenizer,
 )
 
 
@@ -115,6 +116,7 @@ def test_spans_of_any_text(kind: str, text: str) -> None:
     tokenizer = _any_text_tokenizers()[kind]
     pieces = tokenizer.pieces(text)
     check_spans(text, pieces)
+    assert tokenizer.encode(text) == [piece.id for piece in pieces]
     assert not {BLANK, PAD, EOS} & set(tokenizer.encode(text))
     words = tokenizer.words(tokenizer.encode(text))
     assert "".join(word.text for word in words) == "".join(tokenizer.decode(tokenizer.encode(text)).split())
@@ -248,6 +250,28 @@ def test_bpe_model_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_workers_can_receive_a_tokenizer(kind: str, teacher: Any) -> None:
     tokenizer = make(kind, ENGLISH, teacher)
     assert pickle.loads(pickle.dumps(tokenizer)).encode(ENGLISH[0]) == tokenizer.encode(ENGLISH[0])
+
+
+def test_words_by_frequency(tmp_path: Path) -> None:
+    tokenizer = WordTokenizer.train(["THE CAT SAT", "THE CAT", "THE DOG"], 7)
+    assert tokenizer.symbols[4:] == ["THE", "CAT", "DOG"]
+    tokenizer.save(tmp_path)
+    opened = open_tokenizer(tmp_path)
+    assert opened.symbols == tokenizer.symbols
+    assert opened.fingerprint() == tokenizer.fingerprint()
+    assert WordTokenizer(["CAT", "THE", "DOG"]).fingerprint() != tokenizer.fingerprint()
+    text = "THE DOG SAT THE"
+    check_spans(text, opened.pieces(text))
+    assert opened.unknown(text) == ["SAT"]
+    assert opened.decode([*opened.encode(text), EOS]) == "THE DOG ⁇ THE"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fingerprint_is_of_the_vocabulary(kind: str, teacher: Any, tmp_path: Path) -> None:
+    tokenizer = make(kind, ENGLISH, teacher)
+    tokenizer.save(tmp_path)
+    assert open_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
+    assert make(kind, MANDARIN, teacher).fingerprint() != tokenizer.fingerprint()
 
 
 def test_combining_marks_belong_to_the_word_before() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lhotse import CutSet
+from safetensors.torch import load_file
 from tiny_trainers import NO_DROPOUT, read_cuts, trainer_of
 from torch import Tensor
 from two_processes import Task, results_of, run_in_two
@@ -18,9 +19,11 @@ from two_processes import Task, results_of, run_in_two
 from retort.config import Recipe
 from retort.distill import contrastive
 from retort.errors import UserError
+from retort.lm.config import load_lm_recipe
 from retort.nn.collectives import sum_over_processes
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.recipe import load_recipe
+from retort.training.lm import train_lm
 from retort.training.loop import process_seed
 from retort.training.processes import lost_processes_told
 from retort.training.trainer import Trainer
@@ -105,6 +108,24 @@ def whole_run(process: int, recipe: str, folder: Path, manifest: Path, letters: 
     }
 
 
+LM = """
+kind: causal
+name: {name}
+text: [{{source: {text}}}]
+held_out: [{text}.held_out]
+tokenizer: {{kind: characters}}
+model: {{layers: 1, dim: 8, heads: 2, feedforward: 16, dropout: 0.0}}
+batches: {{pieces: 48, longest: 24}}
+training: {{steps: 3, warmup_steps: 1, precision: fp32, device: cpu, evaluate_steps: 3, accumulation: {accumulation}}}
+"""
+
+
+def language_model(process: int, recipe: str, folder: Path) -> dict[str, Tensor]:
+    """Weights after three updates."""
+    outcome = train_lm(load_lm_recipe(recipe), folder, lambda *_: None, lambda *_: None)
+    return load_file(outcome.folder / "model" / "model.safetensors")
+
+
 def single_frames(process: int) -> dict[str, Any]:
     """One frame among two processes: too few for statistics, and then one each."""
     torch.manual_seed(3)
@@ -145,6 +166,7 @@ class Pair:
         }
         for letters in ("abcdefg", "z"):
             tasks[letters] = (whole_run, recipe, folder / letters, manifest, letters)
+        tasks["lm"] = (language_model, write_lm(folder, 1), folder / "lm")
         tasks["frames"] = (single_frames,)
         tasks["lost"] = (lose_the_other,)  # the last, for one of them is gone then
         run_in_two(folder, tasks)
@@ -155,6 +177,16 @@ class Pair:
     def of_one(self, name: str) -> dict[str, Any]:
         case = self.cases[name]
         return one_process(load_recipe(case.recipe, case.overrides), self.folder, self.manifest, case.one)
+
+
+def write_lm(folder: Path, accumulation: int) -> str:
+    """A language model of which so many batches of a process make an update."""
+    text = folder / "text.txt"
+    text.write_text("".join(f"{'ABCDEFGH'[index % 8] * (index % 5 + 1)} AB\n" for index in range(40)))
+    Path(f"{text}.held_out").write_text("ABBA\n")
+    path = folder / f"lm{accumulation}.yaml"
+    path.write_text(LM.format(name=path.stem, text=text, accumulation=accumulation))
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +264,13 @@ def test_only_bad_utterances_end_the_run_of_both(pair: Pair) -> None:
     errors = {each["error"] for each in pair["z"]}
     assert len(errors) == 1
     assert "no training utterance can be used; the first of 24 is" in errors.pop()
+
+
+def test_a_language_model_of_two_is_that_of_one_with_both_their_batches(pair: Pair) -> None:
+    one = language_model(0, write_lm(pair.folder, 2), pair.folder / "one")
+    for part in pair["lm"]:
+        for name, value in one.items():
+            torch.testing.assert_close(part[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_statistics_need_two_frames_wherever_they_are(pair: Pair) -> None:

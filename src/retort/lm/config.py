@@ -23,13 +23,20 @@ class TextConfig:
 @dataclass
 class PieceConfig:
     kind: str = "wordpiece"
-    """Trained on the text, with BERT's special pieces."""
+    """Of a masked model `wordpiece`, trained on the text, with BERT's special pieces. Of the others `student`
+    (those of `model`), or trained on the text: `characters`, `bpe` (sentencepiece) or `words`."""
+    model: str = ""
+    """For `student`: an experiment's name, or the folder of an experiment, a model or a release."""
     size: int = 8000
-    """Most pieces; a small text gives fewer."""
+    """Most pieces, the special ones counted; a small text gives fewer. Of `bpe` exactly so many."""
 
 
 @dataclass
 class ModelConfig:
+    """Of a neural model."""
+
+    kind: str = "transformer"
+    """`transformer`, or of a causal model `lstm`, whose layers are as wide as `dim`."""
     layers: int = 6
     dim: int = 256
     heads: int = 4
@@ -38,12 +45,23 @@ class ModelConfig:
 
 
 @dataclass
+class NgramConfig:
+    order: int = 4
+    """Pieces of the longest n-grams."""
+    prune: list[int] = field(default_factory=list)
+    """Of n-grams of 2, 3, ... pieces those seen so often or less are left out; the last number holds for all longer
+    ones. Empty: all are kept."""
+    arpa: str = ""
+    """An ARPA file (`.gz` too) over the same pieces, estimated elsewhere, to be taken as it is."""
+
+
+@dataclass
 class PieceBatchConfig:
     pieces: int = 4096
     """In one batch, padding counted."""
     longest: int = 128
-    """Sentence, its two special pieces counted; the end of a longer one is cut off. A model from scratch has as
-    many positions."""
+    """Sentence, its two special pieces counted; the end of a longer one is cut off. A masked model from scratch has
+    as many positions."""
 
 
 @dataclass
@@ -51,13 +69,15 @@ class LmTrainingConfig(LoopConfig):
     checkpoints: int = 1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     masking: float = 0.15
-    """Share of the pieces to be guessed; of these 80 % are hidden, 10 % replaced, 10 % shown (BERT)."""
+    """Of a masked model: share of the pieces to be guessed; of these 80 % are hidden, 10 % replaced, 10 % shown
+    (BERT)."""
 
 
 @dataclass
 class LmRecipe:
     kind: str = "masked"
-    """`masked`: BERT and its kin."""
+    """`masked` (BERT and its kin), `causal` (guesses the next piece) or `ngram` (the same by counting: interpolated
+    modified Kneser-Ney)."""
     name: str = MISSING
     """The experiment is `exp/NAME`."""
     seed: int = 1
@@ -67,18 +87,26 @@ class LmRecipe:
     """Validation: sources as in `text`."""
     normaliser: NormaliserConfig = field(default_factory=NormaliserConfig)
     init: str = ""
-    """Hugging Face name or folder of the encoder that is trained on, with its own pieces; empty: from scratch."""
+    """Of a masked model: Hugging Face name or folder of the encoder that is trained on, with its own pieces; empty:
+    from scratch."""
     tokenizer: PieceConfig = field(default_factory=PieceConfig)
     """From scratch only."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """From scratch only."""
+    ngram: NgramConfig = field(default_factory=NgramConfig)
+    """Of an n-gram model, which reads nothing of `model` and `training`, of `batches` only `longest`."""
     batches: PieceBatchConfig = field(default_factory=PieceBatchConfig)
     training: LmTrainingConfig = field(default_factory=LmTrainingConfig)
 
 
-LM_CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
-    "kind": ("masked",),
-    "tokenizer.kind": ("wordpiece",),
+LM_CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {"kind": ("masked", "causal", "ngram")}
+OF_A_KIND: dict[str, dict[str, tuple[str, ...]]] = {
+    "masked": {"tokenizer.kind": ("wordpiece",), "model.kind": ("transformer",)},
+    "causal": {
+        "tokenizer.kind": ("student", "characters", "bpe", "words"),
+        "model.kind": ("transformer", "lstm"),
+    },
+    "ngram": {"tokenizer.kind": ("student", "characters", "bpe", "words")},
 }
 
 
@@ -90,30 +118,62 @@ def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
     """
     loaded = read_recipe(LmRecipe, recipe, overrides)
     check_choices(loaded, LM_CHOICES, recipe)
+    check_choices(loaded, OF_A_KIND[loaded.kind], recipe)
+    _check_text(loaded, recipe)
+    _check_model(loaded, recipe)
+    return loaded
+
+
+def _check_text(loaded: LmRecipe, where: str) -> None:
     for key, what in (("text", "learn from"), ("held_out", "validate on")):
-        if not getattr(loaded, key):
+        if not getattr(loaded, key) and not (key == "text" and loaded.ngram.arpa):
             raise UserError(
                 f"{key} is empty: there is nothing to {what}",
-                where=recipe,
+                where=where,
                 remedy="Name text files, Kaldi folders or manifests",
             )
     if any(each.repeat < 1 for each in loaded.text):
-        raise UserError("text has a repeat below 1", where=recipe, remedy="Leave the source out instead")
+        raise UserError("text has a repeat below 1", where=where, remedy="Leave the source out instead")
+    if (loaded.tokenizer.kind == "student") != bool(loaded.tokenizer.model):
+        raise UserError(
+            f"tokenizer.kind is {loaded.tokenizer.kind}, tokenizer.model '{loaded.tokenizer.model}'",
+            where=where,
+            remedy="Give `kind: student` a model, and no other kind",
+        )
+    if loaded.ngram.arpa and loaded.tokenizer.kind != "student":
+        raise UserError(
+            f"ngram.arpa with tokenizer.kind {loaded.tokenizer.kind}",
+            where=where,
+            remedy="Name the student whose pieces the file has: tokenizer: {kind: student, model: ...}",
+        )
+
+
+def _check_model(loaded: LmRecipe, where: str) -> None:
+    if loaded.init and loaded.kind != "masked":
+        raise UserError(
+            f"init is of masked models, kind is {loaded.kind}", where=where, remedy="Leave it out"
+        )
     if not 0.0 < loaded.training.masking < 1.0:
         raise UserError(
             f"training.masking is {loaded.training.masking:g}",
-            where=recipe,
+            where=where,
             remedy="Choose a share, e.g. 0.15",
         )
-    if loaded.model.dim % loaded.model.heads:
-        raise UserError(
-            f"model.dim {loaded.model.dim} is not a multiple of model.heads {loaded.model.heads}",
-            where=recipe,
-        )
+    model = loaded.model
+    if model.kind == "transformer" and (model.dim % model.heads):
+        raise UserError(f"model.dim {model.dim} is not a multiple of model.heads {model.heads}", where=where)
+    if not 0.0 <= model.dropout < 1.0:
+        raise UserError(f"model.dropout is {model.dropout:g}", where=where, remedy="Choose from 0 to below 1")
     if not 3 <= loaded.batches.longest <= loaded.batches.pieces:
         raise UserError(
             f"batches.longest is {loaded.batches.longest}, batches.pieces {loaded.batches.pieces}",
-            where=recipe,
+            where=where,
             remedy="Choose 3 <= longest <= pieces",
         )
-    return loaded
+    prune = loaded.ngram.prune
+    if loaded.ngram.order < 1 or prune != sorted(prune) or any(each < 0 for each in prune):
+        raise UserError(
+            f"ngram.order is {loaded.ngram.order}, ngram.prune {list(prune)}",
+            where=where,
+            remedy="Choose an order of 1 or more, and thresholds that do not fall",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retort.errors import UserError
 from retort.lm.masked import MaskedBatch, MaskedLM, pad_rows
 from retort.lm.pretrained import (
     check_frame,
@@ -20,6 +18,7 @@ from retort.lm.pretrained import (
     open_masked_lm,
     open_tokenizer,
 )
+from retort.lm.scoring import LmScore, nothing_to_score, perplexity
 from retort.text.normalise import is_cjk
 
 if TYPE_CHECKING:
@@ -41,31 +40,6 @@ class Guess:
 
     nll: NDArray[np.float64]
     correct: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class LmScore:
-    """How well a model knows a text.
-
-    Attributes:
-        sentences: with at least one piece.
-        pieces: of all sentences, each hidden once, alone.
-        words: between white space; a Han character is one.
-        unknown: pieces that stand for something outside the vocabulary.
-        perplexity: exp of the mean of the pieces' negative log probability: pseudo-perplexity (Salazar et al. 2020).
-        word_perplexity: exp of the sum over all pieces, divided by the number of words.
-        top1: share of pieces that were the first guess.
-        word_top1: share of words guessed whole, all pieces of a word hidden at once.
-    """
-
-    sentences: int
-    pieces: int
-    words: int
-    unknown: int
-    perplexity: float
-    word_perplexity: float
-    top1: float
-    word_top1: float
 
 
 def open_guesser(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
@@ -122,14 +96,14 @@ def score_sentences(
             whole += sum(map(bool, hits))
         progress(min(start + _AT_ONCE, len(sentences)), len(sentences))
     if not pieces:
-        raise UserError("no sentence of it has a piece", remedy="Give other text")
+        raise nothing_to_score()
     return LmScore(
         known,
         pieces,
         words,
         unknown,
-        _perplexity(nll / pieces),
-        _perplexity(nll / words),
+        perplexity(nll / pieces),
+        perplexity(nll / words),
         correct / pieces,
         whole / words,
     )
@@ -211,8 +185,3 @@ def _cut(rows: list[tuple[int, Ids]], lengths: Sequence[int], pieces: int) -> It
         stop = start + max(pieces // lengths[start], 1)
         yield rows[start:stop]
         start = stop
-
-
-def _perplexity(nats: float) -> float:
-    """exp, infinite where a float does not hold it."""
-    return math.exp(nats) if nats < 700.0 else math.inf

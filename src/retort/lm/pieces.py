@@ -1,9 +1,10 @@
-"""Sentences as pieces: a tokenizer of one's own, and a million sentences as one mapped array."""
+"""Sentences as pieces: tokenizers of one's own, and a million sentences as one mapped array."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
+from retort.lm.config import PieceConfig
+from retort.text.tokenizers import EOS, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,6 +34,45 @@ def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> Pre
     return blank.train_new_from_iterator(sentences, size, show_progress=False)
 
 
+def train_pieces(sentences: Iterable[str], config: PieceConfig) -> Tokenizer:
+    """A tokenizer as a student's, of the kind that the recipe names.
+
+    Raises:
+        UserError: the text cannot give the size (BPE).
+    """
+    if config.kind == "bpe":
+        return BpeTokenizer.train(sentences, config.size)
+    return (
+        WordTokenizer.train(sentences, config.size)
+        if config.kind == "words"
+        else CharacterTokenizer.train(sentences)
+    )
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """How sentences become rows of ids.
+
+    Attributes:
+        cut: sentences to ids, special pieces included.
+        size: number of ids.
+        identity: what tells its rows from those of others, as JSON can hold it.
+    """
+
+    cut: Callable[[Sequence[str]], list[list[int]]]
+    size: int
+    identity: dict[str, object]
+
+
+def causal_cutter(tokenizer: Tokenizer, longest: int) -> Cutter:
+    """`EOS pieces EOS`, of a sentence that has more than `longest` its beginning."""
+
+    def cut(sentences: Sequence[str]) -> list[list[int]]:
+        return [[EOS, *tokenizer.encode(each), EOS][:longest] for each in sentences]
+
+    return Cutter(cut, tokenizer.size, {"tokenizer": tokenizer.fingerprint(), "longest": longest})
+
+
 class PieceStore:
     """Sentences as ids, special pieces included, mapped from disk.
 
@@ -49,6 +91,12 @@ class PieceStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def ids(self) -> NDArray[np.generic]:
+        """The ids of all sentences, one after the other."""
+        whole: NDArray[np.generic] = self._ids
+        return whole
+
     def __getitem__(self, index: int) -> NDArray[np.int64]:
         """The ids of one sentence."""
         return self._ids[self._offsets[index] : self._offsets[index + 1]].astype(np.int64)
@@ -57,11 +105,10 @@ class PieceStore:
     def write(
         folder: Path,
         sentences: Iterable[str],
-        tokenizer: PreTrainedTokenizerFast,
-        longest: int,
+        cutter: Cutter,
         progress: Callable[[int], None],
     ) -> None:
-        """Tokenise `sentences` into `folder`, the end of what has more than `longest` pieces cut off.
+        """Write `sentences`, cut into pieces, into `folder`.
 
         Args:
             progress: called with the number of sentences so far.
@@ -69,17 +116,11 @@ class PieceStore:
         Raises:
             UserError: there is no sentence.
         """
-        kind = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+        kind = np.uint16 if cutter.size <= 2**16 else np.int32
         parts: list[NDArray[np.generic]] = []
         lengths: list[int] = []
         for batch in _batched(sentences, _AT_ONCE):
-            rows = tokenizer(
-                batch,
-                truncation=True,
-                max_length=longest,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )["input_ids"]
+            rows = cutter.cut(batch)
             parts.append(np.fromiter(itertools.chain.from_iterable(rows), kind))
             lengths += map(len, rows)
             progress(len(lengths))
@@ -103,7 +144,7 @@ class PieceMix:
     """
 
     def __init__(self, stores: Sequence[PieceStore], repeats: Sequence[int]) -> None:
-        self._stores = stores
+        self._stores, self._repeats = stores, repeats
         self._starts = np.cumsum([0, *(len(store) for store in stores)])
         self.lengths = np.concatenate([store.lengths for store in stores])
         numbers = [np.arange(*bounds) for bounds in itertools.pairwise(self._starts)]
@@ -113,6 +154,11 @@ class PieceMix:
         """The ids of one sentence."""
         store = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._stores[store][index - int(self._starts[store])]
+
+    def counted(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The ids of all sentences, one after the other, and how often an epoch holds each sentence."""
+        ids = np.concatenate([store.ids.astype(np.int32) for store in self._stores])
+        return ids, np.repeat(self._repeats, [len(store) for store in self._stores])
 
 
 def length_batches(

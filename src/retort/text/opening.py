@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
 from retort.text.teacher_pieces import TeacherTokenizer
-from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer
+from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -88,5 +88,10 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def _kind(name: str) -> type[Tokenizer]:
-    kinds: tuple[type[Tokenizer], ...] = (CharacterTokenizer, BpeTokenizer, TeacherTokenizer)
+    kinds: tuple[type[Tokenizer], ...] = (
+        CharacterTokenizer,
+        BpeTokenizer,
+        WordTokenizer,
+        TeacherTokenizer,
+    )
     return {each.kind: each for each in kinds}[name]

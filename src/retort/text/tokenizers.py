@@ -7,8 +7,10 @@ expected in normal form (:mod:`retort.text.normalise`).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -129,6 +131,13 @@ class Tokenizer(ABC):
         state = {"format": FORMAT, "kind": self.kind, **self._state()}
         write_whole(Path(folder) / FILE, json.dumps(state, ensure_ascii=False, indent=1))
 
+    def fingerprint(self) -> str:
+        """32 hex digits of all that :meth:`save` writes: tokenizers of one fingerprint cut alike."""
+        digest = hashlib.sha256(json.dumps([self.kind, self._state()], sort_keys=True).encode())
+        for name, content in sorted(self._files().items()):
+            digest.update(name.encode() + content)
+        return digest.hexdigest()[:32]
+
     def _files(self) -> dict[str, bytes]:
         return {}
 
@@ -166,6 +175,37 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def _open(cls, state: dict[str, Any], folder: Path) -> CharacterTokenizer:
+        return cls(state["symbols"])
+
+
+class WordTokenizer(Tokenizer):
+    """One id a word between spaces, the most frequent of the training text; of language models alone."""
+
+    kind = "words"
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> WordTokenizer:
+        """At most `size` ids, the special ones counted."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(_without_reserved(text).split())
+        ordered = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(ordered[: max(size - len(SPECIAL), 0)])
+
+    def pieces(self, text: str) -> list[Piece]:
+        return [
+            Piece(self._ids.get(found.group(), UNKNOWN), *found.span()) for found in re.finditer(r"\S+", text)
+        ]
+
+    def _texts(self, ids: list[int]) -> list[str]:
+        texts = [f" {text}" if (text := _text(self.symbols[each], each)) else "" for each in ids]
+        return _without_first_space(texts)
+
+    def _state(self) -> dict[str, Any]:
+        return {"symbols": self.symbols[len(SPECIAL) :]}
+
+    @classmethod
+    def _open(cls, state: dict[str, Any], folder: Path) -> WordTokenizer:
         return cls(state["symbols"])
 
 
@@ -223,8 +263,12 @@ class BpeTokenizer(Tokenizer):
             )
         return result
 
-    def pieces(self, text: str) -> list[Piece]:
+    def encode(self, text: str) -> list[int]:
         # To sentencepiece "▁" is a space; here it is a character that nobody knows.
+        found: list[int] = self._processor.encode(text.replace(SPACE, UNKNOWN_TEXT))
+        return found
+
+    def pieces(self, text: str) -> list[Piece]:
         text = text.replace(SPACE, UNKNOWN_TEXT)
         found, end = [], -1  # sentencepiece reads the text with a space before it
         for each, surface in zip(self._processor.encode(text), self._processor.encode(text, out_type=str)):
@@ -233,11 +277,7 @@ class BpeTokenizer(Tokenizer):
         return found
 
     def _texts(self, ids: list[int]) -> list[str]:
-        texts = [_text(self.symbols[each], each) for each in ids]
-        first = next((index for index, text in enumerate(texts) if text), None)
-        if first is not None:
-            texts[first] = texts[first].removeprefix(" ")
-        return texts
+        return _without_first_space([_text(self.symbols[each], each) for each in ids])
 
     def _state(self) -> dict[str, Any]:
         return {"size": self.size}
@@ -257,6 +297,13 @@ def _text(symbol: str, each: int) -> str:
     if each < UNKNOWN:
         return ""
     return UNKNOWN_TEXT if each == UNKNOWN else symbol.replace(SPACE, " ")
+
+
+def _without_first_space(texts: list[str]) -> list[str]:
+    first = next((index for index, text in enumerate(texts) if text), None)
+    if first is not None:
+        texts[first] = texts[first].removeprefix(" ")
+    return texts
 
 
 def _without_reserved(text: str) -> str:

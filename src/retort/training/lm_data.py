@@ -8,18 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from retort.corpora.sentences import Sentences
 from retort.errors import UserError
 from retort.lm.config import LmRecipe
-from retort.lm.pieces import PieceMix, PieceStore
-from retort.teachers.fingerprint import tokenizer_fingerprint
+from retort.lm.pieces import Cutter, PieceMix, PieceStore
 from retort.text.normalise import Normaliser
 from retort.training.folder import save_whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,6 +32,10 @@ class LmText:
     sources: list[tuple[Sentences, int]]
     held_out: list[str]
     normalise: Normaliser
+
+    def sentences(self) -> Iterator[str]:
+        """All sentences that may be learned from, each source once."""
+        return (sentence for source, _ in self.sources for sentence in self.training(source))
 
     def training(self, source: Sentences) -> Iterator[str]:
         """The sentences of one source that may be learned from."""
@@ -62,9 +61,7 @@ def open_text(recipe: LmRecipe) -> LmText:
     return LmText(sources, held_out, normalise)
 
 
-def open_pieces(
-    recipe: LmRecipe, text: LmText, tokenizer: PreTrainedTokenizerFast, cache: Path, progress: Progress
-) -> PieceMix:
+def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, progress: Progress) -> PieceMix:
     """The training text as pieces; a source that was not cut by these settings before is cut now, into `cache`.
 
     Raises:
@@ -76,8 +73,7 @@ def open_pieces(
             "source": source.fingerprint(),
             "held_out": hashlib.sha256("\n".join(sorted(text.held_out)).encode()).hexdigest(),
             "normaliser": asdict(recipe.normaliser),
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "longest": recipe.batches.longest,
+            **cutter.identity,
         }
         folder = cache / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if not folder.exists():
@@ -85,8 +81,7 @@ def open_pieces(
             cut = partial(
                 PieceStore.write,
                 sentences=text.training(source),
-                tokenizer=tokenizer,
-                longest=recipe.batches.longest,
+                cutter=cutter,
                 progress=tell,
             )
             save_whole(cut, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,16 +21,17 @@ from retort.verbs.screen import (
 )
 
 if TYPE_CHECKING:
-    from retort.lm.guessing import LmScore
+    from retort.lm.scoring import LmScore
 
 lm = typer.Typer(help="Train language models, and ask what they know of a text.", no_args_is_help=True)
 
 
 @lm.command()
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Train a masked language model into exp/NAME; the same command goes on after a stop.
+    """Train a language model into exp/NAME; the same command goes on after a stop.
 
-    exp/NAME/model is a Hugging Face folder: a teacher's `model`.
+    Of a masked one exp/NAME/model is a Hugging Face folder: a teacher's `model`. Causal ones and n-grams are over
+    the pieces of a student.
     """
     tune_allocator()
     from retort.lm.config import load_lm_recipe
@@ -39,58 +41,87 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():
-        tell(f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}")
+        tell(f"{outcome.folder / 'model'}: {outcome.said}")
         _print_scores({"held out": outcome.score})
 
 
 @lm.command()
 def score(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Hugging Face name or folder of a masked language model.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Experiment or model folder of any language model, or Hugging Face name of a masked one.",
+        ),
     ],
     texts: Annotated[
         list[str], typer.Argument(metavar="TEXT", help="Text file (.gz, .xz), Kaldi folder or manifest.")
     ],
-    case: Annotated[str, typer.Option(help="What the model reads: upper, lower or keep.")] = "keep",
+    case: Annotated[
+        str, typer.Option(help="What a masked model reads: upper, lower or keep; others know it.")
+    ] = "keep",
     longest: Annotated[
-        int, typer.Option(help="Pieces of a sentence; the end of a longer one is cut off.")
+        int, typer.Option(help="Pieces of a sentence for a masked model; the end of a longer one is cut off.")
     ] = 128,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
-    """Pseudo-perplexity and share of first guesses that are right, each piece (or word) hidden in turn."""
+    """Perplexity a piece and a word.
+
+    Of a masked model pseudo-perplexity, and the share of first guesses that are right, each piece (or word)
+    hidden in turn.
+    """
     if case not in ("upper", "lower", "keep"):
         raise UserError(f"--case is '{case}'", remedy="Choose one of upper, lower, keep")
     tune_allocator()
     import torch
 
     from retort.corpora.sentences import Sentences
-    from retort.lm.guessing import open_guesser, score_sentences
     from retort.progress import stage_progress
-    from retort.text.normalise import recase
 
     torch.set_num_threads(threads)
-    guesser, tokenizer, limit = open_guesser(model)
+    opened = _scorer(model, case, longest)
     scores = {}
     with stage_progress(console) as progress:
         for source in texts:
-            sentences = [recase(sentence, case) for sentence in Sentences(source)]
-            scores[source] = score_sentences(
-                guesser,
-                tokenizer,
-                sentences,
-                min(longest, limit),
+            scores[source] = opened(
+                list(Sentences(source)),
                 lambda done, total, source=source: progress(source, done, total),  # type: ignore[misc]
             )
     _print_scores(scores)
 
 
+def _scorer(
+    model: str, case: str, longest: int
+) -> Callable[[list[str], Callable[[int, int], None]], LmScore]:
+    """Scores sentences as they stand in a text, with a model of whatever kind."""
+    from retort.lm.opening import is_causal_lm, open_causal_lm
+
+    if is_causal_lm(model):
+        from retort.lm.scoring import score_text
+
+        causal = open_causal_lm(model)
+        return lambda sentences, progress: score_text(
+            causal, [causal.normalise(each) for each in sentences], progress
+        )
+    from retort.lm.guessing import open_guesser, score_sentences
+    from retort.text.normalise import recase
+
+    masked, tokenizer, limit = open_guesser(model)
+    return lambda sentences, progress: score_sentences(
+        masked, tokenizer, [recase(each, case) for each in sentences], min(longest, limit), progress
+    )
+
+
 def _print_scores(scores: dict[str, LmScore]) -> None:
     table = Table("", *scores)
-    shown = (
-        *(("sentences", "{:,}"), ("words", "{:,}"), ("pieces", "{:,}"), ("unknown", "{:,}")),
+    for name, form in (
+        *(("sentences", "{:,}"), ("words", "{:,}"), ("pieces", "{:,}"), ("unknown", "{:.2%}")),
         *(("perplexity", "{:,.2f}"), ("word_perplexity", "{:,.1f}")),
         *(("top1", "{:.2%}"), ("word_top1", "{:.2%}")),
-    )
-    for name, form in shown:
-        table.add_row(name.replace("_", " "), *(form.format(getattr(each, name)) for each in scores.values()))
+    ):
+        values = [getattr(each, name) for each in scores.values()]
+        if name == "unknown":
+            values = [value / each.pieces for value, each in zip(values, scores.values())]
+        if None not in values:
+            table.add_row(name.replace("_", " "), *(form.format(value) for value in values))
     console.print(table)

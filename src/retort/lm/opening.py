@@ -1,0 +1,124 @@
+"""The folder of a causal language model: written whole, opened wherever it was moved."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from retort.config import NormaliserConfig
+from retort.errors import UserError
+from retort.lm.arpa import write_arpa
+from retort.lm.causal import CausalLM
+from retort.lm.config import ModelConfig
+from retort.lm.neural import NETWORKS, NeuralLM
+from retort.lm.ngram import NgramLM, NgramTable
+from retort.text.normalise import Normaliser
+from retort.text.opening import open_tokenizer
+
+FORMAT = 1
+KINDS = ("causal", "ngram")
+ARPA = "lm.arpa.gz"
+_REMEDY = "Give an experiment of `retort lm train`, kind causal or ngram"
+
+
+def save_causal_lm(model: NeuralLM | NgramLM, folder: Path) -> None:
+    """Write what :func:`open_causal_lm` reads: weights, sizes, tokenizer, normaliser.
+
+    Of n-grams also `lm.arpa.gz`, for other tools; it says the same as the weights.
+    """
+    config: dict[str, Any]
+    if isinstance(model, NeuralLM):
+        weights = {name: value.contiguous().cpu() for name, value in model.network.state_dict().items()}
+        config = {"kind": "causal", "model": asdict(model.network.config)}
+    else:
+        arrays = {name: getattr(model.table, name) for name in ("keys", "log_probs", "backoffs")}
+        weights = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        config = {"kind": "ngram", "counts": model.table.counts}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    model.tokenizer.save(folder / "tokenizer")
+    common = {"format": FORMAT, "vocabulary": model.tokenizer.size}
+    normaliser = {"normaliser": asdict(model.normalise.config)}
+    (folder / "config.json").write_text(json.dumps({**common, **config, **normaliser}, indent=2) + "\n")
+    if isinstance(model, NgramLM):
+        write_arpa(model.table, model.symbols, folder / ARPA)
+
+
+def is_causal_lm(name: str | Path) -> bool:
+    """Whether :func:`open_causal_lm` takes it rather than transformers."""
+    folder = _folder(name)
+    if folder is None:
+        return False
+    try:
+        return bool(json.loads((folder / "config.json").read_text()).get("kind") in KINDS)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> CausalLM:
+    """Open what `retort lm train` made of a causal or an n-gram recipe.
+
+    Args:
+        folder: `EXP`, or `EXP/model` wherever it was moved.
+
+    Raises:
+        UserError: no such model there, or files of it are missing, broken or of another format.
+    """
+    root = _folder(folder)
+    if root is None or not is_causal_lm(root):
+        raise UserError("no causal language model here", where=folder, remedy=_REMEDY)
+    try:
+        config = json.loads((root / "config.json").read_text())
+        if config["format"] != FORMAT:
+            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+        weights = load_file(root / "model.safetensors")
+        normalise = Normaliser(_config(NormaliserConfig, config["normaliser"]))
+        tokenizer = open_tokenizer(root / "tokenizer")
+        vocabulary = int(config["vocabulary"])
+        if tokenizer.size != vocabulary:
+            raise ValueError(f"the tokenizer has {tokenizer.size} ids, the model {vocabulary}")
+        model: CausalLM
+        if config["kind"] == "ngram":
+            arrays = {name: value.numpy() for name, value in weights.items()}
+            model = NgramLM(NgramTable(vocabulary, config["counts"], **arrays), tokenizer, normalise)
+        else:
+            sizes = _config(ModelConfig, config["model"])
+            network = NETWORKS[sizes.kind](sizes, vocabulary)
+            network.load_state_dict(weights)
+            model = NeuralLM(network, tokenizer, normalise)
+    except UserError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+        OmegaConfBaseException,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"its files are missing or broken ({reason})", where=root, remedy="Train or fetch it again"
+        ) from None
+    model.start(0, torch.device(device))
+    return model
+
+
+def _folder(name: str | Path) -> Path | None:
+    for folder in (Path(name), Path(name) / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def _config(schema: Any, values: dict[str, Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))

@@ -1,0 +1,145 @@
+"""`retort lm train` of causal models and n-grams."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from retort.cli import app
+from retort.errors import UserError
+from retort.lm.config import load_lm_recipe
+from retort.lm.opening import open_causal_lm
+from retort.lm.scoring import score_text
+from retort.text.tokenizers import CharacterTokenizer
+from retort.training.lm import LmOutcome, train_lm
+from retort.training.lm_data import open_text
+from retort.training.log import read_metrics
+from retort.training.loop import Stopped
+
+RECIPE = """
+kind: causal
+name: toy
+text:
+  - {{source: {folder}/large.txt}}
+  - {{source: {folder}/small.txt, repeat: 2}}
+held_out: [{folder}/held_out.txt]
+normaliser: {{case: lower}}
+tokenizer: {{kind: words, size: 20}}
+model: {{layers: 1, dim: 16, heads: 2, feedforward: 32, dropout: 0.0}}
+ngram: {{order: 3}}
+batches: {{pieces: 256, longest: 16}}
+training: {{steps: 12, schedule: cosine, peak_lr: 1.0e-2, warmup_steps: 4, precision: fp32, device: cpu,
+            evaluate_steps: 6, log_steps: 3}}
+"""
+
+Read = Callable[..., Any]
+
+
+@pytest.fixture
+def read(tmp_path: Path, counting: Callable[[int, int], list[str]]) -> Read:
+    """`read(*overrides)`: a recipe that learns to count in a second."""
+    for name, count, seed in (("large", 300, 0), ("small", 20, 1), ("held_out", 12, 2)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(counting(count, seed)).upper() + "\n")
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE.format(folder=tmp_path))
+    return lambda *overrides: load_lm_recipe(str(path), overrides)
+
+
+def run(recipe: Any, root: Path, report: Any = lambda step, values: None) -> LmOutcome:
+    return train_lm(recipe, root, lambda stage, done, total: None, report)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "lstm", "ngram"])
+def test_it_learns_to_count(read: Read, tmp_path: Path, kind: str) -> None:
+    overrides = ["kind=ngram"] if kind == "ngram" else [f"model.kind={kind}", "training.steps=100"]
+    outcome = run(read(*overrides, "training.evaluate_steps=50"), tmp_path / "exp")
+    unigram = run(read("kind=ngram", "ngram.order=1", "name=unigram"), tmp_path / "exp")
+    assert unigram.score.perplexity > 7.0
+    assert outcome.score.perplexity < 3.0
+    assert (outcome.score.sentences, outcome.score.unknown) == (unigram.score.sentences, 0)
+    assert json.loads((outcome.folder / "score.json").read_text())["perplexity"] == outcome.score.perplexity
+
+    model = open_causal_lm(outcome.folder)
+    again = score_text(model, open_text(read()).held_out)
+    assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-5)
+    if kind != "ngram":
+        validated = [
+            line for line in read_metrics(outcome.folder / "metrics.jsonl") if "validation.ce" in line
+        ]
+        assert len(validated) == 2
+        best = min(line["validation.ce"] for line in validated)
+        assert np.exp(best) == pytest.approx(outcome.score.perplexity, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+def test_a_resumed_run_is_the_unbroken_one(read: Read, tmp_path: Path, kind: str) -> None:
+    recipe = read(f"model.kind={kind}", "model.dropout=0.1", "training.log_steps=1")
+    whole = run(recipe, tmp_path / "whole")
+
+    def kill(step: int, values: dict[str, Any]) -> None:
+        if step == 5 and "ce" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        run(recipe, tmp_path / "broken", kill)
+    steps: list[int] = []
+    broken = run(recipe, tmp_path / "broken", lambda step, values: steps.append(step))
+    assert min(steps) == 6
+    assert broken.score == whole.score
+    model = (each / "model" / "model.safetensors" for each in (broken.folder, whole.folder))
+    assert next(model).read_bytes() == next(model).read_bytes()
+
+
+def test_the_pieces_are_the_students(read: Read, tmp_path: Path) -> None:
+    student = CharacterTokenizer.train(["one two three four five six seven eight"])
+    student.save(tmp_path / "exp" / "students" / "a" / "model" / "tokenizer")
+    wanted = ["tokenizer.kind=student", "kind=ngram"]
+    for name in ("students/a", str(tmp_path / "exp" / "students" / "a"), f"{tmp_path}/exp/students/a/model"):
+        shutil.rmtree(tmp_path / "exp" / "toy", ignore_errors=True)
+        outcome = run(read(*wanted, f"tokenizer.model={name}"), tmp_path / "exp")
+        assert open_causal_lm(outcome.folder).symbols == student.symbols
+    with pytest.raises(
+        UserError, match=r"no student with a tokenizer in .*retort train students/b"
+    ) as caught:
+        run(read(*wanted, "name=other", "tokenizer.model=students/b"), tmp_path / "exp")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_arpa_file_is_taken_as_it_is(read: Read, tmp_path: Path) -> None:
+    own = run(read("kind=ngram", "ngram.prune=[0,1]"), tmp_path / "exp")
+    arpa = own.folder / "model" / "lm.arpa.gz"
+    student = ["kind=ngram", "tokenizer.kind=student", "tokenizer.model=toy", f"ngram.arpa={arpa}"]
+    taken = run(read(*student, "name=taken", "text=[]"), tmp_path / "exp")
+    assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
+    assert own.said == f"{taken.said}; fixed discounts for order 1, 2, 3"
+    CharacterTokenizer.train(["xyz"]).save(tmp_path / "exp" / "strange" / "tokenizer")
+    with pytest.raises(UserError, match="pieces that strange does not have"):
+        run(read(*student, "name=lost", "tokenizer.model=strange"), tmp_path / "exp")
+
+
+def test_the_verbs(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read()
+    monkeypatch.chdir(tmp_path)
+    for kind, told in (("causal", "3 steps"), ("ngram", "n-grams of 1 to 3 pieces: 12, ")):
+        trained = CliRunner().invoke(
+            app,
+            ["lm", "train", "toy.yaml", f"kind={kind}", f"name={kind}", "training.steps=3"],
+            catch_exceptions=False,
+        )
+        assert trained.exit_code == 0
+        assert f"exp/{kind}/model: {told}" in trained.output
+        (tmp_path / "asked.txt").write_text("One TWO, three\nnine\n")
+        scored = CliRunner().invoke(app, ["lm", "score", f"exp/{kind}", "asked.txt"], catch_exceptions=False)
+        assert scored.exit_code == 0
+        assert "25.00%" in scored.output  # of four pieces one is unknown
+        assert "word perplexity" in scored.output
+        assert "top1" not in scored.output
