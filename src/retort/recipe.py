@@ -125,6 +125,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         for key, choices in ROW_CHOICES.items():
             choose(f"distill[{index}].{key}", getattr(row, key), choices)
         choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers))
+    _check_soft_labels(recipe, where)
     if recipe.tokenizer.kind == "bpe" and recipe.tokenizer.size is None:
         raise UserError(
             "tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300"
@@ -155,6 +156,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         raise UserError(
             f"augment.speeds is {recipe.augment.speeds}", where=where, remedy="Name different speeds"
         )
+    _check_decoder(recipe, where)
     _check_sizes(recipe.student, where)
     _check_dropout(recipe.student, where)
     _check_spoken(recipe.data.spoken, where)
@@ -170,6 +172,56 @@ def _check_spoken(spoken: SpokenConfig, where: str) -> None:
     if spoken.sentences and not spoken.voices:
         raise UserError(
             "data.spoken.sentences without a voice", where=where, remedy="Set data.spoken.voices, e.g. 16"
+        )
+
+
+def _check_soft_labels(recipe: Recipe, where: str) -> None:
+    for name, teacher in recipe.teachers.items():
+        if teacher.kind == "causal_lm" and teacher.topk is None:
+            raise UserError(
+                f"teachers.{name} is a causal_lm without topk",
+                where=where,
+                remedy="Set topk, e.g. 10: it gives soft labels alone",
+            )
+        if teacher.topk is not None and teacher.topk < 1:
+            raise UserError(f"teachers.{name}.topk is {teacher.topk}", where=where, remedy="Choose 1 or more")
+    for index, row in enumerate(recipe.distill):
+        soft = row.loss == "soft_label"
+        if soft != (recipe.teachers[row.teacher].topk is not None):
+            raise UserError(
+                f"distill[{index}].loss is {row.loss}, teacher {row.teacher} {'lacks' if soft else 'has'} topk",
+                where=where,
+                remedy="soft_label goes with a teacher with topk, the other losses with one without",
+            )
+        if soft and row.tap != "tokens":
+            raise UserError(
+                f"distill[{index}] lays soft_label on tap '{row.tap}'", where=where, remedy="Set tap: tokens"
+            )
+        if not row.temperature > 0.0:
+            raise UserError(
+                f"distill[{index}].temperature is {row.temperature}", where=where, remedy="Choose above 0"
+            )
+
+
+def _check_decoder(recipe: Recipe, where: str) -> None:
+    decoder = recipe.student.decoder
+    if decoder.output == "plm" and recipe.tokenizer.kind != "teacher":
+        raise UserError(
+            "student.decoder.output is plm, but the tokens are not a PLM's",
+            where=where,
+            remedy="Set tokenizer.kind: teacher, and tokenizer.teacher",
+        )
+    if (decoder.output == "plm") != (decoder.output_dim is not None):
+        raise UserError(
+            f"student.decoder.output is {decoder.output}, output_dim is {decoder.output_dim}",
+            where=where,
+            remedy="State output_dim, the width of its embeddings, for plm and for nothing else",
+        )
+    if decoder.init_layers and len(decoder.init_layers) != decoder.layers:
+        raise UserError(
+            f"student.decoder.init_layers names {len(decoder.init_layers)} for {decoder.layers} layers",
+            where=where,
+            remedy="Name one for each, or none",
         )
 
 

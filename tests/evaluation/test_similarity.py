@@ -8,6 +8,7 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
+from retort.config import Recipe, RowConfig, TeacherConfig
 from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 from retort.evaluation import similarity
@@ -88,3 +89,11 @@ def test_what_cannot_be_compared(experiments: Path, copies: Path, cuts: list[Cut
     (folder / "objective.safetensors").write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="of another recipe"):
         before_and_after(open_experiment(copies / "taught"), cuts)
+
+
+def test_a_row_of_soft_labels_has_no_projection() -> None:
+    recipe = Recipe("x", teachers={"lm": TeacherConfig(topk=4), "bert": TeacherConfig()})
+    recipe.distill = [RowConfig("tokens", "lm", "soft_label"), RowConfig("acoustic", "bert", "contrastive")]
+    assert similarity._widths(recipe, {"rows.1.projection.bias": torch.zeros(16)}) == {"lm": 4, "bert": 16}
+    with pytest.raises(UserError, match="another recipe"):
+        similarity._widths(recipe, {})

@@ -14,7 +14,7 @@ from retort.errors import UserError
 from retort.evaluation.evaluate import evaluate
 from retort.evaluation.experiment import open_experiment
 from retort.release.card import Terms
-from retort.release.lineage import heard, shown, taught, trace
+from retort.release.lineage import heard, inside, shown, taught, trace
 from retort.release.release import Released
 
 Release = Callable[..., Released]
@@ -140,3 +140,12 @@ def test_the_line_of_trainings(root: Path) -> None:
     assert ([each.name for each in found.recipes], found.origin) == (["second"], f"{root.name}/gone")
     second.recipe.training.init = str(root / "second")
     assert trace(second, root).origin == f"{root.name}/second"
+
+
+def test_models_inside_the_decoder_are_named() -> None:
+    recipe = Recipe("x", teachers={"bert": TeacherConfig(model="bert-base-uncased")})
+    assert inside(recipe) == ""
+    recipe.student.decoder.init = "/home/me/exp/lm/mine"
+    assert inside(recipe) == "lm/mine"
+    recipe.student.decoder.output, recipe.tokenizer.teacher = "plm", "bert"
+    assert inside(recipe) == "bert-base-uncased and lm/mine"

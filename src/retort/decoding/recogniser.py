@@ -174,10 +174,12 @@ class Recogniser:
         return {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
 
     def _config(self) -> dict[str, Any]:
+        student = asdict(self.student.config)
+        student["decoder"] |= {"init": "", "init_layers": []}  # where its weights began, it need not know
         return {
             "format": FORMAT,
             "vocabulary": self.tokenizer.size,
-            "student": asdict(self.student.config),
+            "student": student,
             "features": asdict(self.features),
             "normaliser": asdict(self.normalise.config),
         }

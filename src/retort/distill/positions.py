@@ -22,11 +22,13 @@ class Targets(NamedTuple):
         sources: `(N, 2)` int64, half-open interval of teacher positions behind each vector, or None where
             nobody asks for them.
         tokens: `(N,)` int64 ids of the student's tokens, or None where a position is not a token.
+        ids: `(N, D)` int64, of soft labels: the tokens whose probabilities the vectors are.
     """
 
     vectors: Tensor
     sources: Tensor | None
     tokens: Tensor | None
+    ids: Tensor | None = None
 
 
 class PositionLosses(NamedTuple):

@@ -13,6 +13,7 @@ from retort.distill.contrastive import contrastive_row
 from retort.distill.cosine import cosine_row
 from retort.distill.positions import RowLoss, Targets
 from retort.distill.regression import regression_row
+from retort.distill.soft_label import soft_label_row
 from retort.errors import UserError
 
 # For the checker only: the losses must not drag students, teachers and their libraries into other toolkits.
@@ -24,6 +25,7 @@ LOSSES: dict[str, RowLoss] = {
     "contrastive": contrastive_row,
     "regression": regression_row,
     "cosine": cosine_row,
+    "soft_label": soft_label_row,
 }
 """What `loss:` of a row may be. A new method is a file with its loss, a line here and in `ROW_CHOICES`."""
 
@@ -56,7 +58,9 @@ class RowResult:
 class Row(nn.Module):
     """Projects a tap to the teacher's width and compares the two; lives in training only.
 
-    Everything here is computed in float32, whatever autocast says.
+    Soft labels are compared with the tap itself, logits over the student's tokens, and log `spoken`: the share of
+    the tap's positions of which the teacher says something. Everything here is computed in float32, whatever autocast
+    says.
 
     Args:
         config: of the row; its weight and warm-up are the objective's affair, see :meth:`weight_at`.
@@ -75,7 +79,8 @@ class Row(nn.Module):
             )
         self.config = config
         self.loss = LOSSES[config.loss]
-        self.projection = nn.Linear(tap_dim, teacher_dim)
+        soft = config.loss == "soft_label"
+        self.projection: nn.Module = nn.Identity() if soft else nn.Linear(tap_dim, teacher_dim)
 
     def weight_at(self, step: int) -> float:
         """The weight after `step` updates: linear from 0 over `warmup_steps`, then `weight`."""
@@ -105,11 +110,15 @@ class Row(nn.Module):
             vectors=signal.vectors[owner, place],
             sources=signal.sources[owner, place],
             tokens=None if tokens is None else tokens[owner, place],
+            ids=None if signal.ids is None else signal.ids[owner, place],
         )
         with torch.autocast(tap.values.device.type, enabled=False):
-            student = self.projection(tap.values[owner, place].to(self.projection.weight.dtype))
+            dtype = next((each.dtype for each in self.parameters()), torch.float32)
+            student = self.projection(tap.values[owner, place].to(dtype))
             losses, marks = self.loss(student, targets, self.config)
         metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
+        if self.config.loss == "soft_label":
+            metrics["spoken"] = Tally(valid.sum(), int(tap.lengths.sum()))
         if self.config.average == "token":
             return RowResult(losses.sum(), len(owner), "tokens", metrics)
         lengths = valid.sum(1)

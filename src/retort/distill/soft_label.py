@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retort.distill.positions import Reduction, full_precision, reduce_positions
+from retort.config import RowConfig
+from retort.distill.positions import PositionLosses, Reduction, Targets, full_precision, reduce_positions
 
 
 def soft_label_loss(
@@ -53,3 +54,23 @@ def soft_label_loss(
     log_student = log_student.masked_fill(unnamed, 0.0)
     divergence = (probs * (probs.clamp_min(tiny).log() - log_student)).sum(-1)
     return reduce_positions(divergence * temperature**2, reduction)
+
+
+def soft_label_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
+    """The loss of a row `loss: soft_label`, on logits `(N, V)`.
+
+    Softmax at temperature T is softmax at 1 to the power of 1 / T, renormalised. Logs `mass`: the teacher's
+    probability, at temperature 1, of the tokens that it names; the rest is outside its top-k or the vocabulary.
+
+    Raises:
+        ValueError: the teacher gives vectors, not probabilities.
+    """
+    probs, ids = targets.vectors.float(), targets.ids
+    if ids is None:
+        if len(student):
+            raise ValueError("the teacher gives vectors, not probabilities of tokens")
+        ids = probs.new_zeros(probs.shape, dtype=torch.int64)
+    # Relative to the largest, or a small mass would vanish at a low temperature.
+    softened = (probs / probs.amax(-1, keepdim=True).clamp_min(1e-30)) ** (1.0 / config.temperature)
+    losses = soft_label_loss(student, ids, softened, temperature=config.temperature, reduction="none")
+    return PositionLosses(losses, {"mass": probs.sum(-1)})

@@ -118,12 +118,14 @@ def before_and_after(experiment: Experiment, cuts: Sequence[Cut]) -> BeforeAndAf
 
 
 def _widths(recipe: Recipe, projections: dict[str, Tensor]) -> dict[str, int]:
-    """Of each teacher's vectors, as its rows' projections have it."""
-    try:
-        biases = [projections[f"rows.{number}.projection.bias"] for number in range(len(recipe.distill))]
-    except KeyError:
-        raise UserError("the last checkpoint is of another recipe", where=recipe.name) from None
-    return {row.teacher: len(bias) for row, bias in zip(recipe.distill, biases)}
+    """Of each teacher's vectors, as its rows' projections have it; soft labels have none."""
+    widths = {}
+    for number, row in enumerate(recipe.distill):
+        bias, topk = projections.get(f"rows.{number}.projection.bias"), recipe.teachers[row.teacher].topk
+        if bias is None and topk is None:
+            raise UserError("the last checkpoint is of another recipe", where=recipe.name)
+        widths[row.teacher] = topk or len(bias if bias is not None else [])
+    return widths
 
 
 def _untrained(recipe: Recipe, size: int, dims: dict[str, int]) -> tuple[CifStudent, Objective]:

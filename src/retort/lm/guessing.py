@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from retort.lm.masked import MaskedBatch, MaskedLM, pad_rows
 from retort.lm.pretrained import (
@@ -127,33 +128,52 @@ def guess(
             a number is one row for the model.
         pieces: in one forward pass, padding counted.
     """
+    results = [Guess(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
+    for batch, targets, log_probs in hidden_posteriors(model, tokenizer, sentences, groups, pieces):
+        nll = -log_probs.gather(-1, targets[:, None])[:, 0].cpu().numpy()
+        correct = (log_probs.argmax(-1) == targets).cpu().numpy()
+        start = 0
+        for index, positions in batch:
+            stop = start + len(positions)
+            results[index].nll[positions] = nll[start:stop]
+            results[index].correct[positions] = correct[start:stop]
+            start = stop
+    return results
+
+
+@torch.no_grad()
+def hidden_posteriors(
+    model: MaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Sequence[Ids],
+    groups: Sequence[Ids],
+    pieces: int = 4096,
+) -> Iterator[tuple[list[tuple[int, Ids]], Tensor, Tensor]]:
+    """What the model makes of hidden pieces, batch by batch; arguments as of :func:`guess`.
+
+    A piece whose number is negative is never hidden.
+
+    Yields:
+        the rows of a batch, each a sentence and those of its pieces (from 0) that were hidden in it; of all these
+        pieces, row by row, what they are `(M,)`, and the log-probabilities `(M, V)` float64 of what they might be.
+    """
     model.eval()
     device = next(model.parameters()).device
-    results = [Guess(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
     rows = [
-        (index, np.flatnonzero(numbers == number) + 1)
+        (index, np.flatnonzero(numbers == number))
         for index, numbers in enumerate(groups)
-        for number in np.unique(numbers)
+        for number in np.unique(numbers[numbers >= 0])
     ]
     rows.sort(key=lambda row: len(sentences[row[0]]), reverse=True)
     for batch in _cut(rows, [len(sentences[index]) for index, _ in rows], pieces):
         ids, mask = pad_rows([sentences[index] for index, _ in batch], tokenizer.pad_token_id or 0)
         chosen = torch.zeros_like(mask)
         for row, (_, positions) in enumerate(batch):
-            chosen[row, torch.from_numpy(positions)] = True
+            chosen[row, torch.from_numpy(positions) + 1] = True
         hidden = MaskedBatch(ids.masked_fill(chosen, tokenizer.mask_token_id), mask, chosen, ids[chosen]).to(
             device
         )
-        log_probs = model(hidden.ids, hidden.mask, hidden.chosen).double().log_softmax(-1)
-        nll = -log_probs.gather(-1, hidden.targets[:, None])[:, 0].cpu().numpy()
-        correct = (log_probs.argmax(-1) == hidden.targets).cpu().numpy()
-        start = 0
-        for index, positions in batch:
-            stop = start + len(positions)
-            results[index].nll[positions - 1] = nll[start:stop]
-            results[index].correct[positions - 1] = correct[start:stop]
-            start = stop
-    return results
+        yield batch, hidden.targets, model(hidden.ids, hidden.mask, hidden.chosen).double().log_softmax(-1)
 
 
 def fixed_masks(sentences: Sequence[Ids], share: float) -> list[Ids]:

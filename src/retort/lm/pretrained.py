@@ -129,6 +129,35 @@ def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
     return model.float().eval()
 
 
+def open_causal_plm(name: str) -> PreTrainedModel:
+    """A pretrained language model that reads from left to right, with its head, in float32, in evaluation mode.
+
+    Raises:
+        UserError: it cannot be found or opened, has no such head, or sees what stands behind a piece.
+    """
+    from transformers import AutoModelForCausalLM
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return AutoModelForCausalLM.from_pretrained(
+            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
+        )
+
+    remedy = "Choose a causal language model, for example GPT-2, or ask it as a masked one"
+    model, report = _load(load, name)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise UserError(
+            "a model without a causal-LM head, so it cannot say what comes next", where=name, remedy=remedy
+        )
+    model = model.float().eval()
+    # Transformers gives an encoder such as BERT a causal face, too; only what it computes tells.
+    ids = torch.arange(4).clamp(max=model.config.vocab_size - 1)
+    with torch.no_grad():
+        first, second = (model(input_ids=each[None]).logits[0, :2] for each in (ids[:3], ids[[0, 1, 3]]))
+    if not torch.allclose(first, second, atol=1e-4):
+        raise UserError("a model that reads ahead, so it is no causal one", where=name, remedy=remedy)
+    return model
+
+
 def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     """Check that a tokenizer reads a sentence as `[CLS] pieces [SEP]`, whatever it calls the two.
 

@@ -67,7 +67,8 @@ class CifDecoder(nn.Module):
     """Token by token, one step a fired embedding, no cross-attention (CIF-HKD, `CifArTransformerDecoder`).
 
     Step i reads the token before it and the embedding fired before it; the embedding of token i itself enters
-    at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`.
+    at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`. With `output_dim` the vocabulary is
+    of that width, as a PLM's embeddings are, behind a projection and with a bias, as a masked PLM guesses.
 
     Args:
         config: sizes.
@@ -88,7 +89,9 @@ class CifDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim + acoustic_dim, dim, bias=False)
-        self.vocabulary = nn.Linear(dim, vocabulary, bias=False)
+        width = config.output_dim
+        self.projection = nn.Identity() if width is None else nn.Linear(dim, width)
+        self.vocabulary = nn.Linear(width or dim, vocabulary, bias=width is not None)
 
     def forward(self, previous_tokens: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """All steps at once, with the history given.
@@ -142,4 +145,4 @@ class CifDecoder(nn.Module):
 
     def _output(self, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         states = self.output(torch.cat((self.norm(hidden), embeddings), dim=-1))
-        return states, self.vocabulary(states)
+        return states, self.vocabulary(self.projection(states))

@@ -15,7 +15,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.document import Block, Paragraph, Section, Table, section_to_markdown
 from retort.evaluation.evaluate import Evaluation, data_name
-from retort.release.lineage import Lineage, heard, taught
+from retort.release.lineage import Lineage, heard, inside, taught
 from retort.training.describe import outline
 
 TASK = "automatic-speech-recognition"
@@ -109,9 +109,11 @@ def _lead(recogniser: Recogniser, recipe: Recipe) -> str:
     teachers = sorted({row.teacher for row in recipe.distill})
     names = ", ".join(recipe.teachers[each].model.rpartition("/")[2] for each in teachers)
     how = f"taught by the language model {names}, which it does not need any more" if names else "no teacher"
+    parts = inside(recipe)
+    began = f" Its decoder has weights that began as those of {parts}." if parts else ""
     return (
         f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, float16, trained "
-        f"with Retort as system `{recipe.system}`: {how}."
+        f"with Retort as system `{recipe.system}`: {how}.{began}"
     )
 
 

@@ -68,6 +68,14 @@ def taught(recipe: Recipe) -> str:
     )
 
 
+def inside(recipe: Recipe) -> str:
+    """The models of whose weights the decoder was made, empty without one."""
+    models = {recipe.student.decoder.init} - {""}
+    if recipe.student.decoder.output == "plm":
+        models.add(recipe.teachers[recipe.tokenizer.teacher].model)
+    return " and ".join(sorted(map(shown, models)))
+
+
 def shown(path: str) -> str:
     """A name or path as others may read it: an absolute path is but its last two parts."""
     return data_name(Path(path)) if Path(path).is_absolute() else path

@@ -3,7 +3,15 @@
 from retort.teachers.cache import CachedTeacher
 from retort.teachers.filling import Estimate, fill
 from retort.teachers.masked_lm import MaskedLMTeacher
-from retort.teachers.opening import open_fresh, open_store, open_teacher, teacher_tokenizer
+from retort.teachers.opening import (
+    FreshTeacher,
+    check_there,
+    open_fresh,
+    open_store,
+    open_teacher,
+    teacher_tokenizer,
+)
+from retort.teachers.posteriors import PosteriorTeacher
 from retort.teachers.signal import Signal, token_signal, utterance_signal
 from retort.teachers.store import StoredTeacher
 from retort.teachers.teacher import Reading, Teacher
@@ -11,11 +19,14 @@ from retort.teachers.teacher import Reading, Teacher
 __all__ = [
     "CachedTeacher",
     "Estimate",
+    "FreshTeacher",
     "MaskedLMTeacher",
+    "PosteriorTeacher",
     "Reading",
     "Signal",
     "StoredTeacher",
     "Teacher",
+    "check_there",
     "fill",
     "open_fresh",
     "open_store",

@@ -61,7 +61,8 @@ class CachedTeacher:
 
 
 def _size(reading: Reading) -> int:
-    return reading.vectors.numel() * reading.vectors.element_size()
+    parts = [reading.vectors] if reading.ids is None else [reading.vectors, reading.ids]
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def _precision() -> tuple[torch.dtype | None, ...]:

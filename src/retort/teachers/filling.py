@@ -141,7 +141,7 @@ def _sample(
 
 def _bytes(reading: Reading) -> int:
     rows, dim = reading.vectors.shape
-    return shard_bytes(1, rows, dim, len(encode(reading.text)))
+    return shard_bytes(1, rows, dim, len(encode(reading.text)), reading.ids is not None)
 
 
 def _check_room(folder: Path, estimate: Estimate) -> None:

@@ -82,7 +82,7 @@ class MaskedLMTeacher:
             hidden = self._forward([encoded["input_ids"][index] for index in indices])
             for row, index in zip(hidden, indices, strict=True):
                 text, offsets = distinct[index], encoded["offset_mapping"][index]
-                spans = [_strip(text, start, end) for start, end in offsets[1:-1]]
+                spans = [strip_spaces(text, start, end) for start, end in offsets[1:-1]]
                 # A copy, or one short text in a cache would keep its whole padded batch alive.
                 readings[text] = Reading(row[: len(offsets)].clone(), spans, text)
         return [readings[text] for text in texts]
@@ -164,7 +164,7 @@ def change_case(text: str, case: str) -> str:
     return "".join(other if len(other := change(character)) == 1 else character for character in text)
 
 
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+def strip_spaces(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without the spaces that some tokenizers count with a piece; a lone space must have no vector."""
     while start < end and text[start].isspace():
         start += 1

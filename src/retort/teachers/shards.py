@@ -23,6 +23,8 @@ SUFFIX = ".safetensors"
 FORMAT = "1"
 _SPAN = struct.Struct("=ii")
 _TENSORS = ("vectors", "vector_offsets", "spans", "text", "text_offsets")
+_IDS = "ids"
+"""Of soft labels alone."""
 
 
 class BrokenShard(Exception):
@@ -39,6 +41,7 @@ class Shard:
         offsets: N + 1 numbers; text i has the vectors `[offsets[i], offsets[i + 1])`: [CLS], pieces, [SEP].
         vectors: `(offsets[N], D)` float16, mapped from the file.
         spans: `offsets[N] - 2 N` pairs of int32 as bytes, mapped; those of text i begin at pair `offsets[i] - 2 i`.
+        ids: of soft labels, int32, the shape of the vectors, mapped; else None.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Shard:
     offsets: list[int]
     vectors: np.ndarray
     spans: memoryview
+    ids: np.ndarray | None = None
 
     def spans_of(self, row: int) -> list[tuple[int, int]]:
         """Character spans of the pieces of text `row`."""
@@ -54,14 +58,15 @@ class Shard:
         return list(_SPAN.iter_unpack(self.spans[first * _SPAN.size : last * _SPAN.size]))
 
 
-def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0) -> int:
+def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0, soft: bool = False) -> int:
     """Size of shards that hold so many texts and vectors, without their headers (under 1 kB each).
 
     Args:
         vectors: pieces, and two for each text.
         characters: bytes of all texts in UTF-8.
+        soft: whether every number of a vector has an id.
     """
-    return 2 * dim * vectors + 8 * (vectors - 2 * texts) + 16 * texts + characters
+    return (6 if soft else 2) * dim * vectors + 8 * (vectors - 2 * texts) + 16 * texts + characters
 
 
 def write_shard(folder: Path, readings: Sequence[Reading], key: str) -> Path:
@@ -88,7 +93,8 @@ def open_shard(path: Path, key: str, dim: int) -> Shard:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in _TENSORS} if metadata else {}
+            names = [*_TENSORS, *({_IDS} & set(file.keys()))] if metadata else []
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise BrokenShard(str(error)) from None
     if metadata.get("format") != FORMAT:
@@ -105,7 +111,9 @@ def open_shard(path: Path, key: str, dim: int) -> Shard:
 def _tensors(readings: Sequence[Reading]) -> dict[str, Tensor]:
     texts = [encode(reading.text) for reading in readings]
     spans = [span for reading in readings for span in reading.spans]
+    ids = [reading.ids for reading in readings if reading.ids is not None]
     return {
+        **({_IDS: torch.cat(ids).to("cpu", torch.int32)} if ids else {}),
         "vectors": torch.cat([_halved(reading) for reading in readings]),
         "vector_offsets": _offsets([len(reading.vectors) for reading in readings]),
         "spans": torch.tensor(spans, dtype=torch.int32).reshape(-1, 2),
@@ -139,7 +147,7 @@ def _offsets(lengths: Sequence[int]) -> Tensor:
 
 def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
     """The file's length is checked by safetensors; here, that its parts belong together."""
-    vectors, spans = tensors["vectors"], tensors["spans"]
+    vectors, spans, ids = tensors["vectors"], tensors["spans"], tensors.get(_IDS)
     offsets, text_offsets = tensors["vector_offsets"].tolist(), tensors["text_offsets"].tolist()
     rows = len(offsets) - 1
     whole = (
@@ -150,6 +158,7 @@ def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
         and offsets[-1] == len(vectors)
         and text_offsets[-1] == len(tensors["text"])
         and tuple(spans.shape) == (len(vectors) - 2 * rows, 2)
+        and (ids is None or (ids.dtype == torch.int32 and ids.shape == vectors.shape))
         and all(after - before >= 2 for before, after in itertools.pairwise(offsets))
         and all(after >= before for before, after in itertools.pairwise(text_offsets))
     )
@@ -164,4 +173,4 @@ def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
     except UnicodeDecodeError as error:
         raise BrokenShard(str(error)) from None
     pairs = spans.numpy().reshape(-1).view(np.uint8).data
-    return Shard(path, texts, offsets, vectors.numpy(), pairs)
+    return Shard(path, texts, offsets, vectors.numpy(), pairs, None if ids is None else ids.numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,14 @@ class Signal:
             from, numbered over the distinct texts of the batch, so that two positions whose intervals overlap
             share a teacher piece. (0, 0) where not valid. Shared numbers begin at a hash of the text, and hold
             in every process.
+        ids: None, or, of soft labels, `(B, N, D)` int64: the student's tokens whose probabilities `vectors` holds,
+            as in :class:`Reading`.
     """
 
     vectors: Tensor
     valid: Tensor
     sources: Tensor
+    ids: Tensor | None = None
 
 
 @torch.no_grad()
@@ -50,7 +53,8 @@ def token_signal(
 
     A token takes the mean of the teacher's vectors whose spans overlap its own; EOS takes [SEP], as in the
     code of CIF-HKD (Interspeech 2023). A token that overlaps none is not valid. N is the largest number of
-    pieces, and one.
+    pieces, and one. Soft labels are of the tokens themselves, one by one; a token of which nothing is said is not
+    valid.
 
     Args:
         readings: of each utterance's text.
@@ -60,8 +64,8 @@ def token_signal(
         shared: number the sources so that they can be compared with those of other batches.
 
     Raises:
-        ValueError: no utterances, arguments that do not belong together, or spans that are out of order or
-            outside the text.
+        ValueError: no utterances, arguments that do not belong together, spans that are out of order or
+            outside the text, or soft labels of other pieces.
     """
     distinct = _distinct(readings, texts)
     if len(pieces) != len(texts):
@@ -79,13 +83,19 @@ def token_signal(
     target = torch.device(device) if device is not None else readings[0].vectors.device
     table = _joined([reading.vectors[1:] for reading in distinct.values()], target)
     valid = sources[..., 1] > sources[..., 0]
+    ids = None
+    if readings[0].ids is not None:
+        # A row of zeros says nothing.
+        valid &= (table.sum(1) > 0).cpu()[sources[..., 0]]
+        sources = sources * valid[..., None]
+        ids = _soft_ids(distinct.values(), target)[sources[..., 0].to(target)]
     places = valid.flatten().nonzero()[:, 0]
     vectors = table.new_zeros(valid.numel(), table.shape[1])
     vectors[places.to(target)] = _interval_means(table, sources.flatten(0, 1)[places])
     if shared:
         shifts = torch.tensor([_shared_start(text) - offsets[text] for text in texts])
         sources = torch.where(valid[..., None], sources + shifts[:, None, None], 0)
-    return Signal(vectors.view(*valid.shape, -1), valid.to(target), sources.to(target))
+    return Signal(vectors.view(*valid.shape, -1), valid.to(target), sources.to(target), ids)
 
 
 @torch.no_grad()
@@ -128,6 +138,12 @@ def _joined(parts: Sequence[Tensor], device: torch.device | str) -> Tensor:
         return torch.cat(list(parts)).to(device).float()
 
 
+def _soft_ids(readings: Iterable[Reading], device: torch.device) -> Tensor:
+    """`(P, k)` int64 of the same rows as the vectors."""
+    parts = [reading.ids for reading in readings]
+    return torch.cat([part[1:] for part in parts if part is not None]).to(device).long()
+
+
 def _shared_start(text: str) -> int:
     """Where a text's positions begin on a line that all processes share, without asking one another.
 
@@ -153,7 +169,12 @@ def _intervals(
 ) -> list[tuple[int, int]]:
     """Rows of the table for each of `positions` positions; (0, 0) where there is none."""
     spans = [(start, end) for _, start, end in pieces]
-    ranges = align_spans(spans, reading.spans, len(reading.text))
+    if reading.ids is None:
+        ranges = align_spans(spans, reading.spans, len(reading.text))
+    elif spans == reading.spans:
+        ranges = [(place, place + 1) for place in range(len(spans))]
+    else:
+        raise ValueError(f"the soft labels of '{reading.text}' are of other pieces than the student's")
     end_of_sentence = offset + len(reading.spans)
     intervals = [(first + offset, last + offset) if first < last else (0, 0) for first, last in ranges]
     intervals.append((end_of_sentence, end_of_sentence + 1))

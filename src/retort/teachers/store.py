@@ -38,6 +38,8 @@ class StoredReading(Reading):
         own["text"], own["_place"] = text, place
         # NumPy's slices, because a tensor's take three times as long.
         own["vectors"] = torch.from_numpy(place.shard.vectors[place.range])
+        ids = place.shard.ids
+        own["ids"] = None if ids is None else torch.from_numpy(ids[place.range])
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
@@ -49,12 +51,14 @@ class StoredTeacher:
     """Reads texts from shards of one teacher; float16 on disk, mapped, so that processes share the memory.
 
     The folder is named by the teacher's identity (fingerprints of weights and tokenizer, layers, case, longest
-    input), which also stands in `store.json` and, as a key, in every shard: what another teacher said is never
-    taken for this one's. Shards that other processes add are seen after :meth:`refresh`.
+    input; of soft labels the student's tokenizer and k), which also stands in `store.json` and, as a key, in every
+    shard: what another teacher said is never taken for this one's. Shards that other processes add are seen after
+    :meth:`refresh`.
 
     Args:
         root: of the stores, for example `exp/cache/teachers`; the store is `root/KEY`, made if missing.
-        identity: of the teacher, as :meth:`MaskedLMTeacher.identity` gives it.
+        identity: of the teacher, as :meth:`MaskedLMTeacher.identity` and
+            :meth:`PosteriorTeacher.identity` give it.
 
     Raises:
         UserError: the folder holds what another teacher said, or cannot be read or written.

@@ -19,19 +19,26 @@ class Reading:
         spans: half-open character span of each of the n pieces in `text`, in order. What the teacher cut off
             by its maximum length or dropped is in no span.
         text: as it was given, before the teacher's own case and normalising.
+        ids: None, or, of a teacher of soft labels, `(n + 2, k)` int32: tokens of the student, each row's distinct.
+            The pieces are then the student's own, and `vectors (n + 2, k)` holds the probabilities of `ids`, at
+            temperature 1 and not renormalised: what they lack to 1 is outside the k, or outside the student's
+            vocabulary. The last row is of EOS; [CLS] has zeros, and so has a token of which nothing is said.
 
     Raises:
-        ValueError: the number of vectors is not the number of spans and two.
+        ValueError: the number of vectors is not the number of spans and two, or that of the ids another.
     """
 
     vectors: Tensor
     spans: list[tuple[int, int]]
     text: str
+    ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape, needed = self.vectors.shape, len(self.spans) + 2
         if len(shape) != 2 or shape[0] != needed:
             raise ValueError(f"{len(self.spans)} pieces need {needed} vectors, got shape {tuple(shape)}")
+        if self.ids is not None and self.ids.shape != shape:
+            raise ValueError(f"probabilities of shape {tuple(shape)}, ids of {tuple(self.ids.shape)}")
 
 
 class Teacher(Protocol):
@@ -39,7 +46,7 @@ class Teacher(Protocol):
 
     @property
     def dim(self) -> int:
-        """Of the vectors."""
+        """Of the vectors; k, of soft labels."""
         ...
 
     def read(self, texts: Sequence[str]) -> list[Reading]:

@@ -51,6 +51,14 @@ class TeacherReader:
             return token.startswith(self._mark)
         return False if self._continuing and token.startswith(self._continuing) else None
 
+    def piece_of(self, surface: str, starts: bool) -> int:
+        """Id of the piece that reads `surface`, at the start of a word or within one; -1 if there is none."""
+        surface = recase(surface, self.case)
+        if not self._mark and self.backend.normalizer is not None:
+            surface = self.backend.normalizer.normalize_str(surface).strip()  # BERT parts Han characters
+        found = self.backend.token_to_id((self._mark if starts else self._continuing) + surface)
+        return -1 if found is None or found in self._unknown else found
+
     def read(self, text: str) -> list[tuple[int, int, int]]:
         """Teacher id (-1: unknown to the teacher, special, or part of a character), start, end of each piece.
 

@@ -36,7 +36,7 @@ def describe(recipe: Recipe) -> Description:
         )
     dims = {}
     for name in sorted({row.teacher for row in recipe.distill}):
-        dim = recipe.teachers[name].dim
+        dim = recipe.teachers[name].dim or recipe.teachers[name].topk
         if dim is None:
             raise UserError(
                 f"teachers.{name}.dim is not stated", where=recipe.name, remedy="State it, e.g. dim: 768"
@@ -62,13 +62,14 @@ def outline(recipe: Recipe, vocabulary: int, subsampling: int) -> list[str]:
         subsampling: feature frames to one of the encoder.
     """
     encoder, decoder = recipe.student.encoder, recipe.student.decoder
+    output = f", output through a PLM's embeddings of {decoder.output_dim}" if decoder.output == "plm" else ""
     pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
     return [
         f"features   {recipe.features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms",
         f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {encoder.heads} heads, feed-forward "
         f"{encoder.feedforward}{pooling}: one frame every {subsampling * FRAME_SHIFT * 1000:.0f} ms",
         f"decoder    {decoder.layers} layers, dim {decoder.dim}, {decoder.heads} heads, feed-forward "
-        f"{decoder.feedforward}",
+        f"{decoder.feedforward}{output}",
         f"vocabulary {vocabulary:,} ({recipe.tokenizer.kind})",
     ]
 

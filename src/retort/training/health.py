@@ -78,7 +78,7 @@ class Health:
                 f"choose other teachers.{name}.layers, or another model",
             )
             for (name, unit), signal in signals.items()
-            if unit == "token" and (cosine := mean_cosine(signal)) > ALIKE
+            if unit == "token" and signal.ids is None and (cosine := mean_cosine(signal)) > ALIKE
         )
 
     def check_logged(self, step: int, values: Mapping[str, float]) -> list[str]:

@@ -19,7 +19,7 @@ from retort.evaluation.scoring import score
 from retort.recipe import load_recipe, recipe_to_dict
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
-from retort.teachers import open_teacher, teacher_tokenizer
+from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -30,8 +30,9 @@ from retort.training.earlier import missing_warm_start, train_teachers
 from retort.training.folder import claim, holds, save_whole
 from retort.training.loop import Report
 from retort.training.module import TrainingModule
+from retort.training.plm import check_plm, start_from_plm
 from retort.training.processes import lost_processes_told, make_accelerator
-from retort.training.teach import complete_stores, store_root
+from retort.training.teach import complete_stores, store_root, taught_by
 from retort.training.trainer import REJECTED, Trainer
 
 
@@ -81,21 +82,22 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     train_teachers(recipe, root, progress, report)
     accelerator = make_accelerator(recipe.training)
     # Before the data, which may take hours to prepare.
-    teachers = {
-        name: open_teacher(recipe.teachers[name], accelerator.device, stores=store_root(root))
-        for name in _taught_by(recipe)
-    }
+    check_plm(recipe)
+    teachers = _open_teachers(recipe, root, accelerator)
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
         tokenizer = load_tokenizer(recipe, folder, data.train, origin)
     # With the first checkpoint it becomes the trainer's affair.
     if accelerator.is_main_process and not (folder / "checkpoints").exists():
         write_rejected(data.rejected, folder / REJECTED)
-    complete_stores(recipe, teachers, data.train, progress, accelerator)
+    teachers |= _open_teachers(recipe, root, accelerator, tokenizer)
+    complete_stores(recipe, teachers, data.train, progress, accelerator, tokenizer)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     if origin:
         report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
+    if taken := start_from_plm(student, recipe, tokenizer):
+        report(0, {"init.plm": taken})
     objective = Objective(
         recipe.distill, student.tap_dims, {name: each.dim for name, each in teachers.items()}
     )
@@ -234,5 +236,17 @@ def _finish(recipe: Recipe, folder: Path, trainer: Trainer, tokenizer: Tokenizer
     return Outcome(folder, recogniser, position.seconds, position.step, params, averaged, trainer.rejected)
 
 
-def _taught_by(recipe: Recipe) -> list[str]:
-    return sorted({row.teacher for row in recipe.distill})
+def _open_teachers(
+    recipe: Recipe, root: Path, accelerator: Accelerator, tokenizer: Tokenizer | None = None
+) -> dict[str, Teacher]:
+    """Those of hidden states; given the student's tokenizer, those of soft labels, before that only looked for."""
+    opened = {}
+    for name in taught_by(recipe):
+        config = recipe.teachers[name]
+        if (config.topk is None) == (tokenizer is None):
+            opened[name] = open_teacher(
+                config, accelerator.device, tokenizer=tokenizer, stores=store_root(root)
+            )
+        elif tokenizer is None:
+            check_there(config)
+    return opened

@@ -18,6 +18,8 @@ from retort.errors import UserError
 from retort.files import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
 from retort.text.normalise import Normaliser
+from retort.text.opening import open_tokenizer
+from retort.text.tokenizers import Tokenizer
 from retort.training.earlier import train_teachers
 
 Progress = Callable[[str, int, int], None]
@@ -51,6 +53,8 @@ def store_root(root: Path) -> Path:
 def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) -> list[Taught]:
     """Fill the stores of the teachers that the recipe's rows name; what is there already is kept.
 
+    Soft labels are of the student's tokens: its experiment must have its tokenizer already.
+
     Under `torchrun` (RANK, WORLD_SIZE and LOCAL_RANK in the environment) every process reads its own share; the
     processes need not talk to each other, only to see the same folder.
 
@@ -60,20 +64,27 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
     Raises:
         UserError: no row names a teacher, no training text, or as :func:`retort.teachers.fill`.
     """
-    names = sorted({row.teacher for row in recipe.distill})
+    names = taught_by(recipe)
     if not names:
         raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
     train_teachers(recipe, root, progress, lambda step, values: None)
     torch.set_num_threads(recipe.training.threads)
     rank, world, device = _place(recipe)
+    made = root / recipe.name / "tokenizer"
+    tokenizer = open_tokenizer(made) if made.exists() else None
     texts = training_texts(recipe)
     done = []
     for name in names:
-        teacher = open_fresh(recipe.teachers[name], device)
+        teacher = open_fresh(recipe.teachers[name], device, tokenizer)
         store = open_store(teacher, store_root(root))
         read = _fill(name, store, teacher, texts, rank, world, progress, announce)
         done.append(Taught(name, store, read, len(store.missing(texts))))
     return done
+
+
+def taught_by(recipe: Recipe) -> list[str]:
+    """Names of the teachers that the recipe's rows read, in order."""
+    return sorted({row.teacher for row in recipe.distill})
 
 
 def training_texts(recipe: Recipe) -> list[str]:
@@ -105,6 +116,7 @@ def complete_stores(
     cuts: Iterable[Cut],
     progress: Progress,
     accelerator: Accelerator,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Let each stored teacher read what its store lacks of `cuts`, every process its share; then all go on.
 
@@ -123,7 +135,7 @@ def complete_stores(
         with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
             store.refresh()
             if store.missing(texts):
-                teacher = open_fresh(recipe.teachers[name], accelerator.device)
+                teacher = open_fresh(recipe.teachers[name], accelerator.device, tokenizer)
                 _fill(name, store, teacher, texts, rank, world, progress, None)
     accelerator.wait_for_everyone()
     for store in stored.values():

@@ -1,0 +1,182 @@
+"""Pretrained language models as teachers of soft labels, as far as their pieces are the student's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retort.config import TeacherConfig
+from retort.errors import UserError
+from retort.lm.guessing import hidden_posteriors, open_guesser
+from retort.lm.masked import pad_rows
+from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer
+from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
+from retort.teachers.masked_lm import change_case, strip_spaces
+from retort.teachers.posteriors import PosteriorTeacher, Said
+from retort.text.alignment import Span
+from retort.text.matching import matching_places, shared_pieces
+from retort.text.teacher_pieces import TeacherReader
+from retort.text.tokenizers import EOS, Piece, Tokenizer
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A text in the teacher's ids, without special ones, and its places that the student's pieces share."""
+
+    ids: list[int]
+    shared: list[Span]
+
+
+class PretrainedPosteriorTeacher(PosteriorTeacher):
+    """What the two kinds below share: the seam between the teacher's pieces and the student's.
+
+    A token of which the teacher has not just that piece is left out; what it gives to pieces that the student has
+    not is missing from the probabilities.
+
+    Args:
+        config: model, case and `topk`.
+        tokenizer: the student's.
+        device: where the model runs.
+        batch_pieces: most pieces in one forward pass, padding counted.
+
+    Raises:
+        UserError: the model cannot be found or opened, is not of its kind, or shares no piece with the student.
+    """
+
+    maximum_pieces: int
+    """Longest input, special pieces counted."""
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        tokenizer: Tokenizer,
+        device: torch.device | str = "cpu",
+        *,
+        batch_pieces: int = 4096,
+    ) -> None:
+        super().__init__(config, tokenizer, device)
+        self.batch_pieces = batch_pieces
+        self.pieces = open_tokenizer(config.model)
+        self.shared = shared_pieces(tokenizer, TeacherReader(self.pieces.backend_tokenizer, config.case))
+        if not self.shared:
+            raise UserError(
+                f"none of its pieces is one of the student's {tokenizer.size}, which alone can be taught",
+                where=config.model,
+                remedy="Set tokenizer.kind: teacher",
+            )
+        self._columns = torch.tensor(list(self.shared), device=self.device)
+        self._own = torch.tensor(list(self.shared.values()), device=self.device)
+        self._open()
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    def _weighed(self, weights: str) -> dict[str, object]:
+        return self._identity(
+            weights,
+            pieces=tokenizer_fingerprint(self.pieces),
+            case=self.config.case,
+            maximum_pieces=self.maximum_pieces,
+        )
+
+    def _place(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> list[Placed]:
+        encoded = self.pieces(
+            [change_case(text, self.config.case) for text in texts],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+        )
+        return [
+            Placed(ids, matching_places(own, ids, [strip_spaces(text, *span) for span in spans], self.shared))
+            for text, own, ids, spans in zip(texts, pieces, encoded["input_ids"], encoded["offset_mapping"])
+        ]
+
+    def _in_student_ids(self, log_probs: Tensor) -> Tensor:
+        """`(M, pieces of the teacher)` to `(M, V)`."""
+        found = log_probs.new_full((len(log_probs), self.tokenizer.size), -torch.inf)
+        found[:, self._own] = log_probs[:, self._columns]
+        return found
+
+
+class MaskedPosteriorTeacher(PretrainedPosteriorTeacher):
+    """A masked language model: each piece hidden in turn, what may stand there given all the others.
+
+    Futami et al., Interspeech 2020 (arXiv 2008.03822). That a sentence is over where it is over the model is told,
+    so EOS has probability 1.
+    """
+
+    def _open(self) -> None:
+        self._model, _, self.maximum_pieces = open_guesser(self.config.model)
+        self._first, *_, self._last = self.pieces("a")["input_ids"]
+        self._model.to(self.device).requires_grad_(False)
+
+    def identity(self) -> dict[str, object]:
+        return self._weighed(model_fingerprint(self._model.model))
+
+    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
+        framed, groups = [], []
+        placed = self._place(texts, pieces)
+        for each in placed:
+            ids = each.ids[: self.maximum_pieces - 2]
+            framed.append(np.array([self._first, *ids, self._last], np.int64))
+            numbers = np.full(len(ids), -1)
+            inside = [there for _, there in each.shared if there < len(ids)]
+            numbers[inside] = inside
+            groups.append(numbers)
+        own = [{there: place for place, there in each.shared} for each in placed]
+        for rows, _, log_probs in hidden_posteriors(
+            self._model, self.pieces, framed, groups, self.batch_pieces
+        ):
+            places = [(index, own[index][int(there)]) for index, hidden in rows for there in hidden]
+            yield places, self._in_student_ids(log_probs)
+        over = torch.full((len(texts), self.tokenizer.size), -torch.inf)
+        over[:, EOS] = 0.0
+        yield [(index, len(each)) for index, each in enumerate(pieces)], over
+
+
+class CausalPosteriorTeacher(PretrainedPosteriorTeacher):
+    """A causal language model by Hugging Face name or folder: each piece from those before it.
+
+    Its first piece follows its beginning (or end) of text, and its end of text is EOS. Of a text that is longer than it
+    reads it says nothing.
+    """
+
+    def _open(self) -> None:
+        end = self.pieces.eos_token_id
+        if end is None:
+            raise UserError(
+                "its tokenizer has no piece for the end of a text",
+                where=self.config.model,
+                remedy="Choose a causal language model that has one, for example GPT-2",
+            )
+        begin = self.pieces.bos_token_id
+        self._begin = end if begin is None else begin
+        self._model = open_causal_plm(self.config.model).to(self.device)
+        self.maximum_pieces = longest_input(self._model, self.pieces)
+        self._columns = torch.cat([self._columns, self._columns.new_tensor([end])])
+        self._own = torch.cat([self._own, self._own.new_tensor([EOS])])
+
+    def identity(self) -> dict[str, object]:
+        return self._weighed(model_fingerprint(self._model))
+
+    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
+        placed = self._place(texts, pieces)
+        fitting = [index for index, each in enumerate(placed) if len(each.ids) < self.maximum_pieces]
+        order = sorted(fitting, key=lambda index: len(placed[index].ids), reverse=True)
+        while order:
+            count = max(self.batch_pieces // (len(placed[order[0]].ids) + 1), 1)
+            chosen, order = order[:count], order[count:]
+            rows = [np.array([self._begin, *placed[index].ids], np.int64) for index in chosen]
+            ids, mask = (each.to(self.device) for each in pad_rows(rows, 0))
+            logits = self._model(input_ids=ids, attention_mask=mask.long()).logits
+            told = [
+                (row, there, (index, place))
+                for row, index in enumerate(chosen)
+                for place, there in [*placed[index].shared, (len(pieces[index]), len(placed[index].ids))]
+            ]
+            at, there, places = (list(each) for each in zip(*told))
+            yield places, self._in_student_ids(logits[at, there].float().log_softmax(-1))

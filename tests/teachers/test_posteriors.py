@@ -1,0 +1,307 @@
+"""Soft labels: of a language model over the student's pieces, of pretrained ones, fresh and from a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from retort.config import TeacherConfig, TokenizerConfig
+from retort.errors import UserError
+from retort.lm.pretrained import open_tokenizer
+from retort.teachers import (
+    CachedTeacher,
+    PosteriorTeacher,
+    Reading,
+    StoredTeacher,
+    fill,
+    open_fresh,
+    token_signal,
+)
+from retort.teachers.posteriors import PieceLMTeacher
+from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
+from retort.text.opening import train_tokenizer
+from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
+from tiny_lms import RemainderLM, causal_gpt, masked_bert
+
+TEXTS = ["ab", "", "bca ab", "c", "aabbcc abc abc", "ab"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "##ty", "three", "four", "five"]
+SENTENCES = ["one two", "twoty three one", "three", "one two three one two", "four one"]
+
+
+@pytest.fixture(scope="module")
+def letters() -> Tokenizer:
+    return CharacterTokenizer.train(["abc abc"])
+
+
+def piece_teacher(tokenizer: Tokenizer, topk: int = 3, batch_rows: int = 256) -> PieceLMTeacher:
+    config = TeacherConfig(kind="causal_lm", model="lm", topk=topk)
+    return PieceLMTeacher(config, tokenizer, RemainderLM(tokenizer), batch_rows=batch_rows)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return masked_bert(tmp_path_factory.mktemp("masked"), WORDS)
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return causal_gpt(tmp_path_factory.mktemp("causal"), ["one", "two", "twoty", "three", "four", "five"])
+
+
+def student_of(teacher: Path, texts: list[str]) -> Tokenizer:
+    return train_tokenizer(texts, TokenizerConfig("teacher"), teacher=open_tokenizer(str(teacher)))
+
+
+def distribution(reading: Reading, row: int, size: int) -> Tensor:
+    """`(V,)`, zero for what is not named."""
+    assert reading.ids is not None
+    return torch.zeros(size).index_add(0, reading.ids[row].long(), reading.vectors[row].float())
+
+
+def check_top(reading: Reading, row: int, expected: Tensor) -> None:
+    """The row names the largest of `expected (V,)` with their probabilities."""
+    assert reading.ids is not None
+    top = expected.topk(reading.vectors.shape[1])
+    torch.testing.assert_close(reading.vectors[row], top.values, atol=1e-6, rtol=1e-4)
+    found = expected[reading.ids[row].long()]
+    torch.testing.assert_close(found, reading.vectors[row], atol=1e-6, rtol=1e-4)
+    assert len(set(reading.ids[row].tolist())) == reading.ids.shape[1]
+
+
+class TestPieceLM:
+    @pytest.mark.parametrize("batch_rows", [1, 2, 256])
+    def test_each_token_from_those_before_it(self, letters: Tokenizer, batch_rows: int) -> None:
+        teacher = piece_teacher(letters, batch_rows=batch_rows)
+        for text, reading in zip(TEXTS, teacher.read(TEXTS), strict=True):
+            ids = letters.encode(text)
+            assert (reading.text, len(reading.vectors)) == (text, len(ids) + 2)
+            assert reading.spans == [(place, place + 1) for place in range(len(text))]
+            assert (reading.vectors[0] == 0).all()
+            for place in range(len(ids) + 1):
+                check_top(reading, place + 1, teacher.lm.after(ids[:place]).exp())
+
+    def test_a_signal_of_it_is_of_every_token(self, letters: Tokenizer) -> None:
+        teacher = piece_teacher(letters)
+        pieces = [letters.pieces(text) for text in TEXTS]
+        readings = teacher.read(TEXTS)
+        signal = token_signal(readings, TEXTS, pieces)
+        assert signal.ids is not None
+        for b, (reading, own) in enumerate(zip(readings, pieces)):
+            assert reading.ids is not None
+            size = len(own) + 1
+            assert signal.valid[b].tolist() == [True] * size + [False] * (signal.valid.shape[1] - size)
+            assert torch.equal(signal.vectors[b, :size], reading.vectors[1:])
+            assert torch.equal(signal.ids[b, :size], reading.ids[1:].long())
+            assert (signal.vectors[b, size:] == 0).all()
+
+    def test_a_small_vocabulary_is_named_whole(self, letters: Tokenizer) -> None:
+        teacher = piece_teacher(letters, 99)
+        assert teacher.dim == letters.size == 8
+        (reading,) = teacher.read(["ab"])
+        torch.testing.assert_close(reading.vectors[1:].sum(1), torch.ones(3))
+
+    def test_other_pieces_are_one_line(self, letters: Tokenizer) -> None:
+        config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
+        other = RemainderLM(CharacterTokenizer.train(["xyz"]))
+        with pytest.raises(UserError, match=r"exp/lm.*7 pieces are not the 8 of the student.*kind: student"):
+            PieceLMTeacher(config, letters, other)
+
+    def test_of_other_pieces_no_signal_is_made(self, letters: Tokenizer) -> None:
+        reading = piece_teacher(letters).read(["ab"])
+        pieces = [CharacterTokenizer.train(["ab"]).pieces("ab")[:1]]
+        with pytest.raises(ValueError, match="of other pieces than the student's"):
+            token_signal(reading, ["ab"], pieces)
+
+
+class TestMasked:
+    def slowly(self, teacher: MaskedPosteriorTeacher, ids: list[int], place: int) -> Tensor:
+        """The posterior over the teacher's pieces with this one hidden."""
+        hidden = [2, *ids, 3]
+        hidden[place + 1] = 4
+        logits = teacher._model.model(input_ids=torch.tensor([hidden])).logits
+        return logits[0, place + 1].softmax(-1)
+
+    @pytest.mark.parametrize("batch_pieces", [1, 4096])
+    def test_each_piece_from_all_others(self, bert: Path, batch_pieces: int) -> None:
+        student = student_of(bert, SENTENCES[:4])
+        config = TeacherConfig(model=str(bert), topk=3)
+        teacher = MaskedPosteriorTeacher(config, student, batch_pieces=batch_pieces)
+        known = {WORDS.index(symbol): own for own, symbol in enumerate(student.symbols) if symbol in WORDS}
+        assert len(known) == 4  # one two ##ty three; four and five stand in no text
+        for text, reading in zip(SENTENCES[:4], teacher.read(SENTENCES[:4])):
+            ids = open_tokenizer(str(bert))(text, add_special_tokens=False)["input_ids"]
+            assert len(ids) == len(reading.spans)
+            for place in range(len(ids)):
+                posterior = self.slowly(teacher, ids, place)
+                expected = torch.zeros(student.size)
+                for each, own in known.items():
+                    expected[own] = posterior[each]
+                check_top(reading, place + 1, expected)
+                assert reading.vectors[place + 1].sum() < 0.999  # what it gives to others is missing
+            over = distribution(reading, len(ids) + 1, student.size)
+            assert (over[EOS], over.sum()) == (1.0, 1.0)
+
+    def test_a_token_that_is_not_its_piece_is_left_out(self, bert: Path) -> None:
+        student = student_of(bert, SENTENCES[:4])
+        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
+        text = "four one"  # unknown to the student, known to the teacher
+        readings, pieces = teacher.read([text]), [student.pieces(text)]
+        assert token_signal(readings, [text], pieces).valid.tolist() == [[False, True, True]]
+
+    def test_what_is_too_long_loses_its_end(self, bert: Path) -> None:
+        student = student_of(bert, SENTENCES[:4])
+        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
+        text = "one two " * 30
+        signal = token_signal(teacher.read([text]), [text], [student.pieces(text)])
+        assert signal.valid[0].tolist() == [True] * 38 + [False] * 22 + [True]
+
+    def test_han_characters_of_a_student_of_its_own(self, tmp_path: Path) -> None:
+        folder = masked_bert(tmp_path, [*WORDS[:5], *"我爱你", "x"])
+        student = CharacterTokenizer.train(["我爱你它X"])
+        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(folder), topk=9), student)
+        text = "我爱它X"
+        signal = token_signal(teacher.read([text]), [text], [student.pieces(text)])
+        assert signal.valid.tolist() == [[True, True, False, False, True]]
+
+    def test_no_piece_in_common_is_one_line(self, bert: Path) -> None:
+        with pytest.raises(
+            UserError, match=r"none of its pieces is one of the student's 6.*tokenizer.kind: teacher"
+        ):
+            MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), CharacterTokenizer.train(["xy"]))
+
+    def test_an_encoder_without_a_head_is_one_line(self, tone_bert: Path) -> None:
+        student = student_of(tone_bert, ["abc"])
+        with pytest.raises(UserError, match="masked-LM head"):
+            MaskedPosteriorTeacher(TeacherConfig(model=str(tone_bert), topk=3), student)
+
+
+class TestCausal:
+    @pytest.mark.parametrize("batch_pieces", [1, 4096])
+    def test_each_piece_from_those_before_it(self, gpt: Path, batch_pieces: int) -> None:
+        texts = SENTENCES[:4]
+        student = student_of(gpt, texts)
+        config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
+        teacher = CausalPosteriorTeacher(config, student, batch_pieces=batch_pieces)
+        pieces = open_tokenizer(str(gpt))
+        end = pieces.eos_token_id
+        known = {pieces.get_vocab()[symbol]: own for own, symbol in enumerate(student.symbols[4:], 4)} | {
+            end: EOS
+        }
+        for text, reading in zip(texts, teacher.read(texts)):
+            ids = pieces(text, add_special_tokens=False)["input_ids"]
+            for place in range(len(ids) + 1):
+                with torch.no_grad():
+                    posterior = teacher._model(torch.tensor([[end, *ids[:place]]])).logits[0, -1].softmax(-1)
+                expected = torch.zeros(student.size)
+                for each, own in known.items():
+                    expected[own] = posterior[each]
+                check_top(reading, place + 1, expected)
+
+    def test_of_what_is_too_long_nothing_is_said(self, gpt: Path) -> None:
+        student = student_of(gpt, SENTENCES)
+        teacher = CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(gpt), topk=3), student)
+        texts = ["one " * 11, "one " * 12]
+        signal = token_signal(teacher.read(texts), texts, [student.pieces(text) for text in texts])
+        assert signal.valid.sum(1).tolist() == [12, 0]
+
+    def test_a_model_without_an_end_and_one_that_sees_ahead(self, tmp_path: Path, bert: Path) -> None:
+        endless = causal_gpt(tmp_path, ["one", "two"], end=False)
+        student = student_of(endless, ["one two"])
+        with pytest.raises(UserError, match="no piece for the end of a text"):
+            CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(endless), topk=3), student)
+        config = TeacherConfig(kind="causal_lm", model=str(bert), topk=3)
+        with pytest.raises(UserError, match="no piece for the end of a text"):
+            CausalPosteriorTeacher(config, student_of(bert, SENTENCES))
+
+
+class TestOpening:
+    def test_kinds(self, bert: Path, gpt: Path, letters: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+        student = student_of(bert, SENTENCES)
+        assert isinstance(
+            open_fresh(TeacherConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
+        )
+        config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
+        assert isinstance(open_fresh(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
+        monkeypatch.setattr("retort.teachers.opening.is_causal_lm", lambda name: name == "exp/lm")
+        monkeypatch.setattr(
+            "retort.teachers.opening.open_causal_lm", lambda name, device: RemainderLM(letters)
+        )
+        config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
+        assert isinstance(open_fresh(config, tokenizer=letters), PieceLMTeacher)
+
+    def test_without_the_students_tokenizer(self, bert: Path) -> None:
+        with pytest.raises(UserError, match=r"no student yet.*retort train"):
+            open_fresh(TeacherConfig(model=str(bert), topk=3))
+
+
+class TestStore:
+    def stored(self, teacher: PosteriorTeacher, root: Path, texts: list[str]) -> StoredTeacher:
+        store = StoredTeacher(root, teacher.identity())
+        fill(store, teacher, texts, shard_texts=2)
+        return StoredTeacher(root, teacher.identity())
+
+    def test_what_was_said_is_there_half_as_exact(self, bert: Path, tmp_path: Path) -> None:
+        student = student_of(bert, SENTENCES[:4])
+        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
+        store = self.stored(teacher, tmp_path, SENTENCES)
+        for stored, fresh in zip(store.read(SENTENCES), teacher.read(SENTENCES)):
+            assert stored.ids is not None
+            assert fresh.ids is not None
+            assert (stored.vectors.dtype, stored.ids.dtype) == (torch.float16, torch.int32)
+            assert torch.equal(stored.ids, fresh.ids)
+            assert stored.spans == fresh.spans
+            torch.testing.assert_close(stored.vectors.float(), fresh.vectors, rtol=2**-10, atol=1e-7)
+        pieces = [student.pieces(text) for text in SENTENCES]
+        one, two = (token_signal(each.read(SENTENCES), SENTENCES, pieces) for each in (store, teacher))
+        assert one.ids is not None
+        assert two.ids is not None
+        assert torch.equal(one.valid, two.valid)
+        assert torch.equal(one.ids[one.valid], two.ids[two.valid])
+
+    def test_another_k_model_case_or_student_is_another_store(self, bert: Path, tmp_path: Path) -> None:
+        student, other = student_of(bert, SENTENCES[:2]), student_of(bert, SENTENCES)
+        twin = masked_bert(tmp_path / "twin", WORDS, seed=1)
+        configs = [
+            (TeacherConfig(model=str(bert), topk=3), student),
+            (TeacherConfig(model=str(bert), topk=2), student),
+            (TeacherConfig(model=str(bert), topk=3, case="lower"), student),
+            (TeacherConfig(model=str(bert), topk=3), other),
+            (TeacherConfig(model=str(twin), topk=3), student),
+        ]
+        keys = [
+            StoredTeacher(tmp_path, MaskedPosteriorTeacher(config, tokenizer).identity()).key
+            for config, tokenizer in configs
+        ]
+        assert len(set(keys)) == len(keys)
+
+    def test_a_piece_lm_is_known_by_its_files(self, letters: Tokenizer, tmp_path: Path) -> None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "config.json").write_text("{}")
+        config = TeacherConfig(kind="causal_lm", model=str(tmp_path), topk=3)
+        teacher = PieceLMTeacher(config, letters, RemainderLM(letters))
+        first = teacher.identity()
+        store = self.stored(teacher, tmp_path / "stores", TEXTS)
+        assert store.missing(TEXTS) == []
+        (tmp_path / "model" / "weights").write_text("other")
+        assert teacher.identity()["weights"] != first["weights"]
+
+    def test_a_shard_whose_ids_are_damaged_is_made_again(self, bert: Path, tmp_path: Path) -> None:
+        from safetensors import safe_open
+        from safetensors.torch import load_file, save_file
+
+        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student_of(bert, SENTENCES))
+        store = self.stored(teacher, tmp_path, SENTENCES[:2])
+        (path,) = store.folder.glob("*.safetensors")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        save_file({**tensors, "ids": tensors["ids"][1:].contiguous()}, path, metadata)
+        assert StoredTeacher(tmp_path, teacher.identity()).broken == [path]
+
+    def test_memory_counts_the_ids_too(self, letters: Tokenizer) -> None:
+        cache = CachedTeacher(piece_teacher(letters))
+        cache.read(["ab"])
+        assert cache.bytes == 4 * 3 * (4 + 4)
