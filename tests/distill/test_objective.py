@@ -69,7 +69,12 @@ def test_rows_are_weighted_and_summed_and_logged_unweighted() -> None:
         torch.testing.assert_close(result.metrics[name].sum, total.detach())
         assert result.metrics[name].count == count
         assert not result.metrics[name].sum.requires_grad
-    assert set(result.metrics) == {*names, "acoustic.contrastive.accuracy"}
+    marks = {
+        "acoustic.contrastive.accuracy",
+        "linguistic.regression.variance",
+        "utterance.regression.variance",
+    }
+    assert set(result.metrics) == {*names, *marks}
     assert result.metrics["acoustic.contrastive.accuracy"].count == 6
     (result.token_sum + result.utterance_sum).backward()
     assert all(each.grad is not None for each in objective.parameters())
