@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +170,38 @@ def make_bert(tmp_path_factory: pytest.TempPathFactory) -> MakeBert:
 def tone_bert(make_bert: MakeBert) -> Path:
     """A tiny BERT whose pieces are the letters of the language of tones."""
     return make_bert(vocabulary=[*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS)])
+
+
+@pytest.fixture(scope="session")
+def tone_masked(tone_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pieces with their case, under a masked language model of random weights."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    return _with_head(
+        BertForMaskedLM, BertConfig, tone_bert, tmp_path_factory.mktemp("masked"), intermediate_size=32
+    )
+
+
+@pytest.fixture(scope="session")
+def tone_gpt(tone_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same under a causal one."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return _with_head(GPT2LMHeadModel, GPT2Config, tone_bert, tmp_path_factory.mktemp("gpt"))
+
+
+def _with_head(model: Any, config: Any, pieces: Path, folder: Path, **width: int) -> Path:
+    import torch
+    from transformers import BertTokenizerFast
+
+    tokenizer = BertTokenizerFast(str(pieces / "vocab.txt"), do_lower_case=False)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = model(config(vocab_size=len(tokenizer), max_position_embeddings=40, **width, **sizes))
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,50 @@ class TestEvaluateAndCompare:
         assert not (tmp_path / "exp").exists()
 
 
+class TestLanguageModels:
+    def test_from_tuning_to_the_gap(
+        self, retort: Retort, experiment: Path, corpus: Path, tmp_path: Path, tone_masked: Path
+    ) -> None:
+        models = ("--beam", 3, "--rescore", tone_masked, "--rescore-case", "lower")
+        answer = retort("tune", experiment, corpus / "validation", *models)
+        assert (answer.code, answer.error) == (0, "")
+        assert "rescore weight" in answer.out
+        assert "report the errors on other data" in answer.out
+        base = f"{corpus.name}-validation-beam3+rescore.{tone_masked.name}"
+        tuned = experiment / "tuning" / base / "tuned.json"
+        assert str(tuned) in answer.out
+        answer = retort("evaluate", experiment, corpus / "test", "--tuned", tuned, "--results", "r.json")
+        assert (answer.code, answer.error) == (0, "")
+        assert "parameters at run time: student" in answer.out
+        answer = retort("evaluate", experiment, corpus / "test", "--results", "r.json")
+        first, second = read_results(tmp_path / "r.json")
+        assert (first["system"], second["system"]) == ("cif+rescore", "cif")
+        assert first["params"] > second["params"]  # type: ignore[operator]
+        answer = retort("gap", corpus / "test", "--student", experiment, "--distilled", experiment)
+        assert (answer.code, answer.error) == (0, "")
+        assert "language model's gain" in answer.out
+        weights = ("--rescore-weight", 0.5, "--length-weight", 0.1)
+        found = retort("transcribe", experiment, *models, *weights, corpus / "test/wav/test-000.wav")
+        assert (found.code, found.error) == (0, "")
+
+    def test_mistakes(self, retort: Retort, experiment: Path, corpus: Path, tone_bert: Path) -> None:
+        test = corpus / "test"
+        is_one_line(retort("evaluate", experiment, test, "--lm", "x"), "--lm without --lm-weight", "tune")
+        is_one_line(retort("evaluate", experiment, test, "--tuned", "x"), "x: cannot be read")
+        both = retort("evaluate", experiment, test, "--tuned", "x", "--lm-weight", 1)
+        is_one_line(both, "--tuned and --lm-weight")
+        is_one_line(
+            retort("evaluate", experiment, test, "--lm", "x", "--lm-weight", 1), "x", "language model"
+        )
+        headless = ("--beam", 2, "--rescore", tone_bert, "--rescore-weight", 1)
+        is_one_line(retort("evaluate", experiment, test, *headless), "without a language-modelling head")
+        wave = test / "wav/test-000.wav"
+        is_one_line(retort("transcribe", experiment, *headless, wave), "without a language-modelling head")
+        is_one_line(retort("tune", experiment, test), "nothing to tune")
+        is_one_line(retort("tune", experiment, test, "--lm", "x", "--measure", "ter"), "--measure is 'ter'")
+        is_one_line(retort("gap", test, "--student", "exp/a", "--distilled", "exp/b"), "exp/a")
+
+
 class TestRelease:
     TERMS = ("--licence", "MIT", "--language", "en", "--data-note", "tones", "--data-note", "more tones")
 

@@ -1,4 +1,4 @@
-"""A causal language model of a few numbers, as the room `lm` makes them, and tiny pretrained ones."""
+"""A causal language model of a table, as the room `lm` makes them, and tiny pretrained ones."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from retort.config import NormaliserConfig
+from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.text.normalise import Normaliser
-from retort.text.tokenizers import BLANK, EOS, PAD, Tokenizer
+from retort.text.tokenizers import EOS, Tokenizer
+
+HASH = 7
 
 
-class RemainderLM:
-    """What comes next hangs on the sum of all ids before, modulo 7: nothing of a history may be lost."""
+class TableLM:
+    """A :class:`retort.lm.causal.CausalLM` whose log-probabilities stand in a table over a hash of the history."""
 
-    def __init__(self, tokenizer: Tokenizer, seed: int = 0) -> None:
-        self.tokenizer, self.symbols = tokenizer, tokenizer.symbols
-        self.normalise, self.parameters = Normaliser.__new__(Normaliser), 0
+    def __init__(self, tokenizer: Tokenizer, seed: int = 5, sharpness: float = 2.0) -> None:
+        self.tokenizer, self.symbols, self.normalise = (
+            tokenizer,
+            tokenizer.symbols,
+            Normaliser(NormaliserConfig()),
+        )
         generator = torch.Generator().manual_seed(seed)
-        table = 3 * torch.randn(7, tokenizer.size, generator=generator)
-        table[:, [BLANK, PAD]] = -1e4
-        self.table = table.log_softmax(-1)
+        logits = sharpness * torch.randn(HASH, tokenizer.size, generator=generator)
+        logits[:, BARRED] = IMPOSSIBLE
+        self.table = logits.log_softmax(-1)
+        self.parameters = self.table.numel()
+        self.asked = 0
 
     def start(self, rows: int, device: torch.device) -> Tensor:
         return torch.zeros(rows, dtype=torch.int64, device=device)
 
     def step(self, state: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        state = state + previous
-        return self.table.to(state.device)[state % 7], state
+        self.asked += len(previous)
+        heard = state * 3 + previous + 1
+        return self.table[heard % HASH], heard % HASH
 
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         return state[rows]
@@ -40,8 +50,11 @@ class RemainderLM:
         ]
 
     def after(self, ids: Sequence[int]) -> Tensor:
-        """Log-probabilities `(V,)` behind these ids, at once."""
-        return self.table[(EOS + sum(ids)) % 7]
+        """Log-probabilities `(V,)` of what comes next behind these ids."""
+        heard = EOS + 1
+        for each in ids:
+            heard = heard % HASH * 3 + each + 1
+        return self.table[heard % HASH]
 
 
 def masked_bert(folder: Path, vocabulary: Sequence[str], dim: int = 16, seed: int = 0) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from enum import StrEnum
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from retort.allocator import tune_allocator
 from retort.errors import UserError, complain
+from retort.verbs.evaluate import evaluate
 from retort.verbs.lm import lm
 from retort.verbs.release import release
 from retort.verbs.screen import (
@@ -31,6 +31,8 @@ from retort.verbs.screen import (
     training_screen,
 )
 from retort.verbs.sweep import sweep
+from retort.verbs.transcribe import transcribe
+from retort.verbs.tune import gap, tune
 
 app = typer.Typer(
     name="retort",
@@ -43,10 +45,8 @@ app = typer.Typer(
 app.add_typer(lm, name="lm")
 AFTER = dict.fromkeys(("train", "lm", "demo", "sweep"), "; the same command goes on from the last checkpoint")
 AFTER["teach"] = "; every whole shard is kept, and the same command goes on behind them"
+AFTER["tune"] = "; every weight that is done is kept, and the same command goes on behind them"
 """What a verb that was stopped can say of going on."""
-ModelFolder = Annotated[
-    Path, typer.Argument(metavar="EXP", help="Experiment, its model folder, or a release (models/NAME).")
-]
 
 
 class Kind(StrEnum):
@@ -191,39 +191,7 @@ def train(
             )
 
 
-@app.command()
-def evaluate(
-    experiment: ModelFolder,
-    cuts: Annotated[str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder.")],
-    beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
-    nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME."),
-    ] = None,
-) -> None:
-    """Score a model: CER and WER with 95 % intervals over speakers, real-time factor.
-
-    Writes FOLDER/evaluation/CUTS/{hyp.jsonl,score.json}. A release (models/NAME) is left as it is: its scores go
-    into exp/models/NAME.
-    """
-    tune_allocator()
-    import torch
-
-    from retort.decoding.options import DecodingOptions
-    from retort.decoding.recogniser import load
-    from retort.evaluation.evaluate import evaluate as run_evaluation
-    from retort.evaluation.experiment import results_folder
-    from retort.progress import stage_progress
-
-    options = DecodingOptions(beam, nbest)
-    torch.set_num_threads(threads)
-    recogniser = load(experiment)
-    folder = out or results_folder(experiment, EXPERIMENTS)
-    with stage_progress(console) as progress:
-        evaluation = run_evaluation(recogniser, cuts, folder, progress, options)
-    print_evaluation(cuts, evaluation)
+app.command()(evaluate)
 
 
 @app.command()
@@ -249,56 +217,9 @@ def compare(
         tell(row.note, style="yellow")
 
 
-@app.command()
-def transcribe(
-    experiment: ModelFolder,
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", help="Audio of any rate and channel count that soundfile reads."),
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a file, with token and word times.")
-    ] = False,
-    as_srt: Annotated[bool, typer.Option("--srt", help="SubRip subtitles.")] = False,
-    as_vtt: Annotated[bool, typer.Option("--vtt", help="WebVTT subtitles.")] = False,
-    beam: Annotated[int, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = 1,
-    nbest: Annotated[int, typer.Option(help="With --json: readings of each file, up to --beam.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-) -> None:
-    """Print the text of audio files; a file that cannot be read is told on stderr and the others go on."""
-    if as_json + as_srt + as_vtt > 1:
-        raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
-    if nbest > 1 and not as_json:
-        raise UserError("--nbest is told in JSON only", remedy="Add --json")
-    import torch
-
-    from retort.decoding.options import DecodingOptions
-    from retort.decoding.recogniser import load
-    from retort.decoding.subtitles import to_srt, to_vtt
-
-    options = DecodingOptions(beam, nbest)
-    torch.set_num_threads(threads)
-    recogniser = load(experiment)
-    failed = 0
-    for file in files:
-        try:
-            readings = recogniser.alternatives(file, options=options)
-        except UserError as error:
-            failed += 1
-            print(f"retort: {error}", file=sys.stderr)
-            continue
-        transcript = readings[0].transcript
-        if as_json:
-            line = {"file": file, **json.loads(transcript.to_json())}
-            if nbest > 1:
-                line["nbest"] = [{"text": each.transcript.text, "score": each.score} for each in readings]
-            print(json.dumps(line, ensure_ascii=False))
-        elif as_srt or as_vtt:
-            print((to_srt if as_srt else to_vtt)(transcript, recogniser.separator))
-        else:
-            print(f"{file}\t{transcript.text}" if len(files) > 1 else transcript.text)
-    if failed:
-        sys.exit(2)
+app.command()(transcribe)
+app.command()(tune)
+app.command()(gap)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,20 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"cannot be written ({error.strerror or error})", where=path, remedy=remedy) from None
+
+
+def contents(path: str | Path) -> str:
+    """32 hex digits of the files in a folder, or in its folder `model` if it has one; empty where there is none."""
+    root = Path(path)
+    root = root / "model" if (root / "model").is_dir() else root
+    files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else []
+    digest = hashlib.sha256()
+    for each in files:
+        digest.update(f"{each.relative_to(root)} {each.stat().st_size}\n".encode())
+        with each.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32] if files else ""
 
 
 @contextlib.contextmanager

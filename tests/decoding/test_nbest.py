@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.decoding.beam import Candidate, decode_fired
+from retort.decoding.beam import Candidate, beam_fired
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.options import DecodingOptions
@@ -106,6 +106,6 @@ def test_the_search_is_that_of_the_options(recogniser: Recogniser) -> None:
     features = torch.randn(1, 120, 20)
     with torch.inference_mode():
         fired = recogniser.student.fire(recogniser.student.encode(features, torch.tensor([120])))
-        expected = decode_fired(recogniser.student, fired, DecodingOptions(beam=3))
+        expected = beam_fired(recogniser.student, fired, 3)
     assert recogniser.search([features[0]], DecodingOptions(beam=3)) == expected
     assert len(expected[0]) == 3

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict, read_options
 from retort.errors import UserError
 
 
@@ -19,4 +23,67 @@ def test_a_number_that_cannot_be(beam: int, nbest: int, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         DecodingOptions(beam, nbest)
     assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+FUSED: dict[str, Any] = {"beam": 10, "lm": "exp/lm/model", "lm_weight": 0.3}
+BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "length_weight": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lm": "x", "lm_weight": -0.1}, "lm weight is -0.1"),
+        ({"lm": "x", "lm_weight": float("nan")}, "lm weight is nan"),
+        ({"lm_weight": 0.1}, "lm weight is 0.1, but no model"),
+        ({"beam": 4, "rescore_weight": 0.1}, "rescore weight is 0.1, but no model"),
+        ({"beam": 4, "length_weight": 0.1}, "length weight is 0.1, but no model"),
+        ({"rescore": "x", "rescore_weight": 0.1}, "greedy decoding keeps one"),
+        ({"rescore_kind": "bert"}, "rescore kind is 'bert'.*auto, causal, masked"),
+        ({"rescore_case": "title"}, "rescore case is 'title'"),
+    ],
+)
+def test_language_models_that_cannot_be(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        DecodingOptions(**values)
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_what_was_used() -> None:
+    assert (GREEDY.suffix, GREEDY.label) == ("", "")
+    assert (DecodingOptions(10).suffix, DecodingOptions(10, 5).label) == ("", "beam10")
+    assert (DecodingOptions(**FUSED).suffix, DecodingOptions(**FUSED).label) == ("+lm", "beam10+lm.lm")
+    assert DecodingOptions(**BOTH).suffix == "+lm+rescore"
+    assert DecodingOptions(**BOTH).label == "beam10+lm.lm+rescore.bert"
+    assert DecodingOptions(lm="../x").label == "beam1+lm.x"
+
+
+@pytest.mark.parametrize("values", [{}, {"beam": 10, "nbest": 3}, FUSED, BOTH])
+def test_to_a_file_and_back(values: dict[str, Any], tmp_path: Path) -> None:
+    options, path = DecodingOptions(**values), tmp_path / "tuned.json"
+    content = options_to_dict(options)
+    path.write_text(json.dumps({**content, "tuning": {"data": "tune"}}))
+    assert read_options(path) == options
+    assert ("lm" in content, "length_weight" in content) == (bool(options.lm), bool(options.rescore))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not decoding options"),
+        ("[1]", "not decoding options"),
+        ('{"lm": "x"}', "no beam"),
+        ('{"beam": "many"}', "not decoding options"),
+        ('{"beam": 0}', "beam is 0"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_none(content: str | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        read_options(path)
+    assert "tuned.json" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from retort.errors import UserError
 from retort.evaluation import bootstrap
-from retort.evaluation.bootstrap import SEED, compare, interval, intervals, pooled
+from retort.evaluation.bootstrap import SEED, compare, interval, intervals, pooled, share_of_gain
 from retort.evaluation.scoring import Counts, Score, UtteranceScore
 
 
@@ -187,3 +187,48 @@ def test_runs_of_one_system_are_pooled_by_utterance() -> None:
         pooled([first, make_score(np.array([1, 2]))])
     with pytest.raises(ValueError):
         pooled([])
+
+
+def helped(score: Score, fewer: NDArray[np.int64]) -> Score:
+    """So many errors less in each utterance."""
+    return make_score(np.array([each.words.errors for each in score.utterances]) - fewer)
+
+
+class TestShareOfGain:
+    def test_equals_a_slow_loop(self) -> None:
+        generator = np.random.default_rng(3)
+        alone = make_score(draw_errors(generator, 12, mean=0.5))
+        first, second = (helped(alone, generator.integers(low, high, 24)) for low, high in ((0, 6), (-1, 3)))
+        found = share_of_gain(alone, first, second, replicates=400)
+        errors = [[each.words.errors for each in score.utterances] for score in (alone, first, second)]
+        blocks = sorted({each.speaker for each in alone.utterances})
+        of = [each.speaker for each in alone.utterances]
+        ratios = []
+        for drawn in np.random.default_rng(SEED).integers(12, size=(400, 12)):
+            chosen = [index for block in drawn for index, name in enumerate(of) if name == blocks[block]]
+            sums = [sum(system[index] for index in chosen) for system in errors]
+            ratios.append((sums[0] - sums[2]) / (sums[0] - sums[1]))
+        totals = [sum(system) for system in errors]
+        assert found.share == pytest.approx((totals[0] - totals[2]) / (totals[0] - totals[1]))
+        assert found.low == pytest.approx(np.quantile(ratios, 0.025, method="lower"))
+        assert found.high == pytest.approx(np.quantile(ratios, 0.975, method="higher"))
+
+    def test_half_is_half(self) -> None:
+        alone = make_score(np.full(40, 10))
+        found = share_of_gain(alone, make_score(np.full(40, 6)), make_score(np.full(40, 8)), measure="cer")
+        assert (found.share, found.low, found.high) == (0.5, 0.5, 0.5)
+
+    def test_a_gain_that_may_be_none_has_no_interval(self) -> None:
+        alone = make_score(np.full(40, 10))
+        unclear = helped(alone, np.tile([5, 5, -4, -4], 10))
+        found = share_of_gain(alone, unclear, helped(alone, np.ones(40, np.int64)))
+        assert found.share == pytest.approx(2.0)
+        assert found.low is None
+        assert found.high is None
+        for worse in (alone, helped(alone, np.full(40, -1))):
+            assert share_of_gain(alone, worse, unclear).share is None
+
+    def test_other_data_is_the_users_mistake(self) -> None:
+        alone = make_score(np.full(40, 10))
+        with pytest.raises(UserError, match="in one score only"):
+            share_of_gain(alone, alone, make_score(np.full(38, 9)))

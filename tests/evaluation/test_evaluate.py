@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,35 @@ def test_a_beam_search_stands_beside_greedy_decoding(
     lines = [json.loads(line) for line in (found.folder / "hyp.jsonl").read_text().splitlines()]
     assert all(1 <= len(line["nbest"]) <= 2 for line in lines)
     assert "nbest" not in (plain.folder / "hyp.jsonl").read_text()
+
+
+def test_language_models_are_named_and_counted(
+    recogniser: Recogniser, corpus: Path, tmp_path: Path, tone_masked: Path
+) -> None:
+    model = shutil.copytree(tone_masked, tmp_path / "bert")
+    options = DecodingOptions(beam=3, rescore=str(model), rescore_weight=0.4, length_weight=0.2)
+    found = evaluate(recogniser, str(corpus / "test"), tmp_path, lambda *_: None, options)
+    assert found.folder.name == f"{corpus.name}-test-beam3+rescore.bert"
+    content = json.loads((found.folder / "score.json").read_text())
+    used = {"rescore": str(model), "rescore_kind": "auto", "rescore_case": "keep"}
+    weights = {"rescore_weight": 0.4, "length_weight": 0.2}
+    assert content["decoding"] == {"beam": 3, "nbest": 1, **used, **weights}
+    assert content["parameters"] == found.parameters
+    assert found.parameters["student"] == sum(each.numel() for each in recogniser.student.parameters())
+    assert found.parameters["rescore"] > 1000
+    assert evaluated(recogniser, str(corpus / "test"), tmp_path, options) == found
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    assert evaluated(recogniser, str(corpus / "test"), tmp_path, options) is None
+
+
+def test_lists_that_are_shorter_than_the_beam_are_no_error(
+    recogniser: Recogniser, corpus: Path, tmp_path: Path, tone_masked: Path
+) -> None:
+    wide = DecodingOptions(beam=10**4, rescore=str(tone_masked), rescore_weight=0.1)
+    recogniser.student.weights.linear.bias.data.sub_(3.0)  # it fires little, so that there is little to say
+    found = evaluate(recogniser, str(corpus / "test"), tmp_path, lambda *_: None, wide)
+    assert 0 < found.short <= 6
+    assert json.loads((found.folder / "score.json").read_text())["short"] == found.short
 
 
 def test_a_manifest_of_the_same_gives_the_same(recogniser: Recogniser, corpus: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from retort.config import Recipe
+from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.evaluation import intervals, score
 from retort.evaluation.evaluate import Evaluation
@@ -53,6 +54,20 @@ def test_the_same_run_replaces_itself_and_others_stay(tmp_path: Path, evaluation
     assert keys == [
         ("tiny", 2, "dev", 7), ("tiny", 1, "test", 7), ("other", 1, "dev", 7), ("tiny", 1, "dev", 9),
     ]  # fmt: skip
+
+
+def test_decoding_with_language_models_is_a_run_of_its_own(tmp_path: Path, evaluation: Evaluation) -> None:
+    path = tmp_path / "x.json"
+    add(path, Recipe(name="tiny", system="hkd"), evaluation)
+    options = DecodingOptions(beam=4, lm="exp/a", lm_weight=0.1, rescore="b", rescore_weight=1.0)
+    sizes = {"student": 100, "lm": 20, "rescore": 3}
+    for weight in (0.1, 0.2):
+        used = replace(options, lm_weight=weight)
+        add(path, Recipe(name="tiny", system="hkd"), replace(evaluation, options=used, parameters=sizes))
+    first, second = read_results(path)
+    assert (first["system"], first["params"], first["decoding"]) == ("hkd", 123, "")
+    assert (second["system"], second["params"]) == ("hkd+lm+rescore", 146)
+    assert second["decoding"] == "beam4+lm.a+rescore.b"
 
 
 def test_what_is_there_already_changes_nothing(tmp_path: Path, evaluation: Evaluation) -> None:

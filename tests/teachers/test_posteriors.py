@@ -24,7 +24,7 @@ from retort.teachers.posteriors import PieceLMTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
 from retort.text.opening import train_tokenizer
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
-from tiny_lms import RemainderLM, causal_gpt, masked_bert
+from tiny_lms import TableLM, causal_gpt, masked_bert
 
 TEXTS = ["ab", "", "bca ab", "c", "aabbcc abc abc", "ab"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "##ty", "three", "four", "five"]
@@ -38,7 +38,7 @@ def letters() -> Tokenizer:
 
 def piece_teacher(tokenizer: Tokenizer, topk: int = 3, batch_rows: int = 256) -> PieceLMTeacher:
     config = TeacherConfig(kind="causal_lm", model="lm", topk=topk)
-    return PieceLMTeacher(config, tokenizer, RemainderLM(tokenizer), batch_rows=batch_rows)
+    return PieceLMTeacher(config, tokenizer, TableLM(tokenizer), batch_rows=batch_rows)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ class TestPieceLM:
 
     def test_other_pieces_are_one_line(self, letters: Tokenizer) -> None:
         config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
-        other = RemainderLM(CharacterTokenizer.train(["xyz"]))
+        other = TableLM(CharacterTokenizer.train(["xyz"]))
         with pytest.raises(UserError, match=r"exp/lm.*7 pieces are not the 8 of the student.*kind: student"):
             PieceLMTeacher(config, letters, other)
 
@@ -226,9 +226,7 @@ class TestOpening:
         config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
         assert isinstance(open_fresh(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
         monkeypatch.setattr("retort.teachers.opening.is_causal_lm", lambda name: name == "exp/lm")
-        monkeypatch.setattr(
-            "retort.teachers.opening.open_causal_lm", lambda name, device: RemainderLM(letters)
-        )
+        monkeypatch.setattr("retort.teachers.opening.open_causal_lm", lambda name, device: TableLM(letters))
         config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
         assert isinstance(open_fresh(config, tokenizer=letters), PieceLMTeacher)
 
@@ -281,7 +279,7 @@ class TestStore:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "config.json").write_text("{}")
         config = TeacherConfig(kind="causal_lm", model=str(tmp_path), topk=3)
-        teacher = PieceLMTeacher(config, letters, RemainderLM(letters))
+        teacher = PieceLMTeacher(config, letters, TableLM(letters))
         first = teacher.identity()
         store = self.stored(teacher, tmp_path / "stores", TEXTS)
         assert store.missing(TEXTS) == []

@@ -17,7 +17,7 @@ from retort.text.tokenizers import CharacterTokenizer
 from retort.training.log import read_metrics
 from retort.training.run import train
 from retort.training.teach import teach, training_texts
-from tiny_lms import RemainderLM, masked_bert
+from tiny_lms import TableLM, masked_bert
 
 ReadRecipe = Callable[..., Recipe]
 SPECIAL, LETTERS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "abcdefgh"
@@ -50,7 +50,7 @@ def piece_lm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Path) -> P
     lines = (corpus / "train" / "text").read_text().splitlines()
     tokenizer = CharacterTokenizer.train(dict.fromkeys(line.split(" ", 1)[1].lower() for line in lines))
     monkeypatch.setattr("retort.teachers.opening.is_causal_lm", lambda name: name == str(folder))
-    monkeypatch.setattr("retort.teachers.opening.open_causal_lm", lambda name, device: RemainderLM(tokenizer))
+    monkeypatch.setattr("retort.teachers.opening.open_causal_lm", lambda name, device: TableLM(tokenizer))
     return folder
 
 

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retort.decoding.greedy import NEVER, Hypothesis, greedy_fired
-from retort.decoding.options import DecodingOptions
+from retort.decoding.greedy import NEVER, Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import EOS
@@ -34,7 +33,7 @@ class Candidate:
         hypothesis: with the student's own log-probabilities.
         score: what it is ranked by, higher is better: of the beam search the sum over all fires (what EOS and
             the tokens behind it cost, and a scorer's opinion, included), of greedy decoding the sum of
-            `hypothesis.log_probs`.
+            `hypothesis.log_probs`; behind rescoring as :func:`retort.decoding.rescoring.rescore` says.
     """
 
     hypothesis: Hypothesis
@@ -121,13 +120,6 @@ def beam_fired(
         state = state.select(rows)
         memory = None if scorer is None else scorer.select(memory, rows)
     return _candidates(beams, fired)
-
-
-def decode_fired(student: CifStudent, fired: FiredTokens, options: DecodingOptions) -> list[list[Candidate]]:
-    """All that a search as wide as the options say keeps of each utterance, best first; greedy for beam 1."""
-    if options.beam == 1:
-        return [[Candidate(each, sum(each.log_probs))] for each in greedy_fired(student, fired)]
-    return beam_fired(student, fired, options.beam)
 
 
 def _advance(

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from retort.errors import UserError
+
+KINDS = ("auto", "causal", "masked")
+CASES = ("keep", "upper", "lower")
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How wide to search and how much of what was found to tell.
+    """How wide to search, which language models have a say, and how much of what was found to tell.
 
     Attributes:
         beam: hypotheses kept of an utterance; 1 is greedy decoding.
         nbest: readings told of an utterance, the best first; at most `beam`.
+        lm: folder of a causal language model over the student's pieces that joins the search (shallow fusion).
+        lm_weight: of its log-probabilities, the student's having 1.
+        rescore: folder or Hugging Face name of a language model that ranks what the search kept anew.
+        rescore_kind: `causal`, `masked` (pseudo-log-likelihood), or `auto`: as the model itself says.
+        rescore_case: of the text that a pretrained one reads: `keep`, `upper` or `lower`.
+        rescore_weight: of its log-probability of the whole sentence.
+        length_weight: added for every piece of the student's in a hypothesis that is ranked anew.
 
     Raises:
-        UserError: a number below 1, or more readings than the search keeps.
+        UserError: a number that cannot be, an unknown word, or a weight without its model.
     """
 
     beam: int = 1
     nbest: int = 1
+    lm: str = ""
+    lm_weight: float = 0.0
+    rescore: str = ""
+    rescore_kind: str = "auto"
+    rescore_case: str = "keep"
+    rescore_weight: float = 0.0
+    length_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("beam", self.beam), ("nbest", self.nbest)):
@@ -31,6 +52,81 @@ class DecodingOptions:
                 f"nbest {self.nbest} is more than the beam of {self.beam} keeps",
                 remedy=f"Give a beam of at least {self.nbest}",
             )
+        for name, word, allowed in (
+            ("rescore kind", self.rescore_kind, KINDS),
+            ("rescore case", self.rescore_case, CASES),
+        ):
+            if word not in allowed:
+                raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        for name, weight, model, least in (
+            ("lm weight", self.lm_weight, self.lm, 0.0),
+            ("rescore weight", self.rescore_weight, self.rescore, 0.0),
+            ("length weight", self.length_weight, self.rescore, -math.inf),
+        ):
+            if not math.isfinite(weight) or weight < least:
+                raise UserError(f"{name} is {weight:g}", remedy="Give a number from 0 up")
+            if weight and not model:
+                raise UserError(f"{name} is {weight:g}, but no model is named for it", remedy="Name one")
+        if self.rescore and self.beam == 1:
+            raise UserError(
+                "greedy decoding keeps one hypothesis, which cannot be ranked anew",
+                remedy="Give a beam of 2 or more",
+            )
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind a system's name in lists of results."""
+        return "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore)
+
+    @property
+    def label(self) -> str:
+        """A short name of beam and models, empty for greedy decoding; weights are not in it."""
+        parts = [f"beam{self.beam}"] if self.beam > 1 or self.lm else []
+        parts += [f"lm.{_short(self.lm)}"] * bool(self.lm)
+        parts += [f"rescore.{_short(self.rescore)}"] * bool(self.rescore)
+        return "+".join(parts)
 
 
 GREEDY = DecodingOptions()
+
+
+def read_options(path: str | Path) -> DecodingOptions:
+    """The options in a JSON file, such as `retort tune` writes; what is not an option is left aside.
+
+    Raises:
+        UserError: no such file, no options in it, or values that cannot be.
+    """
+    remedy = "Give the tuned.json that `retort tune` wrote"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = {name: type(value) for name, value in asdict(GREEDY).items()}
+        values: dict[str, Any] = {key: known[key](content[key]) for key in content if key in known}
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=remedy) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"not decoding options ({error})", where=path, remedy=remedy) from None
+    if "beam" not in values:
+        raise UserError("not decoding options (no beam)", where=path, remedy=remedy)
+    try:
+        return DecodingOptions(**values)
+    except UserError as error:
+        raise UserError(error.what, where=path, remedy=error.remedy) from None
+
+
+def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
+    """The content that :func:`read_options` takes; of models that are not named, nothing."""
+    content = asdict(options)
+    if not options.lm:
+        content = {key: value for key, value in content.items() if not key.startswith("lm")}
+    if not options.rescore:
+        content = {key: value for key, value in content.items() if not key.startswith(("rescore", "length"))}
+    return content
+
+
+def _short(model: str) -> str:
+    """The last part of a folder's path, or of a name, that tells one from another."""
+    parts = [part for part in Path(model).parts if part not in ("/", ".", "..", "model")]
+    return parts[-1] if parts else "model"

@@ -22,10 +22,11 @@ from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
 from retort.audio.files import check_wave, read_audio
 from retort.audio.pauses import cut_at_pauses
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
-from retort.decoding.beam import Candidate, decode_fired
+from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.search import Search
 from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
 from retort.students.cif import CifStudent
@@ -63,6 +64,7 @@ class Recogniser:
         self.sampling_rate = features.sampling_rate
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self._fbank = Fbank(features)
+        self._opened: Search | None = None
 
     def transcribe(
         self, path: str | Path, longest: float = 30.0, options: DecodingOptions = GREEDY
@@ -136,7 +138,17 @@ class Recogniser:
         lengths = torch.tensor([each.shape[0] for each in features])
         padded = pad_sequence(list(features), batch_first=True)
         encoded = self.student.encode(padded.to(self.device), lengths.to(self.device))
-        return decode_fired(self.student, self.student.fire(encoded), options)
+        return self.opened(options)(self.student.fire(encoded))
+
+    def opened(self, options: DecodingOptions) -> Search:
+        """The search that the options describe; the last one stays open, so that models are read once.
+
+        Raises:
+            UserError: a language model cannot be opened, or does not fit the student.
+        """
+        if self._opened is None or self._opened.options != options:
+            self._opened = Search(self.student, self.tokenizer, options, self._opened)
+        return self._opened
 
     def readings(
         self, candidates: Sequence[Candidate], options: DecodingOptions, offset: float, duration: float

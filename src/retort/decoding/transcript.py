@@ -64,9 +64,12 @@ def time_hypothesis(
         )
         for word in tokenizer.words(hypothesis.ids)
     ]
-    # A model may say two spaces in a row, or one at an end.
-    text = " ".join(tokenizer.decode(hypothesis.ids).split())
-    return Transcript(text, words, tokens)
+    return Transcript(spoken(tokenizer, hypothesis.ids), words, tokens)
+
+
+def spoken(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of a hypothesis: a model may say two spaces in a row, or one at an end."""
+    return " ".join(tokenizer.decode(ids).split())
 
 
 def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:

@@ -10,7 +10,7 @@ held the truth in 83 % of trials with 5 speakers, 90 % with 8, 93 % with 20 to 6
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,22 @@ class Comparison:
     def note(self) -> str:
         """What a reader has to know of the comparison, or an empty text."""
         return "" if self.resampled == "speakers" else "one speaker only: compared over utterances"
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of one gain another gain is: 0.5 is half of it."""
+
+    measure: str
+    """`cer` or `wer`."""
+    share: float | None
+    """None where there is nothing to share: the first gain is not above zero."""
+    low: float | None
+    """Of the interval; None where the first gain is not above zero in nearly all replicates."""
+    high: float | None
+    resampled: str
+    level: float = LEVEL
+    replicates: int = REPLICATES
 
 
 def intervals(result: Score, *, replicates: int = REPLICATES, seed: int = SEED) -> dict[str, Interval]:
@@ -97,11 +113,7 @@ def compare(
     """
     if measure not in ("wer", "cer"):
         raise ValueError(f"measure is '{measure}', not wer or cer")
-    _check_same(first, second)
-    order = {utterance.id: index for index, utterance in enumerate(second.utterances)}
-    first_counts = _of(first, measure)
-    unordered = _of(second, measure)
-    second_counts = [unordered[order[utterance.id]] for utterance in first.utterances]
+    first_counts, second_counts = _of(first, measure), _beside(first, second, measure)
     groups, resampled = _groups([utterance.speaker for utterance in first.utterances], len(first_counts))
     surplus = _sums([b.errors - a.errors for a, b in zip(first_counts, second_counts)], groups)
     references = _sums([each.reference for each in first_counts], groups)
@@ -123,6 +135,41 @@ def compare(
         level=LEVEL,
         replicates=replicates,
     )
+
+
+def share_of_gain(
+    alone: Score,
+    helped: Score,
+    taught: Score,
+    *,
+    measure: str = "wer",
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Share:
+    """How much of what help gives at run time another training gives without it, by paired bootstrap.
+
+    The share is (alone - taught) / (alone - helped), in errors on the same utterances. A ratio has an interval only
+    where its denominator stays away from zero: it is given if the gain of the help is above zero in all but
+    (1 - LEVEL) / 2 of the replicates; those in which it is not count as infinite, on the side of the numerator.
+
+    Raises:
+        UserError: other utterances, speakers or references in one score than in another.
+    """
+    counts = _of(alone, measure), _beside(alone, helped, measure), _beside(alone, taught, measure)
+    groups, resampled = _groups([utterance.speaker for utterance in alone.utterances], len(counts[0]))
+    whole, helps, teaches = (_sums([each.errors for each in system], groups) for system in counts)
+    given, gained = whole - teaches, whole - helps
+    nothing = Share(measure, None, None, None, resampled, LEVEL, replicates)
+    if gained.sum() <= 0:
+        return nothing
+    share = float(given.sum() / gained.sum())
+    parts, wholes = _drawn([given, gained], replicates, seed)
+    if (wholes <= 0).mean() > (1 - LEVEL) / 2:
+        return replace(nothing, share=share)
+    ratios = np.where(wholes > 0, parts / np.maximum(wholes, 1), np.copysign(np.inf, parts))
+    low = float(np.quantile(ratios, (1 - LEVEL) / 2, method="lower"))
+    high = float(np.quantile(ratios, (1 + LEVEL) / 2, method="higher"))
+    return Share(measure, share, low, high, resampled, LEVEL, replicates)
 
 
 def pooled(scores: Sequence[Score]) -> Score:
@@ -156,6 +203,13 @@ def pooled(scores: Sequence[Score]) -> Score:
 
 def _of(result: Score, measure: str) -> list[Counts]:
     return [utterance.words if measure == "wer" else utterance.characters for utterance in result.utterances]
+
+
+def _beside(first: Score, second: Score, measure: str) -> list[Counts]:
+    """Of the second score, in the order of the first one's utterances, which are checked to be the same."""
+    _check_same(first, second)
+    counts = dict(zip((utterance.id for utterance in second.utterances), _of(second, measure)))
+    return [counts[utterance.id] for utterance in first.utterances]
 
 
 def _check_same(first: Score, second: Score) -> None:
@@ -202,14 +256,20 @@ def _replicates(
     numerators: NDArray[np.int64], denominators: NDArray[np.int64], replicates: int, seed: int
 ) -> NDArray[np.float64]:
     """Ratios (R,) of sums over blocks (G,) drawn with replacement."""
+    above, below = _drawn([numerators, denominators], replicates, seed)
+    return above / np.maximum(below, 1)
+
+
+def _drawn(values: Sequence[NDArray[np.int64]], replicates: int, seed: int) -> list[NDArray[np.int64]]:
+    """Sums (R,) of each of several values (G,) over blocks drawn with replacement, the same ones for all."""
     generator = np.random.default_rng(seed)
-    number = len(numerators)
+    number = len(values[0])
     rows = max(1, _DRAWS_AT_ONCE // number)
-    ratios = []
+    sums = []
     for start in range(0, replicates, rows):
         drawn = generator.integers(number, size=(min(rows, replicates - start), number))
-        ratios.append(numerators[drawn].sum(1) / np.maximum(denominators[drawn].sum(1), 1))
-    return np.concatenate(ratios)
+        sums.append([each[drawn].sum(1) for each in values])
+    return [np.concatenate(parts) for parts in zip(*sums)]
 
 
 def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TypeAlias
 
+from rich.table import Table as ScreenTable
+
 NOTHING = "·"
 """Stands where one side of an alignment has nothing."""
 
@@ -99,6 +101,16 @@ def section_to_markdown(section: Section) -> str:
     """A heading of the second level and what is under it."""
     texts = (_markdown(block) for block in section.blocks)
     return "\n\n".join([f"## {section.title}", *(text for text in texts if text)])
+
+
+def to_screen(table: Table, title: str) -> ScreenTable:
+    """A table for the console."""
+    shown = ScreenTable(title=title)
+    for number, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if number else "left")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
 def to_html(document: Document) -> str:

@@ -5,33 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from retort import __version__
 from retort.corpora.cuts import CheckedCuts, Rejected, read_rejected, write_rejected
 from retort.corpora.features import features_key
 from retort.corpora.opening import find_data, open_cuts
-from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.bootstrap import intervals
 from retort.evaluation.recognise import recognise, write_hypotheses
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
-from retort.files import write_whole
+from retort.files import contents, write_whole
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored, with intervals of `cer` and `wer`, and where it was written."""
+    """What was scored, with intervals of `cer` and `wer`, where it was written, and how it was decoded.
+
+    Attributes:
+        parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
+        short: utterances of which the search found fewer than the beam keeps: there are no more.
+    """
 
     split: str
     score: Score
     intervals: dict[str, Interval]
     rejected: list[Rejected]
     folder: Path
+    options: DecodingOptions = GREEDY
+    parameters: dict[str, int] = field(default_factory=dict)
+    short: int = 0
 
 
 def evaluate(
@@ -47,7 +55,8 @@ def evaluate(
 
     Writes `folder/evaluation/NAME/{hyp.jsonl,score.json}`, and `rejected.tsv` there if an utterance could not
     be used. NAME is the source's own with its parent's, so that two corpora's `test` do not meet, and with
-    `-beamN` behind it after a beam search, so that it can be compared with greedy decoding.
+    `-beamN` behind it after a beam search, and the names of language models that had a say
+    (:attr:`retort.decoding.options.DecodingOptions.label`), so that all can be compared.
 
     Args:
         reuse: do nothing where :func:`evaluated` finds what an earlier call wrote.
@@ -71,9 +80,17 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     write_hypotheses(out / "hyp.jsonl", recognised)
     write_rejected(rejected, out / "rejected.tsv")
-    content = {**score_to_dict(result, bounds), "key": _key(recogniser, opened, options)}
+    parameters = recogniser.opened(options).parameters
+    content = {
+        **score_to_dict(result, bounds),
+        "decoding": options_to_dict(options),
+        "parameters": parameters,
+        "short": recognised.short,
+        "key": evaluation_key(recogniser, opened, options),
+    }
     write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: where it is, all is
-    return Evaluation(data_name(find_data(source)), result, bounds, rejected, out)
+    split = data_name(find_data(source))
+    return Evaluation(split, result, bounds, rejected, out, options, parameters, recognised.short)
 
 
 def evaluated(
@@ -87,26 +104,34 @@ def evaluated(
     opened = open_cuts(find_data(source))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["key"] != _key(recogniser, opened, options):
+        if content["key"] != evaluation_key(recogniser, opened, options):
             return None
         result = score_from_dict(content, path)
+        parameters, short = dict(content.get("parameters", {})), int(content.get("short", 0))
     except (UserError, ValueError, KeyError, TypeError):
         return None
     rejected = read_rejected(out / "rejected.tsv")
-    return Evaluation(data_name(find_data(source)), result, intervals(result), rejected, out)
+    split = data_name(find_data(source))
+    return Evaluation(split, result, intervals(result), rejected, out, options, parameters, short)
+
+
+def evaluation_name(source: str, options: DecodingOptions) -> str:
+    """Of the folder that holds the scores of a manifest or Kaldi folder."""
+    name = data_name(find_data(source)).replace("/", "-")
+    return f"{name}-{options.label}" if options.label else name
 
 
 def _place(source: str, folder: Path, options: DecodingOptions) -> Path:
-    name = data_name(find_data(source)).replace("/", "-")
-    return folder / "evaluation" / (f"{name}-beam{options.beam}" if options.beam > 1 else name)
+    return folder / "evaluation" / evaluation_name(source, options)
 
 
-def _key(recogniser: Recogniser, opened: CheckedCuts, options: DecodingOptions) -> str:
+def evaluation_key(recogniser: Recogniser, opened: CheckedCuts, options: DecodingOptions) -> str:
     """Changes with whatever a score depends on, this version of Retort among it."""
     said = [[cut.supervisions[0].text, cut.supervisions[0].speaker] for cut in opened.cuts]
     audio = features_key("evaluation", opened.cuts, recogniser.features)
     rejected = [asdict(each) for each in opened.rejected]
-    parts = [__version__, recogniser.fingerprint(), asdict(options), audio, said, rejected]
+    parts = [__version__, recogniser.fingerprint(), options_to_dict(options), audio, said, rejected]
+    parts += [contents(each) for each in (options.lm, options.rescore) if each]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
-from retort.decoding.beam import decode_fired
+from retort.decoding.beam import Candidate
 from retort.decoding.greedy import ctc_greedy
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import SHORTEST, Recogniser
@@ -38,9 +38,12 @@ class Recognised:
         ctc: texts of the CTC head's best path.
         speakers: of each utterance.
         durations: of each utterance, seconds.
+        candidates: all that the search kept, best first.
+        short: utterances of which the search found fewer than the beam keeps: there are no more.
         lines: for `hyp.jsonl`.
         rejected: utterances that could not be used, and why.
-        decoding_seconds: from samples (or stored features) to text; reading files is not counted.
+        decoding_seconds: from samples (or stored features) to text, language models included; reading files
+            and opening models is not counted.
     """
 
     references: dict[str, str] = field(default_factory=dict)
@@ -48,6 +51,8 @@ class Recognised:
     ctc: dict[str, str] = field(default_factory=dict)
     speakers: dict[str, str] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
+    candidates: dict[str, list[Candidate]] = field(default_factory=dict)
+    short: int = 0
     lines: list[dict[str, object]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     decoding_seconds: float = 0.0
@@ -72,6 +77,7 @@ def recognise(
     """
     result = Recognised()
     features = CutFeatures(recogniser.features)
+    recogniser.opened(options)
     done = 0
     for group in _groups(cuts):
         usable: list[Cut] = []
@@ -106,11 +112,13 @@ def _decode(
     lengths = torch.tensor([each.shape[0] for each in features], device=recogniser.device)
     padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(recogniser.device)
     encoded = recogniser.student.encode(padded, lengths)
-    found = decode_fired(recogniser.student, recogniser.student.fire(encoded), options)
+    found = recogniser.opened(options)(recogniser.student.fire(encoded))
     result.decoding_seconds += time.perf_counter() - started
     for cut, candidates, path in zip(cuts, found, ctc_greedy(recogniser.student, encoded)):
         readings = recogniser.readings(candidates, options, 0.0, cut.duration)
         best = readings[0]
+        result.candidates[cut.id] = candidates
+        result.short += len(candidates) < options.beam
         result.hypotheses[cut.id] = recogniser.normalise(best.transcript.text)
         result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
         line: dict[str, object] = {

@@ -25,23 +25,27 @@ def add_result(
     params: int,
     train_seconds: float,
 ) -> None:
-    """Add one run to the list in `path`; a run of the same recipe name, seed and split is replaced.
+    """Add one run to the list in `path`; one of the same recipe name, seed, split and decoding is replaced.
+
+    Args:
+        params: of the shipped model; those of language models that had a say in decoding are added.
 
     Raises:
         UserError: the file holds something else than such a list.
     """
     entry = {
-        "system": recipe.system,
+        "system": recipe.system + evaluation.options.suffix,
         "recipe": recipe.name,
         "seed": recipe.seed,
         "split": evaluation.split,
         "steps": steps,
-        "params": params,
+        "params": params + sum(n for part, n in evaluation.parameters.items() if part != "student"),
         "cer": evaluation.score.cer,
         "wer": evaluation.score.wer,
         "cer_interval": [evaluation.intervals["cer"].low, evaluation.intervals["cer"].high],
         "wer_interval": [evaluation.intervals["wer"].low, evaluation.intervals["wer"].high],
         "real_time_factor": evaluation.score.real_time_factor,
+        "decoding": evaluation.options.label,
         "train_seconds": round(train_seconds, 1),
         "device": device_name(recipe.training.device, recipe.training.threads),
         "commit": commit(),
@@ -50,7 +54,7 @@ def add_result(
 
 
 def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:
-    """Add runs to the list in `path`, each in place of one of the same recipe name, seed and split.
+    """Add runs to the list in `path`, each in place of one of the same recipe name, seed, split and decoding.
 
     Raises:
         UserError: the file holds something else than such a list.
@@ -66,7 +70,7 @@ def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:
 
 
 def _key(entry: Mapping[str, object]) -> list[object]:
-    return [entry.get(name) for name in ("recipe", "seed", "split")]
+    return [*(entry.get(name) for name in ("recipe", "seed", "split")), entry.get("decoding", "")]
 
 
 def read_results(path: Path) -> list[dict[str, object]]:

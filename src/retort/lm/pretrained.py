@@ -158,6 +158,30 @@ def open_causal_plm(name: str) -> PreTrainedModel:
     return model
 
 
+def plm_kind(name: str) -> str:
+    """`causal` or `masked`: which head a pretrained language model was saved with.
+
+    Raises:
+        UserError: it cannot be found or opened, or does not say.
+    """
+    from transformers import AutoConfig
+
+    def load(source: str, local: bool) -> list[str]:
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        return list(config.architectures or [])
+
+    for architecture in (architectures := _load(load, name)):
+        if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+            return "causal"
+        if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+            return "masked"
+    raise UserError(
+        f"a model without a language-modelling head ({', '.join(architectures) or 'it names none'})",
+        where=name,
+        remedy="Choose a causal or a masked language model, or say which of them it is",
+    )
+
+
 def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     """Check that a tokenizer reads a sentence as `[CLS] pieces [SEP]`, whatever it calls the two.
 

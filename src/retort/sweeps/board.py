@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table as ScreenTable
 
 from retort.errors import UserError
-from retort.evaluation.document import Block, Document, Paragraph, Section, Table, to_markdown
+from retort.evaluation.document import Block, Document, Paragraph, Section, Table, to_markdown, to_screen
 from retort.evaluation.plots import plot_rates, plot_setting
 from retort.evaluation.results import add_entries, read_results
 from retort.files import write_whole
@@ -87,7 +86,7 @@ class Board:
             lines = lines_of(self.sweep, index, self.done, self.failed)
             for block in _tables(lines, self.sweep.against):
                 if isinstance(block, Table):
-                    console.print(_for_screen(block, source))
+                    console.print(to_screen(block, source))
                 elif isinstance(block, Paragraph):
                     console.print(block.text, style="yellow", markup=False, soft_wrap=True)
         if self.missing:
@@ -131,15 +130,6 @@ def _tables(lines: list[Line], against: str) -> list[Block]:
     tables = [rates_table(lines), runs_table(lines), comparison_table(lines, against)]
     notes = [Paragraph(text, "note") for text in remarks(lines)]
     return [*(table for table in tables if table is not None), *notes]
-
-
-def _for_screen(table: Table, title: str) -> ScreenTable:
-    shown = ScreenTable(title=title)
-    for number, name in enumerate(table.header):
-        shown.add_column(name, justify="right" if number else "left")
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
 
 
 def _plain(name: str) -> str:

@@ -54,6 +54,12 @@ def print_evaluation(source: str, evaluation: Evaluation) -> None:
         f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
         f"real-time factor {score.real_time_factor or 0.0:.3f}",
     )
+    if evaluation.options.suffix:
+        sizes = ", ".join(f"{part} {count:,}" for part, count in evaluation.parameters.items())
+        tell(f"parameters at run time: {sizes}")
+    if evaluation.options.rescore and evaluation.short:
+        beam = evaluation.options.beam
+        tell(f"{evaluation.short:,} utterances had fewer than {beam} hypotheses to be ranked anew")
     tell(f"written to {evaluation.folder}")
     if note := bounds["wer"].note:
         tell(note, style="yellow")

@@ -1,0 +1,119 @@
+"""Shallow fusion: a language model that has its say at every fire of the beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retort.decoding.beam import Scorer
+from retort.errors import UserError
+from retort.lm.causal import CausalLM
+from retort.lm.opening import open_causal_lm
+from retort.text.tokenizers import EOS, Tokenizer
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What a language model knows of M hypotheses.
+
+    Attributes:
+        memory: the model's own state; None before the first fire's start symbol was read.
+        log_probs: `(M, V)`, what it said of the last fire; None before the first.
+        paid: `(M,)` float64, its log-probability of what was said, EOS included.
+        count: `(M,)` int64, tokens in that.
+        ended: `(M,)`, whether EOS was said.
+    """
+
+    memory: Any
+    log_probs: Tensor | None
+    paid: Tensor
+    count: Tensor
+    ended: Tensor
+
+
+class Fusion:
+    """A causal language model as a :class:`retort.decoding.beam.Scorer`: its log-probabilities times a weight.
+
+    The model is asked for all that a hypothesis says, EOS included, and never for what stands behind EOS. But
+    hypotheses are compared over the same fires. If those behind EOS cost nothing, a sentence broken off early
+    would save the model's cost of all the rest, which for a long utterance can be more than the student asks
+    for an EOS in the wrong place. So each of them costs what a token of that hypothesis has cost the model on
+    average: its opinion of an ended hypothesis is the mean log-probability times the number of fires, and how
+    many tokens there are stays the affair of the fires. A hypothesis that ends at its last fire, as those of a
+    trained student do, has the plain sum.
+
+    Args:
+        lm: over the student's pieces.
+        weight: of its log-probabilities.
+    """
+
+    def __init__(self, lm: CausalLM, weight: float) -> None:
+        self.lm = lm
+        self.weight = weight
+
+    def start(self, rows: int, device: torch.device) -> _Heard:
+        nothing = torch.zeros(rows, dtype=torch.int64, device=device)
+        return _Heard(self.lm.start(rows, device), None, nothing.double(), nothing, nothing.bool())
+
+    def step(self, state: _Heard, previous: Tensor) -> tuple[Tensor, _Heard]:
+        paid, count, ended = state.paid, state.count, state.ended
+        if state.log_probs is not None:  # else `previous` is the start symbol
+            said = state.log_probs.gather(1, previous[:, None])[:, 0].double()
+            paid = torch.where(ended, paid, paid + said)
+            count = torch.where(ended, count, count + 1)
+            ended = ended | (previous == EOS)
+        log_probs, memory = self.lm.step(state.memory, previous)
+        mean = (paid / count.clamp(min=1)).to(log_probs.dtype)
+        opinion = self.weight * torch.where(ended[:, None], mean[:, None], log_probs)
+        return opinion, _Heard(memory, log_probs, paid, count, ended)
+
+    def select(self, state: _Heard, rows: Tensor) -> _Heard:
+        return _Heard(
+            self.lm.select(state.memory, rows),
+            None if state.log_probs is None else state.log_probs[rows],
+            state.paid[rows],
+            state.count[rows],
+            state.ended[rows],
+        )
+
+
+class Summed:
+    """Several scorers as one: their opinions added."""
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        self.scorers = list(scorers)
+
+    def start(self, rows: int, device: torch.device) -> list[Any]:
+        return [each.start(rows, device) for each in self.scorers]
+
+    def step(self, state: list[Any], previous: Tensor) -> tuple[Tensor, list[Any]]:
+        opinions, states = zip(*(each.step(own, previous) for each, own in zip(self.scorers, state)))
+        return sum(opinions[1:], start=opinions[0]), list(states)
+
+    def select(self, state: list[Any], rows: Tensor) -> list[Any]:
+        return [each.select(own, rows) for each, own in zip(self.scorers, state)]
+
+
+def open_fitting_lm(folder: str, tokenizer: Tokenizer, device: torch.device | str) -> CausalLM:
+    """A language model of `retort lm train`, checked to be over the student's pieces.
+
+    Raises:
+        UserError: it cannot be opened, or its pieces are not the student's, id by id.
+    """
+    lm = open_causal_lm(folder, device)
+    theirs, ours = lm.symbols, tokenizer.symbols
+    if theirs != ours:
+        remedy = "Train it over the student's pieces: `tokenizer` of its recipe names the student"
+        what = f"a language model of {len(theirs):,} pieces, the student has {len(ours):,}"
+        if len(theirs) == len(ours):
+            first = next(index for index, pair in enumerate(zip(theirs, ours)) if pair[0] != pair[1])
+            what = (
+                f"a language model of other pieces than the student's: id {first} is '{theirs[first]}' there, "
+                f"'{ours[first]}' here"
+            )
+        raise UserError(what, where=folder, remedy=remedy)
+    return lm

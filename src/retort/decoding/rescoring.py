@@ -1,0 +1,107 @@
+"""N-best lists ranked anew by a language model that hears whole sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from retort.decoding.beam import Candidate
+from retort.decoding.fusion import open_fitting_lm
+from retort.decoding.options import DecodingOptions
+from retort.decoding.transcript import spoken
+from retort.lm.causal import CausalLM
+from retort.lm.likelihood import CausalPlm, MaskedPlm
+from retort.lm.opening import is_causal_lm
+from retort.lm.pretrained import plm_kind
+from retort.text.normalise import recase
+from retort.text.tokenizers import Tokenizer
+
+
+class Judge(Protocol):
+    """Says how probable whole sentences are."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+
+    def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        """Log-probability of each sentence, given by the student's ids without EOS."""
+
+
+@dataclass(frozen=True)
+class PieceJudge:
+    """A causal language model over the student's pieces; it counts the end of the sentence, too."""
+
+    lm: CausalLM
+
+    @property
+    def parameters(self) -> int:
+        return self.lm.parameters
+
+    def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        return [float(each.double().sum()) for each in self.lm.score(sentences)]
+
+
+@dataclass(frozen=True)
+class TextJudge:
+    """A pretrained language model that reads the student's sentences as text, in pieces of its own.
+
+    Attributes:
+        plm: what it asks.
+        tokenizer: the student's.
+        case: of the text: `keep`, `upper` or `lower`.
+    """
+
+    plm: CausalPlm | MaskedPlm
+    tokenizer: Tokenizer
+    case: str
+
+    @property
+    def parameters(self) -> int:
+        return self.plm.parameters
+
+    def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        texts = [recase(spoken(self.tokenizer, ids), self.case) for ids in sentences]
+        different = list(dict.fromkeys(texts))
+        known = dict(zip(different, self.plm.score(different)))
+        return [known[text] for text in texts]
+
+
+def open_judge(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> Judge:
+    """What `options.rescore` names: a language model of `retort lm train` over the student's pieces, or a pretrained one.
+
+    Raises:
+        UserError: it cannot be opened, has other pieces than the student, or lacks the head that its kind needs.
+    """
+    name, kind = options.rescore, options.rescore_kind
+    if kind != "masked" and is_causal_lm(name):
+        return PieceJudge(open_fitting_lm(name, tokenizer, device))
+    if kind == "auto":
+        kind = plm_kind(name)
+    plm = CausalPlm(name, device) if kind == "causal" else MaskedPlm(name, device)
+    return TextJudge(plm, tokenizer, options.rescore_case)
+
+
+def rescore(
+    found: Sequence[Sequence[Candidate]], judge: Judge, weight: float, length_weight: float
+) -> list[list[Candidate]]:
+    """Rank the candidates of several utterances anew, all of them judged together.
+
+    Score: what the search gave, plus `weight` times the judge's log-probability, plus `length_weight` for each
+    of the student's pieces. Among equals the search's order stays.
+    """
+    opinions = iter(judge.score([each.hypothesis.ids for candidates in found for each in candidates]))
+    scored = [
+        [
+            replace(
+                each,
+                score=each.score + weight * next(opinions) + length_weight * len(each.hypothesis.ids),
+            )
+            for each in candidates
+        ]
+        for candidates in found
+    ]
+    return [sorted(candidates, key=lambda each: each.score, reverse=True) for candidates in scored]

@@ -1,0 +1,101 @@
+"""How probable pretrained language models find whole texts, in pieces of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from retort.errors import UserError
+from retort.lm.guessing import guess, open_guesser
+from retort.lm.masked import pad_rows
+from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class CausalPlm:
+    """A pretrained causal language model: the log-probability of all pieces of a text, its end not among them.
+
+    Args:
+        name: Hugging Face name or folder.
+        device: where it computes.
+        pieces: in one forward pass, padding counted; the memory of logits goes with it.
+
+    Raises:
+        UserError: it cannot be opened, is no causal language model, or has no symbol to start with.
+    """
+
+    def __init__(self, name: str, device: torch.device | str = "cpu", pieces: int = 1024) -> None:
+        self.tokenizer = open_tokenizer(name)
+        self.model = open_causal_plm(name).to(device)
+        self.longest = longest_input(self.model, self.tokenizer)
+        self.pieces = pieces
+        self.parameters = sum(each.numel() for each in self.model.parameters())
+        self.start = _start(self.tokenizer, name)
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """Natural logarithms; what is too long for the model is cut off at its end."""
+        if not texts:
+            return []
+        rows = [
+            np.array([self.start, *ids][: self.longest], np.int64)
+            for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ]
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
+        results = dict.fromkeys(range(len(rows)), 0.0)
+        device = next(self.model.parameters()).device
+        while order:
+            count = max(self.pieces // len(rows[order[0]]), 1)
+            chosen, order = order[:count], order[count:]
+            ids, mask = (each.to(device) for each in pad_rows([rows[index] for index in chosen], self.start))
+            if ids.shape[1] < 2:
+                break  # nothing but empty texts is left
+            logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+            costs = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none").double()
+            sums = -costs.masked_fill(~mask[:, 1:], 0.0).sum(1)
+            results.update(zip(chosen, sums.tolist()))
+        return [results[index] for index in range(len(rows))]
+
+
+class MaskedPlm:
+    """A masked language model: the pseudo-log-likelihood of a text, each piece hidden in turn (Salazar et al. 2020).
+
+    Args:
+        name: Hugging Face name or folder.
+        device: where it computes.
+
+    Raises:
+        UserError: it cannot be opened, or is no masked language model.
+    """
+
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        model, self.tokenizer, self.longest = open_guesser(name)
+        self.model = model.to(device)
+        self.parameters = sum(each.numel() for each in model.parameters())
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """Natural logarithms; what is too long for the model is cut off at its end."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.longest)["input_ids"]
+        rows = [np.array(ids) for ids in encoded]
+        alone = [np.arange(len(ids) - 2) for ids in rows]
+        return [-float(each.nll.sum()) for each in guess(self.model, self.tokenizer, rows, alone)]
+
+
+def _start(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
+    """The id behind which a text begins: many models have one symbol for the end of one and the start of another."""
+    for found in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if found is not None:
+            return int(found)
+    raise UserError(
+        "its tokenizer has no symbol for the start or the end of a text",
+        where=name,
+        remedy="Choose another language model",
+    )

@@ -1,0 +1,73 @@
+"""The options of every verb that decodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retort.errors import UserError
+
+if TYPE_CHECKING:
+    from retort.decoding.options import DecodingOptions
+
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="EXP", help="Experiment, its model folder, or a release (models/NAME).")
+]
+Cuts = Annotated[str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder.")]
+Beam = Annotated[int | None, typer.Option(help="Hypotheses kept in the search; 1, the default, is greedy.")]
+Lm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Language model over the student's pieces that joins the search: exp/NAME of retort lm train.",
+    ),
+]
+LmWeight = Annotated[float | None, typer.Option(help="Of its log-probabilities.")]
+Rescore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Language model that ranks the n-best list anew: such a folder, or a pretrained one, by its folder "
+        "or Hugging Face name.",
+    ),
+]
+RescoreKind = Annotated[
+    str | None, typer.Option(help="Of a pretrained one: causal, masked, or auto, as it says itself.")
+]
+RescoreCase = Annotated[str | None, typer.Option(help="Of the text it reads: keep, upper or lower.")]
+RescoreWeight = Annotated[float | None, typer.Option(help="Of its log-probability of a sentence.")]
+LengthWeight = Annotated[
+    float | None, typer.Option(help="Added for each of the student's pieces when ranking anew.")
+]
+TunedFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="All of these from the tuned.json of retort tune."),
+]
+Threads = Annotated[int, typer.Option(help="CPU threads.")]
+
+
+def decoding_options(
+    nbest: int = 1, tuned: Path | None = None, **given: int | str | float | None
+) -> DecodingOptions:
+    """The options that a command line gives; what it leaves out is None.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    from retort.decoding.options import DecodingOptions, read_options
+
+    stated = {name: value for name, value in given.items() if value is not None}
+    if tuned is not None:
+        if stated:
+            flag = next(iter(stated)).replace("_", "-")
+            raise UserError(f"--tuned and --{flag} exclude each other", remedy="Give one of them")
+        return replace(read_options(tuned), nbest=nbest)
+    for model in ("lm", "rescore"):
+        if model in stated and f"{model}_weight" not in stated:
+            raise UserError(
+                f"--{model} without --{model}-weight", remedy="Give one; retort tune finds a good one"
+            )
+    return DecodingOptions(nbest=nbest, **stated)  # type: ignore[arg-type]

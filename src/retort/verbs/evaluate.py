@@ -1,0 +1,113 @@
+"""`retort evaluate`: the errors of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retort.allocator import tune_allocator
+from retort.errors import UserError
+from retort.verbs.decoding import (
+    Beam,
+    Cuts,
+    LengthWeight,
+    Lm,
+    LmWeight,
+    ModelFolder,
+    Rescore,
+    RescoreCase,
+    RescoreKind,
+    RescoreWeight,
+    Threads,
+    TunedFile,
+    decoding_options,
+)
+from retort.verbs.screen import EXPERIMENTS, console, print_evaluation
+
+if TYPE_CHECKING:
+    from retort.config import Recipe
+    from retort.training.run import Outcome
+
+
+def evaluate(
+    experiment: ModelFolder,
+    cuts: Cuts,
+    beam: Beam = None,
+    nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
+    lm: Lm = None,
+    lm_weight: LmWeight = None,
+    rescore: Rescore = None,
+    rescore_kind: RescoreKind = None,
+    rescore_case: RescoreCase = None,
+    rescore_weight: RescoreWeight = None,
+    length_weight: LengthWeight = None,
+    tuned: TunedFile = None,
+    threads: Threads = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME."),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="JSON list to which the scores are added; of experiments that were trained here."),
+    ] = None,
+) -> None:
+    """Score a model: CER and WER with 95 % intervals over speakers, real-time factor.
+
+    Writes FOLDER/evaluation/CUTS/{hyp.jsonl,score.json}. A release (models/NAME) is left as it is: its scores go
+    into exp/models/NAME.
+    """
+    tune_allocator()
+    import torch
+
+    from retort.decoding.recogniser import load
+    from retort.evaluation.evaluate import evaluate as run_evaluation
+    from retort.evaluation.experiment import results_folder
+    from retort.evaluation.results import add_result
+    from retort.progress import stage_progress
+
+    options = decoding_options(
+        nbest,
+        tuned,
+        beam=beam,
+        lm=lm,
+        lm_weight=lm_weight,
+        rescore=rescore,
+        rescore_kind=rescore_kind,
+        rescore_case=rescore_case,
+        rescore_weight=rescore_weight,
+        length_weight=length_weight,
+    )
+    torch.set_num_threads(threads)
+    folder = results_folder(experiment, EXPERIMENTS)
+    run = None if results is None else _finished(experiment, folder)
+    with stage_progress(console) as progress:
+        evaluation = run_evaluation(load(experiment), cuts, out or folder, progress, options)
+    print_evaluation(cuts, evaluation)
+    if results is not None and run is not None:
+        recipe, outcome = run
+        params, seconds = outcome.params, outcome.seconds
+        add_result(results, recipe, evaluation, steps=outcome.steps, params=params, train_seconds=seconds)
+
+
+def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:
+    """The recipe of an experiment and what its training came to."""
+    import torch
+
+    from retort.evaluation.experiment import open_experiment
+    from retort.training.run import finished
+
+    threads = torch.get_num_threads()
+    recipe = open_experiment(folder).recipe
+    root = folder.resolve().parents[len(Path(recipe.name).parts) - 1]
+    outcome = finished(recipe, root, "cpu")
+    torch.set_num_threads(threads)  # the recipe's are for training
+    if outcome is None:
+        raise UserError(
+            "results are kept of finished trainings, and this is none",
+            where=experiment,
+            remedy="Leave out --results",
+        )
+    return recipe, outcome

@@ -1,0 +1,103 @@
+"""`retort tune` and `retort gap`: what language models are worth at run time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from retort.allocator import tune_allocator
+from retort.errors import UserError
+from retort.verbs.decoding import (
+    Cuts,
+    Lm,
+    ModelFolder,
+    Rescore,
+    RescoreCase,
+    RescoreKind,
+    Threads,
+    decoding_options,
+)
+from retort.verbs.screen import EXPERIMENTS, console, tell
+
+
+def tune(
+    experiment: ModelFolder,
+    cuts: Cuts,
+    beam: Annotated[int, typer.Option(help="Hypotheses kept in the search.")] = 10,
+    lm: Lm = None,
+    rescore: Rescore = None,
+    rescore_kind: RescoreKind = None,
+    rescore_case: RescoreCase = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(help="What to make small, cer or wer; by default WER where words have spaces."),
+    ] = None,
+    threads: Threads = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder; by default as of retort evaluate.")] = None,
+) -> None:
+    """Find the weights of language models; `retort evaluate --tuned FILE` then takes them.
+
+    CUTS must be other data than those whose errors are reported. Every decoding is kept in FOLDER/tuning: the
+    same command goes on after a stop.
+    """
+    if measure not in (None, "cer", "wer"):
+        raise UserError(f"--measure is '{measure}'", remedy="Choose one of cer, wer")
+    tune_allocator()
+    import torch
+
+    from retort.decoding.recogniser import load
+    from retort.evaluation.experiment import results_folder
+    from retort.evaluation.tuning import tune as run_tuning
+    from retort.progress import stage_progress
+
+    options = decoding_options(
+        beam=beam,
+        lm=lm,
+        lm_weight=0.0 if lm else None,
+        rescore=rescore,
+        rescore_kind=rescore_kind,
+        rescore_case=rescore_case,
+        rescore_weight=0.0 if rescore else None,
+    )
+    torch.set_num_threads(threads)
+    folder = out or results_folder(experiment, EXPERIMENTS)
+    with stage_progress(console) as progress:
+        found = run_tuning(load(experiment), cuts, folder, options, progress, measure or "")
+    table = Table("lm weight", "rescore weight", "length weight", found.measure.upper())
+    for each in found.tried:
+        cells = (f"{each.lm_weight:g}", f"{each.rescore_weight:g}", f"{each.length_weight:g}")
+        table.add_row(*cells, f"{each.rate:.2%}", style="bold" if each == found.best else None)
+    console.print(table)
+    tell(f"without a language model {found.alone:.2%}, with the best weights {found.best.rate:.2%}")
+    for line in found.warnings:
+        tell(line, style="yellow")
+    tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+
+
+def gap(
+    cuts: Cuts,
+    student: Annotated[
+        list[Path], typer.Option(metavar="EXP", help="Student; may be given several times, one a seed.")
+    ],
+    distilled: Annotated[
+        list[Path], typer.Option(metavar="EXP", help="Its distilled twin; as many times as there are seeds.")
+    ],
+) -> None:
+    """How much of what language models give a student at run time does distillation give for nothing.
+
+    Reads what `retort evaluate` wrote: of the student alone and with --lm or --rescore, of the twin alone or with
+    them, too.
+    """
+    from retort.evaluation.document import to_screen
+    from retort.evaluation.experiment import results_folder
+    from retort.evaluation.gap import lm_gap, rates_table, shares_table
+
+    students, twins = ([results_folder(each, EXPERIMENTS) for each in side] for side in (student, distilled))
+    found = lm_gap(students, twins, cuts)
+    console.print(to_screen(rates_table(found), cuts))
+    console.print(to_screen(shares_table(found), "paired bootstrap over speakers"))
+    for line in found.notes:
+        tell(line, style="yellow")
