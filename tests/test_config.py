@@ -39,10 +39,28 @@ def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
 def test_the_recipes_of_the_two_systems_are_packaged() -> None:
     expected = {
         f"{data}/{system}"
-        for data in ("aishell1", "speechocean762")
+        for data in ("aishell1", "librispeech", "speechocean762")
         for system in ("cif", "acd", "lrd", "hkd")
     }
     assert expected <= set(recipe_names())
+
+
+@pytest.mark.parametrize("system", ["cif", "acd", "lrd", "hkd"])
+def test_librispeech_has_the_settings_that_are_published_for_aishell1(system: str) -> None:
+    known, pieces, bpe = (
+        load_recipe(name)
+        for name in (f"aishell1/{system}", f"librispeech/{system}", f"librispeech/{system}_bpe")
+    )
+    for recipe in (pieces, bpe):
+        assert (recipe.student, recipe.distill, recipe.system) == (known.student, known.distill, system)
+        assert (recipe.training, recipe.augment, recipe.batches) == (
+            known.training,
+            known.augment,
+            known.batches,
+        )
+        assert recipe.teachers["bert"].model == "bert-base-uncased"
+        assert not {*recipe.data.train, *recipe.data.validation} & set(recipe.data.test)
+    assert (pieces.tokenizer.kind, bpe.tokenizer.kind) == ("teacher", "bpe")
 
 
 @pytest.mark.parametrize("name", ["aishell1/hkd", "speechocean762/cif"])

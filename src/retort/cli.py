@@ -16,6 +16,7 @@ from rich.table import Table
 from retort.allocator import tune_allocator
 from retort.errors import UserError, complain
 from retort.verbs.evaluate import evaluate
+from retort.verbs.info import info
 from retort.verbs.lm import lm
 from retort.verbs.release import release
 from retort.verbs.screen import (
@@ -222,28 +223,7 @@ app.command()(tune)
 app.command()(gap)
 
 
-@app.command()
-def info(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-) -> None:
-    """Show a recipe's architecture and its exact number of parameters; needs no data."""
-    from retort.recipe import load_recipe
-    from retort.training.describe import describe
-
-    loaded = load_recipe(recipe, overrides or [])
-    description = describe(loaded)
-    table = Table("part", "parameters", title=f"{loaded.name} ({loaded.student.kind}, {loaded.system})")
-    for name, count in description.parts.items():
-        table.add_row(name, f"{count:,}")
-    table.add_section()
-    table.add_row("shipped", f"{description.shipped:,}")
-    if description.training_only:
-        table.add_row("training only", f"{description.training_only:,}")
-        table.add_row("trained", f"{description.shipped + description.training_only:,}")
-    console.print(table)
-    for line in description.lines:
-        tell(line)
+app.command()(info)
 
 
 @app.command()

@@ -5,32 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from waves import write_wave
+from miniatures import make_aishell1
 
 from retort.corpora.aishell1 import prepare
 from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 
-SPEAKERS = {"train": ("S0002", "S0003"), "dev": ("S0724",), "test": ("S0764",)}
-
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """The true layout: two utterances a speaker, transcripts with words apart."""
-    corpus = tmp_path / "data_aishell"
-    lines = []
-    for part, speakers in SPEAKERS.items():
-        for speaker in speakers:
-            folder = corpus / "wav" / part / speaker
-            folder.mkdir(parents=True)
-            for number in (122, 123):
-                name = f"BAC009{speaker}W0{number}"
-                write_wave(folder / f"{name}.wav", 0.5)
-                lines.append(f"{name} 而 对 楼市 成交 ｋ {number}\n")
-    transcript = corpus / "transcript" / "aishell_transcript_v0.8.txt"
-    transcript.parent.mkdir()
-    transcript.write_text("".join(lines), encoding="utf-8")
-    return corpus
+    return make_aishell1(tmp_path)
 
 
 @pytest.mark.parametrize("inner", [True, False])

@@ -3,34 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from waves import write_wave
+from miniatures import make_librispeech
 
 from retort.corpora.librispeech import prepare
 from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 
-CHAPTERS = {
-    "train-clean-100": (("103", "1240"), ("103", "1241"), ("1034", "121119")),
-    "dev-other": (("116", "288045"),),
-}
-
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """The true layout: two utterances a chapter."""
-    corpus = tmp_path / "LibriSpeech"
-    for part, chapters in CHAPTERS.items():
-        for speaker, chapter in chapters:
-            folder = corpus / part / speaker / chapter
-            folder.mkdir(parents=True)
-            lines = []
-            for number in range(2):
-                name = f"{speaker}-{chapter}-{number:04d}"
-                write_wave(folder / f"{name}.flac", 0.5)
-                lines.append(f"{name} CHAPTER {chapter} MISSUS LYNDE'S\n")
-            (folder / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
-    (corpus / "SPEAKERS.TXT").write_text("; speakers\n")
-    return corpus
+    return make_librispeech(tmp_path)
 
 
 @pytest.mark.parametrize("inner", [True, False])

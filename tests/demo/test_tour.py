@@ -74,7 +74,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     first = weights.read_bytes()
     program = "import sys\nif 'demo/hkd' in sys.argv: sys.exit('retort: the teacher is ill')\n"
     program += "from retort.cli import main\nmain()"
-    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, "-c", program, "train"))
+    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, "-c", program))
     monkeypatch.setattr(tour, "PREPARERS", {})
     again = Console(file=io.StringIO(), width=160)
     with pytest.raises(

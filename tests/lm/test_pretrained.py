@@ -42,6 +42,19 @@ def test_no_such_folder(name: str) -> None:
         open_tokenizer(name)
 
 
+@pytest.mark.parametrize("name", ["exp/lm/english_bert", "exp/lm/english_bert/model"])
+def test_an_experiment_that_is_still_to_come(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"no such experiment\. Train it first: retort lm train lm/english_bert$"
+    ):
+        find_model(name)
+    with pytest.raises(UserError, match=r"retort lm train its recipe$"):
+        find_model("exp/mine")
+
+
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json is missing"):
         open_encoder(str(tmp_path))

@@ -1,32 +1,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.recipe import load_recipe, recipe_names
-from retort.sweeps.config import load_sweep
+from retort.sweeps.config import View, load_sweep
 
 WriteRecipe = Callable[..., Path]
 
 
+packaged = cache(load_sweep)
+
+
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("sweeps/")])
 def test_every_packaged_sweep_loads(name: str) -> None:
-    sweep = load_sweep(name)
+    sweep = packaged(name)
     assert f"sweeps/{sweep.name}" == name
     assert sweep.against in [row.name for row in sweep.rows]
 
 
 def test_the_main_comparison_is_of_four_systems_and_three_seeds() -> None:
-    sweep = load_sweep("sweeps/speechocean762_main")
+    sweep = packaged("sweeps/speechocean762_main")
     assert [row.name for row in sweep.rows] == ["cif", "acd", "lrd", "hkd"]
     assert [(run.recipe.system, run.recipe.seed) for run in sweep.runs] == [
         (system, seed) for seed in (1, 2, 3) for system in ("cif", "acd", "lrd", "hkd")
     ]
     assert sweep.against == "cif"
-    assert sweep.sources == ("speechocean762/dev",)
+    assert sweep.views == (View("speechocean762/dev"),)
+
+
+def test_the_study_of_losses_has_every_acoustic_loss_without_and_with_lrd() -> None:
+    sweep = packaged("sweeps/losses")
+    taps = {row.name: {each.tap: each.loss for each in row.runs[0].recipe.distill} for row in sweep.rows}
+    acoustic = {None, "regression", "cosine", "contrastive"}
+    without = [each.get("acoustic") for each in taps.values() if "linguistic" not in each]
+    behind = [each.get("acoustic") for each in taps.values() if each.get("linguistic") == "regression"]
+    assert (len(without), set(without)) == (len(behind), set(behind)) == (4, acoustic)
+    assert {row.runs[0].recipe.system for row in sweep.rows} == set(taps)
+    assert all(view.source == "speechocean762/dev" for view in sweep.views)
+
+
+def test_the_study_of_weights_has_five_curves_through_the_recipe_itself() -> None:
+    sweep = packaged("sweeps/weights")
+    assert {view.source for view in sweep.views} == {"speechocean762/tune"}
+    rows = {row.name: row for row in sweep.rows}
+    assert rows["hkd"].curves.keys() == {"acd_weight", "lrd_weight", "temperature", "negatives", "layer"}
+    values = [run.recipe for run in sweep.runs]
+    for recipe in values:  # one thing at a time
+        changed = recipe.distill != rows["hkd"].runs[0].recipe.distill
+        assert (
+            changed + (recipe.teachers != rows["hkd"].runs[0].recipe.teachers) <= 1 or recipe.system == "cif"
+        )
 
 
 @pytest.fixture
@@ -69,19 +98,50 @@ def test_a_grid_has_a_row_for_every_combination(write_sweep: Callable[[str], Pat
         for layers in (1, 2)
     ]
     tiny = rows["one student.ctc_weight=1e-05"]
-    assert tiny.point == ("student.ctc_weight", 1e-5)
+    assert tiny.curves == {"one": ("student.ctc_weight", 1e-5)}
     assert tiny.runs[0].recipe.student.ctc_weight == 1e-5
     assert tiny.runs[0].recipe.name == "study/one-student.ctc_weight=1e-05-1"
-    assert rows["plain"].point is None
+    assert rows["plain"].curves == {"one": ("student.ctc_weight", 0.5)}
+    assert rows["two training.keep=best student.frontend.layers=1"].curves == {}
+
+
+def test_what_stands_without_a_grid_is_not_trained_again(write_sweep: Callable[[str], Path]) -> None:
+    path = write_sweep(
+        "seeds: [1]\nsystems:\n  plain: {recipe: RECIPE}\n  other: {recipe: RECIPE, set: [student.cif.tail=0.4]}\n"
+        "  weight: {recipe: RECIPE, grid: {student.ctc_weight: [0.1, 0.5]}}\n"
+        "  steps: {recipe: RECIPE, grid: {training.steps: [6, 12, 24]}}\n"
+        "  words: {recipe: RECIPE, grid: {training.keep: [best, last]}}\n"
+    )
+    rows = {row.name: row.curves for row in load_sweep(str(path)).rows}
+    assert rows["plain"] == {"weight": ("student.ctc_weight", 0.5), "steps": ("training.steps", 12.0)}
+    assert rows["other"] == {}
+    assert [name for name in rows if name.startswith("weight")] == ["weight student.ctc_weight=0.1"]
+    assert [name for name in rows if name.startswith("steps")] == [
+        f"steps training.steps={n}" for n in (6, 24)
+    ]
+    assert len(rows) == 2 + 1 + 2 + 2
+
+
+def test_every_way_of_decoding_is_a_view(write_sweep: Callable[[str], Path]) -> None:
+    text = "seeds: [1]\nsystems: {a: {recipe: RECIPE, set: ['data.test=[x/one, x/two]']}}\n"
+    sweep = load_sweep(str(write_sweep(text + "decode: {greedy: {}, wide: {beam: 4, nbest: 2}}")))
+    wide = DecodingOptions(4, 2)
+    assert sweep.views == (
+        *(View(source, "greedy") for source in ("x/one", "x/two")),
+        *(View(source, "wide", wide) for source in ("x/one", "x/two")),
+    )
+    assert [view.title for view in sweep.views][::3] == ["x/one, greedy", "x/two, wide"]
+    assert sweep.scoring(sweep.runs[0], sweep.views[3]) == "study/a-1-wide-x-two"
 
 
 def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -> None:
     text = "seeds: [1]\nsystems: {a: {recipe: RECIPE}}\n"
-    scored = load_sweep(str(write_sweep(text))).sources
+    (scored,) = load_sweep(str(write_sweep(text))).views
     tuned = load_sweep(str(write_sweep(text + "score_on: validation")))
-    assert scored[0].endswith("/test")
-    assert tuned.runs[0].recipe.data.test == tuned.runs[0].recipe.data.validation == list(tuned.sources)
-    assert tuned.sources[0].endswith("/validation")
+    assert scored.source.endswith("/test")
+    sources = [view.source for view in tuned.views]
+    assert tuned.runs[0].recipe.data.test == tuned.runs[0].recipe.data.validation == sources
+    assert sources[0].endswith("/validation")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +156,10 @@ def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -
         ("systems: {a: {recipe: RECIPE}}\nagainst: b", "against is 'b'. Choose one of a"),
         ("systems: {a: {recipe: RECIPE}}\nseeds: [1, 1]", "seeds is [1, 1]"),
         ("systems: {a: {recipe: RECIPE}}\nscore_on: train", "Choose one of test, validation"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {bean: 3}}", "unknown key 'decode.b.bean'. Keys are beam, nbest"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {beam: wide}}", "decode.b has a wrong value"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {nbest: 3}}", "decode.b: nbest 3 is more than the beam of 1 keeps"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b c: {}}", "decode has the name 'b c'"),
         ("systems: {a b: {recipe: RECIPE}, a-b: {recipe: RECIPE}}", "two of its rows would be study/a-b-1"),
         ("systems: {a: {recipe: RECIPE, set: ['data.test=[]']}}", "nothing to score on: data.test is empty"),
         (

@@ -71,7 +71,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def start(training: Training, log: Path, environment: Mapping[str, str]) -> Ended:
         names.append(training.name)
-        monkeypatch.setattr(sys, "argv", ["retort", "train", *training.arguments])
+        monkeypatch.setattr(sys, "argv", ["retort", *training.arguments])
         with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
             monkeypatch.setattr(cli, "console", Console(file=file, width=300))
             try:
@@ -152,6 +152,53 @@ def test_a_warm_start_that_fails_is_told_of_those_that_need_it(load: LoadSweep, 
     assert begun == ["warm", "study/plain-1", "study/ill-1"]
     assert list(board.failed) == ["warm", "study/large-1"]
     assert "study/large-1: not begun, for warm failed" in Path("exp/study/table.md").read_text()
+
+
+def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) -> None:
+    broken = ("systems.ill.set=[]", "systems.large.set=['data.train=[no/such/data]']")
+    settings = ("seeds=[1]", "decode={greedy: {}, wide: {beam: 3, nbest: 2}}", *broken)
+    first, _ = sweep_up(load("seeds=[1]", *broken))
+    assert first.whole == 2
+    names = [run.recipe.name for run in first.sweep.runs]
+    metrics = Path("exp/study/plain-1/metrics.jsonl").read_bytes()
+    begun.clear()
+    board, shown = sweep_up(load(*settings))
+    scorings = [board.sweep.scoring(run, board.sweep.views[1]) for run in board.sweep.runs]
+    # What was trained is only decoded once more; a training that fails leaves its decodings out.
+    assert begun == [scorings[0], scorings[1], names[2]]
+    assert Path("exp/study/plain-1/metrics.jsonl").read_bytes() == metrics
+    assert list(board.failed) == [names[2], scorings[2]]
+    assert f"{scorings[2]}: not begun, for {names[2]} failed" in shown
+    assert board.whole == 2
+    (_, wide) = json.loads(Path("exp/study/table.json").read_text())
+    assert wide["decoding"] == "wide"
+    assert "no/such/data: no such file" in wide["systems"][2]["unfinished"]["1"]  # what failed first
+    rows = read_results(Path("results/study.json"))
+    told = [(row["recipe"], row["system"], row.get("decoding", "")) for row in rows]
+    assert told == [(name, "cif", "") for name in names[:2]] + [
+        (name, "cif+wide", "wide") for name in names[:2]
+    ]
+    for row, name in zip(rows[2:], names):
+        found = board.done[name].views[1]
+        assert found is not None
+        assert (row["cer"], row["commit"]) == (found.score.cer, rows[0]["commit"])
+        assert len((found.folder / "hyp.jsonl").read_text().splitlines()) == 6
+    begun.clear()
+    again, _ = sweep_up(load(*settings, "systems.large.set=[]"))
+    assert begun == [names[2], scorings[2]]
+    assert again.whole == 3
+
+
+def test_a_teacher_that_is_not_trained_yet_is_named(load: LoadSweep, begun: list[str]) -> None:
+    teacher = "teachers={bert: {model: exp/lm/english_bert, dim: 16}}"
+    row = "distill=[{tap: acoustic, teacher: bert, loss: cosine}]"
+    # The others fail at once, for the sake of time; that they go on is told above.
+    nothing = ("common=['data.train=[no/such/data]']", "systems.large.set=[]")
+    board, shown = sweep_up(load("seeds=[1]", *nothing, f"systems.ill.set={json.dumps([teacher, row])}"))
+    line = "exp/lm/english_bert: no such experiment. Train it first: retort lm train lm/english_bert"
+    assert str(board.failed["study/ill-1"]).endswith(line)
+    assert line in shown
+    assert line in Path("exp/study/table.md").read_text()
 
 
 def test_what_is_done_stays_in_the_table_of_a_stopped_sweep(

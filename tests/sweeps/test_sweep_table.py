@@ -2,23 +2,27 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retort.config import DataConfig, Recipe
+from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.evaluation import intervals
 from retort.evaluation.bootstrap import SEED
 from retort.evaluation.evaluate import Evaluation
-from retort.evaluation.scoring import REPLICATES, Counts, Score, UtteranceScore
+from retort.evaluation.plots import Point, plot_setting
+from retort.evaluation.scoring import REPLICATES, Counts, Interval, Score, UtteranceScore
 from retort.sweeps.board import Board
-from retort.sweeps.config import Row, Run, Sweep
+from retort.sweeps.config import Row, Run, Sweep, View
 from retort.sweeps.scored import Scored
 from retort.sweeps.table import comparison_table, line_to_dict, lines_of, rates_table, remarks, runs_table
 
 WORDS, UTTERANCES, SPEAKERS = 20, 60, 30
+VIEW = View("x/test")
 
 
 def make_score(rate: float, seed: int, speakers: int = SPEAKERS) -> Score:
@@ -35,7 +39,8 @@ def make_score(rate: float, seed: int, speakers: int = SPEAKERS) -> Score:
 
 
 def make_scored(score: Score) -> Scored:
-    return Scored(1234, 90.0, [Evaluation("x/test", score, intervals(score), [], Path())])
+    evaluation = Evaluation("x/test", score, intervals(score), [], Path())
+    return Scored(1234, 90.0, [evaluation], [evaluation])
 
 
 def make_sweep(*names: str, seeds: tuple[int, ...] = (1, 2, 3), against: str = "") -> Sweep:
@@ -45,9 +50,9 @@ def make_sweep(*names: str, seeds: tuple[int, ...] = (1, 2, 3), against: str = "
             Recipe(name=f"s/{name}-{seed}", seed=seed, data=DataConfig(test=["x/test"])) for seed in seeds
         ]
         system, _, value = name.partition("=")
-        point = ("weight", float(value)) if value else None
-        rows.append(Row(name, tuple(Run(recipe, ()) for recipe in recipes), system, point))
-    return Sweep("s", against or names[0], tuple(rows), ("x/test",), {})
+        curves = {system: ("weight", float(value))} if value else {}
+        rows.append(Row(name, tuple(Run(recipe, ()) for recipe in recipes), curves))
+    return Sweep("s", against or names[0], tuple(rows), (VIEW,), {})
 
 
 def done_of(rates: dict[str, float], seeds: tuple[int, ...] = (1, 2, 3)) -> dict[str, Scored]:
@@ -81,7 +86,7 @@ def slow_replicates(done: dict[str, Scored], name: str, against: str = "") -> li
 
 def test_all_seeds_of_a_speaker_are_drawn_together() -> None:
     done = done_of({"a": 0.4, "b": 0.3})
-    first, second = lines_of(make_sweep("a", "b"), 0, done, {})
+    first, second = lines_of(make_sweep("a", "b"), VIEW, done, {})
     found = second.rates["cer"]
     assert found.rate == pytest.approx(np.mean(list(second.seeds.values())))
     slow = slow_replicates(done, "b")
@@ -99,7 +104,7 @@ def test_all_seeds_of_a_speaker_are_drawn_together() -> None:
 @pytest.mark.parametrize(("against", "other", "sign"), [("good", "bad", 1), ("bad", "good", -1)])
 def test_which_is_better_shows_in_sign_interval_and_p(against: str, other: str, sign: int) -> None:
     done = done_of({"good": 0.25, "bad": 0.4})
-    lines = lines_of(make_sweep("good", "bad", against=against), 0, done, {})
+    lines = lines_of(make_sweep("good", "bad", against=against), VIEW, done, {})
     line = next(each for each in lines if each.name == other)
     for found in line.against.values():
         assert np.sign([found.difference, found.low, found.high]).tolist() == [sign] * 3
@@ -113,7 +118,7 @@ def test_which_is_better_shows_in_sign_interval_and_p(against: str, other: str, 
 
 
 def test_two_that_are_alike_are_not_told_apart() -> None:
-    (_, line) = lines_of(make_sweep("a", "b"), 0, done_of({"a": 0.3, "b": 0.3}), {})
+    (_, line) = lines_of(make_sweep("a", "b"), VIEW, done_of({"a": 0.3, "b": 0.3}), {})
     found = line.against["cer"]
     assert found.low < 0 < found.high
     assert found.p > 0.05
@@ -123,7 +128,7 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     done = done_of({"a": 0.3, "b": 0.3})
     del done["s/a-1"], done["s/b-3"]
     failed = {"s/a-1": UserError("the disk is full", where="s/a-1.log")}
-    first, second = lines_of(make_sweep("a", "b"), 0, done, failed)
+    first, second = lines_of(make_sweep("a", "b"), VIEW, done, failed)
     assert second.shared == [2]
     assert list(second.seeds) == [1, 2]
     assert second.deviation == pytest.approx(abs(second.seeds[1] - second.seeds[2]) / 2**0.5)
@@ -137,7 +142,7 @@ def test_only_seeds_that_both_have_are_compared() -> None:
 
 
 def test_nothing_is_done_yet() -> None:
-    lines = lines_of(make_sweep("a", "b"), 0, {}, {})
+    lines = lines_of(make_sweep("a", "b"), VIEW, {}, {})
     assert rates_table(lines).rows[1] == ["b", "", "", "", ""]
     assert runs_table(lines).rows[1] == ["b", "not finished, not finished, not finished", "", "", ""]
     assert comparison_table(lines, "a") is None
@@ -148,7 +153,7 @@ def test_a_test_set_that_changed_between_runs_is_told() -> None:
     done = done_of({"a": 0.3})
     other = done["s/a-2"].evaluations[0].score
     other.utterances.pop()
-    (line,) = lines_of(make_sweep("a"), 0, done, {})
+    (line,) = lines_of(make_sweep("a"), VIEW, done, {})
     assert line.rates == {}
     assert "1 utterances are in one score only" in line.note
     assert "Evaluate both" in remarks([line])[-1]
@@ -156,23 +161,73 @@ def test_a_test_set_that_changed_between_runs_is_told() -> None:
 
 def test_of_one_speaker_the_utterances_are_drawn_and_it_is_told() -> None:
     done = {f"s/a-{seed}": make_scored(make_score(0.3, seed, speakers=1)) for seed in (1, 2, 3)}
-    (line,) = lines_of(make_sweep("a"), 0, done, {})
+    (line,) = lines_of(make_sweep("a"), VIEW, done, {})
     assert line.rates["cer"].resampled == "utterances"
     assert "one speaker only" in line.note
 
 
-def test_a_grid_over_a_number_becomes_a_curve(tmp_path: Path) -> None:
+def test_grids_over_a_number_become_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    sweep = make_sweep("plain", "w=0.1", "w=1", "w=10")
+    drawn: dict[str, tuple[list[Point], str]] = {}
+
+    def plot(
+        points: list[Point], key: str, label: str, path: Path, beside: tuple[str, Interval] | None
+    ) -> None:
+        drawn[path.name] = points, beside[0] if beside else ""
+        plot_setting(points, key, label, path, beside)
+
+    monkeypatch.setattr("retort.sweeps.board.plot_setting", plot)
+    sweep = make_sweep("plain", "own", "w=0.1", "w=1", "w=10", "v=2", "v=3")
+    own = replace(sweep.rows[1], curves={"w": ("weight", 0.5), "v": ("weight", 2.5)})
+    sweep = replace(sweep, rows=(sweep.rows[0], own, *sweep.rows[2:]))
     board = Board(sweep, tmp_path, tmp_path / "results.json")
     board.done = done_of({"plain": 0.4, "w=0.1": 0.3})
     board.write()
-    assert not (tmp_path / "s/grid-w.png").exists()  # one value is no curve
-    board.done = done_of({"plain": 0.4, "w=0.1": 0.3, "w=1": 0.25, "w=10": 0.35})
+    assert drawn == {}  # one value is no curve
+    rates = {"plain": 0.4, "own": 0.28, "w=0.1": 0.3, "w=1": 0.25, "w=10": 0.35}
+    board.done = done_of(rates)
     board.write()
-    for name in ("table.png", "grid-w.png"):
+    assert drawn.keys() == {"grid-w.png"}
+    board.done = done_of({**rates, "v=3": 0.3})
+    board.write()
+    assert {name: [point.value for point in points] for name, (points, _) in drawn.items()} == {
+        "grid-w.png": [0.5, 0.1, 1, 10],
+        "grid-v.png": [2.5, 3],
+    }
+    assert {beside for _, beside in drawn.values()} == {"plain"}
+    (first, *_), _ = drawn["grid-w.png"]
+    assert first.runs == [board.done[f"s/own-{seed}"].evaluations[0].score.cer for seed in (1, 2, 3)]
+    for name in ("table.png", *drawn):
         assert (tmp_path / "s" / name).read_bytes().startswith(b"\x89PNG")
         assert f"![{name}]({name})" in (tmp_path / "s/table.md").read_text()
+
+
+def test_every_view_has_its_table(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    lm = View("x/test", "lm", DecodingOptions(beam=4))
+    sweep = replace(make_sweep("a", "b"), views=(View("x/test", "greedy"), lm))
+    done = done_of({"a": 0.4, "b": 0.3})
+    better = done_of({"a": 0.2, "b": 0.2})
+    for name, found in done.items():  # of one run the second view is still to come, of another it failed
+        later = [None] if name in ("s/b-2", "s/b-3") else better[name].views
+        done[name] = replace(found, views=[*found.views, *later])
+    failed = {sweep.scoring(sweep.rows[1].runs[2], lm): UserError("no model here")}
+    board = Board(sweep, tmp_path, tmp_path / "results.json")
+    board.done, board.failed = done, failed
+    board.write()
+    greedy, fused = json.loads((tmp_path / "s/table.json").read_text())
+    assert (greedy["decoding"], fused["decoding"]) == ("greedy", "lm")
+    assert list(greedy["systems"][1]["seeds"]) == ["1", "2", "3"]
+    (first, second) = fused["systems"]
+    assert first["rates"]["cer"]["rate"] < greedy["systems"][0]["rates"]["cer"]["rate"]
+    assert (list(second["seeds"]), second["shared"]) == (["1"], [1])
+    assert second["unfinished"] == {"2": "not finished", "3": "failed: no model here"}
+    text = (tmp_path / "s/table.md").read_text()
+    assert "## x/test, greedy" in text
+    assert "## x/test, lm" in text
+    assert "![table-x-test-greedy.png]" in text
+    assert "4 of 6 runs are done" in text
+    assert [board.missing_views(run) == [lm] for run in sweep.rows[1].runs] == [False, True, True]
 
 
 def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

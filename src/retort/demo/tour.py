@@ -92,7 +92,9 @@ def _train(
     titles = [RECIPES.get(each.name, each.name) for each in recipes]
     beside = " side by side, a thread each" if len(titles) > 1 else ""
     console.print(f"training {' and '.join(titles)}{beside}", highlight=False)
-    trainings = [Training(each.name, each.training.steps, (each.name, *overrides)) for each in recipes]
+    trainings = [
+        Training(each.name, each.training.steps, ("train", each.name, *overrides)) for each in recipes
+    ]
     return train_side_by_side(console, root, trainings, [{}] * len(trainings))
 
 

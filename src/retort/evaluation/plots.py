@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,38 +186,48 @@ def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str
     _save(figure, path)
 
 
+class Point(NamedTuple):
+    """A value of a setting, the error rate there over all runs, and those of the single runs."""
+
+    value: float
+    rate: Interval
+    runs: Sequence[float]
+
+
 def plot_setting(
-    points: Sequence[tuple[float, Interval]],
+    points: Sequence[Point],
     key: str,
     label: str,
     path: Path,
     beside: tuple[str, Interval] | None = None,
 ) -> None:
-    """A file with an error rate and its interval over the values of one setting.
+    """A file with an error rate and its interval over the values of one setting, single runs as dots.
 
     Args:
-        points: value and rate; the axis is logarithmic where the values span a factor of ten.
+        points: the axis is logarithmic where the values span a factor of ten.
         key: of the setting.
         label: what the rates are of.
         beside: name and rate of a system without the setting, drawn as a band.
     """
     figure, axes = _figure(5.6, 3.6, ink="black")
     axis = axes[0][0]
-    points = sorted(points, key=lambda point: point[0])
-    values = [value for value, _ in points]
-    axis.plot(values, [100 * bounds.rate for _, bounds in points], color=COLOURS[0], lw=1.2)
-    for value, bounds in points:
-        _draw_bounds(axis, bounds, value, vertical=True)
+    points = sorted(points, key=lambda point: point.value)
+    values = [point.value for point in points]
+    axis.plot(values, [100 * point.rate.rate for point in points], color=COLOURS[0], lw=1.2)
+    for point in points:
+        _draw_bounds(axis, point.rate, point.value, vertical=True)
+        dots = [100 * rate for rate in point.runs]
+        axis.plot([point.value] * len(dots), dots, ".", color=COLOURS[1], zorder=3)
     if beside is not None:
         name, bounds = beside
-        axis.axhspan(100 * bounds.low, 100 * bounds.high, color=COLOURS[1], alpha=0.15, lw=0)
-        axis.axhline(100 * bounds.rate, color=COLOURS[1], ls="--", lw=1.2, label=name)
+        axis.axhspan(100 * bounds.low, 100 * bounds.high, color=COLOURS[2], alpha=0.15, lw=0)
+        axis.axhline(100 * bounds.rate, color=COLOURS[2], ls="--", lw=1.2, label=name)
         axis.legend(frameon=False)
     if values[0] > 0 and values[-1] >= 10 * values[0]:
         axis.set_xscale("log")
     axis.set_xticks(values, [f"{value:g}" for value in values])
     axis.minorticks_off()
-    axis.set_xlabel(key)
+    axis.set_xlabel(f"{key}; the small dots are single runs")
     axis.set_ylabel(f"{label}, %")
     _save(figure, path)
 

@@ -39,18 +39,46 @@ def add_result(
         "seed": recipe.seed,
         "split": evaluation.split,
         "steps": steps,
-        "params": params + sum(n for part, n in evaluation.parameters.items() if part != "student"),
-        "cer": evaluation.score.cer,
-        "wer": evaluation.score.wer,
-        "cer_interval": [evaluation.intervals["cer"].low, evaluation.intervals["cer"].high],
-        "wer_interval": [evaluation.intervals["wer"].low, evaluation.intervals["wer"].high],
-        "real_time_factor": evaluation.score.real_time_factor,
+        "params": params + _language_models(evaluation),
+        **_rates(evaluation),
         "decoding": evaluation.options.label,
         "train_seconds": round(train_seconds, 1),
         "device": device_name(recipe.training.device, recipe.training.threads),
         "commit": commit(),
     }
     add_entries(path, [entry])
+
+
+def decoded_entry(trained: Mapping[str, object], evaluation: Evaluation, decoding: str) -> dict[str, object]:
+    """The entry of a run that was decoded in another way than at the end of its training.
+
+    Args:
+        trained: its entry of the same split from then.
+        decoding: its name; what language models had a say stands behind the system's.
+    """
+    return {
+        **trained,
+        "params": int(str(trained["params"])) + _language_models(evaluation),
+        **_rates(evaluation),
+        "system": f"{trained['system']}{evaluation.options.suffix}",
+        "decoding": decoding,
+    }
+
+
+def _language_models(evaluation: Evaluation) -> int:
+    """Parameters of the language models that had a say in decoding."""
+    return sum(count for part, count in evaluation.parameters.items() if part != "student")
+
+
+def _rates(evaluation: Evaluation) -> dict[str, object]:
+    cer, wer = (evaluation.intervals[measure] for measure in ("cer", "wer"))
+    return {
+        "cer": evaluation.score.cer,
+        "wer": evaluation.score.wer,
+        "cer_interval": [cer.low, cer.high],
+        "wer_interval": [wer.low, wer.high],
+        "real_time_factor": evaluation.score.real_time_factor,
+    }
 
 
 def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:

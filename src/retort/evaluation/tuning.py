@@ -19,7 +19,7 @@ from retort.decoding.transcript import spoken
 from retort.errors import UserError
 from retort.evaluation.bootstrap import interval
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
-from retort.evaluation.plots import plot_setting
+from retort.evaluation.plots import Point, plot_setting
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import Counts, Interval, count_errors
 from retort.files import write_whole
@@ -305,7 +305,8 @@ def _draw(found: Tuned, lists: dict[float, Lists], folder: Path) -> list[str]:
         ]
     try:
         for name, points in curves.items():
-            plot_setting(points, name, measure, folder / f"{name.replace(' ', '_')}.png", beside)
+            shown = [Point(value, rate, ()) for value, rate in points]
+            plot_setting(shown, name, measure, folder / f"{name.replace(' ', '_')}.png", beside)
     except UserError as error:  # matplotlib is not everywhere; the table is
         return [f"no pictures: {error}"]
     return []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from retort.errors import UserError
+from retort.recipe import recipe_names
 
 if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -37,6 +38,10 @@ def find_model(name: str) -> str:
             if (each / "config.json").is_file():
                 return str(each)
         raise UserError("no model here (config.json is missing)", where=name, remedy=_REMEDY)
+    if name.startswith("exp/"):
+        recipe = name.removeprefix("exp/").removesuffix("/model")
+        known = recipe if recipe in recipe_names() else "its recipe"
+        raise UserError("no such experiment", where=name, remedy=f"Train it first: retort lm train {known}")
     if not name or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
         raise UserError("no such folder", where=name or "teacher model", remedy=_REMEDY)
     return name

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from retort.config import Recipe
+from retort.decoding.options import GREEDY, DecodingOptions
 from retort.errors import UserError
-from retort.recipe import check_choices, load_recipe, read_recipe
+from retort.recipe import check_choices, load_recipe, read_recipe, recipe_to_dict
 
 _NAME = re.compile(r"\w[\w.+=,-]*(/\w[\w.+=,-]*)*")
 
@@ -27,7 +28,8 @@ class SystemConfig:
     set: list[str] = field(default_factory=list)
     """Settings `a.b=c` over the recipe and over `common`."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """Keys of the recipe and the values that each takes; every combination is a row of its own."""
+    """Keys of the recipe and the values that each takes; every combination is a row of its own. Over one number it
+    becomes a curve; a system of the same recipe and settings without a grid stands there for its own value."""
 
 
 @dataclass
@@ -45,6 +47,9 @@ class SweepConfig:
     """Settings `a.b=c` over every recipe, but not over warm starts."""
     score_on: str = "test"
     """`test`, or `validation` while something is still being chosen: test data then stay unheard."""
+    decode: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Ways to decode every run, each with a table of its own: names, and options of `retort evaluate` (`beam: 10`);
+    empty for greedy decoding alone."""
     slurm: dict[str, Any] = field(default_factory=dict)
     """What `--slurm` asks of the cluster, as submitit calls it: `timeout_min`, `slurm_partition`, `gpus_per_node`."""
 
@@ -64,29 +69,49 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """A system with its runs, one a seed, and where it stands in a grid over one number."""
+    """A system with its runs, one a seed.
+
+    Attributes:
+        curves: by the names of grids over one number, the key and the value at which the row is a point.
+    """
 
     name: str
     runs: tuple[Run, ...]
-    system: str
-    point: tuple[str, float] | None = None
-    """Key and value."""
+    curves: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class View:
+    """Data that every run is scored on, and how they are decoded; `name` is empty where there is one way."""
+
+    source: str
+    name: str = ""
+    options: DecodingOptions = GREEDY
+
+    @property
+    def title(self) -> str:
+        """Heading of its table."""
+        return f"{self.source}, {self.name}" if self.name else self.source
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A checked sweep; `sources` are the data that every run is scored on."""
+    """A checked sweep; each of `views` becomes a table."""
 
     name: str
     against: str
     rows: tuple[Row, ...]
-    sources: tuple[str, ...]
+    views: tuple[View, ...]
     slurm: dict[str, Any]
 
     @property
     def runs(self) -> list[Run]:
         """A seed of all systems before the next, so that a sweep that is stopped early can compare them."""
         return [run for runs in zip(*(row.runs for row in self.rows)) for run in runs]
+
+    def scoring(self, run: Run, view: View) -> str:
+        """What the scoring of a run in a view is called, where it is not part of the training."""
+        return f"{run.recipe.name}-{view.name}-{plain(view.source)}"
 
 
 def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
@@ -107,7 +132,7 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
         raise UserError("it has no systems", where=sweep, remedy="Name one or more, each with its recipe")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds is {config.seeds}", where=sweep, remedy="Name different seeds")
-    rows = tuple(row for name in config.systems for row in _rows(name, config, sweep))
+    rows = _with_curves([row for name in config.systems for row in _rows(name, config, sweep)], config)
     against = config.against or rows[0].name
     if against not in (names := [row.name for row in rows]):
         raise UserError(f"against is '{against}'", where=sweep, remedy=f"Choose one of {', '.join(names)}")
@@ -123,7 +148,36 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
         )
     if not sources:
         raise UserError(f"nothing to score on: data.{config.score_on} is empty", where=sweep)
-    return Sweep(config.name, against, rows, tuple(sources), config.slurm)
+    return Sweep(config.name, against, rows, _views(sources, config, sweep), config.slurm)
+
+
+def plain(name: str) -> str:
+    """As part of a file's name."""
+    return re.sub(r"[^\w.+=,-]+", "-", name)
+
+
+def _views(sources: Sequence[str], config: SweepConfig, where: str) -> tuple[View, ...]:
+    """All data in one way of decoding before the next."""
+    ways = {"": GREEDY}
+    if config.decode:
+        ways = {name: _options(name, config.decode[name], where) for name in config.decode}
+    return tuple(View(source, name, options) for name, options in ways.items() for source in sources)
+
+
+def _options(name: str, settings: Mapping[str, Any], where: str) -> DecodingOptions:
+    if plain(name) != name:
+        raise UserError(
+            f"decode has the name '{name}'", where=where, remedy="Use letters, digits and . + = , - _"
+        )
+    try:
+        return DecodingOptions(**settings)
+    except TypeError:
+        known = [each.name for each in fields(DecodingOptions)]
+        wrong = next((key for key in settings if key not in known), "")
+        what = f"unknown key 'decode.{name}.{wrong}'" if wrong else f"decode.{name} has a wrong value"
+        raise UserError(what, where=where, remedy=f"Keys are {', '.join(known)}") from None
+    except UserError as error:
+        raise UserError(f"decode.{name}: {error.what}", where=where, remedy=error.remedy) from None
 
 
 def _rows(name: str, config: SweepConfig, where: str) -> Iterator[Row]:
@@ -135,21 +189,50 @@ def _rows(name: str, config: SweepConfig, where: str) -> Iterator[Row]:
         row = " ".join([name, *(f"{key}={value}" for key, value in point.items())])
         settings = [*config.common, *system.set]
         settings += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in point.items()]
-        runs = tuple(_run(row, seed, settings, system.recipe, config) for seed in config.seeds)
-        yield Row(row, runs, name, _number(point))
+        key = _number(system)
+        runs = tuple(_runs(row, settings, system.recipe, config))
+        yield Row(row, runs, {name: (key, float(point[key]))} if key else {})
 
 
-def _run(row: str, seed: int, settings: Sequence[str], recipe: str, config: SweepConfig) -> Run:
-    folder = re.sub(r"[^\w.+=,-]+", "-", row)
-    final = [*settings, f"seed={seed}", f"name={config.name}/{folder}-{seed}"]
+def _runs(row: str, settings: Sequence[str], recipe: str, config: SweepConfig) -> Iterator[Run]:
+    read = load_recipe(recipe, settings)  # once for all seeds
+    told = [*settings]
     if config.score_on == "validation":
-        final.append(f"data.test={json.dumps(load_recipe(recipe, settings).data.validation)}")
-    return Run(load_recipe(recipe, final), (recipe, *final))
+        read.data.test = read.data.validation
+        told.append(f"data.test={json.dumps(read.data.test)}")
+    for seed in config.seeds:
+        name = f"{config.name}/{plain(row)}-{seed}"
+        yield Run(replace(read, seed=seed, name=name), (recipe, *told, f"seed={seed}", f"name={name}"))
 
 
-def _number(point: dict[str, Any]) -> tuple[str, float] | None:
-    """The key and value of a grid over one number."""
-    if len(point) != 1:
-        return None
-    ((key, value),) = point.items()
-    return (key, float(value)) if type(value) in (int, float) else None
+def _number(system: SystemConfig) -> str:
+    """The key of a grid over one number; empty for any other."""
+    if len(system.grid) != 1:
+        return ""
+    ((key, values),) = system.grid.items()
+    return key if all(type(each) in (int, float) for each in values) else ""
+
+
+def _with_curves(rows: Sequence[Row], config: SweepConfig) -> tuple[Row, ...]:
+    """A system without a grid is a point of the curves of those that differ from it by a grid over one number.
+
+    It stands there in place of the row of the same value.
+    """
+    curves = {row.name: dict(row.curves) for row in rows}
+    for row in rows:
+        for name, key in _grids_around(row.name, config):
+            value = OmegaConf.select(OmegaConf.create(recipe_to_dict(row.runs[0].recipe)), key)
+            if type(value) in (int, float):
+                for twin in (other for other in rows if other.curves.get(name) == (key, value)):
+                    curves.pop(twin.name, None)
+                curves[row.name][name] = key, float(value)
+    return tuple(Row(row.name, row.runs, curves[row.name]) for row in rows if row.name in curves)
+
+
+def _grids_around(name: str, config: SweepConfig) -> Iterator[tuple[str, str]]:
+    """The systems that differ from this one by a grid over one number, and its key."""
+    own = config.systems.get(name)
+    if own is not None and not own.grid:
+        for other, system in config.systems.items():
+            if (key := _number(system)) and (own.recipe, own.set) == (system.recipe, system.set):
+                yield other, key

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from retort.config import Recipe
+from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.progress import stage_progress
 from retort.sweeps.board import RESULTS, Board
-from retort.sweeps.config import Run, Sweep
+from retort.sweeps.config import Run, Sweep, View
 from retort.sweeps.side_by_side import Training, start_here, train_side_by_side
 from retort.sweeps.slurm import start_on_slurm
 from retort.training.earlier import missing_warm_start
@@ -45,12 +47,12 @@ def run_sweep(
             board.look(run)
             progress("what is done", number, len(runs))
     board.write()
-    missing = {run.recipe.name: run for run in runs if run.recipe.name not in board.done}
-    console.print(f"{len(board.done)} of {len(runs)} runs are done already", highlight=False)
+    console.print(f"{board.whole} of {len(runs)} runs are done already", highlight=False)
+    missing, trainings = _trainings(board)
 
     def ended(training: Training, error: UserError | None) -> UserError | None:
-        run = missing.get(training.name)
-        if run and error is None and not board.look(run):
+        run, view = missing.get(training.name, (None, None))
+        if run and error is None and (not board.look(run) or view in board.missing_views(run)):
             error = UserError("it ended without a score", where=training.name)
         if error is not None:
             board.failed[training.name] = error
@@ -59,9 +61,10 @@ def run_sweep(
         return error
 
     if missing:
-        trainings = _trainings(list(missing.values()), root)
         start = start_on_slurm(root / sweep.name / "slurm", sweep.slurm) if slurm else start_here
-        places = [{}] * (jobs or len(trainings)) if slurm else _places(list(missing.values()), jobs)
+        places = (
+            [{}] * (jobs or len(trainings)) if slurm else _places([run for run, _ in missing.values()], jobs)
+        )
         train_side_by_side(console, root, trainings, places, start=start, ended=ended)
     return board
 
@@ -76,15 +79,36 @@ def _told(training: Training, board: Board, error: UserError | None) -> str:
     return f"{training.name} is done  {rates}".rstrip()
 
 
-def _trainings(runs: Sequence[Run], root: Path) -> list[Training]:
-    """The runs, behind the warm starts that they need."""
+Missing = dict[str, tuple[Run, View | None]]
+"""By the names of what is to be done: a run, and, where it is only to be scored once more, in which view."""
+
+
+def _trainings(board: Board) -> tuple[Missing, list[Training]]:
+    """What is not done: the runs behind the warm starts that they need, and the scorings behind the runs."""
     first: dict[str, Training] = {}
-    last = []
-    for run in runs:
-        after = _warm_starts(run.recipe, root, first)
-        options = ("--results", str(root / run.recipe.name / RESULTS))
-        last.append(Training(run.recipe.name, run.recipe.training.steps, (*run.arguments, *options), after))
-    return [*first.values(), *last]
+    last: list[Training] = []
+    missing: Missing = {}
+    for run in board.sweep.runs:
+        name = run.recipe.name
+        before: tuple[str, ...] = ()
+        if name not in board.done:
+            after = _warm_starts(run.recipe, board.root, first)
+            arguments = ("train", *run.arguments, "--results", str(board.root / name / RESULTS))
+            last.append(Training(name, run.recipe.training.steps, arguments, after))
+            missing[name], before = (run, None), (name,)
+        for view in board.missing_views(run):
+            scoring = board.sweep.scoring(run, view)
+            arguments = ("evaluate", str(board.root / name), view.source, *_flags(view.options))
+            last.append(Training(scoring, 0, arguments, before))
+            missing[scoring] = run, view
+    return missing, [*first.values(), *last]
+
+
+def _flags(options: DecodingOptions) -> Iterator[str]:
+    """The options of `retort evaluate`, which are called as the fields, that are not their defaults."""
+    for each in fields(options):
+        if (value := getattr(options, each.name)) != each.default:
+            yield from (f"--{each.name.replace('_', '-')}", str(value))
 
 
 def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tuple[str, ...]:
@@ -93,7 +117,7 @@ def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tupl
     if needed is None:
         return ()
     before = _warm_starts(needed, root, found)
-    arguments = (recipe.training.warm_start,)
+    arguments = ("train", recipe.training.warm_start)
     found[needed.name] = Training(needed.name, needed.training.steps, arguments, before)
     return (*before, needed.name)
 

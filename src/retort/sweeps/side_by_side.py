@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from retort.errors import UserError
 from retort.training.log import read_metrics
 
-COMMAND = (sys.executable, "-m", "retort.cli", "train")
+COMMAND = (sys.executable, "-m", "retort.cli")
 POLL = 0.5
 """Seconds between looks at the trainings."""
 PATIENCE = 60.0
@@ -30,12 +30,12 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Training:
-    """One `retort train`.
+    """One `retort train`, or one `retort evaluate` of what another trained.
 
     Attributes:
-        name: of the experiment.
-        steps: updates that it will make.
-        arguments: of the verb; they lead to an experiment of that name.
+        name: of the experiment, or of the scoring.
+        steps: updates that it will make; 0 for a scoring.
+        arguments: the verb and its own; those of a training lead to an experiment of that name.
         after: trainings of the same call that have to succeed first.
     """
 
@@ -207,7 +207,8 @@ class _Run:
         how = f"exit code {state}" if state > 0 else f"killed by {signal.Signals(-state).name}"
         printed = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
         last = next((line for line in reversed(printed) if line), "it printed nothing")
-        return UserError(f"training failed ({how}): {last.removeprefix('retort: ')}", where=self.log)
+        what = "training" if self.training.steps else "scoring"
+        return UserError(f"{what} failed ({how}): {last.removeprefix('retort: ')}", where=self.log)
 
     def begin(self) -> None:
         """Start its process, unless another one trains the same."""

@@ -11,7 +11,7 @@ from retort.errors import UserError
 from retort.evaluation.bootstrap import Comparison, compare, intervals, pooled
 from retort.evaluation.document import Table
 from retort.evaluation.scoring import Interval, Score
-from retort.sweeps.config import Row, Sweep
+from retort.sweeps.config import Row, Sweep, View
 from retort.sweeps.scored import Scored
 
 MEASURES = ("cer", "wer")
@@ -46,25 +46,35 @@ class Line:
 
 
 def lines_of(
-    sweep: Sweep, source: int, done: Mapping[str, Scored], failed: Mapping[str, UserError]
+    sweep: Sweep, view: View, done: Mapping[str, Scored], failed: Mapping[str, UserError]
 ) -> list[Line]:
-    """The table on the sweep's data with this index, from the runs that are done, by their experiments' names."""
+    """The table of one view, from the runs that are done; both mappings go by names of experiments.
+
+    Args:
+        failed: those that were not trained, and, by the names that :meth:`Sweep.scoring` gives, not scored.
+    """
     first = next(row for row in sweep.rows if row.name == sweep.against)
-    return [_line(row, first, source, done, failed) for row in sweep.rows]
+    return [_line(sweep, row, first, view, done, failed) for row in sweep.rows]
 
 
 def _line(
-    row: Row, first: Row, source: int, done: Mapping[str, Scored], failed: Mapping[str, UserError]
+    sweep: Sweep,
+    row: Row,
+    first: Row,
+    view: View,
+    done: Mapping[str, Scored],
+    failed: Mapping[str, UserError],
 ) -> Line:
-    scores, unfinished = _scores(row, source, done), {}
+    place = sweep.views.index(view)
+    scores, unfinished = _scores(row, place, done), {}
     for run in row.runs:
-        if run.recipe.name not in done:
-            error = failed.get(run.recipe.name)
+        if run.recipe.seed not in scores:
+            error = failed.get(run.recipe.name) or failed.get(sweep.scoring(run, view))
             unfinished[run.recipe.seed] = f"failed: {error}" if error else "not finished"
     runs = [done[run.recipe.name] for run in row.runs if run.recipe.name in done]
     cers = {seed: score.cer for seed, score in scores.items()}
     rates, against, note = {}, {}, ""
-    theirs = _scores(first, source, done)
+    theirs = _scores(first, place, done)
     shared = [] if row is first else [seed for seed in scores if seed in theirs]
     try:
         if scores:
@@ -89,13 +99,12 @@ def _line(
     )
 
 
-def _scores(row: Row, source: int, done: Mapping[str, Scored]) -> dict[int, Score]:
-    """By seed, those that are done."""
-    return {
-        run.recipe.seed: done[run.recipe.name].evaluations[source].score
-        for run in row.runs
-        if run.recipe.name in done
+def _scores(row: Row, place: int, done: Mapping[str, Scored]) -> dict[int, Score]:
+    """By seed, those that are there."""
+    found = {
+        run.recipe.seed: done[run.recipe.name].views[place] for run in row.runs if run.recipe.name in done
     }
+    return {seed: evaluation.score for seed, evaluation in found.items() if evaluation is not None}
 
 
 def rates_table(lines: Sequence[Line]) -> Table:

@@ -1,0 +1,97 @@
+"""`retort info`: what a recipe builds, and what it would ask of a GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from retort.verbs.screen import Overrides, RecipeName, console, tell
+
+if TYPE_CHECKING:
+    from retort.config import Recipe
+    from retort.training.describe import Description
+
+GIB = 2**30
+
+
+def info(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Estimate memory and hours of training on A100-40, H100, ... or on MEMORY:PEAK, its GiB and dense "
+            "16-bit TFLOP/s, such as 48:362."
+        ),
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1.0, help="With --gpu: share of its peak; 0.1 if not given."),
+    ] = None,
+    utterance: Annotated[
+        float, typer.Option(min=1.0, help="With --gpu: length of the utterances, seconds.")
+    ] = 10.0,
+) -> None:
+    """Show a recipe's architecture and its exact number of parameters; needs no data."""
+    from retort.recipe import load_recipe
+    from retort.training.describe import describe
+
+    loaded = load_recipe(recipe, overrides or [])
+    description = describe(loaded)
+    table = Table("part", "parameters", title=f"{loaded.name} ({loaded.student.kind}, {loaded.system})")
+    for name, count in description.parts.items():
+        table.add_row(name, f"{count:,}")
+    table.add_section()
+    table.add_row("shipped", f"{description.shipped:,}")
+    if description.training_only:
+        table.add_row("training only", f"{description.training_only:,}")
+        table.add_row("trained", f"{description.shipped + description.training_only:,}")
+    console.print(table)
+    for line in description.lines:
+        tell(line)
+    if gpu is not None:
+        _estimate(loaded, description, gpu, utilisation, utterance)
+
+
+def _estimate(
+    recipe: Recipe, description: Description, name: str, utilisation: float | None, utterance: float
+) -> None:
+    from retort.training.cost import UTILISATION, find_gpu, measure, tokens_per_second
+
+    gpu, share = find_gpu(name), utilisation or UTILISATION
+    cost = measure(recipe, description)
+    seconds, longest = recipe.batches.seconds, recipe.batches.maximum_seconds
+    table = Table("memory of an update", "GiB", title=f"{recipe.name} on {name}, an estimate")
+    for part, size in (
+        ("weights, gradients, moments of AdamW", cost.states),
+        ("copy that evaluations load", cost.copy),
+        (
+            f"activations, {seconds:g} s in utterances of {utterance:g} s",
+            cost.activations.of(seconds, utterance),
+        ),
+        (f"together, in utterances of {utterance:g} s", cost.memory(seconds, utterance)),
+        (f"together, in utterances of {longest:g} s, the longest allowed", cost.memory(seconds, longest)),
+        (f"{name} has", gpu.memory * GIB),
+    ):
+        table.add_row(part, f"{size / GIB:,.1f}")
+    console.print(table)
+    training = recipe.training
+    operations = training.accumulation * cost.operations.of(seconds, utterance)
+    hours = training.steps * operations / (gpu.peak * 1e12 * share) / 3600
+    time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    tell(
+        f"time       {operations / 1e12:,.2f} TFLOP an update and process, {training.steps:,} updates: {time}, "
+        f"if {share:.0%} of {gpu.peak:g} TFLOP/s are used"
+    )
+    tell(
+        f"assumed    {tokens_per_second(recipe):g} tokens a second. Not counted: evaluations, reading of data, "
+        "teachers that read while the student trains, CUDA's own memory (about 1 GiB)"
+    )
+    if seconds > (most := cost.longest_batch(gpu.memory * GIB, longest)):
+        tell(f"the memory is enough for batches.seconds up to about {int(most)}", style="yellow")
+    if training.precision == "fp32":
+        tell("training.precision is fp32, the peak is that of 16 bits: it will take longer", style="yellow")
+    if training.precision == "bf16" and name == "V100":
+        tell("a V100 does not compute in bf16: set training.precision=fp16", style="yellow")
