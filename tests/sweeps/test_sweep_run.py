@@ -175,9 +175,7 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     assert "no/such/data: no such file" in wide["systems"][2]["unfinished"]["1"]  # what failed first
     rows = read_results(Path("results/study.json"))
     told = [(row["recipe"], row["system"], row.get("decoding", "")) for row in rows]
-    assert told == [(name, "cif", "") for name in names[:2]] + [
-        (name, "cif+wide", "wide") for name in names[:2]
-    ]
+    assert told == [(name, "cif", "") for name in names[:2]] + [(name, "cif", "wide") for name in names[:2]]
     for row, name in zip(rows[2:], names):
         found = board.done[name].views[1]
         assert found is not None
