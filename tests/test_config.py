@@ -301,4 +301,4 @@ def test_describe_tells_rows_and_rates() -> None:
 
 
 def test_an_override_of_nothing_is_the_empty_text() -> None:
-    assert load_recipe("speechocean762/hkd", ["training.warm_start="]).training.warm_start == ""
+    assert load_recipe("aishell1/hkd", ["training.warm_start="]).training.warm_start == ""
