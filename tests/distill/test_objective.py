@@ -71,8 +71,8 @@ def test_rows_are_weighted_and_summed_and_logged_unweighted() -> None:
         assert not result.metrics[name].sum.requires_grad
     marks = {
         "acoustic.contrastive.accuracy",
-        "linguistic.regression.variance",
-        "utterance.regression.variance",
+        "linguistic.regression.power",
+        "utterance.regression.power",
     }
     assert set(result.metrics) == {*names, *marks}
     assert result.metrics["acoustic.contrastive.accuracy"].count == 6
@@ -121,7 +121,7 @@ def test_repeated_rows_have_their_own_names_and_projections() -> None:
     objective = make_objective(row(), row(teacher="gpt"), row(), row(loss="cosine"))
     names = ["acoustic.regression", "acoustic.regression.2", "acoustic.regression.3", "acoustic.cosine"]
     assert objective.names == names
-    marks = {f"{name}.variance" for name in names[:3]}
+    marks = {f"{name}.power" for name in names[:3]}
     assert set(objective(make_taps(), make_signal).metrics) == {*names, *marks}
     assert len(list(objective.parameters())) == 8
 

@@ -83,7 +83,7 @@ def test_sums_over_the_valid_positions(loss: str, tap_padding: int, signal_paddi
     expected = function(torch.cat(students), torch.cat(teachers), reduction="sum")
     assert (result.count, result.normaliser) == (10, "tokens")
     assert {name: tally.count for name, tally in result.metrics.items()} == (
-        {"variance": 10} if loss == "regression" else {}
+        {"power": 10} if loss == "regression" else {}
     )
     torch.testing.assert_close(result.total, expected)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+import torch
 from torch import Tensor
 
 from retort.config import RowConfig
@@ -49,11 +50,11 @@ def regression_loss(
 
 
 def regression_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
-    """The loss of a row `loss: regression`; logs the `variance`, what the mean of the batch's targets would lose."""
+    """The loss of a row `loss: regression`; logs the targets' `power`, what guessing zeros would lose."""
     reduce = cast(Dimensions, config.reduce)
     (teacher,) = full_precision(targets.vectors)
-    losses, spread = (
+    losses, power = (
         regression_loss(guess, teacher, reduce=reduce, reduction="none")
-        for guess in (student, teacher.mean(0).expand_as(teacher))
+        for guess in (student, torch.zeros_like(teacher))
     )
-    return PositionLosses(losses, {"variance": spread})
+    return PositionLosses(losses, {"power": power})

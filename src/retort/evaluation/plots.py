@@ -32,7 +32,7 @@ PANELS = {
     "acoustic.contrastive": "acoustic contrastive (ACD)",
     "acoustic.contrastive.accuracy": "ACD accuracy",
     "linguistic.regression": "linguistic regression (LRD)",
-    "linguistic.regression.variance": "LRD: the same of the targets' mean",
+    "linguistic.regression.power": "LRD: what guessing zeros would lose",
     "validation.cer": "CER, validation, free-running",
     "validation.wer": "WER, validation, free-running",
     "validation.ctc_cer": "CER of the CTC head, validation",
