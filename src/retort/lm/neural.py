@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ State = list[Tensor]
 """What a network remembers, in tensors whose first axis is the sentence."""
 
 
-class CausalNetwork(nn.Module):
+class CausalNetwork(nn.Module, ABC):
     """From pieces to logits of the next ones; input and output share the embedding. The parent of the kinds below.
 
     Args:
@@ -56,13 +57,13 @@ class CausalNetwork(nn.Module):
         logits = F.linear(self.dropout(self.norm(hidden)), self.embedding.weight)
         return logits.masked_fill(self.barred, IMPOSSIBLE), state
 
+    @abstractmethod
     def start(self, rows: int) -> State:
         """The state of `rows` sentences before their first EOS."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, embedded: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Hidden `(B, N, dim)` of embedded pieces `(B, N, dim)`."""
-        raise NotImplementedError
 
 
 class CausalTransformer(CausalNetwork):
