@@ -78,6 +78,26 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def opening_model(folder: Path, remedy: str) -> Iterator[None]:
+    """Whatever the files of a model make fail, where they are read and put together, is one line.
+
+    Raises:
+        UserError: they are missing or broken, with the reason; one that is raised inside passes as it is.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+    from safetensors import SafetensorError
+
+    broken = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OmegaConfBaseException)
+    try:
+        yield
+    except UserError:
+        raise
+    except broken as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"its files are missing or broken ({reason})", where=folder, remedy=remedy) from None
+
+
 def _flush_folder(folder: Path) -> None:
     """Make a rename in `folder` last through a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -13,6 +13,7 @@ from torch import Tensor
 from retort.config import FeatureConfig, Recipe
 from retort.corpora.features import store_features
 from retort.corpora.opening import open_cuts
+from retort.lm.config import LmRecipe, load_lm_recipe
 from retort.recipe import load_recipe
 from retort.training.run import Outcome, train
 from retort.training.trainer import Trainer
@@ -60,3 +61,19 @@ def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], dict[s
         return weights
 
     return start
+
+
+@pytest.fixture
+def counting_recipe(
+    tmp_path: Path, counting: Callable[[int, int], list[str]]
+) -> Callable[[str], Callable[..., LmRecipe]]:
+    """`counting_recipe(text)(*overrides)`: a language model's recipe, its texts ways of counting."""
+
+    def write(text: str) -> Callable[..., LmRecipe]:
+        for name, count, seed in (("large", 400, 0), ("small", 20, 1), ("held_out", 12, 2)):
+            (tmp_path / f"{name}.txt").write_text("\n".join(counting(count, seed)).upper() + "\n")
+        path = tmp_path / "toy.yaml"
+        path.write_text(text.format(folder=tmp_path))
+        return lambda *overrides: load_lm_recipe(str(path), overrides)
+
+    return write

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,15 @@ from retort.corpora.features import load_samples
 from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 from retort.text.tokenizers import EOS, PAD, CharacterTokenizer
-from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler, mix_noise
+from retort.training.batches import (
+    FRAME_STEP,
+    TOKEN_STEP,
+    Batch,
+    UtteranceDataset,
+    epoch_batches,
+    make_sampler,
+    mix_noise,
+)
 from retort.training.batches import utterance_generator as generator_of
 from retort.training.run import load_data
 
@@ -74,7 +83,8 @@ def test_tokens_end_in_eos_and_are_padded(cuts: CutSet, read_recipe: ReadRecipe)
     tokenizer = CharacterTokenizer(list("▁abcdefgh"))
     for batch in batches_of(read_recipe(ONLINE), cuts):
         assert batch.tokens.dtype == torch.int64
-        assert batch.tokens.shape == (len(batch.ids), int(batch.token_lengths.max()))
+        longest = int(batch.token_lengths.max())
+        assert batch.tokens.shape == (len(batch.ids), math.ceil(longest / TOKEN_STEP) * TOKEN_STEP)
         for text, pieces, row, length in zip(batch.texts, batch.pieces, batch.tokens, batch.token_lengths):
             ids = tokenizer.encode(text)
             assert row.tolist() == [*ids, EOS] + [PAD] * (batch.tokens.shape[1] - int(length))
@@ -84,7 +94,8 @@ def test_tokens_end_in_eos_and_are_padded(cuts: CutSet, read_recipe: ReadRecipe)
 
 def test_padding_of_features_is_zero(cuts: CutSet, read_recipe: ReadRecipe) -> None:
     for batch in batches_of(read_recipe(ONLINE), cuts):
-        assert batch.features.shape[1] == int(batch.feature_lengths.max())
+        longest = int(batch.feature_lengths.max())
+        assert batch.features.shape[1] == math.ceil(longest / FRAME_STEP) * FRAME_STEP
         for features, length in zip(batch.features, batch.feature_lengths):
             assert not features[int(length) :].any()
             assert features[: int(length)].abs().sum(1).min() > 0

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from retort.cli import app
 from retort.config import TeacherConfig
 from retort.errors import UserError
-from retort.lm.config import load_lm_recipe
 from retort.lm.guessing import open_guesser, score_sentences
 from retort.teachers import open_fresh
 from retort.training import lm_data
@@ -41,13 +40,8 @@ Read = Callable[..., Any]
 
 
 @pytest.fixture
-def read(tmp_path: Path, counting: Callable[[int, int], list[str]]) -> Read:
-    """`read(*overrides)`: a recipe that learns to count in seconds."""
-    for name, count, seed in (("large", 400, 0), ("small", 20, 1), ("held_out", 12, 2)):
-        (tmp_path / f"{name}.txt").write_text("\n".join(counting(count, seed)).upper() + "\n")
-    path = tmp_path / "toy.yaml"
-    path.write_text(RECIPE.format(folder=tmp_path))
-    return lambda *overrides: load_lm_recipe(str(path), overrides)
+def read(counting_recipe: Callable[[str], Read]) -> Read:
+    return counting_recipe(RECIPE)
 
 
 def run(recipe: Any, root: Path, report: Any = lambda step, values: None) -> LmOutcome:

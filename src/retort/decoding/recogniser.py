@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -29,6 +27,7 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
 from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
+from retort.files import opening_model
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.normalise import Normaliser
@@ -233,7 +232,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=folder,
             remedy="Give an experiment that `retort train` finished, or a release",
         )
-    try:
+    with opening_model(root, "Export or fetch it again"):
         config = json.loads((root / "config.json").read_text())
         if config["format"] != FORMAT:
             raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
@@ -244,21 +243,6 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         assert isinstance(recipe, Recipe)
         student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
         student.load_state_dict(load_file(root / "model.safetensors"))
-    except UserError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        SafetensorError,
-        OmegaConfBaseException,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"its files are missing or broken ({reason})", where=root, remedy="Export or fetch it again"
-        ) from None
     tokenizer = open_tokenizer(root / "tokenizer")
     if tokenizer.size != config["vocabulary"]:
         raise UserError(

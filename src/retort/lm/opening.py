@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from retort.config import NormaliserConfig
 from retort.errors import UserError
+from retort.files import opening_model
 from retort.lm.arpa import write_arpa
 from retort.lm.causal import CausalLM
 from retort.lm.config import ModelConfig
@@ -75,7 +74,7 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
     root = _folder(folder)
     if root is None or not is_causal_lm(root):
         raise UserError("no causal language model here", where=folder, remedy=_REMEDY)
-    try:
+    with opening_model(root, "Train or fetch it again"):
         config = json.loads((root / "config.json").read_text())
         if config["format"] != FORMAT:
             raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
@@ -94,21 +93,6 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
             network = NETWORKS[sizes.kind](sizes, vocabulary)
             network.load_state_dict(weights)
             model = NeuralLM(network, tokenizer, normalise)
-    except UserError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        SafetensorError,
-        OmegaConfBaseException,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"its files are missing or broken ({reason})", where=root, remedy="Train or fetch it again"
-        ) from None
     model.start(0, torch.device(device))
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -23,6 +24,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         UserError: fp16 without a GPU, or a way to divide parameters that is not supported.
     """
     torch.set_num_threads(config.threads)
+    # Read at the first matrix product. Its own 1,024 kernels are fewer than the shapes of a training with buckets.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     if cpu and config.precision == "fp16":
         raise UserError(
