@@ -14,17 +14,19 @@ from omegaconf import MISSING
 class SpokenConfig:
     """Text that espeak-ng reads aloud: easy speech for a warm start, or more words than the recordings have.
 
-    English only. It is heard at its own speed, whatever `augment.speeds` says.
+    It is heard at its own speed, whatever `augment.speeds` says.
     """
 
+    language: str = "english"
+    """`english` or `mandarin`."""
     voices: int = 0
-    """The first so many of its voices take turns; 0 for no such speech."""
+    """The first so many of the language's voices take turns; 0 for no such speech."""
     transcripts: bool = True
     """Whether it reads the transcripts, of training and validation, in place of their recordings."""
     texts: list[str] = field(default_factory=list)
     """Texts, one sentence a line, of which it reads some for training; what validation says is left out."""
     sentences: int = 0
-    """How many of them, drawn at random from those that have a number of words within `words`."""
+    """How many of them, drawn at random from those that have a number of words (of Mandarin: characters) within `words`."""
     words: list[int] = field(default_factory=lambda: [3, 12])
     rate: list[int] = field(default_factory=lambda: [140, 190])
     """Range of words a minute."""
@@ -326,6 +328,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
 CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
     "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
     "features.storage": ("disk", "online"),
+    "data.spoken.language": ("english", "mandarin"),
     "student.kind": ("cif",),
     "student.cif.activation": ("none", "relu"),
     "student.decoder.output": ("own", "plm"),

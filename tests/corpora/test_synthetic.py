@@ -43,7 +43,7 @@ def test_every_word_has_its_time_in_order() -> None:
     assert all(before.end <= after.start for before, after in pairwise(words))
 
 
-@pytest.mark.parametrize("voice", VOICES[:8])
+@pytest.mark.parametrize("voice", VOICES["english"][:8])
 def test_a_pause_lies_between_the_words_that_it_divides(voice: str) -> None:
     speech = espeak.speak("the horses ran home, nobody saw them", voice)
     home, nobody = speech.words[3], speech.words[4]
@@ -54,7 +54,7 @@ def test_a_pause_lies_between_the_words_that_it_divides(voice: str) -> None:
     assert level(speech.samples, nobody.start, nobody.start + 0.1) > 0.1 * loud
 
 
-@pytest.mark.parametrize("voice", VOICES[:8])
+@pytest.mark.parametrize("voice", VOICES["english"][:8])
 @pytest.mark.parametrize("text", ["my boy said nothing", "you know some people", "the green lamp saw"])
 def test_a_hissing_word_starts_where_the_hiss_does(voice: str, text: str) -> None:
     speech = espeak.speak(text, voice)
@@ -92,6 +92,15 @@ def test_any_text_gets_one_time_a_word(text: str, words: list[str]) -> None:
     assert [word.text for word in spoken] == words
     assert all(before.end <= after.start for before, after in pairwise(spoken))
     assert all(word.end - word.start > 0.02 for word in spoken)
+
+
+@pytest.mark.parametrize("voice", VOICES["mandarin"])
+def test_every_han_character_has_its_time(voice: str) -> None:
+    speech = espeak.speak("今天，天气很好 OK", voice)
+    assert [word.text for word in speech.words] == [*"今天天气很好", "OK"]
+    assert all(0.1 < word.end - word.start < 0.6 for word in speech.words)
+    assert all(before.end <= after.start for before, after in pairwise(speech.words))
+    assert speech.words[2].start - speech.words[1].end > 0.05  # the comma
 
 
 def test_speech_does_not_depend_on_what_was_said_before() -> None:
@@ -159,7 +168,7 @@ def test_manifests_open_and_splits_share_voices_but_no_sentence(corpus: tuple[Pa
         opened = open_cuts(manifest)
         cuts = list(opened.cuts)
         assert not opened.rejected
-        assert {cut.supervisions[0].speaker for cut in cuts} == set(VOICES[:4])
+        assert {cut.supervisions[0].speaker for cut in cuts} == set(VOICES["english"][:4])
         assert sum(cut.duration for cut in cuts) == pytest.approx(prepared.seconds[split])
         texts[split] = {cut.supervisions[0].text for cut in cuts}
     assert set(grammar.splits(24, 8, 8, seed=3)["test"]) == texts["test"]
@@ -252,7 +261,7 @@ def test_a_line_that_cannot_be_spoken_is_listed(tmp_path: Path) -> None:
         (b"caf\xe9 au lait\n", {}, "lines.txt: not UTF-8 at byte 3. Save it as UTF-8"),
         (b"one line\nONE  line\n", {}, "1 distinct sentences cannot be divided into train, validation, test"),
         (b"a b\nc d\ne f\n", {"train": 0}, r"cannot make 0 \+ 100 \+ 100 utterances"),
-        (b"a b\nc d\ne f\n", {"voices": 99}, "99 voices. Choose 1 to 16"),
+        (b"a b\nc d\ne f\n", {"voices": 99}, "99 voices of english. Choose 1 to 16"),
         (b"a b\nc d\ne f\n", {"voices": []}, "no voice to speak with"),
         (b"a b\nc d\ne f\n", {"voices": ["klingon-empire"]}, "espeak-ng has no voice 'klingon-empire'"),
     ],

@@ -39,6 +39,15 @@ def test_too_few_sentences(text: str) -> None:
         draw_sentences(config(text, 9), [])
 
 
+def test_mandarin_is_measured_in_characters(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("今天天气很好\n你 好\n咸丰二年壬子恩科进士\n")
+    found = SpokenConfig("mandarin", 2, texts=[str(tmp_path / "text.txt")], sentences=2, words=[2, 6])
+    assert sorted(draw_sentences(found, [])) == ["今天天气很好", "你 好"]
+    found.sentences = 3
+    with pytest.raises(UserError, match="2 sentences of 2 to 6 characters"):
+        draw_sentences(found, [])
+
+
 def data_of(recipe: Recipe, root: Path) -> dict[str, list[str]]:
     data = load_data(recipe, root, lambda *_: None)
     assert data.rejected == []

@@ -13,6 +13,7 @@ import _ctypes
 import atexit
 import ctypes
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -44,7 +45,7 @@ _lock = threading.Lock()
 class SpokenWord(NamedTuple):
     """A word of the text, as whitespace divides it, and its time in seconds; a pause belongs to no word.
 
-    A lone punctuation mark is no word.
+    A Han character is a word by itself, a lone punctuation mark is none.
     """
 
     text: str
@@ -167,10 +168,12 @@ def _owners(text: str) -> tuple[list[str], list[int]]:
     words: list[str] = []
     owners: list[int] = []
     for token in text.split(" "):
-        if any(character.isalnum() for character in token):
-            words.append(token)
-        # Some events sit on the space before their word.
-        owners += [max(len(words) - 1, 0)] * (len(token) + bool(owners))
+        space = int(bool(owners))  # some events sit on the space before their word
+        for part in re.findall(r"[\u3400-\u9fff]|[^\u3400-\u9fff]+", token) or [""]:
+            if any(character.isalnum() for character in part):
+                words.append(part)
+            owners += [max(len(words) - 1, 0)] * (len(part) + space)
+            space = 0
     return words, owners
 
 

@@ -36,25 +36,28 @@ Progress = Callable[[int, int], None]
 
 SAMPLING_RATE = 16000
 
-VOICES = (
-    "en-us+m1",
-    "en-us+f2",
-    "en-gb-x-rp+m3",
-    "en-gb-scotland+f1",
-    "en-029+m4",
-    "en-us-nyc+f4",
-    "en-gb-x-gbclan+m7",
-    "en-gb-x-gbcwmd+f5",
-    "en-us+m5",
-    "en-us+f3",
-    "en-gb-x-rp+f4",
-    "en-gb-scotland+m6",
-    "en-029+f1",
-    "en-us-nyc+m2",
-    "en-gb-x-gbclan+f3",
-    "en-gb-x-gbcwmd+m1",
-)
-"""Accents of English by espeak-ng, each with one of its voice variants; a speaker's name in the manifests."""
+VOICES = {
+    "english": (
+        "en-us+m1",
+        "en-us+f2",
+        "en-gb-x-rp+m3",
+        "en-gb-scotland+f1",
+        "en-029+m4",
+        "en-us-nyc+f4",
+        "en-gb-x-gbclan+m7",
+        "en-gb-x-gbcwmd+f5",
+        "en-us+m5",
+        "en-us+f3",
+        "en-gb-x-rp+f4",
+        "en-gb-scotland+m6",
+        "en-029+f1",
+        "en-us-nyc+m2",
+        "en-gb-x-gbclan+f3",
+        "en-gb-x-gbcwmd+m1",
+    ),
+    "mandarin": tuple(f"cmn+{sex}{number}" for number in range(1, 6) for sex in "mf"),
+}
+"""espeak-ng's accents of a language, each with one of its voice variants; a speaker's name in the manifests."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def prepare(
             distinct sentences than are asked for, the splits get their shares.
         train, validation, test: utterances; a split of none is not written.
         seed: decides everything.
-        voices: the first so many of `VOICES`, or names of espeak-ng's voices.
+        voices: the first so many of the English ones of `VOICES`, or names of espeak-ng's voices.
         conditions: how the utterances may sound.
         progress: called with the utterances done and to do.
 
@@ -215,14 +218,20 @@ def _shares(available: int, counts: dict[str, int]) -> dict[str, int]:
     return sizes
 
 
-def voice_names(voices: int | Sequence[str]) -> Sequence[str]:
+def voice_names(voices: int | Sequence[str], language: str = "english") -> Sequence[str]:
+    """The voices by name.
+
+    Raises:
+        UserError: there are not so many.
+    """
     if not isinstance(voices, int):
         if not voices:
             raise UserError("no voice to speak with", remedy="Name at least one, such as en-us+m3")
         return voices
-    if not 1 <= voices <= len(VOICES):
-        raise UserError(f"{voices} voices", remedy=f"Choose 1 to {len(VOICES)}")
-    return VOICES[:voices]
+    known = VOICES[language]
+    if not 1 <= voices <= len(known):
+        raise UserError(f"{voices} voices of {language}", remedy=f"Choose 1 to {len(known)}")
+    return known[:voices]
 
 
 def _utterance(

@@ -36,7 +36,7 @@ def say(
         progress: called with the utterances done and to do.
     """
     distinct = list(dict.fromkeys(recase(text, "lower") for text in texts))
-    voices = voice_names(config.voices)
+    voices = voice_names(config.voices, config.language)
     conditions = Conditions(rate=_pair(config.rate), pitch=_pair(config.pitch), snr=_pair(config.snr))
     named = [prefix, *voices, config.seed, asdict(conditions), *distinct]
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
@@ -63,17 +63,19 @@ def draw_sentences(config: SpokenConfig, excluded: Iterable[str]) -> list[str]:
         UserError: a text cannot be read, or there are too few such sentences.
     """
     low, high = config.words
+    unit = "characters" if config.language == "mandarin" else "words"
     seen = {_folded(text) for text in excluded}
     fitting = []
     for source in config.texts:
         for sentence in Sentences(source):
             folded = _folded(sentence)
-            if low <= folded.count(" ") + 1 <= high and folded not in seen:
+            size = len(folded.replace(" ", "")) if unit == "characters" else folded.count(" ") + 1
+            if low <= size <= high and folded not in seen:
                 seen.add(folded)
                 fitting.append(sentence)
     if len(fitting) < config.sentences:
         raise UserError(
-            f"{len(fitting):,} sentences of {low} to {high} words, data.spoken.sentences asks for "
+            f"{len(fitting):,} sentences of {low} to {high} {unit}, data.spoken.sentences asks for "
             f"{config.sentences:,}",
             where=", ".join(config.texts) or "data.spoken.texts is empty",
             remedy="Name more text, or ask for fewer",
