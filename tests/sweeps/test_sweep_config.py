@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def write_sweep(write_recipe: WriteRecipe, tmp_path: Path) -> Callable[[str], Pa
         return path
 
     return write
+
+
+def test_the_study_of_losses_takes_the_runs_of_the_main_comparison() -> None:
+    known = {run.recipe.name: run for run in packaged("sweeps/speechocean762_main").runs}
+    shared = [run for run in packaged("sweeps/losses").runs if run.recipe.name in known]
+    assert len(shared) == 8
+    assert all(run.recipe == known[run.recipe.name].recipe for run in shared)
 
 
 def test_settings_come_in_their_order(write_sweep: Callable[[str], Path]) -> None:
@@ -177,9 +185,9 @@ def test_what_is_wrong_is_one_line(write_sweep: Callable[[str], Path], text: str
 
 def test_a_name_stays_below_the_experiments(write_sweep: Callable[[str], Path]) -> None:
     path = str(write_sweep("systems: {a: {recipe: RECIPE}}"))
-    for name in ("../up", "/root", "a b", "''"):
-        with pytest.raises(UserError, match="name is"):
-            load_sweep(path, [f"name={name}"])
+    for key, name in [*product(("name", "runs"), ("../up", "/root", "a b")), ("name", "''")]:
+        with pytest.raises(UserError, match=f"{key} is"):
+            load_sweep(path, [f"{key}={name}"])
 
 
 def test_a_sweep_is_no_recipe() -> None:

@@ -37,7 +37,10 @@ class SweepConfig:
     """A sweep: every key is a field here."""
 
     name: str = MISSING
-    """Its experiments are `exp/NAME/SYSTEM-SEED`."""
+    """Its experiments are `exp/NAME/SYSTEM-SEED`, its tables beside them."""
+    runs: str = ""
+    """Folder of the experiments under `exp/` in place of `name`. Sweeps with the same one share the runs that they
+    have in common, each of which is trained once."""
     systems: dict[str, SystemConfig] = field(default_factory=dict)
     """By the names of their rows; with a grid a row is called `SYSTEM key=value`."""
     against: str = ""
@@ -122,12 +125,13 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
     """
     config = read_recipe(SweepConfig, sweep, overrides)
     check_choices(config, {"score_on": ("test", "validation")}, sweep)
-    if not _NAME.fullmatch(config.name):
-        raise UserError(
-            f"name is '{config.name}'",
-            where=sweep,
-            remedy="Use letters, digits and . + = , - _ between slashes",
-        )
+    for key, name in (("name", config.name), ("runs", config.runs or config.name)):
+        if not _NAME.fullmatch(name):
+            raise UserError(
+                f"{key} is '{name}'",
+                where=sweep,
+                remedy="Use letters, digits and . + = , - _ between slashes",
+            )
     if not config.systems:
         raise UserError("it has no systems", where=sweep, remedy="Name one or more, each with its recipe")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
@@ -201,7 +205,7 @@ def _runs(row: str, settings: Sequence[str], recipe: str, config: SweepConfig) -
         read.data.test = read.data.validation
         told.append(f"data.test={json.dumps(read.data.test)}")
     for seed in config.seeds:
-        name = f"{config.name}/{plain(row)}-{seed}"
+        name = f"{config.runs or config.name}/{plain(row)}-{seed}"
         yield Run(replace(read, seed=seed, name=name), (recipe, *told, f"seed={seed}", f"name={name}"))
 
 
