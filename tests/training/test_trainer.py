@@ -281,9 +281,10 @@ class TestResumed:
 
     @pytest.mark.parametrize("stop", [(6, "validation.cer"), (8, "loss")])
     def test_what_was_not_logged_yet_is_not_lost(
-        self, read_recipe: ReadRecipe, tmp_path: Path, stop: tuple[int, str]
+        self, read_recipe: ReadRecipe, tmp_path: Path, stop: tuple[int, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A checkpoint between two log lines, and warnings that take longer than a session of the run."""
+        monkeypatch.setattr("retort.training.health.PROGRESS", 1.0)  # no accuracy is so much better
         recipe = read_recipe(
             *self.OVERRIDES, "training.log_steps=4", "training.evaluate_steps=2", "training.checkpoints=6",
             "training.peak_lr=1e-9",
@@ -298,7 +299,7 @@ class TestResumed:
         expected = self.metrics(tmp_path / "whole" / "tiny")
         warned = [line["step"] for line in expected if "stood at" in line.get("warning", "")]
         assert len(warned) == 1
-        assert warned[0] > stop[0]
+        assert warned[0] >= stop[0]
         assert self.metrics(tmp_path / "broken" / "tiny") == expected
 
     def test_a_finished_run_does_nothing_more(self, finished_root: Path, read_recipe: ReadRecipe) -> None:
