@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("recipe",),
     ("audio", "text"),
-    ("nn",),
+    ("nn", "hybrid"),
     ("lm",),
     ("students", "teachers", "corpora"),
     ("distill",),

@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -120,10 +120,7 @@ def speak(text: str, voice: str, *, rate: int = 170, pitch: int = 50, seed: int 
     with _lock, _fresh_library() as library:
         library.espeak_SetSynthCallback(callback)
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(
-                f"espeak-ng has no voice '{voice}'", remedy="Choose one such as en-us+m3 or en-gb-x-rp+f2"
-            )
+        _set_voice(library, voice)
         library.espeak_SetParameter(_RATE, rate, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
         encoded = text.encode()
@@ -153,7 +150,7 @@ def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDL
             starts += own[: last - first]  # one event a word, though some sit a character too early
             continue
         after = min([mark.sample for mark in events if owners[mark.character] >= last] + [samples])
-        counts = [_phonemes(word, library) for word in words[first:last]]
+        counts = [len(_phonemes(word, library)) for word in words[first:last]]
         starts += _divide([sound for sound in sounds if own[0] <= sound < after], counts, own[0])
     pauses = [mark.sample for mark in marks if mark.is_pause] + [samples]
     result = []
@@ -187,12 +184,31 @@ def _divide(sounds: list[int], counts: list[int], start: int) -> list[int]:
     return result
 
 
-def _phonemes(word: str, library: ctypes.CDLL) -> int:
+def phonemes(words: Sequence[str], voice: str) -> list[list[str]]:
+    """How a voice says words, each by itself: espeak-ng's names of phonemes, stress marks before them.
+
+    Raises:
+        UserError: as :func:`speak`.
+    """
+    with _lock, _fresh_library() as library:
+        _set_voice(library, voice)
+        return [_phonemes(word, library) for word in words]
+
+
+def _set_voice(library: ctypes.CDLL, voice: str) -> None:
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        raise UserError(
+            f"espeak-ng has no voice '{voice}'", remedy="Choose one such as en-us+m3 or en-gb-x-rp+f2"
+        )
+
+
+def _phonemes(word: str, library: ctypes.CDLL) -> list[str]:
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     separated_by_underscore = ord("_") << 8
     pointer = ctypes.c_char_p(word.encode())
     spoken = library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, separated_by_underscore) or b""
-    return len([phoneme for phoneme in spoken.replace(b" ", b"_").split(b"_") if phoneme])
+    names = spoken.decode(errors="replace").replace(" ", "_").split("_")
+    return [name for name in names if name]
 
 
 @contextmanager

@@ -1,0 +1,128 @@
+"""Weighted transducers as arrays, and the way to and from OpenFst.
+
+Python objects are too slow for the arcs of a decoding graph, so they cross in OpenFst's own binary format of
+`const` transducers, which is nothing but arrays. States are numbered from 0, label 0 is epsilon, weights are costs
+(negative natural logarithms) of which a path has the sum and the smallest counts (the tropical semiring).
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from retort.errors import UserError
+
+_MAGIC = 0x7EB2FDD6
+_VERSION = 2
+_EXPANDED = 1  # of all properties the one that holds for every such file
+_STATE = np.dtype(
+    [("final", "<f4"), ("first", "<u4"), ("arcs", "<u4"), ("inputs", "<u4"), ("outputs", "<u4")]
+)
+_ARC = np.dtype([("input", "<i4"), ("output", "<i4"), ("weight", "<f4"), ("target", "<i4")])
+_SIZES = struct.Struct("<iiQqqq")  # version, flags, properties, start, states, arcs
+FINER = 1e-5
+"""Weights nearer than this are the same where states are merged: costs of whole paths stay exact to 0.001."""
+
+
+@dataclass(frozen=True)
+class Fst:
+    """A transducer of N states and A arcs.
+
+    Attributes:
+        start: where paths begin.
+        finals: `(N,)` float32, cost of ending in a state, inf where none may.
+        sources, inputs, outputs, targets: `(A,)` int32.
+        weights: `(A,)` float32.
+    """
+
+    start: int
+    finals: NDArray[np.float32]
+    sources: NDArray[np.int32]
+    inputs: NDArray[np.int32]
+    outputs: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    targets: NDArray[np.int32]
+
+    @property
+    def states(self) -> int:
+        return len(self.finals)
+
+
+def wheel(name: str) -> Any:
+    """One of the Kaldi wheels.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        what = f"decoding graphs need {name}, which is not installed"
+        raise UserError(what, remedy="Run: pip install 'retort-asr[hybrid]'") from None
+
+
+def from_openfst(fst: Any) -> Fst:
+    """The arrays of a `StdVectorFst` or `StdConstFst`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fst"
+        write_fst(fst, path)
+        content = path.read_bytes()
+    offset = 4
+    for _ in range(2):  # the kinds of transducer and of arc
+        offset += 4 + struct.unpack_from("<i", content, offset)[0]
+    _, _, _, start, states, arcs = _SIZES.unpack_from(content, offset)
+    offset += _SIZES.size
+    rows = np.frombuffer(content, _STATE, states, offset)
+    found = np.frombuffer(content, _ARC, arcs, offset + rows.nbytes)
+    return Fst(
+        start,
+        rows["final"].copy(),
+        np.repeat(np.arange(states, dtype=np.int32), rows["arcs"]),
+        *(found[name].copy() for name in ("input", "output", "weight", "target")),
+    )
+
+
+def to_openfst(fst: Fst) -> Any:
+    """A `StdVectorFst`; the arcs of a state keep their order."""
+    kaldifst = wheel("kaldifst")
+    order = np.argsort(fst.sources, kind="stable")
+    arcs = np.empty(len(order), _ARC)
+    for name, values in zip(_ARC.names or (), (fst.inputs, fst.outputs, fst.weights, fst.targets)):
+        arcs[name] = values[order]
+    rows = np.empty(fst.states, _STATE)
+    rows["final"] = fst.finals
+    rows["arcs"] = np.bincount(fst.sources, minlength=fst.states)
+    rows["first"] = np.cumsum(rows["arcs"]) - rows["arcs"]
+    for name, labels in (("inputs", fst.inputs), ("outputs", fst.outputs)):
+        rows[name] = np.bincount(fst.sources[labels == 0], minlength=fst.states)
+    names = b"".join(struct.pack("<i", len(name)) + name for name in (b"const", b"standard"))
+    sizes = _SIZES.pack(_VERSION, 0, _EXPANDED, fst.start, len(rows), len(arcs))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fst"
+        path.write_bytes(struct.pack("<I", _MAGIC) + names + sizes + rows.tobytes() + arcs.tobytes())
+        return kaldifst.StdVectorFst(kaldifst.StdConstFst.read(str(path)))
+
+
+def write_fst(fst: Any, path: Path) -> None:
+    """Write an OpenFst transducer in its `const` format.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if not wheel("kaldifst").StdConstFst(fst).write(str(path)):
+        raise UserError("cannot be written", where=path, remedy="Free space, run again")
+
+
+def join(*parts: Sequence[ArrayLike]) -> list[NDArray[Any]]:
+    """Sources, inputs, outputs, weights and targets of several sets of arcs; a number stands for all of a set."""
+    sets = [np.broadcast_arrays(*(np.asarray(column) for column in part)) for part in parts]
+    kinds = (np.int32, np.int32, np.int32, np.float32, np.int32)
+    return [np.concatenate([each[column] for each in sets]).astype(kind) for column, kind in enumerate(kinds)]

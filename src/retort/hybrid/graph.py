@@ -1,0 +1,279 @@
+"""The decoding graph: what may be heard, as the words that it says, with what the language model asks for them.
+
+Built as Kaldi builds it (Povey et al., "Generating exact lattices in the WFST framework", 2012, section 2):
+lexicon and grammar are composed, determinised and minimised, then context and HMM states are added and all is
+determinised again, and only then come self-loops, which could not be determinised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.errors import UserError
+from retort.files import PARTIAL, one_at_a_time, write_whole
+from retort.hybrid.ctc_fst import token_fst
+from retort.hybrid.epsilons import drop_epsilons
+from retort.hybrid.fst import FINER, Fst, from_openfst, to_openfst, wheel, write_fst
+from retort.hybrid.lexicon_grammar import LexiconGrammar, Pronunciations
+from retort.hybrid.senone_fst import SenoneArcs, Tree, add_context, add_self_loops, add_states
+
+Progress = Callable[[str, int, int], None]
+_VERSION = 1
+_STEPS = 4
+_FST, _WORDS, _ABOUT = "graph.fst", "words.txt", "graph.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a graph is, beside its arcs.
+
+    Attributes:
+        inputs: columns of the scores that it reads; its input label i is column i - 1.
+        spellings: of each word its pronunciations in units (phones or columns of CTC).
+        emissions: unit, state and column, each once: which columns a state of a unit may be.
+        between: unit that may stand between words: silence; with CTC the blank, between all units.
+        blanks: whether equal units in a row need one between them, as CTC has it.
+        left_out: words of the language model that have no pronunciation in the units.
+        key: of what it was built from.
+    """
+
+    inputs: int
+    spellings: list[list[list[int]]]
+    emissions: list[list[int]]
+    between: int
+    blanks: bool
+    left_out: list[str]
+    key: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A decoding graph.
+
+    Attributes:
+        fst: OpenFst transducer (a `StdConstFst`); input label column + 1, output label number of the word + 1.
+        words: by number.
+    """
+
+    fst: Any
+    words: list[str]
+    about: About
+
+    def save(self, folder: str | Path) -> None:
+        """Write it; the file that tells what it is comes last, so that half a graph is none.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        root = Path(folder)
+        partial = root / f"{_FST}{PARTIAL}"
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            (root / _ABOUT).unlink(missing_ok=True)
+            write_fst(self.fst, partial)
+            partial.rename(root / _FST)
+        except OSError as error:
+            what = f"cannot be written ({error.strerror or error})"
+            raise UserError(what, where=root, remedy="Free space, run again") from None
+        symbols = ["<eps>", *self.words]
+        write_whole(root / _WORDS, "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols)))
+        write_whole(root / _ABOUT, json.dumps({"version": _VERSION, **asdict(self.about)}) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Graph:
+        """Open what :meth:`save` wrote.
+
+        Raises:
+            UserError: there is none, it is broken or of another version.
+        """
+        root = Path(folder)
+        remedy = "Build it again"
+        try:
+            content = json.loads((root / _ABOUT).read_text(encoding="utf-8"))
+            version = content.pop("version")
+            if version != _VERSION:
+                raise UserError(f"a graph of version {version}, not {_VERSION}", where=root, remedy=remedy)
+            lines = (root / _WORDS).read_text(encoding="utf-8").split("\n")[1:-1]
+            words = [line.rpartition(" ")[0] for line in lines]
+            fst = wheel("kaldifst").StdConstFst.read(str(root / _FST))
+            if fst is None:
+                raise ValueError(f"{_FST} is torn")
+            return cls(fst, words, About(**content))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"no decoding graph ({type(error).__name__}: {error})", where=root, remedy=remedy
+            ) from None
+
+
+def build_graph(
+    lexicon: Pronunciations,
+    arpa: str | Path,
+    tree: Tree,
+    self_loops: NDArray[np.floating],
+    *,
+    silence_probability: float = 0.5,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Graph:
+    """HCLG: from senones to the words that lexicon and language model share.
+
+    It has the transition probabilities of the HMM in it. What is beyond the ends of the utterance is silence to the
+    tree.
+
+    Args:
+        lexicon: words to pronunciations in phones; those with a phone that the tree does not know are left out.
+        arpa: an n-gram model in an ARPA file, `.gz` or plain.
+        self_loops: `(S,)` probability of staying in each senone, in (0, 1).
+        silence_probability: of a silence at the start and behind every word, in (0, 1).
+        folder: where it is kept; opened instead of built if it was built from the same.
+        progress: told the stage, steps done and steps in all.
+
+    Raises:
+        UserError: the ARPA file is broken, no word of it has a pronunciation, or a wheel is missing.
+        ValueError: a probability is out of its range, or `self_loops` does not fit the tree.
+    """
+    loops = np.asarray(self_loops, np.float64)
+    if loops.shape != (tree.count,) or not ((loops > 0) & (loops < 1)).all():
+        raise ValueError(f"self_loops {loops.shape} are not {tree.count} probabilities in (0, 1)")
+    if not 0 < silence_probability < 1:
+        raise ValueError(f"silence_probability {silence_probability} is not in (0, 1)")
+    ids, silence = tree.phones.ids, 0
+    units = {phone: number for phone, number in ids.items() if number != silence}
+    language = LexiconGrammar(lexicon, Path(arpa), units)
+    key = language.key(_VERSION, _content(tree), loops.tolist(), silence_probability)
+
+    def build(step: Callable[[], None]) -> Graph:
+        phones, symbols = language.fst(len(ids), silence, silence_probability)
+        step()
+        contexts, windows = add_context(phones, symbols)
+        states = add_states(from_openfst(contexts), windows, tree)
+        del phones, contexts
+        step()
+        whole = to_openfst(states.fst)
+        wheel("kaldifst").determinize_star(whole, delta=FINER)
+        step()
+        senones = SenoneArcs(from_openfst(whole), states.emissions).disambiguated()
+        fst = add_self_loops(from_openfst(_smallest(senones)), loops)
+        about = About(
+            inputs=tree.count,
+            spellings=language.spellings,
+            emissions=states.emissions.tolist(),
+            between=silence,
+            blanks=False,
+            left_out=language.left_out,
+            key=key,
+        )
+        return Graph(wheel("kaldifst").StdConstFst(to_openfst(fst)), language.words, about)
+
+    return _kept(folder, key, build, progress)
+
+
+def build_ctc_graph(
+    lexicon: Pronunciations,
+    arpa: str | Path,
+    symbols: Sequence[str],
+    *,
+    blank: int = 0,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Graph:
+    """TLG: from the columns of a CTC output to the words that lexicon and language model share.
+
+    Its size and time grow with the square of the number of symbols that the lexicon uses.
+
+    Args:
+        lexicon: words to spellings in symbols; those with another symbol are left out.
+        arpa: as :func:`build_graph` has it, and so the rest.
+        symbols: of the columns; one that is there several times is its first column.
+        blank: column of the blank.
+
+    Raises:
+        UserError: as there.
+    """
+    units = {symbol: column for column, symbol in reversed(list(enumerate(symbols))) if column != blank}
+    language = LexiconGrammar(lexicon, Path(arpa), units)
+    key = language.key(_VERSION, len(symbols), blank)
+
+    def build(step: Callable[[], None]) -> Graph:
+        kaldifst = wheel("kaldifst")
+        found = from_openfst(language.fst(len(symbols))[0])
+        step()
+        tokens = _smallest(replace(found, inputs=np.where(found.inputs > len(symbols), 0, found.inputs)))
+        step()
+        columns = sorted({unit for spelled in language.spellings for each in spelled for unit in each})
+        frames = to_openfst(token_fst(columns, blank))
+        kaldifst.arcsort(frames, "olabel")
+        kaldifst.arcsort(tokens, "ilabel")
+        fst = kaldifst.compose(frames, tokens)
+        step()
+        about = About(
+            inputs=len(symbols),
+            spellings=language.spellings,
+            emissions=[[column, 0, column] for column in (blank, *columns)],
+            between=blank,
+            blanks=True,
+            left_out=language.left_out,
+            key=key,
+        )
+        return Graph(kaldifst.StdConstFst(fst), language.words, about)
+
+    return _kept(folder, key, build, progress)
+
+
+def _smallest(fst: Fst) -> Any:
+    """The smallest transducer of OpenFst that is found for the same paths."""
+    kaldifst = wheel("kaldifst")
+    found = to_openfst(drop_epsilons(fst))
+    kaldifst.connect(found)
+    kaldifst.minimize_encoded(found, delta=FINER)
+    return found
+
+
+def _content(tree: Tree) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tree"
+        tree.save(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _kept(
+    folder: str | Path | None,
+    key: str,
+    build: Callable[[Callable[[], None]], Graph],
+    progress: Progress | None,
+) -> Graph:
+    """The graph in `folder` if it has the key, else one that is built and kept there."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("decoding graph", done, _STEPS)
+
+    if folder is None:
+        graph = build(step)
+        step()
+        return graph
+    root = Path(folder)
+    with one_at_a_time(root / ".lock"):
+        try:
+            kept = Graph.load(root)
+        except UserError:
+            pass
+        else:
+            if kept.about.key == key:
+                return kept
+        graph = build(step)
+        graph.save(root)
+        step()
+    return graph

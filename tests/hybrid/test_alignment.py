@@ -1,0 +1,227 @@
+"""Alignments: cut into segments, taken to a lower rate, stored, exchanged as CTM, made anew by other scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_systems import LEXICON, PHONES, random_tree
+
+from retort.errors import BadUtterance, UserError
+from retort.hybrid.aligner import realign
+from retort.hybrid.alignment import Alignment, Timed, from_phones, segments, subsample
+from retort.hybrid.ctm import read_ctm, write_ctm
+from retort.hybrid.store import AlignmentStore, open_alignments, save_alignments
+from retort.hybrid.tree import SenoneTree
+
+TREE = random_tree(0, 3, 30)
+
+
+def spoken(name: str, words: list[str], seed: int = 0, tree: SenoneTree = TREE, least: int = 3) -> Alignment:
+    """An alignment of the first pronunciations, silence first and last and sometimes between, lengths at random."""
+    draw = np.random.default_rng(seed)
+    phones: list[Timed] = []
+    said: list[Timed] = []
+
+    def add(symbol: str) -> Timed:
+        start = phones[-1].start + phones[-1].frames if phones else 0
+        phones.append(Timed(symbol, start, int(draw.integers(least, least + 6))))
+        return phones[-1]
+
+    add("SIL")
+    for word in words:
+        own = [add(phone) for phone in LEXICON[word][0]]
+        said.append(Timed(word, own[0].start, own[-1].start + own[-1].frames - own[0].start))
+        if draw.random() < 0.3:
+            add("SIL")
+    if phones[-1].symbol != "SIL":
+        add("SIL")
+    return from_phones(name, said, phones, tree)
+
+
+WORDS = st.lists(st.sampled_from(LEXICON.words), min_size=1, max_size=5)
+
+
+def test_segments_by_hand() -> None:
+    tree = SenoneTree.monophone(PHONES, 3)
+    phones = [Timed("SIL", 0, 3), Timed("A", 3, 4), Timed("A", 7, 3), Timed("SIL", 10, 3), Timed("B", 13, 3)]
+    alignment = from_phones("u", [Timed("x", 3, 7), Timed("y", 13, 3)], phones, tree)
+    assert alignment.senones.tolist() == [0, 1, 2, 3, 3, 4, 5, 3, 4, 5, 0, 1, 2, 6, 7, 8]
+    assert alignment.senones.dtype == np.int32
+    symbols, index = segments(alignment, "senone")
+    assert symbols == [0, 1, 2, 3, 4, 5, 3, 4, 5, 0, 1, 2, 6, 7, 8]
+    assert index.dtype == np.int32
+    assert index.tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    symbols, index = segments(alignment, "senone", silence=False)
+    assert symbols == [3, 4, 5, 3, 4, 5, 6, 7, 8]
+    assert index.tolist() == [-1, -1, -1, 0, 0, 1, 2, 3, 4, 5, -1, -1, -1, 6, 7, 8]
+    symbols, index = segments(alignment, "phone", silence=False)
+    assert symbols == ["A", "A", "B"]
+    assert index.tolist() == [-1] * 3 + [0] * 4 + [1] * 3 + [-1] * 3 + [2] * 3
+    assert segments(alignment, "phone")[0] == ["SIL", "A", "A", "SIL", "B"]
+    symbols, index = segments(alignment, "word")
+    assert symbols == ["x", "y"]
+    assert index.tolist() == [-1] * 3 + [0] * 7 + [-1] * 3 + [1] * 3
+
+
+def test_one_state_twice_is_two_units() -> None:
+    tree = SenoneTree.monophone(PHONES, 1)
+    alignment = from_phones("u", [], [Timed("A", 0, 2), Timed("A", 2, 1)], tree)
+    symbols, index = segments(alignment, "senone")
+    assert symbols == [1, 1]
+    assert index.tolist() == [0, 0, 1]
+
+
+@settings(max_examples=15)
+@given(WORDS, st.integers(0, 1000), st.sampled_from([2, 3]))
+def test_subsampling_keeps_what_lasts(words: list[str], seed: int, factor: int) -> None:
+    alignment = spoken("u", words, seed, least=factor)
+    frames = len(alignment.senones)
+    low = subsample(alignment, factor)
+    assert len(low.senones) == -(-frames // factor)
+    assert [phone.symbol for phone in low.phones] == [phone.symbol for phone in alignment.phones]
+    assert [word.symbol for word in low.words] == words
+    assert sum(phone.frames for phone in low.phones) == len(low.senones)
+    # In every longer frame, phone and senone are those of one and the same frame of it.
+    fine, coarse = segments(alignment, "phone")[1], segments(low, "phone")[1]
+    for number in range(len(low.senones)):
+        within = slice(number * factor, (number + 1) * factor)
+        pairs = set(zip(fine[within].tolist(), alignment.senones[within].tolist()))
+        assert (int(coarse[number]), int(low.senones[number])) in pairs
+    assert same(subsample(alignment, 1), alignment)
+
+
+def test_subsampling_takes_the_middle() -> None:
+    tree = SenoneTree.monophone(PHONES, 1)
+    alignment = from_phones("u", [], [Timed("A", 0, 1), Timed("B", 1, 3), Timed("C", 4, 3)], tree)
+    assert subsample(alignment, 3).senones.tolist() == [2, 3, 3]  # frames 1, 4 and 6, where 7 would be
+
+
+def store_of(
+    tmp_path: Path, count: int = 5, tree: SenoneTree = TREE
+) -> tuple[AlignmentStore, list[Alignment]]:
+    alignments = [
+        spoken(f"u/{n}", [LEXICON.words[n % 6], LEXICON.words[n // 2 % 6]], n, tree) for n in range(count)
+    ]
+    skipped = {"v": "no pronunciation of Ärger"}
+    return save_alignments(tmp_path / "store", alignments, tree, LEXICON, skipped=skipped), alignments
+
+
+def same(one: Alignment, other: Alignment) -> bool:
+    return (one.id, one.words, one.phones) == (other.id, other.words, other.phones) and np.array_equal(
+        one.senones, other.senones
+    )
+
+
+def test_a_store_gives_back_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retort.hybrid.store._SHARD", 2)
+    _, alignments = store_of(tmp_path)
+    store = open_alignments(tmp_path / "store")
+    assert list(store) == [each.id for each in alignments]
+    assert len(list((tmp_path / "store").glob("*.safetensors"))) == 3 + 1  # shards and counts
+    for each in reversed(alignments):
+        assert same(store[each.id], each)
+    assert "v" not in store
+    assert store.skipped == {"v": "no pronunciation of Ärger"}
+    assert (store.frame_shift, store.tree.roots) == (0.01, TREE.roots)
+    assert set(store.lexicon) == {word.symbol for each in alignments for word in each.words}
+    frames = np.bincount(np.concatenate([each.senones for each in alignments]), minlength=TREE.count)
+    np.testing.assert_array_equal(store.frames, frames)
+    assert store.visits.sum() == sum(len(segments(each, "senone")[0]) for each in alignments)
+    np.testing.assert_allclose(store.priors, np.maximum(frames, 0.5) / np.maximum(frames, 0.5).sum())
+    seen = frames > 30
+    expected = 1 - store.visits / np.maximum(frames, 1)
+    np.testing.assert_allclose(store.self_loops[seen], expected[seen], atol=0.15)
+
+
+def test_a_new_store_replaces_the_old(tmp_path: Path) -> None:
+    store_of(tmp_path, 5)
+    store, alignments = store_of(tmp_path, 2)
+    assert list(store) == [each.id for each in alignments]
+
+
+def test_bad_stores_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no alignments"):
+        open_alignments(tmp_path)
+    with pytest.raises(UserError, match=r"no utterance could be aligned \(u: too short\)"):
+        save_alignments(tmp_path, [], TREE, LEXICON, skipped={"u": "too short"})
+    store_of(tmp_path)
+    (tmp_path / "store" / "00000.safetensors").write_bytes(b"123456789")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_alignments(tmp_path / "store")
+
+
+@settings(max_examples=10)
+@given(st.lists(WORDS, min_size=1, max_size=3))
+def test_ctm_round_trip(tmp_path_factory: pytest.TempPathFactory, texts: list[list[str]]) -> None:
+    path = tmp_path_factory.mktemp("ctm") / "a.ctm"
+    alignments = [spoken(f"u{n}", words, n) for n, words in enumerate(texts)]
+    found = {}
+    for unit in ("word", "phone"):
+        write_ctm(path, alignments, unit)  # type: ignore[arg-type]
+        found[unit] = read_ctm(path)
+    assert found["word"] == {each.id: each.words for each in alignments}
+    for each in alignments:
+        # From phones, senones are divided evenly, as they were here.
+        assert same(from_phones(each.id, found["word"][each.id], found["phone"][each.id], TREE), each)
+
+
+def test_ctm_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.ctm"
+    path.write_text(";; comment\nu A 0.333 0.333 b 0.9\n\nu A 0.00 0.333 a\nw 1 1.5 0 c\n")
+    assert read_ctm(path) == {"u": [Timed("a", 0, 33), Timed("b", 33, 34)], "w": [Timed("c", 150, 0)]}
+    for content, what in (
+        ("u 1 0.0 x a\n", "line 1 is not"),
+        ("u 1 0.0 1.0\n", "line 1 is not"),
+        ("u 1 0 1 a\nu 1 -1 2 b\n", "line 2 is not"),
+        ("u 1 nan 2 b\n", "line 1 is not"),
+        (";; nothing\n", "holds no line"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=what):
+            read_ctm(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_ctm(tmp_path / "b.ctm")
+
+
+def test_foreign_phones_and_gaps_are_named() -> None:
+    with pytest.raises(BadUtterance, match="u: the tree has no phone 'X'"):
+        from_phones("u", [], [Timed("X", 0, 3)], TREE)
+    with pytest.raises(BadUtterance, match="at frame 4 does not follow"):
+        from_phones("u", [], [Timed("A", 0, 3), Timed("B", 4, 3)], TREE)
+
+
+def scores_of(alignment: Alignment, senones: int) -> np.ndarray:
+    """What a network would say that is sure of an alignment."""
+    return np.where(np.arange(senones) == alignment.senones[:, None], 0.0, -20.0).astype(np.float32)
+
+
+def test_other_scores_make_other_alignments(tmp_path: Path) -> None:
+    """The words are kept; pronunciation, silences and times are those that the scores speak for."""
+    tree = SenoneTree.monophone(PHONES, 3)
+    phones = [Timed("SIL", 0, 5), Timed("C", 5, 5), Timed("A", 10, 5), Timed("SIL", 15, 5)]
+    old = from_phones("u", [Timed("ca", 5, 10)], phones, tree)
+    bare = spoken("w", ["d"], 1, tree)
+    store = save_alignments(tmp_path / "old", [old, bare], tree, LEXICON, skipped={"v": "silent"})
+    phones = [Timed("SIL", 0, 3), Timed("B", 3, 9)]
+    new = from_phones("u", [Timed("ca", 3, 9)], phones, tree)  # "ca" has the pronunciation B too
+    nothing = np.full((20, tree.count), np.nan, np.float32)
+    scores = [("u", scores_of(new, tree.count)), ("w", nothing), ("x", nothing), ("w2", nothing[:1])]
+    again = realign(store, scores, tmp_path / "new")
+    assert list(again) == ["u"]
+    assert same(again["u"], new)
+    assert again.skipped == {
+        "v": "silent",
+        "w": "its scores are not finite",
+        "x": "it was not aligned before",
+        "w2": "it was not aligned before",
+    }
+    short = realign(store, [("u", scores[0][1]), ("w", nothing[:2] * 0)], tmp_path / "newer")
+    assert short.skipped["w"] == "too short: 2 frames, but its phones need 3"
+    with pytest.raises(UserError, match=r"u: scores of shape \(3, 4\), but the tree has 15 senones"):
+        realign(store, [("u", np.zeros((3, 4)))], tmp_path / "no")
+    with pytest.raises(UserError, match="would replace"):
+        realign(store, scores, tmp_path / "old")
