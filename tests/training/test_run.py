@@ -281,6 +281,15 @@ class TestFolder:
         with pytest.raises(UserError, match="not valid JSON"):
             trained(read_recipe(), finished_root)
 
+    def test_a_run_of_a_version_without_some_key_is_finished(
+        self, finished_root: Path, read_recipe: ReadRecipe
+    ) -> None:
+        path = finished_root / "tiny" / "recipe.json"
+        recipe = json.loads(path.read_text())
+        del recipe["training"]["freeze"]
+        path.write_text(json.dumps(recipe))
+        assert trained(read_recipe(), finished_root).before
+
     def test_two_recipes_share_the_features(self, finished_root: Path, read_recipe: ReadRecipe) -> None:
         stages: list[int] = []
         other = read_recipe(name="other")

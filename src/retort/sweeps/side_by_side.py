@@ -71,7 +71,6 @@ def start_here(training: Training, log: Path, environment: Mapping[str, str]) ->
     """
     with log.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.truncate(0)
         return subprocess.Popen(
             [*COMMAND, *training.arguments],
             stdin=subprocess.DEVNULL,

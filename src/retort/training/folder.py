@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -21,7 +22,7 @@ def claim(folder: Path, recipe: object) -> None:
     # Where nothing was made yet, a run failed early and the recipe may have been mended.
     if path.exists() and any((folder / made).exists() for made in ("tokenizer", "checkpoints", "model")):
         try:
-            there = recipe_to_dict(read_dict(type(recipe), json.loads(path.read_text()), str(path)))
+            there = _read(path, type(recipe))
         except ValueError as error:
             raise UserError(f"not valid JSON ({error})", where=path, remedy="Remove the folder") from None
         changed = sorted(_differences(there, wanted))
@@ -35,16 +36,20 @@ def claim(folder: Path, recipe: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
-    if not holds(path, wanted):  # under torchrun every process comes here, and others may be reading
+    if not is_of(folder, recipe):  # under torchrun every process comes here, and others may be reading
         write_whole(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
 
 
-def holds(path: Path, wanted: object) -> bool:
-    """Whether this JSON file says just that."""
+def is_of(folder: Path, recipe: object) -> bool:
+    """Whether the experiment's folder is of just this recipe; keys that are newer than the folder had their defaults."""
     try:
-        return bool(json.loads(path.read_text()) == wanted)
-    except (OSError, ValueError):
+        return _read(folder / "recipe.json", type(recipe)) == recipe_to_dict(recipe)
+    except (OSError, ValueError, UserError):
         return False
+
+
+def _read(path: Path, kind: type) -> dict[str, Any]:
+    return recipe_to_dict(read_dict(kind, json.loads(path.read_text()), str(path)))
 
 
 def save_whole(save: Callable[[Path], object], path: Path) -> None:

@@ -16,7 +16,7 @@ from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
-from retort.recipe import load_recipe, recipe_to_dict
+from retort.recipe import load_recipe
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
@@ -27,7 +27,7 @@ from retort.training.batches import UtteranceDataset
 from retort.training.checkpoints import CheckpointFolder, chosen_steps, read_weights
 from retort.training.data import Progress, load_data
 from retort.training.earlier import missing_warm_start, train_teachers
-from retort.training.folder import claim, holds, save_whole
+from retort.training.folder import claim, is_of, save_whole
 from retort.training.loop import Report
 from retort.training.module import TrainingModule
 from retort.training.plm import check_plm, start_from_plm
@@ -127,7 +127,7 @@ def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome |
     """
     folder, steps = root / recipe.name, recipe.training.steps
     checkpoints = CheckpointFolder(folder / "checkpoints")
-    if not holds(folder / "recipe.json", recipe_to_dict(recipe)) or steps not in checkpoints.steps():
+    if not is_of(folder, recipe) or steps not in checkpoints.steps():
         return None
     if device is None:
         device = "cpu" if recipe.training.device == "cpu" or not torch.cuda.is_available() else "cuda"
