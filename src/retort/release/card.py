@@ -107,7 +107,9 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
 
 def _lead(recogniser: Recogniser, recipe: Recipe) -> str:
     teachers = sorted({row.teacher for row in recipe.distill})
-    names = ", ".join(recipe.teachers[each].model.rpartition("/")[2] for each in teachers)
+    names = ", ".join(
+        recipe.teachers[each].model.removesuffix("/model").rpartition("/")[2] for each in teachers
+    )
     how = f"taught by the language model {names}, which it does not need any more" if names else "no teacher"
     parts = inside(recipe)
     began = f" Its decoder has weights that began as those of {parts}." if parts else ""

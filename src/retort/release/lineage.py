@@ -63,7 +63,7 @@ def heard(recipe: Recipe) -> str:
 def taught(recipe: Recipe) -> str:
     """The rows of a recipe in words, empty without one."""
     return "; ".join(
-        f"{row.tap} by {shown(recipe.teachers[row.teacher].model)} ({row.loss}, weight {row.weight:g})"
+        f"{row.tap} by {shown(recipe.teachers[row.teacher].model.removesuffix('/model'))} ({row.loss}, weight {row.weight:g})"
         for row in recipe.distill
     )
 
