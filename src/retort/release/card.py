@@ -15,7 +15,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.document import Block, Paragraph, Section, Table, section_to_markdown
 from retort.evaluation.evaluate import Evaluation, data_name
-from retort.release.lineage import Lineage, heard, inside, taught
+from retort.release.lineage import Lineage, heard, inside, taught, teacher_name
 from retort.training.describe import outline
 
 TASK = "automatic-speech-recognition"
@@ -107,9 +107,7 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
 
 def _lead(recogniser: Recogniser, recipe: Recipe) -> str:
     teachers = sorted({row.teacher for row in recipe.distill})
-    names = ", ".join(
-        recipe.teachers[each].model.removesuffix("/model").rpartition("/")[2] for each in teachers
-    )
+    names = ", ".join(teacher_name(recipe, each).rpartition("/")[2] for each in teachers)
     how = f"taught by the language model {names}, which it does not need any more" if names else "no teacher"
     parts = inside(recipe)
     began = f" Its decoder has weights that began as those of {parts}." if parts else ""

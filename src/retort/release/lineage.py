@@ -60,10 +60,15 @@ def heard(recipe: Recipe) -> str:
     return synthetic if spoken.transcripts else f"{recordings}; {synthetic}"
 
 
+def teacher_name(recipe: Recipe, name: str) -> str:
+    """Its model; of one that was trained here the experiment."""
+    return recipe.teachers[name].model.removesuffix("/model")
+
+
 def taught(recipe: Recipe) -> str:
     """The rows of a recipe in words, empty without one."""
     return "; ".join(
-        f"{row.tap} by {shown(recipe.teachers[row.teacher].model.removesuffix('/model'))} ({row.loss}, weight {row.weight:g})"
+        f"{row.tap} by {shown(teacher_name(recipe, row.teacher))} ({row.loss}, weight {row.weight:g})"
         for row in recipe.distill
     )
 
