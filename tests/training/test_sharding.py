@@ -168,7 +168,9 @@ def test_their_checkpoint_is_that_of_whole_ones(folder: Path) -> None:
     for part in PARTS:
         assert expected[part].keys() == found[part].keys()
         for name, value in expected[part].items():
-            torch.testing.assert_close(found[part][name], value, rtol=1e-3, atol=2e-5, msg=f"{part} {name}")
+            # Of a gradient that is rounding alone Adam makes a step as of any other: 2e-4 is a part of one.
+            torch.testing.assert_close(found[part][name], value, rtol=1e-3, atol=2e-4, msg=f"{part} {name}")
+            assert float((found[part][name] - value).float().abs().mean()) < 1e-5
 
 
 def test_one_process_goes_on_from_it(folder: Path, recipe: str, manifest: Path) -> None:

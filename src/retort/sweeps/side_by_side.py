@@ -76,7 +76,7 @@ def start_here(training: Training, log: Path, environment: Mapping[str, str]) ->
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "COLUMNS": "200", **environment},
+            env={**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", **environment},
             start_new_session=True,  # Ctrl-C is for the parent, which stops its children in their own way
         )
 

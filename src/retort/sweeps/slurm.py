@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import time
 from collections.abc import Mapping
@@ -59,9 +60,12 @@ class _Command:
     def __call__(self) -> int:
         with self.log.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},  # the last line of a log says why it failed
             )
         # Not wait(): submitit calls checkpoint() from a signal's handler, which could then not wait itself.
         while (state := self.process.poll()) is None:
