@@ -165,15 +165,10 @@ def test_they_are_divided(folder: Path) -> None:
 
 def test_their_checkpoint_is_that_of_whole_ones(folder: Path) -> None:
     expected, found = last(folder / "fp32.whole"), last(folder / "fp32.sharded")
-    far = every = 0
     for part in PARTS:
         assert expected[part].keys() == found[part].keys()
         for name, value in expected[part].items():
-            torch.testing.assert_close(found[part][name], value, rtol=1e-3, atol=2e-4, msg=f"{part} {name}")
-            far += int((~torch.isclose(found[part][name], value, rtol=1e-3, atol=2e-5)).sum())
-            every += value.numel()
-    # Adam makes steps even of gradients that are rounding alone, and how a sum is rounded depends on the threads.
-    assert far <= 1e-4 * every
+            torch.testing.assert_close(found[part][name], value, rtol=1e-3, atol=2e-5, msg=f"{part} {name}")
 
 
 def test_one_process_goes_on_from_it(folder: Path, recipe: str, manifest: Path) -> None:

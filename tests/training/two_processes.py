@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
@@ -20,7 +21,9 @@ def run_in_two(folder: Path, tasks: Mapping[str, Task]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_work, (port, folder, tasks), nprocs=2)
+    with pytest.MonkeyPatch.context() as environment:  # on the threads hangs how a sum is rounded
+        environment.setenv("OMP_NUM_THREADS", "1")
+        multiprocessing.spawn(_work, (port, folder, tasks), nprocs=2)
 
 
 def results_of(folder: Path, name: str) -> list[dict[str, Any]]:
