@@ -293,6 +293,9 @@ class TrainingConfig(LoopConfig):
     """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Parts that learn slower (or faster), as shares of the learning rate: `{encoder: 0.3}` spares what a start has
+    learned where other parts are new."""
 
 
 @dataclass

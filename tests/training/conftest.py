@@ -34,6 +34,13 @@ def finished_root(finished: Outcome, tmp_path: Path) -> Path:
     return shutil.copytree(finished.folder.parent, tmp_path / "exp")
 
 
+@pytest.fixture(scope="session")
+def cuts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    """Training cuts with their features, read only."""
+    opened = open_cuts(corpus / "train").cuts
+    return store_features(opened, tmp_path_factory.mktemp("features"), FeatureConfig(bins=40))[0]
+
+
 @pytest.fixture(scope="module")
 def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training cuts with their features; the first and the sixth say the same words."""

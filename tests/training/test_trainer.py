@@ -15,8 +15,6 @@ from tiny_trainers import NO_DROPOUT, trainer_of
 from torch import Tensor
 
 from retort.config import Recipe
-from retort.corpora.features import store_features
-from retort.corpora.opening import open_cuts
 from retort.errors import UserError
 from retort.recipe import load_recipe
 from retort.text.tokenizers import CharacterTokenizer
@@ -40,14 +38,6 @@ distill:
   - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
   - {{tap: acoustic, teacher: bert, loss: cosine, average: utterance}}
 """
-
-
-@pytest.fixture(scope="module")
-def cuts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CutSet:
-    from retort.config import FeatureConfig
-
-    opened = open_cuts(corpus / "train").cuts
-    return store_features(opened, tmp_path_factory.mktemp("features"), FeatureConfig(bins=40))[0]
 
 
 def batch_of(trainer: Trainer, cuts: CutSet, first: int, last: int) -> Batch:
@@ -343,23 +333,3 @@ class TestResumed:
         assert [path.name for path in sorted((tmp_path / "tiny" / "checkpoints").glob("step-*"))] == [
             f"step-{step:08d}" for step in (6, 11, 12)
         ]
-
-
-class TestFrozen:
-    def test_frozen_parts_stay_and_the_rest_learns(
-        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
-    ) -> None:
-        trainer = trainer_of(read_recipe("training.freeze=[encoder,ctc]"), tmp_path, cuts)
-        before = {name: each.clone() for name, each in trainer.module.student.named_parameters()}
-        trainer.run(silent)
-        for name, each in trainer.module.student.named_parameters():
-            assert torch.equal(each, before[name]) == name.startswith(("encoder.", "ctc.")), name
-
-    @pytest.mark.parametrize(
-        ("parts", "reason"), [("[enc]", "Parts are"), ("[encoder,ctc,weights,decoder]", "nothing")]
-    )
-    def test_wrong_parts_are_one_line(
-        self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, parts: str, reason: str
-    ) -> None:
-        with pytest.raises(UserError, match=reason):
-            trainer_of(read_recipe(f"training.freeze={parts}"), tmp_path, cuts)

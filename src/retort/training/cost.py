@@ -23,7 +23,7 @@ from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS
 from retort.training.describe import Description
-from retort.training.trainer import freeze
+from retort.training.parts import freeze
 
 UTILISATION = 0.1
 """Of a GPU's peak, assumed: a small model is held up by many short kernels and by memory."""
@@ -120,7 +120,7 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         description: of the recipe, see :func:`retort.training.describe.describe`.
 
     Raises:
-        UserError: as :func:`retort.training.trainer.freeze`.
+        UserError: as :func:`retort.training.parts.freeze`.
     """
     assert recipe.tokenizer.size is not None  # else there is no description
     with torch.random.fork_rng(devices=[]):

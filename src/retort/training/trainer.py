@@ -20,27 +20,10 @@ from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.loop import Loop
 from retort.training.module import TrainingModule, read_signals
+from retort.training.parts import freeze, parameter_groups
 
 REJECTED = "rejected.tsv"
 """In an experiment's folder: the training and validation utterances that could not be used, and why."""
-
-
-def freeze(student: CifStudent, parts: Sequence[str]) -> None:
-    """Let the parameters whose names begin with one of `parts` learn no more.
-
-    Raises:
-        UserError: no parameter begins so, or none would be left.
-    """
-    names = [name for name, _ in student.named_parameters()]
-    for part in parts:
-        if not any(name == part or name.startswith(f"{part}.") for name in names):
-            tops = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise UserError(f"training.freeze names '{part}'", remedy=f"Parts are {', '.join(tops)}")
-    for name, parameter in student.named_parameters():
-        if any(name == part or name.startswith(f"{part}.") for part in parts):
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise UserError("training.freeze leaves nothing to learn", remedy="Name fewer parts")
 
 
 class Trainer(Loop[Batch]):
@@ -75,7 +58,8 @@ class Trainer(Loop[Batch]):
         self._left_out = rejected
         self.criterion = "cer" if recipe.student.ce_weight > 0.0 else "ctc_cer"
         freeze(module.student, recipe.training.freeze)
-        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator)
+        groups = parameter_groups(module, recipe.training.rates)
+        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, groups)
         self.recipe, self.teachers, self.dataset = recipe, teachers, dataset
         self.sampler = make_sampler(cuts, recipe, accelerator.process_index, accelerator.num_processes)
 

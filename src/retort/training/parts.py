@@ -1,0 +1,64 @@
+"""Parts of a student, by the first words of their parameters' names: those that are kept, and those that learn slower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from retort.errors import UserError
+
+SHARE = "share"
+"""In a group of the optimiser: its learning rate as a share of the schedule's."""
+
+
+def freeze(student: nn.Module, parts: Sequence[str]) -> None:
+    """Let the parameters whose names begin with one of `parts` learn no more.
+
+    Raises:
+        UserError: no parameter begins so, or none would be left.
+    """
+    _check(student, parts, "training.freeze")
+    for name, parameter in student.named_parameters():
+        if any(_within(name, part) for part in parts):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise UserError("training.freeze leaves nothing to learn", remedy="Name fewer parts")
+
+
+def parameter_groups(module: Any, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What of `module` learns, in groups of one `share` of the learning rate each.
+
+    Args:
+        module: with a `student`; what is not the student's (projections of rows) learns at the whole rate.
+        rates: shares by part of the student; of several that a name begins with the longest holds.
+
+    Raises:
+        UserError: no parameter begins so, or a share is not positive.
+    """
+    _check(module.student, list(rates), "training.rates")
+    for part, share in rates.items():
+        if share <= 0.0:
+            remedy = f"Give a share above 0, or training.freeze=[{part}]"
+            raise UserError(f"training.rates gives '{part}' {share:g}", remedy=remedy)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        own, _, rest = name.partition(".")
+        within = [part for part in rates if own == "student" and _within(rest, part)]
+        share = rates[max(within, key=len)] if within else 1.0
+        if parameter.requires_grad:
+            groups.setdefault(share, []).append(parameter)
+    return [{"params": parameters, SHARE: share} for share, parameters in groups.items()]
+
+
+def _within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def _check(student: nn.Module, parts: Sequence[str], setting: str) -> None:
+    names = [name for name, _ in student.named_parameters()]
+    for part in parts:
+        if not any(_within(name, part) for name in names):
+            tops = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise UserError(f"{setting} names '{part}'", remedy=f"Parts are {', '.join(tops)}")
