@@ -295,7 +295,10 @@ class TrainingConfig(LoopConfig):
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
     rates: dict[str, float] = field(default_factory=dict)
     """Parts that learn slower (or faster), as shares of the learning rate: `{encoder: 0.3}` spares what a start has
-    learned where other parts are new."""
+    learned where other parts are new; 1 is as if it were not named."""
+
+    def __post_init__(self) -> None:
+        self.rates = {part: share for part, share in self.rates.items() if share != 1.0}
 
 
 @dataclass
