@@ -9,11 +9,11 @@ import torch
 from tiny_searches import build, fire
 
 from retort.decoding.beam import Candidate, beam_fired
+from retort.decoding.cif_search import CifSearch
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import PieceJudge, TextJudge, open_judge, rescore
-from retort.decoding.search import Search
 from retort.errors import UserError
 from retort.lm.likelihood import MaskedPlm
 from retort.text.tokenizers import CharacterTokenizer
@@ -166,7 +166,7 @@ class TestSearch:
 
 def test_options_choose_the_search() -> None:
     student, fired = build(16), fire([5, 3])
-    greedily = Search(student, LETTERS, DecodingOptions())(fired)
+    greedily = CifSearch(student, LETTERS, DecodingOptions()).fired(fired)
     assert [len(each) for each in greedily] == [1, 1]
     assert [each[0].score for each in greedily] == [sum(each[0].hypothesis.log_probs) for each in greedily]
-    assert Search(student, LETTERS, DecodingOptions(beam=4))(fired) == beam_fired(student, fired, 4)
+    assert CifSearch(student, LETTERS, DecodingOptions(beam=4)).fired(fired) == beam_fired(student, fired, 4)

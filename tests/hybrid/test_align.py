@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from small_systems import LEXICON, SpokenCorpus
 
+from retort.config import AlignConfig
 from retort.errors import UserError
 from retort.hybrid.align import align_corpus, growing_passes
-from retort.hybrid.config import AlignConfig
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.workers import workers
 

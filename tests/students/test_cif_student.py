@@ -17,7 +17,8 @@ from retort.config import (
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
 from retort.recipe import load_recipe
-from retort.students.cif import CifStudent, Encoded, alignment_loss, smoothed_cross_entropy
+from retort.students.cif import CifStudent, alignment_loss, smoothed_cross_entropy
+from retort.students.encoded import Encoded
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe

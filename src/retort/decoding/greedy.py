@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from retort.nn.cif import FiredTokens
-from retort.students.cif import CifStudent, Encoded
+from retort.students.cif import CifStudent
+from retort.students.encoded import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 NEVER = [BLANK, PAD]
@@ -23,11 +24,13 @@ class Hypothesis:
         ids: tokens up to the end symbol, which is not among them.
         log_probs: of each token, natural logarithm.
         ends: encoder frame, with its share, at which each token was complete; never descending.
+        starts: the same of where each begins; None where a token begins as the one before it ends.
     """
 
     ids: list[int]
     log_probs: list[float]
     ends: list[float]
+    starts: list[float] | None = None
 
 
 @torch.inference_mode()

@@ -24,11 +24,13 @@ from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.search import Search
+from retort.decoding.search import Found, Search
+from retort.decoding.searches import open_search
 from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
 from retort.students.cif import CifStudent
+from retort.students.encoded import Encoded
 from retort.students.factory import build_student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
@@ -118,8 +120,10 @@ class Recogniser:
             )
         parts = []
         for (offset, duration), made in zip(stretches, features):
-            (candidates,) = self.search([made], options)
-            parts.append(self.readings(candidates, options, offset, duration))
+            (found,) = self.search([made], options)
+            if isinstance(found, BadUtterance):
+                raise BadUtterance(found.what, where=where, remedy=found.remedy)
+            parts.append(self.readings(found, options, offset, duration))
         return join_alternatives(parts, self.separator, options.nbest)
 
     @property
@@ -128,16 +132,28 @@ class Recogniser:
         return " " if self.normalise.config.spaces == "keep" else ""
 
     def decode(self, features: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise utterances of `(T, bins)` normalised features in one batch, greedily."""
-        return [candidates[0].hypothesis for candidates in self.search(features)]
+        """Recognise utterances of `(T, bins)` normalised features in one batch, without language models beside it.
+
+        Raises:
+            BadUtterance: the search found nothing for one of them.
+        """
+        hypotheses = []
+        for found in self.search(features):
+            if isinstance(found, BadUtterance):
+                raise found
+            hypotheses.append(found[0].hypothesis)
+        return hypotheses
+
+    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> Sequence[Found]:
+        """What the search keeps of utterances of `(T, bins)` normalised features, decoded in one batch."""
+        return self.opened(options)(self.encode(features))
 
     @torch.inference_mode()
-    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> list[list[Candidate]]:
-        """What the search keeps of utterances of `(T, bins)` normalised features, decoded in one batch."""
+    def encode(self, features: Sequence[Tensor]) -> Encoded:
+        """What the encoder makes of utterances of `(T, bins)` normalised features, as one batch."""
         lengths = torch.tensor([each.shape[0] for each in features])
         padded = pad_sequence(list(features), batch_first=True)
-        encoded = self.student.encode(padded.to(self.device), lengths.to(self.device))
-        return self.opened(options)(self.student.fire(encoded))
+        return self.student.encode(padded.to(self.device), lengths.to(self.device))
 
     def opened(self, options: DecodingOptions) -> Search:
         """The search that the options describe; the last one stays open, so that models are read once.
@@ -146,7 +162,7 @@ class Recogniser:
             UserError: a language model cannot be opened, or does not fit the student.
         """
         if self._opened is None or self._opened.options != options:
-            self._opened = Search(self.student, self.tokenizer, options, self._opened)
+            self._opened = open_search(self.student, self.tokenizer, options, self._opened)
         return self._opened
 
     def readings(

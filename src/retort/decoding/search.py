@@ -1,62 +1,41 @@
-"""A search as the options say, its language models opened."""
+"""From what an encoder gave to n-best lists, whatever the student; each kind of student has a search of its own."""
 
 from __future__ import annotations
 
-from retort.decoding.beam import Candidate, beam_fired
-from retort.decoding.fusion import Fusion, open_fitting_lm
-from retort.decoding.greedy import greedy_fired
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from retort.decoding.beam import Candidate
 from retort.decoding.options import DecodingOptions
-from retort.decoding.rescoring import Judge, open_judge, rescore
-from retort.nn.cif import FiredTokens
-from retort.students.cif import CifStudent
-from retort.text.tokenizers import Tokenizer
+from retort.decoding.rescoring import Judge
+from retort.errors import BadUtterance
+from retort.students.encoded import Encoded
+
+Found: TypeAlias = "list[Candidate] | BadUtterance"
+"""What is kept of an utterance, best first, at least one; or why nothing is."""
 
 
-class Search:
-    """From fired embeddings to n-best lists.
+class Search(ABC):
+    """A search as the options say, its language models opened.
 
     Args:
-        student: in eval mode, on the device where all of it computes.
-        tokenizer: the student's.
         options: what to search with.
-        before: a search of the same student, whose language model is taken over if it is the same.
 
     Attributes:
         parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
-
-    Raises:
-        UserError: a language model cannot be opened, or does not fit the student.
+        judge: what ranks the lists anew, if anything does.
     """
 
-    def __init__(
-        self,
-        student: CifStudent,
-        tokenizer: Tokenizer,
-        options: DecodingOptions,
-        before: Search | None = None,
-    ) -> None:
-        self.student = student
+    def __init__(self, options: DecodingOptions) -> None:
         self.options = options
-        self.parameters = {"student": sum(each.numel() for each in student.parameters())}
-        self.scorer: Fusion | None = None
+        self.parameters: dict[str, int] = {}
         self.judge: Judge | None = None
-        device = next(student.parameters()).device
-        if options.lm:
-            if before is not None and before.scorer is not None and before.options.lm == options.lm:
-                lm = before.scorer.lm
-            else:
-                lm = open_fitting_lm(options.lm, tokenizer, device)
-            self.scorer = Fusion(lm, options.lm_weight)
-            self.parameters["lm"] = lm.parameters
-        if options.rescore:
-            self.judge = open_judge(options, tokenizer, device)
-            self.parameters["rescore"] = self.judge.parameters
 
-    def __call__(self, fired: FiredTokens) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance, best first; without a language model greedy for beam 1."""
-        if self.options.beam == 1 and self.scorer is None:
-            return [[Candidate(each, sum(each.log_probs))] for each in greedy_fired(self.student, fired)]
-        found = beam_fired(self.student, fired, self.options.beam, self.scorer)
-        if self.judge is None:
-            return found
-        return rescore(found, self.judge, self.options.rescore_weight, self.options.length_weight)
+    @abstractmethod
+    def __call__(self, encoded: Encoded) -> Sequence[Found]:
+        """All that the search keeps of each utterance of a batch."""
+
+    def heard(self, encoded: Encoded) -> list[list[int]] | None:
+        """Tokens that the encoder's CTC head alone hears; None of a student that has none."""
+        return None

@@ -39,16 +39,18 @@ def time_hypothesis(
 ) -> Transcript:
     """Lay a hypothesis on the clock.
 
-    A token begins where the one before it fired and ends where it fires. A word's confidence is the product of
-    its tokens'.
+    A token that fired begins where the one before it did and ends where it fires. A word's confidence is the
+    product of its tokens'.
 
     Args:
         frame_seconds: of one encoder frame.
         offset: seconds before this stretch of audio in the recording.
         duration: seconds of this stretch; no time lies outside it.
     """
-    ends = [offset + min(end * frame_seconds, duration) for end in hypothesis.ends]
-    starts = [offset, *ends[:-1]]
+    ends, starts = (
+        [offset + min(frame * frame_seconds, duration) for frame in frames]
+        for frames in (hypothesis.ends, hypothesis.starts or [0.0, *hypothesis.ends[:-1]])
+    )
     tokens = [
         TimedText(surface, start, end, math.exp(score))
         for surface, start, end, score in zip(

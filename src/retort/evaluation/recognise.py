@@ -16,7 +16,6 @@ from torch import Tensor
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.beam import Candidate
-from retort.decoding.greedy import ctc_greedy
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import SHORTEST, Recogniser
 from retort.errors import BadUtterance
@@ -35,7 +34,7 @@ class Recognised:
     Attributes:
         references: normalised transcripts.
         hypotheses: recognised texts; an utterance that could not be used has none.
-        ctc: texts of the CTC head's best path.
+        ctc: texts of the CTC head's best path, where the student has such a head.
         speakers: of each utterance.
         durations: of each utterance, seconds.
         candidates: all that the search kept, best first.
@@ -109,18 +108,20 @@ def _decode(
     options: DecodingOptions,
 ) -> None:
     started = time.perf_counter()
-    lengths = torch.tensor([each.shape[0] for each in features], device=recogniser.device)
-    padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(recogniser.device)
-    encoded = recogniser.student.encode(padded, lengths)
-    found = recogniser.opened(options)(recogniser.student.fire(encoded))
+    search, encoded = recogniser.opened(options), recogniser.encode(features)
+    found = search(encoded)
     result.decoding_seconds += time.perf_counter() - started
-    for cut, candidates, path in zip(cuts, found, ctc_greedy(recogniser.student, encoded)):
+    for cut, path in zip(cuts, search.heard(encoded) or []):
+        result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
+    for cut, candidates in zip(cuts, found):
+        if isinstance(candidates, BadUtterance):
+            result.rejected.append(Rejected(cut.id, candidates.what))
+            continue
         readings = recogniser.readings(candidates, options, 0.0, cut.duration)
         best = readings[0]
         result.candidates[cut.id] = candidates
         result.short += len(candidates) < options.beam
         result.hypotheses[cut.id] = recogniser.normalise(best.transcript.text)
-        result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
         line: dict[str, object] = {
             "id": cut.id,
             "speaker": result.speakers[cut.id],

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.config import AlignConfig
 from retort.errors import UserError
 from retort.files import one_at_a_time, write_whole
 from retort.hybrid.cepstra import Normalisation, Said, ShardJob, divide, hours, make_shard, normalisation
-from retort.hybrid.config import AlignConfig
 from retort.hybrid.gmm import Gmms, single_gaussians
 from retort.hybrid.growing import TriphoneStatistics, grow_tree
 from retort.hybrid.mfcc import FRAME_SHIFT

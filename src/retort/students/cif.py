@@ -18,16 +18,9 @@ from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import LAYERS, Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
+from retort.students.encoded import Encoded
 from retort.students.taps import Tap
 from retort.text.tokenizers import BLANK, EOS, UNKNOWN
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Encoder output: `hidden (B, T, D)` float32, zero behind `lengths (B,)`."""
-
-    hidden: Tensor
-    lengths: Tensor
 
 
 @dataclass(frozen=True)

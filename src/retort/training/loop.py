@@ -24,7 +24,7 @@ from retort.distill.row import Tally
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
 from retort.training.health import Health
 from retort.training.log import MetricsLog
-from retort.training.parts import SHARE
+from retort.training.parts import SHARE, parameter_groups
 from retort.training.schedule import learning_rate
 from retort.training.sharding import load_weights, whole, whole_weights
 
@@ -91,7 +91,7 @@ class Loop(ABC, Generic[BatchT]):
         validate: values of a student; `criterion` among them chooses checkpoints, lower is better.
         accelerator: devices and processes.
         groups: of the optimiser, as :func:`retort.training.parts.parameter_groups` makes them; by default
-            everything learns at the same rate.
+            all learn at the same rate.
     """
 
     criterion: str
@@ -113,7 +113,7 @@ class Loop(ABC, Generic[BatchT]):
         # Whole in every process, whatever becomes of the one that learns: to evaluate and to ship.
         self.student = copy.deepcopy(self.module.student).to(accelerator.device).eval()
         optimizer = torch.optim.AdamW(
-            groups or [parameter for parameter in module.parameters() if parameter.requires_grad],
+            groups or parameter_groups(module, {}),
             lr=config.peak_lr,
             betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
@@ -239,7 +239,7 @@ class Loop(ABC, Generic[BatchT]):
         accelerator, step = self.accelerator, self.position.step
         rate = learning_rate(step, self.config)
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate * parameters.get(SHARE, 1.0)
+            parameters["lr"] = rate * parameters[SHARE]
         if accelerator.num_processes > 1:
             # All have drawn the same so far; by the step, so that a resumed run draws what an unbroken one does.
             torch.manual_seed(process_seed(self.seed, step, accelerator.process_index))
