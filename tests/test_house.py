@@ -16,8 +16,9 @@ import retort
 ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files",),
+    ("files", "hybrid_config"),
     ("config",),
+    ("checks",),
     ("recipe",),
     ("audio", "text"),
     ("nn", "hybrid"),
@@ -85,7 +86,8 @@ def test_arrows_go_down(name: str) -> None:
 
 def test_the_ground_stands_alone() -> None:
     assert imports(MODULES["errors"]) == set()
-    assert {room(name) for name in imports(MODULES["config"])} <= {"errors"}
+    assert {room(name) for name in imports(MODULES["hybrid_config"])} <= {"errors"}
+    assert {room(name) for name in imports(MODULES["config"])} <= {"errors", "hybrid_config"}
 
 
 def test_the_two_streams_do_not_know_each_other() -> None:

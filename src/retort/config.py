@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from retort.errors import UserError
+from retort.hybrid_config import HybridConfig
 
 
 @dataclass
@@ -122,15 +122,20 @@ class BatchConfig:
 
 @dataclass
 class FrontendConfig:
+    kind: str = "conv2d"
+    """`conv2d` (over time and bins, as the reference) or `frames` (over time alone, at any whole share of the rate)."""
     channels: int = 128
     layers: int = 1
-    """Convolutions of stride 2 (1 or 2); each halves the frame rate."""
+    """Of `conv2d`, convolutions of stride 2 (1 or 2); each halves the frame rate."""
+    stride: int = 1
+    """Of `frames`, feature frames to one of the output: 1 for 10 ms, 3 for 30 ms."""
 
 
 @dataclass
 class EncoderConfig:
     kind: str = "conformer"
-    """`conformer` or `transformer`."""
+    """`conformer`, `transformer` or `tdnnf` (factorised convolutions over time; of what follows it reads `layers`, `dim`,
+    `dropout`, `bottleneck`, `dilations` and `pool_after`)."""
     layers: int = 15
     dim: int = 256
     heads: int = 4
@@ -145,6 +150,11 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     """On attention weights; 0 lets a fused kernel compute attention, much faster on a CPU."""
+    bottleneck: int = 128
+    """Of TDNN-F layers: the width between the two factors of a convolution, at most 2 x dim."""
+    dilations: list[int] = field(default_factory=lambda: [1])
+    """Of TDNN-F layers: how many frames to each side they hear, one layer after the other; the last number holds for all
+    further layers."""
     pool_after: list[int] = field(default_factory=lambda: [5, 10])
     """Max pooling over two frames after these layers, counted from 1."""
 
@@ -189,6 +199,7 @@ class DecoderConfig:
 @dataclass
 class StudentConfig:
     kind: str = "cif"
+    """`cif`, or `hybrid`: an encoder that says which senone every frame is."""
     faithful: bool = False
     """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC
     label, `zero_infinity` off)."""
@@ -218,10 +229,16 @@ class TeacherConfig:
     hidden states."""
     layers: list[int] = field(default_factory=lambda: [-1])
     """Hidden layers, averaged; 0 is the embeddings, -1 the last."""
+    unit: str = "text"
+    """What it reads: `text`, the transcript, or the `senone`s or `phone`s of an alignment, of which its language model
+    must be."""
     case: str = "keep"
     """What the teacher reads: `upper`, `lower` or `keep`."""
     dim: int | None = None
     """Of its vectors; stated so that `info` needs no model, checked when the model is opened."""
+    symbols: int | None = None
+    """Of soft labels on frames, the classes of the row's head: the pieces that its language model tells apart, special
+    ones counted; stated for `info`, checked as `dim`."""
     storage: str = "online"
     """`online` (it reads while the student trains) or `disk` (it reads once, `retort teach`; float16, shared)."""
 
@@ -233,12 +250,19 @@ class RowConfig:
     tap: str = MISSING
     teacher: str = MISSING
     loss: str = MISSING
-    """`contrastive`, `regression`, `cosine`, or on the tap `tokens`, of a teacher with `topk`, `soft_label`."""
+    """`contrastive`, `regression`, `cosine`, or, of a teacher with `topk`, `soft_label` on `tokens`, `senones` or
+    `frames.N`. Or `hard_label` on these frames: the unit itself instead of what the teacher says."""
     weight: float = 1.0
     average: str = "token"
     """`token` or `utterance` (mean over utterances of means over their tokens)."""
     temperature: float = 0.0
     """Of `contrastive` and `soft_label`, where teacher and student are softened alike; 0 takes 0.02 and 1."""
+    renormalise: bool = True
+    """Whether the teacher's top-k is made to sum to 1; else what it leaves out is taught by nobody, or, with
+    `interpolate`, by the hard label."""
+    interpolate: float = 0.0
+    """Above 0, `soft_label` on the student's own output takes this share of the hard label's place, position by
+    position, instead of being added; the temperature then softens the teacher alone."""
     negatives: int = 700
     same_token_negatives: bool = True
     """Whether other positions of the same token may be negatives."""
@@ -304,84 +328,6 @@ class TrainingConfig(LoopConfig):
 
 
 @dataclass
-class AlignConfig:
-    """From transcripts to senones: a flat-start monophone GMM-HMM, a tree, a GMM-HMM of tied triphones.
-
-    Raises:
-        UserError: a number that cannot be.
-    """
-
-    senones: int = 1000
-    """Leaves of the tree at most; fewer where `minimum_frames` forbids more."""
-    subsampling: int = 1
-    """Frames of 10 ms to one frame of labels: 1, or 3 for 30 ms. Tree, triphones and alignment are then of such
-    frames; the monophones that start it are always of 10 ms."""
-    states: int = 3
-    """Of a phone in the tree: 3 for frames of 10 ms, 1 for longer ones, for a phone may last 30 ms."""
-    monophone_passes: int = 14
-    """Of Viterbi training over all utterances, after the flat start."""
-    monophone_mixtures: int = 4
-    """Gaussians a state at most, reached by doubling."""
-    passes: int = 10
-    """Of the tied triphones."""
-    mixtures: int = 8
-    minimum_frames: int = 100
-    """Frames below which a leaf of the tree is not divided off."""
-    silence_probability: float = 0.5
-    """Of a silence between two words and at both ends, before anything was heard."""
-    misfit: float = 8.0
-    """Utterances whose transcripts fit their audio so much worse than half of the others, in robust standard
-    deviations, are left out of the tree and of what follows; 0 keeps all."""
-    processes: int = 0
-    """0 for one a core. They do not change the result."""
-
-    def __post_init__(self) -> None:
-        for key in (
-            "senones",
-            "monophone_passes",
-            "monophone_mixtures",
-            "passes",
-            "mixtures",
-            "minimum_frames",
-        ):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key} is {getattr(self, key)}", remedy="Give 1 or more")
-        if self.subsampling not in (1, 2, 3):
-            raise UserError(f"subsampling is {self.subsampling}", remedy="Choose 1, 2 or 3")
-        if self.states != (3 if self.subsampling == 1 else 1):
-            raise UserError(
-                f"{self.states} states a phone and subsampling {self.subsampling} do not go together",
-                remedy="Give 3 states to frames of 10 ms and 1 to longer ones",
-            )
-        if not 0 < self.silence_probability < 1:
-            raise UserError(
-                f"silence_probability is {self.silence_probability}", remedy="Give a number between 0 and 1"
-            )
-
-
-@dataclass
-class HybridConfig:
-    """Of `student.kind: hybrid`: what it is aligned by, and what it can hear."""
-
-    lexicon: list[str] = field(default_factory=list)
-    """Pronunciations in CMU style; of a word that several files have, those of the first hold. Stress is stripped."""
-    pronounce: bool = True
-    """Whether English words that no file has are said by pocketsphinx's dictionary, then by espeak-ng's rules."""
-    alignments: str = ""
-    """Folder of the alignments; made from `data.train` if nothing is there. Language models over senones and phones
-    name the same. Empty: of the experiment's own."""
-    align: AlignConfig = field(default_factory=AlignConfig)
-    lm: str = ""
-    """Recipe of an n-gram model over words (`tokenizer.kind: words`), trained first if it is missing: what the decoding
-    graph holds likely."""
-    silence_probability: float = 0.5
-    """Of a silence at the start and behind every word, in the graph."""
-    acoustic_scales: list[float] = field(default_factory=lambda: [0.05, 0.07, 0.1, 0.14, 0.2, 0.3])
-    """Tried on the validation data when training is done; the model keeps the best. Of the middle one are the errors that
-    are told meanwhile."""
-
-
-@dataclass
 class Recipe:
     name: str = MISSING
     """The experiment is `exp/NAME`."""
@@ -416,20 +362,22 @@ CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
     "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
     "features.storage": ("disk", "online"),
     "data.spoken.language": ("english", "mandarin"),
-    "student.kind": ("cif",),
+    "student.kind": ("cif", "hybrid"),
+    "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
     "student.decoder.output": ("own", "plm"),
-    "student.encoder.kind": ("conformer", "transformer"),
+    "student.encoder.kind": ("conformer", "transformer", "tdnnf"),
     "student.encoder.positions": ("relative", "rotary"),
     "student.encoder.convolution_norm": ("batch", "layer"),
 }
 TEACHER_CHOICES = {
     "kind": ("masked_lm", "causal_lm"),
+    "unit": ("text", "senone", "phone"),
     "case": ("upper", "lower", "keep"),
     "storage": ("online", "disk"),
 }
 ROW_CHOICES = {
-    "loss": ("contrastive", "regression", "cosine", "soft_label"),
+    "loss": ("contrastive", "regression", "cosine", "soft_label", "hard_label"),
     "average": ("token", "utterance"),
     "reduce": ("sum", "mean"),
 }

@@ -67,6 +67,9 @@ class TrainingProgress:
 
     def report(self, step: int, values: dict[str, Any]) -> None:
         """Show what was logged at `step`."""
+        if "note" in values:
+            self.progress.console.print(str(values["note"]), highlight=False)
+            return
         if "warning" in values:
             self.progress.console.print(
                 f"step {step:>6}  {values['warning']}", style="yellow", highlight=False

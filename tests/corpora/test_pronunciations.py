@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.corpora.pronunciations import espeak_pronunciations, pocketsphinx_lexicon
+from retort.corpora.pronunciations import espeak_pronunciations, pocketsphinx_lexicon, with_english
 from retort.errors import UserError
+from retort.text.lexicon import Lexicon
 
 ARPABET = (
     """AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"""
@@ -40,6 +41,33 @@ def test_without_pocketsphinx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retort.corpora.pronunciations.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed\. Run: pip install 'retort-asr\[hybrid\]'"):
         pocketsphinx_lexicon()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_a_lexicon_lacks(wheel: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    if not installed:
+        monkeypatch.setattr("retort.corpora.pronunciations.find_spec", lambda name: None)
+    asked: list[str] = []
+
+    def rules(words: list[str]) -> dict[str, list[tuple[str, ...]]]:
+        asked.extend(words)
+        return {word: [("AY",)] for word in words if word != "Q7"}
+
+    monkeypatch.setattr("retort.corpora.pronunciations.espeak_pronunciations", rules)
+    own = Lexicon({"A": [["IY"]], "SEE": [["S", "X"]], "BOTH": [["X"], ["B"]], "UNASKED": [["X"]]})
+    words = ["A", "SEE", "BE", "Q7", "BOTH", "BE"]
+    found = with_english(own, words, ["B", "IY", "S", "AY"], case="upper")
+    assert asked == (["SEE", "Q7"] if installed else ["SEE", "BE", "Q7"])
+    assert dict(found) == {
+        "A": (("IY",),),
+        "SEE": (("AY",),),
+        "BOTH": (("X",), ("B",)),
+        "UNASKED": (("X",),),
+        "BE": (("B", "IY"),) if installed else (("AY",),),
+    }
+    asked.clear()
+    assert with_english(own, ["A", "BOTH"], ["B", "IY"], case="upper") is own
+    assert asked == [], "espeak-ng need not be there if nothing is missing"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from retort.decoding.greedy import Hypothesis, ctc_greedy, greedy, greedy_fired
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent
-from retort.students.encoded import Encoded
+from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 

@@ -17,7 +17,7 @@ from retort.config import CifConfig, DecoderConfig, EncoderConfig, FrontendConfi
 from retort.distill.contrastive import draw_ids
 from retort.distill.objective import Objective
 from retort.students.cif import CifStudent
-from retort.students.cif import smoothed_cross_entropy as fast_cross_entropy
+from retort.students.cross_entropy import smoothed_cross_entropy as fast_cross_entropy
 from retort.students.factory import build_student
 from retort.teachers.signal import Signal
 from retort.training.batches import Batch

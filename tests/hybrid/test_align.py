@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from small_systems import LEXICON, SpokenCorpus
 
-from retort.config import AlignConfig
 from retort.errors import UserError
 from retort.hybrid.align import align_corpus, growing_passes
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.workers import workers
+from retort.hybrid_config import AlignConfig
 
 CONFIG = AlignConfig(
     senones=30,

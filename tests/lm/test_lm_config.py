@@ -89,3 +89,34 @@ def test_what_is_wrong_with_a_causal_model_is_one_line(tmp_path: Path, override:
 def test_a_recogniser_is_not_trained_by_a_language_models_recipe() -> None:
     with pytest.raises(UserError, match="retort lm train"):
         load_recipe("lm/english_bert")
+
+
+UNITS = "units={unit: senone, alignments: a, lexicon: [b.txt], pronounce: true}"
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal", "ngram"])
+def test_every_kind_may_be_over_units(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE)
+    recipe = load_lm_recipe(str(path), [UNITS, "tokenizer.kind=words", f"kind={kind}"])
+    assert (recipe.units.unit, recipe.units.lexicon, recipe.units.sample) == ("senone", ["b.txt"], False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["units.unit=word"], "units.unit is 'word'. Choose one of , senone, phone"),
+        (["units.unit=phone"], "units.unit is 'phone', units.alignments ''. Give both"),
+        (["units.alignments=a"], "units.unit is '', units.alignments 'a'. Give both"),
+        ([UNITS], "tokenizer.kind is 'wordpiece' of a model over senones. Set tokenizer.kind=words"),
+        ([UNITS, "tokenizer.kind=words", "normaliser.spaces=drop"], "normaliser.spaces is 'drop'"),
+        ([UNITS, "tokenizer.kind=words", "init=a"], "init is 'a' of a model over senones. Set init="),
+    ],
+)
+def test_what_is_wrong_with_units_is_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE)
+    with pytest.raises(UserError) as caught:
+        load_lm_recipe(str(path), overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from retort.evaluation.experiment import open_experiment, results_folder
 from retort.evaluation.report import write_report
 from retort.release.release import FILES, Released
 from retort.students.factory import build_student
-from retort.training.run import start_from
+from retort.training.start import start_from
 
 ROOT = Path(__file__).parents[2]
 Release = Callable[..., Released]

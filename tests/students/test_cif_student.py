@@ -17,9 +17,10 @@ from retort.config import (
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
 from retort.recipe import load_recipe
-from retort.students.cif import CifStudent, alignment_loss, smoothed_cross_entropy
-from retort.students.encoded import Encoded
+from retort.students.cif import CifStudent, alignment_loss
+from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student
+from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe
 from tiny_students import DECODER, ENCODER, FRONTEND
@@ -163,6 +164,25 @@ def test_losses_are_their_formulas() -> None:
     torch.testing.assert_close(output.losses["ce"], ce)
     assert int(output.metrics["correct"]) == int((logits.argmax(-1) == given.tokens)[mask].sum())
     torch.testing.assert_close(output.metrics["quantity_total"], alphas.sum())
+
+
+def test_the_hard_loss_of_every_token_for_rows_that_take_its_place() -> None:
+    student = build()
+    student.config = replace(student.config, ce_weight=0.5)
+    given = batch([60, 41], [5, 3])
+    output = student(*given)
+    hard = output.taps["tokens"].hard
+    assert hard is not None
+    assert hard.shape == (2, 5)
+    logits = output.taps["tokens"].values
+    for row, length in enumerate((5, 3)):
+        for place in range(length):
+            one = smoothed_cross_entropy(
+                logits[row, place][None], given.tokens[row, place][None], student.config.label_smoothing
+            )
+            torch.testing.assert_close(hard[row, place], 0.5 * one)
+        assert not hard[row, length:].any()
+    torch.testing.assert_close(hard.sum(), 0.5 * output.losses["ce"])
 
 
 def test_the_quantity_loss_pulls_the_weights_towards_the_number_of_tokens() -> None:

@@ -266,6 +266,12 @@ def test_words_by_frequency(tmp_path: Path) -> None:
     assert opened.decode([*opened.encode(text), EOS]) == "THE DOG ⁇ THE"
 
 
+@given(st.text(st.sampled_from("ab \t\n\x1c\x85\xa0\u2003\u200b\ufeff"), max_size=12))
+def test_words_are_cut_quickly_as_they_are_cut_slowly(text: str) -> None:
+    tokenizer = WordTokenizer(["a", "ab"])
+    assert tokenizer.encode(text) == [piece.id for piece in tokenizer.pieces(text)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fingerprint_is_of_the_vocabulary(kind: str, teacher: Any, tmp_path: Path) -> None:
     tokenizer = make(kind, ENGLISH, teacher)

@@ -30,7 +30,7 @@ from retort.training.batches import (
     mix_noise,
 )
 from retort.training.batches import utterance_generator as generator_of
-from retort.training.run import load_data
+from retort.training.data import load_data
 
 ReadRecipe = Callable[..., Recipe]
 MASKS = (

@@ -17,7 +17,6 @@ from retort.config import Recipe
 from retort.corpora.opening import open_cuts
 from retort.decoding.recogniser import load
 from retort.errors import UserError
-from retort.training import run
 from retort.training.log import read_metrics
 from retort.training.run import Outcome, train
 
@@ -259,7 +258,7 @@ class TestFolder:
         recipe = read_recipe()
         first = trained(recipe, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(run, "load_data", lambda *_: pytest.fail("read its data again"))
+            patch.setattr("retort.training.cif.load_data", lambda *_: pytest.fail("read its data again"))
             again = trained(recipe, tmp_path)
         assert (first.before, again.before) == (False, True)
         for name in ("folder", "seconds", "steps", "params", "averaged", "rejected"):
@@ -316,7 +315,9 @@ class TestEarlierStages:
     def test_it_is_made_once(
         self, finished_root: Path, read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(run, "train_tokenizer", lambda *_, **__: pytest.fail("trained again"))
+        monkeypatch.setattr(
+            "retort.training.cif.train_tokenizer", lambda *_, **__: pytest.fail("trained again")
+        )
         trained(read_recipe(), finished_root)
 
     def test_byte_pairs(self, tmp_path: Path, read_recipe: ReadRecipe) -> None:

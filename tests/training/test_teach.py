@@ -170,10 +170,12 @@ def test_of_two_runs_that_lack_the_same_readings_one_reads(
 ) -> None:
     teachers = [open_teacher(recipe.teachers["bert"], torch.device("cpu"), stores=tmp_path) for _ in range(2)]
     cuts = list(open_cuts(recipe.data.train[0]).cuts)
+    texts = normalised_texts(cuts, recipe.normaliser)
     asked = count_readings(monkeypatch)
     runs = [
         threading.Thread(
-            target=complete_stores, args=(recipe, {"bert": each}, cuts, silent, Accelerator(cpu=True))
+            target=complete_stores,
+            args=(recipe, {"bert": each}, lambda _: texts, silent, Accelerator(cpu=True), lambda _: None),
         )
         for each in teachers
     ]
@@ -181,6 +183,5 @@ def test_of_two_runs_that_lack_the_same_readings_one_reads(
         run.start()
     for run in runs:
         run.join()
-    texts = normalised_texts(cuts, recipe.normaliser)
     assert sorted(asked) == sorted(texts)
     assert all(not each.missing(texts) for each in teachers if isinstance(each, StoredTeacher))

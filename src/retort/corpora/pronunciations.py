@@ -36,6 +36,30 @@ _LINKS = {"", ";", "-"}
 """What is left of marks that are no sound: glides between vowels, syllable borders."""
 
 
+def with_english(lexicon: Lexicon, words: Iterable[str], phones: Iterable[str], *, case: str) -> Lexicon:
+    """A lexicon and English pronunciations for those of `words` that it lacks: of pocketsphinx's dictionary if that is
+    installed, else and for the rest by espeak-ng's rules. What neither knows stays without.
+
+    Args:
+        phones: of the system; pronunciations with others, the lexicon's own too, count as none.
+        case: of the words: `upper`, `lower` or `keep`.
+
+    Raises:
+        UserError: espeakng-loader is not installed, and there are words for it.
+    """
+    known = set(phones)
+
+    def lacking(lexicon: Lexicon) -> list[str]:
+        return [word for word in words if not any(known.issuperset(way) for way in lexicon.get(word, ()))]
+
+    words = list(dict.fromkeys(words))
+    if (missing := lacking(lexicon)) and find_spec("pocketsphinx"):
+        dictionary = pocketsphinx_lexicon(case=case)
+        lexicon = Lexicon({**lexicon, **{word: dictionary[word] for word in missing if word in dictionary}})
+        missing = lacking(lexicon)
+    return Lexicon({**lexicon, **espeak_pronunciations(missing)}) if missing else lexicon
+
+
 def pocketsphinx_lexicon(*, case: str = "upper") -> Lexicon:
     """The English dictionary inside the wheel `pocketsphinx`: some 126,000 words.
 

@@ -10,7 +10,7 @@ from retort.decoding.rescoring import open_judge, rescore
 from retort.decoding.search import Search
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
-from retort.students.encoded import Encoded
+from retort.students.student import Encoded
 from retort.text.tokenizers import Tokenizer
 
 

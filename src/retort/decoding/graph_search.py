@@ -26,6 +26,7 @@ class GraphHypothesis:
 
     Attributes:
         words: in order, with their frames.
+        numbers: of these words in the graph.
         columns: `(T,)` int32, which of the scores each frame's is: its senone, or the column of CTC.
         graph_cost: of lexicon, language model and transitions.
         acoustic_cost: negative sum of the frames' scores, unscaled.
@@ -33,6 +34,7 @@ class GraphHypothesis:
     """
 
     words: list[TimedWord]
+    numbers: list[int]
     columns: NDArray[np.int32]
     graph_cost: float
     acoustic_cost: float
@@ -149,5 +151,5 @@ class GraphSearch:
         spans = self._times(columns.tolist(), numbers)
         words = [TimedWord(self.graph.words[number], *span) for number, span in zip(numbers, spans)]
         return GraphHypothesis(
-            words, columns, graph_cost, acoustic, graph_cost + self.acoustic_scale * acoustic
+            words, numbers, columns, graph_cost, acoustic, graph_cost + self.acoustic_scale * acoustic
         )

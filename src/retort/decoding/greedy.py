@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
-from retort.students.encoded import Encoded
+from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 NEVER = [BLANK, PAD]

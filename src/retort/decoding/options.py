@@ -28,6 +28,7 @@ class DecodingOptions:
         rescore_case: of the text that a pretrained one reads: `keep`, `upper` or `lower`.
         rescore_weight: of its log-probability of the whole sentence.
         length_weight: added for every piece of the student's in a hypothesis that is ranked anew.
+        acoustic_scale: of a hybrid student's scores against its decoding graph; 0 takes the model's own.
 
     Raises:
         UserError: a number that cannot be, an unknown word, or a weight without its model.
@@ -42,6 +43,7 @@ class DecodingOptions:
     rescore_case: str = "keep"
     rescore_weight: float = 0.0
     length_weight: float = 0.0
+    acoustic_scale: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("beam", self.beam), ("nbest", self.nbest)):
@@ -59,6 +61,8 @@ class DecodingOptions:
             if word not in allowed:
                 raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
         self._check_weights()
+        if not (math.isfinite(self.acoustic_scale) and self.acoustic_scale >= 0.0):
+            raise UserError(f"acoustic scale is {self.acoustic_scale:g}", remedy="Give a number above 0")
 
     def _check_weights(self) -> None:
         for name, weight, model, least in (
@@ -123,6 +127,8 @@ def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
         content = {key: value for key, value in content.items() if not key.startswith("lm")}
     if not options.rescore:
         content = {key: value for key, value in content.items() if not key.startswith(("rescore", "length"))}
+    if not options.acoustic_scale:
+        del content["acoustic_scale"]
     return content
 
 

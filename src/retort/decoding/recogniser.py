@@ -22,6 +22,7 @@ from retort.audio.pauses import cut_at_pauses
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
 from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis
+from retort.decoding.hybrid_search import ScaledGraph
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Found, Search
@@ -29,9 +30,9 @@ from retort.decoding.searches import open_search
 from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
-from retort.students.cif import CifStudent
-from retort.students.encoded import Encoded
+from retort.hybrid.graph import Graph
 from retort.students.factory import build_student
+from retort.students.student import Encoded, Student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -46,16 +47,18 @@ class Recogniser:
 
     Attributes:
         student: in eval mode.
+        graph: what a hybrid student is heard through; its words are then the tokenizer's.
         sampling_rate: of the samples it takes, Hz.
     """
 
     def __init__(
         self,
-        student: CifStudent,
+        student: Student,
         tokenizer: Tokenizer,
         features: FeatureConfig,
         normaliser: NormaliserConfig,
         device: torch.device | str = "cpu",
+        graph: ScaledGraph | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.student = student.to(self.device).eval()
@@ -64,6 +67,7 @@ class Recogniser:
         self.normalise = Normaliser(normaliser)
         self.sampling_rate = features.sampling_rate
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
+        self.graph = graph
         self._fbank = Fbank(features)
         self._opened: Search | None = None
 
@@ -127,6 +131,11 @@ class Recogniser:
         return join_alternatives(parts, self.separator, options.nbest)
 
     @property
+    def outputs(self) -> int:
+        """Classes of the student's output: ids of the tokenizer, or senones of the graph."""
+        return self.tokenizer.size if self.graph is None else self.graph.graph.about.inputs
+
+    @property
     def separator(self) -> str:
         """What stands between words of the text."""
         return " " if self.normalise.config.spaces == "keep" else ""
@@ -144,6 +153,7 @@ class Recogniser:
             hypotheses.append(found[0].hypothesis)
         return hypotheses
 
+    @torch.inference_mode()
     def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> Sequence[Found]:
         """What the search keeps of utterances of `(T, bins)` normalised features, decoded in one batch."""
         return self.opened(options)(self.encode(features))
@@ -162,7 +172,7 @@ class Recogniser:
             UserError: a language model cannot be opened, or does not fit the student.
         """
         if self._opened is None or self._opened.options != options:
-            self._opened = open_search(self.student, self.tokenizer, options, self._opened)
+            self._opened = open_search(self.student, self.tokenizer, options, self._opened, self.graph)
         return self._opened
 
     def readings(
@@ -187,6 +197,8 @@ class Recogniser:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
+        if self.graph is not None:
+            self.graph.graph.save(folder / "graph")
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
 
     def fingerprint(self) -> str:
@@ -203,12 +215,17 @@ class Recogniser:
     def _config(self) -> dict[str, Any]:
         student = asdict(self.student.config)
         student["decoder"] |= {"init": "", "init_layers": []}  # where its weights began, it need not know
+        graph: dict[str, Any] = {}
+        if self.graph is not None:
+            about = self.graph.graph.about
+            graph = {"graph": {"key": about.key, "acoustic_scale": self.graph.acoustic_scale}}
         return {
             "format": FORMAT,
-            "vocabulary": self.tokenizer.size,
+            "vocabulary": self.outputs,
             "student": student,
             "features": asdict(self.features),
             "normaliser": asdict(self.normalise.config),
+            **graph,
         }
 
     def _fewest_frames(self) -> int:
@@ -260,10 +277,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
         student.load_state_dict(load_file(root / "model.safetensors"))
     tokenizer = open_tokenizer(root / "tokenizer")
-    if tokenizer.size != config["vocabulary"]:
+    graph = None
+    if "graph" in config:
+        graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
+    elif tokenizer.size != config["vocabulary"]:
         raise UserError(
             f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {config['vocabulary']}",
             where=root,
             remedy="Export or fetch it again",
         )
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph)

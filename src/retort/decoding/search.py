@@ -10,7 +10,7 @@ from retort.decoding.beam import Candidate
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import Judge
 from retort.errors import BadUtterance
-from retort.students.encoded import Encoded
+from retort.students.student import Encoded
 
 Found: TypeAlias = "list[Candidate] | BadUtterance"
 """What is kept of an utterance, best first, at least one; or why nothing is."""

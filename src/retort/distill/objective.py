@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from retort.config import RowConfig
-from retort.distill.row import Row, Tally
+from retort.distill.row import LABELS, Row, Tally
+from retort.distill.symbols import FrameClasses, frame_classes
 from retort.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Objective(nn.Module):
         teacher_dims: width of every teacher's vectors, by its name in the recipe.
         tap_units: unit of taps by name; by default the tap `utterance` has one position an utterance, and
             every other tap one position a token.
+        outputs: of taps of frames that are outputs of the student, the names of their classes. On other such taps a
+            row of soft or hard labels has a head of its own.
+        symbols: of every teacher whose labels a row lays on frames, its symbols.
 
     Raises:
         UserError: a row names a tap or a teacher that is not there, or asks for what its tap cannot give.
@@ -64,6 +68,9 @@ class Objective(nn.Module):
         tap_dims: Mapping[str, int],
         teacher_dims: Mapping[str, int],
         tap_units: Mapping[str, Unit] | None = None,
+        *,
+        outputs: Mapping[str, Sequence[str]] | None = None,
+        symbols: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         units = {**_UNITS, **(tap_units or {})}
@@ -86,7 +93,8 @@ class Objective(nn.Module):
             seen[name] += 1
             self.names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
             self.row_needs.append((config.teacher, unit))
-            self.rows.append(Row(config, tap_dims[config.tap], teacher_dims[config.teacher]))
+            classes = _classes(config, unit, outputs or {}, symbols or {}, where)
+            self.rows.append(Row(config, tap_dims[config.tap], teacher_dims[config.teacher], classes))
 
     @property
     def needs(self) -> set[Need]:
@@ -125,10 +133,47 @@ class Objective(nn.Module):
                 result = row(tap, given[need], tokens)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            sums[result.normaliser] = sums[result.normaliser] + row.weight_at(step) * result.total
+            added = result.total if result.replaced is None else result.total - result.replaced
+            sums[result.normaliser] = sums[result.normaliser] + row.weight_at(step) * added
             metrics[name] = Tally(result.total.detach(), result.count)
             metrics.update({f"{name}.{key}": tally for key, tally in result.metrics.items()})
         return ObjectiveResult(sums["tokens"], sums["utterances"], metrics)
+
+
+def _classes(
+    config: RowConfig,
+    unit: Unit,
+    outputs: Mapping[str, Sequence[str]],
+    symbols: Mapping[str, Sequence[str]],
+    where: str,
+) -> FrameClasses | None:
+    """What a row of labels on frames compares; None for other rows."""
+    if config.loss not in LABELS:
+        return None
+    if unit != "frame":
+        if config.loss == "hard_label":
+            raise UserError(
+                f"hard_label on '{config.tap}', whose positions are no frames",
+                where=where,
+                remedy="Lay it on frames.N",
+            )
+        return None
+    classes = frame_classes(config.tap, config.teacher, outputs, symbols)
+    if classes is None:
+        raise ValueError(f"{where}: the symbols of teacher {config.teacher} are not given")
+    if classes.lookup is not None and not (classes.lookup >= 0).any():
+        raise UserError(
+            f"none of the symbols of teacher '{config.teacher}' is an output of '{config.tap}'",
+            where=where,
+            remedy="Lay it on frames.N, or choose a teacher over senones",
+        )
+    if config.interpolate and classes.lookup is None:
+        raise UserError(
+            f"interpolate on '{config.tap}', which is no output with hard labels",
+            where=where,
+            remedy=f"Lay it on {', '.join(outputs) or 'an output'}",
+        )
+    return classes
 
 
 def _choose(value: str, known: Mapping[str, int], what: str, where: str) -> None:

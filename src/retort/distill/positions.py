@@ -23,19 +23,29 @@ class Targets(NamedTuple):
             nobody asks for them.
         tokens: `(N,)` int64 ids of the student's tokens, or None where a position is not a token.
         ids: `(N, D)` int64, of soft labels: the tokens whose probabilities the vectors are.
+        labels: `(N,)` int64, which output each position's own symbol is, -1 for none; None where nobody knows.
     """
 
     vectors: Tensor
     sources: Tensor | None
     tokens: Tensor | None
     ids: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class PositionLosses(NamedTuple):
-    """What a row's loss returns: `values (N,)` to be summed, and `marks`, each `(N,)`, to be logged only."""
+    """What a row's loss returns.
+
+    Attributes:
+        values: `(N,)`, to be summed.
+        marks: each `(N,)`, to be logged only.
+        taken: `(N,)` or None: the share of each position's target that is the teacher's, where the rest of it, up to 1,
+            is the hard label's.
+    """
 
     values: Tensor
     marks: dict[str, Tensor]
+    taken: Tensor | None = None
 
 
 RowLoss = Callable[[Tensor, Targets, RowConfig], PositionLosses]

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from retort.config import RowConfig
 from retort.distill.contrastive import contrastive_row
 from retort.distill.cosine import cosine_row
+from retort.distill.hard_label import hard_label_row
 from retort.distill.positions import RowLoss, Targets
 from retort.distill.regression import regression_row
 from retort.distill.soft_label import soft_label_row
+from retort.distill.symbols import FrameClasses, translated
 from retort.errors import UserError
 
 # For the checker only: the losses must not drag students, teachers and their libraries into other toolkits.
@@ -26,8 +28,11 @@ LOSSES: dict[str, RowLoss] = {
     "regression": regression_row,
     "cosine": cosine_row,
     "soft_label": soft_label_row,
+    "hard_label": hard_label_row,
 }
 """What `loss:` of a row may be. A new method is a file with its loss, a line here and in `ROW_CHOICES`."""
+LABELS = ("soft_label", "hard_label")
+"""Those that compare logits with symbols, not vectors with vectors."""
 
 
 class Tally(NamedTuple):
@@ -47,31 +52,40 @@ class RowResult:
         count: how many positions, or utterances with any position, were summed.
         normaliser: the count over all ranks and accumulation steps by which the trainer divides `total`.
         metrics: what the loss logs beside itself, such as `accuracy`, over positions.
+        replaced: scalar, of a row with `interpolate`: the hard losses in whose place `total` comes, position by
+            position.
     """
 
     total: Tensor
     count: int
     normaliser: Literal["tokens", "utterances"]
     metrics: dict[str, Tally]
+    replaced: Tensor | None = None
 
 
 class Row(nn.Module):
     """Projects a tap to the teacher's width and compares the two; lives in training only.
 
     Soft labels are compared with the tap itself, logits over the student's tokens, and log `spoken`: the share of
-    the tap's positions of which the teacher says something. Everything here is computed in float32, whatever autocast
-    says.
+    the tap's positions of which the teacher says something. On frames that are no output the projection is an
+    auxiliary head: logits over the teacher's own symbols. Everything here is computed in float32 or better, whatever
+    autocast says.
 
     Args:
         config: of the row; its weight and warm-up are the objective's affair, see :meth:`weight_at`.
         tap_dim: D of the tap.
         teacher_dim: D of the teacher's vectors.
+        classes: of soft and hard labels of frames, what the teacher's symbols are to the student.
 
     Raises:
         UserError: no such loss.
     """
 
-    def __init__(self, config: RowConfig, tap_dim: int, teacher_dim: int) -> None:
+    lookup: Tensor | None
+
+    def __init__(
+        self, config: RowConfig, tap_dim: int, teacher_dim: int, classes: FrameClasses | None = None
+    ) -> None:
         super().__init__()
         if config.loss not in LOSSES:
             raise UserError(
@@ -79,20 +93,24 @@ class Row(nn.Module):
             )
         self.config = config
         self.loss = LOSSES[config.loss]
-        soft = config.loss == "soft_label"
-        self.projection: nn.Module = nn.Identity() if soft else nn.Linear(tap_dim, teacher_dim)
+        lookup = classes.lookup if classes is not None else None
+        self.register_buffer("lookup", lookup, persistent=False)
+        width: int | None = teacher_dim
+        if config.loss in LABELS:
+            width = classes.size if classes is not None and lookup is None else None
+        self.projection: nn.Module = nn.Identity() if width is None else nn.Linear(tap_dim, width)
 
     def weight_at(self, step: int) -> float:
-        """The weight after `step` updates: linear from 0 over `warmup_steps`, then `weight`."""
-        warmup = self.config.warmup_steps
-        return self.config.weight * min(1.0, step / warmup) if warmup > 0 else self.config.weight
+        """The weight after `step` updates: linear from 0 over `warmup_steps`, then `weight`, or `interpolate`."""
+        warmup, weight = self.config.warmup_steps, self.config.interpolate or self.config.weight
+        return weight * min(1.0, step / warmup) if warmup > 0 else weight
 
     def forward(self, tap: Tap, signal: Signal, tokens: Tensor | None = None) -> RowResult:
         """The loss over the positions that are valid in the tap and in the signal.
 
         Args:
             tap: `values (B, N, tap_dim)`.
-            signal: `vectors (B, M, teacher_dim)`; N and M differ by padding only.
+            signal: `vectors (B, M, teacher_dim)`; N and M differ by padding only. Of frames, in the teacher's symbols.
             tokens: `(B, U)` int64 ids of the student's tokens, read where the tap's unit is `token`.
 
         Raises:
@@ -106,31 +124,54 @@ class Row(nn.Module):
         elif tokens is not None and (len(tokens) != len(valid) or (place >= tokens.shape[1]).any()):
             shape = tuple(tokens.shape)
             raise ValueError(f"tokens {shape} leave out positions of {self.config.tap}, {tuple(valid.shape)}")
-        targets = Targets(
-            vectors=signal.vectors[owner, place],
-            sources=signal.sources[owner, place],
-            tokens=None if tokens is None else tokens[owner, place],
-            ids=None if signal.ids is None else signal.ids[owner, place],
+        targets = self._in_outputs(
+            Targets(
+                vectors=signal.vectors[owner, place],
+                sources=signal.sources[owner, place],
+                tokens=None if tokens is None else tokens[owner, place],
+                ids=None if signal.ids is None else signal.ids[owner, place],
+                labels=None if signal.labels is None else signal.labels[owner, place],
+            )
         )
         with torch.autocast(tap.values.device.type, enabled=False):
-            dtype = next((each.dtype for each in self.parameters()), torch.float32)
+            at_least = torch.promote_types(tap.values.dtype, torch.float32)
+            dtype = next((each.dtype for each in self.parameters()), at_least)
             student = self.projection(tap.values[owner, place].to(dtype))
-            losses, marks = self.loss(student, targets, self.config)
+            losses, marks, taken = self.loss(student, targets, self.config)
         metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
-        if self.config.loss == "soft_label":
+        if self.config.loss in LABELS:
             metrics["spoken"] = Tally(valid.sum(), int(tap.lengths.sum()))
         if self.config.average == "token":
-            return RowResult(losses.sum(), len(owner), "tokens", metrics)
+            replaced = None
+            if taken is not None:
+                if tap.hard is None:
+                    raise ValueError("the tap has no hard labels to be interpolated with")
+                replaced = (taken * tap.hard[owner, place]).sum()
+            return RowResult(losses.sum(), len(owner), "tokens", metrics, replaced)
         lengths = valid.sum(1)
         means = losses.new_zeros(len(lengths)).index_add(0, owner, losses) / lengths.clamp_min(1)
         return RowResult(means.sum(), int((lengths > 0).sum()), "utterances", metrics)
+
+    def _in_outputs(self, targets: Targets) -> Targets:
+        """The targets in the student's outputs, where the teacher has symbols of its own for them."""
+        if self.lookup is None:
+            return targets
+        if targets.ids is not None:
+            ids, probs = translated(self.lookup, targets.ids, targets.vectors)
+            targets = targets._replace(ids=ids, vectors=probs)
+        if targets.labels is not None:
+            known = targets.labels >= 0
+            labels = self.lookup[targets.labels.clamp(min=0)].where(known, targets.labels)
+            targets = targets._replace(labels=labels)
+        return targets
 
 
 def valid_positions(tap: Tap, signal: Signal) -> Tensor:
     """Positions inside the tap's lengths of which the teacher speaks.
 
     The last position of an utterance (EOS, or the one of a whole utterance) has a teacher vector whenever any
-    of its positions has one; where it lies says how many positions the signal has.
+    of its positions has one; where it lies says how many positions the signal has. Of frames, whose last ones may be
+    silent, none may lie behind the tap's.
 
     Returns:
         `(B, n)` bool, n the shorter of the two padded sizes.
@@ -145,7 +186,8 @@ def valid_positions(tap: Tap, signal: Signal) -> Tensor:
     shorter = min(size, signal.valid.shape[1])
     places = torch.arange(1, signal.valid.shape[1] + 1, device=signal.valid.device)
     spoken = (signal.valid * places).amax(1) if len(places) else torch.zeros_like(tap.lengths)
-    wrong = (spoken != tap.lengths) & (spoken > 0) | (tap.lengths > size)
+    apart = spoken > tap.lengths if tap.unit == "frame" else (spoken != tap.lengths) & (spoken > 0)
+    wrong = apart | (tap.lengths > size)
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise ValueError(

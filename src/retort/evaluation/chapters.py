@@ -17,7 +17,6 @@ from retort.evaluation.plots import curve_pictures, panels, style
 from retort.evaluation.scoring import UtteranceScore, alignment
 from retort.recipe import recipe_to_dict
 from retort.students.factory import build_student
-from retort.text.opening import open_tokenizer
 
 WORST = 10
 """Utterances shown of one experiment; half as many of each where there are several."""
@@ -170,7 +169,7 @@ def _parameters(experiment: Experiment) -> dict[str, int]:
         UserError: the tokenizer is missing.
     """
     recipe = experiment.recipe
-    vocabulary = open_tokenizer(experiment.folder / "tokenizer").size
+    vocabulary = experiment.outputs
     with torch.device("meta"):
         student = build_student(recipe.student, vocabulary, recipe.features.bins)
     result = {

@@ -17,7 +17,9 @@ from torch import Tensor
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation.scoring import Score, read_score
+from retort.files import opening_model
 from retort.recipe import recipe_from_dict
+from retort.text.opening import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,19 @@ class Experiment:
     def released(self) -> bool:
         """Whether it is a release: the model and its recipe, nothing of how it was trained."""
         return (self.folder / "config.json").is_file()
+
+    @property
+    def outputs(self) -> int:
+        """Classes of the student's output, as its model says, or, while there is none, its tokenizer.
+
+        Raises:
+            UserError: neither is there.
+        """
+        for path in (self.folder / "config.json", self.folder / "model" / "config.json"):
+            if path.is_file():
+                with opening_model(path.parent, "Export or fetch it again"):
+                    return int(json.loads(path.read_text())["vocabulary"])
+        return open_tokenizer(self.folder / "tokenizer").size
 
     @property
     def last_checkpoint(self) -> Path | None:

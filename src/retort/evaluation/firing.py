@@ -14,7 +14,8 @@ from retort.audio.fbank import FRAME_SHIFT
 from retort.corpora.features import CutFeatures
 from retort.decoding.greedy import greedy_fired
 from retort.decoding.recogniser import SHORTEST, Recogniser
-from retort.errors import BadUtterance
+from retort.errors import BadUtterance, UserError
+from retort.students.cif import CifStudent
 
 END = "∎"
 """How the end symbol is shown."""
@@ -44,9 +45,10 @@ def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
     """Let the model hear one cut.
 
     Raises:
+        UserError: the model is no CIF student.
         BadUtterance: its audio cannot be used.
     """
-    student = recogniser.student
+    student = _cif(recogniser)
     features = _features(recogniser, CutFeatures(recogniser.features), cut)
     encoded = student.encode(features[None].to(recogniser.device), _length(recogniser, features))
     fired = student.fire(encoded)
@@ -71,23 +73,30 @@ def length_errors(
     """Tokens fired freely minus tokens of the reference, the end symbol counted in both, by utterance id.
 
     An utterance whose audio cannot be used is left out.
+
+    Raises:
+        UserError: the model is no CIF student.
     """
-    made = CutFeatures(recogniser.features)
+    student, made = _cif(recogniser), CutFeatures(recogniser.features)
     errors = {}
     for index, cut in enumerate(cuts):
         try:
             features = _features(recogniser, made, cut)
         except BadUtterance:
             continue
-        encoded = recogniser.student.encode(
-            features[None].to(recogniser.device), _length(recogniser, features)
-        )
+        encoded = student.encode(features[None].to(recogniser.device), _length(recogniser, features))
         text = recogniser.normalise(cut.supervisions[0].text or "")
         wanted = len(recogniser.tokenizer.encode(text)) + 1
-        errors[cut.id] = int(recogniser.student.fire(encoded).lengths[0]) - wanted
+        errors[cut.id] = int(student.fire(encoded).lengths[0]) - wanted
         if progress is not None:
             progress(index + 1, len(cuts))
     return errors
+
+
+def _cif(recogniser: Recogniser) -> CifStudent:
+    if not isinstance(recogniser.student, CifStudent):
+        raise UserError(f"a {recogniser.student.config.kind} student fires no tokens")
+    return recogniser.student
 
 
 def _features(recogniser: Recogniser, made: CutFeatures, cut: Cut) -> torch.Tensor:

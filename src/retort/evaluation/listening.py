@@ -45,6 +45,9 @@ def listen(experiments: Sequence[Experiment], progress: Progress) -> list[Sectio
     heard = []
     opened: dict[tuple[str, ...], dict[str, Cut]] = {}
     for each in experiments:
+        if each.recipe.student.kind != "cif":
+            missing.append(note(f"{each.name}: a {each.recipe.student.kind} student fires no tokens."))
+            continue
         try:
             cuts = _test_cuts(each, opened)
             heard.append(_Heard(each, load(each.folder), cuts, _scored_on(each, cuts)))

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.config import AlignConfig
 from retort.errors import UserError
 from retort.files import one_at_a_time, write_whole
 from retort.hybrid.cepstra import Normalisation, Said, ShardJob, divide, hours, make_shard, normalisation
@@ -28,6 +27,7 @@ from retort.hybrid.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_stor
 from retort.hybrid.topology import STATES, UNTRAINED_LOOP, self_loops
 from retort.hybrid.tree import SenoneTree
 from retort.hybrid.workers import Workers, workers
+from retort.hybrid_config import AlignConfig
 from retort.text.lexicon import Lexicon
 
 Progress = Callable[[str, int, int], None]

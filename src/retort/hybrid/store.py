@@ -76,6 +76,9 @@ class Shard(Sequence[Alignment]):
 class AlignmentStore(Mapping[str, Alignment]):
     """Alignments by utterance id, read from disk one by one.
 
+    Args:
+        folder: of the store, or the one that `align_corpus` made it in.
+
     Raises:
         UserError: the folder holds no store, or a broken one.
     """
@@ -85,6 +88,8 @@ class AlignmentStore(Mapping[str, Alignment]):
         from safetensors.numpy import load_file
 
         self.folder = Path(folder)
+        if not (self.folder / "store.json").exists() and (self.folder / "alignments").exists():
+            self.folder /= "alignments"
         if not (self.folder / "store.json").exists():
             raise UserError("holds no alignments", where=folder, remedy="Align first")
         try:

@@ -81,15 +81,26 @@ class SenoneTree:
             self._known[key] = node
         return self._known[key]
 
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON; phones by name."""
+    def states_of_senones(self) -> list[int]:
+        """Of each senone which HMM state (from 0) it is; -1 of one that several share."""
+        found: dict[int, set[int]] = {senone: set() for senone in range(self.count)}
+        for row in self.roots:
+            for state, root in enumerate(row):
+                for leaf in _leaves(root):
+                    found[leaf].add(state)
+        return [states.pop() if len(states) == 1 else -1 for states in found.values()]
+
+    def __str__(self) -> str:
+        """As :meth:`load` reads it: JSON, phones by name."""
         roots = {
             symbol: [_written(node, self.phones.symbols) for node in row]
             for symbol, row in zip(self.phones.symbols, self.roots)
         }
-        write_whole(
-            Path(path), json.dumps({"states": self.states, "roots": roots}, ensure_ascii=False) + "\n"
-        )
+        return json.dumps({"states": self.states, "roots": roots}, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON; phones by name."""
+        write_whole(Path(path), str(self))
 
     @classmethod
     def load(cls, path: str | Path) -> SenoneTree:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from retort.checks import check_choices
 from retort.config import SHARED_CHOICES, LoopConfig, NormaliserConfig
 from retort.errors import UserError
-from retort.recipe import check_choices, read_recipe
+from retort.recipe import read_recipe
 
 
 @dataclass
@@ -23,12 +24,31 @@ class TextConfig:
 @dataclass
 class PieceConfig:
     kind: str = "wordpiece"
-    """Of a masked model `wordpiece`, trained on the text, with BERT's special pieces. Of the others `student`
-    (those of `model`), or trained on the text: `characters`, `bpe` (sentencepiece) or `words`."""
+    """Of a masked model `wordpiece`, trained on the text, with BERT's special pieces, or `words`. Of the others
+    `student` (those of `model`), or trained on the text: `characters`, `bpe` (sentencepiece) or `words`. Over
+    `units` it is `words`, which are then all the symbols that the unit has."""
     model: str = ""
     """For `student`: an experiment's name, or the folder of an experiment, a model or a release."""
     size: int = 8000
     """Most pieces, the special ones counted; a small text gives fewer. Of `bpe` exactly so many."""
+
+
+@dataclass
+class UnitConfig:
+    """What a language model is over, if not over text: sentences are pronounced, and it reads how they are."""
+
+    unit: str = ""
+    """Empty: the text itself. `senone` or `phone`: what an alignment is made of, without silences."""
+    alignments: str = ""
+    """Folder of alignments (`retort.hybrid.store`): their tree says which phones and senones there are, their lexicon
+    how the words are said that occur in them."""
+    lexicon: list[str] = field(default_factory=list)
+    """Further lexicons, in the style of the CMU dictionary, for words that the first ones lack. Paths as in `text`."""
+    pronounce: bool = False
+    """Of English: words that the lexicons lack are said as in pocketsphinx's dictionary, if it is installed, or by
+    espeak-ng's rules. Without, or where these fail, a sentence with such a word is left out."""
+    sample: bool = False
+    """Whether each word of several pronunciations is said in one drawn at random, by `seed`, or in the first one."""
 
 
 @dataclass
@@ -86,6 +106,7 @@ class LmRecipe:
     held_out: list[str] = field(default_factory=list)
     """Validation: sources as in `text`."""
     normaliser: NormaliserConfig = field(default_factory=NormaliserConfig)
+    units: UnitConfig = field(default_factory=UnitConfig)
     init: str = ""
     """Of a masked model: Hugging Face name or folder of the encoder that is trained on, with its own pieces; empty:
     from scratch."""
@@ -99,9 +120,12 @@ class LmRecipe:
     training: LmTrainingConfig = field(default_factory=LmTrainingConfig)
 
 
-LM_CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {"kind": ("masked", "causal", "ngram")}
+LM_CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
+    "kind": ("masked", "causal", "ngram"),
+    "units.unit": ("", "senone", "phone"),
+}
 OF_A_KIND: dict[str, dict[str, tuple[str, ...]]] = {
-    "masked": {"tokenizer.kind": ("wordpiece",), "model.kind": ("transformer",)},
+    "masked": {"tokenizer.kind": ("wordpiece", "words"), "model.kind": ("transformer",)},
     "causal": {
         "tokenizer.kind": ("student", "characters", "bpe", "words"),
         "model.kind": ("transformer", "lstm"),
@@ -120,6 +144,7 @@ def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
     check_choices(loaded, LM_CHOICES, recipe)
     check_choices(loaded, OF_A_KIND[loaded.kind], recipe)
     _check_text(loaded, recipe)
+    _check_units(loaded, recipe)
     _check_model(loaded, recipe)
     return loaded
 
@@ -146,6 +171,27 @@ def _check_text(loaded: LmRecipe, where: str) -> None:
             where=where,
             remedy="Name the student whose pieces the file has: tokenizer: {kind: student, model: ...}",
         )
+
+
+def _check_units(loaded: LmRecipe, where: str) -> None:
+    units = loaded.units
+    if bool(units.unit) != bool(units.alignments):
+        raise UserError(
+            f"units.unit is '{units.unit}', units.alignments '{units.alignments}'",
+            where=where,
+            remedy="Give both, or neither for a model over the text itself",
+        )
+    if not units.unit:
+        return
+    for key, value, right in (
+        ("tokenizer.kind", loaded.tokenizer.kind, "words"),
+        ("normaliser.spaces", loaded.normaliser.spaces, "keep"),
+        ("init", loaded.init, ""),
+    ):
+        if value != right:
+            raise UserError(
+                f"{key} is '{value}' of a model over {units.unit}s", where=where, remedy=f"Set {key}={right}"
+            )
 
 
 def _check_model(loaded: LmRecipe, where: str) -> None:

@@ -19,13 +19,16 @@ from retort.lm.causal import CausalLM
 from retort.lm.config import ModelConfig
 from retort.lm.neural import NETWORKS, NeuralLM
 from retort.lm.ngram import NgramLM, NgramTable
+from retort.lm.units import read_units
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
+from retort.text.tokenizers import WordTokenizer
 
 FORMAT = 1
 KINDS = ("causal", "ngram")
 ARPA = "lm.arpa.gz"
 _REMEDY = "Give an experiment of `retort lm train`, kind causal or ngram"
+_REMEDY_WORDS = "Give an experiment of `retort lm train`, kind ngram, tokenizer.kind words, without units"
 
 
 def save_causal_lm(model: NeuralLM | NgramLM, folder: Path) -> None:
@@ -95,6 +98,33 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
             model = NeuralLM(network, tokenizer, normalise)
     model.start(0, torch.device(device))
     return model
+
+
+def word_arpa(name: str | Path) -> Path:
+    """The ARPA file of an n-gram model over words, as a decoding graph needs it; written anew if it is missing.
+
+    Args:
+        name: `EXP`, or `EXP/model` wherever it was moved.
+
+    Raises:
+        UserError: no n-gram model there, or one over other pieces than words.
+    """
+    root = _folder(name)
+    if root is None or not is_causal_lm(root):
+        raise UserError("no n-gram model here", where=name, remedy=_REMEDY_WORDS)
+    tokenizer = open_tokenizer(root / "tokenizer")
+    kind = json.loads((root / "config.json").read_text())["kind"]
+    over = f"{units.unit}s" if (units := read_units(root)) else tokenizer.kind
+    if (kind, over) != ("ngram", WordTokenizer.kind):
+        raise UserError(f"its kind is {kind}, over {over}", where=name, remedy=_REMEDY_WORDS)
+    path = root / ARPA
+    if not path.exists():
+        model = open_causal_lm(root)
+        assert isinstance(model, NgramLM), kind
+        partial = path.with_name(f"partial.{ARPA}")
+        write_arpa(model.table, model.symbols, partial)
+        partial.rename(path)
+    return path
 
 
 def _folder(name: str | Path) -> Path | None:

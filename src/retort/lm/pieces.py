@@ -34,6 +34,27 @@ def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> Pre
     return blank.train_new_from_iterator(sentences, size, show_progress=False)
 
 
+def word_level(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with BERT's five special pieces whose other pieces are whole words between spaces, as they are.
+
+    Args:
+        words: in the order of their ids, which begin at 5.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    ids = {word: number for number, word in enumerate([*special, *words])}
+    backend = Backend(models.WordLevel(ids, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{f"{each.strip('[]').lower()}_token": each for each in special},
+    )
+
+
 def train_pieces(sentences: Iterable[str], config: PieceConfig) -> Tokenizer:
     """A tokenizer as a student's, of the kind that the recipe names.
 

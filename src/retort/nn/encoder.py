@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.config import EncoderConfig, FrontendConfig
 from retort.nn.conformer import ConformerLayer, TransformerLayer
 from retort.nn.dropout import Dropout
-from retort.nn.frontend import Conv2dFrontend
+from retort.nn.frontend import make_frontend
 from retort.nn.masks import valid_mask
+from retort.nn.tdnnf import TdnnfLayer
 
-LAYERS: dict[str, type[ConformerLayer] | type[TransformerLayer]] = {
-    "conformer": ConformerLayer,
-    "transformer": TransformerLayer,
+LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
+    "conformer": lambda config, number: ConformerLayer(config),
+    "transformer": lambda config, number: TransformerLayer(config),
+    "tdnnf": TdnnfLayer,
 }
+"""By `encoder.kind`: a layer from the configuration and its number, counted from 1; called with `hidden (B, T, dim)` and
+`lengths (B,)`."""
 
 
 def max_pool(hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +42,7 @@ class Encoder(nn.Module):
     """Filter banks to `hidden` at a lower rate (CIF-HKD: 1/2 by convolution, 1/4 by pooling).
 
     Args:
-        frontend: sizes of the convolutional front end.
+        frontend: kind and sizes of the front end.
         config: kind, number and sizes of the layers.
         bins: filter banks a frame.
         faithful: the reference's input: scaled by sqrt(dim) and projected once more.
@@ -46,39 +52,54 @@ class Encoder(nn.Module):
         self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
     ) -> None:
         super().__init__()
-        self.frontend = Conv2dFrontend(bins, frontend.channels, frontend.layers, config.dim)
+        self.frontend = make_frontend(frontend, bins, config.dim)
         self.input_projection = nn.Linear(config.dim, config.dim) if faithful else None
         self.scale = math.sqrt(config.dim) if faithful else 1.0
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(LAYERS[config.kind](config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            LAYERS[config.kind](config, number) for number in range(1, config.layers + 1)
+        )
         self.pool_after = frozenset(config.pool_after)
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" else nn.Identity()
-        self.convolutions = frontend.layers
 
     @property
     def subsampling(self) -> int:
         """Feature frames in one encoder frame."""
-        return int(2 ** (self.convolutions + len(self.pool_after)))
+        return self.frontend.subsampling * int(2 ** len(self.pool_after))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Encoder frames `(B,)` that so many feature frames give."""
-        for _ in range(self.convolutions):
-            lengths = ((lengths - 1) // 2).clamp(min=0)
+        lengths = self.frontend.output_lengths(lengths)
         for _ in self.pool_after:
             lengths = (lengths + 1) // 2
         return lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`features (B, T, bins)` to `hidden (B, T', dim)` float32 and lengths; frames behind them are zero."""
+        for hidden, after in self.each_layer(features, lengths):
+            last, last_lengths = hidden, after
+        return self.finished(last, last_lengths), last_lengths
+
+    def each_layer(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the front end gives, then what each layer gives, pooled where it is.
+
+        Each is `(B, T_n, dim)` and lengths `(B,)`; what stands behind a length is undefined.
+        """
         hidden, lengths = self.frontend(features, lengths)
         hidden = hidden * self.scale
         if self.input_projection is not None:
             hidden = self.input_projection(hidden)
         hidden = self.dropout(hidden)
+        yield hidden, lengths
         for number, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, lengths)
             if number in self.pool_after:
                 hidden, lengths = max_pool(hidden, lengths)
-        hidden = self.norm(hidden).float()
-        return hidden.masked_fill(~valid_mask(lengths, hidden.shape[1])[..., None], 0.0), lengths
+            yield hidden, lengths
+
+    def finished(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """The encoder's output from what its last layer gives: in float32 or better, and zero behind the lengths."""
+        hidden = self.norm(hidden)
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return hidden.masked_fill(~valid_mask(lengths, hidden.shape[1])[..., None], 0.0)

@@ -5,8 +5,6 @@ Source: Dong and Xu 2020 (CIF); Han et al. 2023 for the sizes of the recipe `ais
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,27 +16,13 @@ from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import LAYERS, Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
-from retort.students.encoded import Encoded
-from retort.students.taps import Tap
+from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.student import Encoded, Labelled, Student, StudentOutput
+from retort.students.taps import Tap, Unit
 from retort.text.tokenizers import BLANK, EOS, UNKNOWN
 
 
-@dataclass(frozen=True)
-class StudentOutput:
-    """One training pass.
-
-    Attributes:
-        losses: unweighted sums over the batch, by name.
-        taps: what rows of distillation may read.
-        metrics: sums over the batch that are only logged.
-    """
-
-    losses: dict[str, Tensor]
-    taps: dict[str, Tap]
-    metrics: dict[str, Tensor]
-
-
-class CifStudent(nn.Module):
+class CifStudent(Student):
     """Speech to tokens, one token a fire.
 
     Args:
@@ -55,16 +39,15 @@ class CifStudent(nn.Module):
         self.ctc = nn.Linear(dim, vocabulary)
         self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout, config.cif.activation)
         self.context = nn.ModuleList(
-            LAYERS[config.encoder.kind](config.encoder) for _ in range(config.cif.context_layers)
+            LAYERS[config.encoder.kind](config.encoder, number + 1)
+            for number in range(config.cif.context_layers)
         )
         self.decoder = CifDecoder(config.decoder, vocabulary, dim)
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
-    """Prefixes of the parameters whose rows are ids of the vocabulary."""
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Weight of each of :attr:`StudentOutput.losses` in the total."""
         config = self.config
         return {
             "ce": config.ce_weight,
@@ -75,7 +58,6 @@ class CifStudent(nn.Module):
 
     @property
     def tap_dims(self) -> dict[str, int]:
-        """The taps that :meth:`forward` gives, with their last dimension."""
         dim = self.config.encoder.dim
         vocabulary = self.decoder.vocabulary.out_features
         return {
@@ -85,9 +67,21 @@ class CifStudent(nn.Module):
             "tokens": vocabulary,
         }
 
-    def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
-        """`features (B, T, bins)` after CMVN to hidden frames."""
-        return Encoded(*self.encoder(features, feature_lengths))
+    @property
+    def tap_units(self) -> dict[str, Unit]:
+        return {"acoustic": "token", "linguistic": "token", "utterance": "utterance", "tokens": "token"}
+
+    @property
+    def criterion(self) -> str:
+        """Errors of characters, of the CTC head where it alone learns."""
+        return "cer" if self.config.ce_weight > 0.0 else "ctc_cer"
+
+    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
+        return batch.tokens, batch.token_lengths
+
+    def positions(self, batch: Labelled) -> int:
+        """Tokens, EOS counted."""
+        return int(batch.token_lengths.sum())
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
         """Fire freely, or exactly `target_lengths (B,)` tokens; in float32 whatever the autocast."""
@@ -125,15 +119,17 @@ class CifStudent(nn.Module):
         states, logits = self.decoder(previous, fired.embeddings)
         mask = valid_mask(token_lengths, tokens.shape[1])
         targets, predicted = tokens[mask], logits[mask].float()
+        entropies = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
+        hard = entropies.new_zeros(mask.shape).masked_scatter(mask, self.config.ce_weight * entropies)
         losses = {
-            "ce": smoothed_cross_entropy(predicted, targets, self.config.label_smoothing),
+            "ce": entropies.sum(),
             "quantity": (fired.quantity - token_lengths).abs().sum(),
         }
         losses |= self._ctc_losses(encoded, alphas, tokens, token_lengths)
         taps = {
             "acoustic": Tap(fired.embeddings, token_lengths, "token"),
             "linguistic": Tap(states, token_lengths, "token"),
-            "tokens": Tap(logits, token_lengths, "token"),
+            "tokens": Tap(logits, token_lengths, "token", hard),
             "utterance": Tap(_mean(fired.embeddings, mask), torch.ones_like(token_lengths), "utterance"),
         }
         metrics = {
@@ -191,20 +187,6 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
         before.gather(1, frames), middles.expand_as(frames).double(), reduction="none", delta=0.5
     )
     return distance[valid].sum().to(dtype)
-
-
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Sum over positions of cross-entropy with uniform smoothing over the other V - 1 labels.
-
-    Args:
-        logits: `(N, V)` float32.
-        targets: `(N,)` int64.
-        smoothing: mass that goes to the other labels in equal shares (the reference's form).
-    """
-    log_probs = logits.log_softmax(-1)
-    nll = -log_probs.gather(-1, targets[:, None]).squeeze(-1)
-    share = smoothing / (logits.shape[-1] - 1)
-    return ((1.0 - smoothing - share) * nll - share * log_probs.sum(-1)).sum()
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

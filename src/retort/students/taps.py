@@ -18,8 +18,11 @@ class Tap:
         values: `(B, N, D)`, floating point; N counts tokens (EOS included), frames, or is 1 for an utterance.
         lengths: `(B,)` int64, how many of the N positions are valid.
         unit: what one position stands for.
+        hard: of an output with hard labels, `(B, N)` float32: what each position adds to the student's weighted loss;
+            0 where it has no label.
     """
 
     values: Tensor
     lengths: Tensor
     unit: Unit
+    hard: Tensor | None = None

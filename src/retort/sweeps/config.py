@@ -11,10 +11,11 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from retort.checks import check_choices
 from retort.config import Recipe
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.errors import UserError
-from retort.recipe import check_choices, load_recipe, read_recipe, recipe_to_dict
+from retort.recipe import load_recipe, read_recipe, recipe_to_dict
 
 _NAME = re.compile(r"\w[\w.+=,-]*(/\w[\w.+=,-]*)*")
 

@@ -1,6 +1,7 @@
 """Teachers read texts; what they say is laid beside the student's positions."""
 
 from retort.teachers.cache import CachedTeacher
+from retort.teachers.describing import TeacherDescription, describe_teacher
 from retort.teachers.filling import Estimate, fill
 from retort.teachers.masked_lm import MaskedLMTeacher
 from retort.teachers.opening import (
@@ -14,6 +15,7 @@ from retort.teachers.opening import (
 from retort.teachers.posteriors import PosteriorTeacher
 from retort.teachers.signal import Signal, token_signal, utterance_signal
 from retort.teachers.store import StoredTeacher
+from retort.teachers.symbols import check_units, symbol_ids, teacher_symbols
 from retort.teachers.teacher import Reading, Teacher
 
 __all__ = [
@@ -26,11 +28,16 @@ __all__ = [
     "Signal",
     "StoredTeacher",
     "Teacher",
+    "TeacherDescription",
     "check_there",
+    "check_units",
+    "describe_teacher",
     "fill",
     "open_fresh",
     "open_store",
     "open_teacher",
+    "symbol_ids",
+    "teacher_symbols",
     "teacher_tokenizer",
     "token_signal",
     "utterance_signal",

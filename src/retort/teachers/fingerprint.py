@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from retort.config import TeacherConfig
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -49,6 +51,11 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     for setting in ("truncation", "padding"):
         content.pop(setting, None)
     return hashlib.sha256(_canonical(content)).hexdigest()[:32]
+
+
+def unit_read(config: TeacherConfig) -> dict[str, object]:
+    """What an identity says of the unit that a teacher reads; of text nothing, for once there was no other."""
+    return {} if config.unit == "text" else {"unit": config.unit}
 
 
 def identity_key(identity: Mapping[str, object]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from retort.config import TeacherConfig
 from retort.errors import UserError
 from retort.lm.pretrained import check_frame, longest_input, open_encoder, open_tokenizer
-from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
+from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint, unit_read
 from retort.teachers.teacher import Reading
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class MaskedLMTeacher:
             "maximum_pieces": self.maximum_pieces,
             "layers": list(self.config.layers),
             "case": self.config.case,
+            **unit_read(self.config),
             "dim": self.dim,
         }
 

@@ -16,6 +16,7 @@ from retort.teachers.masked_lm import MaskedLMTeacher
 from retort.teachers.posteriors import PieceLMTeacher, PosteriorTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
 from retort.teachers.store import StoredTeacher
+from retort.teachers.symbols import check_units, teacher_symbols
 from retort.teachers.teacher import Teacher
 from retort.text.tokenizers import Tokenizer
 
@@ -38,7 +39,8 @@ def open_teacher(
 
     Args:
         device: where it runs and its vectors stay; what a store holds is mapped into main memory.
-        tokenizer: the student's; needed for soft labels.
+        tokenizer: the student's, or for frames :func:`retort.teachers.symbols.teacher_symbols`; needed for soft
+            labels of text.
         cache_bytes: of vectors kept in memory; a store keeps none.
         stores: folder of the stores; needed for `storage: disk`.
 
@@ -60,8 +62,12 @@ def open_fresh(
     """The teacher of a recipe without any memory.
 
     Raises:
-        UserError: an unknown kind, soft labels without the student's tokenizer, or as the kind's class.
+        UserError: an unknown kind, soft labels without the student's tokenizer, a model over another unit than the
+            config's, or as the kind's class.
     """
+    if config.unit != "text":
+        check_units(config)
+        tokenizer = tokenizer or teacher_symbols(config)
     if config.topk is None:
         if config.kind != "masked_lm":
             raise UserError(f"kind is '{config.kind}'", where=config.model, remedy="Choose masked_lm")

@@ -13,7 +13,7 @@ from torch import Tensor
 from retort.config import TeacherConfig
 from retort.errors import UserError
 from retort.lm.pretrained import find_model
-from retort.teachers.fingerprint import folder_fingerprint
+from retort.teachers.fingerprint import folder_fingerprint, unit_read
 from retort.teachers.teacher import Reading
 from retort.text.tokenizers import EOS, Piece, Tokenizer
 
@@ -27,6 +27,9 @@ Said: TypeAlias = "tuple[list[tuple[int, int]], Tensor]"
 
 class PosteriorTeacher(ABC):
     """Reads texts in the student's own pieces and names the `topk` most probable tokens of every place.
+
+    For frames the pieces are the teacher's own (:func:`retort.teachers.symbols.teacher_symbols`), which then stand
+    for the student's.
 
     Probabilities are those at temperature 1, of which a row makes those at any other: one store serves them all.
 
@@ -82,6 +85,7 @@ class PosteriorTeacher(ABC):
             "kind": f"{self.config.kind} posteriors",
             "weights": weights,
             "tokenizer": self.tokenizer.fingerprint(),
+            **unit_read(self.config),
             **more,
             "dim": self.dim,
         }

@@ -32,12 +32,14 @@ class Signal:
             in every process.
         ids: None, or, of soft labels, `(B, N, D)` int64: the student's tokens whose probabilities `vectors` holds,
             as in :class:`Reading`.
+        labels: None, or, of frames, `(B, N)` int64: which of the teacher's symbols each frame is, -1 for none.
     """
 
     vectors: Tensor
     valid: Tensor
     sources: Tensor
     ids: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @torch.no_grad()

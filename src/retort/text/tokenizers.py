@@ -192,6 +192,9 @@ class WordTokenizer(Tokenizer):
         ordered = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(ordered[: max(size - len(SPECIAL), 0)])
 
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, UNKNOWN) for word in text.split()]  # a million sentences are cut so
+
     def pieces(self, text: str) -> list[Piece]:
         return [
             Piece(self._ids.get(found.group(), UNKNOWN), *found.span()) for found in re.finditer(r"\S+", text)

@@ -6,7 +6,8 @@ import random
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from retort.corpora.features import CutFeatures
 from retort.errors import BadUtterance
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
+from retort.training.frames import FrameLabels, FrameTexts, UtteranceFrames, collate
 
 SHORTEST = 3
 """Encoder frames under which an utterance is too short."""
@@ -43,6 +45,9 @@ class Batch:
         features: `(B, T, bins)` float32, zero behind `feature_lengths (B,)`; T may be more than their largest.
         tokens: `(B, U)` int64, EOS last, then pad; `token_lengths (B,)` counts EOS; U may be more than their largest.
         rejected: utterances of this batch that could not be used.
+        senones: `(B, T')` int64 of the encoder's frames, -1 for none; T' is the most frames that one has. None without
+            an alignment.
+        frames: by teacher of frames, what it reads and where that is heard.
     """
 
     ids: list[str]
@@ -53,11 +58,26 @@ class Batch:
     tokens: Tensor
     token_lengths: Tensor
     rejected: list[Rejected]
+    senones: Tensor | None = None
+    frames: dict[str, FrameTexts] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
         tensors = ("features", "feature_lengths", "tokens", "token_lengths")
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        return replace(
+            self,
+            **{name: getattr(self, name).to(device) for name in tensors},
+            senones=None if self.senones is None else self.senones.to(device),
+            frames={name: each.to(device) for name, each in self.frames.items()},
+        )
+
+
+class _Utterance(NamedTuple):
+    id: str
+    text: str
+    pieces: list[Piece]
+    features: Tensor
+    frames: UtteranceFrames | None
 
 
 class UtteranceDataset(Dataset):
@@ -67,54 +87,68 @@ class UtteranceDataset(Dataset):
     workers and a broken-off run never change what an utterance looks like.
 
     Args:
+        tokenizer: the student's; None of one that writes no tokens: its utterances have none.
         output_lengths: encoder frames of so many feature frames.
+        labels: of frames, for a student that learns them.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         output_lengths: Callable[[Tensor], Tensor],
         noise: CutSet | None,
+        labels: FrameLabels | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.output_lengths = output_lengths
         self.noise = noise
+        self.labels = labels
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
 
     def __getitem__(self, cuts: CutSet) -> Batch:
-        utterances, rejected = [], []
+        utterances: list[_Utterance] = []
+        rejected: list[Rejected] = []
         for cut in cuts:
             try:
                 utterances.append(self._utterance(cut))
             except BadUtterance as error:
                 rejected.append(Rejected(cut.id, error.what))
         if not utterances:
-            return empty_batch(self.recipe.features.bins, rejected)
-        ids, texts, pieces, features = zip(*utterances)
-        tokens = [torch.tensor([piece.id for piece in each] + [EOS]) for each in pieces]
+            return empty_batch(self.recipe.features.bins, rejected, labelled=self.labels is not None)
+        tokens = [self._tokens(each.pieces) for each in utterances]
+        labelled = [each.frames for each in utterances if each.frames is not None]
+        senones, frames = collate(labelled) if labelled else (None, {})
         return Batch(
-            list(ids),
-            list(texts),
-            list(pieces),
-            _padded(list(features), FRAME_STEP),
-            torch.tensor([each.shape[0] for each in features]),
+            [each.id for each in utterances],
+            [each.text for each in utterances],
+            [each.pieces for each in utterances],
+            _padded([each.features for each in utterances], FRAME_STEP),
+            torch.tensor([each.features.shape[0] for each in utterances]),
             _padded(tokens, TOKEN_STEP, PAD),
             torch.tensor([each.shape[0] for each in tokens]),
             rejected,
+            senones,
+            frames,
         )
 
-    def _utterance(self, cut: Cut) -> tuple[str, str, list[Piece], Tensor]:
+    def _tokens(self, pieces: list[Piece]) -> Tensor:
+        ids = [] if self.tokenizer is None else [*(piece.id for piece in pieces), EOS]
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def _utterance(self, cut: Cut) -> _Utterance:
         generator = utterance_generator(self.recipe.seed, self.epoch, cut.id)
         text = self.normalise(cut.supervisions[0].text or "")
         if not text:
             raise BadUtterance("its transcript is empty", where=cut.id)
-        pieces = self.tokenizer.pieces(text)
-        if unknown := self.tokenizer.unknown(text):
-            raise BadUtterance(f"symbols outside the vocabulary: {' '.join(unknown)}", where=cut.id)
+        pieces = []
+        if self.tokenizer is not None:
+            pieces = self.tokenizer.pieces(text)
+            if unknown := self.tokenizer.unknown(text):
+                raise BadUtterance(f"symbols outside the vocabulary: {' '.join(unknown)}", where=cut.id)
         if self.noise is not None:
             cut = cut.resample(self.recipe.features.sampling_rate)
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
@@ -124,7 +158,8 @@ class UtteranceDataset(Dataset):
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
         if len(pieces) + 1 > frames:
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
-        return cut.id, text, pieces, spec_augment(features, self.recipe.augment, generator)
+        laid = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
+        return _Utterance(cut.id, text, pieces, spec_augment(features, self.recipe.augment, generator), laid)
 
 
 def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:
@@ -132,15 +167,16 @@ def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:
     return F.pad(padded, (0, 0) * (padded.dim() - 2) + (0, -padded.shape[1] % step), value=value)
 
 
-def empty_batch(bins: int, rejected: list[Rejected]) -> Batch:
-    """A batch without ids. Its tensors are of one utterance without frames and tokens.
+def empty_batch(bins: int, rejected: list[Rejected], labelled: bool = False) -> Batch:
+    """A batch without ids. Its tensors are of one utterance without frames and tokens, with senones if `labelled`.
 
     A process that has nothing to learn from goes through every layer all the same, for others may wait for it
     there; it adds zero to losses, gradients and counts.
     """
     nothing = torch.zeros(1, dtype=torch.int64)
     features, tokens = torch.zeros(1, 1, bins), torch.zeros(1, 0, dtype=torch.int64)
-    return Batch([], [], [], features, nothing, tokens, nothing, rejected)
+    senones = tokens if labelled else None
+    return Batch([], [], [], features, nothing, tokens, nothing, rejected, senones)
 
 
 def utterance_generator(seed: int, epoch: int, name: str) -> Generator:

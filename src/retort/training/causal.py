@@ -17,7 +17,7 @@ from retort.lm.opening import save_causal_lm
 from retort.lm.pieces import causal_cutter, train_pieces
 from retort.lm.scoring import LmScore, score_text
 from retort.text.opening import open_tokenizer
-from retort.text.tokenizers import Tokenizer
+from retort.text.tokenizers import Tokenizer, WordTokenizer
 from retort.training.folder import save_whole
 from retort.training.lm_data import LmText, Progress
 from retort.training.lm_trainer import Learner
@@ -59,11 +59,15 @@ class CausalLearner(Learner[CausalBatch]):
 
 
 def causal_tokenizer(recipe: LmRecipe, folder: Path, root: Path, text: LmText) -> Tokenizer:
-    """The experiment's tokenizer; if it is missing, the student's, or one trained on the text."""
+    """The experiment's tokenizer; if it is missing, the student's, that of the units, or one trained on the text."""
     path, config = folder / "tokenizer", recipe.tokenizer
     if not path.exists():
-        student = config.kind == "student"
-        made = _student_tokenizer(config, root) if student else train_pieces(text.sentences(), config)
+        if text.units is not None:
+            made: Tokenizer = WordTokenizer(text.units.symbols)
+        elif config.kind == "student":
+            made = _student_tokenizer(config, root)
+        else:
+            made = train_pieces(text.sentences(), config)
         save_whole(made.save, path)
     return open_tokenizer(path)
 

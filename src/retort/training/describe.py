@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from retort.audio.fbank import FRAME_SHIFT
-from retort.config import Recipe
+from retort.config import Recipe, RowConfig
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.students.factory import build_student
@@ -28,12 +28,10 @@ def describe(recipe: Recipe) -> Description:
     """Count the parameters of a recipe exactly, on the meta device.
 
     Raises:
-        UserError: the recipe does not state the size of its vocabulary or the width of a teacher.
+        UserError: the recipe does not state the size of its vocabulary, or the width of a teacher or how many symbols
+            it has.
     """
-    if recipe.tokenizer.size is None:
-        raise UserError(
-            "tokenizer.size is not stated", where=recipe.name, remedy="Give tokenizer.size=N, or train first"
-        )
+    outputs = _outputs(recipe)
     dims = {}
     for name in sorted({row.teacher for row in recipe.distill}):
         dim = recipe.teachers[name].dim or recipe.teachers[name].topk
@@ -43,10 +41,22 @@ def describe(recipe: Recipe) -> Description:
             )
         dims[name] = dim
     with torch.device("meta"):
-        student = build_student(recipe.student, recipe.tokenizer.size, recipe.features.bins)
-        objective = Objective(recipe.distill, student.tap_dims, dims)
+        student = build_student(recipe.student, outputs, recipe.features.bins)
+        symbols = {
+            row.teacher: student.outputs.get(row.tap) or _symbols(recipe, row)
+            for row in recipe.distill
+            if student.tap_units.get(row.tap) == "frame"
+        }
+        objective = Objective(
+            recipe.distill,
+            student.tap_dims,
+            dims,
+            student.tap_units,
+            outputs=student.outputs,
+            symbols=symbols,
+        )
     parts = {name: _count(child) for name, child in student.named_children()}
-    lines = outline(recipe, recipe.tokenizer.size, student.encoder.subsampling)
+    lines = outline(recipe, outputs, student.encoder.subsampling)
     lines += [
         f"row        {row.tap} <- {row.teacher} ({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
         for row in recipe.distill
@@ -58,20 +68,49 @@ def outline(recipe: Recipe, vocabulary: int, subsampling: int) -> list[str]:
     """The architecture of the student, a line each.
 
     Args:
-        vocabulary: number of ids.
+        vocabulary: number of ids, or of senones.
         subsampling: feature frames to one of the encoder.
     """
     encoder, decoder = recipe.student.encoder, recipe.student.decoder
     output = f", output through a PLM's embeddings of {decoder.output_dim}" if decoder.output == "plm" else ""
     pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
-    return [
+    inner = (
+        f"bottleneck {encoder.bottleneck}"
+        if encoder.kind == "tdnnf"
+        else f"{encoder.heads} heads, feed-forward {encoder.feedforward}"
+    )
+    heard = [
         f"features   {recipe.features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms",
-        f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {encoder.heads} heads, feed-forward "
-        f"{encoder.feedforward}{pooling}: one frame every {subsampling * FRAME_SHIFT * 1000:.0f} ms",
+        f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {inner}{pooling}: one frame every "
+        f"{subsampling * FRAME_SHIFT * 1000:.0f} ms",
+    ]
+    if recipe.student.kind == "hybrid":
+        return [*heard, f"senones    {vocabulary:,}, heard through a graph of {recipe.hybrid.lm}"]
+    return [
+        *heard,
         f"decoder    {decoder.layers} layers, dim {decoder.dim}, {decoder.heads} heads, feed-forward "
         f"{decoder.feedforward}{output}",
         f"vocabulary {vocabulary:,} ({recipe.tokenizer.kind})",
     ]
+
+
+def _outputs(recipe: Recipe) -> int:
+    """Classes of the student's output; of a hybrid one as many senones as it may have."""
+    if recipe.student.kind == "hybrid":
+        return recipe.hybrid.align.senones
+    if recipe.tokenizer.size is None:
+        raise UserError(
+            "tokenizer.size is not stated", where=recipe.name, remedy="Give tokenizer.size=N, or train first"
+        )
+    return recipe.tokenizer.size
+
+
+def _symbols(recipe: Recipe, row: RowConfig) -> list[str]:
+    count = recipe.teachers[row.teacher].symbols
+    if count is None:
+        where = recipe.name
+        raise UserError(f"teachers.{row.teacher}.symbols is not stated", where=where, remedy="State it")
+    return [""] * count
 
 
 def _count(module: nn.Module) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from retort.config import Recipe, TeacherConfig
 from retort.errors import UserError
 from retort.files import one_at_a_time
-from retort.lm.config import load_lm_recipe
+from retort.lm.config import LmRecipe, load_lm_recipe
 from retort.recipe import load_recipe
 from retort.training.data import Progress
 from retort.training.lm import train_lm
@@ -41,6 +41,22 @@ def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Repor
             _train_teacher(name, teacher, root, progress, report)
 
 
+def trained_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> Path:
+    """The model of a language model's recipe, trained first if it is missing; other runs wait for it meanwhile."""
+    made = root / recipe.name / "model"
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else all processes train it together
+    with (
+        one_at_a_time(root / "cache" / "lm" / f"{recipe.name.replace('/', '-')}.lock")
+        if alone
+        else nullcontext()
+    ):
+        if not _trained(made):
+            train_lm(
+                recipe, root, lambda stage, *counts: progress(f"{recipe.name}: {stage}", *counts), report
+            )
+    return made
+
+
 def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: Progress, report: Report) -> None:
     first = load_lm_recipe(teacher.recipe)
     made = root / first.name / "model"
@@ -50,14 +66,7 @@ def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: Prog
             where=teacher.recipe,
             remedy=f"Set teachers.{name}.model={made}",
         )
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else all processes train it together
-    with (
-        one_at_a_time(root / "cache" / "lm" / f"{first.name.replace('/', '-')}.lock")
-        if alone
-        else nullcontext()
-    ):
-        if not _trained(made):
-            train_lm(first, root, lambda stage, *counts: progress(f"{first.name}: {stage}", *counts), report)
+    trained_lm(first, root, progress, report)
 
 
 def _trained(model: Path) -> bool:

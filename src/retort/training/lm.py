@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -
     if recipe.kind == "ngram":
         return _estimate(recipe, root, progress, accelerator)
     with accelerator.main_process_first():
-        text = open_text(recipe)
+        text = open_text(recipe, folder, progress)
         learner = LEARNERS[recipe.kind](recipe, folder, root, text)
         mix = open_pieces(recipe, text, learner.cutter, root / "cache" / "lm", progress)
     trainer = LmTrainer(recipe, folder, learner, mix, accelerator)
@@ -76,23 +77,25 @@ def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -
     trainer.student.load_state_dict(trainer.checkpoints.average(averaged))
     score = learner.finish(trainer.student, progress)
     if accelerator.is_main_process:
-        save_whole(lambda path: learner.save(trainer.student, path), folder / "model")
+        _save(lambda path: learner.save(trainer.student, path), text, folder)
         _write_score(score, folder)
     accelerator.wait_for_everyone()
-    return LmOutcome(folder, score, f"{trainer.position.step:,} steps, average of {averaged}")
+    return LmOutcome(
+        folder, score, f"{trainer.position.step:,} steps, average of {averaged}{_left_out(text)}"
+    )
 
 
 def _estimate(recipe: LmRecipe, root: Path, progress: Progress, accelerator: Accelerator) -> LmOutcome:
     """Count n-grams, in the first process; the others only score."""
     folder = root / recipe.name
     with accelerator.main_process_first():
-        text = open_text(recipe)
+        text = open_text(recipe, folder, progress)
         tokenizer = causal_tokenizer(recipe, folder, root, text)
         if accelerator.is_main_process:
             table, said = _table(recipe, text, tokenizer, root / "cache" / "lm", progress)
             model = NgramLM(table, tokenizer, text.normalise)
             score = score_text(model, text.held_out, lambda done, total: progress("score", done, total))
-            save_whole(lambda path: save_causal_lm(model, path), folder / "model")
+            _save(lambda path: save_causal_lm(model, path), text, folder)
             _write_score(score, folder)
         else:
             score, said = LmScore(**json.loads((folder / "score.json").read_text())), ""
@@ -123,7 +126,23 @@ def _table(
         fixed = [str(order) for order, each in enumerate(discounts, 1) if each == FALLBACK]
         notes = f"; fixed discounts for order {', '.join(fixed)}" if fixed else ""
     counts = ", ".join(f"{count:,}" for count in table.counts)
-    return table, f"n-grams of 1 to {table.order} pieces: {counts}{notes}"
+    return table, f"n-grams of 1 to {table.order} pieces: {counts}{notes}{_left_out(text)}"
+
+
+def _save(write: Callable[[Path], object], text: LmText, folder: Path) -> None:
+    """Write the model, and beside its weights what units it is over."""
+
+    def both(path: Path) -> None:
+        write(path)
+        if text.units is not None:
+            text.units.units.save(path)
+
+    save_whole(both, folder / "model")
+
+
+def _left_out(text: LmText) -> str:
+    said = str(text.units.left_out) if text.units is not None else ""
+    return f"; {said}" if said else ""
 
 
 def _write_score(score: LmScore, folder: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from retort.config import LoopConfig
 from retort.distill.row import Tally
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
+from retort.training.constraints import bottlenecks, constrain
 from retort.training.health import Health
 from retort.training.log import MetricsLog
 from retort.training.parts import SHARE, parameter_groups
@@ -120,6 +121,7 @@ class Loop(ABC, Generic[BatchT]):
             fused=True,
         )
         self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
+        self._constrained = bottlenecks(module)
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.position = Position()
         self.tallies: dict[str, Tally] = {}
@@ -261,6 +263,7 @@ class Loop(ABC, Generic[BatchT]):
         norm = float(whole(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)))
         self.health.check_loss(step, total, norm, self.tallies)
         self.optimizer.step()
+        constrain(self._constrained)
         self.optimizer.zero_grad(set_to_none=True)
         self.position.step += 1
         self.position.seconds += time.perf_counter() - started

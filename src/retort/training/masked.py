@@ -14,7 +14,7 @@ from retort.errors import UserError
 from retort.lm.config import LmRecipe
 from retort.lm.guessing import fixed_masks, guess, score_sentences
 from retort.lm.masked import MaskedBatch, MaskedLM, Masking, build_bert, fast_attention
-from retort.lm.pieces import Cutter, train_wordpiece
+from retort.lm.pieces import Cutter, train_wordpiece, word_level
 from retort.lm.pretrained import (
     check_frame,
     check_mask_piece,
@@ -25,6 +25,7 @@ from retort.lm.pretrained import (
 )
 from retort.lm.scoring import LmScore
 from retort.teachers.fingerprint import tokenizer_fingerprint
+from retort.text.tokenizers import SPECIAL, WordTokenizer
 from retort.training.folder import save_whole
 from retort.training.lm_data import LmText, Progress
 from retort.training.lm_trainer import Learner
@@ -97,14 +98,22 @@ def _tokenizer(recipe: LmRecipe, folder: Path, text: LmText) -> PreTrainedTokeni
         return tokenizer
     path = folder / "tokenizer"
     if not path.exists():
-        tokenizer = train_wordpiece(
-            text.sentences(), recipe.tokenizer.size, recipe.normaliser.case == "lower"
-        )
+        tokenizer = _trained(recipe, text)
         tokenizer.model_max_length = recipe.batches.longest
         save_whole(tokenizer.save_pretrained, path)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def _trained(recipe: LmRecipe, text: LmText) -> PreTrainedTokenizerFast:
+    if text.units is not None:
+        return word_level(text.units.symbols)
+    size = recipe.tokenizer.size
+    if recipe.tokenizer.kind == "words":
+        words = WordTokenizer.train(text.sentences(), size - 1)  # BERT has a special piece more
+        return word_level(words.symbols[len(SPECIAL) :])
+    return train_wordpiece(text.sentences(), size, recipe.normaliser.case == "lower")
 
 
 def _model(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from retort.distill.objective import Need, Objective
 from retort.distill.row import Tally
 from retort.nn.collectives import process_count
-from retort.students.cif import CifStudent
+from retort.students.student import Student
+from retort.teachers.frames import frame_signal
 from retort.teachers.signal import Signal, silence, token_signal, utterance_signal
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch
@@ -21,7 +22,7 @@ class StepOutput(NamedTuple):
     """Sums over one batch; a tuple, for FSDP finds the tensors that it waits for in tuples and dicts alone.
 
     Attributes:
-        token_sum: weighted losses that are divided by the number of tokens.
+        token_sum: weighted losses that are divided by the number of tokens; of a hybrid student, of labelled frames.
         utterance_sum: weighted losses that are divided by the number of utterances.
         tallies: what is logged.
     """
@@ -34,15 +35,15 @@ class StepOutput(NamedTuple):
 class TrainingModule(nn.Module):
     """Student and objective as one module, so that one forward pass reaches every trained parameter."""
 
-    def __init__(self, student: CifStudent, objective: Objective) -> None:
+    def __init__(self, student: Student, objective: Objective) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
 
     def forward(self, batch: Batch, signals: Mapping[Need, Signal], step: int) -> StepOutput:
         """Losses of `batch`, whose tensors are on this module's device, after `step` updates."""
-        output = self.student(batch.features, batch.feature_lengths, batch.tokens, batch.token_lengths)
-        count = int(batch.token_lengths.sum())
+        output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
+        count = self.student.positions(batch)
         hard = [self.student.loss_weights[name] * loss for name, loss in output.losses.items()]
         distilled = self.objective(output.taps, signals, batch.tokens, step)
         sums = {**output.losses, **output.metrics}
@@ -56,14 +57,14 @@ def read_signals(
 ) -> dict[Need, Signal]:
     """What the teachers say of a batch, on `device`: each teacher reads the texts once.
 
-    With several processes the sources can be compared between them. Of a batch without utterances nothing is
-    said.
+    For frames a teacher reads what `batch.frames` has for it, in its own pieces. With several processes the sources
+    can be compared between them. Of a batch without utterances nothing is said.
     """
     shared = process_count() > 1
     if not batch.ids:
         return {need: silence(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
-    signals = {}
-    for name in sorted({teacher for teacher, _ in needs}):
+    signals: dict[Need, Signal] = {}
+    for name in sorted({teacher for teacher, unit in needs if unit != "frame"}):
         readings = teachers[name].read(batch.texts)
         for need in needs:
             if need == (name, "token"):
@@ -72,4 +73,11 @@ def read_signals(
                 )
             elif need == (name, "utterance"):
                 signals[need] = utterance_signal(readings, batch.texts, device=device, shared=shared)
+    for name in sorted({teacher for teacher, unit in needs if unit == "frame"}):
+        own = batch.frames[name]
+        said = token_signal(
+            teachers[name].read(own.texts), own.texts, own.pieces, device=device, shared=shared
+        )
+        ids = [[piece.id for piece in pieces] for pieces in own.pieces]
+        signals[name, "frame"] = frame_signal(said, own.segments, ids)
     return signals

@@ -113,12 +113,16 @@ def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]
 def complete_stores(
     recipe: Recipe,
     teachers: Mapping[str, Teacher],
-    cuts: Iterable[Cut],
+    texts_of: Callable[[str], list[str]],
     progress: Progress,
     accelerator: Accelerator,
-    tokenizer: Tokenizer | None = None,
+    tokenizer_of: Callable[[str], Tokenizer | None],
 ) -> None:
-    """Let each stored teacher read what its store lacks of `cuts`, every process its share; then all go on.
+    """Let each stored teacher read what its store lacks, every process its share; then all go on.
+
+    Args:
+        texts_of: by a teacher's name, the distinct texts that training will ask it for.
+        tokenizer_of: by the same, of a teacher of soft labels, the tokens that it speaks of.
 
     Raises:
         UserError: as :func:`retort.teachers.fill`.
@@ -126,8 +130,8 @@ def complete_stores(
     stored = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
     if not stored:
         return
-    texts = normalised_texts(cuts, recipe.normaliser)
     for name, store in stored.items():
+        texts = texts_of(name)
         if not store.missing(texts):
             continue
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -135,7 +139,7 @@ def complete_stores(
         with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
             store.refresh()
             if store.missing(texts):
-                teacher = open_fresh(recipe.teachers[name], accelerator.device, tokenizer)
+                teacher = open_fresh(recipe.teachers[name], accelerator.device, tokenizer_of(name))
                 _fill(name, store, teacher, texts, rank, world, progress, None)
     accelerator.wait_for_everyone()
     for store in stored.values():

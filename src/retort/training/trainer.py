@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +16,6 @@ from retort.config import Recipe
 from retort.corpora.cuts import Rejected, write_rejected
 from retort.distill.row import Tally
 from retort.errors import UserError
-from retort.students.cif import CifStudent
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.loop import Loop
@@ -36,8 +36,7 @@ class Trainer(Loop[Batch]):
         teachers: by name; they stay outside the module, frozen.
         dataset: turns cuts into batches.
         cuts: to learn from.
-        validate: free-running error rates of a student; `cer` chooses checkpoints, or `ctc_cer` where the CTC head
-            alone learns.
+        validate: free-running error rates of a student; that which its `criterion` names chooses checkpoints.
         accelerator: devices and processes.
         rejected: utterances of the data that were left out before training; they are listed with those that
             training itself cannot use.
@@ -51,12 +50,12 @@ class Trainer(Loop[Batch]):
         teachers: Mapping[str, Teacher],
         dataset: UtteranceDataset,
         cuts: CutSet,
-        validate: Callable[[CifStudent], dict[str, float]],
+        validate: Callable[[Any], dict[str, float]],
         accelerator: Accelerator,
         rejected: Sequence[Rejected] = (),
     ) -> None:
         self._left_out = rejected
-        self.criterion = "cer" if recipe.student.ce_weight > 0.0 else "ctc_cer"
+        self.criterion = module.student.criterion
         freeze(module.student, recipe.training.freeze)
         groups = parameter_groups(module, recipe.training.rates)
         super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, groups)
@@ -64,8 +63,8 @@ class Trainer(Loop[Batch]):
         self.sampler = make_sampler(cuts, recipe, accelerator.process_index, accelerator.num_processes)
 
     def _counts(self, group: Sequence[Batch]) -> list[int]:
-        tokens = sum(int(batch.token_lengths.sum()) for batch in group)
-        return [tokens, sum(len(batch.ids) for batch in group)]
+        positions = sum(self.module.student.positions(batch) for batch in group)
+        return [positions, sum(len(batch.ids) for batch in group)]
 
     def _forward(self, batch: Batch) -> tuple[list[Tensor], Mapping[str, Tally]]:
         signals = read_signals(self.teachers, self.module.objective.needs, batch, self.accelerator.device)

@@ -42,6 +42,12 @@ RescoreWeight = Annotated[float | None, typer.Option(help="Of its log-probabilit
 LengthWeight = Annotated[
     float | None, typer.Option(help="Added for each of the student's pieces when ranking anew.")
 ]
+AcousticScale = Annotated[
+    float | None,
+    typer.Option(
+        help="Of a hybrid model's scores against its decoding graph; by default its own, tuned one."
+    ),
+]
 TunedFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="All of these from the tuned.json of retort tune."),

@@ -10,6 +10,7 @@ import typer
 from retort.allocator import tune_allocator
 from retort.errors import UserError
 from retort.verbs.decoding import (
+    AcousticScale,
     Beam,
     Cuts,
     LengthWeight,
@@ -43,6 +44,7 @@ def evaluate(
     rescore_case: RescoreCase = None,
     rescore_weight: RescoreWeight = None,
     length_weight: LengthWeight = None,
+    acoustic_scale: AcousticScale = None,
     tuned: TunedFile = None,
     threads: Threads = 1,
     out: Annotated[
@@ -79,6 +81,7 @@ def evaluate(
         rescore_case=rescore_case,
         rescore_weight=rescore_weight,
         length_weight=length_weight,
+        acoustic_scale=acoustic_scale,
     )
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)

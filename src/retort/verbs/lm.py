@@ -31,7 +31,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Train a language model into exp/NAME; the same command goes on after a stop.
 
     Of a masked one exp/NAME/model is a Hugging Face folder: a teacher's `model`. Causal ones and n-grams are over
-    the pieces of a student.
+    the pieces of a student, or their own. With `units` all are over the senones or phones that sentences are said in.
     """
     tune_allocator()
     from retort.lm.config import load_lm_recipe

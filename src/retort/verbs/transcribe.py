@@ -10,6 +10,7 @@ import typer
 
 from retort.errors import UserError
 from retort.verbs.decoding import (
+    AcousticScale,
     Beam,
     LengthWeight,
     Lm,
@@ -45,6 +46,7 @@ def transcribe(
     rescore_case: RescoreCase = None,
     rescore_weight: RescoreWeight = None,
     length_weight: LengthWeight = None,
+    acoustic_scale: AcousticScale = None,
     tuned: TunedFile = None,
     threads: Threads = 1,
 ) -> None:
@@ -69,6 +71,7 @@ def transcribe(
         rescore_case=rescore_case,
         rescore_weight=rescore_weight,
         length_weight=length_weight,
+        acoustic_scale=acoustic_scale,
     )
     torch.set_num_threads(threads)
     recogniser = load(experiment)

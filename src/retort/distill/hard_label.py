@@ -1,0 +1,27 @@
+"""The unit itself in place of what a teacher says of it: plain multi-task learning, the control of soft labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from retort.config import RowConfig
+from retort.distill.positions import PositionLosses, Targets, full_precision
+
+
+def hard_label_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
+    """The loss of a row `loss: hard_label`, on logits `(N, V)`: cross-entropy, nats. Logs `correct`.
+
+    A label of -1 (a unit that the outputs do not have) costs nothing.
+
+    Raises:
+        ValueError: the signal does not say which symbols its positions are.
+    """
+    labels = targets.labels
+    if labels is None:
+        if len(student):
+            raise ValueError("the signal does not say which symbols its positions are")
+        labels = targets.vectors.new_zeros(0).long()
+    (logits,) = full_precision(student)
+    losses = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    return PositionLosses(losses, {"correct": logits.argmax(-1) == labels})

@@ -1,0 +1,85 @@
+"""What a recipe may say of a hybrid system: alignments, lexicon, graph. The text under a field is its documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from retort.errors import UserError
+
+
+@dataclass
+class AlignConfig:
+    """From transcripts to senones: a flat-start monophone GMM-HMM, a tree, a GMM-HMM of tied triphones.
+
+    Raises:
+        UserError: a number that cannot be.
+    """
+
+    senones: int = 1000
+    """Leaves of the tree at most; fewer where `minimum_frames` forbids more."""
+    subsampling: int = 1
+    """Frames of 10 ms to one frame of labels: 1, or 3 for 30 ms. Tree, triphones and alignment are then of such
+    frames; the monophones that start it are always of 10 ms."""
+    states: int = 3
+    """Of a phone in the tree: 3 for frames of 10 ms, 1 for longer ones, for a phone may last 30 ms."""
+    monophone_passes: int = 14
+    """Of Viterbi training over all utterances, after the flat start."""
+    monophone_mixtures: int = 4
+    """Gaussians a state at most, reached by doubling."""
+    passes: int = 10
+    """Of the tied triphones."""
+    mixtures: int = 8
+    minimum_frames: int = 100
+    """Frames below which a leaf of the tree is not divided off."""
+    silence_probability: float = 0.5
+    """Of a silence between two words and at both ends, before anything was heard."""
+    misfit: float = 8.0
+    """Utterances whose transcripts fit their audio so much worse than half of the others, in robust standard
+    deviations, are left out of the tree and of what follows; 0 keeps all."""
+    processes: int = 0
+    """0 for one a core. They do not change the result."""
+
+    def __post_init__(self) -> None:
+        for key in (
+            "senones",
+            "monophone_passes",
+            "monophone_mixtures",
+            "passes",
+            "mixtures",
+            "minimum_frames",
+        ):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} is {getattr(self, key)}", remedy="Give 1 or more")
+        if self.subsampling not in (1, 2, 3):
+            raise UserError(f"subsampling is {self.subsampling}", remedy="Choose 1, 2 or 3")
+        if self.states != (3 if self.subsampling == 1 else 1):
+            raise UserError(
+                f"{self.states} states a phone and subsampling {self.subsampling} do not go together",
+                remedy="Give 3 states to frames of 10 ms and 1 to longer ones",
+            )
+        if not 0 < self.silence_probability < 1:
+            raise UserError(
+                f"silence_probability is {self.silence_probability}", remedy="Give a number between 0 and 1"
+            )
+
+
+@dataclass
+class HybridConfig:
+    """Of `student.kind: hybrid`: what it is aligned by, and what it can hear."""
+
+    lexicon: list[str] = field(default_factory=list)
+    """Pronunciations in CMU style; of a word that several files have, those of the first hold. Stress is stripped."""
+    pronounce: bool = True
+    """Whether English words that no file has are said by pocketsphinx's dictionary, then by espeak-ng's rules."""
+    alignments: str = ""
+    """Folder of the alignments; made from `data.train` if nothing is there. Language models over senones and phones
+    name the same. Empty: of the experiment's own."""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    lm: str = ""
+    """Recipe of an n-gram model over words (`tokenizer.kind: words`), trained first if it is missing: what the decoding
+    graph holds likely."""
+    silence_probability: float = 0.5
+    """Of a silence at the start and behind every word, in the graph."""
+    acoustic_scales: list[float] = field(default_factory=lambda: [0.05, 0.07, 0.1, 0.14, 0.2, 0.3])
+    """Tried on the validation data when training is done; the model keeps the best. Of the middle one are the errors that
+    are told meanwhile."""

@@ -1,0 +1,52 @@
+"""Which units a language model is over, written beside its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from retort.errors import UserError
+from retort.hybrid.tree import SenoneTree
+from retort.hybrid.unit_text import SpokenUnit, unit_symbols
+
+FILE = "units.json"
+
+
+@dataclass(frozen=True)
+class LmUnits:
+    """What the symbols of a language model are.
+
+    Attributes:
+        unit: `senone` or `phone`.
+        inventory: 32 hex digits of the tree that senones are numbered by, or of the phones.
+    """
+
+    unit: str
+    inventory: str
+
+    @staticmethod
+    def of(unit: SpokenUnit, tree: SenoneTree) -> LmUnits:
+        """Those of a unit in a system with this tree."""
+        content = str(tree) if unit == "senone" else " ".join(unit_symbols(tree, unit))
+        return LmUnits(unit, hashlib.sha256(content.encode()).hexdigest()[:32])
+
+    def save(self, folder: Path) -> None:
+        """Write them into the folder of a model."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_units(folder: str | Path) -> LmUnits | None:
+    """The units of the model in a folder; None of one over text, and of what is no folder here.
+
+    Raises:
+        UserError: what is written there cannot be understood.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        return LmUnits(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot be read ({error})", where=path, remedy="Train the model again") from None

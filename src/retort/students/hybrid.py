@@ -1,0 +1,128 @@
+"""The hybrid recogniser: an encoder that says which senone (tied state of an HMM) every frame is.
+
+Which words that makes is a decoding graph's affair. Its taps are those of Lee and Chang, arXiv 2110.10429: the
+output itself, and frames under it for auxiliary heads, which belong to the rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.config import StudentConfig
+from retort.hybrid.unit_text import senone_symbol
+from retort.nn.encoder import Encoder
+from retort.nn.masks import valid_mask
+from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.student import Encoded, Labelled, Student, StudentOutput
+from retort.students.taps import Tap, Unit
+
+
+class HybridStudent(Student):
+    """Speech to senones, one a frame of the encoder.
+
+    Args:
+        config: architecture and `label_smoothing`.
+        senones: S, how many there are.
+        bins: filter banks a frame.
+    """
+
+    vocabulary_parts = ("output.", "log_priors")
+
+    log_priors: Tensor
+    """`(S,)` float32; zero until :meth:`set_priors`."""
+
+    def __init__(self, config: StudentConfig, senones: int, bins: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
+        self.output = nn.Linear(config.encoder.dim, senones)
+        self.register_buffer("log_priors", torch.zeros(senones))
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"ce": self.config.ce_weight}
+
+    @property
+    def tap_dims(self) -> dict[str, int]:
+        """`senones`, and `frames.N` of every layer N that has the rate of the output."""
+        dim = self.config.encoder.dim
+        return {"senones": self.output.out_features} | {f"frames.{number}": dim for number in self._layers()}
+
+    @property
+    def tap_units(self) -> dict[str, Unit]:
+        return dict.fromkeys(self.tap_dims, "frame")
+
+    @property
+    def outputs(self) -> dict[str, list[str]]:
+        return {"senones": [senone_symbol(senone) for senone in range(self.output.out_features)]}
+
+    @property
+    def criterion(self) -> str:
+        return "wer"
+
+    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
+        return (_senones(batch),)
+
+    def positions(self, batch: Labelled) -> int:
+        """Frames with a senone, silences counted."""
+        return int((_senones(batch) >= 0).sum())
+
+    def set_priors(self, priors: Tensor) -> None:
+        """Take `priors (S,)`, above 0, whose logarithms are :attr:`log_priors`.
+
+        Raises:
+            ValueError: another shape, or one is not above 0.
+        """
+        if priors.shape != self.log_priors.shape or not (priors > 0).all():
+            raise ValueError(f"priors {tuple(priors.shape)} must be {tuple(self.log_priors.shape)}, above 0")
+        self.log_priors.copy_(priors.log())
+
+    def forward(self, features: Tensor, feature_lengths: Tensor, senones: Tensor) -> StudentOutput:
+        """Losses and taps of one batch.
+
+        Args:
+            features: `(B, T, bins)`.
+            feature_lengths: `(B,)`.
+            senones: `(B, T')` int64, of the encoder's frames, -1 for none; T' may differ from theirs by padding.
+
+        Raises:
+            ValueError: a frame that the encoder does not give has a label.
+        """
+        frames = list(self.encoder.each_layer(features, feature_lengths))
+        lengths = frames[-1][1]
+        frames[-1] = (self.encoder.finished(*frames[-1]), lengths)
+        logits = self.output(frames[-1][0])
+        senones = _laid_beside(senones, lengths, logits.shape[1])
+        mask = senones >= 0
+        targets, predicted = senones[mask], logits[mask]
+        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+        losses = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
+        hard = losses.new_zeros(mask.shape).masked_scatter(mask, self.config.ce_weight * losses)
+        taps = {"senones": Tap(logits, lengths, "frame", hard)}
+        taps |= {f"frames.{number}": Tap(frames[number][0], lengths, "frame") for number in self._layers()}
+        correct = (predicted.detach().argmax(-1) == targets).sum()
+        return StudentOutput({"ce": losses.sum()}, taps, {"correct": correct})
+
+    def log_posteriors(self, encoded: Encoded) -> Tensor:
+        """log p(senone | frame) `(B, T', S)` float32; less :attr:`log_priors` they are what a decoding graph adds up."""
+        return self.output(encoded.hidden).float().log_softmax(-1)
+
+    def _layers(self) -> range:
+        config = self.config.encoder
+        return range(max(config.pool_after, default=1), config.layers + 1)
+
+
+def _senones(batch: Labelled) -> Tensor:
+    if batch.senones is None:
+        raise ValueError("the batch has no senones: its dataset was given no alignment")
+    return batch.senones
+
+
+def _laid_beside(senones: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """`senones` padded or cut to `(B, size)`."""
+    fitting = F.pad(senones, (0, size - senones.shape[1]), value=-1)
+    if ((fitting >= 0) & ~valid_mask(lengths, size)).any() or (senones[:, size:] >= 0).any():
+        raise ValueError(f"senones of frames that the encoder does not give: it gives {lengths.tolist()}")
+    return fitting

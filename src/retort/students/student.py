@@ -1,0 +1,101 @@
+"""What training and decoding need of every student."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from retort.config import StudentConfig
+from retort.nn.encoder import Encoder
+from retort.students.taps import Tap, Unit
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoder output: `hidden (B, T, D)` float32, zero behind `lengths (B,)`."""
+
+    hidden: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """One training pass.
+
+    Attributes:
+        losses: unweighted sums over the batch, by name.
+        taps: what rows of distillation may read.
+        metrics: sums over the batch that are only logged.
+    """
+
+    losses: dict[str, Tensor]
+    taps: dict[str, Tap]
+    metrics: dict[str, Tensor]
+
+
+class Labelled(Protocol):
+    """Utterances with labels; each kind of student reads its own.
+
+    Attributes:
+        tokens: `(B, U)` int64, EOS last, then pad.
+        token_lengths: `(B,)`, EOS counted.
+        senones: `(B, T')` int64, of every encoder frame, -1 for none; None without an alignment.
+    """
+
+    tokens: Tensor
+    token_lengths: Tensor
+    senones: Tensor | None
+
+
+class Student(nn.Module, ABC):
+    """A recogniser that learns: its `forward(features, feature_lengths, *labels)` gives a :class:`StudentOutput`."""
+
+    config: StudentConfig
+    encoder: Encoder
+
+    vocabulary_parts: ClassVar[tuple[str, ...]]
+    """Prefixes of the parameters whose rows are the ids of the student's output."""
+
+    def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
+        """`features (B, T, bins)` after CMVN to hidden frames."""
+        return Encoded(*self.encoder(features, feature_lengths))
+
+    @property
+    @abstractmethod
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each of :attr:`StudentOutput.losses` in the total."""
+
+    @property
+    @abstractmethod
+    def tap_dims(self) -> dict[str, int]:
+        """The taps that `forward` gives, with their last dimension."""
+
+    @property
+    @abstractmethod
+    def tap_units(self) -> dict[str, Unit]:
+        """The units of these taps."""
+
+    @property
+    def outputs(self) -> Mapping[str, Sequence[str]]:
+        """Of taps that are outputs over symbols with names: the name of each class.
+
+        A teacher of soft labels over symbols teaches such a tap by their names, without a head of the row's own.
+        """
+        return {}
+
+    @property
+    @abstractmethod
+    def criterion(self) -> str:
+        """The value of an evaluation that chooses checkpoints; lower is better."""
+
+    @abstractmethod
+    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
+        """What `forward` takes behind the features and their lengths."""
+
+    @abstractmethod
+    def positions(self, batch: Labelled) -> int:
+        """How many positions have a label: what sums of losses are divided by."""

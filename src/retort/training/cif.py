@@ -1,0 +1,124 @@
+"""A run of a CIF student: its vocabulary, its teachers, and what it is judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from lhotse import CutSet
+
+from retort.config import Recipe, TeacherConfig
+from retort.decoding.recogniser import Recogniser
+from retort.distill.objective import Objective
+from retort.evaluation.recognise import recognise
+from retort.evaluation.scoring import score
+from retort.students.factory import build_cif_student
+from retort.students.student import Student
+from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
+from retort.text.normalise import Normaliser
+from retort.text.opening import open_tokenizer, train_tokenizer
+from retort.text.tokenizers import Tokenizer
+from retort.training.batches import UtteranceDataset
+from retort.training.data import Progress, load_data
+from retort.training.earlier import train_teachers
+from retort.training.folder import save_whole
+from retort.training.loop import Report
+from retort.training.plan import Plan, note_rejected
+from retort.training.plm import check_plm, start_from_plm
+from retort.training.processes import make_accelerator
+from retort.training.start import model_folder, start_from
+from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
+
+
+def plan_cif(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
+    """Everything before the first update, each stage made when it is missing.
+
+    Args:
+        root: of the experiments.
+        origin: experiment whose weights the student starts from; empty for none.
+
+    Raises:
+        UserError: what the data, the recipe or the experiment's folder has wrong.
+    """
+    train_teachers(recipe, root, progress, report)
+    accelerator = make_accelerator(recipe.training)
+    # Before the data, which may take hours to prepare.
+    check_plm(recipe)
+    teachers = _open_teachers(recipe, root, accelerator)
+    with accelerator.main_process_first():
+        data = load_data(recipe, root / "cache", progress)
+        tokenizer = load_tokenizer(recipe, root / recipe.name, data.train, origin)
+    note_rejected(recipe, root, data, accelerator)
+    teachers |= _open_teachers(recipe, root, accelerator, tokenizer)
+    texts = normalised_texts(data.train, recipe.normaliser)
+    complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
+    torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
+    student = build_cif_student(recipe.student, tokenizer.size, recipe.features.bins)
+    if origin:
+        report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
+    if taken := start_from_plm(student, recipe, tokenizer):
+        report(0, {"init.plm": taken})
+    dims = {name: each.dim for name, each in teachers.items()}
+
+    def recogniser(student: Student) -> Recogniser:
+        return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, accelerator.device)
+
+    return Plan(
+        student,
+        Objective(recipe.distill, student.tap_dims, dims, student.tap_units),
+        teachers,
+        UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise),
+        data,
+        lambda student: free_running(recogniser(student), data.validation),
+        recogniser,
+        accelerator,
+    )
+
+
+def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "") -> Tokenizer:
+    """The experiment's tokenizer; if it is missing, trained from the training text alone, or that of `origin`."""
+    if (folder / "tokenizer").exists():
+        return open_tokenizer(folder / "tokenizer")
+    if recipe.tokenizer.kind == "init":
+        tokenizer = open_tokenizer(model_folder(origin) / "tokenizer")
+        save_whole(tokenizer.save, folder / "tokenizer")
+        return tokenizer
+    normalise = Normaliser(recipe.normaliser)
+    texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    pieces, case = None, "keep"
+    if recipe.tokenizer.kind == "teacher":
+        config: TeacherConfig = recipe.teachers[recipe.tokenizer.teacher]
+        pieces, case = teacher_tokenizer(config), config.case
+    tokenizer = train_tokenizer(
+        [text for text in texts if text],
+        recipe.tokenizer,
+        teacher=pieces,
+        teacher_case=case,
+    )
+    save_whole(tokenizer.save, folder / "tokenizer")
+    return tokenizer
+
+
+def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
+    """Error rates of a recogniser, decoded without any help from the references."""
+    result = recognise(recogniser, cuts)
+    cif = score(result.references, result.hypotheses, result.speakers)
+    ctc = score(result.references, result.ctc, result.speakers)
+    return {"cer": cif.characters.rate, "wer": cif.words.rate, "ctc_cer": ctc.characters.rate}
+
+
+def _open_teachers(
+    recipe: Recipe, root: Path, accelerator: Accelerator, tokenizer: Tokenizer | None = None
+) -> dict[str, Teacher]:
+    """Those of hidden states; given the student's tokenizer, those of soft labels, before that only looked for."""
+    opened = {}
+    for name in taught_by(recipe):
+        config = recipe.teachers[name]
+        if (config.topk is None) == (tokenizer is None):
+            opened[name] = open_teacher(
+                config, accelerator.device, tokenizer=tokenizer, stores=store_root(root)
+            )
+        elif tokenizer is None:
+            check_there(config)
+    return opened

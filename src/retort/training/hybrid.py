@@ -1,0 +1,225 @@
+"""A run of a hybrid student: alignments, the graph that it is heard through, and teachers of its frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+
+from retort.config import Recipe
+from retort.corpora.cepstra import CutMfcc
+from retort.corpora.opening import find_data, open_cuts
+from retort.corpora.pronunciations import pocketsphinx_lexicon, with_english
+from retort.decoding.hybrid_search import ScaledGraph, graph_words
+from retort.decoding.recogniser import Recogniser
+from retort.distill.objective import Objective
+from retort.errors import UserError
+from retort.evaluation.recognise import recognise
+from retort.evaluation.scales import try_scales
+from retort.evaluation.scoring import score
+from retort.files import write_whole
+from retort.hybrid.align import align_corpus
+from retort.hybrid.graph import Graph, build_graph
+from retort.hybrid.store import AlignmentStore
+from retort.hybrid.unit_text import SpokenUnit, unit_text
+from retort.lm.config import load_lm_recipe
+from retort.lm.opening import word_arpa
+from retort.students.factory import build_hybrid_student
+from retort.students.student import Student
+from retort.teachers import Teacher, open_teacher
+from retort.teachers.symbols import check_units, teacher_symbols
+from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
+from retort.text.normalise import Normaliser, recase
+from retort.text.opening import open_tokenizer
+from retort.text.tokenizers import SPECIAL
+from retort.training.batches import UtteranceDataset
+from retort.training.data import Data, Progress, load_data
+from retort.training.earlier import train_teachers, trained_lm
+from retort.training.frames import FrameLabels, FrameReader, ReadUnit
+from retort.training.loop import Report
+from retort.training.plan import Plan, note_rejected
+from retort.training.processes import make_accelerator
+from retort.training.start import start_from
+from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
+
+SCALES = "acoustic_scales.json"
+"""In an experiment's folder: word error rates on the validation data, by the scale that was tried."""
+
+
+def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
+    """Everything before the first update, each stage made when it is missing: alignments, language models, graph.
+
+    Args:
+        root: of the experiments.
+        origin: experiment whose weights the student starts from, its output left out; empty for none.
+
+    Raises:
+        UserError: what the data, the recipe or the experiment's folder has wrong.
+    """
+    _check(recipe)
+    alignments = align(recipe, root, progress, report)
+    train_teachers(recipe, root, progress, report)
+    graph = make_graph(recipe, root, alignments, progress, report)
+    accelerator = make_accelerator(recipe.training)
+    with accelerator.main_process_first():
+        data = load_data(recipe, root / "cache", progress)
+    note_rejected(recipe, root, data, accelerator)
+    readers, teachers = _teachers(recipe, root, alignments, data, progress, accelerator)
+    torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
+    student = build_hybrid_student(recipe.student, alignments.tree.count, recipe.features.bins)
+    if origin:
+        report(0, {f"init.{key}": value for key, value in start_from(student, None, origin).items()})
+    student.set_priors(torch.from_numpy(alignments.priors))
+    objective = Objective(
+        recipe.distill,
+        student.tap_dims,
+        {name: each.dim for name, each in teachers.items()},
+        student.tap_units,
+        outputs=student.outputs,
+        symbols={name: each.tokenizer.symbols for name, each in readers.items()},
+    )
+    labels = FrameLabels(alignments, readers, student.encoder.subsampling)
+    words = graph_words(graph)
+    scales = sorted(recipe.hybrid.acoustic_scales)
+
+    def recogniser(student: Student, scale: float) -> Recogniser:
+        heard = ScaledGraph(graph, scale)
+        return Recogniser(student, words, recipe.features, recipe.normaliser, accelerator.device, heard)
+
+    def validate(student: Student) -> dict[str, float]:
+        result = recognise(recogniser(student, scales[len(scales) // 2]), data.validation)
+        rates = score(result.references, result.hypotheses, result.speakers)
+        return {"wer": rates.words.rate, "cer": rates.characters.rate}
+
+    def finish(student: Student) -> Recogniser:
+        found = try_scales(recogniser(student, scales[0]), data.validation, scales, progress)
+        write_whole(root / recipe.name / SCALES, json.dumps(found.tried, indent=1) + "\n")
+        if found.at_the_edge:
+            what = f"the best acoustic scale, {found.best:g}, lies at the edge of what was tried"
+            report(recipe.training.steps, {"warning": what})
+        return recogniser(student, found.best)
+
+    dataset = UtteranceDataset(recipe, None, student.encoder.output_lengths, data.noise, labels)
+    return Plan(student, objective, teachers, dataset, data, validate, finish, accelerator)
+
+
+def _teachers(
+    recipe: Recipe,
+    root: Path,
+    alignments: AlignmentStore,
+    data: Data,
+    progress: Progress,
+    accelerator: Accelerator,
+) -> tuple[dict[str, FrameReader], dict[str, Teacher]]:
+    """Those that rows name, and what each of them reads."""
+    transcripts = normalised_texts(data.train, recipe.normaliser)
+    readers: dict[str, FrameReader] = {}
+    teachers: dict[str, Teacher] = {}
+    for name in taught_by(recipe):
+        config = recipe.teachers[name]
+        check_units(config, alignments.tree)
+        own = teacher_symbols(config, transcripts)
+        if config.symbols not in (None, own.size):
+            raise UserError(
+                f"teachers.{name}.symbols is {config.symbols}, it has {own.size}",
+                where=config.model,
+                remedy=f"State {own.size}, or leave it out",
+            )
+        readers[name] = FrameReader(cast(ReadUnit, config.unit), own)
+        teachers[name] = open_teacher(config, accelerator.device, tokenizer=own, stores=store_root(root))
+
+    def texts(name: str) -> list[str]:
+        unit = recipe.teachers[name].unit
+        if unit == "text":
+            return transcripts
+        return list(dict.fromkeys(unit_text(each, cast(SpokenUnit, unit))[0] for each in alignments.values()))
+
+    complete_stores(recipe, teachers, texts, progress, accelerator, lambda name: readers[name].tokenizer)
+    return readers, teachers
+
+
+def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> AlignmentStore:
+    """The alignments of `data.train`, at their own speed.
+
+    Raises:
+        UserError: as :func:`retort.hybrid.align.align_corpus`.
+    """
+    normalise = Normaliser(recipe.normaliser)
+
+    def words(text: str) -> Sequence[str]:
+        return normalise(text).split()
+
+    cuts = [cut for source in recipe.data.train for cut in open_cuts(find_data(source)).cuts]
+    spoken = [word for cut in cuts for word in words(cut.supervisions[0].text or "")]
+    return align_corpus(
+        cuts,
+        _lexicon(recipe, spoken),
+        CutMfcc(recipe.features.sampling_rate),
+        recipe.hybrid.alignments or root / recipe.name / "alignments",
+        recipe.hybrid.align,
+        words=words,
+        progress=progress,
+        report=lambda line: report(0, {"note": line}),
+    )
+
+
+def make_graph(
+    recipe: Recipe, root: Path, alignments: AlignmentStore, progress: Progress, report: Report
+) -> Graph:
+    """The decoding graph of `hybrid.lm`; systems with the same alignments and language model share it.
+
+    Raises:
+        UserError: as :func:`retort.hybrid.graph.build_graph`.
+    """
+    first = load_lm_recipe(recipe.hybrid.lm)
+    if (first.kind, first.tokenizer.kind) != ("ngram", "words"):
+        raise UserError(
+            "the graph takes an n-gram model over words",
+            where=recipe.hybrid.lm,
+            remedy="Set hybrid.lm to a recipe with kind: ngram and tokenizer.kind: words",
+        )
+    lm = trained_lm(first, root, progress, report)
+    normalise = Normaliser(recipe.normaliser)
+    words = open_tokenizer(lm / "tokenizer").symbols[len(SPECIAL) :]
+    graph = build_graph(
+        _lexicon(
+            recipe, [word for word in words if normalise(word) == word], alignments.tree.phones.symbols[1:]
+        ),
+        word_arpa(lm),
+        alignments.tree,
+        alignments.self_loops,
+        silence_probability=recipe.hybrid.silence_probability,
+        folder=alignments.folder.parent / "graphs" / first.name.replace("/", "-"),
+        progress=progress,
+    )
+    if graph.about.left_out:
+        count, some = len(graph.about.left_out), ", ".join(graph.about.left_out[:5])
+        report(0, {"note": f"{count:,} words of {first.name} have no pronunciation ({some}, ...)"})
+    return graph
+
+
+def _check(recipe: Recipe) -> None:
+    for key, needed in (("lexicon", "pronunciations"), ("lm", "a language model over words")):
+        if not getattr(recipe.hybrid, key) and not (key == "lexicon" and recipe.hybrid.pronounce):
+            raise UserError(
+                f"hybrid.{key} is empty: a hybrid student needs {needed}",
+                where=recipe.name,
+                remedy=f"Set hybrid.{key}",
+            )
+
+
+def _lexicon(recipe: Recipe, words: Sequence[str], phones: Sequence[str] | None = None) -> Lexicon:
+    """Pronunciations of those of `words` that have any, in `phones` if they are given."""
+    case = recipe.normaliser.case
+    entries: dict[str, list[Pronunciation]] = {}
+    for path in recipe.hybrid.lexicon:
+        for word, found in read_lexicon(find_data(path)).items():
+            entries.setdefault(recase(word, case), list(found))
+    lexicon = Lexicon(entries) if entries else pocketsphinx_lexicon(case=case)
+    if recipe.hybrid.pronounce:
+        lexicon = with_english(lexicon, words, phones or lexicon.phones, case=case)
+    return lexicon.only(words)

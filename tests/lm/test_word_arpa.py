@@ -1,0 +1,113 @@
+"""From an n-gram model over words to the graph that a hybrid system decodes with."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_graphs
+from retort.config import NormaliserConfig
+from retort.errors import UserError
+from retort.hybrid.fst import from_openfst
+from retort.hybrid.graph import build_graph
+from retort.lm.arpa import read_arpa
+from retort.lm.kneser_ney import estimate
+from retort.lm.ngram import NgramLM
+from retort.lm.opening import save_causal_lm, word_arpa
+from retort.lm.units import LmUnits
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer, WordTokenizer
+
+TEXTS = ["a read", "a reed", "read a reed", "a", "are a", "read", "a read a strange", "a reed"]
+LEXICON = {"read": [["r", "e"], ["r", "i"]], "reed": [["r", "i"]], "a": [["e"]], "are": [["e", "r"]]}
+TREE = tiny_graphs.TinyTree("eir", states=2)
+LOOPS = np.linspace(0.2, 0.9, TREE.count)
+
+
+def make(folder: Path, tokenizer: Tokenizer, order: int = 3) -> NgramLM:
+    rows = [[EOS, *tokenizer.encode(text), EOS] for text in TEXTS]
+    lengths = np.array([len(row) for row in rows])
+    ids = np.array([each for row in rows for each in row])
+    table, _ = estimate(ids, lengths, np.ones(len(rows), np.int64), tokenizer.size, order)
+    model = NgramLM(table, tokenizer, Normaliser(NormaliserConfig(case="lower")))
+    save_causal_lm(model, folder / "model")
+    return model
+
+
+def ngrams_of(path: Path) -> tiny_graphs.Ngrams:
+    """What stands in an ARPA file, read line by line."""
+    found: tiny_graphs.Ngrams = {}
+    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+        fields = line.split("\t")
+        if len(fields) > 1:
+            found[tuple(fields[1].split(" "))] = (
+                float(fields[0]),
+                float(fields[2]) if len(fields) > 2 else 0.0,
+            )
+    return found
+
+
+def test_a_decoding_graph_is_made_of_it(tmp_path: Path) -> None:
+    words = WordTokenizer.train(TEXTS[:-2], 9)
+    assert "strange" not in words.symbols
+    model = make(tmp_path / "exp", words)
+    path = word_arpa(tmp_path / "exp")
+    graph = build_graph(LEXICON, path, TREE, LOOPS, silence_probability=0.3)
+    assert sorted(graph.words) == sorted(LEXICON)
+    assert graph.about.left_out == []
+    scores = np.random.default_rng(0).normal(0, 2, (10, TREE.count)).astype(np.float32)
+    found = {
+        tuple(graph.words[label - 1] for label in labels): cost
+        for labels, cost in tiny_graphs.pass_tokens(from_openfst(graph.fst), scores).items()
+    }
+    ngrams = ngrams_of(path)
+    heard = 0
+    for said in tiny_graphs.sentences(sorted(LEXICON), 3):
+        cost = tiny_graphs.hmm_cost(said, LEXICON, TREE, LOOPS.tolist(), 0.3, scores)
+        if cost == math.inf:
+            continue
+        asked = tiny_graphs.sentence_cost(ngrams, said)
+        # What the file says is what the model says, but that a graph may back off where it need not.
+        exact = -float(model.score([words.encode(" ".join(said))])[0].double().sum())
+        assert asked <= exact + 1e-3
+        assert found[said] == pytest.approx(cost + asked, abs=2e-3), said
+        heard += 1
+    assert heard > 50
+
+
+def test_what_is_missing_is_written_anew(tmp_path: Path) -> None:
+    words = WordTokenizer.train(TEXTS, 9)
+    model = make(tmp_path / "exp", words)
+    path = word_arpa(tmp_path / "exp" / "model")
+    content = path.read_bytes()
+    assert word_arpa(tmp_path / "exp") == path == tmp_path / "exp" / "model" / "lm.arpa.gz"
+    path.unlink()
+    assert gzip.decompress(word_arpa(tmp_path / "exp").read_bytes()) == gzip.decompress(content)
+    assert [each.name for each in path.parent.glob("*arpa*")] == ["lm.arpa.gz"]
+    table, left_out = read_arpa(path, words.symbols)
+    assert left_out == 0
+    np.testing.assert_array_equal(table.keys, model.table.keys)
+
+
+def test_what_has_no_words_is_one_line(tmp_path: Path) -> None:
+    make(tmp_path / "letters", CharacterTokenizer.train(TEXTS))
+    make(tmp_path / "units", WordTokenizer.train(TEXTS, 9))
+    LmUnits("phone", "x").save(tmp_path / "units" / "model")
+    make(tmp_path / "neural", WordTokenizer.train(TEXTS, 9))
+    config = tmp_path / "neural" / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "kind": "causal"}))
+    for name, message in (
+        ("letters", "its kind is ngram, over characters"),
+        ("units", "its kind is ngram, over phones"),
+        ("neural", "its kind is causal, over words"),
+        ("nowhere", "no n-gram model here"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            word_arpa(tmp_path / name)
+        assert "tokenizer.kind words" in str(caught.value)
+        assert "\n" not in str(caught.value)

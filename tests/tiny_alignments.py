@@ -1,0 +1,72 @@
+"""Alignments that nobody made: every letter is a phone, every phone lasts so many frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retort.hybrid.alignment import Alignment, Timed, from_phones
+from retort.hybrid.phones import SILENCE, Phones
+from retort.hybrid.store import AlignmentStore, save_alignments
+from retort.hybrid.tree import SenoneTree
+from retort.text.lexicon import Lexicon
+
+PHONES = Phones("abcdefgh")
+
+
+def align_evenly(name: str, text: str, frames: int, tree: SenoneTree, *, silence: int = 6) -> Alignment:
+    """Silences of `silence` frames at both ends and between words, what remains shared evenly by the letters."""
+    spoken = text.lower().split()
+    letters = [*"".join(spoken)]
+    room = frames - silence * (len(spoken) + 1)
+    borders = np.linspace(0, room, len(letters) + 1).round().astype(int)
+    lengths = iter(np.diff(borders).tolist())
+    phones = [Timed(SILENCE, 0, silence)]
+    said = []
+    for word in spoken:
+        start = phones[-1].start + phones[-1].frames
+        for letter in word:
+            phones.append(Timed(letter, phones[-1].start + phones[-1].frames, next(lengths)))
+        end = phones[-1].start + phones[-1].frames
+        said.append(Timed(word.upper(), start, end - start))
+        phones.append(Timed(SILENCE, end, silence))
+    return from_phones(name, said, phones, tree)
+
+
+def align_characters(name: str, text: str, frames: int, tree: SenoneTree) -> Alignment:
+    """As the language of tones is spoken: characters last equally long, spaces among them, which are silences."""
+    borders = np.linspace(0, frames, len(text) + 1).round().astype(int).tolist()
+    places = list(zip(text.lower(), borders, np.diff(borders).tolist()))
+    phones = [Timed(letter if letter != " " else SILENCE, start, count) for letter, start, count in places]
+    said: list[Timed] = []
+    for (letter, start, count), before in zip(places, f" {text}"):
+        if letter != " " and before != " ":
+            said[-1] = Timed(said[-1].symbol + letter, said[-1].start, said[-1].frames + count)
+        elif letter != " ":
+            said.append(Timed(letter, start, count))
+    return from_phones(name, said, phones, tree)
+
+
+def store_alignments(
+    folder: Path,
+    texts: Mapping[str, tuple[str, int]],
+    *,
+    states: int = 3,
+    frame_shift: float = 0.01,
+    silence: int = 6,
+    skipped: Mapping[str, str] | None = None,
+) -> AlignmentStore:
+    """Of utterances, each with its text and its frames."""
+    tree = SenoneTree.monophone(PHONES, states)
+    made = [align_evenly(name, text, frames, tree, silence=silence) for name, (text, frames) in texts.items()]
+    lexicon = Lexicon(
+        {word.upper(): [[*word]] for text, _ in texts.values() for word in text.lower().split()}
+    )
+    return save_alignments(folder, made, tree, lexicon, skipped=skipped, frame_shift=frame_shift)
+
+
+def senone_symbols(states: int = 3) -> Sequence[str]:
+    """Those of the spoken phones."""
+    return [f"S{number}" for number in range(states, len(PHONES) * states)]
