@@ -31,14 +31,3 @@ def build_cif_student(config: StudentConfig, vocabulary: int, bins: int) -> CifS
     if config.kind != "cif":
         raise UserError(f"student.kind is {config.kind}, this is for cif alone")
     return CifStudent(config, vocabulary, bins)
-
-
-def build_hybrid_student(config: StudentConfig, senones: int, bins: int) -> HybridStudent:
-    """The same where only a hybrid student will do.
-
-    Raises:
-        UserError: the kind is another.
-    """
-    if config.kind != "hybrid":
-        raise UserError(f"student.kind is {config.kind}, this is for hybrid alone")
-    return HybridStudent(config, senones, bins)

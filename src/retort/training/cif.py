@@ -13,7 +13,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
-from retort.students.factory import build_cif_student
+from retort.students.cif import CifStudent
 from retort.students.student import Student
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
@@ -54,7 +54,7 @@ def plan_cif(recipe: Recipe, root: Path, origin: str, progress: Progress, report
     texts = normalised_texts(data.train, recipe.normaliser)
     complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
-    student = build_cif_student(recipe.student, tokenizer.size, recipe.features.bins)
+    student = CifStudent(recipe.student, tokenizer.size, recipe.features.bins)
     if origin:
         report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
     if taken := start_from_plm(student, recipe, tokenizer):

@@ -28,7 +28,7 @@ from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import SpokenUnit, unit_text
 from retort.lm.config import load_lm_recipe
 from retort.lm.opening import word_arpa
-from retort.students.factory import build_hybrid_student
+from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 from retort.teachers import Teacher, open_teacher
 from retort.teachers.symbols import check_units, teacher_symbols
@@ -70,7 +70,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     note_rejected(recipe, root, data, accelerator)
     readers, teachers = _teachers(recipe, root, alignments, data, progress, accelerator)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
-    student = build_hybrid_student(recipe.student, alignments.tree.count, recipe.features.bins)
+    student = HybridStudent(recipe.student, alignments.tree.count, recipe.features.bins)
     if origin:
         report(0, {f"init.{key}": value for key, value in start_from(student, None, origin).items()})
     student.set_priors(torch.from_numpy(alignments.priors))
