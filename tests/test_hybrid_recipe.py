@@ -52,6 +52,9 @@ def test_other_recipes_are_as_they_were() -> None:
     ("override", "message"),
     [
         ("student.kind=ctc", "student.kind is 'ctc'"),
+        ("student.kind=cif", "only a hybrid student has alignments"),
+        ("hybrid.acoustic_scales=[]", "acoustic_scales is"),
+        ("hybrid.acoustic_scales=[0.1,0]", "acoustic_scales is"),
         ("student.frontend.kind=conv", "student.frontend.kind is 'conv'"),
         ("student.frontend.stride=0", "student.frontend.stride is 0"),
         ("student.encoder.bottleneck=61", "bottleneck is 61"),

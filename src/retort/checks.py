@@ -47,6 +47,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         for key, choices in ROW_CHOICES.items():
             choose(f"distill[{index}].{key}", getattr(row, key), choices)
         choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers))
+    _check_hybrid(recipe, where)
     _check_soft_labels(recipe, where)
     if recipe.tokenizer.kind == "bpe" and recipe.tokenizer.size is None:
         raise UserError(
@@ -82,6 +83,22 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     _check_sizes(recipe.student, where)
     _check_dropout(recipe.student, where)
     _check_spoken(recipe.data.spoken, where)
+
+
+def _check_hybrid(recipe: Recipe, where: str) -> None:
+    for name, teacher in recipe.teachers.items():
+        if teacher.unit != "text" and recipe.student.kind != "hybrid":
+            raise UserError(
+                f"teachers.{name}.unit is {teacher.unit}, but only a hybrid student has alignments",
+                where=where,
+                remedy="Set unit: text",
+            )
+    if not recipe.hybrid.acoustic_scales or min(recipe.hybrid.acoustic_scales) <= 0.0:
+        raise UserError(
+            f"hybrid.acoustic_scales is {list(recipe.hybrid.acoustic_scales)}",
+            where=where,
+            remedy="Give some above 0",
+        )
 
 
 def _check_spoken(spoken: SpokenConfig, where: str) -> None:

@@ -17,6 +17,7 @@ from retort.hybrid.store import AlignmentStore
 from retort.recipe import load_recipe
 from retort.training.hybrid import SCALES
 from retort.training.run import Outcome, train
+from retort.training.teach import teach
 
 pytest.importorskip("kaldi_decoder")
 pytest.importorskip("kaldilm")
@@ -182,6 +183,11 @@ def test_the_student_has_the_alignments_senones_and_priors(outcome: Outcome, roo
     state = outcome.recogniser.student.state_dict()
     assert state["output.weight"].shape[0] == store.tree.count > 9
     assert state["log_priors"].exp().tolist() == pytest.approx(store.priors.tolist(), rel=1e-5)
+
+
+def test_its_teachers_are_asked_by_training_alone(recipe: Recipe, root: Path) -> None:
+    with pytest.raises(UserError, match="Run `retort train`"):
+        teach(recipe, root / "exp", lambda *_: None, lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,14 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
         root: of the experiments.
 
     Raises:
-        UserError: no row names a teacher, no training text, or as :func:`retort.teachers.fill`.
+        UserError: no row names a teacher, no training text, a hybrid student, or as :func:`retort.teachers.fill`.
     """
+    if recipe.student.kind == "hybrid":
+        raise UserError(
+            "teachers of a hybrid student read what its alignments say",
+            where=recipe.name,
+            remedy="Run `retort train`, which aligns first and then has them read",
+        )
     names = taught_by(recipe)
     if not names:
         raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
