@@ -68,7 +68,6 @@ def test_other_recipes_are_as_they_were() -> None:
         ("distill.1.tap=frames.2", "shares out the hard label's place"),
         ("distill.3.interpolate=0.5", "shares out the hard label's place"),
         ("distill.0.teacher=bert", "teacher bert lacks topk"),
-        ("student.kind=cif", "lays soft_label on tap 'frames.3'"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, override: str, message: str) -> None:
@@ -81,3 +80,8 @@ def test_heads_do_not_matter_where_nothing_attends(tmp_path: Path) -> None:
     read(tmp_path, "student.encoder.heads=7")
     with pytest.raises(UserError, match="over 7 heads"):
         read(tmp_path, "student.encoder.heads=7", "student.encoder.kind=conformer")
+
+
+def test_soft_labels_of_other_students_are_of_tokens(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lays soft_label on tap 'frames.3'"):
+        read(tmp_path, "student.kind=cif", "teachers.senones.unit=text")

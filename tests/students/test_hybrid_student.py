@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from retort.config import EncoderConfig, FrontendConfig, StudentConfig
-from retort.errors import UserError
-from retort.students.factory import build_cif_student, build_student
+from retort.students.factory import build_student
 from retort.students.hybrid import HybridStudent
 from retort.students.student import StudentOutput
 
@@ -172,8 +171,3 @@ def test_gradient_of_the_loss() -> None:
     assert torch.autograd.gradcheck(
         lambda values: student(values, LENGTHS[:2], LABELS[:2]).losses["ce"], features
     )
-
-
-def test_what_writes_tokens_must_be_cif() -> None:
-    with pytest.raises(UserError, match=r"student.kind is hybrid"):
-        build_cif_student(CONFIG, SENONES, BINS)

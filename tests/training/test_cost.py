@@ -8,6 +8,7 @@ import torch
 
 from retort.config import Recipe
 from retort.errors import UserError
+from retort.recipe import load_recipe
 from retort.students.factory import build_student
 from retort.training.cost import GPUS, Cost, Gpu, Scaled, _probe, find_gpu, measure
 from retort.training.describe import describe
@@ -41,6 +42,12 @@ def test_what_is_there_whatever_the_batch_is_exact(read_recipe: Read) -> None:
     assert cost.states == 16 * (parts.shipped + parts.training_only)
     recipe.training.freeze = ["encoder"]
     assert measure(recipe, parts).states == cost.states - 12 * parts.parts["encoder"]
+
+
+def test_of_hybrid_students_nothing_is_foretold() -> None:
+    recipe = load_recipe("speechocean762/hybrid_hard")
+    with pytest.raises(UserError, match="cannot be told beforehand"):
+        measure(recipe, describe(recipe))
 
 
 def test_a_larger_batch_is_foretold(read_recipe: Read) -> None:

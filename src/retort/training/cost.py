@@ -20,7 +20,6 @@ from retort.config import Recipe
 from retort.errors import UserError
 from retort.nn.dropout import Dropout
 from retort.students.cif import CifStudent
-from retort.students.factory import build_cif_student
 from retort.text.tokenizers import EOS
 from retort.training.describe import Description
 from retort.training.parts import freeze
@@ -120,12 +119,18 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         description: of the recipe, see :func:`retort.training.describe.describe`.
 
     Raises:
-        UserError: as :func:`retort.training.parts.freeze`.
+        UserError: the student is no CIF student, or as :func:`retort.training.parts.freeze`.
     """
+    if recipe.student.kind != "cif":
+        raise UserError(
+            f"memory and hours of a {recipe.student.kind} student cannot be told beforehand",
+            where=recipe.name,
+            remedy="Leave --gpu out",
+        )
     assert recipe.tokenizer.size is not None  # else there is no description
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student = build_cif_student(recipe.student, recipe.tokenizer.size, recipe.features.bins).train()
+        student = CifStudent(recipe.student, recipe.tokenizer.size, recipe.features.bins).train()
         freeze(student, recipe.training.freeze)
         for module in student.modules():
             if isinstance(module, Dropout):  # its way on a CPU keeps more than a GPU's, a byte a number
