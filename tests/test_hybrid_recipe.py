@@ -83,5 +83,5 @@ def test_heads_do_not_matter_where_nothing_attends(tmp_path: Path) -> None:
 
 
 def test_soft_labels_of_other_students_are_of_tokens(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="lays soft_label on tap 'frames.3'"):
+    with pytest.raises(UserError, match=r"lays soft_label on tap 'frames\.3'"):
         read(tmp_path, "student.kind=cif", "teachers.senones.unit=text")
