@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.transcript import TimedText, Transcript, join_transcripts, time_hypothesis
-from retort.text.tokenizers import UNKNOWN, BpeTokenizer, CharacterTokenizer, Tokenizer
+from retort.text.tokenizers import UNKNOWN, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 
 SENTENCES = [
     "the cat sat on the mat",
@@ -49,6 +49,14 @@ def test_a_token_lies_between_two_fires_and_a_word_covers_its_tokens(
         assert word.end == transcript.tokens[spoken.last].end
         product = math.prod(each.confidence for each in transcript.tokens[spoken.first : spoken.last + 1])
         assert word.confidence == pytest.approx(product)
+
+
+def test_tokens_that_say_where_they_begin_leave_pauses() -> None:
+    tokenizer = WordTokenizer(["the", "cat"])
+    hypothesis = Hypothesis(tokenizer.encode("the cat"), [-0.1, -0.2], [10.0, 30.0], [5.0, 20.0])
+    words = time_hypothesis(hypothesis, tokenizer, 0.03, offset=1.0, duration=0.8).words
+    times = [(word.text, round(word.start, 6), round(word.end, 6)) for word in words]
+    assert times == [("the", 1.15, 1.3), ("cat", 1.6, 1.8)]
 
 
 def test_no_time_lies_outside_the_stretch() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lhotse import CutSet
+from tiny_trainers import batch_of, update
 from torch import Tensor
 
 from retort.config import Recipe, TeacherConfig
@@ -21,7 +22,7 @@ from retort.students.factory import build_student
 from retort.teachers.posteriors import PieceLMTeacher
 from retort.text.lexicon import Lexicon
 from retort.text.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
-from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
+from retort.training.batches import UtteranceDataset, epoch_batches, make_sampler
 from retort.training.frames import FrameLabels, FrameReader
 from retort.training.module import TrainingModule
 from retort.training.processes import make_accelerator
@@ -94,25 +95,6 @@ def make_trainer(recipe: Recipe, folder: Path, cuts: CutSet, store: AlignmentSto
     dataset = UtteranceDataset(recipe, None, encoder.output_lengths, None, labels)
     module, accelerator = TrainingModule(student, objective), make_accelerator(recipe.training)
     return Trainer(recipe, folder, module, teachers, dataset, cuts, lambda _: {"wer": 0.5}, accelerator)
-
-
-def batch_of(trainer: Trainer, cuts: CutSet, first: int, last: int) -> Batch:
-    return trainer.dataset[CutSet.from_cuts(list(cuts)[first:last])]
-
-
-def update(
-    trainer: Trainer, group: list[Batch], monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What one update reports, and the gradients that it follows."""
-    gradients: dict[str, Tensor] = {}
-
-    def keep() -> None:
-        for name, parameter in trainer.module.named_parameters():
-            if parameter.grad is not None:
-                gradients[name] = parameter.grad.clone()
-
-    monkeypatch.setattr(trainer.optimizer, "step", keep)
-    return trainer._update(group), gradients
 
 
 def log_softmax(logits: list[float], temperature: float = 1.0) -> list[float]:

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from lhotse import CutSet
-from tiny_trainers import NO_DROPOUT, trainer_of
+from tiny_trainers import NO_DROPOUT, batch_of, trainer_of, update
 from torch import Tensor
 
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.recipe import load_recipe
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.batches import Batch
 from retort.training.checkpoints import CheckpointFolder
 from retort.training.log import read_metrics
 from retort.training.loop import Stopped
@@ -38,27 +37,6 @@ distill:
   - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
   - {{tap: acoustic, teacher: bert, loss: cosine, average: utterance}}
 """
-
-
-def batch_of(trainer: Trainer, cuts: CutSet, first: int, last: int) -> Batch:
-    batch = trainer.dataset[CutSet.from_cuts(list(cuts)[first:last])]
-    assert batch is not None
-    return batch
-
-
-def update(
-    trainer: Trainer, group: list[Batch], monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What one update reports, and the gradients that it follows."""
-    gradients: dict[str, Tensor] = {}
-
-    def keep() -> None:
-        for name, parameter in trainer.module.named_parameters():
-            if parameter.grad is not None:
-                gradients[name] = parameter.grad.clone()
-
-    monkeypatch.setattr(trainer.optimizer, "step", keep)
-    return trainer._update(group), gradients
 
 
 def silent(step: int, values: Mapping[str, float]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator
 from lhotse import CutSet
+from torch import Tensor
 
 from retort.config import Recipe
 from retort.distill.objective import Objective
@@ -15,7 +18,7 @@ from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.batches import UtteranceDataset
+from retort.training.batches import Batch, UtteranceDataset
 from retort.training.module import TrainingModule
 from retort.training.processes import make_accelerator
 from retort.training.trainer import Trainer
@@ -50,3 +53,23 @@ def trainer_of(
 
 def read_cuts(manifest: Path) -> CutSet:
     return CutSet.from_file(manifest).to_eager()
+
+
+def batch_of(trainer: Trainer, cuts: CutSet, first: int, last: int) -> Batch:
+    """Of the cuts `first` to `last`, that one left out."""
+    return trainer.dataset[CutSet.from_cuts(list(cuts)[first:last])]
+
+
+def update(
+    trainer: Trainer, group: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What one update reports, and the gradients that it follows."""
+    gradients: dict[str, Tensor] = {}
+
+    def keep() -> None:
+        for name, parameter in trainer.module.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.clone()
+
+    monkeypatch.setattr(trainer.optimizer, "step", keep)
+    return trainer._update(group), gradients

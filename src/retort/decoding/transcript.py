@@ -47,9 +47,10 @@ def time_hypothesis(
         offset: seconds before this stretch of audio in the recording.
         duration: seconds of this stretch; no time lies outside it.
     """
+    begins = [0.0, *hypothesis.ends[:-1]] if hypothesis.starts is None else hypothesis.starts
     ends, starts = (
         [offset + min(frame * frame_seconds, duration) for frame in frames]
-        for frames in (hypothesis.ends, hypothesis.starts or [0.0, *hypothesis.ends[:-1]])
+        for frames in (hypothesis.ends, begins)
     )
     tokens = [
         TimedText(surface, start, end, math.exp(score))
