@@ -18,8 +18,8 @@ class AlignConfig:
     senones: int = 1000
     """Leaves of the tree at most; fewer where `minimum_frames` forbids more."""
     subsampling: int = 1
-    """Frames of 10 ms to one frame of labels: 1, or 3 for 30 ms. Tree, triphones and alignment are then of such
-    frames; the monophones that start it are always of 10 ms."""
+    """Frames of 10 ms to one frame of labels: 1, 3 for 30 ms, 4 for the 40 ms of two convolutions of stride 2. Tree,
+    triphones and alignment are then of such frames; the monophones that start it are always of 10 ms."""
     states: int = 3
     """Of a phone in the tree: 3 for frames of 10 ms, 1 for longer ones, for a phone may last 30 ms."""
     monophone_passes: int = 14
@@ -50,8 +50,8 @@ class AlignConfig:
         ):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}", remedy="Give 1 or more")
-        if self.subsampling not in (1, 2, 3):
-            raise UserError(f"subsampling is {self.subsampling}", remedy="Choose 1, 2 or 3")
+        if self.subsampling not in (1, 2, 3, 4):
+            raise UserError(f"subsampling is {self.subsampling}", remedy="Choose 1, 2, 3 or 4")
         if self.states != (3 if self.subsampling == 1 else 1):
             raise UserError(
                 f"{self.states} states a phone and subsampling {self.subsampling} do not go together",

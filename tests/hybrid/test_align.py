@@ -259,7 +259,7 @@ def test_growth_is_spread() -> None:
     ("key", "value", "what"),
     [
         ("senones", 0, "senones is 0"),
-        ("subsampling", 4, "Choose 1, 2 or 3"),
+        ("subsampling", 5, "Choose 1, 2, 3 or 4"),
         ("subsampling", 3, "3 states a phone and subsampling 3 do not go together"),
         ("states", 1, "do not go together"),
         ("silence_probability", 1.0, "between 0 and 1"),
