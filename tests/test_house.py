@@ -16,7 +16,7 @@ import retort
 ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files", "hybrid_config"),
+    ("files", "hybrid_config", "student_config"),
     ("config",),
     ("checks",),
     ("recipe",),
@@ -86,8 +86,13 @@ def test_arrows_go_down(name: str) -> None:
 
 def test_the_ground_stands_alone() -> None:
     assert imports(MODULES["errors"]) == set()
-    assert {room(name) for name in imports(MODULES["hybrid_config"])} <= {"errors"}
-    assert {room(name) for name in imports(MODULES["config"])} <= {"errors", "hybrid_config"}
+    for own in ("hybrid_config", "student_config"):
+        assert {room(name) for name in imports(MODULES[own])} <= {"errors"}
+    assert {room(name) for name in imports(MODULES["config"])} <= {
+        "errors",
+        "hybrid_config",
+        "student_config",
+    }
 
 
 def test_the_two_streams_do_not_know_each_other() -> None:

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retort.config import (
-    CHOICES,
-    ROW_CHOICES,
-    TEACHER_CHOICES,
-    Recipe,
-    RowConfig,
-    SpokenConfig,
-    StudentConfig,
-)
+from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe, RowConfig, SpokenConfig
 from retort.errors import UserError
+from retort.student_config import StudentConfig
 
 
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from retort.hybrid_config import HybridConfig
+from retort.student_config import STUDENT_CHOICES, StudentConfig
 
 
 @dataclass
@@ -118,101 +119,6 @@ class BatchConfig:
     minimum_seconds: float = 0.1
     maximum_seconds: float = 40.0
     """Longer training utterances are skipped and counted."""
-
-
-@dataclass
-class FrontendConfig:
-    kind: str = "conv2d"
-    """`conv2d` (over time and bins, as the reference) or `frames` (over time alone, at any whole share of the rate)."""
-    channels: int = 128
-    layers: int = 1
-    """Of `conv2d`, convolutions of stride 2 (1 or 2); each halves the frame rate."""
-    stride: int = 1
-    """Of `frames`, feature frames to one of the output: 1 for 10 ms, 3 for 30 ms."""
-
-
-@dataclass
-class EncoderConfig:
-    kind: str = "conformer"
-    """`conformer`, `transformer` or `tdnnf` (factorised convolutions over time; of what follows it reads `layers`, `dim`,
-    `dropout`, `bottleneck`, `dilations` and `pool_after`)."""
-    layers: int = 15
-    dim: int = 256
-    heads: int = 4
-    feedforward: int = 2048
-    kernel: int = 15
-    """Depthwise convolution of the Conformer, frames."""
-    convolution_norm: str = "batch"
-    """Behind that convolution: `batch` (as the reference) or `layer`. With batches of few utterances the running
-    statistics of `batch` are so far from each batch's own that CIF fires too much or too little in evaluation."""
-    positions: str = "relative"
-    """`relative` (Transformer-XL, as the reference) or `rotary` (faster on a CPU)."""
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    """On attention weights; 0 lets a fused kernel compute attention, much faster on a CPU."""
-    bottleneck: int = 128
-    """Of TDNN-F layers: the width between the two factors of a convolution, at most 2 x dim."""
-    dilations: list[int] = field(default_factory=lambda: [1])
-    """Of TDNN-F layers: how many frames to each side they hear, one layer after the other; the last number holds for all
-    further layers."""
-    pool_after: list[int] = field(default_factory=lambda: [5, 10])
-    """Max pooling over two frames after these layers, counted from 1."""
-
-
-@dataclass
-class CifConfig:
-    kernel: int = 3
-    """Of the convolution that estimates the weights, frames."""
-    activation: str = "none"
-    """Behind that convolution: `none` (as the reference) or `relu`."""
-    dropout: float = 0.2
-    context_layers: int = 0
-    """Layers of the encoder's kind over the fired embeddings, so that what was heard in a neighbour's share is found
-    there. The tap `acoustic` is behind them."""
-    tail: float = 0.5
-    """What remains after the last full token is a token if it weighs more than this (evaluation)."""
-
-
-@dataclass
-class DecoderConfig:
-    layers: int = 2
-    dim: int = 256
-    heads: int = 4
-    feedforward: int = 2048
-    dropout: float = 0.2
-    embedding_dropout: float = 0.1
-    history_dropout: float = 0.0
-    """Share of the tokens before that the decoder reads as unknown while it trains, so that it listens to the
-    fired embeddings instead of guessing from a history that will have errors at run time."""
-    output: str = "own"
-    """Output layer: `own`, or `plm`: the input embeddings of the model whose pieces the tokens are (`tokenizer.kind:
-    teacher`), behind a projection to their width and with a bias. They learn unless `training.freeze` names
-    `decoder.vocabulary.weight`."""
-    output_dim: int | None = None
-    """Width of those embeddings; stated for `plm`, so that neither `info` nor the trained model needs the PLM."""
-    init: str = ""
-    """Encoder of BERT's kind, by name or folder, whose layers these layers start from; dims and heads must be its own."""
-    init_layers: list[int] = field(default_factory=list)
-    """Which of its layers, counted from 1, or from -1 for the last; empty takes the first ones."""
-
-
-@dataclass
-class StudentConfig:
-    kind: str = "cif"
-    """`cif`, or `hybrid`: an encoder that says which senone every frame is."""
-    faithful: bool = False
-    """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC
-    label, `zero_infinity` off)."""
-    frontend: FrontendConfig = field(default_factory=FrontendConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    cif: CifConfig = field(default_factory=CifConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    label_smoothing: float = 0.1
-    ce_weight: float = 1.0
-    ctc_weight: float = 0.5
-    quantity_weight: float = 1.0
-    alignment_weight: float = 0.0
-    """Of keeping each token's share of the CIF weights where the CTC head hears the token (ours)."""
 
 
 @dataclass
@@ -358,18 +264,15 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "training.keep": ("best", "last"),
 }
 """Of every kind of recipe."""
-CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
-    "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
-    "features.storage": ("disk", "online"),
-    "data.spoken.language": ("english", "mandarin"),
-    "student.kind": ("cif", "hybrid"),
-    "student.frontend.kind": ("conv2d", "frames"),
-    "student.cif.activation": ("none", "relu"),
-    "student.decoder.output": ("own", "plm"),
-    "student.encoder.kind": ("conformer", "transformer", "tdnnf"),
-    "student.encoder.positions": ("relative", "rotary"),
-    "student.encoder.convolution_norm": ("batch", "layer"),
-}
+CHOICES: dict[str, tuple[str, ...]] = (
+    SHARED_CHOICES
+    | STUDENT_CHOICES
+    | {
+        "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
+        "features.storage": ("disk", "online"),
+        "data.spoken.language": ("english", "mandarin"),
+    }
+)
 TEACHER_CHOICES = {
     "kind": ("masked_lm", "causal_lm"),
     "unit": ("text", "senone", "phone"),

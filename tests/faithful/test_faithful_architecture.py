@@ -21,7 +21,6 @@ from slow_layers import (
 )
 from torch import Tensor, nn
 
-from retort.config import DecoderConfig, EncoderConfig, FrontendConfig
 from retort.nn.conformer import ConformerLayer
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import Encoder, max_pool
@@ -29,6 +28,7 @@ from retort.nn.frontend import Conv2dFrontend
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.nn.weights import WeightEstimator
 from retort.recipe import load_recipe
+from retort.student_config import DecoderConfig, EncoderConfig, FrontendConfig
 from retort.students.factory import build_student
 
 BINS, HEADS = 11, 2

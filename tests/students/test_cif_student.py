@@ -10,13 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.config import (
-    CifConfig,
-    StudentConfig,
-)
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
 from retort.recipe import load_recipe
+from retort.student_config import CifConfig, StudentConfig
 from retort.students.cif import CifStudent, alignment_loss
 from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student

@@ -9,8 +9,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from two_processes import results_of, run_in_two
 
-from retort.config import EncoderConfig
 from retort.nn.tdnnf import TdnnfLayer, nearer_orthogonal
+from retort.student_config import EncoderConfig
 from retort.training.constraints import bottlenecks, constrain
 
 CONFIG = EncoderConfig(kind="tdnnf", dim=6, bottleneck=4, pool_after=[])

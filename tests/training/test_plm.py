@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from retort.config import DecoderConfig, Recipe
+from retort.config import Recipe
 from retort.decoding.recogniser import load
 from retort.errors import UserError
 from retort.nn.decoder import CausalLayer, CifDecoder
+from retort.student_config import DecoderConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.describe import describe

@@ -258,7 +258,7 @@ class TestFolder:
         recipe = read_recipe()
         first = trained(recipe, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("retort.training.cif.load_data", lambda *_: pytest.fail("read its data again"))
+            patch.setattr("retort.training.tokens.load_data", lambda *_: pytest.fail("read its data again"))
             again = trained(recipe, tmp_path)
         assert (first.before, again.before) == (False, True)
         for name in ("folder", "seconds", "steps", "params", "averaged", "rejected"):
@@ -316,7 +316,7 @@ class TestEarlierStages:
         self, finished_root: Path, read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            "retort.training.cif.train_tokenizer", lambda *_, **__: pytest.fail("trained again")
+            "retort.training.tokens.train_tokenizer", lambda *_, **__: pytest.fail("trained again")
         )
         trained(read_recipe(), finished_root)
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config import DecoderConfig
 from retort.nn.attention import SelfAttention
 from retort.nn.dropout import Dropout
 from retort.nn.positions import sinusoids
+from retort.student_config import DecoderConfig
 
 
 class CausalLayer(SelfAttention):

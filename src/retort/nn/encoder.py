@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config import EncoderConfig, FrontendConfig
 from retort.nn.conformer import ConformerLayer, TransformerLayer
 from retort.nn.dropout import Dropout
 from retort.nn.frontend import make_frontend
 from retort.nn.masks import valid_mask
 from retort.nn.tdnnf import TdnnfLayer
+from retort.student_config import EncoderConfig, FrontendConfig
 
 LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
     "conformer": lambda config, number: ConformerLayer(config),

@@ -177,7 +177,7 @@ def _data(terms: Terms) -> list[Block]:
 
 
 def _architecture(recogniser: Recogniser, recipe: Recipe) -> str:
-    lines = outline(recipe, recogniser.outputs, recogniser.student.encoder.subsampling)
+    lines = outline(recipe, recogniser.student, recogniser.outputs)
     lines.append(f"parameters {parameters(recogniser):,}")
     return "\n".join(["```text", *lines, "```"])
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config import StudentConfig
 from retort.nn.cif import FiredTokens, integrate_and_fire
 from retort.nn.ctc import label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import LAYERS, Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.weights import WeightEstimator
+from retort.student_config import StudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.student import Encoded, Labelled, Student, StudentOutput
 from retort.students.taps import Tap, Unit
@@ -70,6 +70,17 @@ class CifStudent(Student):
     @property
     def tap_units(self) -> dict[str, Unit]:
         return {"acoustic": "token", "linguistic": "token", "utterance": "utterance", "tokens": "token"}
+
+    @property
+    def prose(self) -> str:
+        config = self.config.decoder
+        output = (
+            f", output through a PLM's embeddings of {config.output_dim}" if config.output == "plm" else ""
+        )
+        return (
+            f"decoder    {config.layers} layers, dim {config.dim}, {config.heads} heads, feed-forward "
+            f"{config.feedforward}{output}"
+        )
 
     @property
     def criterion(self) -> str:

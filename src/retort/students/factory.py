@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from retort.config import StudentConfig
+from collections.abc import Callable
+
+from retort.student_config import StudentConfig
 from retort.students.cif import CifStudent
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 
-STUDENTS: dict[str, type[CifStudent] | type[HybridStudent]] = {"cif": CifStudent, "hybrid": HybridStudent}
+STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
+    "cif": CifStudent,
+    "hybrid": HybridStudent,
+}
 
 
 def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config import StudentConfig
 from retort.hybrid.unit_text import senone_symbol
 from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
+from retort.student_config import StudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.student import Encoded, Labelled, Student, StudentOutput
 from retort.students.taps import Tap, Unit
@@ -57,6 +57,10 @@ class HybridStudent(Student):
     @property
     def outputs(self) -> dict[str, list[str]]:
         return {"senones": [senone_symbol(senone) for senone in range(self.output.out_features)]}
+
+    @property
+    def prose(self) -> str:
+        return f"senones    {self.output.out_features:,}"
 
     @property
     def criterion(self) -> str:

@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from retort.config import StudentConfig
 from retort.nn.encoder import Encoder
+from retort.student_config import StudentConfig
 from retort.students.taps import Tap, Unit
 
 
@@ -78,6 +78,11 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def tap_units(self) -> dict[str, Unit]:
         """The units of these taps."""
+
+    @property
+    @abstractmethod
+    def prose(self) -> str:
+        """What stands behind the encoder, in a line."""
 
     @property
     def outputs(self) -> Mapping[str, Sequence[str]]:

@@ -12,6 +12,7 @@ from retort.config import Recipe, RowConfig
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.students.factory import build_student
+from retort.students.student import Student
 
 
 @dataclass
@@ -56,7 +57,7 @@ def describe(recipe: Recipe) -> Description:
             symbols=symbols,
         )
     parts = {name: _count(child) for name, child in student.named_children()}
-    lines = outline(recipe, outputs, student.encoder.subsampling)
+    lines = outline(recipe, student, outputs)
     lines += [
         f"row        {row.tap} <- {row.teacher} ({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
         for row in recipe.distill
@@ -64,15 +65,13 @@ def describe(recipe: Recipe) -> Description:
     return Description(parts, sum(parts.values()), _count(objective), lines)
 
 
-def outline(recipe: Recipe, vocabulary: int, subsampling: int) -> list[str]:
-    """The architecture of the student, a line each.
+def outline(recipe: Recipe, student: Student, outputs: int) -> list[str]:
+    """The architecture of the recipe's student, a line each.
 
     Args:
-        vocabulary: number of ids, or of senones.
-        subsampling: feature frames to one of the encoder.
+        outputs: classes of its output.
     """
-    encoder, decoder = recipe.student.encoder, recipe.student.decoder
-    output = f", output through a PLM's embeddings of {decoder.output_dim}" if decoder.output == "plm" else ""
+    encoder = recipe.student.encoder
     pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
     inner = (
         f"bottleneck {encoder.bottleneck}"
@@ -82,16 +81,12 @@ def outline(recipe: Recipe, vocabulary: int, subsampling: int) -> list[str]:
     heard = [
         f"features   {recipe.features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms",
         f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {inner}{pooling}: one frame every "
-        f"{subsampling * FRAME_SHIFT * 1000:.0f} ms",
+        f"{student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
+        student.prose,
     ]
     if recipe.student.kind == "hybrid":
-        return [*heard, f"senones    {vocabulary:,}, heard through a graph of {recipe.hybrid.lm}"]
-    return [
-        *heard,
-        f"decoder    {decoder.layers} layers, dim {decoder.dim}, {decoder.heads} heads, feed-forward "
-        f"{decoder.feedforward}{output}",
-        f"vocabulary {vocabulary:,} ({recipe.tokenizer.kind})",
-    ]
+        return [*heard, f"graph      of {recipe.hybrid.lm}"]
+    return [*heard, f"vocabulary {outputs:,} ({recipe.tokenizer.kind})"]
 
 
 def _outputs(recipe: Recipe) -> int:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retort.config import DecoderConfig, Recipe
+from retort.config import Recipe
 from retort.errors import UserError
 from retort.lm.pretrained import open_encoder, open_tokenizer
 from retort.nn.decoder import CifDecoder
+from retort.student_config import DecoderConfig
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import EOS, PAD, SPECIAL, UNKNOWN, Tokenizer
 

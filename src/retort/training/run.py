@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
 from retort.recipe import load_recipe
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
-from retort.training.cif import plan_cif
 from retort.training.data import Progress
 from retort.training.earlier import missing_warm_start
 from retort.training.folder import claim, is_of, save_whole
@@ -22,10 +22,12 @@ from retort.training.loop import Report
 from retort.training.module import TrainingModule
 from retort.training.plan import Plan
 from retort.training.processes import lost_processes_told
+from retort.training.tokens import plan_tokens
 from retort.training.trainer import REJECTED, Trainer
 
-PLANS = {"cif": plan_cif, "hybrid": plan_hybrid}
-"""What of a run is a kind of student's own."""
+Planner = Callable[[Recipe, Path, str, Progress, Report], Plan]
+PLANS: dict[str, Planner] = {"hybrid": plan_hybrid}
+"""Of kinds of students whose output is not tokens: what of a run is their own."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
     if (outcome := finished(recipe, root)) is not None:
         return outcome
     origin = _warm_start(recipe, root, progress, report)
-    plan = PLANS[recipe.student.kind](recipe, root, origin, progress, report)
+    plan = PLANS.get(recipe.student.kind, plan_tokens)(recipe, root, origin, progress, report)
     trainer = Trainer(
         recipe,
         folder,

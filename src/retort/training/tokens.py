@@ -1,4 +1,4 @@
-"""A run of a CIF student: its vocabulary, its teachers, and what it is judged by."""
+"""A run of a student whose output is tokens: its vocabulary, its teachers, and what it is judged by."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
 from retort.students.cif import CifStudent
+from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
@@ -31,7 +32,7 @@ from retort.training.start import model_folder, start_from
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
 
 
-def plan_cif(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
+def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
     """Everything before the first update, each stage made when it is missing.
 
     Args:
@@ -54,10 +55,10 @@ def plan_cif(recipe: Recipe, root: Path, origin: str, progress: Progress, report
     texts = normalised_texts(data.train, recipe.normaliser)
     complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
-    student = CifStudent(recipe.student, tokenizer.size, recipe.features.bins)
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     if origin:
         report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
-    if taken := start_from_plm(student, recipe, tokenizer):
+    if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
     dims = {name: each.dim for name, each in teachers.items()}
 
@@ -103,9 +104,11 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
 def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
     """Error rates of a recogniser, decoded without any help from the references."""
     result = recognise(recogniser, cuts)
-    cif = score(result.references, result.hypotheses, result.speakers)
-    ctc = score(result.references, result.ctc, result.speakers)
-    return {"cer": cif.characters.rate, "wer": cif.words.rate, "ctc_cer": ctc.characters.rate}
+    found = score(result.references, result.hypotheses, result.speakers)
+    rates = {"cer": found.characters.rate, "wer": found.words.rate}
+    if result.ctc:
+        rates["ctc_cer"] = score(result.references, result.ctc, result.speakers).characters.rate
+    return rates
 
 
 def _open_teachers(
