@@ -120,6 +120,18 @@ def test_an_arpa_file_is_taken_as_it_is(read: Read, tmp_path: Path) -> None:
         run(read(*student, "name=lost", "tokenizer.model=strange"), tmp_path / "exp")
 
 
+def test_the_words_of_an_arpa_file_are_its_own(read: Read, tmp_path: Path) -> None:
+    words = ["kind=ngram", "tokenizer.kind=words"]
+    own = run(read(*words), tmp_path / "exp")
+    arpa = own.folder / "model" / "lm.arpa.gz"
+    taken = run(read(*words, "name=taken", "text=[]", f"ngram.arpa={arpa}"), tmp_path / "exp")
+    assert sorted(open_causal_lm(taken.folder).symbols) == sorted(open_causal_lm(own.folder).symbols)
+    assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
+    (tmp_path / "no.arpa").write_text("\\data\\\n")
+    with pytest.raises(UserError, match="no n-grams in it"):
+        run(read(*words, "name=none", "text=[]", f"ngram.arpa={tmp_path}/no.arpa"), tmp_path / "exp")
+
+
 def test_the_verbs(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read()
     monkeypatch.chdir(tmp_path)

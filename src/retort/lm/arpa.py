@@ -17,6 +17,7 @@ from retort.lm.ngram import NgramTable
 from retort.text.tokenizers import EOS, UNKNOWN
 
 _START, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
+_UNKNOWNS = (_UNKNOWN, "<UNK>")
 _LN10 = math.log(10.0)
 _NEVER = -99.0
 """log10 of what is never said, as in files of other tools."""
@@ -72,7 +73,7 @@ def read_arpa(path: Path, symbols: Sequence[str]) -> tuple[NgramTable, int]:
         UserError: it cannot be read, is no ARPA file, breaks off, or has an n-gram without its history.
     """
     ids = {symbol: number for number, symbol in enumerate(symbols) if number > UNKNOWN}
-    ids |= {_START: EOS, _END: EOS, _UNKNOWN: UNKNOWN, "<UNK>": UNKNOWN}
+    ids |= {_START: EOS, _END: EOS, **dict.fromkeys(_UNKNOWNS, UNKNOWN)}
     counts: list[int] = []
     parts: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]] = []
     nodes = np.zeros(0, np.int64)  # keys of all n-grams so far
@@ -90,6 +91,25 @@ def read_arpa(path: Path, symbols: Sequence[str]) -> tuple[NgramTable, int]:
         raise UserError("no n-grams in it", where=path, remedy="Give an ARPA file")
     log_probs, backoffs = (np.concatenate([part[each] for part in parts]) for each in (1, 2))
     return NgramTable(len(symbols), counts, nodes, log_probs, backoffs), left_out
+
+
+def arpa_words(path: Path) -> list[str]:
+    """The words of a model, in the order of the file, sentence marks and `<unk>` left out.
+
+    Raises:
+        UserError: it cannot be read, or is no ARPA file.
+    """
+    words: list[str] = []
+    with _open(path, "rb") as file:
+        lines = _lines(file, path)
+        if not any(line.startswith("\\1-grams:") for line in lines):
+            raise UserError("no n-grams in it", where=path, remedy="Give an ARPA file")
+        for line in lines:
+            if line.startswith("\\"):
+                break
+            if len(fields := line.split()) > 1:
+                words.append(fields[1])
+    return [word for word in words if word not in (_START, _END, *_UNKNOWNS)]
 
 
 class _Section(NamedTuple):

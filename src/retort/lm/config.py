@@ -72,7 +72,8 @@ class NgramConfig:
     """Of n-grams of 2, 3, ... pieces those seen so often or less are left out; the last number holds for all longer
     ones. Empty: all are kept."""
     arpa: str = ""
-    """An ARPA file (`.gz` too) over the same pieces, estimated elsewhere, to be taken as it is."""
+    """An ARPA file (`.gz` too) over the same pieces, or with `tokenizer.kind: words` over words of its own, estimated
+    elsewhere, to be taken as it is."""
 
 
 @dataclass
@@ -165,11 +166,11 @@ def _check_text(loaded: LmRecipe, where: str) -> None:
             where=where,
             remedy="Give `kind: student` a model, and no other kind",
         )
-    if loaded.ngram.arpa and loaded.tokenizer.kind != "student":
+    if loaded.ngram.arpa and loaded.tokenizer.kind not in ("student", "words"):
         raise UserError(
             f"ngram.arpa with tokenizer.kind {loaded.tokenizer.kind}",
             where=where,
-            remedy="Name the student whose pieces the file has: tokenizer: {kind: student, model: ...}",
+            remedy="Name the student whose pieces the file has: tokenizer: {kind: student, model: ...}; or kind: words",
         )
 
 

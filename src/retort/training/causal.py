@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retort.corpora.opening import find_data
 from retort.errors import UserError
+from retort.lm.arpa import arpa_words
 from retort.lm.config import LmRecipe, PieceConfig
 from retort.lm.neural import NETWORKS, CausalBatch, CausalNetwork, NeuralLM
 from retort.lm.opening import save_causal_lm
@@ -59,13 +61,16 @@ class CausalLearner(Learner[CausalBatch]):
 
 
 def causal_tokenizer(recipe: LmRecipe, folder: Path, root: Path, text: LmText) -> Tokenizer:
-    """The experiment's tokenizer; if it is missing, the student's, that of the units, or one trained on the text."""
+    """The experiment's tokenizer; if it is missing, the student's, that of the units, of an ARPA file, or one trained on
+    the text."""
     path, config = folder / "tokenizer", recipe.tokenizer
     if not path.exists():
         if text.units is not None:
             made: Tokenizer = WordTokenizer(text.units.symbols)
         elif config.kind == "student":
             made = _student_tokenizer(config, root)
+        elif recipe.ngram.arpa:
+            made = WordTokenizer(arpa_words(find_data(recipe.ngram.arpa)))
         else:
             made = train_pieces(text.sentences(), config)
         save_whole(made.save, path)

@@ -13,6 +13,7 @@ from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.students.factory import build_student
 from retort.students.student import Student
+from retort.text.tokenizers import SPECIAL
 
 
 @dataclass
@@ -101,7 +102,10 @@ def _outputs(recipe: Recipe) -> int:
 
 
 def _symbols(recipe: Recipe, row: RowConfig) -> list[str]:
-    count = recipe.teachers[row.teacher].symbols
+    teacher, align = recipe.teachers[row.teacher], recipe.hybrid.align
+    count = teacher.symbols
+    if count is None and teacher.unit == "senone":
+        count = align.senones - align.states + len(SPECIAL)  # as many as there may be; silence has no symbol
     if count is None:
         where = recipe.name
         raise UserError(f"teachers.{row.teacher}.symbols is not stated", where=where, remedy="State it")
