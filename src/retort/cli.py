@@ -159,6 +159,7 @@ def train(
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_allocator()
+    from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
@@ -179,7 +180,8 @@ def train(
     for source in loaded.data.test:
         with stage_progress(console) as progress:
             model, folder = outcome.recogniser, outcome.folder
-            evaluation = run_evaluation(model, source, folder, progress, reuse=True)
+            aligned = open_aligned(folder, source, model.student)
+            evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
         print_evaluation(source, evaluation)
         if results is not None:
             add_result(

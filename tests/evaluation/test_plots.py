@@ -9,9 +9,11 @@ import pytest
 
 from retort.errors import UserError
 from retort.evaluation.firing import Firing
+from retort.evaluation.frame_view import FrameView, Span
 from retort.evaluation.plots import (
     curve_pictures,
     fires_picture,
+    frames_picture,
     histogram_picture,
     likeness_picture,
     panels,
@@ -51,6 +53,21 @@ def check(svg: str) -> None:
     assert all("currentColor" in each for each in labels), "text that would be black in the dark"
     links = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
     assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_an_alignment_and_what_was_heard() -> None:
+    features = np.random.default_rng(0).standard_normal((120, 40)).astype(np.float32)
+    words = [Span("<&", 0.1, 0.4), Span("$x_", 0.5, 1.1)]
+    phones = [Span("AA", 0.1, 0.4), Span("EH", 0.5, 0.51), Span("ZH", 0.51, 1.1)]
+    guesses = [Span("AA", 0.1, 0.4, True), Span("UW", 0.5, 1.1, False)]
+    svg = frames_picture(FrameView(features, words, phones, guesses, [Span("我", 0.1, 0.9)]))
+    check(svg)
+    shown = texts(svg)
+    assert {"<&", "$x_", "AA", "ZH", "UW", "我", "said", "its phones", "guesses", "recognised"} <= set(shown)
+    assert "EH" not in shown  # a hundredth of a second has no room for it
+    assert shown.count("AA") == 2
+    assert svg.count("#e07b39") > 0 < svg.count("#3b82c4")
+    check(frames_picture(FrameView(features, [], [], [], [])))
 
 
 def test_panels_are_what_was_logged() -> None:

@@ -113,8 +113,11 @@ def test_every_triphone_has_a_senone(states: int) -> None:
     statistics = TriphoneStatistics.of(keys, squared(draw.normal(size=(len(keys), 2)) + keys[:, :1] * 3))
     tree = grow_tree(statistics, PHONES, states, senones=100, minimum_frames=20)
     assert tree.count == len(PHONES) * states + states  # phone 2 is known in two ways
+    names = tree.phones_of_senones()
+    assert len(names) == tree.count
     for left, phone, right, state in itertools.product(*[range(len(PHONES))] * 3, range(states)):
         assert 0 <= tree.senone(left, phone, right, state) < tree.count
+        assert names[tree.senone(left, phone, right, state)] == PHONES.symbols[phone]
     assert len({tree.senone(left, 0, right, 0) for left in range(5) for right in range(5)}) == 1
     assert tree.senone(1, 2, 3, 0) != tree.senone(3, 2, 1, 0)
     owners = [
@@ -127,6 +130,12 @@ def test_an_unseen_triphone_goes_where_its_neighbours_say() -> None:
     tree = SenoneTree(PHONES, 1, [[0], [Split(Question(False, frozenset([2, 4])), 1, 2)], [3], [4], [5]])
     assert [tree.senone(left, 1, 0, 0) for left in range(5)] == [2, 2, 1, 2, 1]
     assert [tree.senone(0, 1, right, 0) for right in range(5)] == [2] * 5
+    assert tree.phones_of_senones() == [PHONES.symbols[phone] for phone in (0, 1, 1, 2, 3, 4)]
+
+
+def test_a_senone_that_phones_share_is_of_the_first() -> None:
+    tree = SenoneTree(PHONES, 1, [[0], [1], [1], [2], [1]])
+    assert tree.phones_of_senones() == [PHONES.symbols[phone] for phone in (0, 1, 3)]
 
 
 @pytest.mark.parametrize("states", [1, 3])

@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 
 from retort.config import Recipe
+from retort.corpora.opening import open_cuts
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
-from retort.evaluation.evaluate import evaluate
+from retort.evaluation.aligned import open_aligned
+from retort.evaluation.evaluate import evaluate, evaluated
+from retort.evaluation.experiment import open_experiment
+from retort.evaluation.frame_view import look_at_frames
+from retort.evaluation.report import write_report
+from retort.evaluation.results import add_result, read_results
 from retort.hybrid.store import AlignmentStore
+from retort.hybrid.unit_text import unit_text
 from retort.recipe import load_recipe
+from retort.teachers import describe_teacher, teacher_symbols
+from retort.training.aligning import align_held_out
 from retort.training.hybrid import SCALES
 from retort.training.run import Outcome, train
 from retort.training.teach import teach
@@ -102,8 +111,19 @@ def recipe(root: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def outcome(recipe: Recipe, root: Path) -> Outcome:
-    return train(recipe, root / "exp", lambda *_: None, lambda *_: None)
+def told() -> list[str]:
+    """What the first run tells before its updates."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def outcome(recipe: Recipe, root: Path, told: list[str]) -> Outcome:
+    def report(step: int, values: dict[str, object]) -> None:
+        if "note" in values:
+            assert step == 0
+            told.append(str(values["note"]))
+
+    return train(recipe, root / "exp", lambda *_: None, report)
 
 
 def test_it_hears_the_words(outcome: Outcome, root: Path) -> None:
@@ -112,6 +132,46 @@ def test_it_hears_the_words(outcome: Outcome, root: Path) -> None:
     assert found.score.words.reference > 15
     assert found.score.words.rate < 0.2
     assert not found.rejected
+
+
+def test_held_out_frames_are_counted(outcome: Outcome, recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    held_out, student = str(root / "held_out"), outcome.recogniser.student
+    store = open_aligned(outcome.folder / "model", held_out, student)
+    assert store is not None
+    assert store.folder == root / "exp" / "alignments" / "others" / f"{root.name}-held_out" / "alignments"
+    assert store.keys() == {f"other-{number:03d}" for number in range(8)}
+    assert not store.keys() & AlignmentStore(root / "exp" / "alignments").keys()
+    found = evaluate(outcome.recogniser, held_out, tmp_path, lambda *_: None, alignments=store)
+    assert found.frames is not None
+    assert found.frames.utterances == 8
+    assert found.frames.frames == pytest.approx(sum(len(each.senones) for each in store.values()), abs=8)
+    assert 0.5 < found.frames.rate < 1
+    assert evaluated(outcome.recogniser, held_out, tmp_path) == found
+    add_result(tmp_path / "r.json", recipe, found, steps=120, params=1, train_seconds=1.0)
+    assert read_results(tmp_path / "r.json")[0]["frames"] == found.frames.rate
+    logged = [
+        line["validation.frames"]
+        for line in open_experiment(outcome.folder).metrics
+        if "validation.frames" in line
+    ]
+    assert len(logged) == 2
+    assert logged[0] < logged[1]
+    # One checkpoint of them is the model.
+    assert found.frames.rate in [pytest.approx(each) for each in logged]
+
+
+def test_frames_of_another_aligner_are_not_counted(outcome: Outcome, root: Path) -> None:
+    held_out, student = str(root / "held_out"), outcome.recogniser.student
+    assert open_aligned(outcome.folder, str(root / "train"), student) is None
+    assert open_aligned(outcome.folder, "nowhere", student) is None
+    assert open_aligned(root, held_out, student) is None
+    priors = student.log_priors.clone()
+    student.log_priors += 0.1
+    try:
+        assert open_aligned(outcome.folder, held_out, student) is None
+    finally:
+        student.log_priors.copy_(priors)
+    assert open_aligned(outcome.folder, held_out, student) is not None
 
 
 def test_what_is_kept_hears_alike_wherever_it_is_moved(outcome: Outcome, tmp_path: Path, root: Path) -> None:
@@ -160,21 +220,132 @@ def test_the_same_command_does_nothing_more(outcome: Outcome, recipe: Recipe, ro
     assert train(recipe, root / "exp", complain, complain).before
 
 
-def test_another_system_takes_what_is_there(
-    outcome: Outcome, root: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
+    recogniser, held_out = outcome.recogniser, root / "held_out"
+    store = open_aligned(outcome.folder, str(held_out), recogniser.student)
+    assert store is not None
+    letters = sorted({phone for found in store.lexicon.values() for way in found for phone in way})
+    guessed = aligned = 0
+    for cut in open_cuts(held_out).cuts:
+        view, alignment = look_at_frames(recogniser, cut, store), store[cut.id]
+        assert [word.text for word in view.words] == [word.symbol for word in alignment.words]
+        assert [round(word.start / 0.03) for word in view.words] == [word.start for word in alignment.words]
+        assert "".join(each.text for each in view.phones) == "".join(w.text.lower() for w in view.words)
+        heard = recogniser.transcribe(held_out / "wav" / f"{cut.id}.wav").words
+        assert [(word.text, word.start, word.end) for word in heard] == [each[:3] for each in view.heard]
+        # Frame by frame, the phone of the guess is the one that the alignment has, or the span says that it is not.
+        for each in view.guesses:
+            assert each.text in letters
+            places = range(round(each.start / 0.03), round(each.end / 0.03))
+            own = [phone for phone in alignment.phones for _ in range(phone.frames)]
+            same = [own[min(place, len(own) - 1)].symbol == each.text for place in places]
+            assert each.right == (sum(same) >= len(same) / 2)
+            guessed += sum(same)
+        aligned += sum(phone.frames for phone in alignment.phones if phone.symbol != "SIL")
+        assert view.guesses == sorted(view.guesses, key=lambda each: each.start)
+    assert 0.6 * aligned < guessed <= aligned
+    nothing = look_at_frames(recogniser, cut, None)
+    assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.heard)
+    unseen = next(iter(open_cuts(root / "train").cuts))
+    view = look_at_frames(recogniser, unseen, store)
+    assert not view.words
+    assert view.guesses
+    assert {each.right for each in view.guesses} == {None}
+
+
+def test_the_report_has_pictures_of_alignments(outcome: Outcome, root: Path, tmp_path: Path) -> None:
+    held_out = str(root / "held_out")
+    store = open_aligned(outcome.folder, held_out, outcome.recogniser.student)
+    found = evaluate(outcome.recogniser, held_out, outcome.folder, lambda *_: None, alignments=store)
+    assert found.frames is not None
+    report = write_report([outcome.folder], tmp_path, lambda *_: None, root / "exp")
+    text = report.markdown.read_text()
+    part = text.split("## Alignments\n")[1].split("\n## ")[0]
+    frames = found.frames
+    assert f"| {frames.rate:.2%} | {frames.frames:,} | 8 |" in part
+    assert part.count("*Picture: ") == 2
+    assert "Weights and fires" not in text
+    assert "fires no tokens" not in text
+    assert not [line for line in report.missing if "alignment" in line]
+    page = report.html.read_text()
+    assert ">recognised</text>" in page
+    assert "frames whose first guess is the aligned senone" in page
+
+
+def test_a_report_without_alignments_says_so(
+    outcome: Outcome, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alignments, language models, signals and graph are made once."""
+    monkeypatch.setattr("retort.evaluation.listening.open_aligned", lambda *_: None)
+    report = write_report([outcome.folder], tmp_path, lambda *_: None, root / "exp")
+    assert any("no alignment of its test data is here" in line for line in report.missing)
+    assert ">recognised</text>" in report.html.read_text()
+
+
+def test_data_that_cannot_be_aligned_keeps_nobody_from_training(
+    outcome: Outcome, recipe: Recipe, root: Path, make_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    odd = make_corpus(tmp_path / "odd", 2)
+    (odd / "text").write_text("odd-000 ZZZ\nodd-001 QQQ\n")
+    lines: list[str] = []
+    first = AlignmentStore(root / "exp" / "alignments")
+    for source in (str(odd), str(tmp_path / "nowhere")):
+        found = align_held_out(
+            recipe, root / "exp", [source], first, lambda *_: None, lambda _, told: lines.append(told["note"])
+        )
+        assert found is None
+    assert all(line.startswith("no alignment of ") for line in lines)
+    assert "lexicon has no word" in lines[0]
+    assert len(lines) == 2
+
+
+def test_teachers_are_told_on_texts_that_nobody_learns(
+    outcome: Outcome, told: list[str], recipe: Recipe, root: Path
+) -> None:
+    store = open_aligned(outcome.folder, str(root / "held_out"), outcome.recogniser.student)
+    assert store is not None
+    lines = [line for line in told if line.startswith("teacher ")]
+    assert [line.split()[1] for line in lines] == ["phones:", "senones:", "subwords:"]
+    for line, unit in zip(lines, ("phone", "senone", "text")):
+        name = line.split()[1][:-1]
+        texts = [unit_text(each, unit)[0] if unit != "text" else "" for each in store.values()]
+        if unit == "text":
+            texts = [" ".join(word.symbol for word in each.words) for each in store.values()]
+        config = recipe.teachers[name]
+        tree = store.tree if unit == "senone" else None
+        found = describe_teacher(config, teacher_symbols(config), sorted(set(texts)), tree=tree)
+        piece = "piece" if unit == "text" else unit
+        assert (
+            f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, first guess right" in line
+        )
+        assert f"its 5 first hold {found.mass:.1%}" in line
+        assert line.endswith(f"({found.units:,} {piece}s of 8 validation texts)")
+        assert "by HMM state" not in line  # a phone has one at 30 ms
+    kept = list((root / "exp" / "cache" / "teachers").glob("*/about-*.json"))
+    assert len(kept) == 3
+
+
+def test_another_system_takes_what_is_there(
+    outcome: Outcome, told: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alignments, language models, signals and graph are made once, and teachers measured once."""
 
     def complain(*_: object, **__: object) -> None:
-        raise AssertionError("a language model was trained again")
+        raise AssertionError("a language model was trained or asked again")
 
     monkeypatch.setattr("retort.training.earlier.train_lm", complain)
+    monkeypatch.setattr("retort.training.teacher_notes.describe_teacher", complain)
     stages: set[str] = set()
+    notes: list[str] = []
     changes = ["name=tones/interpolation", "training.steps=2", "training.evaluate_steps=2"]
     rows = "distill=[{tap: senones, teacher: senones, loss: soft_label, interpolate: 0.2}]"
     recipe = load_recipe(str(root / "hierarchical.yaml"), [*changes, rows])
-    made = train(recipe, root / "exp", lambda stage, *_: stages.add(stage), lambda *_: None)
+
+    def report(step: int, values: dict[str, object]) -> None:
+        notes.extend(str(values[key]) for key in values if key == "note")
+
+    made = train(recipe, root / "exp", lambda stage, *_: stages.add(stage), report)
     assert made.steps == 2
+    assert [line for line in told if line.startswith("teacher senones: ")] == notes
     assert {stage for stage in stages if not stage.startswith("acoustic scale")} <= {"features"}
 
 

@@ -16,9 +16,11 @@ from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.bootstrap import intervals
+from retort.evaluation.frame_accuracy import FrameAccuracy, watch_frames
 from retort.evaluation.recognise import recognise, write_hypotheses
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
 from retort.files import contents, write_whole
+from retort.hybrid.store import AlignmentStore
 
 Progress = Callable[[str, int, int], None]
 
@@ -30,6 +32,7 @@ class Evaluation:
     Attributes:
         parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
         short: utterances of which the search found fewer than the beam keeps: there are no more.
+        frames: of a hybrid student, where its data has alignments.
     """
 
     split: str
@@ -40,6 +43,7 @@ class Evaluation:
     options: DecodingOptions = GREEDY
     parameters: dict[str, int] = field(default_factory=dict)
     short: int = 0
+    frames: FrameAccuracy | None = None
 
 
 def evaluate(
@@ -50,6 +54,7 @@ def evaluate(
     options: DecodingOptions = GREEDY,
     *,
     reuse: bool = False,
+    alignments: AlignmentStore | None = None,
 ) -> Evaluation:
     """Score a model on a manifest or Kaldi folder.
 
@@ -60,12 +65,15 @@ def evaluate(
 
     Args:
         reuse: do nothing where :func:`evaluated` finds what an earlier call wrote.
+        alignments: of the data, in the senones of a hybrid student (:func:`retort.evaluation.aligned.open_aligned`);
+            their frames are counted beside the errors.
     """
     if reuse and (before := evaluated(recogniser, source, folder, options)) is not None:
         return before
     opened = open_cuts(find_data(source))
+    watch = watch_frames(recogniser.student, alignments)
     recognised = recognise(
-        recogniser, opened.cuts, lambda done, total: progress("decoding", done, total), options
+        recogniser, opened.cuts, lambda done, total: progress("decoding", done, total), options, watch
     )
     result = score(
         recognised.references,
@@ -81,16 +89,18 @@ def evaluate(
     write_hypotheses(out / "hyp.jsonl", recognised)
     write_rejected(rejected, out / "rejected.tsv")
     parameters = recogniser.opened(options).parameters
+    frames = watch.found if watch is not None else None
     content = {
         **score_to_dict(result, bounds),
         "decoding": options_to_dict(options),
         "parameters": parameters,
         "short": recognised.short,
         "key": evaluation_key(recogniser, opened, options),
+        **({"frames": asdict(frames)} if frames is not None else {}),
     }
     write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: where it is, all is
     split = data_name(find_data(source))
-    return Evaluation(split, result, bounds, rejected, out, options, parameters, recognised.short)
+    return Evaluation(split, result, bounds, rejected, out, options, parameters, recognised.short, frames)
 
 
 def evaluated(
@@ -108,11 +118,12 @@ def evaluated(
             return None
         result = score_from_dict(content, path)
         parameters, short = dict(content.get("parameters", {})), int(content.get("short", 0))
+        frames = FrameAccuracy.from_dict(content["frames"]) if "frames" in content else None
     except (UserError, ValueError, KeyError, TypeError):
         return None
     rejected = read_rejected(out / "rejected.tsv")
     split = data_name(find_data(source))
-    return Evaluation(split, result, intervals(result), rejected, out, options, parameters, short)
+    return Evaluation(split, result, intervals(result), rejected, out, options, parameters, short, frames)
 
 
 def evaluation_name(source: str, options: DecodingOptions) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from retort.config import Recipe
 from retort.errors import UserError
+from retort.evaluation.frame_accuracy import FrameAccuracy
 from retort.evaluation.scoring import Score, read_score
 from retort.files import opening_model
 from retort.recipe import recipe_from_dict
@@ -34,11 +35,16 @@ class Said:
 
 @dataclass(frozen=True)
 class Scored:
-    """A folder below `EXP/evaluation`: its name, the score, and what was said and recognised, by id."""
+    """A folder below `EXP/evaluation`: its name, the score, and what was said and recognised, by id.
+
+    Attributes:
+        frames: of a hybrid student, where the data has alignments.
+    """
 
     name: str
     score: Score
     said: dict[str, Said]
+    frames: FrameAccuracy | None = None
 
 
 @dataclass
@@ -176,9 +182,9 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
         missing.append("no metrics yet (metrics.jsonl)")
     for score in sorted(result.home.glob("evaluation/*/score.json")):
         try:
-            scored[score.parent.name] = Scored(
-                score.parent.name, read_score(score), _said(score.parent / "hyp.jsonl")
-            )
+            found, said = read_score(score), _said(score.parent / "hyp.jsonl")
+            frames = _frames(score) if recipe.student.kind == "hybrid" else None
+            scored[score.parent.name] = Scored(score.parent.name, found, said, frames)
         except UserError as error:
             missing.append(str(error))
     if not scored:
@@ -186,6 +192,11 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
     if not result.finished:
         missing.append("no model yet: training has not finished")
     return result
+
+
+def _frames(path: Path) -> FrameAccuracy | None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return FrameAccuracy.from_dict(content["frames"]) if "frames" in content else None
 
 
 def _lines(path: Path) -> Iterator[Any]:

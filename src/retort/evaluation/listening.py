@@ -1,4 +1,4 @@
-"""The parts of a report for which the models hear their test data again: fires, lengths, likeness to a teacher."""
+"""The parts of a report for which the models hear their test data again: fires, alignments, lengths, likeness."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from lhotse.cut import Cut
 from retort.corpora.opening import find_data, open_cuts
 from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
+from retort.evaluation.aligned import open_aligned
 from retort.evaluation.chapters import by_error, note
 from retort.evaluation.document import Block, Gallery, Paragraph, Picture, Section, Table
 from retort.evaluation.experiment import Experiment, Scored
 from retort.evaluation.firing import END, length_errors, look_at
-from retort.evaluation.plots import fires_picture, histogram_picture, likeness_picture, style
+from retort.evaluation.frame_view import look_at_frames
+from retort.evaluation.plots import fires_picture, frames_picture, histogram_picture, likeness_picture, style
 from retort.evaluation.similarity import before_and_after, row_on_acoustic
+from retort.hybrid.store import AlignmentStore
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,24 +43,42 @@ class _Heard:
 
 
 def listen(experiments: Sequence[Experiment], progress: Progress) -> list[Section]:
-    """Three sections; what cannot be made is said in them."""
-    missing: list[Block] = []
-    heard = []
+    """One section of alignments if any student is hybrid, three if any is not; what cannot be made is said in them."""
     opened: dict[tuple[str, ...], dict[str, Cut]] = {}
+    hybrid = [each for each in experiments if each.recipe.student.kind == "hybrid"]
+    others = [each for each in experiments if each.recipe.student.kind != "hybrid"]
+    sections = []
+    if others:
+        silent: list[Block] = [
+            note(f"{each.name}: a {each.recipe.student.kind} student fires no tokens.")
+            for each in others
+            if each.recipe.student.kind != "cif"
+        ]
+        heard, missing = _open([each for each in others if each.recipe.student.kind == "cif"], opened)
+        missing = [*silent, *missing]
+        sections += [
+            Section("Weights and fires", [*missing, *_fires(heard, progress)]),
+            Section("Lengths", [*missing, *_lengths(heard, progress)]),
+            Section("Fired vectors and the teacher's", _likeness(others, opened, progress)),
+        ]
+    if hybrid:
+        heard, missing = _open(hybrid, opened)
+        sections.append(Section("Alignments", [*_frames(hybrid), *missing, *_alignments(heard, progress)]))
+    return sections
+
+
+def _open(
+    experiments: Sequence[Experiment], opened: dict[tuple[str, ...], dict[str, Cut]]
+) -> tuple[list[_Heard], list[Block]]:
+    """Those that have a model and test data, and what is to be said of the others."""
+    heard, missing = [], []
     for each in experiments:
-        if each.recipe.student.kind != "cif":
-            missing.append(note(f"{each.name}: a {each.recipe.student.kind} student fires no tokens."))
-            continue
         try:
             cuts = _test_cuts(each, opened)
             heard.append(_Heard(each, load(each.folder), cuts, _scored_on(each, cuts)))
         except UserError as error:
             missing.append(note(f"{each.name} is not heard here: {error}"))
-    return [
-        Section("Weights and fires", [*missing, *_fires(heard, progress)]),
-        Section("Lengths", [*missing, *_lengths(heard, progress)]),
-        Section("Fired vectors and the teacher's", _likeness(experiments, opened, progress)),
-    ]
+    return heard, list(missing)
 
 
 def _test_cuts(experiment: Experiment, opened: dict[tuple[str, ...], dict[str, Cut]]) -> dict[str, Cut]:
@@ -129,6 +150,63 @@ def _fires(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
             Paragraph(f"Typical and worst are so for {heard[0].experiment.name}; all hear the same two.")
         )
     return blocks
+
+
+def _frames(experiments: Sequence[Experiment]) -> list[Block]:
+    """How many frames were right when the models were scored."""
+    rows = [
+        [each.name, name, f"{found.rate:.2%}", f"{found.frames:,}", f"{found.utterances:,}"]
+        for each in experiments
+        for name, scored in each.scored.items()
+        if (found := scored.frames) is not None
+    ]
+    header = ("experiment", "data", "frames guessed right", "frames", "utterances")
+    return [Table(header, rows)] if rows else []
+
+
+def _alignments(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
+    if not heard:
+        return []
+    blocks: list[Block] = [
+        Paragraph(
+            "Filter banks above. Below: words and phones of the transcript where the aligner heard them; the phones "
+            "of the senones that the student holds most likely frame by frame (amber where the alignment has "
+            "another); the words that were recognised."
+        )
+    ]
+    chosen = _choose(heard[0])
+    for index, each in enumerate(heard):
+        name_of = each.experiment.name
+        own = chosen if all(name in each.cuts for name in chosen.values()) else _choose(each)
+        try:
+            stores = _aligned(each)
+        except UserError as error:
+            stores = []
+            blocks.append(note(f"{name_of}: {error}"))
+        if not stores:
+            blocks.append(
+                note(f"{name_of}: no alignment of its test data is here (`retort train` makes it).")
+            )
+        for kind, name in own.items():
+            store = next((each for each in stores if name in each), stores[0] if stores else None)
+            try:
+                view = look_at_frames(each.recogniser, each.cuts[name], store)
+            except UserError as error:
+                blocks.append(note(f"{name_of}: {error}"))
+                continue
+            caption = f"{name_of}, {kind} utterance {name}. {_texts(each, name)}"
+            blocks.append(Picture(frames_picture(view), caption, wide=True))
+        progress("alignments", index + 1, len(heard))
+    return blocks
+
+
+def _aligned(heard: _Heard) -> list[AlignmentStore]:
+    """What there is of the alignments of its test data."""
+    student = heard.recogniser.student
+    found = (
+        open_aligned(heard.experiment.folder, source, student) for source in heard.experiment.recipe.data.test
+    )
+    return [store for store in found if store is not None]
 
 
 def _texts(heard: _Heard, name: str) -> str:

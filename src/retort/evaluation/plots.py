@@ -1,4 +1,4 @@
-"""Pictures of runs: their curves, what CIF does with one utterance, length errors, likeness to a teacher.
+"""Pictures of runs: curves, what CIF or a hybrid student does with one utterance, length errors, likeness to a teacher.
 
 Each is drawn once, either into a file or as SVG to be put into a page. The SVG's text stays text, and its ink
 is `currentColor`, so that a page in the dark turns it light.
@@ -6,9 +6,6 @@ is `currentColor`, so that a page in the dark turns it light.
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
+from retort.evaluation.figures import new_figure, save_figure, to_svg
 from retort.evaluation.firing import Firing
+from retort.evaluation.frame_view import FrameView, Span
 from retort.evaluation.scoring import Interval
 from retort.evaluation.similarity import BeforeAndAfter
 
@@ -36,6 +35,7 @@ PANELS = {
     "validation.cer": "CER, validation, free-running",
     "validation.wer": "WER, validation, free-running",
     "validation.ctc_cer": "CER of the CTC head, validation",
+    "validation.frames": "frames whose first guess is the aligned senone, validation",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
 }
@@ -48,8 +48,6 @@ STROKES = ("-", "--", "-.", ":")
 Metrics = Mapping[str, Sequence[Mapping[str, float]]]
 """Lines of `metrics.jsonl` by the run's name."""
 
-_INK = "#010203"
-"""Stands for the page's own ink until the SVG is written."""
 _MANY = 60
 """Points from which a curve is smoothed."""
 
@@ -70,22 +68,43 @@ def curve_pictures(metrics: Metrics) -> dict[str, str]:
     """One SVG a quantity, by its title, all runs laid over each other; without a legend."""
     pictures = {}
     for key, title in panels(metrics).items():
-        figure, axes = _figure(4.2, 2.6)
+        figure, axes = new_figure(4.2, 2.6)
         _draw_curve(axes[0][0], metrics, key)
-        pictures[title] = _svg(figure, key)
+        pictures[title] = to_svg(figure, key)
     return pictures
 
 
 def fires_picture(firing: Firing) -> str:
     """SVG of an utterance's filter banks, its CIF weights, and the places where tokens were complete."""
-    figure, axes = _figure(_width(firing), 4.4, 2, sharex=True, height_ratios=(3, 2))
+    figure, axes = new_figure(_width(firing), 4.4, 2, sharex=True, height_ratios=(3, 2))
     _draw_fires(axes[0][0], axes[1][0], firing)
-    return _svg(figure, f"fires {firing.fire_times.tolist()}")
+    return to_svg(figure, f"fires {firing.fire_times.tolist()}")
+
+
+def frames_picture(view: FrameView) -> str:
+    """SVG of an utterance's filter banks, and below the words and phones that were said, that are guessed frame by
+    frame, and that are recognised, over the same seconds."""
+    seconds = len(view.features) / 100
+    width = max(9.0, 2.4 * seconds, 0.22 * max(len(view.phones), len(view.guesses)))
+    figure, axes = new_figure(min(width, 60.0), 4.4, 2, sharex=True, height_ratios=(3, 2))
+    top, bottom = axes[0][0], axes[1][0]
+    _draw_banks(top, view.features)
+    inches = figure.get_figwidth() / max(seconds, 1e-3)
+    for place, (spans, size) in enumerate(
+        ((view.words, 10), (view.phones, 8), (view.guesses, 8), (view.heard, 10))
+    ):
+        _draw_spans(bottom, spans, -place, size, inches)
+    top.vlines([each.start for each in view.words], 0, view.features.shape[1], color="#5fd3e8", lw=0.8)
+    bottom.set_yticks([0, -1, -2, -3], ["said", "its phones", "guesses", "recognised"])
+    bottom.set_ylim(-3.5, 0.5)
+    bottom.set_xlim(0, seconds)
+    bottom.set_xlabel("seconds")
+    return to_svg(figure, f"frames {view.guesses} {view.heard} {seconds}")
 
 
 def histogram_picture(errors: Mapping[str, Sequence[int]]) -> str:
     """SVG of the shares of utterances by length error, bars of several runs side by side."""
-    figure, axes = _figure(6.4, 3.0)
+    figure, axes = new_figure(6.4, 3.0)
     axis = axes[0][0]
     low = min(min(each) for each in errors.values())
     high = max(max(each) for each in errors.values())
@@ -97,12 +116,12 @@ def histogram_picture(errors: Mapping[str, Sequence[int]]) -> str:
     axis.set_xlabel("tokens fired minus tokens of the reference")
     axis.set_ylabel("% of utterances")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    return _svg(figure, f"lengths {list(errors)}")
+    return to_svg(figure, f"lengths {list(errors)}")
 
 
 def likeness_picture(found: BeforeAndAfter) -> str:
     """SVG of the cosines of fired (rows) and teacher (columns) vectors, untrained and trained."""
-    figure, axes = _figure(10.0, 5.0, 1, 2)
+    figure, axes = new_figure(10.0, 5.0, 1, 2)
     size = len(found.labels)
     values = np.concatenate([found.before.matrix.ravel(), found.after.matrix.ravel()])
     low, high = float(values.min()), float(values.max())
@@ -117,7 +136,7 @@ def likeness_picture(found: BeforeAndAfter) -> str:
         axis.set_xlabel("teacher")
     axes[0][0].set_ylabel("fired")
     figure.colorbar(image, ax=list(axes[0]), label="cosine", shrink=0.8)
-    return _svg(figure, f"likeness {found.before.own} {found.after.own}")
+    return to_svg(figure, f"likeness {found.before.own} {found.after.own}")
 
 
 def plot_curves(metrics: Metrics, path: Path) -> None:
@@ -134,7 +153,7 @@ def plot_curves(metrics: Metrics, path: Path) -> None:
         raise UserError("there is nothing to draw: no metrics", where=path)
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = _figure(4.2 * columns, 2.9 * rows, rows, columns, ink="black")
+    figure, axes = new_figure(4.2 * columns, 2.9 * rows, rows, columns, ink="black")
     for axis in axes.flat[len(shown) :]:
         axis.remove()
     for axis, (key, title) in zip(axes.flat, shown.items()):
@@ -142,7 +161,7 @@ def plot_curves(metrics: Metrics, path: Path) -> None:
         axis.set_title(title, fontsize=10)
     handles = [axes.flat[0].plot([], [], color=style(i)[0], ls=style(i)[1])[0] for i in range(len(metrics))]
     figure.legend(handles, list(metrics), loc="outside lower center", ncols=len(handles), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_fires(
@@ -163,9 +182,9 @@ def plot_fires(
         subsampling: feature frames in one encoder frame.
     """
     firing = Firing(features, alphas, fire_times, list(labels), subsampling / 100)
-    figure, axes = _figure(_width(firing), 4.6, 2, sharex=True, height_ratios=(3, 2), ink="black")
+    figure, axes = new_figure(_width(firing), 4.6, 2, sharex=True, height_ratios=(3, 2), ink="black")
     _draw_fires(axes[0][0], axes[1][0], firing)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str, path: Path) -> None:
@@ -175,7 +194,7 @@ def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str
         rates: the interval over all runs and the rates of each, as fractions, by the system's name.
         label: what the rates are of.
     """
-    figure, axes = _figure(6.4, 1.2 + 0.36 * len(rates), ink="black")
+    figure, axes = new_figure(6.4, 1.2 + 0.36 * len(rates), ink="black")
     axis = axes[0][0]
     for place, (bounds, runs) in enumerate(rates.values()):
         _draw_bounds(axis, bounds, place, vertical=False)
@@ -183,7 +202,7 @@ def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str
     axis.set_yticks(range(len(rates)), list(rates))
     axis.set_ylim(len(rates) - 0.5, -0.5)
     axis.set_xlabel(f"{label}, %; the small dots are single runs")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 class Point(NamedTuple):
@@ -209,7 +228,7 @@ def plot_setting(
         label: what the rates are of.
         beside: name and rate of a system without the setting, drawn as a band.
     """
-    figure, axes = _figure(5.6, 3.6, ink="black")
+    figure, axes = new_figure(5.6, 3.6, ink="black")
     axis = axes[0][0]
     points = sorted(points, key=lambda point: point.value)
     values = [point.value for point in points]
@@ -229,7 +248,7 @@ def plot_setting(
     axis.minorticks_off()
     axis.set_xlabel(f"{key}; the small dots are single runs")
     axis.set_ylabel(f"{label}, %")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_bounds(axis: Any, bounds: Interval, place: float, *, vertical: bool) -> None:
@@ -265,19 +284,7 @@ def _draw_curve(axis: Any, metrics: Metrics, key: str) -> None:
 
 def _draw_fires(top: Any, bottom: Any, firing: Firing) -> None:
     seconds, frame = len(firing.features) / 100, firing.frame_seconds
-    extent = (0, seconds, 0, firing.features.shape[1])
-    low, high = np.percentile(firing.features, [1, 99.5])
-    top.imshow(
-        firing.features.T,
-        origin="lower",
-        aspect="auto",
-        extent=extent,
-        cmap="magma",
-        vmin=low,
-        vmax=high,
-        interpolation="none",  # else the SVG holds the picture as drawn, twenty times as large
-    )
-    top.set_ylabel("filter bank")
+    _draw_banks(top, firing.features)
     edges = np.arange(len(firing.alphas) + 1) * frame
     bottom.stairs(firing.alphas, edges, fill=True, color=COLOURS[0], alpha=0.35, lw=0)
     bottom.stairs(firing.alphas, edges, lw=1.0, color=COLOURS[0])
@@ -287,7 +294,7 @@ def _draw_fires(top: Any, bottom: Any, firing: Firing) -> None:
     bottom.set_ylabel("CIF weight")
     bottom.set_xlabel("seconds")
     fires = np.minimum(firing.fire_times * frame, seconds)
-    top.vlines(fires, 0, extent[3], color="#5fd3e8", lw=0.8)
+    top.vlines(fires, 0, firing.features.shape[1], color="#5fd3e8", lw=0.8)
     bottom.vlines(fires, 0, 1.45 * peak, color=COLOURS[1], lw=0.7, alpha=0.8)
     for number, (time, label) in enumerate(zip(fires, firing.labels)):
         # Three heights by turns, for neighbours are often closer than a letter is wide.
@@ -295,66 +302,33 @@ def _draw_fires(top: Any, bottom: Any, firing: Firing) -> None:
         bottom.text(time, height, label.replace("$", r"\$"), ha="right", va="top", fontsize=9)
 
 
+def _draw_banks(axis: Any, features: NDArray[np.float32]) -> None:
+    low, high = np.percentile(features, [1, 99.5])
+    axis.imshow(
+        features.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, len(features) / 100, 0, features.shape[1]),
+        cmap="magma",
+        vmin=low,
+        vmax=high,
+        interpolation="none",  # else the SVG holds the picture as drawn, twenty times as large
+    )
+    axis.set_ylabel("filter bank")
+
+
+def _draw_spans(axis: Any, spans: Sequence[Span], place: float, size: float, inches: float) -> None:
+    """Boxes at a height, with their texts where these fit; `inches` to a second."""
+    for span in spans:
+        colour = COLOURS[1] if span.right is False else COLOURS[0]
+        bar = [(span.start, span.end - span.start)]
+        axis.broken_barh(bar, (place - 0.4, 0.8), facecolor=colour, edgecolor=colour, alpha=0.3, lw=0.5)
+        if (span.end - span.start) * inches > 0.6 * size / 72 * len(span.text):
+            middle = (span.start + span.end) / 2
+            axis.text(middle, place, span.text.replace("$", r"\$"), ha="center", va="center", fontsize=size)
+
+
 def _smoothed(values: Sequence[float]) -> NDArray[np.float64]:
     width = max(1, len(values) // _MANY)
     padded = np.pad(np.asarray(values, dtype=float), (width // 2, width - 1 - width // 2), mode="edge")
     return np.convolve(padded, np.ones(width) / width, mode="valid")
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("matplotlib is not installed", remedy="pip install 'retort-asr[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, ink: str = _INK, **options: Any
-) -> tuple[Any, Any]:
-    """A figure of so many inches with axes `(rows, columns)`, transparent where its ink is the page's."""
-    pyplot = _pyplot()
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    settings = {**dict.fromkeys(names, ink), "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context(settings):
-        figure, axes = pyplot.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
-        )
-    for axis in axes.flat:
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25, color=ink, lw=0.5)
-        axis.set_axisbelow(True)
-        # Text that is added later is black otherwise.
-        for each in (axis.title, axis.xaxis.label, axis.yaxis.label):
-            each.set_color(ink)
-    return figure, axes
-
-
-def _svg(figure: Any, salt: str) -> str:
-    """The figure as an `<svg>` that scales with its place; figures of one page need salts of their own."""
-    pyplot = _pyplot()
-    for text in figure.findobj(pyplot.Text):
-        if text.get_color() in ("black", "k"):
-            text.set_color(_INK)
-    out = io.StringIO()
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts draw it, not ours
-        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
-    pyplot.close(figure)
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and a page may have an id once only
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    return re.sub(
-        r'(<svg [^>]*?)width="([\d.]+)pt" height="[\d.]+pt"', r'\1style="max-width:\2pt"', svg, count=1
-    )
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    _pyplot().close(figure)

@@ -20,8 +20,11 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import SHORTEST, Recogniser
 from retort.errors import BadUtterance
 from retort.files import write_whole
+from retort.students.student import Encoded
 
 Progress = Callable[[int, int], None]
+Watch = Callable[[Sequence[Cut], Sequence[Tensor], Encoded], None]
+"""Shown every batch: its cuts, the features of each, and what the encoder made of them."""
 
 BATCH_SECONDS = 120.0
 """Audio decoded at once, padding counted."""
@@ -68,11 +71,15 @@ def recognise(
     cuts: CutSet,
     progress: Progress | None = None,
     options: DecodingOptions = GREEDY,
+    watch: Watch | None = None,
 ) -> Recognised:
     """Decode every cut, in batches of like durations.
 
     An utterance whose audio cannot be used is listed in `rejected` and has no hypothesis; scoring counts it as
     deleted, because leaving it out would flatter the model.
+
+    Args:
+        watch: its time is not counted.
     """
     result = Recognised()
     features = CutFeatures(recogniser.features)
@@ -93,7 +100,7 @@ def recognise(
             usable.append(cut)
             result.durations[cut.id] = cut.duration
         if usable:
-            _decode(recogniser, usable, tensors, result, options)
+            _decode(recogniser, usable, tensors, result, options, watch)
         done += len(group)
         if progress is not None:
             progress(done, len(cuts))
@@ -106,11 +113,14 @@ def _decode(
     features: Sequence[Tensor],
     result: Recognised,
     options: DecodingOptions,
+    watch: Watch | None,
 ) -> None:
     started = time.perf_counter()
     search, encoded = recogniser.opened(options), recogniser.encode(features)
     found = search(encoded)
     result.decoding_seconds += time.perf_counter() - started
+    if watch is not None:
+        watch(cuts, features, encoded)
     for cut, path in zip(cuts, search.heard(encoded) or []):
         result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
     for cut, candidates in zip(cuts, found):

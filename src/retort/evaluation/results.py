@@ -72,12 +72,14 @@ def _language_models(evaluation: Evaluation) -> int:
 
 def _rates(evaluation: Evaluation) -> dict[str, object]:
     cer, wer = (evaluation.intervals[measure] for measure in ("cer", "wer"))
+    frames = {} if evaluation.frames is None else {"frames": evaluation.frames.rate}
     return {
         "cer": evaluation.score.cer,
         "wer": evaluation.score.wer,
         "cer_interval": [cer.low, cer.high],
         "wer_interval": [wer.low, wer.high],
         "real_time_factor": evaluation.score.real_time_factor,
+        **frames,
     }
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -15,24 +14,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
-from retort.files import one_at_a_time, write_whole
-from retort.hybrid.cepstra import Normalisation, Said, ShardJob, divide, hours, make_shard, normalisation
+from retort.files import one_at_a_time
+from retort.hybrid.cepstra import Normalisation, Said, hours
 from retort.hybrid.gmm import Gmms, single_gaussians
 from retort.hybrid.growing import TriphoneStatistics, grow_tree
 from retort.hybrid.mfcc import FRAME_SHIFT
-from retort.hybrid.passes import Counted, Job, Setting, align_pass, count_triphones, flat_start, train_pass
+from retort.hybrid.passes import Counted, Job, Setting, count_triphones, flat_start, train_pass
 from retort.hybrid.phones import Phones
-from retort.hybrid.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_store, reasons
+from retort.hybrid.stages import (
+    Progress,
+    Report,
+    Work,
+    identities,
+    is_done,
+    said_in,
+    shards_of,
+    used_words,
+    without_path,
+)
+from retort.hybrid.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_store
 from retort.hybrid.topology import STATES, UNTRAINED_LOOP, self_loops
 from retort.hybrid.tree import SenoneTree
-from retort.hybrid.workers import Workers, workers
+from retort.hybrid.workers import workers
 from retort.hybrid_config import AlignConfig
 from retort.text.lexicon import Lexicon
-
-Progress = Callable[[str, int, int], None]
-"""Stage, done, total."""
-Report = Callable[[str], None]
 
 _VERSION = 1
 """To be raised when a stage's result changes for the same input."""
@@ -73,25 +78,21 @@ def align_corpus(
         UserError: no utterance can be aligned, or the folder cannot be written.
     """
     root = Path(folder)
-    said = [
-        Said(cut.id, cut.supervisions[0].speaker or "", tuple(words(cut.supervisions[0].text or "")), cut)
-        for cut in cuts
-    ]
-    used = _used(said, lexicon)
+    said = said_in(cuts, words)
+    used = used_words(said, lexicon)
     keys = _keys(said, used, config)
     with one_at_a_time(root / "lock"):
-        if _begun(root / "alignments", keys["alignments"]) and (root / "alignments" / "store.json").exists():
+        if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
         with workers(config.processes) as pool:
-            work = _Work(root, keys, pool, progress, report or (lambda line: None))
+            work = Work(root, keys, pool, progress, report or (lambda line: None))
             return _Corpus(work, said, used, features, config).align()
 
 
 def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
     """Of each stage, what changes with anything that it rests on."""
-    heard = [(each.id, each.speaker, each.words, *_place(each.cut)) for each in said]
     rests_on = {
-        "features": [_VERSION, str(lexicon), heard],
+        "features": [_VERSION, str(lexicon), identities(said)],
         "monophones": [config.silence_probability, config.monophone_passes, config.monophone_mixtures],
         "tree": [config.misfit, config.subsampling, config.states, config.senones, config.minimum_frames],
         "triphones": [config.passes, config.mixtures],
@@ -105,57 +106,9 @@ def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[s
     return keys
 
 
-def _place(cut: Any) -> tuple[Any, ...]:
-    return getattr(cut, "recording_id", ""), getattr(cut, "start", 0.0), getattr(cut, "duration", 0.0)
-
-
-def _begun(folder: Path, key: str) -> bool:
-    return (folder / "key").exists() and (folder / "key").read_text() == key
-
-
-def _used(said: Sequence[Said], lexicon: Lexicon) -> Lexicon:
-    """What the lexicon has of the corpus, sorted, so that nothing else of it matters."""
-    words = sorted({word for each in said for word in each.words if word in lexicon})
-    if not words:
-        raise UserError(
-            f"none of the words of {len(said)} utterances is in the lexicon",
-            remedy="See whether text and lexicon are of the same language and case",
-        )
-    return lexicon.only(words)
-
-
-@dataclass
-class _Work:
-    """Where stages are kept, who does them, who is told."""
-
-    root: Path
-    keys: dict[str, str]
-    pool: Workers
-    progress: Progress | None
-    report: Report
-
-    def begin(self, stage: str) -> Path:
-        """The folder of a stage; emptied if it was begun from other data or settings."""
-        folder = self.root / stage
-        if not _begun(folder, self.keys[stage]):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_whole(folder / "key", self.keys[stage])
-        return folder
-
-    def over(
-        self, stage: str, work: Callable[[Any], Any], jobs: Sequence[Any], done: int = 0, total: int = 0
-    ) -> Iterator[Any]:
-        """Results of jobs, told as they come; `done` of `total` lie behind."""
-        for count, result in enumerate(self.pool.map(work, jobs), 1):
-            if self.progress is not None:
-                self.progress(stage, done + count, total or len(jobs))
-            yield result
-
-
 @dataclass
 class _Corpus:
-    work: _Work
+    work: Work
     said: list[Said]
     lexicon: Lexicon
     features: Callable[[Any], NDArray[np.float32]]
@@ -164,24 +117,25 @@ class _Corpus:
     def align(self) -> AlignmentStore:
         """All stages, or what is left of them."""
         config, phones = self.config, Phones(self.lexicon.phones)
-        shards, normal = self._features()
-        self._tell(normal.skipped, "utterances left out")
+        shards, normal = self.work.features(self.said, self.lexicon, self.features)
+        self.work.tell_left_out(normal.skipped, len(self.said), "utterances left out")
         monophones = SenoneTree.monophone(phones, STATES)
         setting = Setting(self.lexicon, monophones, normal, config.silence_probability)
         model, spent = self._train(
             "monophones", setting, shards, config.monophone_passes, config.monophone_mixtures
         )
-        first = self._align("monophones", setting, shards, model)
+        first = self.work.align(
+            "monophones", setting, shards, model, told="monophone alignment", prefix="aligned-"
+        )
         misfits = _misfits([Shard(path, monophones).facts["gaps"] for path in first], config.misfit)
-        self._tell(misfits, "transcripts do not fit their audio")
+        self.work.tell_left_out(misfits, len(self.said), "transcripts do not fit their audio")
         setting = replace(setting, subsampling=config.subsampling, left_out=frozenset(misfits))
         setting, statistics = self._grow(setting, shards, first)
         model, more = self._train("triphones", setting, shards, config.passes, config.mixtures, statistics)
-        last = self._align("alignments", setting, shards, model)
+        last = self.work.align("alignments", setting, shards, model, told="alignment")
         aligned = {name for path in last for name in Shard(path, setting.tree).ids}
         skipped = normal.skipped | misfits
-        lost = {each.id for each in self.said} - aligned - skipped.keys()
-        skipped |= {name: "no path through its phones has its number of frames" for name in sorted(lost)}
+        skipped |= without_path(self.said, aligned, skipped)
         store = finish_store(
             self.work.root / "alignments",
             setting.tree,
@@ -193,10 +147,6 @@ class _Corpus:
         self._tell_cost(store, normal, spent)
         return store
 
-    def _tell(self, skipped: dict[str, str], what: str) -> None:
-        if skipped:
-            self.work.report(f"{len(skipped)} of {len(self.said)} {what}{reasons(skipped)}")
-
     def _tell_cost(self, store: AlignmentStore, normal: Normalisation, seconds: float) -> None:
         total = hours(normal.frames)
         self.work.report(
@@ -204,18 +154,6 @@ class _Corpus:
             f"An hour of speech took {(seconds + normal.seconds) / total:,.0f} s of a core, "
             f"{normal.seconds / total:,.0f} s of them for features; there are {total:.2f} hours"
         )
-
-    def _features(self) -> tuple[list[Path], Normalisation]:
-        folder = self.work.begin("features")
-        parts = divide(self.said, lambda cut: float(cut.duration))
-        shards = [_shard(folder, number) for number in range(len(parts))]
-        jobs = [ShardJob(path, part, self.lexicon, self.features) for path, part in zip(shards, parts)]
-        for _ in self.work.over("features", make_shard, jobs):
-            pass
-        normal = normalisation(shards)
-        if not normal.frames:
-            raise UserError(f"no utterance can be aligned{reasons(normal.skipped)}", where=self.work.root)
-        return shards, normal
 
     def _train(
         self,
@@ -229,7 +167,7 @@ class _Corpus:
         """Passes of Viterbi training, the Gaussians doubled in between; the last model, and seconds of a core."""
         folder = self.work.begin(stage)
         jobs = _grouped(setting, shards)
-        model, done, seconds = _latest(folder)
+        model, done, seconds = latest_model(folder)
         if model is None:
             if statistics is None:
                 statistics = sum(self.work.over("flat start", flat_start, jobs))
@@ -256,19 +194,6 @@ class _Corpus:
                 f"nats a frame before it, {gmms.count} Gaussians"
             )
         return model, seconds
-
-    def _align(self, stage: str, setting: Setting, shards: list[Path], model: Path) -> list[Path]:
-        folder = self.work.begin(stage)
-        targets = [
-            _shard(folder, number, "aligned-" if stage == "monophones" else "")
-            for number in range(len(shards))
-        ]
-        jobs = [Job(setting, [shard], model, [target]) for shard, target in zip(shards, targets)]
-        for _ in self.work.over(
-            "alignment" if stage == "alignments" else "monophone alignment", align_pass, jobs
-        ):
-            pass
-        return targets
 
     def _grow(
         self, setting: Setting, shards: list[Path], aligned: list[Path]
@@ -321,13 +246,9 @@ def _grouped(setting: Setting, shards: Sequence[Path], aligned: Sequence[Path] =
     ]
 
 
-def _shard(folder: Path, number: int, prefix: str = "") -> Path:
-    return folder / f"{prefix}{number:05d}{SHARD_SUFFIX}"
-
-
-def _latest(folder: Path) -> tuple[Path | None, int, float]:
+def latest_model(folder: Path) -> tuple[Path | None, int, float]:
     """The model of the last pass, how many passes it has behind it, and the seconds they took."""
-    models = sorted((path for path in folder.glob(f"*{SHARD_SUFFIX}") if path.stem.isdigit()), key=_number)
+    models = sorted(shards_of(folder), key=_number)
     if not models:
         return None, 0, 0.0
     return models[-1], _number(models[-1]), float(Gmms.load(models[-1])[1]["seconds"][0])

@@ -116,12 +116,14 @@ def make_shard(job: ShardJob) -> None:
     write_whole(job.path, save(arrays, {"described": json.dumps(described)}))
 
 
-def _open(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of these names, and what the shard says of them."""
     from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import load_file
 
     try:
-        return load_file(path), json.loads(safe_open(path, framework="numpy").metadata()["described"])
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in names}
+            return arrays, json.loads(file.metadata()["described"])
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot be read ({error})", where=path, remedy="Remove its folder, align anew"
@@ -135,7 +137,7 @@ def normalisation(shards: Sequence[Path]) -> Normalisation:
     square = np.zeros(DIM)
     seconds, skipped = 0.0, {}
     for path in shards:
-        arrays, described = _open(path)
+        arrays, described = _open(path, "lengths", "sums", "squares", "slopes")
         for (_, speaker, _), total, length in zip(described["utterances"], arrays["sums"], arrays["lengths"]):
             sums[speaker] = sums.get(speaker, 0.0) + total
             counts[speaker] = counts.get(speaker, 0) + int(length)
@@ -155,7 +157,7 @@ def read_shard(
     path: Path, means: dict[str, NDArray[np.float64]], deviation: NDArray[np.float64]
 ) -> Iterator[Heard]:
     """The utterances of a shard, normalised."""
-    arrays, described = _open(path)
+    arrays, described = _open(path, "cepstra", "lengths")
     start = 0
     for (name, speaker, words), length in zip(described["utterances"], arrays["lengths"].tolist()):
         cepstra = arrays["cepstra"][start : start + length] - means[speaker].astype(np.float32)

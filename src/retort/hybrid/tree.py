@@ -90,6 +90,14 @@ class SenoneTree:
                     found[leaf].add(state)
         return [states.pop() if len(states) == 1 else -1 for states in found.values()]
 
+    def phones_of_senones(self) -> list[str]:
+        """Of each senone the phone that it is of; of one that several share, the first of them."""
+        found = dict.fromkeys(range(self.count), "")
+        for symbol, row in zip(self.phones.symbols, self.roots):
+            for leaf in (leaf for root in row for leaf in _leaves(root)):
+                found[leaf] = found[leaf] or symbol
+        return list(found.values())
+
     def __str__(self) -> str:
         """As :meth:`load` reads it: JSON, phones by name."""
         roots = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -13,19 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.audio.fbank import FRAME_SHIFT
-from retort.errors import BadUtterance, UserError
+from retort.errors import UserError
 from retort.hybrid.alignment import Alignment
+from retort.hybrid.encoder_frames import EncoderFrames
 from retort.hybrid.pieces import piece_segments
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import unit_text
 from retort.text.tokenizers import Piece, Tokenizer
-
-APART = 0.03
-"""Share by which features and alignment may differ in length; two frames of the alignment always may."""
-_AT_SPEED = re.compile(r"(.+)_sp(\d+(?:\.\d+)?)")
-"""How lhotse names a cut at another speed."""
-
 
 ReadUnit = Literal["text", "senone", "phone"]
 """What a teacher of frames reads, as `TeacherConfig.unit` says."""
@@ -74,13 +67,10 @@ class UtteranceFrames:
 
 
 class FrameLabels:
-    """Labels of encoder frames from alignments of the utterances at their own speed.
-
-    An encoder frame takes the label of the middle of what it stands for; where the features go on behind the
-    alignment, the last label goes on. Cuts at another speed (`NAME_sp0.9`) take the alignment of `NAME`, stretched.
+    """Labels of encoder frames from alignments, laid beside them by :class:`EncoderFrames`.
 
     Args:
-        alignments: by the ids of the cuts.
+        alignments: by the ids of the cuts, at their own speed.
         readers: by name, the teachers that rows on frames have.
         subsampling: feature frames of 10 ms to one of the encoder.
 
@@ -91,15 +81,8 @@ class FrameLabels:
     def __init__(
         self, alignments: AlignmentStore, readers: Mapping[str, FrameReader], subsampling: int
     ) -> None:
-        self.alignments, self.readers = alignments, readers
-        self.shift = max(1, round(alignments.frame_shift / FRAME_SHIFT))
-        self.factor = subsampling // self.shift
-        if self.factor * self.shift != subsampling:
-            raise UserError(
-                f"its frames are of {self.shift * 10} ms, the student's of {subsampling * 10} ms",
-                where=alignments.folder,
-                remedy="Give the front end another stride, or align at the student's rate",
-            )
+        self.readers = readers
+        self.frames = EncoderFrames(alignments, subsampling)
 
     def __call__(self, name: str, text: str, features: int, frames: int) -> UtteranceFrames:
         """What an utterance's frames are.
@@ -114,41 +97,12 @@ class FrameLabels:
             BadUtterance: it has no alignment, or one of another length or of other words.
             UserError: a teacher's pieces are not the units that it is to read.
         """
-        alignment, speed = self._find(name)
-        places = self._places(alignment, speed, name, features, frames)
+        placed = self.frames(name, features, frames)
         laid = {}
         for teacher, reader in self.readers.items():
-            read, pieces, segments = _lay(alignment, teacher, reader, text)
-            laid[teacher] = Laid(read, pieces, segments[places])
-        return UtteranceFrames(alignment.senones[places].astype(np.int64), laid)
-
-    def without_teachers(self) -> FrameLabels:
-        """The same for senones alone."""
-        return FrameLabels(self.alignments, {}, self.factor * self.shift)
-
-    def _find(self, name: str) -> tuple[Alignment, float]:
-        """Its alignment, and at which speed of that the cut is heard."""
-        original, speed = name, 1.0
-        known = name in self.alignments or name in self.alignments.skipped
-        if not known and (match := _AT_SPEED.fullmatch(name)):
-            original, speed = match[1], float(match[2])
-        if original not in self.alignments:
-            raise BadUtterance(self.alignments.skipped.get(original, "it has no alignment"), where=name)
-        return self.alignments[original], speed
-
-    def _places(
-        self, alignment: Alignment, speed: float, name: str, features: int, frames: int
-    ) -> NDArray[np.int64]:
-        """Which of the alignment's frames stands for each encoder frame: `(frames,)`."""
-        own = len(alignment.senones)
-        heard = max(1, round(own / speed))
-        if abs(heard * self.shift - features) > max(APART * features, 2 * self.shift):
-            raise BadUtterance(
-                f"its alignment has {heard * self.shift} frames of 10 ms, its features {features}", where=name
-            )
-        places = np.arange(frames) * self.factor + self.factor // 2
-        places = np.minimum(places, heard - 1)
-        return np.minimum(((places + 0.5) * speed).astype(np.int64), own - 1)
+            read, pieces, segments = _lay(placed.alignment, teacher, reader, text)
+            laid[teacher] = Laid(read, pieces, segments[placed.places])
+        return UtteranceFrames(placed.senones, laid)
 
 
 def _lay(alignment: Alignment, teacher: str, reader: FrameReader, text: str) -> Laid:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
 from accelerate import Accelerator
+from lhotse import CutSet
 
 from retort.config import Recipe
-from retort.corpora.cepstra import CutMfcc
-from retort.corpora.opening import find_data, open_cuts
-from retort.corpora.pronunciations import pocketsphinx_lexicon, with_english
 from retort.decoding.hybrid_search import ScaledGraph, graph_words
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.errors import UserError
+from retort.evaluation.frame_accuracy import watch_frames
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scales import try_scales
 from retort.evaluation.scoring import score
 from retort.files import write_whole
-from retort.hybrid.align import align_corpus
 from retort.hybrid.graph import Graph, build_graph
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import SpokenUnit, unit_text
@@ -32,10 +30,10 @@ from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 from retort.teachers import Teacher, open_teacher
 from retort.teachers.symbols import check_units, teacher_symbols
-from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
-from retort.text.normalise import Normaliser, recase
+from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import SPECIAL
+from retort.training.aligning import align, align_held_out, open_lexicon
 from retort.training.batches import UtteranceDataset
 from retort.training.data import Data, Progress, load_data
 from retort.training.earlier import train_teachers, trained_lm
@@ -45,6 +43,7 @@ from retort.training.plan import Plan, note_rejected
 from retort.training.processes import make_accelerator
 from retort.training.start import start_from
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
+from retort.training.teacher_notes import teacher_notes
 
 SCALES = "acoustic_scales.json"
 """In an experiment's folder: word error rates on the validation data, by the scale that was tried."""
@@ -62,6 +61,9 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     """
     _check(recipe)
     alignments = align(recipe, root, progress, report)
+    held_out = align_held_out(recipe, root, recipe.data.validation, alignments, progress, report)
+    for source in recipe.data.test:
+        align_held_out(recipe, root, [source], alignments, progress, report)
     train_teachers(recipe, root, progress, report)
     graph = make_graph(recipe, root, alignments, progress, report)
     accelerator = make_accelerator(recipe.training)
@@ -69,6 +71,13 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         data = load_data(recipe, root / "cache", progress)
     note_rejected(recipe, root, data, accelerator)
     readers, teachers = _teachers(recipe, root, alignments, data, progress, accelerator)
+    if accelerator.is_main_process:
+        unseen = _texts_of(recipe, held_out, normalised_texts(data.validation, recipe.normaliser))
+        stores, tree = store_root(root), alignments.tree
+        for line in teacher_notes(
+            recipe, readers, teachers, unseen, tree, stores, accelerator.device, progress
+        ):
+            report(0, {"note": line})
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = HybridStudent(recipe.student, alignments.tree.count, recipe.features.bins)
     if origin:
@@ -91,9 +100,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         return Recogniser(student, words, recipe.features, recipe.normaliser, accelerator.device, heard)
 
     def validate(student: Student) -> dict[str, float]:
-        result = recognise(recogniser(student, scales[len(scales) // 2]), data.validation)
-        rates = score(result.references, result.hypotheses, result.speakers)
-        return {"wer": rates.words.rate, "cer": rates.characters.rate}
+        return _validated(recogniser(student, scales[len(scales) // 2]), data.validation, held_out)
 
     def finish(student: Student) -> Recogniser:
         found = try_scales(recogniser(student, scales[0]), data.validation, scales, progress)
@@ -105,6 +112,17 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
 
     dataset = UtteranceDataset(recipe, None, student.encoder.output_lengths, data.noise, labels)
     return Plan(student, objective, teachers, dataset, data, validate, finish, accelerator)
+
+
+def _validated(recogniser: Recogniser, cuts: CutSet, alignments: AlignmentStore | None) -> dict[str, float]:
+    """Error rates, and how many frames of those that are aligned are right; one pass of the encoder for both."""
+    watch = watch_frames(recogniser.student, alignments)
+    result = recognise(recogniser, cuts, watch=watch)
+    rates = score(result.references, result.hypotheses, result.speakers)
+    values = {"wer": rates.words.rate, "cer": rates.characters.rate}
+    if watch is not None and watch.found is not None:
+        values["frames"] = watch.found.rate
+    return values
 
 
 def _teachers(
@@ -132,39 +150,24 @@ def _teachers(
         readers[name] = FrameReader(cast(ReadUnit, config.unit), own)
         teachers[name] = open_teacher(config, accelerator.device, tokenizer=own, stores=store_root(root))
 
-    def texts(name: str) -> list[str]:
-        unit = recipe.teachers[name].unit
-        if unit == "text":
-            return transcripts
-        return list(dict.fromkeys(unit_text(each, cast(SpokenUnit, unit))[0] for each in alignments.values()))
-
+    texts = _texts_of(recipe, alignments, transcripts)
     complete_stores(recipe, teachers, texts, progress, accelerator, lambda name: readers[name].tokenizer)
     return readers, teachers
 
 
-def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> AlignmentStore:
-    """The alignments of `data.train`, at their own speed.
+def _texts_of(
+    recipe: Recipe, alignments: AlignmentStore | None, transcripts: list[str]
+) -> Callable[[str], list[str]]:
+    """What each teacher reads of aligned utterances, distinct; of units none where there is no alignment."""
 
-    Raises:
-        UserError: as :func:`retort.hybrid.align.align_corpus`.
-    """
-    normalise = Normaliser(recipe.normaliser)
+    def texts(name: str) -> list[str]:
+        unit = recipe.teachers[name].unit
+        if unit == "text":
+            return transcripts
+        aligned = [] if alignments is None else alignments.values()
+        return list(dict.fromkeys(unit_text(each, cast(SpokenUnit, unit))[0] for each in aligned))
 
-    def words(text: str) -> Sequence[str]:
-        return normalise(text).split()
-
-    cuts = [cut for source in recipe.data.train for cut in open_cuts(find_data(source)).cuts]
-    spoken = [word for cut in cuts for word in words(cut.supervisions[0].text or "")]
-    return align_corpus(
-        cuts,
-        _lexicon(recipe, spoken),
-        CutMfcc(recipe.features.sampling_rate),
-        recipe.hybrid.alignments or root / recipe.name / "alignments",
-        recipe.hybrid.align,
-        words=words,
-        progress=progress,
-        report=lambda line: report(0, {"note": line}),
-    )
+    return texts
 
 
 def make_graph(
@@ -186,7 +189,7 @@ def make_graph(
     normalise = Normaliser(recipe.normaliser)
     words = open_tokenizer(lm / "tokenizer").symbols[len(SPECIAL) :]
     graph = build_graph(
-        _lexicon(
+        open_lexicon(
             recipe, [word for word in words if normalise(word) == word], alignments.tree.phones.symbols[1:]
         ),
         word_arpa(lm),
@@ -210,16 +213,3 @@ def _check(recipe: Recipe) -> None:
                 where=recipe.name,
                 remedy=f"Set hybrid.{key}",
             )
-
-
-def _lexicon(recipe: Recipe, words: Sequence[str], phones: Sequence[str] | None = None) -> Lexicon:
-    """Pronunciations of those of `words` that have any, in `phones` if they are given."""
-    case = recipe.normaliser.case
-    entries: dict[str, list[Pronunciation]] = {}
-    for path in recipe.hybrid.lexicon:
-        for word, found in read_lexicon(find_data(path)).items():
-            entries.setdefault(recase(word, case), list(found))
-    lexicon = Lexicon(entries) if entries else pocketsphinx_lexicon(case=case)
-    if recipe.hybrid.pronounce:
-        lexicon = with_english(lexicon, words, phones or lexicon.phones, case=case)
-    return lexicon.only(words)

@@ -65,6 +65,7 @@ def evaluate(
     import torch
 
     from retort.decoding.recogniser import load
+    from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.experiment import results_folder
     from retort.evaluation.results import add_result
@@ -87,7 +88,9 @@ def evaluate(
     folder = results_folder(experiment, EXPERIMENTS)
     run = None if results is None else _finished(experiment, folder)
     with stage_progress(console) as progress:
-        evaluation = run_evaluation(load(experiment), cuts, out or folder, progress, options)
+        model = load(experiment)
+        aligned = open_aligned(experiment, cuts, model.student)
+        evaluation = run_evaluation(model, cuts, out or folder, progress, options, alignments=aligned)
     print_evaluation(cuts, evaluation)
     if results is not None and run is not None:
         recipe, outcome = run

@@ -54,6 +54,11 @@ def print_evaluation(source: str, evaluation: Evaluation) -> None:
         f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
         f"real-time factor {score.real_time_factor or 0.0:.3f}",
     )
+    if (frames := evaluation.frames) is not None:
+        tell(
+            f"the aligned senone is the first guess in {frames.rate:.2%} of {frames.frames:,} frames of "
+            f"{frames.utterances:,} utterances"
+        )
     if evaluation.options.suffix:
         sizes = ", ".join(f"{part} {count:,}" for part, count in evaluation.parameters.items())
         tell(f"parameters at run time: {sizes}")

@@ -1,0 +1,79 @@
+"""Where the alignments of data are that the aligner of a hybrid system did not learn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retort.config import Recipe
+from retort.decoding.options import GREEDY
+from retort.errors import UserError
+from retort.evaluation.evaluate import evaluation_name
+from retort.hybrid.store import AlignmentStore
+from retort.recipe import recipe_from_dict
+from retort.students.hybrid import HybridStudent
+from retort.students.student import Student
+
+_LIKE = 0.01
+"""Relative difference of priors that float16 may have made."""
+
+
+def aligner_folder(recipe: Recipe, experiment: Path) -> Path:
+    """Of the alignments of `data.train`, and of what made them."""
+    return Path(recipe.hybrid.alignments or experiment / "alignments")
+
+
+def aligned_folder(recipe: Recipe, experiment: Path, sources: Sequence[str]) -> Path:
+    """Of the alignments of other data, beside those of training: named as evaluations of them are.
+
+    Raises:
+        UserError: the data cannot be found.
+    """
+    name = "+".join(evaluation_name(source, GREEDY) for source in sources)
+    return aligner_folder(recipe, experiment) / "others" / name
+
+
+def open_aligned(model: Path, source: str, student: Student) -> AlignmentStore | None:
+    """Alignments of a manifest or Kaldi folder in the senones of a student, if `retort train` has made them.
+
+    Args:
+        model: `EXP`, `EXP/model` or a release, whose recipe names the alignments.
+        student: of that model; what has since been aligned anew, into other senones, is not its.
+
+    Raises:
+        UserError: they are broken.
+    """
+    if not isinstance(student, HybridStudent) or (found := _recipe(model)) is None:
+        return None
+    recipe, experiment = found
+    try:
+        folder = aligned_folder(recipe, experiment, [source])
+    except UserError:
+        return None
+    first = aligner_folder(recipe, experiment) / "alignments"
+    if not all((each / "store.json").is_file() for each in (first, folder / "alignments")):
+        return None
+    learned, aligned = AlignmentStore(first), AlignmentStore(folder)
+    same = str(learned.tree) == str(aligned.tree)
+    return aligned if same and _has_priors(student, learned) else None
+
+
+def _recipe(model: Path) -> tuple[Recipe, Path] | None:
+    """The recipe of a model, and the folder that it lies in."""
+    for folder in (model, model.parent) if model.name == "model" else (model,):
+        path = folder / "recipe.json"
+        if path.is_file():
+            try:
+                return recipe_from_dict(json.loads(path.read_text(encoding="utf-8")), str(path)), folder
+            except (ValueError, UserError):
+                return None
+    return None
+
+
+def _has_priors(student: HybridStudent, learned: AlignmentStore) -> bool:
+    """Whether a student was trained with these alignments: it keeps how often each senone was."""
+    own = student.log_priors.double().exp().cpu().numpy()
+    return own.shape == learned.priors.shape and bool(np.allclose(own, learned.priors, rtol=_LIKE, atol=0.0))

@@ -1,0 +1,103 @@
+"""The alignments of a hybrid run: of what it learns from, and of what it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lhotse.cut import Cut
+
+from retort.config import Recipe
+from retort.corpora.cepstra import CutMfcc
+from retort.corpora.opening import find_data, open_cuts
+from retort.corpora.pronunciations import pocketsphinx_lexicon, with_english
+from retort.errors import UserError
+from retort.evaluation.aligned import aligned_folder, aligner_folder
+from retort.hybrid.align import align_corpus
+from retort.hybrid.align_others import align_others
+from retort.hybrid.store import AlignmentStore
+from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
+from retort.text.normalise import Normaliser, recase
+from retort.training.data import Progress
+from retort.training.loop import Report
+
+
+def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> AlignmentStore:
+    """The alignments of `data.train`, at their own speed.
+
+    Raises:
+        UserError: as :func:`retort.hybrid.align.align_corpus`.
+    """
+    words, cuts = _words(recipe), _cuts(recipe.data.train)
+    return align_corpus(
+        cuts,
+        open_lexicon(recipe, _spoken(cuts, words)),
+        CutMfcc(recipe.features.sampling_rate),
+        aligner_folder(recipe, root / recipe.name),
+        recipe.hybrid.align,
+        words=words,
+        progress=progress,
+        report=lambda line: report(0, {"note": line}),
+    )
+
+
+def align_held_out(
+    recipe: Recipe,
+    root: Path,
+    sources: Sequence[str],
+    alignments: AlignmentStore,
+    progress: Progress,
+    report: Report,
+) -> AlignmentStore | None:
+    """Alignments of data that `alignments` did not learn from; None, and a line, where there can be none.
+
+    They only measure, so that what they lack does not keep a run from its training.
+    """
+    try:
+        words, cuts = _words(recipe), _cuts(sources)
+        folder = aligned_folder(recipe, root / recipe.name, sources)
+        return align_others(
+            cuts,
+            open_lexicon(recipe, _spoken(cuts, words), alignments.tree.phones.symbols[1:]),
+            CutMfcc(recipe.features.sampling_rate),
+            alignments.folder.parent,
+            folder,
+            silence_probability=recipe.hybrid.align.silence_probability,
+            processes=recipe.hybrid.align.processes,
+            words=words,
+            progress=progress,
+            report=lambda line: report(0, {"note": f"{folder.name}: {line}"}),
+        )
+    except UserError as error:
+        report(0, {"note": f"no alignment of {', '.join(sources)}, so no frames are counted there: {error}"})
+        return None
+
+
+def open_lexicon(recipe: Recipe, words: Sequence[str], phones: Sequence[str] | None = None) -> Lexicon:
+    """Pronunciations of those of `words` that have any, in `phones` if they are given.
+
+    Raises:
+        UserError: a lexicon of the recipe cannot be read, or no word has any.
+    """
+    case = recipe.normaliser.case
+    entries: dict[str, list[Pronunciation]] = {}
+    for path in recipe.hybrid.lexicon:
+        for word, found in read_lexicon(find_data(path)).items():
+            entries.setdefault(recase(word, case), list(found))
+    lexicon = Lexicon(entries) if entries else pocketsphinx_lexicon(case=case)
+    if recipe.hybrid.pronounce:
+        lexicon = with_english(lexicon, words, phones or lexicon.phones, case=case)
+    return lexicon.only(words)
+
+
+def _words(recipe: Recipe) -> Callable[[str], Sequence[str]]:
+    normalise = Normaliser(recipe.normaliser)
+    return lambda text: normalise(text).split()
+
+
+def _cuts(sources: Sequence[str]) -> list[Cut]:
+    return [cut for source in sources for cut in open_cuts(find_data(source)).cuts]
+
+
+def _spoken(cuts: Sequence[Cut], words: Callable[[str], Sequence[str]]) -> list[str]:
+    return [word for cut in cuts for word in words(cut.supervisions[0].text or "")]
