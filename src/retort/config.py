@@ -69,7 +69,8 @@ class NormaliserConfig:
     kept: str = "'"
     """Punctuation that is kept although the rest is dropped."""
     spaces: str = "keep"
-    """`keep` (runs become one space) or `drop` (scripts written without spaces)."""
+    """`keep` (runs become one space), `drop` (scripts written without spaces), or `split`: a space on both sides of every
+    CJK character, so that each is a word; of language models for decoding graphs."""
 
 
 @dataclass
@@ -257,7 +258,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "normaliser.form": ("NFC", "NFD", "NFKC", "NFKD", "none"),
     "normaliser.case": ("upper", "lower", "keep"),
     "normaliser.punctuation": ("drop", "keep"),
-    "normaliser.spaces": ("drop", "keep"),
+    "normaliser.spaces": ("drop", "keep", "split"),
     "training.schedule": ("tri_stage", "cosine"),
     "training.precision": ("fp32", "bf16", "fp16"),
     "training.device": ("auto", "cpu"),

@@ -86,6 +86,13 @@ def test_without_form_full_width_and_marks_stay() -> None:
 def test_spaces_dropped_for_mandarin() -> None:
     normalise = Normaliser(NormaliserConfig(spaces="drop"))
     assert normalise(" 你 好，　世界 。") == "你好世界"
+    assert normalise.words(" 你 好，　ok go 。") == ["你", "好", "OKGO"]
+
+
+def test_every_cjk_character_a_word() -> None:
+    normalise = Normaliser(NormaliserConfig(spaces="split"))
+    assert normalise("你好，ok go世界") == "你 好 OK GO 世 界"
+    assert normalise.words("don't") == ["DON'T"]
 
 
 def test_kept_punctuation() -> None:

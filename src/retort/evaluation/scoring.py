@@ -1,7 +1,7 @@
 """Errors of hypotheses against references, in words and characters, and the score file.
 
 A character error rate counts the spaces between words as characters, as jiwer does; where the recipe's
-normaliser drops spaces there are none to count. Texts come here normalised.
+normaliser drops spaces there are none to count. A CJK character is a word by itself. Texts come here normalised.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import kaldialign
 
 from retort.errors import UserError
+from retort.text.normalise import split_words
 
 REPLICATES = 10_000
 LEVEL = 0.95
@@ -139,7 +140,7 @@ def score(
     utterances = []
     for name, reference in references.items():
         hypothesis = hypotheses.get(name, "")
-        words = count_errors(reference.split(), hypothesis.split())
+        words = count_errors(split_words(reference), split_words(hypothesis))
         characters = count_errors(reference, hypothesis)
         utterances.append(UtteranceScore(name, speakers.get(name, name), words, characters))
     factor = decoding_seconds / seconds if decoding_seconds is not None and seconds else None
@@ -160,7 +161,7 @@ def alignment(reference: str, hypothesis: str, *, unit: str = "words") -> list[t
         unit: `words` or `characters`.
     """
     if unit == "words":
-        return kaldialign.align(reference.split(), hypothesis.split(), "")
+        return kaldialign.align(split_words(reference), split_words(hypothesis), "")
     if unit == "characters":
         return kaldialign.align(list(reference), list(hypothesis), "")
     raise ValueError(f"unit is '{unit}', not words or characters")

@@ -23,6 +23,7 @@ from retort.evaluation.plots import Point, plot_setting
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import Counts, Interval, count_errors
 from retort.files import write_whole
+from retort.text.normalise import split_words
 
 Progress = Callable[[str, int, int], None]
 
@@ -245,11 +246,11 @@ class _Decoder:
                 ids = tuple(each.hypothesis.ids)
                 text = self.recogniser.normalise(spoken(self.recogniser.tokenizer, ids))
                 errors = (
-                    count_errors(reference.split(), text.split()).errors,
+                    count_errors(split_words(reference), split_words(text)).errors,
                     count_errors(reference, text).errors,
                 )
                 rows.append([each.score, self.judged.get(ids, 0.0), len(ids), *errors])
-            lengths = [len(reference.split()), len(reference)]
+            lengths = [len(split_words(reference)), len(reference)]
             speaker = recognised.speakers[utterance]
             utterances.append({"id": utterance, "speaker": speaker, "reference": lengths, "candidates": rows})
         return utterances

@@ -185,13 +185,15 @@ def _check_units(loaded: LmRecipe, where: str) -> None:
     if not units.unit:
         return
     for key, value, right in (
-        ("tokenizer.kind", loaded.tokenizer.kind, "words"),
-        ("normaliser.spaces", loaded.normaliser.spaces, "keep"),
-        ("init", loaded.init, ""),
+        ("tokenizer.kind", loaded.tokenizer.kind, ("words",)),
+        ("normaliser.spaces", loaded.normaliser.spaces, ("keep", "split")),
+        ("init", loaded.init, ("",)),
     ):
-        if value != right:
+        if value not in right:
             raise UserError(
-                f"{key} is '{value}' of a model over {units.unit}s", where=where, remedy=f"Set {key}={right}"
+                f"{key} is '{value}' of a model over {units.unit}s",
+                where=where,
+                remedy=f"Set {key}={' or '.join(right)}",
             )
 
 

@@ -36,7 +36,8 @@ class Normaliser:
     In order: typographic apostrophes and hyphens become `'` and `-`; the Unicode form; the case; invisible
     characters (controls, surrogates, zero-width spaces, soft hyphens, byte-order marks) go, joiners stay;
     punctuation (categories P and S) that is not in `kept` becomes a space, so that "well-known" is two words;
-    runs of white space become one space and the ends are stripped; with `spaces: drop` all white space goes.
+    runs of white space become one space and the ends are stripped; with `spaces: drop` all white space goes,
+    with `split` CJK characters are words.
 
     When `'` is kept while the rest is dropped, it stays only between two letters or digits ("don't"):
     elsewhere it cannot be told from a quotation mark. So "'hello'" is "hello", "boys'" is "boys" and "'tis"
@@ -81,7 +82,13 @@ class Normaliser:
         text = text.translate(self._characters)
         if self._edges and "'" in text:
             text = _drop_edge_apostrophes(text)
+        if self.config.spaces == "split":
+            return " ".join(split_words(text))
         return ("" if self.config.spaces == "drop" else " ").join(text.split())
+
+    def words(self, text: str) -> list[str]:
+        """Of the normal form: what stands between spaces, and every CJK character, whatever `spaces` says."""
+        return split_words(self(text))
 
 
 class _CharacterTable(dict[int, str]):
@@ -127,6 +134,13 @@ def recase(text: str, case: str) -> str:
 def is_cjk(character: str) -> bool:
     """Whether a character is a word by itself: Han, kana, Bopomofo."""
     return any(first <= ord(character) <= last for first, last in _CJK)
+
+
+def split_words(text: str) -> list[str]:
+    """What stands between spaces; every CJK character is a word by itself."""
+    if not text.isascii():
+        text = "".join(f" {character} " if is_cjk(character) else character for character in text)
+    return text.split()
 
 
 def character_class(character: str) -> str:

@@ -91,8 +91,7 @@ def open_lexicon(recipe: Recipe, words: Sequence[str], phones: Sequence[str] | N
 
 
 def _words(recipe: Recipe) -> Callable[[str], Sequence[str]]:
-    normalise = Normaliser(recipe.normaliser)
-    return lambda text: normalise(text).split()
+    return Normaliser(recipe.normaliser).words
 
 
 def _cuts(sources: Sequence[str]) -> list[Cut]:
