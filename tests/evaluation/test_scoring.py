@@ -130,13 +130,14 @@ def test_alignment_shows_both_sides() -> None:
 @given(WORDS, WORDS)
 @settings(max_examples=100, deadline=None)
 def test_alignment_has_as_many_errors_as_counted(reference: str, hypothesis: str) -> None:
-    pairs = alignment(reference, hypothesis)
-    assert (
-        sum(said != heard for said, heard in pairs)
-        == count_errors(reference.split(), hypothesis.split()).errors
+    pairs, said, heard = (
+        alignment(reference, hypothesis),
+        spaced(reference).split(),
+        spaced(hypothesis).split(),
     )
-    assert [said for said, _ in pairs if said] == reference.split()
-    assert [heard for _, heard in pairs if heard] == hypothesis.split()
+    assert sum(first != second for first, second in pairs) == count_errors(said, heard).errors
+    assert [first for first, _ in pairs if first] == said
+    assert [second for _, second in pairs if second] == heard
 
 
 def test_score_file_round_trip(tmp_path: Path) -> None:
