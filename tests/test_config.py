@@ -96,6 +96,17 @@ def test_a_base_may_be_a_packaged_recipe(tmp_path: Path) -> None:
     assert [row.loss for row in recipe.distill] == ["contrastive", "regression"]
 
 
+def test_several_bases_one_after_the_other_and_none_of_them_twice(tmp_path: Path) -> None:
+    write(tmp_path, "seed: 1\nname: root\ntraining: {steps: 10, clip: 5.0, log_steps: 7}\n", "root.yaml")
+    write(tmp_path, "base: root.yaml\nseed: 2\ntraining: {steps: 20}\n", "left.yaml")
+    write(tmp_path, "base: root.yaml\nseed: 3\ntraining: {clip: 6.0}\n", "right.yaml")
+    recipe = load_recipe(str(write(tmp_path, "base: [left.yaml, right.yaml]\nname: top\n")))
+    assert (recipe.name, recipe.seed, recipe.training.log_steps) == ("top", 3, 7)
+    # The root that both stand on does not come again between them.
+    assert (recipe.training.steps, recipe.training.clip) == (20, 6.0)
+    assert "nowhere" in str(refused(write(tmp_path, "base: [left.yaml, nowhere.yaml]\nname: a\n")))
+
+
 def test_a_base_that_goes_in_a_circle(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     write(tmp_path, f"base: {second}\nname: a\n", "first.yaml")
@@ -240,6 +251,11 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("student: {encoder: {dim: 30, heads: 4}}", "student.encoder.dim"),
         ("student: {decoder: {dim: 12, heads: 4}}", "student.decoder.dim"),
         ("student: {frontend: {layers: 3}}", "student.frontend.layers"),
+        ("student: {encoder: {kernel: 4}}", "student.encoder.kernel"),
+        ("student: {encoder: {cgmlp_kernel: 0}}", "student.encoder.cgmlp_kernel"),
+        ("student: {encoder: {merge_kernel: 2}}", "student.encoder.merge_kernel"),
+        ("student: {encoder: {cgmlp: 7}}", "student.encoder.cgmlp"),
+        ("student: {encoder: {merge: sum}}", "average"),
         ("data: {spoken: {words: [3]}}", "data.spoken.words"),
         ("data: {spoken: {snr: [30, 15]}}", "data.spoken.snr"),
         ("data: {spoken: {sentences: 5}}", "data.spoken.voices"),

@@ -72,6 +72,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         raise UserError(
             f"augment.speeds is {recipe.augment.speeds}", where=where, remedy="Name different speeds"
         )
+    _check_speech(recipe, where)
     _check_decoder(recipe, where)
     _check_sizes(recipe.student, where)
     _check_dropout(recipe.student, where)
@@ -171,6 +172,47 @@ def _check_decoder(recipe: Recipe, where: str) -> None:
         )
 
 
+def _check_speech(recipe: Recipe, where: str) -> None:
+    """A pretrained encoder, and the wave that it hears."""
+    encoder, features = recipe.student.encoder, recipe.features
+    if (encoder.kind == "pretrained") != (features.kind == "wave"):
+        raise UserError(
+            f"student.encoder.kind is {encoder.kind}, features.kind is {features.kind}",
+            where=where,
+            remedy="pretrained goes with wave, all other encoders with fbank",
+        )
+    if encoder.kind != "pretrained":
+        if encoder.model:
+            raise UserError(
+                "student.encoder.model is of pretrained encoders alone",
+                where=where,
+                remedy="Set student.encoder.kind: pretrained",
+            )
+        return
+    size = features.sampling_rate // 100
+    wanted = {
+        "features.bins": (features.bins, size, f"Set {size}, the samples of 10 ms"),
+        "features.storage": (features.storage, "online", "Set online: the wave is on disk already"),
+        "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no bands"),
+        "student.encoder.layers": (encoder.layers, 1, "Set 1: the whole model counts as one"),
+        "student.cif.context_layers": (
+            recipe.student.cif.context_layers,
+            0,
+            "Set 0: there are no such layers",
+        ),
+        "student.faithful": (recipe.student.faithful, False, "Set false: the reference has no such encoder"),
+    }
+    for key, (value, only, remedy) in wanted.items():
+        if value != only:
+            raise UserError(f"{key} is {value} beside a pretrained encoder", where=where, remedy=remedy)
+    if not encoder.model and not encoder.architecture:
+        raise UserError(
+            "student.encoder.kind is pretrained without student.encoder.model",
+            where=where,
+            remedy="Name a model, such as facebook/hubert-base-ls960",
+        )
+
+
 def _check_dropout(student: StudentConfig, where: str) -> None:
     for part in ("encoder", "cif", "decoder"):
         for name, value in vars(getattr(student, part)).items():
@@ -188,7 +230,7 @@ def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> No
 def _check_sizes(student: StudentConfig, where: str) -> None:
     encoder = student.encoder
     for key, part in (("encoder", encoder), ("decoder", student.decoder)):
-        if part is encoder and encoder.kind == "tdnnf":
+        if part is encoder and encoder.kind in ("tdnnf", "pretrained"):
             continue
         if part.dim % part.heads or (part.dim // part.heads) % 2:
             raise UserError(
@@ -196,9 +238,19 @@ def _check_sizes(student: StudentConfig, where: str) -> None:
                 where=where,
                 remedy="Choose dim a multiple of 2 x heads",
             )
-    for key, kernel in (("encoder", encoder.kernel), ("cif", student.cif.kernel)):
+    kernels = {
+        "encoder.kernel": encoder.kernel,
+        "encoder.cgmlp_kernel": encoder.cgmlp_kernel,
+        "encoder.merge_kernel": encoder.merge_kernel,
+        "cif.kernel": student.cif.kernel,
+    }
+    for key, kernel in kernels.items():
         if kernel < 1 or kernel % 2 == 0:
-            raise UserError(f"student.{key}.kernel is {kernel}", where=where, remedy="Choose an odd number")
+            raise UserError(f"student.{key} is {kernel}", where=where, remedy="Choose an odd number")
+    if encoder.cgmlp < 2 or encoder.cgmlp % 2:
+        raise UserError(
+            f"student.encoder.cgmlp is {encoder.cgmlp}", where=where, remedy="Choose an even number"
+        )
     pooled = encoder.pool_after
     if len(set(pooled)) < len(pooled) or not all(1 <= layer <= encoder.layers for layer in pooled):
         raise UserError(

@@ -86,10 +86,13 @@ class TokenizerConfig:
 
 @dataclass
 class FeatureConfig:
+    kind: str = "fbank"
+    """`fbank`, or `wave`: the samples themselves, for `student.encoder.kind: pretrained`."""
     bins: int = 80
+    """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = 16000
     cmvn: bool = True
-    """Mean and variance normalisation over the utterance."""
+    """Mean and variance normalisation over the utterance, of every bin by itself, or of the whole wave."""
     storage: str = "disk"
     """`disk` (made once under the experiment) or `online` (made from the wave at each visit)."""
 
@@ -270,6 +273,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
+        "features.kind": ("fbank", "wave"),
         "features.storage": ("disk", "online"),
         "data.spoken.language": ("english", "mandarin"),
     }

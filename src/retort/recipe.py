@@ -1,6 +1,7 @@
 """Reading recipes: YAML over the defaults of `config.py`, `a.b=c` over YAML. Unknown keys are errors.
 
-A recipe is one YAML file. `base: NAME` at its top takes another recipe first.
+A recipe is one YAML file. `base: NAME` at its top takes another recipe first, `base: [NAME, NAME]` several, one after
+the other; a file that several of them are based on is taken once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retort.checks import check_recipe
@@ -106,15 +107,17 @@ def _find(recipe: str, beside: Path | None = None) -> Path:
     raise UserError("no such recipe", where=recipe, remedy=hint)
 
 
-def _with_bases(path: Path) -> list[Path]:
-    """The recipe's file after the files it is based on, outermost base first."""
-    chain = [path]
-    while "base" in (content := _read_yaml(chain[0], keep_base=True)):
-        base = _find(str(content["base"]), chain[0].parent)
-        if base.resolve() in [each.resolve() for each in chain]:
-            raise UserError("base: goes in a circle", where=path)
-        chain.insert(0, base)
-    return chain
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """The recipe's file after the files it is based on, outermost base first, each once."""
+    if path.resolve() in above:
+        raise UserError("base: goes in a circle", where=path)
+    content = _read_yaml(path, keep_base=True)
+    named = content["base"] if "base" in content else ListConfig([])
+    chain: list[Path] = []
+    for name in named if isinstance(named, ListConfig) else [named]:
+        base = _find(str(name), path.parent)
+        chain += [each for each in _with_bases(base, (*above, path.resolve())) if each not in chain]
+    return [*chain, path]
 
 
 def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:

@@ -4,6 +4,7 @@ documentation."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -20,8 +21,15 @@ class FrontendConfig:
 @dataclass
 class EncoderConfig:
     kind: str = "conformer"
-    """`conformer`, `transformer` or `tdnnf` (factorised convolutions over time; of what follows it reads `layers`, `dim`,
-    `dropout`, `bottleneck`, `dilations` and `pool_after`)."""
+    """`conformer`, `transformer`, `tdnnf` (factorised convolutions over time; of what follows it reads `layers`, `dim`,
+    `dropout`, `bottleneck`, `dilations` and `pool_after`), `branchformer` (attention beside a gated convolution; no
+    `feedforward`), `e_branchformer` (the same between two feed-forwards) or `pretrained`: a `model` with a front end and
+    dropout of its own, which reads `features.kind: wave` and counts as one layer (`layers: 1`); its width is `dim`."""
+    model: str = ""
+    """Of `pretrained`: Hugging Face name or folder of a wav2vec 2.0, HuBERT, WavLM or UniSpeech. Its weights are what
+    training starts from."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """The configuration of that model, filled in when it is opened, so that a trained model needs nothing else."""
     layers: int = 15
     dim: int = 256
     heads: int = 4
@@ -41,6 +49,15 @@ class EncoderConfig:
     dilations: list[int] = field(default_factory=lambda: [1])
     """Of TDNN-F layers: how many frames to each side they hear, one layer after the other; the last number holds for all
     further layers."""
+    cgmlp: int = 1536
+    """Of Branchformers: the width of the cgMLP before its gate halves it; 6 x dim in the papers' large models."""
+    cgmlp_kernel: int = 31
+    """Of Branchformers: the depthwise convolution of that gate, frames."""
+    merge: str = "concat"
+    """Of `branchformer`, how the branches are joined: `concat` (with a linear layer) or `average` (with weights that are
+    learned, a pair an utterance)."""
+    merge_kernel: int = 31
+    """Of `e_branchformer`: the depthwise convolution over the joined branches, frames."""
     pool_after: list[int] = field(default_factory=lambda: [5, 10])
     """Max pooling over two frames after these layers, counted from 1."""
 
@@ -106,7 +123,15 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
     "student.decoder.output": ("own", "plm"),
-    "student.encoder.kind": ("conformer", "transformer", "tdnnf"),
+    "student.encoder.kind": (
+        "conformer",
+        "transformer",
+        "tdnnf",
+        "branchformer",
+        "e_branchformer",
+        "pretrained",
+    ),
+    "student.encoder.merge": ("concat", "average"),
     "student.encoder.positions": ("relative", "rotary"),
     "student.encoder.convolution_norm": ("batch", "layer"),
 }

@@ -18,7 +18,8 @@ from lhotse.audio import get_audio_duration_mismatch_tolerance, set_audio_durati
 from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 
-from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
+from retort.audio.fbank import FRAME_SHIFT
+from retort.audio.features import EXTRACTORS, normalised
 from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
 from retort.corpora.cuts import TOLERANCE, Rejected
@@ -33,7 +34,7 @@ class CutFeatures:
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
-        self.fbank = Fbank(config)
+        self.extract = EXTRACTORS[config.kind](config)
 
     def __call__(self, cut: Cut) -> Tensor:
         """`(T, bins)` float32.
@@ -42,19 +43,16 @@ class CutFeatures:
             BadUtterance: the audio cannot be read, is empty, silent, not finite, or is not what the manifest says.
         """
         if cut.has_features:
-            return self._normalised(self.stored(cut))
+            return normalised(self.stored(cut), self.config)
         return self.of_samples(load_samples(cut, self.config.sampling_rate))
 
     def of_samples(self, samples: np.ndarray) -> Tensor:
         """`samples (N,)` float32 in [-1, 1] to `(T, bins)` after CMVN."""
-        return self._normalised(self.fbank(samples))
+        return normalised(self.extract(samples), self.config)
 
     def made(self, cut: Cut) -> Tensor:
         """Features before CMVN, from the wave."""
-        return self.fbank(load_samples(cut, self.config.sampling_rate))
-
-    def _normalised(self, features: Tensor) -> Tensor:
-        return normalise_features(features) if self.config.cmvn and len(features) else features
+        return self.extract(load_samples(cut, self.config.sampling_rate))
 
     @staticmethod
     def stored(cut: Cut) -> Tensor:
@@ -126,7 +124,9 @@ def _reason(cut: Cut, error: Exception) -> str:
 
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
     """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
-    digest = hashlib.sha256(json.dumps([source, {**asdict(config), "storage": "", "cmvn": ""}]).encode())
+    settings = {**asdict(config), "storage": "", "cmvn": ""}
+    del settings["kind"]  # filter banks alone are stored
+    digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:
         digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id}\n".encode())

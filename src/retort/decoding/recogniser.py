@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
+from retort.audio.fbank import FRAME_SHIFT
+from retort.audio.features import EXTRACTORS, normalised
 from retort.audio.files import check_wave, read_audio
 from retort.audio.pauses import cut_at_pauses
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
@@ -68,7 +69,7 @@ class Recogniser:
         self.sampling_rate = features.sampling_rate
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
-        self._fbank = Fbank(features)
+        self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
 
     def transcribe(
@@ -214,7 +215,9 @@ class Recogniser:
 
     def _config(self) -> dict[str, Any]:
         student = asdict(self.student.config)
-        student["decoder"] |= {"init": "", "init_layers": []}  # where its weights began, it need not know
+        # Where its weights began, it need not know.
+        student["decoder"] |= {"init": "", "init_layers": []}
+        student["encoder"] |= {"model": ""}
         graph: dict[str, Any] = {}
         if self.graph is not None:
             about = self.graph.graph.about
@@ -234,8 +237,7 @@ class Recogniser:
         return int((self.student.encoder.output_lengths(frames) < SHORTEST).sum())
 
     def _features(self, samples: np.ndarray) -> Tensor:
-        features = self._fbank(samples)
-        return normalise_features(features) if self.features.cmvn and features.shape[0] > 0 else features
+        return normalised(self._extract(samples), self.features)
 
 
 def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:

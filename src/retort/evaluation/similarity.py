@@ -21,6 +21,7 @@ from retort.errors import BadUtterance, UserError
 from retort.evaluation.experiment import Experiment
 from retort.evaluation.firing import END
 from retort.students.cif import CifStudent
+from retort.students.factory import build_student
 from retort.students.taps import Tap
 from retort.teachers import Signal, token_signal
 from retort.teachers.opening import open_fresh
@@ -131,7 +132,8 @@ def _untrained(recipe: Recipe, size: int, dims: dict[str, int]) -> tuple[CifStud
     """Student and projections as the run began with them: the same seed, the same order of drawing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        student = CifStudent(recipe.student, size, recipe.features.bins)
+        student = build_student(recipe.student, size, recipe.features.bins)
+        assert isinstance(student, CifStudent)
         objective = Objective(recipe.distill, student.tap_dims, dims)
     return student.eval(), objective.eval()
 

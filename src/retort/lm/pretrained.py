@@ -24,8 +24,11 @@ _REMEDY = f"Give the folder of a model or its Hugging Face name; {PACKAGED} work
 T = TypeVar("T")
 
 
-def find_model(name: str) -> str:
+def find_model(name: str, remedy: str = _REMEDY) -> str:
     """The folder of a packaged or local model or of an experiment's, or `name` where it can only be of the hub.
+
+    Args:
+        remedy: what to do where there is none.
 
     Raises:
         UserError: the package is not installed, there is no such folder, or no model in it.
@@ -37,13 +40,13 @@ def find_model(name: str) -> str:
         for each in (folder, folder / "model"):
             if (each / "config.json").is_file():
                 return str(each)
-        raise UserError("no model here (config.json is missing)", where=name, remedy=_REMEDY)
+        raise UserError("no model here (config.json is missing)", where=name, remedy=remedy)
     if name.startswith("exp/"):
         recipe = name.removeprefix("exp/").removesuffix("/model")
         known = recipe if recipe in recipe_names() else "its recipe"
         raise UserError("no such experiment", where=name, remedy=f"Train it first: retort lm train {known}")
     if not name or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
-        raise UserError("no such folder", where=name or "teacher model", remedy=_REMEDY)
+        raise UserError("no such folder", where=name or "teacher model", remedy=remedy)
     return name
 
 
@@ -62,7 +65,7 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
             raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
         return tokenizer
 
-    tokenizer = _load(load, name)
+    tokenizer = load_pretrained(load, name)
     if not tokenizer.is_fast:
         raise UserError(
             f"its tokenizer ({type(tokenizer).__name__}) is not a fast one, so its pieces have no spans",
@@ -87,7 +90,7 @@ def open_encoder(name: str) -> PreTrainedModel:
 
     # A missing pooler is made at random: the student's weights must not depend on whether it was.
     with torch.random.fork_rng(devices=[]):
-        model, report = _load(load, name)
+        model, report = load_pretrained(load, name)
     missing = sorted(
         key for key in (*report["missing_keys"], *report["mismatched_keys"]) if "pooler" not in str(key)
     )
@@ -121,7 +124,7 @@ def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
             source, local_files_only=local, trust_remote_code=False, output_loading_info=True
         )
 
-    model, report = _load(load, name)
+    model, report = load_pretrained(load, name)
     missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
     if lost := [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]:
         raise UserError(f"its weights do not hold {lost[0]}", where=name, remedy="Fetch the model again")
@@ -148,7 +151,7 @@ def open_causal_plm(name: str) -> PreTrainedModel:
         )
 
     remedy = "Choose a causal language model, for example GPT-2, or ask it as a masked one"
-    model, report = _load(load, name)
+    model, report = load_pretrained(load, name)
     if report["missing_keys"] or report["mismatched_keys"]:
         raise UserError(
             "a model without a causal-LM head, so it cannot say what comes next", where=name, remedy=remedy
@@ -175,7 +178,7 @@ def plm_kind(name: str) -> str:
         config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         return list(config.architectures or [])
 
-    for architecture in (architectures := _load(load, name)):
+    for architecture in (architectures := load_pretrained(load, name)):
         if architecture.endswith(("ForCausalLM", "LMHeadModel")):
             return "causal"
         if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
@@ -247,8 +250,13 @@ def _packaged_folder() -> Path:
     )
 
 
-def _load(load: Callable[[str, bool], T], name: str) -> T:
-    source = find_model(name)
+def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _REMEDY) -> T:
+    """What `load(source, local_files_only)` gives, from a folder, the local cache, or the hub, in this order.
+
+    Raises:
+        UserError: nowhere.
+    """
+    source = find_model(name, remedy)
     # Whatever an opener raises (transformers, tokenizers and safetensors have families of their own) means
     # that the files cannot be used.
     try:
@@ -256,15 +264,15 @@ def _load(load: Callable[[str, bool], T], name: str) -> T:
             return load(source, True)
     except Exception as error:
         if Path(source).is_dir():
-            raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=_REMEDY) from None
-    _reach_hub(name)
+            raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None
+    _reach_hub(name, remedy)
     try:
         return load(source, False)
     except Exception as error:
-        raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=_REMEDY) from None
+        raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None
 
 
-def _reach_hub(name: str) -> None:
+def _reach_hub(name: str, remedy: str) -> None:
     """Ask the hub once, because transformers tries an unreachable one for most of a minute."""
     from huggingface_hub import HfApi
 
@@ -274,7 +282,7 @@ def _reach_hub(name: str) -> None:
         raise UserError(
             f"no such folder, not in the local cache, and the hub gave {type(error).__name__}",
             where=name,
-            remedy=_REMEDY,
+            remedy=remedy,
         ) from None
 
 

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.nn.branchformer import BranchformerLayer
 from retort.nn.conformer import ConformerLayer, TransformerLayer
 from retort.nn.dropout import Dropout
-from retort.nn.frontend import make_frontend
+from retort.nn.e_branchformer import EBranchformerLayer
+from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
 from retort.nn.masks import valid_mask
+from retort.nn.pretrained import SpeechFrontend, speech_parts
 from retort.nn.tdnnf import TdnnfLayer
 from retort.student_config import EncoderConfig, FrontendConfig
 
@@ -20,6 +23,8 @@ LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
     "conformer": lambda config, number: ConformerLayer(config),
     "transformer": lambda config, number: TransformerLayer(config),
     "tdnnf": TdnnfLayer,
+    "branchformer": lambda config, number: BranchformerLayer(config),
+    "e_branchformer": lambda config, number: EBranchformerLayer(config),
 }
 """By `encoder.kind`: a layer from the configuration and its number, counted from 1; called with `hidden (B, T, dim)` and
 `lengths (B,)`."""
@@ -42,9 +47,9 @@ class Encoder(nn.Module):
     """Filter banks to `hidden` at a lower rate (CIF-HKD: 1/2 by convolution, 1/4 by pooling).
 
     Args:
-        frontend: kind and sizes of the front end.
+        frontend: kind and sizes of the front end; a pretrained encoder has its own.
         config: kind, number and sizes of the layers.
-        bins: filter banks a frame.
+        bins: filter banks a frame, or samples.
         faithful: the reference's input: scaled by sqrt(dim) and projected once more.
     """
 
@@ -52,13 +57,17 @@ class Encoder(nn.Module):
         self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
     ) -> None:
         super().__init__()
-        self.frontend = make_frontend(frontend, bins, config.dim)
+        self.frontend: Conv2dFrontend | FramesFrontend | SpeechFrontend
+        if config.kind == "pretrained":
+            self.frontend, transformer = speech_parts(config, bins)
+            layers: list[nn.Module] = [transformer]
+        else:
+            self.frontend = make_frontend(frontend, bins, config.dim)
+            layers = [LAYERS[config.kind](config, number) for number in range(1, config.layers + 1)]
         self.input_projection = nn.Linear(config.dim, config.dim) if faithful else None
         self.scale = math.sqrt(config.dim) if faithful else 1.0
-        self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            LAYERS[config.kind](config, number) for number in range(1, config.layers + 1)
-        )
+        self.dropout = Dropout(0.0 if config.kind == "pretrained" else config.dropout)
+        self.layers = nn.ModuleList(layers)
         self.pool_after = frozenset(config.pool_after)
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" else nn.Identity()

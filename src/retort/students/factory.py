@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from retort.lm.speech import speech_architecture
 from retort.student_config import StudentConfig
 from retort.students.cif import CifStudent
 from retort.students.hybrid import HybridStudent
@@ -21,6 +23,13 @@ def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
     Args:
         config: kind and architecture.
         vocabulary: number of ids, the special ones counted; of a hybrid student the number of senones.
-        bins: filter banks a frame.
+        bins: filter banks a frame, or samples.
+
+    Raises:
+        UserError: the pretrained model that is its encoder cannot be opened, or does not fit.
     """
+    encoder = config.encoder
+    if encoder.kind == "pretrained" and not encoder.architecture:
+        encoder = replace(encoder, architecture=speech_architecture(encoder.model))
+        config = replace(config, encoder=encoder)
     return STUDENTS[config.kind](config, vocabulary, bins)

@@ -20,6 +20,7 @@ from retort.config import Recipe
 from retort.errors import UserError
 from retort.nn.dropout import Dropout
 from retort.students.cif import CifStudent
+from retort.students.factory import build_student
 from retort.text.tokenizers import EOS
 from retort.training.describe import Description
 from retort.training.parts import freeze
@@ -130,7 +131,8 @@ def measure(recipe: Recipe, description: Description) -> Cost:
     assert recipe.tokenizer.size is not None  # else there is no description
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student = CifStudent(recipe.student, recipe.tokenizer.size, recipe.features.bins).train()
+        student = build_student(recipe.student, recipe.tokenizer.size, recipe.features.bins).train()
+        assert isinstance(student, CifStudent)
         freeze(student, recipe.training.freeze)
         for module in student.modules():
             if isinstance(module, Dropout):  # its way on a CPU keeps more than a GPU's, a byte a number

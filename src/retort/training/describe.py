@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from retort.audio.fbank import FRAME_SHIFT
-from retort.config import Recipe, RowConfig
+from retort.config import FeatureConfig, Recipe, RowConfig
 from retort.distill.objective import Objective
 from retort.errors import UserError
+from retort.student_config import EncoderConfig
 from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.text.tokenizers import SPECIAL
@@ -31,7 +32,7 @@ def describe(recipe: Recipe) -> Description:
 
     Raises:
         UserError: the recipe does not state the size of its vocabulary, or the width of a teacher or how many symbols
-            it has.
+            it has; or the pretrained model that is its encoder cannot be opened.
     """
     outputs = _outputs(recipe)
     dims = {}
@@ -74,20 +75,35 @@ def outline(recipe: Recipe, student: Student, outputs: int) -> list[str]:
     """
     encoder = recipe.student.encoder
     pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
-    inner = (
-        f"bottleneck {encoder.bottleneck}"
-        if encoder.kind == "tdnnf"
-        else f"{encoder.heads} heads, feed-forward {encoder.feedforward}"
-    )
     heard = [
-        f"features   {recipe.features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms",
-        f"encoder    {encoder.layers} {encoder.kind} layers, dim {encoder.dim}, {inner}{pooling}: one frame every "
-        f"{student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
+        _features(recipe.features),
+        f"encoder    {_layers(encoder)}{pooling}: one frame every {student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
         student.prose,
     ]
     if recipe.student.kind == "hybrid":
         return [*heard, f"graph      of {recipe.hybrid.lm}"]
     return [*heard, f"vocabulary {outputs:,} ({recipe.tokenizer.kind})"]
+
+
+def _features(features: FeatureConfig) -> str:
+    if features.kind == "wave":
+        return f"features   the wave, {features.sampling_rate:,} samples a second"
+    return f"features   {features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms"
+
+
+def _layers(encoder: EncoderConfig) -> str:
+    """How many, of which kind and sizes."""
+    if encoder.kind == "pretrained":
+        return f"{encoder.model or 'pretrained'}, dim {encoder.dim}"
+    start = f"{encoder.layers} {encoder.kind} layers, dim {encoder.dim}, "
+    if encoder.kind == "tdnnf":
+        return f"{start}bottleneck {encoder.bottleneck}"
+    sizes = [f"{encoder.heads} heads"]
+    if encoder.kind != "branchformer":
+        sizes.append(f"feed-forward {encoder.feedforward}")
+    if encoder.kind.endswith("branchformer"):
+        sizes.append(f"cgMLP {encoder.cgmlp}")
+    return start + ", ".join(sizes)
 
 
 def _outputs(recipe: Recipe) -> int:

@@ -26,6 +26,7 @@ from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import SpokenUnit, unit_text
 from retort.lm.config import load_lm_recipe
 from retort.lm.opening import word_arpa
+from retort.students.factory import build_student
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 from retort.teachers import Teacher, open_teacher
@@ -41,7 +42,7 @@ from retort.training.frames import FrameLabels, FrameReader, ReadUnit
 from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.processes import make_accelerator
-from retort.training.start import start_from
+from retort.training.start import check_pretrained, start_from, start_from_pretrained
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
 from retort.training.teacher_notes import teacher_notes
 
@@ -60,6 +61,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         UserError: what the data, the recipe or the experiment's folder has wrong.
     """
     _check(recipe)
+    check_pretrained(recipe)
     alignments = align(recipe, root, progress, report)
     held_out = align_held_out(recipe, root, recipe.data.validation, alignments, progress, report)
     for source in recipe.data.test:
@@ -79,7 +81,10 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         ):
             report(0, {"note": line})
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
-    student = HybridStudent(recipe.student, alignments.tree.count, recipe.features.bins)
+    student = build_student(recipe.student, alignments.tree.count, recipe.features.bins)
+    assert isinstance(student, HybridStudent)
+    if taken := start_from_pretrained(student, recipe.student.encoder.model):
+        report(0, {"init.speech": taken})
     if origin:
         report(0, {f"init.{key}": value for key, value in start_from(student, None, origin).items()})
     student.set_priors(torch.from_numpy(alignments.priors))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from retort.config import Recipe
 from retort.errors import UserError
+from retort.lm.speech import hears_normalised, open_speech_encoder, speech_architecture
+from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.students.student import Student
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -34,6 +40,42 @@ def start_from(student: Student, tokenizer: Tokenizer | None, experiment: str) -
         raise UserError("none of its weights fit this student", where=experiment)
     student.load_state_dict(fitting, strict=False)
     return {"taken": len(fitting), "not_used": len(weights) - len(fitting), "fresh": len(own) - len(fitting)}
+
+
+def check_pretrained(recipe: Recipe) -> None:
+    """Open the speech encoder that the recipe names, if it names one, and see whether it fits.
+
+    Raises:
+        UserError: it cannot be opened, has other sizes, or was trained on waves that are normalised otherwise.
+    """
+    config = recipe.student.encoder
+    if config.kind != "pretrained" or not config.model:
+        return
+    architecture = speech_architecture(config.model)
+    with torch.device("meta"):
+        speech_parts(replace(config, architecture=architecture), recipe.features.bins)
+    cmvn = hears_normalised(config.model)
+    if cmvn is not None and cmvn != recipe.features.cmvn:
+        raise UserError(
+            f"it was trained on waves {'of unit variance' if cmvn else 'as they are'}",
+            where=config.model,
+            remedy=f"Set features.cmvn: {str(cmvn).lower()}",
+        )
+    open_speech_encoder(config.model)
+
+
+def start_from_pretrained(student: Student, name: str) -> int:
+    """Copy the weights of a speech encoder into that of the student; how many tensors, 0 without a name.
+
+    Raises:
+        UserError: as :func:`check_pretrained`.
+    """
+    if not name:
+        return 0
+    frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
+    assert isinstance(frontend, SpeechFrontend)
+    assert isinstance(transformer, SpeechTransformer)
+    return copy_speech_weights(open_speech_encoder(name), frontend, transformer)
 
 
 def model_folder(experiment: str) -> Path:

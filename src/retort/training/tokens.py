@@ -28,7 +28,7 @@ from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.plm import check_plm, start_from_plm
 from retort.training.processes import make_accelerator
-from retort.training.start import model_folder, start_from
+from retort.training.start import check_pretrained, model_folder, start_from, start_from_pretrained
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
 
 
@@ -46,6 +46,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     accelerator = make_accelerator(recipe.training)
     # Before the data, which may take hours to prepare.
     check_plm(recipe)
+    check_pretrained(recipe)
     teachers = _open_teachers(recipe, root, accelerator)
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
@@ -56,6 +57,8 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    if taken := start_from_pretrained(student, recipe.student.encoder.model):
+        report(0, {"init.speech": taken})
     if origin:
         report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):

@@ -1,0 +1,25 @@
+"""From samples to what the recipe calls features, and their normalisation over the utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from retort.audio.fbank import Fbank, normalise_features
+from retort.audio.wave import WaveFrames, normalise_wave
+from retort.config import FeatureConfig
+
+EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]] = {
+    "fbank": Fbank,
+    "wave": WaveFrames,
+}
+"""By `features.kind`: `samples (N,)` float32 in [-1, 1] to `(T, bins)` float32 every 10 ms, before CMVN."""
+
+
+def normalised(features: Tensor, config: FeatureConfig) -> Tensor:
+    """`(T, bins)` after CMVN, or as they are where the recipe wants none; T may be 0."""
+    if not config.cmvn or len(features) == 0:
+        return features
+    return normalise_wave(features) if config.kind == "wave" else normalise_features(features)

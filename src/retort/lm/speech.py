@@ -1,0 +1,99 @@
+"""Opening pretrained speech encoders; every failure is one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from retort.errors import UserError
+from retort.lm.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
+"""What `model_type` may be: models that hear the wave, whose padding a mask hides."""
+REMEDY = "Give the folder of a speech encoder or its Hugging Face name, such as facebook/hubert-base-ls960"
+_PLAIN = {
+    "apply_spec_augment": False,
+    "mask_time_prob": 0.0,
+    "mask_feature_prob": 0.0,
+    "layerdrop": 0.0,
+    "add_adapter": False,
+}
+"""Masks of its own would draw from numpy's generator (the recipe's `augment` has some); several processes need every
+layer in every update; an adapter would change the rate."""
+_NOT_KEPT = ("architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version")
+
+
+def speech_architecture(name: str) -> dict[str, Any]:
+    """What rebuilds a speech encoder without its files: `model_type`, and where its configuration is not the default.
+
+    Raises:
+        UserError: it cannot be found or opened, or is of another kind.
+    """
+    from transformers import AutoConfig
+
+    def load(source: str, local: bool) -> PretrainedConfig:
+        return AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+
+    config = load_pretrained(load, name, REMEDY)
+    if config.model_type not in KINDS:
+        raise UserError(
+            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
+        )
+    if getattr(config, "conv_pos_batch_norm", False):
+        raise UserError(
+            "its positions have a BatchNorm, which hears padding", where=name, remedy="Choose another model"
+        )
+    values = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_KEPT}
+    return {**values, **_PLAIN, "model_type": config.model_type}
+
+
+def open_speech_encoder(name: str) -> PreTrainedModel:
+    """A pretrained speech encoder of :func:`speech_architecture`, in float32 on the CPU; torch's generator is kept.
+
+    Raises:
+        UserError: as there, or it lacks weights.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    values = speech_architecture(name)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return AutoModel.from_pretrained(
+            source,
+            config=config,
+            local_files_only=local,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        model, report = load_pretrained(load, name, REMEDY)
+    missing = sorted(
+        str(key)
+        for key in (*report["missing_keys"], *report["mismatched_keys"])
+        if "masked_spec_embed" not in str(key)
+    )
+    if missing:
+        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    return model
+
+
+def hears_normalised(name: str) -> bool | None:
+    """Whether a speech encoder was trained on waves of zero mean and unit variance; None where it does not say."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    def load(source: str, local: bool) -> dict[str, Any]:
+        values, _ = Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source, local_files_only=local)
+        return dict(values)
+
+    try:
+        values = load_pretrained(load, name, REMEDY)
+    except UserError:
+        return None
+    return bool(values.get("do_normalize", True))

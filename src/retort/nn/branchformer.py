@@ -1,0 +1,152 @@
+"""Branchformer layers: self-attention beside a gated convolution instead of one behind the other.
+
+Peng et al., "Branchformer: Parallel MLP-Attention Architectures to Capture Local and Global Context for Speech
+Recognition and Understanding", ICML 2022, arXiv 2207.02971.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.attention import ATTENTIONS
+from retort.nn.dropout import Dropout
+from retort.nn.masks import attention_mask, valid_mask
+from retort.student_config import EncoderConfig
+
+
+class SpatialGate(nn.Module):
+    """Convolutional spatial gating unit: one half of the channels times a convolution over time of the other.
+
+    The second half is normalised and convolved channel by channel. Its weights begin near zero and its bias at
+    one, so that a fresh gate lets everything through (as in gMLP, Liu et al. 2021).
+
+    Args:
+        width: of the input, even.
+        kernel: frames, odd.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.norm = nn.LayerNorm(half)
+        self.depthwise = nn.Conv1d(half, half, kernel, padding=kernel // 2, groups=half)
+        nn.init.normal_(self.depthwise.weight, std=1e-6)
+        assert self.depthwise.bias is not None
+        nn.init.ones_(self.depthwise.bias)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, width)`, `mask (B, T)` to `(B, T, width / 2)`; padded frames are convolved as zeros."""
+        passed, gate = hidden.chunk(2, dim=-1)
+        gate = self.norm(gate).masked_fill(~mask[..., None], 0.0)
+        return passed * self.depthwise(gate.transpose(1, 2)).transpose(1, 2)
+
+
+class GatedMlp(nn.Module):
+    """cgMLP with its norm before it: expansion with GELU, :class:`SpatialGate`, contraction.
+
+    Args:
+        dim: of input and output.
+        width: of the expansion, even.
+        kernel: of the gate.
+        dropout: behind the gate and behind the contraction.
+    """
+
+    def __init__(self, dim: int, width: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, width)
+        self.gate = SpatialGate(width, kernel)
+        self.contract = nn.Linear(width // 2, dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, T)`."""
+        hidden = self.gate(F.gelu(self.expand(self.norm(hidden))), mask)
+        result: Tensor = self.dropout(self.contract(self.dropout(hidden)))
+        return result
+
+
+class Branches(nn.Module):
+    """What both kinds of Branchformer have in common: attention and cgMLP over the same input."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = ATTENTIONS[config.positions](dim, config.heads, config.attention_dropout)
+        self.gated = GatedMlp(dim, config.cgmlp, config.cgmlp_kernel, config.dropout)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`hidden (B, T, dim)`, `lengths (B,)` to what attention and cgMLP make of it, each `(B, T, dim)`."""
+        frames = hidden.shape[1]
+        attended = self.attention(self.attention_norm(hidden), attention_mask(lengths, frames))
+        return self.dropout(attended), self.gated(hidden, valid_mask(lengths, frames))
+
+
+class AverageMerge(nn.Module):
+    """Weighted average of two branches, with one pair of weights an utterance.
+
+    Each branch is pooled over time by attention to itself; from what that gives a linear layer makes its score,
+    and the softmax over the two scores the weights.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pooling = nn.ModuleList(nn.Linear(dim, 1) for _ in range(2))
+        self.score = nn.ModuleList(nn.Linear(dim, 1) for _ in range(2))
+        self.output = nn.Linear(dim, dim)
+
+    def weights(self, branches: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """`(B, 2)`, from two `(B, T, dim)` and the keys `mask (B, 1, 1, T)` that count."""
+        scores = []
+        for branch, pooling, score in zip(branches, self.pooling, self.score):
+            keys = pooling(branch).squeeze(-1) / math.sqrt(branch.shape[-1])
+            shares = keys.masked_fill(~mask[:, 0, 0], float("-inf")).softmax(-1).to(branch.dtype)
+            scores.append(score((shares[:, None] @ branch).squeeze(1)))
+        return torch.cat(scores, dim=-1).softmax(-1)
+
+    def forward(self, attended: Tensor, gated: Tensor, lengths: Tensor) -> Tensor:
+        outside = ~valid_mask(lengths, attended.shape[1])[..., None]
+        branches = (attended.masked_fill(outside, 0.0), gated.masked_fill(outside, 0.0))
+        shares = self.weights(branches, attention_mask(lengths, attended.shape[1]))
+        first, second = (share[:, None, None] for share in shares.unbind(-1))
+        result: Tensor = self.output(first * branches[0] + second * branches[1])
+        return result
+
+
+class ConcatMerge(nn.Module):
+    """Both branches side by side and a linear layer over them."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(2 * dim, dim)
+
+    def forward(self, attended: Tensor, gated: Tensor, lengths: Tensor) -> Tensor:
+        result: Tensor = self.output(torch.cat((attended, gated), dim=-1))
+        return result
+
+
+MERGES: dict[str, type[ConcatMerge] | type[AverageMerge]] = {"concat": ConcatMerge, "average": AverageMerge}
+"""By `encoder.merge`; called with what two branches give, `(B, T, dim)` each, and `lengths (B,)`."""
+
+
+class BranchformerLayer(nn.Module):
+    """Two branches, merged, added to the input, LayerNorm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.branches = Branches(config)
+        self.merge = MERGES[config.merge](config.dim)
+        self.norm = nn.LayerNorm(config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        merged = self.merge(*self.branches(hidden, lengths), lengths)
+        result: Tensor = self.norm(hidden + self.dropout(merged))
+        return result
