@@ -7,7 +7,8 @@ import pytest
 
 from retort.config import CHOICES, Recipe
 from retort.errors import UserError
-from retort.recipe import OTHER_KINDS, load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
+from retort.recipe import OTHER_KINDS, differing, load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
+from retort.student_config import StudentConfig
 from retort.training.describe import describe
 
 
@@ -320,3 +321,10 @@ def test_describe_tells_rows_and_rates() -> None:
 
 def test_an_override_of_nothing_is_the_empty_text() -> None:
     assert load_recipe("aishell1/hkd", ["training.warm_start="]).training.warm_start == ""
+
+
+def test_what_is_not_default_is_told_and_no_more() -> None:
+    student = StudentConfig()
+    assert differing(student) == {}
+    student.decoder.layers, student.ctc_weight = 7, 0.1
+    assert differing(student) == {"decoder": {"layers": 7}, "ctc_weight": 0.1}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -87,6 +87,20 @@ def recipe_to_dict(recipe: object) -> dict[str, Any]:
     result = OmegaConf.to_container(OmegaConf.structured(recipe))
     assert isinstance(result, dict)
     return {str(key): value for key, value in result.items()}
+
+
+def differing(config: Any) -> dict[str, Any]:
+    """What of a part of a recipe is not its default: this stays what it was when a later version has more keys."""
+    values, defaults = asdict(config), asdict(type(config)())
+    return _less(values, defaults)
+
+
+def _less(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _less(value, default) if isinstance(value, dict) and isinstance(default, dict) else value
+        for key, value in values.items()
+        if value != (default := defaults.get(key))
+    }
 
 
 def _find(recipe: str, beside: Path | None = None) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
 from retort.hybrid.graph import Graph
+from retort.recipe import differing
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Student
 from retort.text.normalise import Normaliser
@@ -203,8 +204,11 @@ class Recogniser:
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
 
     def fingerprint(self) -> str:
-        """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike."""
-        digest = hashlib.sha256(json.dumps([self._config(), self.tokenizer.symbols]).encode())
+        """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike.
+
+        Keys of the configuration that came after the model was made do not change it.
+        """
+        digest = hashlib.sha256(json.dumps([self._config(differing), self.tokenizer.symbols]).encode())
         for name, tensor in sorted(self._weights().items()):
             digest.update(name.encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -213,11 +217,11 @@ class Recogniser:
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
 
-    def _config(self) -> dict[str, Any]:
-        student = asdict(self.student.config)
+    def _config(self, told: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
+        student = self.student.config
         # Where its weights began, it need not know.
-        student["decoder"] |= {"init": "", "init_layers": []}
-        student["encoder"] |= {"model": ""}
+        decoder = replace(student.decoder, init="", init_layers=[])
+        student = replace(student, decoder=decoder, encoder=replace(student.encoder, model=""))
         graph: dict[str, Any] = {}
         if self.graph is not None:
             about = self.graph.graph.about
@@ -225,9 +229,9 @@ class Recogniser:
         return {
             "format": FORMAT,
             "vocabulary": self.outputs,
-            "student": student,
-            "features": asdict(self.features),
-            "normaliser": asdict(self.normalise.config),
+            "student": told(student),
+            "features": told(self.features),
+            "normaliser": told(self.normalise.config),
             **graph,
         }
 
