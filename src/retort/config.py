@@ -71,6 +71,9 @@ class NormaliserConfig:
     spaces: str = "keep"
     """`keep` (runs become one space), `drop` (scripts written without spaces), or `split`: a space on both sides of every
     CJK character, so that each is a word; of language models for decoding graphs."""
+    homophones: str = "keep"
+    """`keep`, or `fold`: Chinese characters that sound alike but for the tone are one (`text/homophones.py`), for a warm
+    start: a student with all characters that starts from it takes each one's share of what it learned."""
 
 
 @dataclass
@@ -262,6 +265,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "normaliser.case": ("upper", "lower", "keep"),
     "normaliser.punctuation": ("drop", "keep"),
     "normaliser.spaces": ("drop", "keep", "split"),
+    "normaliser.homophones": ("keep", "fold"),
     "training.schedule": ("tri_stage", "cosine"),
     "training.precision": ("fp32", "bf16", "fp16"),
     "training.device": ("auto", "cpu"),

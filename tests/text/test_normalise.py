@@ -12,7 +12,7 @@ from retort.config import CHOICES, NormaliserConfig
 from retort.errors import UserError
 from retort.text.normalise import Form, Normaliser, character_class, is_cjk, recase
 
-FIELDS = ("form", "case", "punctuation", "spaces")
+FIELDS = ("form", "case", "punctuation", "spaces", "homophones")
 CONFIGS = [
     NormaliserConfig(**dict(zip(FIELDS, values)), kept=kept)
     for values in itertools.product(*(CHOICES[f"normaliser.{field}"] for field in FIELDS))
@@ -87,6 +87,12 @@ def test_spaces_dropped_for_mandarin() -> None:
     normalise = Normaliser(NormaliserConfig(spaces="drop"))
     assert normalise(" 你 好，　世界 。") == "你好世界"
     assert normalise.words(" 你 好，　ok go 。") == ["你", "好", "OKGO"]
+
+
+def test_what_sounds_alike_is_one_character() -> None:
+    normalise = Normaliser(NormaliserConfig(spaces="drop", homophones="fold"))
+    assert normalise("你好") == normalise("妮号") != normalise("你世")
+    assert len(normalise("你好 ok")) == 4
 
 
 def test_every_cjk_character_a_word() -> None:

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 from retort.config import CHOICES, NormaliserConfig
 from retort.errors import UserError
+from retort.text.homophones import fold
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
@@ -37,7 +38,7 @@ class Normaliser:
     characters (controls, surrogates, zero-width spaces, soft hyphens, byte-order marks) go, joiners stay;
     punctuation (categories P and S) that is not in `kept` becomes a space, so that "well-known" is two words;
     runs of white space become one space and the ends are stripped; with `spaces: drop` all white space goes,
-    with `split` CJK characters are words.
+    with `split` CJK characters are words; with `homophones: fold` Chinese characters that sound alike are one.
 
     When `'` is kept while the rest is dropped, it stays only between two letters or digits ("don't"):
     elsewhere it cannot be told from a quotation mark. So "'hello'" is "hello", "boys'" is "boys" and "'tis"
@@ -51,7 +52,7 @@ class Normaliser:
     """
 
     def __init__(self, config: NormaliserConfig) -> None:
-        for key in ("form", "case", "punctuation", "spaces"):
+        for key in ("form", "case", "punctuation", "spaces", "homophones"):
             value, choices = getattr(config, key), CHOICES[f"normaliser.{key}"]
             if value not in choices:
                 raise UserError(
@@ -82,6 +83,8 @@ class Normaliser:
         text = text.translate(self._characters)
         if self._edges and "'" in text:
             text = _drop_edge_apostrophes(text)
+        if self.config.homophones == "fold":
+            text = fold(text)
         if self.config.spaces == "split":
             return " ".join(split_words(text))
         return ("" if self.config.spaces == "drop" else " ").join(text.split())

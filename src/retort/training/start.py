@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 import torch
 
@@ -13,7 +18,8 @@ from retort.lm.speech import hears_normalised, open_speech_encoder, speech_archi
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.students.student import Student
 from retort.text.opening import open_tokenizer
-from retort.text.tokenizers import Tokenizer
+from retort.text.homophones import fold
+from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.training.checkpoints import read_weights
 
 
@@ -21,14 +27,19 @@ def start_from(student: Student, tokenizer: Tokenizer | None, experiment: str) -
     """Copy the weights of another model that fit by name and shape; counts of tensors taken and left.
 
     What belongs to the vocabulary (:attr:`Student.vocabulary_parts`) is taken only from a model with the same
-    vocabulary in the same order; without a tokenizer not at all.
+    vocabulary in the same order, without a tokenizer not at all. Of a model with `normaliser.homophones: fold` a
+    student with other characters takes for each of them what stands for all that sound like it.
 
     Raises:
         UserError: no model there, or nothing of it fits.
     """
     path = model_folder(experiment)
     weights, own = read_weights(path / "model.safetensors"), student.state_dict()
-    other = tokenizer is None or open_tokenizer(path / "tokenizer").symbols != tokenizer.symbols
+    theirs = None if tokenizer is None else open_tokenizer(path / "tokenizer").symbols
+    other = tokenizer is None or theirs != tokenizer.symbols
+    if tokenizer is not None and theirs is not None and other and _folded(path):
+        weights = _unfolded(weights, student.vocabulary_parts, theirs, tokenizer.symbols)
+        other = False
     fitting = {
         name: value
         for name, value in weights.items()
@@ -76,6 +87,28 @@ def start_from_pretrained(student: Student, name: str) -> int:
     assert isinstance(frontend, SpeechFrontend)
     assert isinstance(transformer, SpeechTransformer)
     return copy_speech_weights(open_speech_encoder(name), frontend, transformer)
+
+
+def _folded(path: Path) -> bool:
+    normaliser = json.loads((path / "config.json").read_text())["normaliser"]
+    return bool(normaliser.get("homophones") == "fold")
+
+
+def _unfolded(
+    weights: dict[str, Tensor], parts: tuple[str, ...], theirs: Sequence[str], ours: Sequence[str]
+) -> dict[str, Tensor]:
+    """Rows of a folded vocabulary for another one: characters that sound alike share the probability of their syllable.
+
+    What the folded one does not have takes the row of the unknown token.
+    """
+    numbers = {symbol: number for number, symbol in enumerate(theirs)}
+    rows = torch.tensor([numbers.get(fold(symbol), UNKNOWN) for symbol in ours])
+    sharing = torch.bincount(rows, minlength=len(theirs))[rows].float().log()
+    result = dict(weights)
+    for name, value in weights.items():
+        if name.startswith(parts) and len(value) == len(theirs):
+            result[name] = value[rows] - sharing if value.dim() == 1 else value[rows]
+    return result
 
 
 def model_folder(experiment: str) -> Path:
