@@ -43,6 +43,9 @@ class TableLM:
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         return state[rows]
 
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(states))
+
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         return [
             torch.stack([self.after(ids[:place])[each] for place, each in enumerate([*ids, EOS])])

@@ -41,6 +41,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
             choose(f"distill[{index}].{key}", getattr(row, key), choices)
         choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers))
     _check_hybrid(recipe, where)
+    _check_kind(recipe, where)
     _check_soft_labels(recipe, where)
     if recipe.tokenizer.kind == "bpe" and recipe.tokenizer.size is None:
         raise UserError(
@@ -93,6 +94,38 @@ def _check_hybrid(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Give some above 0",
         )
+
+
+def _check_kind(recipe: Recipe, where: str) -> None:
+    """What students with a CTC head, or with that and attention, have nothing of."""
+    student, kind = recipe.student, recipe.student.kind
+    if kind not in ("ctc", "attention"):
+        return
+    if student.faithful:
+        raise UserError(
+            f"student.faithful restores the reference's CIF, but student.kind is {kind}",
+            where=where,
+            remedy="Set faithful: false",
+        )
+    if student.decoder.output == "plm" or student.decoder.init:
+        raise UserError(
+            f"student.decoder wants a PLM inside, but student.kind is {kind}",
+            where=where,
+            remedy="Leave output and init out: a decoder over fired embeddings alone takes them",
+        )
+    if kind == "ctc" and not student.ctc_weight > 0.0:
+        raise UserError(
+            f"student.ctc_weight is {student.ctc_weight:g}, of the only loss of a ctc student",
+            where=where,
+            remedy="Set ctc_weight: 1.0",
+        )
+    for index, row in enumerate(recipe.distill):
+        if kind == "ctc" and row.interpolate:
+            raise UserError(
+                f"distill[{index}].interpolate, but CTC has no hard label at a position, only of an utterance",
+                where=where,
+                remedy="Set weight, and student.ctc_weight",
+            )
 
 
 def _check_spoken(spoken: SpokenConfig, where: str) -> None:

@@ -102,7 +102,8 @@ class DecoderConfig:
 @dataclass
 class StudentConfig:
     kind: str = "cif"
-    """`cif`, or `hybrid`: an encoder that says which senone every frame is."""
+    """`cif`; `hybrid`: an encoder that says which senone every frame is; `ctc`: an encoder and a CTC head; or
+    `attention`: these two and a decoder with attention to the frames."""
     faithful: bool = False
     """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC
     label, `zero_infinity` off)."""
@@ -119,7 +120,7 @@ class StudentConfig:
 
 
 STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
-    "student.kind": ("cif", "hybrid"),
+    "student.kind": ("cif", "hybrid", "ctc", "attention"),
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
     "student.decoder.output": ("own", "plm"),

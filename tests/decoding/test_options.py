@@ -27,6 +27,7 @@ def test_a_number_that_cannot_be(beam: int, nbest: int, words: str) -> None:
 
 
 FUSED: dict[str, Any] = {"beam": 10, "lm": "exp/lm/model", "lm_weight": 0.3}
+JOINT: dict[str, Any] = {**FUSED, "length_weight": 0.7, "mode": "attention_rescoring", "ctc_weight": 0.5}
 BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "length_weight": -0.5}
 
 
@@ -41,6 +42,10 @@ BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "len
         ({"rescore": "x", "rescore_weight": 0.1}, "greedy decoding keeps one"),
         ({"rescore_kind": "bert"}, "rescore kind is 'bert'.*auto, causal, masked"),
         ({"rescore_case": "title"}, "rescore case is 'title'"),
+        ({"mode": "attention"}, "mode is 'attention'.*own, ctc, attention_rescoring"),
+        ({"mode": "attention_rescoring"}, "the decoder cannot rank anew"),
+        ({"ctc_weight": 1.5}, "ctc weight is 1.5"),
+        ({"ctc_weight": float("nan")}, "ctc weight is nan"),
     ],
 )
 def test_language_models_that_cannot_be(values: dict[str, Any], words: str) -> None:
@@ -57,15 +62,19 @@ def test_names_of_what_was_used() -> None:
     assert DecodingOptions(**BOTH).suffix == "+lm+rescore"
     assert DecodingOptions(**BOTH).label == "beam10+lm.lm+rescore.bert"
     assert DecodingOptions(lm="../x").label == "beam1+lm.x"
+    heard = DecodingOptions(10, mode="ctc", ctc_weight=0.5)
+    assert (heard.suffix, heard.label) == ("+ctc", "ctc+beam10")
 
 
-@pytest.mark.parametrize("values", [{}, {"beam": 10, "nbest": 3}, FUSED, BOTH])
+@pytest.mark.parametrize("values", [{}, {"beam": 10, "nbest": 3}, FUSED, BOTH, JOINT])
 def test_to_a_file_and_back(values: dict[str, Any], tmp_path: Path) -> None:
     options, path = DecodingOptions(**values), tmp_path / "tuned.json"
     content = options_to_dict(options)
     path.write_text(json.dumps({**content, "tuning": {"data": "tune"}}))
     assert read_options(path) == options
-    assert ("lm" in content, "length_weight" in content) == (bool(options.lm), bool(options.rescore))
+    assert ("lm" in content, "rescore" in content) == (bool(options.lm), bool(options.rescore))
+    assert ("length_weight" in content) == bool(options.length_weight or options.rescore)
+    assert ("mode" in content, "ctc_weight" in content) == ("mode" in values, "ctc_weight" in values)
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def test_a_known_optimum_of_rescoring_is_found() -> None:
     """The right candidate wins between a rescore weight of 1 and 1.2, whatever the length, or else no errors fall."""
     above = utterance((0.0, 0.0, 3, 4), (-1.025, 1.0, 3, 0))
     below = utterance((0.0, 0.0, 3, 0), (-1.175, 1.0, 3, 4))
-    found = Lists([above, below]).best(0.4, True)
+    found = Lists([above, below]).best(0.4, True, True)
     assert (found.rescore_weight, found.length_weight, found.rate) == (1.05, 0.0, 0.0)
     longer = utterance((0.0, 0.0, 2, 4), (-1.1, 0.0, 3, 0))
-    found = Lists([longer]).best(0.4, True)
+    found = Lists([longer]).best(0.4, True, True)
     assert (found.lm_weight, found.rescore_weight, found.length_weight) == (0.4, 0.0, 1.25)
-    assert Lists([above]).best(0.0, False).rate == 0.4
+    assert Lists([above]).best(0.0, False, False).rate == 0.4
 
 
 @pytest.fixture

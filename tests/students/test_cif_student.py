@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from utterances import BINS, VOCABULARY, Batch, batch
 
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
@@ -21,15 +20,6 @@ from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from retort.training.describe import describe
 from tiny_students import DECODER, ENCODER, FRONTEND
-
-BINS, VOCABULARY = 12, 20
-
-
-class Batch(NamedTuple):
-    features: Tensor
-    feature_lengths: Tensor
-    tokens: Tensor
-    token_lengths: Tensor
 
 
 def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer") -> StudentConfig:
@@ -57,22 +47,6 @@ def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer"
 def build(**options: bool | str | float) -> CifStudent:
     torch.manual_seed(0)
     return build_student(config(**options), VOCABULARY, BINS).eval()  # type: ignore[arg-type]
-
-
-def batch(frames: list[int], units: list[int], seed: int = 0) -> Batch:
-    """Random utterances with so many feature frames and so many tokens, EOS counted."""
-    generator = torch.Generator().manual_seed(seed)
-    features = [torch.randn(each, BINS, generator=generator) for each in frames]
-    tokens = [
-        torch.cat((torch.randint(4, VOCABULARY, (each - 1,), generator=generator), torch.tensor([EOS])))
-        for each in units
-    ]
-    return Batch(
-        pad_sequence(features, batch_first=True),
-        torch.tensor(frames),
-        pad_sequence(tokens, batch_first=True, padding_value=PAD),
-        torch.tensor(units),
-    )
 
 
 def test_parameters_of_the_published_baseline() -> None:

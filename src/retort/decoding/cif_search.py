@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from retort.decoding.beam import Candidate, beam_fired
-from retort.decoding.fusion import Fusion, open_fitting_lm
+from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import ctc_greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
-from retort.decoding.rescoring import open_judge, rescore
+from retort.decoding.piece_search import PieceSearch
+from retort.decoding.rescoring import rescore
 from retort.decoding.search import Search
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
@@ -14,7 +15,7 @@ from retort.students.student import Encoded
 from retort.text.tokenizers import Tokenizer
 
 
-class CifSearch(Search):
+class CifSearch(PieceSearch):
     """From fired embeddings to n-best lists.
 
     Args:
@@ -32,23 +33,11 @@ class CifSearch(Search):
         student: CifStudent,
         tokenizer: Tokenizer,
         options: DecodingOptions,
-        before: CifSearch | None = None,
+        before: Search | None = None,
     ) -> None:
-        super().__init__(options)
+        super().__init__(student, tokenizer, options, before)
         self.student = student
-        self.parameters["student"] = sum(each.numel() for each in student.parameters())
-        self.scorer: Fusion | None = None
-        device = next(student.parameters()).device
-        if options.lm:
-            if before is not None and before.scorer is not None and before.options.lm == options.lm:
-                lm = before.scorer.lm
-            else:
-                lm = open_fitting_lm(options.lm, tokenizer, device)
-            self.scorer = Fusion(lm, options.lm_weight)
-            self.parameters["lm"] = lm.parameters
-        if options.rescore:
-            self.judge = open_judge(options, tokenizer, device)
-            self.parameters["rescore"] = self.judge.parameters
+        self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
 
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""

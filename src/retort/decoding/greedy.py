@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
+from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 
@@ -76,13 +78,31 @@ def greedy_fired(student: CifStudent, fired: FiredTokens) -> list[Hypothesis]:
     return hypotheses
 
 
-@torch.inference_mode()
-def ctc_greedy(student: CifStudent, encoded: Encoded) -> list[list[int]]:
+def ctc_greedy(student: HasCtc, encoded: Encoded) -> list[list[int]]:
     """The CTC head's best path without repeats and blanks: whether the encoder hears, whatever the decoder knows."""
-    best = student.ctc(encoded.hidden).argmax(-1)
-    results = []
-    for path, length in zip(best.tolist(), encoded.lengths.tolist()):
-        path = path[:length]
-        merged = [label for label, before in zip(path, [BLANK, *path]) if label != before]
-        results.append([label for label in merged if label not in (BLANK, PAD, EOS)])
-    return results
+    return [each.ids for each in ctc_best_path(student, encoded)]
+
+
+@torch.inference_mode()
+def ctc_best_path(student: HasCtc, encoded: Encoded) -> list[Hypothesis]:
+    """The most probable label of every frame, without repeats and blanks.
+
+    A token is as sure, and lies, where it is most probable: it takes that frame.
+    """
+    log_probs, labels = ctc_log_probs(student, encoded).max(-1)
+    hypotheses = []
+    for path, sure, length in zip(labels.tolist(), log_probs.tolist(), encoded.lengths.tolist()):
+        found: list[tuple[int, float, int]] = []
+        for label, run in groupby(range(length), key=path.__getitem__):
+            if label not in (BLANK, PAD, EOS):
+                peak = max(run, key=sure.__getitem__)
+                found.append((label, sure[peak], peak))
+        hypotheses.append(
+            Hypothesis(
+                [label for label, _, _ in found],
+                [score for _, score, _ in found],
+                [peak + 1.0 for _, _, peak in found],
+                [float(peak) for _, _, peak in found],
+            )
+        )
+    return hypotheses

@@ -12,6 +12,8 @@ from retort.errors import UserError
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")
+MODES = ("own", "ctc", "attention_rescoring")
+CTC_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,12 @@ class DecodingOptions:
         rescore_kind: `causal`, `masked` (pseudo-log-likelihood), or `auto`: as the model itself says.
         rescore_case: of the text that a pretrained one reads: `keep`, `upper` or `lower`.
         rescore_weight: of its log-probability of the whole sentence.
-        length_weight: added for every piece of the student's in a hypothesis that is ranked anew.
+        length_weight: added for every piece of the student's in a hypothesis: of CTC and attention students in the search
+            and in what ranks anew, of others where it is ranked anew.
+        mode: which search: the student's `own`; `ctc`, of its CTC head alone; or, of attention students,
+            `attention_rescoring`: what the CTC head found, ranked anew by the decoder.
+        ctc_weight: of the CTC head's log-probabilities in the search of an attention student, the decoder's having the
+            rest to 1.
         acoustic_scale: of a hybrid student's scores against its decoding graph; 0 takes the model's own.
 
     Raises:
@@ -44,6 +51,8 @@ class DecodingOptions:
     rescore_weight: float = 0.0
     length_weight: float = 0.0
     acoustic_scale: float = 0.0
+    mode: str = "own"
+    ctc_weight: float = CTC_WEIGHT
 
     def __post_init__(self) -> None:
         for name, value in (("beam", self.beam), ("nbest", self.nbest)):
@@ -57,9 +66,17 @@ class DecodingOptions:
         for name, word, allowed in (
             ("rescore kind", self.rescore_kind, KINDS),
             ("rescore case", self.rescore_case, CASES),
+            ("mode", self.mode, MODES),
         ):
             if word not in allowed:
                 raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
+        if self.mode == "attention_rescoring" and self.beam == 1:
+            raise UserError(
+                "greedy decoding keeps one hypothesis, which the decoder cannot rank anew",
+                remedy="Give a beam of 2 or more",
+            )
+        if not 0.0 <= self.ctc_weight <= 1.0:
+            raise UserError(f"ctc weight is {self.ctc_weight:g}", remedy="Give a number from 0 to 1")
         self._check_weights()
         if not (math.isfinite(self.acoustic_scale) and self.acoustic_scale >= 0.0):
             raise UserError(f"acoustic scale is {self.acoustic_scale:g}", remedy="Give a number above 0")
@@ -68,7 +85,7 @@ class DecodingOptions:
         for name, weight, model, least in (
             ("lm weight", self.lm_weight, self.lm, 0.0),
             ("rescore weight", self.rescore_weight, self.rescore, 0.0),
-            ("length weight", self.length_weight, self.rescore, -math.inf),
+            ("length weight", self.length_weight, self.lm or self.rescore, -math.inf),
         ):
             if not math.isfinite(weight) or weight < least:
                 raise UserError(f"{name} is {weight:g}", remedy="Give a number from 0 up")
@@ -83,12 +100,14 @@ class DecodingOptions:
     @property
     def suffix(self) -> str:
         """What stands behind a system's name in lists of results."""
-        return "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore)
+        mode = f"+{self.mode}" * (self.mode != "own")
+        return mode + "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore)
 
     @property
     def label(self) -> str:
-        """A short name of beam and models, empty for greedy decoding; weights are not in it."""
-        parts = [f"beam{self.beam}"] if self.beam > 1 or self.lm else []
+        """A short name of mode, beam and models, empty for greedy decoding; weights are not in it."""
+        parts = [self.mode] * (self.mode != "own")
+        parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm else []
         parts += [f"lm.{_short(self.lm)}"] * bool(self.lm)
         parts += [f"rescore.{_short(self.rescore)}"] * bool(self.rescore)
         return "+".join(parts)
@@ -126,9 +145,14 @@ def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
     if not options.lm:
         content = {key: value for key, value in content.items() if not key.startswith("lm")}
     if not options.rescore:
-        content = {key: value for key, value in content.items() if not key.startswith(("rescore", "length"))}
+        content = {key: value for key, value in content.items() if not key.startswith("rescore")}
+        if not options.length_weight:
+            del content["length_weight"]
     if not options.acoustic_scale:
         del content["acoustic_scale"]
+    for name in ("mode", "ctc_weight"):
+        if content[name] == getattr(GREEDY, name):
+            del content[name]
     return content
 
 

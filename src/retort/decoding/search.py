@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from retort.decoding.beam import Candidate
 from retort.decoding.options import DecodingOptions
@@ -25,7 +25,10 @@ class Search(ABC):
     Attributes:
         parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
         judge: what ranks the lists anew, if anything does.
+        weighs_length: whether the options' weight of length is in its scores already.
     """
+
+    weighs_length: ClassVar[bool] = False
 
     def __init__(self, options: DecodingOptions) -> None:
         self.options = options

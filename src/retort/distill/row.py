@@ -140,7 +140,8 @@ class Row(nn.Module):
             losses, marks, taken = self.loss(student, targets, self.config)
         metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
         if self.config.loss in LABELS:
-            metrics["spoken"] = Tally(valid.sum(), int(tap.lengths.sum()))
+            positions = tap.lengths if tap.present is None else tap.present
+            metrics["spoken"] = Tally(valid.sum(), int(positions.sum()))
         if self.config.average == "token":
             replaced = None
             if taken is not None:
@@ -171,7 +172,7 @@ def valid_positions(tap: Tap, signal: Signal) -> Tensor:
 
     The last position of an utterance (EOS, or the one of a whole utterance) has a teacher vector whenever any
     of its positions has one; where it lies says how many positions the signal has. Of frames, whose last ones may be
-    silent, none may lie behind the tap's.
+    silent, none may lie behind the tap's. Positions at which the student has nothing are left out.
 
     Returns:
         `(B, n)` bool, n the shorter of the two padded sizes.
@@ -194,4 +195,5 @@ def valid_positions(tap: Tap, signal: Signal) -> Tensor:
             f"utterance {index} of the batch has {int(tap.lengths[index])} positions in the tap "
             f"(padded to {size}), {int(spoken[index])} in the signal"
         )
-    return signal.valid[:, :shorter]
+    valid = signal.valid[:, :shorter]
+    return valid if tap.present is None else valid & tap.present[:, :shorter]

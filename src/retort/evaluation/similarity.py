@@ -77,7 +77,9 @@ class _Heard:
 
 
 def row_on_acoustic(recipe: Recipe) -> int | None:
-    """Index of the first row of distillation on the fired vectors."""
+    """Index of the first row of distillation on the fired vectors; None without one, or where nothing fires."""
+    if recipe.student.kind != "cif":
+        return None
     return next((index for index, row in enumerate(recipe.distill) if row.tap == TAP), None)
 
 

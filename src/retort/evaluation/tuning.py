@@ -111,9 +111,15 @@ class Lists:
         errors = self.errors(rescore_weight, length_weight).tolist()
         return interval([Counts(*pair) for pair in zip(self.references, errors)], self.speakers)
 
-    def best(self, lm_weight: float, rescored: bool) -> Weights:
-        """The weights of the fewest errors; among equals the smallest, so that the models say as little as need be."""
-        rescore_weights, length_weights = (RESCORE_WEIGHTS, LENGTH_WEIGHTS) if rescored else ([0.0], [0.0])
+    def best(self, lm_weight: float, rescored: bool, weighed: bool) -> Weights:
+        """The weights of the fewest errors; among equals the smallest, so that the models say as little as need be.
+
+        Args:
+            rescored: whether there is a model that ranks anew.
+            weighed: whether length has a weight.
+        """
+        rescore_weights = RESCORE_WEIGHTS if rescored else [0.0]
+        length_weights = LENGTH_WEIGHTS if weighed else [0.0]
         places = [(float(first), float(second)) for first in rescore_weights for second in length_weights]
         rates = {place: self.rate(*place) for place in places}
         place = min(places, key=lambda each: (rates[each], each[0], abs(each[1])))
@@ -131,7 +137,8 @@ def tune(
     """Find the weights of `options.lm` and `options.rescore`; their own weights there are not looked at.
 
     Every weight in the search needs a decoding, which is kept in `folder/tuning/NAME` and not done again.
-    What ranks its n-best lists anew needs none: all of their weights are tried at each. Writes `tuned.json`,
+    What ranks its n-best lists anew needs none: all of their weights are tried at each. So it is with the
+    weight of length, also where the search itself will have it: its lists were found without. Writes `tuned.json`,
     and pictures where matplotlib is installed.
 
     Args:
@@ -156,7 +163,7 @@ def tune(
             weight = round(weight, 6)
             if weight not in tried:
                 lists[weight] = decoder.lists(weight, measure)
-                tried[weight] = lists[weight].best(weight, bool(options.rescore))
+                tried[weight] = lists[weight].best(weight, bool(options.rescore), decoder.weighed)
         return min(tried.values(), key=lambda each: (each.rate, each.lm_weight))
 
     best = look([COARSE * step for step in range(STEPS)] if options.lm else [0.0])
@@ -172,10 +179,10 @@ def tune(
         lists[0.0].rate(),
         best,
         [tried[weight] for weight in sorted(tried)],
-        _warnings(best, options, max(tried)),
+        _warnings(best, options, max(tried), decoder.weighed),
         decoder.folder / "tuned.json",
     )
-    found.warnings.extend(_draw(found, lists, decoder.folder))
+    found.warnings.extend(_draw(found, lists, decoder.folder, decoder.weighed))
     told = {"data": source, "measure": measure, "rate": rate, "alone": found.alone}
     tuning = {**told, "tried": [asdict(each) for each in found.tried], "warnings": found.warnings}
     content = {**options_to_dict(found.options), "tuning": tuning}
@@ -197,7 +204,9 @@ class _Decoder:
         self.opened = open_cuts(find_data(source))
         self.key = evaluation_key(recogniser, self.opened, plain)
         # At once, so that a model that does not fit is told before anything is decoded.
-        self.judge: Judge | None = recogniser.opened(plain).judge
+        search = recogniser.opened(plain)
+        self.judge: Judge | None = search.judge
+        self.weighed = bool(plain.rescore) or search.weighs_length
         self.options = replace(plain, rescore="", rescore_kind="auto", rescore_case="keep")
         self.judged: dict[tuple[int, ...], float] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,12 +276,13 @@ class _Decoder:
             self.progress("rescoring", min(start + step, len(asked)), len(asked))
 
 
-def _warnings(best: Weights, options: DecodingOptions, largest: float) -> list[str]:
+def _warnings(best: Weights, options: DecodingOptions, largest: float, weighed: bool) -> list[str]:
     edges = []
     if options.lm:
         edges.append(("lm weight", best.lm_weight, 0.0, largest))
     if options.rescore:
         edges.append(("rescore weight", best.rescore_weight, 0.0, float(RESCORE_WEIGHTS[-1])))
+    if weighed:
         low, high = LENGTH_WEIGHTS[[0, -1]].tolist()
         edges.append(("length weight", best.length_weight, low, high))
     warnings = []
@@ -284,7 +294,7 @@ def _warnings(best: Weights, options: DecodingOptions, largest: float) -> list[s
     return warnings
 
 
-def _draw(found: Tuned, lists: dict[float, Lists], folder: Path) -> list[str]:
+def _draw(found: Tuned, lists: dict[float, Lists], folder: Path, weighed: bool) -> list[str]:
     """Pictures of the error over each weight, the others being the best; what is to be told if there are none."""
     best, measure = found.best, found.measure.upper()
     at = lists[best.lm_weight]
@@ -300,6 +310,7 @@ def _draw(found: Tuned, lists: dict[float, Lists], folder: Path) -> list[str]:
             (weight, at.bounds(weight, best.length_weight))
             for weight in {*RESCORE_WEIGHTS[::4].tolist(), best.rescore_weight}
         ]
+    if weighed:
         curves["length weight"] = [
             (weight, at.bounds(best.rescore_weight, weight))
             for weight in {*LENGTH_WEIGHTS[::2].tolist(), best.length_weight}

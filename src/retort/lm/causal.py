@@ -51,5 +51,8 @@ class CausalLM(Protocol):
     def select(self, state: Any, rows: Tensor) -> Any:
         """The state of the given rows `(K,)` int64, in that order, repeated if need be."""
 
+    def join(self, states: Sequence[Any]) -> Any:
+        """The states of several groups of sentences, all of which have read as many pieces, as one; in that order."""
+
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probabilities `(n + 1,)` float32, on the CPU, of each sentence's n pieces (ids without EOS) and EOS."""

@@ -174,6 +174,9 @@ class NeuralLM:
     def select(self, state: Any, rows: Tensor) -> State:
         return [each[rows] for each in state]
 
+    def join(self, states: Sequence[State]) -> State:
+        return [torch.cat(parts) for parts in zip(*states)]
+
     @torch.no_grad()
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         device = self.network.embedding.weight.device

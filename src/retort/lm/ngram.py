@@ -110,6 +110,9 @@ class NgramLM:
         selected: Tensor = state[rows]
         return selected
 
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(states))
+
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]), reverse=True)
         results: dict[int, Tensor] = {}

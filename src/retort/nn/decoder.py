@@ -15,8 +15,8 @@ from retort.nn.positions import sinusoids
 from retort.student_config import DecoderConfig
 
 
-class CausalLayer(SelfAttention):
-    """Pre-norm causal self-attention and feed-forward with ReLU."""
+class HistoryLayer(SelfAttention):
+    """Pre-norm causal self-attention and feed-forward with ReLU, each with its residual; the parent of decoder layers."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__(dim, heads, dropout)
@@ -26,10 +26,10 @@ class CausalLayer(SelfAttention):
         self.contract = nn.Linear(feedforward, dim)
         self.residual_dropout = Dropout(dropout)
 
-    def forward(
+    def look_back(
         self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """`hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
+        """Self-attention to `hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
 
         Returns the new hidden and the keys and values with this call's behind the past ones.
         """
@@ -38,9 +38,24 @@ class CausalLayer(SelfAttention):
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
         attended = self.attend(query, key, value, None, causal=past is None)
-        hidden = hidden + self.residual_dropout(attended)
+        return hidden + self.residual_dropout(attended), (key, value)
+
+    def feed(self, hidden: Tensor) -> Tensor:
+        """Feed-forward of `hidden (B, N, dim)`."""
         expanded = self.residual_dropout(F.relu(self.expand(self.feedforward_norm(hidden))))
-        return hidden + self.residual_dropout(self.contract(expanded)), (key, value)
+        result: Tensor = hidden + self.residual_dropout(self.contract(expanded))
+        return result
+
+
+class CausalLayer(HistoryLayer):
+    """Self-attention to what was said before, and feed-forward."""
+
+    def forward(
+        self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As :meth:`look_back`, with the feed-forward behind it."""
+        hidden, kept = self.look_back(hidden, past)
+        return self.feed(hidden), kept
 
 
 @dataclass

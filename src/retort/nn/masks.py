@@ -23,3 +23,9 @@ def attention_mask(lengths: Tensor, size: int) -> Tensor:
     """
     mask = valid_mask(lengths.clamp(min=1), size)
     return mask[:, None, None, :]
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean `(B, 1, D)` over the valid positions of `values (B, N, D)`, `mask (B, N)`; zero where there is none."""
+    total = values.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
+    return total / mask.sum(1).clamp(min=1)[:, None, None]

@@ -13,13 +13,14 @@ from retort.nn.cif import FiredTokens, integrate_and_fire
 from retort.nn.ctc import label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import LAYERS, Encoder
-from retort.nn.masks import valid_mask
+from retort.nn.masks import masked_mean, valid_mask
 from retort.nn.weights import WeightEstimator
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.history import forgotten
 from retort.students.student import Encoded, Labelled, Student, StudentOutput
 from retort.students.taps import Tap, Unit
-from retort.text.tokenizers import BLANK, EOS, UNKNOWN
+from retort.text.tokenizers import BLANK, EOS
 
 
 class CifStudent(Student):
@@ -141,7 +142,9 @@ class CifStudent(Student):
             "acoustic": Tap(fired.embeddings, token_lengths, "token"),
             "linguistic": Tap(states, token_lengths, "token"),
             "tokens": Tap(logits, token_lengths, "token", hard),
-            "utterance": Tap(_mean(fired.embeddings, mask), torch.ones_like(token_lengths), "utterance"),
+            "utterance": Tap(
+                masked_mean(fired.embeddings, mask), torch.ones_like(token_lengths), "utterance"
+            ),
         }
         metrics = {
             "correct": (predicted.detach().argmax(-1) == targets).sum(),
@@ -151,10 +154,7 @@ class CifStudent(Student):
 
     def _forget(self, tokens: Tensor) -> Tensor:
         """`tokens (B, U)` with some of them unknown, while training."""
-        share = self.config.decoder.history_dropout
-        if not self.training or share == 0.0:
-            return tokens
-        return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < share, UNKNOWN)
+        return forgotten(tokens, self.config.decoder.history_dropout) if self.training else tokens
 
     def _ctc_losses(
         self, encoded: Encoded, alphas: Tensor, tokens: Tensor, token_lengths: Tensor
@@ -198,9 +198,3 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
         before.gather(1, frames), middles.expand_as(frames).double(), reduction="none", delta=0.5
     )
     return distance[valid].sum().to(dtype)
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean `(B, 1, D)` over the valid positions of `(B, N, D)`; zero where there is none."""
-    total = values.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
-    return total / mask.sum(1).clamp(min=1)[:, None, None]

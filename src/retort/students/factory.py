@@ -7,13 +7,17 @@ from dataclasses import replace
 
 from retort.lm.speech import speech_architecture
 from retort.student_config import StudentConfig
+from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
+from retort.students.ctc import CtcStudent
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 
 STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
     "cif": CifStudent,
     "hybrid": HybridStudent,
+    "ctc": CtcStudent,
+    "attention": AttentionStudent,
 }
 
 

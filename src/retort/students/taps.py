@@ -20,9 +20,12 @@ class Tap:
         unit: what one position stands for.
         hard: of an output with hard labels, `(B, N)` float32: what each position adds to the student's weighted loss;
             0 where it has no label.
+        present: None, or `(B, N)` bool: the positions at which the student has anything to be compared. A student of
+            which EOS is no label has no EOS there, yet counts it in `lengths` as teachers do.
     """
 
     values: Tensor
     lengths: Tensor
     unit: Unit
     hard: Tensor | None = None
+    present: Tensor | None = None

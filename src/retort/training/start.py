@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-
-import torch
 
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.lm.speech import hears_normalised, open_speech_encoder, speech_architecture
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.students.student import Student
-from retort.text.opening import open_tokenizer
 from retort.text.homophones import fold
+from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.training.checkpoints import read_weights
 

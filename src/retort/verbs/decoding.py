@@ -40,7 +40,21 @@ RescoreKind = Annotated[
 RescoreCase = Annotated[str | None, typer.Option(help="Of the text it reads: keep, upper or lower.")]
 RescoreWeight = Annotated[float | None, typer.Option(help="Of its log-probability of a sentence.")]
 LengthWeight = Annotated[
-    float | None, typer.Option(help="Added for each of the student's pieces when ranking anew.")
+    float | None,
+    typer.Option(
+        help="Added for each of the student's pieces when ranking anew, of CTC and attention students in the search too."
+    ),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        help="Search: own, the default; ctc, of the CTC head alone; attention_rescoring, of an attention model: what "
+        "the CTC head found, ranked anew by the decoder."
+    ),
+]
+CtcWeight = Annotated[
+    float | None,
+    typer.Option(help="Of the CTC head in the search of an attention model, from 0 to 1; by default 0.3."),
 ]
 AcousticScale = Annotated[
     float | None,

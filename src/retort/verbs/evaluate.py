@@ -12,10 +12,12 @@ from retort.errors import UserError
 from retort.verbs.decoding import (
     AcousticScale,
     Beam,
+    CtcWeight,
     Cuts,
     LengthWeight,
     Lm,
     LmWeight,
+    Mode,
     ModelFolder,
     Rescore,
     RescoreCase,
@@ -45,6 +47,8 @@ def evaluate(
     rescore_weight: RescoreWeight = None,
     length_weight: LengthWeight = None,
     acoustic_scale: AcousticScale = None,
+    mode: Mode = None,
+    ctc_weight: CtcWeight = None,
     tuned: TunedFile = None,
     threads: Threads = 1,
     out: Annotated[
@@ -83,6 +87,8 @@ def evaluate(
         rescore_weight=rescore_weight,
         length_weight=length_weight,
         acoustic_scale=acoustic_scale,
+        mode=mode,
+        ctc_weight=ctc_weight,
     )
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)

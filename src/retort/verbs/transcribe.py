@@ -12,9 +12,11 @@ from retort.errors import UserError
 from retort.verbs.decoding import (
     AcousticScale,
     Beam,
+    CtcWeight,
     LengthWeight,
     Lm,
     LmWeight,
+    Mode,
     ModelFolder,
     Rescore,
     RescoreCase,
@@ -47,6 +49,8 @@ def transcribe(
     rescore_weight: RescoreWeight = None,
     length_weight: LengthWeight = None,
     acoustic_scale: AcousticScale = None,
+    mode: Mode = None,
+    ctc_weight: CtcWeight = None,
     tuned: TunedFile = None,
     threads: Threads = 1,
 ) -> None:
@@ -72,6 +76,8 @@ def transcribe(
         rescore_weight=rescore_weight,
         length_weight=length_weight,
         acoustic_scale=acoustic_scale,
+        mode=mode,
+        ctc_weight=ctc_weight,
     )
     torch.set_num_threads(threads)
     recogniser = load(experiment)

@@ -1,0 +1,226 @@
+"""Students of both kinds through `Recogniser`: modes, language models, times, and options that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from retort.config import FeatureConfig, NormaliserConfig
+from retort.decoding.alignment import with_times
+from retort.decoding.beam import Candidate
+from retort.decoding.ctc_search import CtcSearch
+from retort.decoding.greedy import Hypothesis, ctc_best_path
+from retort.decoding.joint_beam import teacher_forced
+from retort.decoding.options import DecodingOptions
+from retort.decoding.prefix_beam import Opinion, prefix_beam
+from retort.decoding.recogniser import Recogniser
+from retort.decoding.rescoring import PieceJudge, rescore
+from retort.decoding.searches import open_search
+from retort.errors import UserError
+from retort.nn.ctc import label_frames
+from retort.student_config import StudentConfig
+from retort.students.ctc import ctc_log_probs
+from retort.students.factory import build_student
+from retort.students.hybrid import HybridStudent
+from retort.text.tokenizers import CharacterTokenizer
+from tiny_lms import TableLM
+from tiny_students import DECODER, ENCODER, FRONTEND
+
+LETTERS = CharacterTokenizer(list("▁abcdefgh"))
+FEATURES = [
+    torch.randn(frames, 20, generator=torch.Generator().manual_seed(frames)) for frames in (90, 35, 61)
+]
+
+
+def make(kind: str) -> Recogniser:
+    torch.manual_seed(4)
+    config = StudentConfig(
+        kind=kind,
+        frontend=FRONTEND,
+        encoder=replace(ENCODER, layers=2, convolution_norm="layer"),
+        decoder=DECODER,
+    )
+    student: Any = build_student(config, LETTERS.size, 20)
+    with torch.no_grad():
+        student.ctc.weight.mul_(6.0)
+        if kind == "attention":
+            student.decoder.vocabulary.weight.mul_(6.0)
+    return Recogniser(student, LETTERS, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
+
+
+@pytest.fixture(scope="module", params=["ctc", "attention"])
+def either(request: pytest.FixtureRequest) -> Recogniser:
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def attention() -> Recogniser:
+    return make("attention")
+
+
+@pytest.fixture
+def lm(monkeypatch: pytest.MonkeyPatch) -> TableLM:
+    """Stands in the folder `lm`."""
+    lm = TableLM(LETTERS)
+    monkeypatch.setattr("retort.decoding.fusion.open_causal_lm", lambda folder, device: lm)
+    monkeypatch.setattr("retort.decoding.rescoring.is_causal_lm", lambda name: name == "lm")
+    return lm
+
+
+def ids(found: Sequence[Any]) -> list[list[list[int]]]:
+    return [[each.hypothesis.ids for each in row] for row in found]
+
+
+MODES = [
+    {},
+    {"beam": 4},
+    {"beam": 4, "mode": "ctc"},
+    {"beam": 4, "mode": "attention_rescoring"},
+    {"beam": 4, "lm": "lm", "lm_weight": 0.4, "length_weight": 0.8},
+    {"beam": 1, "lm": "lm", "lm_weight": 0.2, "length_weight": 2.0},
+    {
+        "beam": 4,
+        "mode": "attention_rescoring",
+        "lm": "lm",
+        "lm_weight": 0.4,
+        "rescore": "lm",
+        "rescore_weight": 0.3,
+    },
+]
+
+
+@pytest.mark.parametrize("values", MODES)
+def test_alone_and_in_a_batch_with_times_that_never_descend(
+    either: Recogniser, lm: TableLM, values: dict[str, Any]
+) -> None:
+    if either.student.config.kind == "ctc" and values.get("mode") == "attention_rescoring":
+        return
+    options = DecodingOptions(**values)
+    together = either.search(FEATURES, options)
+    for features, found in zip(FEATURES, together):
+        assert isinstance(found, list)
+        (alone,) = either.search([features], options)
+        assert ids([found]) == ids([alone])
+        assert [each.score for each in found] == pytest.approx([each.score for each in alone], abs=1e-3)
+        frames = int(either.student.encoder.output_lengths(torch.tensor([len(features)])))
+        for each in found:
+            hypothesis = each.hypothesis
+            assert hypothesis.starts is not None
+            assert len(hypothesis.ids) == len(hypothesis.log_probs) == len(hypothesis.ends)
+            assert all(0 <= start < end <= frames for start, end in zip(hypothesis.starts, hypothesis.ends))
+            assert hypothesis.starts == sorted(hypothesis.starts)
+            assert hypothesis.ends == sorted(hypothesis.ends)
+            assert all(score <= 0 for score in hypothesis.log_probs)
+    assert any(each.hypothesis.ids for row in together for each in row)  # type: ignore[union-attr]
+
+
+@torch.inference_mode()
+def test_ctc_says_how_sure_each_token_is_and_where(either: Recogniser) -> None:
+    search = CtcSearch(either.student, LETTERS, DecodingOptions(beam=5, nbest=5))
+    encoded = either.encode(FEATURES)
+    log_probs = ctc_log_probs(search.head, encoded)
+    prefixes = prefix_beam(log_probs, encoded.lengths, 5)
+    for row, (found, expected) in enumerate(zip(search(encoded), prefixes)):
+        assert [(each.hypothesis.ids, each.score) for each in found] == [(p.ids, p.score) for p in expected]
+        for each in found:
+            labels = torch.tensor([each.hypothesis.ids])
+            length = encoded.lengths[row : row + 1]
+            frames, _ = label_frames(
+                log_probs[row : row + 1], length, labels, torch.tensor([labels.shape[1]])
+            )
+            assert each.hypothesis.starts == frames[0].tolist()
+            sure = log_probs[row, frames[0], labels[0]]
+            assert each.hypothesis.log_probs == pytest.approx(sure.tolist(), abs=1e-6)
+    greedy = search.heard(encoded)
+    assert greedy == [each.ids for each in ctc_best_path(search.head, encoded)]
+
+
+def test_times_where_the_tokens_are_more_than_the_frames() -> None:
+    hypothesis = Hypothesis([4, 4, 4], [-1.0, -2.0, -3.0], [])
+    log_probs = torch.randn(1, 4, LETTERS.size).log_softmax(-1)
+    ((timed,),) = with_times([[Candidate(hypothesis, 0.0)]], log_probs, torch.tensor([4]), heard=False)
+    assert timed.hypothesis.starts == pytest.approx([0.0, 4 / 3, 8 / 3])
+    assert timed.hypothesis.ends == pytest.approx([4 / 3, 8 / 3, 4.0])
+    assert timed.hypothesis.log_probs == [-1.0, -2.0, -3.0]
+
+
+def test_lists_of_different_lengths_keep_their_rows() -> None:
+    log_probs = torch.randn(3, 9, LETTERS.size).log_softmax(-1)
+    spoken = [[[4, 5]], [[6], [], [4, 4]], [[]]]
+    found = [[Candidate(Hypothesis(each, [0.0] * len(each), []), 0.0) for each in row] for row in spoken]
+    assert ids(with_times(found, log_probs, torch.tensor([9, 6, 9]), heard=True)) == spoken
+
+
+@torch.inference_mode()
+def test_attention_rescoring_is_the_sum_of_both(attention: Recogniser, lm: TableLM) -> None:
+    options = DecodingOptions(
+        beam=4, mode="attention_rescoring", ctc_weight=0.4, lm="lm", lm_weight=0.5, length_weight=0.7
+    )
+    student: Any = attention.student
+    encoded = attention.encode(FEATURES)
+    log_probs = ctc_log_probs(student, encoded)
+    prefixes = prefix_beam(log_probs, encoded.lengths, 4, Opinion(lm, 0.5, 0.7))
+    said = teacher_forced(student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
+    for row, found in enumerate(attention.search(FEATURES, options)):
+        expected = []
+        for prefix, (tokens, end) in zip(prefixes[row], said[row]):
+            opinion = 0.5 * float(lm.score([prefix.ids])[0].sum()) + 0.7 * len(prefix.ids)
+            expected.append((0.4 * prefix.log_prob + 0.6 * (sum(tokens) + end) + opinion, prefix.ids, tokens))
+        expected.sort(key=lambda each: -each[0])
+        for each, (score, sentence, tokens) in zip(found, expected, strict=True):  # type: ignore[arg-type]
+            assert each.score == pytest.approx(score, abs=1e-4)
+            assert each.hypothesis.ids == sentence
+            assert each.hypothesis.log_probs == pytest.approx(tokens, abs=1e-5)
+
+
+def test_a_judge_ranks_anew_and_length_counts_once(either: Recogniser, lm: TableLM) -> None:
+    first = DecodingOptions(beam=4, lm="lm", lm_weight=0.3, length_weight=0.6)
+    both = replace(first, rescore="lm", rescore_weight=0.8)
+    expected = rescore(either.search(FEATURES, first), PieceJudge(lm), 0.8, 0.0)  # type: ignore[arg-type]
+    assert either.search(FEATURES, both) == expected
+    assert set(either.opened(both).parameters) == {"student", "lm", "rescore"}
+
+
+@torch.inference_mode()
+def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
+    recogniser: Recogniser, attention: Recogniser
+) -> None:
+    for each in (recogniser, attention):
+        encoded = each.encode(FEATURES)
+        best = ctc_best_path(each.student, encoded)  # type: ignore[arg-type]
+        found = each.search(FEATURES, DecodingOptions(mode="ctc"))
+        assert [row[0].hypothesis for row in found] == best  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder with attention"),
+        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder with attention"),
+        ("hybrid", {"mode": "ctc"}, "a hybrid student has no CTC head"),
+        ("cif", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
+        ("ctc", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
+        ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc asks the CTC head alone"),
+        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "fires as many tokens as it hears"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, Any], words: str) -> None:
+    config = StudentConfig(kind=kind, frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)
+    student = build_student(config, LETTERS.size, 20)
+    assert (kind == "hybrid") == isinstance(student, HybridStudent)
+    with pytest.raises(UserError, match=words) as caught:
+        open_search(student, LETTERS, DecodingOptions(**values))
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["ctc", "attention"])
+def test_a_file_is_transcribed(kind: str, say: Callable[..., Any]) -> None:
+    recogniser = make(kind)
+    transcript = recogniser.transcribe_samples(say("abc abc"))
+    assert transcript.tokens
+    assert all(0 <= each.start <= each.end for each in transcript.words)
