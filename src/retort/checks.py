@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe, RowConfig, SpokenConfig
 from retort.errors import UserError
@@ -78,6 +78,38 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     _check_sizes(recipe.student, where)
     _check_dropout(recipe.student, where)
     _check_spoken(recipe.data.spoken, where)
+    if recipe.student.kind == "transducer":
+        _check_transducer(recipe.student, recipe.distill, where)
+
+
+def _check_transducer(student: StudentConfig, rows: Sequence[RowConfig], where: str) -> None:
+    transducer = student.transducer
+    if student.decoder.output == "plm" or student.decoder.init:
+        raise UserError(
+            "student.decoder takes parts of a PLM, but a transducer has no such decoder",
+            where=where,
+            remedy="Leave student.decoder.output and init out",
+        )
+    for name in ("context", "layers", "dim", "joiner_dim", "symbols"):
+        if getattr(transducer, name) < 1:
+            raise UserError(
+                f"student.transducer.{name} is {getattr(transducer, name)}",
+                where=where,
+                remedy="Give 1 or more",
+            )
+    if transducer.monotonic and transducer.symbols > 1:
+        raise UserError(
+            f"student.transducer.symbols is {transducer.symbols}, but a monotonic transducer has one token a frame",
+            where=where,
+            remedy="Leave symbols out",
+        )
+    for index, row in enumerate(rows):
+        if row.interpolate:
+            raise UserError(
+                f"distill[{index}].interpolate is {row.interpolate:g}, but a transducer has no hard loss of a token",
+                where=where,
+                remedy="Give the row a weight instead",
+            )
 
 
 def _check_hybrid(recipe: Recipe, where: str) -> None:
@@ -247,7 +279,7 @@ def _check_speech(recipe: Recipe, where: str) -> None:
 
 
 def _check_dropout(student: StudentConfig, where: str) -> None:
-    for part in ("encoder", "cif", "decoder"):
+    for part in ("encoder", "cif", "decoder", "transducer"):
         for name, value in vars(getattr(student, part)).items():
             if name.endswith("dropout") and not 0.0 <= value < 1.0:
                 raise UserError(

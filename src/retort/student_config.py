@@ -100,10 +100,34 @@ class DecoderConfig:
 
 
 @dataclass
+class TransducerConfig:
+    """What stands behind the encoder of a transducer, which reads `ctc_weight` as well; 0 is no CTC head."""
+
+    predictor: str = "stateless"
+    """`stateless` (a convolution over the last tokens) or `lstm`."""
+    context: int = 2
+    """Of `stateless`: how many tokens it knows."""
+    layers: int = 1
+    """Of `lstm`."""
+    dim: int = 512
+    """Of the prediction network."""
+    joiner_dim: int = 512
+    """Time and memory of training grow with it, frames times tokens."""
+    dropout: float = 0.1
+    """In the prediction network."""
+    monotonic: bool = False
+    """Whether the loss allows one token a frame at most, too, as decoding does by default."""
+    symbols: int = 1
+    """Most tokens that greedy decoding takes from one frame; a beam takes one."""
+    weight: float = 1.0
+    """Of its loss."""
+
+
+@dataclass
 class StudentConfig:
     kind: str = "cif"
-    """`cif`; `hybrid`: an encoder that says which senone every frame is; `ctc`: an encoder and a CTC head; or
-    `attention`: these two and a decoder with attention to the frames."""
+    """`cif`; `hybrid`: an encoder that says which senone every frame is; `ctc`: an encoder and a CTC head;
+    `attention`: these two and a decoder with attention to the frames; or `transducer`."""
     faithful: bool = False
     """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC
     label, `zero_infinity` off)."""
@@ -111,6 +135,7 @@ class StudentConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cif: CifConfig = field(default_factory=CifConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    transducer: TransducerConfig = field(default_factory=TransducerConfig)
     label_smoothing: float = 0.1
     ce_weight: float = 1.0
     ctc_weight: float = 0.5
@@ -120,7 +145,8 @@ class StudentConfig:
 
 
 STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
-    "student.kind": ("cif", "hybrid", "ctc", "attention"),
+    "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer"),
+    "student.transducer.predictor": ("stateless", "lstm"),
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
     "student.decoder.output": ("own", "plm"),

@@ -205,7 +205,7 @@ def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
         ("cif", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("ctc", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc asks the CTC head alone"),
-        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "fires as many tokens as it hears"),
+        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "says as many tokens as it hears"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, Any], words: str) -> None:

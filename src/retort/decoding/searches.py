@@ -8,12 +8,14 @@ from retort.decoding.ctc_search import CtcSearch
 from retort.decoding.hybrid_search import HybridSearch, ScaledGraph
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
+from retort.decoding.transducer_search import TransducerSearch
 from retort.errors import UserError
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
+from retort.students.transducer import TransducerStudent
 from retort.text.tokenizers import Tokenizer
 
 
@@ -43,6 +45,8 @@ def open_search(
         return CtcSearch(student, tokenizer, options, before)
     if isinstance(student, AttentionStudent):
         return AttentionSearch(student, tokenizer, options, before)
+    if isinstance(student, TransducerStudent):
+        return TransducerSearch(student, tokenizer, options, before)
     if not isinstance(student, CifStudent):
         raise ValueError(f"no search for {type(student).__name__}")
     return CifSearch(student, tokenizer, options, before)
@@ -69,9 +73,9 @@ def _check(student: Student, options: DecodingOptions) -> None:
             else f"ctc weight is {options.ctc_weight:g}, but mode ctc asks the CTC head alone",
             remedy="Leave --ctc-weight out",
         )
-    own = isinstance(student, CifStudent) and options.mode != "ctc"
+    own = isinstance(student, (CifStudent, TransducerStudent)) and options.mode != "ctc"
     if own and options.length_weight and not options.rescore:
         raise UserError(
-            f"length weight is {options.length_weight:g}, but {what} fires as many tokens as it hears",
+            f"length weight is {options.length_weight:g}, but {what} says as many tokens as it hears",
             remedy="Leave --length-weight out, or rank anew with --rescore",
         )

@@ -12,12 +12,14 @@ from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
+from retort.students.transducer import TransducerStudent
 
 STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
     "cif": CifStudent,
     "hybrid": HybridStudent,
     "ctc": CtcStudent,
     "attention": AttentionStudent,
+    "transducer": TransducerStudent,
 }
 
 

@@ -78,7 +78,8 @@ class Trainer(Loop[Batch]):
         return self.health.check_logged(self.position.step, values)
 
     def _check_evaluated(self, values: Mapping[str, float]) -> list[str]:
-        decodes = self.module.student.loss_weights.get("ce", 0.0) > 0.0
+        weights = self.module.student.loss_weights
+        decodes = max(weights.get("ce", 0.0), weights.get("transducer", 0.0)) > 0.0
         return self.health.check_evaluated(self.position.step, values, decodes=decodes)
 
     def _groups(self) -> Iterator[list[Batch]]:

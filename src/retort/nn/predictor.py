@@ -1,0 +1,109 @@
+"""Prediction networks of transducers: what a transducer knows of the tokens it has said."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.dropout import Dropout
+from retort.student_config import TransducerConfig
+
+State = list[Tensor]
+"""What a network remembers, in tensors whose first axis is the hypothesis; their sizes do not depend on how much was
+said, so that hypotheses of any lengths stand in one batch."""
+
+
+class Predictor(nn.Module, ABC):
+    """The parent of the kinds below.
+
+    Args:
+        config: sizes.
+        vocabulary: number of ids, the special ones counted.
+    """
+
+    def __init__(self, config: TransducerConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, start: int) -> Tensor:
+        """All positions at once, with the tokens given.
+
+        Args:
+            tokens: `(B, U)` int64.
+            start: id of the start symbol.
+
+        Returns:
+            `(B, U + 1, dim)`: at position u what is known behind u tokens.
+        """
+
+    @abstractmethod
+    def start(self, rows: int, start: int) -> tuple[Tensor, State]:
+        """What is known before the first token, `(rows, dim)`, and the state there."""
+
+    @abstractmethod
+    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
+        """One token further: `(M, dim)` and the state behind `token (M,)` int64."""
+
+
+class StatelessPredictor(Predictor):
+    """An embedding, a convolution over the last few tokens and ReLU (Ghodsi et al. 2020; the sizes of k2's icefall).
+
+    The convolution is over all channels, where icefall's has groups of four.
+    """
+
+    def __init__(self, config: TransducerConfig, vocabulary: int) -> None:
+        super().__init__(config, vocabulary)
+        self.context = config.context
+        self.convolution = nn.Conv1d(config.dim, config.dim, config.context, bias=False)
+
+    def forward(self, tokens: Tensor, start: int) -> Tensor:
+        embedded = self.dropout(self.embedding(F.pad(tokens, (self.context, 0), value=start)))
+        return F.relu(self.convolution(embedded.transpose(1, 2)).transpose(1, 2))
+
+    def start(self, rows: int, start: int) -> tuple[Tensor, State]:
+        last = torch.full((rows, self.context), start, device=self.embedding.weight.device)
+        return self._read(last), [last]
+
+    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
+        last = torch.cat((state[0][:, 1:], token[:, None]), dim=1)
+        return self._read(last), [last]
+
+    def _read(self, last: Tensor) -> Tensor:
+        embedded = self.dropout(self.embedding(last))
+        return F.relu(self.convolution(embedded.transpose(1, 2))[..., 0])
+
+
+class LstmPredictor(Predictor):
+    """An embedding and layers of LSTM as wide (Graves 2012)."""
+
+    def __init__(self, config: TransducerConfig, vocabulary: int) -> None:
+        super().__init__(config, vocabulary)
+        between = config.dropout if config.layers > 1 else 0.0
+        self.lstm = nn.LSTM(config.dim, config.dim, config.layers, batch_first=True, dropout=between)
+
+    def forward(self, tokens: Tensor, start: int) -> Tensor:
+        embedded = self.dropout(self.embedding(F.pad(tokens, (1, 0), value=start)))
+        hidden: Tensor = self.dropout(self.lstm(embedded)[0])
+        return hidden
+
+    def start(self, rows: int, start: int) -> tuple[Tensor, State]:
+        weight = self.embedding.weight
+        nothing = weight.new_zeros(rows, self.lstm.num_layers, self.lstm.hidden_size)
+        return self.step([nothing] * 2, torch.full((rows,), start, device=weight.device))
+
+    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
+        past = tuple(each.transpose(0, 1).contiguous() for each in state)
+        hidden, after = self.lstm(self.dropout(self.embedding(token))[:, None], past)
+        return self.dropout(hidden[:, 0]), [each.transpose(0, 1) for each in after]
+
+
+PREDICTORS: dict[str, type[StatelessPredictor] | type[LstmPredictor]] = {
+    "stateless": StatelessPredictor,
+    "lstm": LstmPredictor,
+}
+"""By `transducer.predictor`."""

@@ -1,0 +1,130 @@
+"""The transducer: encoder, prediction network and joiner (Graves 2012, arXiv 1211.3711), a CTC head beside them.
+
+It needs no end symbol, for an utterance ends with its frames: of the tokens EOS is cut, and is the start symbol alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.encoder import Encoder
+from retort.nn.joiner import Joiner
+from retort.nn.masks import masked_mean, valid_mask
+from retort.nn.predictor import PREDICTORS
+from retort.nn.transducer import lattice_cells, packed_arcs, path_loss, token_frames
+from retort.student_config import StudentConfig
+from retort.students.ctc import ctc_log_probs, ctc_loss
+from retort.students.student import Labelled, Student, StudentOutput
+from retort.students.taps import Tap, Unit
+from retort.text.tokenizers import BLANK, EOS
+
+
+class TransducerStudent(Student):
+    """Speech to tokens, any number of them in a frame, or, if it is monotonic, one at most.
+
+    Args:
+        config: architecture and the weights of the losses.
+        vocabulary: number of ids, the special ones counted.
+        bins: filter banks a frame.
+    """
+
+    vocabulary_parts = ("ctc.", "predictor.embedding.", "joiner.output.")
+
+    ctc: nn.Linear
+    """There with a `ctc_weight` above 0."""
+
+    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+        super().__init__()
+        self.config = config
+        dim, own = config.encoder.dim, config.transducer
+        self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
+        if config.ctc_weight > 0.0:
+            self.ctc = nn.Linear(dim, vocabulary)
+        self.predictor = PREDICTORS[own.predictor](own, vocabulary)
+        self.joiner = Joiner(dim, own.dim, own.joiner_dim, vocabulary)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        weights = {"transducer": self.config.transducer.weight}
+        return weights | ({"ctc": self.config.ctc_weight} if self.config.ctc_weight > 0.0 else {})
+
+    @property
+    def tap_dims(self) -> dict[str, int]:
+        dim = self.config.encoder.dim
+        return {
+            "acoustic": dim,
+            "linguistic": self.config.transducer.joiner_dim,
+            "utterance": dim,
+            "tokens": self.joiner.output.out_features,
+        }
+
+    @property
+    def tap_units(self) -> dict[str, Unit]:
+        return {"acoustic": "token", "linguistic": "token", "utterance": "utterance", "tokens": "token"}
+
+    @property
+    def prose(self) -> str:
+        own = self.config.transducer
+        size = f"layers {own.layers}" if own.predictor == "lstm" else f"context {own.context}"
+        return f"transducer {own.predictor} predictor, {size}, dim {own.dim}; joiner dim {own.joiner_dim}"
+
+    @property
+    def criterion(self) -> str:
+        """Errors of characters, of the CTC head where it alone learns."""
+        return "cer" if self.config.transducer.weight > 0.0 else "ctc_cer"
+
+    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
+        return batch.tokens, batch.token_lengths
+
+    def positions(self, batch: Labelled) -> int:
+        """Tokens, EOS not counted."""
+        return int((batch.token_lengths - 1).clamp(min=0).sum())
+
+    def forward(
+        self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> StudentOutput:
+        """Losses and taps of one batch.
+
+        The taps of tokens are laid along the most probable path: `acoustic` is the hidden frame in which it says the
+        token, `linguistic` what the joiner makes of that frame and of the tokens before, `tokens` the logits behind
+        that. Which path it is has no gradient. EOS has a position, as in what teachers say, at which nothing is present.
+        `utterance` is the mean of the hidden frames.
+
+        Args:
+            features: `(B, T, bins)`.
+            feature_lengths: `(B,)`.
+            tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
+            token_lengths: `(B,)`, EOS counted.
+        """
+        encoded = self.encode(features, feature_lengths)
+        counts = (token_lengths - 1).clamp(min=0).masked_fill(encoded.lengths == 0, 0)
+        tokens = tokens[:, : int(counts.max())]
+        heard = self.joiner.hear(encoded.hidden)
+        read = self.joiner.read(self.predictor(tokens, EOS))
+        logits = self.joiner.over_lattices(heard, read, encoded.lengths, counts)
+        cells = lattice_cells(encoded.lengths, counts, heard.shape[1], read.shape[1])
+        arcs = packed_arcs(logits, tokens, counts, cells, BLANK)
+        monotonic = self.config.transducer.monotonic
+        losses = {"transducer": path_loss(arcs, encoded.lengths, counts, "sum", monotonic=monotonic)}
+        if self.config.ctc_weight > 0.0:
+            losses["ctc"] = ctc_loss(ctc_log_probs(self, encoded), encoded.lengths, tokens, counts + 1)
+        frames = token_frames(arcs, encoded.lengths, counts, monotonic=monotonic)
+        states, predicted = self.joiner(_at(heard, frames), read[:, :-1])
+        mask = valid_mask(counts, tokens.shape[1])
+        present = F.pad(mask, (0, 1))
+        along = {"acoustic": _at(encoded.hidden, frames), "linguistic": states, "tokens": predicted}
+        taps = {
+            name: Tap(F.pad(values, (0, 0, 0, 1)), token_lengths, "token", present=present)
+            for name, values in along.items()
+        }
+        mean = masked_mean(encoded.hidden, valid_mask(encoded.lengths, encoded.hidden.shape[1]))
+        taps["utterance"] = Tap(mean, torch.ones_like(counts), "utterance")
+        said = predicted.detach().argmax(-1) == tokens
+        return StudentOutput(losses, taps, {"correct": (said & mask).sum()})
+
+
+def _at(values: Tensor, frames: Tensor) -> Tensor:
+    """`(B, U, D)`: `values (B, T, D)` of `frames (B, U)`."""
+    return values.gather(1, frames[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from retort.decoding.beam import Candidate, Scorer
+from retort.decoding.fusion import Fusion
+from retort.decoding.options import DecodingOptions
+from retort.decoding.said import ROOT, Opinions, SaidTree
+from retort.decoding.searches import open_search
+from retort.decoding.transducer_beam import beam_transduced
+from retort.decoding.transducer_greedy import greedy_transduced
+from retort.decoding.transducer_search import TransducerSearch
+from retort.nn.transducer import transducer_loss
+from retort.students.student import Encoded
+from retort.students.transducer import TransducerStudent
+from retort.text.tokenizers import BLANK, EOS, PAD, SPECIAL, CharacterTokenizer, Tokenizer
+from tiny_lms import TableLM
+from tiny_transducers import build, hear
+
+
+def tokenizer_of(size: int) -> Tokenizer:
+    tokenizer = CharacterTokenizer.train(["abcdefghijklmnop"[: size - len(SPECIAL)]])
+    assert tokenizer.size == size
+    return tokenizer
+
+
+def table_fusion(size: int, weight: float = 0.7) -> Fusion:
+    return Fusion(TableLM(tokenizer_of(size)), weight)
+
+
+def symbol_table(student: TransducerStudent, hidden: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Log-probabilities `(T, U + 1, V)` of one utterance, by the network that reads whole sequences."""
+    predicted = student.predictor(torch.tensor([ids], dtype=torch.int64), EOS)
+    _, logits = student.joiner(student.joiner.hear(hidden)[:, None], student.joiner.read(predicted))
+    return logits.log_softmax(-1)
+
+
+@torch.inference_mode()
+def exhaustive(
+    student: TransducerStudent, encoded: Encoded, lm: Fusion | None
+) -> dict[tuple[int, ...], float]:
+    """The probability of everything that one utterance may be with at most one token a frame, path by path."""
+    frames, size = int(encoded.lengths[0]), student.joiner.output.out_features
+    speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]
+    found = {}
+    for count in range(frames + 1):
+        for ids in product(speakable, repeat=count):
+            table = symbol_table(student, encoded.hidden[0, :frames], ids)
+            paths = []
+            for places in combinations(range(frames), count):
+                score, said = 0.0, 0
+                for frame in range(frames):
+                    speaks = frame in places
+                    score += float(table[frame, said, ids[said] if speaks else BLANK])
+                    said += speaks
+                paths.append(score)
+            opinion = 0.0
+            if lm is not None:
+                (each,) = lm.lm.score([list(ids)])
+                opinion = lm.weight * float(each.double().sum())
+            found[ids] = float(torch.tensor(paths).double().logsumexp(0)) + opinion
+    return found
+
+
+@pytest.mark.parametrize("predictor", ["stateless", "lstm"])
+@pytest.mark.parametrize("fused", [False, True], ids=["student", "lm"])
+@given(frames=st.integers(1, 4), seed=st.integers(0, 10**6))
+@settings(max_examples=5)
+def test_a_beam_wide_enough_finds_all_there_is(predictor: str, fused: bool, frames: int, seed: int) -> None:
+    student, encoded = build(6, predictor, seed), hear([frames], seed)
+    scorer = table_fusion(6) if fused else None
+    expected = exhaustive(student, encoded, scorer)
+    (found,) = beam_transduced(student, encoded, 1000, scorer)
+    assert {tuple(each.hypothesis.ids): each.score for each in found} == pytest.approx(expected, abs=1e-5)
+    assert len(found) == len(expected) == sum(3**count for count in range(frames + 1))
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+
+
+def test_its_scores_are_the_loss_of_a_monotonic_transducer() -> None:
+    student, encoded = build(6), hear([5], seed=3)
+    (found,) = beam_transduced(student, encoded, 1000)
+    for each in found[::20]:
+        ids = each.hypothesis.ids
+        with torch.inference_mode():
+            logits = symbol_table(student, encoded.hidden[0], tuple(ids))[None]
+        lengths = torch.tensor([5]), torch.tensor([len(ids)])
+        loss = transducer_loss(logits, torch.tensor([ids], dtype=torch.int64), *lengths, monotonic=True)
+        assert each.score == pytest.approx(-float(loss), abs=1e-6)
+    assert len(found) == sum(3**count for count in range(6))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=3),
+    seed=st.integers(0, 10**6),
+    predictor=st.sampled_from(["stateless", "lstm"]),
+)
+@settings(max_examples=20)
+def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) -> None:
+    student, encoded = build(9, predictor, seed), hear(lengths, seed)
+    greedy = greedy_transduced(student, encoded)
+    for own, (best,) in zip(greedy, beam_transduced(student, encoded, 1)):
+        assert own.hypothesis.ids == best.hypothesis.ids
+        assert own.hypothesis.ends == best.hypothesis.ends
+        assert own.hypothesis.log_probs == pytest.approx(best.hypothesis.log_probs)
+        assert own.score == pytest.approx(best.score)
+
+
+@pytest.mark.parametrize("symbols", [1, 2, 4])
+def test_greedy_takes_the_best_symbol_at_every_step(symbols: int) -> None:
+    student, encoded = build(9, seed=1), hear([15], seed=4)
+    (found,) = greedy_transduced(student, encoded, symbols)
+    ids: list[int] = []
+    ends, score = [], 0.0
+    with torch.inference_mode():
+        for frame in range(15):
+            for _ in range(symbols):
+                column = symbol_table(student, encoded.hidden[0], tuple(ids))[frame, -1]
+                column[[PAD, EOS]] = -math.inf
+                token = int(column.argmax())
+                score += float(column[token])
+                if token == BLANK:
+                    break
+                ids.append(token)
+                ends.append(frame + 1.0)
+    assert found.hypothesis.ids == ids
+    assert found.hypothesis.ends == ends
+    assert found.score == pytest.approx(score, abs=1e-5)
+    assert len(ids) > 3
+    assert (len(set(ends)) < len(ends)) == (symbols > 1)
+
+
+@pytest.mark.parametrize("predictor", ["stateless", "lstm"])
+@pytest.mark.parametrize(("beam", "fused"), [(1, False), (1, True), (4, False), (4, True)])
+def test_padding_and_batching_change_nothing(predictor: str, beam: int, fused: bool) -> None:
+    student, scorer = build(9, predictor, seed=6), table_fusion(9) if fused else None
+    lengths = [9, 0, 14, 5]
+    together, dirty = hear(lengths, 3), hear(lengths, 3, behind=1e3)
+    batched = [beam_transduced(student, each, beam, scorer) for each in (together, dirty)]
+    paths = [greedy_transduced(student, each) for each in (together, dirty)]
+    assert batched[0] == batched[1]
+    assert paths[0] == paths[1]
+    for row, length in enumerate(lengths):
+        alone = Encoded(together.hidden[row : row + 1, :length], torch.tensor([length]))
+        (expected,) = beam_transduced(student, alone, beam, scorer)
+        assert [each.hypothesis.ids for each in batched[0][row]] == [each.hypothesis.ids for each in expected]
+        assert [each.score for each in batched[0][row]] == pytest.approx([each.score for each in expected])
+        (own,) = greedy_transduced(student, alone)
+        assert paths[0][row].hypothesis.ids == own.hypothesis.ids
+    assert [each.hypothesis.ids for each in batched[0][1]] == [[]]
+
+
+def test_hypotheses_are_all_different_and_well_formed() -> None:
+    student, encoded = build(16, seed=2), hear([30, 22], seed=2)
+    for found, length in zip(beam_transduced(student, encoded, 8), (30, 22)):
+        assert len(found) == 8
+        assert len({tuple(each.hypothesis.ids) for each in found}) == 8
+        for each in found:
+            said = each.hypothesis
+            assert len(said.ids) == len(said.log_probs) == len(said.ends) > 0
+            assert not {BLANK, PAD, EOS} & set(said.ids)
+            assert sorted(set(said.ends)) == said.ends  # one token a frame
+            assert said.ends[0] >= 1.0
+            assert said.ends[-1] <= length
+            assert said.starts == [end - 1.0 for end in said.ends]
+
+
+def test_times_and_confidences_are_those_of_the_tokens_on_their_path() -> None:
+    student, encoded = build(8, seed=5), hear([8], seed=5)
+    for each in beam_transduced(student, encoded, 5, table_fusion(8))[0]:
+        said = each.hypothesis
+        with torch.inference_mode():
+            table = symbol_table(student, encoded.hidden[0], tuple(said.ids))
+        own = [
+            float(table[int(end) - 1, place, token])
+            for place, (end, token) in enumerate(zip(said.ends, said.ids))
+        ]
+        assert said.log_probs == pytest.approx(own, abs=1e-6)
+
+
+def test_equal_hypotheses_do_not_crowd_out_others() -> None:
+    """Joined before the beam is cut: with two places there are two different hypotheses."""
+    student = build(5)
+    with torch.no_grad():
+        student.joiner.output.weight.zero_()
+        student.joiner.output.bias.copy_(torch.tensor([0.5, 1e-9, 1e-9, 0.1, 0.4]).log())
+    (found,) = beam_transduced(student, hear([3]), 2)
+    assert [each.hypothesis.ids for each in found] == [[4], [4, 4]]
+    # [4] in any of three frames; behind the second, [4] has 2 * 0.4 * 0.5 and [] 0.5 ** 2: [4, 4] begins anew.
+    assert math.exp(found[0].score) == pytest.approx(3 * 0.4 * 0.5**2, rel=1e-6)
+    assert math.exp(found[1].score) == pytest.approx(2 * 0.4 * 0.5 * 0.4, rel=1e-6)
+
+
+class Counting:
+    """Says nothing, but counts who was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def start(self, rows: int, device: torch.device) -> Any:
+        return [[]] * rows
+
+    def step(self, state: Any, previous: Tensor) -> tuple[Tensor, Any]:
+        after = [[*own, token] for own, token in zip(state, previous.tolist())]
+        self.asked += after
+        return torch.zeros(len(after), 9), after
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        return [state[row] for row in rows.tolist()]
+
+
+def test_a_scorer_is_asked_of_every_sequence_once() -> None:
+    student, encoded, scorer = build(9, seed=1), hear([10, 10], seed=4), Counting()
+    found = beam_transduced(student, encoded, 4, scorer)
+    plain = beam_transduced(student, encoded, 4)
+    assert [[each.hypothesis for each in own] for own in found] == [
+        [each.hypothesis for each in own] for own in plain
+    ]
+    asked = [tuple(each) for each in scorer.asked]
+    assert all(each[0] == EOS for each in asked)
+    assert len(asked) < 4 * 2 * 10
+    last = {(EOS, *each.hypothesis.ids) for own in found for each in own}
+    assert last <= set(asked)
+
+
+def test_opinions_forget_what_is_no_hypothesis_any_more() -> None:
+    scorer: Scorer = Counting()
+    tree, device = SaidTree(), torch.device("cpu")
+    opinions = Opinions(scorer, device)
+    first = tree.child(ROOT, 5)
+    second = tree.child(first, 6)
+    assert tree.child(ROOT, 5) == first
+    assert tree.way(second) == (first, 6)
+    opinions.behind([ROOT, first], tree)
+    opinions.behind([second, first], tree)
+    opinions.behind([second], tree)
+    assert scorer.asked == [[EOS], [EOS, 5], [EOS, 5, 6]]  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        opinions.behind([tree.child(ROOT, 7)], tree)
+
+
+class Judged:
+    """Likes long sentences."""
+
+    parameters = 3
+
+    def score(self, sentences: Any) -> list[float]:
+        return [10.0 * len(each) for each in sentences]
+
+
+def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, encoded, tokenizer = build(9, seed=1), hear([10, 7], seed=4), tokenizer_of(9)
+    lm = TableLM(tokenizer)
+    for module in ("transducer_search", "rescoring"):
+        monkeypatch.setattr(f"retort.decoding.{module}.open_fitting_lm", lambda *_: lm)
+    monkeypatch.setattr("retort.decoding.transducer_search.open_judge", lambda *_: Judged())
+
+    def search(before: TransducerSearch | None = None, **options: Any) -> TransducerSearch:
+        opened = open_search(student, tokenizer, DecodingOptions(**options), before)
+        assert isinstance(opened, TransducerSearch)
+        return opened
+
+    plain = search()
+    assert plain(encoded) == [[each] for each in greedy_transduced(student, encoded)]
+    student.config.transducer.symbols = 3
+    assert plain(encoded) == [[each] for each in greedy_transduced(student, encoded, 3)]
+    assert search(beam=4)(encoded) == beam_transduced(student, encoded, 4)
+    fused = search(beam=4, lm="x", lm_weight=0.7)
+    assert fused(encoded) == beam_transduced(student, encoded, 4, Fusion(lm, 0.7))
+    assert fused.parameters["lm"] == lm.parameters
+    again = search(fused, beam=2, lm="x", lm_weight=0.1)
+    assert again.scorer is not None
+    assert again.scorer.lm is lm
+    longest: list[list[Candidate]] = search(beam=4, rescore="x", rescore_weight=1.0)(encoded)
+    for found in longest:
+        assert len(found[0].hypothesis.ids) == max(len(each.hypothesis.ids) for each in found)
+    assert len(plain.heard(encoded) or []) == 2
+    student.config.ctc_weight = 0.0
+    assert plain.heard(encoded) is None
