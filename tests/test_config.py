@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from retort.config import CHOICES, Recipe
+from retort.distill import LOSSES
 from retort.errors import UserError
 from retort.recipe import OTHER_KINDS, differing, load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
 from retort.student_config import StudentConfig
@@ -34,7 +35,7 @@ def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
     described = describe(recipe)
     assert described.shipped > 0
     assert (described.training_only > 0) == any(
-        row.loss != "soft_label" or row.tap.startswith("frames.") for row in recipe.distill
+        LOSSES[row.loss].compares == "projected" or row.tap.startswith("frames.") for row in recipe.distill
     )
     assert sum(described.parts.values()) == described.shipped
 
@@ -281,6 +282,43 @@ def test_choices_are_checked_and_listed(key: str) -> None:
             "State output_dim",
         ),
         ("student: {decoder: {layers: 2, init: x, init_layers: [1]}}", "init_layers"),
+        ("student: {decoder: {kind: parallel, history_dropout: 0.1}}", "has history_dropout"),
+        ("student: {decoder: {kind: parallel, init: bert}}", "has init, but kind parallel"),
+        (
+            "teachers: {b: {}}\ntokenizer: {kind: teacher, teacher: b}\n"
+            "student: {decoder: {kind: parallel, output: plm, output_dim: 8}}",
+            "has output: plm",
+        ),
+        ("student: {decoder: {kind: parallel, glancing: 1.5}}", "student.decoder.glancing"),
+        ("teachers: {b: {}}\ndistill: [{tap: frames.1, teacher: b, loss: cosine}]", "Set pool: cif"),
+        (
+            "teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: b, loss: cosine, pool: cif}]",
+            "frames.N of a student that writes tokens",
+        ),
+        (
+            "student: {kind: hybrid}\nteachers: {b: {}}\n"
+            "distill: [{tap: frames.1, teacher: b, loss: cosine, pool: cif}]",
+            "of a hybrid student",
+        ),
+        (
+            "teachers: {b: {}}\ndistill: [{tap: frames.1, teacher: b, loss: cosine, pool: max}]",
+            "distill[0].pool is 'max'",
+        ),
+        (
+            "teachers: {b: {}}\n"
+            "distill: [{tap: frames.1, teacher: b, loss: cosine, pool: attention, pool_heads: 0}]",
+            "distill[0].pool_heads is 0",
+        ),
+        (
+            "teachers: {b: {}}\n"
+            "distill: [{tap: frames.1, teacher: b, loss: cosine, pool: attention, pool_heads: 7}]",
+            "frames of 256 dimensions",
+        ),
+        (
+            "teachers: {b: {}}\n"
+            "distill: [{tap: frames.1, teacher: b, loss: cosine, pool: cif, quantity_weight: -1}]",
+            "distill[0].quantity_weight",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together(tmp_path: Path, text: str, word: str) -> None:

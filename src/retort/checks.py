@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe, RowConfig, SpokenConfig
 from retort.errors import UserError
-from retort.student_config import StudentConfig
+from retort.student_config import DecoderConfig, StudentConfig
 
 
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
@@ -43,6 +43,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     _check_hybrid(recipe, where)
     _check_kind(recipe, where)
     _check_soft_labels(recipe, where)
+    _check_frames(recipe, where)
     if recipe.tokenizer.kind == "bpe" and recipe.tokenizer.size is None:
         raise UserError(
             "tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300"
@@ -203,6 +204,43 @@ def _check_soft_labels(recipe: Recipe, where: str) -> None:
         _check_interpolation(row, f"{where}: distill[{index}]")
 
 
+def _check_frames(recipe: Recipe, where: str) -> None:
+    """Rows on frames: of a hybrid student they meet the teacher by its alignment, of others by `pool`."""
+    for index, row in enumerate(recipe.distill):
+        frames, pooled = row.tap.startswith("frames."), row.pool != "none"
+        if recipe.student.kind == "cif" and frames and not pooled:
+            raise UserError(
+                f"distill[{index}] reads {row.tap}, and this student has no alignment of frames",
+                where=where,
+                remedy="Set pool: cif or attention, or choose another tap",
+            )
+        if pooled and (recipe.student.kind == "hybrid" or not frames):
+            raise UserError(
+                f"distill[{index}].pool is {row.pool} for {row.tap} of a {recipe.student.kind} student",
+                where=where,
+                remedy="It goes with frames.N of a student that writes tokens",
+            )
+        if pooled and row.loss in ("soft_label", "hard_label"):
+            raise UserError(
+                f"distill[{index}].pool is {row.pool} for {row.loss}",
+                where=where,
+                remedy="It goes with losses of vectors",
+            )
+        if not row.quantity_weight >= 0.0:
+            raise UserError(
+                f"distill[{index}].quantity_weight is {row.quantity_weight}",
+                where=where,
+                remedy="Choose 0 or more",
+            )
+        dim = recipe.student.encoder.dim
+        if row.pool_heads < 1 or (row.pool == "attention" and dim % (2 * row.pool_heads)):
+            raise UserError(
+                f"distill[{index}].pool_heads is {row.pool_heads} for frames of {dim} dimensions",
+                where=where,
+                remedy="Choose a number whose double divides them",
+            )
+
+
 def _check_interpolation(row: RowConfig, where: str) -> None:
     if not 0.0 <= row.interpolate <= 1.0:
         raise UserError(f"interpolate is {row.interpolate}", where=where, remedy="Choose from 0 to 1")
@@ -217,6 +255,8 @@ def _check_interpolation(row: RowConfig, where: str) -> None:
 
 def _check_decoder(recipe: Recipe, where: str) -> None:
     decoder = recipe.student.decoder
+    if decoder.kind == "parallel":
+        _check_parallel(decoder, where)
     if decoder.output == "plm" and recipe.tokenizer.kind != "teacher":
         raise UserError(
             "student.decoder.output is plm, but the tokens are not a PLM's",
@@ -275,6 +315,24 @@ def _check_speech(recipe: Recipe, where: str) -> None:
             "student.encoder.kind is pretrained without student.encoder.model",
             where=where,
             remedy="Name a model, such as facebook/hubert-base-ls960",
+        )
+
+
+def _check_parallel(decoder: DecoderConfig, where: str) -> None:
+    for key, given in (
+        ("history_dropout", decoder.history_dropout != 0.0),
+        ("init", bool(decoder.init)),
+        ("output: plm", decoder.output == "plm"),
+    ):
+        if given:
+            raise UserError(
+                f"student.decoder has {key}, but kind parallel: it reads no history and starts from no PLM",
+                where=where,
+                remedy="Leave it out, or set kind: autoregressive",
+            )
+    if not 0.0 <= decoder.glancing <= 1.0:
+        raise UserError(
+            f"student.decoder.glancing is {decoder.glancing}", where=where, remedy="Choose from 0 to 1"
         )
 
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import iter_modules
 
 from omegaconf import MISSING
 
@@ -163,8 +165,9 @@ class RowConfig:
     tap: str = MISSING
     teacher: str = MISSING
     loss: str = MISSING
-    """`contrastive`, `regression`, `cosine`, or, of a teacher with `topk`, `soft_label` on `tokens`, `senones` or
-    `frames.N`. Or `hard_label` on these frames: the unit itself instead of what the teacher says."""
+    """`contrastive`, `regression`, `cosine`, `relational` or, of a teacher with `topk`, `soft_label` on `tokens`, `senones`
+    or `frames.N`. Or `hard_label` on these frames: the unit itself instead of what the teacher says. Every file of
+    `distill/losses` is one."""
     weight: float = 1.0
     average: str = "token"
     """`token` or `utterance` (mean over utterances of means over their tokens)."""
@@ -185,6 +188,14 @@ class RowConfig:
     """Squared error over the dimensions: `sum` or `mean`."""
     warmup_steps: int = 0
     """The weight grows linearly from zero over these steps."""
+    pool: str = "none"
+    """How frames of a tap `frames.N` become tokens, inside the row: `cif` (weights of the row's own, scaled to the number
+    of tokens) or `attention` (queries from the tokens' positions). What it trains is dropped with the row."""
+    pool_heads: int = 4
+    """Of `attention`."""
+    quantity_weight: float = 1.0
+    """Of `cif`, within the row's loss: how far the weights sum from the number of tokens, in tokens; the row's weight
+    multiplies it, too."""
 
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
@@ -289,7 +300,11 @@ TEACHER_CHOICES = {
     "storage": ("online", "disk"),
 }
 ROW_CHOICES = {
-    "loss": ("contrastive", "regression", "cosine", "soft_label", "hard_label"),
+    "loss": tuple(
+        sorted(each.name for each in iter_modules([str(Path(__file__).parent / "distill" / "losses")]))
+    ),
     "average": ("token", "utterance"),
     "reduce": ("sum", "mean"),
+    "pool": ("none", "cif", "attention"),
 }
+"""Losses are named, not imported: a file of `distill/losses` is one (`distill/registry.py`)."""

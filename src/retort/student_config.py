@@ -78,6 +78,12 @@ class CifConfig:
 
 @dataclass
 class DecoderConfig:
+    kind: str = "autoregressive"
+    """`autoregressive` (token by token, as the reference) or `parallel` (all at once: Paraformer, Gao et al. 2022)."""
+    cross_attention: bool = True
+    """Whether a `parallel` decoder also reads the encoder's output."""
+    glancing: float = 0.75
+    """Of a `parallel` decoder in training: how many tokens it is shown, as a share of those that it gets wrong by itself."""
     layers: int = 2
     dim: int = 256
     heads: int = 4
@@ -149,6 +155,7 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.transducer.predictor": ("stateless", "lstm"),
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
+    "student.decoder.kind": ("autoregressive", "parallel"),
     "student.decoder.output": ("own", "plm"),
     "student.encoder.kind": (
         "conformer",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from retort.config import RowConfig
 from retort.distill import contrastive_hits, contrastive_logits, contrastive_loss
-from retort.distill.contrastive import _STRIP, contrastive_row, draw_ids, draw_rows
+from retort.distill.losses.contrastive import _STRIP, contrastive_row, draw_ids, draw_rows
 from retort.distill.positions import Targets
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from retort.config import RowConfig
 from retort.distill import cosine_loss
-from retort.distill.cosine import cosine_row
+from retort.distill.losses.cosine import cosine_row
 from retort.distill.positions import Targets
 
 

@@ -166,6 +166,6 @@ def test_the_losses_load_without_students_and_teachers() -> None:
     """They are plain functions for any toolkit."""
     code = "import sys, retort.distill; print([n for n in sys.modules if n.startswith('retort.')])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "retort.distill.contrastive" in loaded
+    assert "retort.distill.losses.contrastive" in loaded
     assert "retort.students" not in loaded
     assert "retort.teachers" not in loaded

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from retort.config import RowConfig
 from retort.distill import regression_loss
+from retort.distill.losses.regression import regression_row
 from retort.distill.positions import Targets
-from retort.distill.regression import regression_row
 
 
 def pair(size: int = 4, dim: int = 3) -> tuple[Tensor, Tensor]:

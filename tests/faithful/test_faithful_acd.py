@@ -13,7 +13,7 @@ from slow_formulas import contrastive, project
 from torch import Tensor
 
 from retort.config import RowConfig
-from retort.distill.contrastive import contrastive_loss, draw_ids
+from retort.distill.losses.contrastive import contrastive_loss, draw_ids
 from retort.distill.objective import Objective
 from retort.students.taps import Tap
 from retort.teachers.signal import Signal, token_signal

@@ -14,7 +14,7 @@ from slow_formulas import contrastive, ctc, fire, project, smoothed_cross_entrop
 from torch import Tensor
 
 from retort.config import RowConfig
-from retort.distill.contrastive import draw_ids
+from retort.distill.losses.contrastive import draw_ids
 from retort.distill.objective import Objective
 from retort.student_config import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
 from retort.students.cif import CifStudent

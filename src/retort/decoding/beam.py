@@ -20,6 +20,7 @@ from torch import Tensor
 from retort.decoding.greedy import NEVER, Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
+from retort.students.student import Encoded
 from retort.text.tokenizers import EOS
 
 NOTHING = float("-inf")
@@ -85,16 +86,25 @@ def beam_search(
         scorer: has a say in the ranking, none in the hypotheses' own log-probabilities.
     """
     encoded = student.encode(features, feature_lengths)
-    return beam_fired(student, student.fire(encoded), beam, scorer)
+    return beam_fired(student, student.fire(encoded), beam, scorer, encoded)
 
 
 @torch.inference_mode()
 def beam_fired(
-    student: CifStudent, fired: FiredTokens, beam: int, scorer: Scorer | None = None
+    student: CifStudent,
+    fired: FiredTokens,
+    beam: int,
+    scorer: Scorer | None = None,
+    encoded: Encoded | None = None,
 ) -> list[list[Candidate]]:
     """Beam search over embeddings that were fired already, as :func:`beam_search`.
 
-    Only one fire's embeddings at a time are repeated for the hypotheses.
+    Only one fire's embeddings at a time are repeated for the hypotheses. Without a scorer, what it finds with a parallel
+    decoder is exactly the best there is: positions that know nothing of each other add up, so a beginning that `beam`
+    others surpass is surpassed with whatever goes on from it.
+
+    Args:
+        encoded: what was fired, for a decoder that reads it (:meth:`CifStudent.start`).
     """
     batch, fires = fired.embeddings.shape[:2]
     device = fired.embeddings.device
@@ -104,7 +114,7 @@ def beam_fired(
         scores=torch.zeros(batch, 1, dtype=torch.float64, device=device),
         ended=torch.zeros(batch, 1, dtype=torch.bool, device=device),
     )
-    state = student.decoder.start(batch, fired.embeddings)
+    state = student.start(fired, encoded)
     memory = None if scorer is None else scorer.start(batch, device)
     for step in range(fires):
         previous = beams.tokens[..., -1].flatten()

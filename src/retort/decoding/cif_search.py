@@ -41,13 +41,14 @@ class CifSearch(PieceSearch):
 
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""
-        return self.fired(self.student.fire(encoded))
+        return self.fired(self.student.fire(encoded), encoded)
 
-    def fired(self, fired: FiredTokens) -> list[list[Candidate]]:
+    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[Candidate]]:
         """The same of embeddings that were fired already."""
         if self.options.beam == 1 and self.scorer is None:
-            return [[Candidate(each, sum(each.log_probs))] for each in greedy_fired(self.student, fired)]
-        found = beam_fired(self.student, fired, self.options.beam, self.scorer)
+            greedy = greedy_fired(self.student, fired, encoded)
+            return [[Candidate(each, sum(each.log_probs))] for each in greedy]
+        found = beam_fired(self.student, fired, self.options.beam, self.scorer, encoded)
         if self.judge is None:
             return found
         return rescore(found, self.judge, self.options.rescore_weight, self.options.length_weight)

@@ -45,15 +45,19 @@ def greedy(student: CifStudent, features: Tensor, feature_lengths: Tensor) -> li
         feature_lengths: `(B,)`.
     """
     encoded = student.encode(features, feature_lengths)
-    return greedy_fired(student, student.fire(encoded))
+    return greedy_fired(student, student.fire(encoded), encoded)
 
 
-def greedy_fired(student: CifStudent, fired: FiredTokens) -> list[Hypothesis]:
-    """Greedy decoding of embeddings that were fired already; each hypothesis is cut at its first EOS."""
+def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | None = None) -> list[Hypothesis]:
+    """Greedy decoding of embeddings that were fired already; each hypothesis is cut at its first EOS.
+
+    Args:
+        encoded: what was fired, for a decoder that reads it (:meth:`CifStudent.start`).
+    """
     batch, most = fired.embeddings.shape[:2]
     previous = torch.full((batch,), EOS, device=fired.embeddings.device)
     running = fired.lengths > 0
-    state = student.decoder.start(batch, fired.embeddings)
+    state = student.start(fired, encoded)
     tokens, scores = [], []
     for step in range(most):
         logits, state = student.decoder.step(state, previous, fired.embeddings[:, step])

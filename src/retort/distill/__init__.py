@@ -1,11 +1,13 @@
 """Losses that teach a recogniser with a language model. The plain functions work in any toolkit."""
 
-from retort.distill.contrastive import contrastive_hits, contrastive_logits, contrastive_loss
-from retort.distill.cosine import cosine_loss
+from retort.distill.losses.contrastive import contrastive_hits, contrastive_logits, contrastive_loss
+from retort.distill.losses.cosine import cosine_loss
+from retort.distill.losses.regression import regression_loss
+from retort.distill.losses.relational import relational_loss
+from retort.distill.losses.soft_label import soft_label_loss
 from retort.distill.objective import Objective, ObjectiveResult
-from retort.distill.regression import regression_loss
-from retort.distill.row import LOSSES, Row, RowResult, Tally
-from retort.distill.soft_label import soft_label_loss
+from retort.distill.registry import LOSSES
+from retort.distill.row import Row, RowResult, Tally
 
 __all__ = [
     "LOSSES",
@@ -19,5 +21,6 @@ __all__ = [
     "contrastive_loss",
     "cosine_loss",
     "regression_loss",
+    "relational_loss",
     "soft_label_loss",
 ]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from retort.config import RowConfig
-from retort.distill.row import LABELS, Row, Tally
+from retort.distill.registry import LOSSES
+from retort.distill.row import Row, Tally
 from retort.distill.symbols import FrameClasses, frame_classes
 from retort.errors import UserError
 
@@ -53,7 +54,7 @@ class Objective(nn.Module):
         tap_dims: width of every tap that the student exposes.
         teacher_dims: width of every teacher's vectors, by its name in the recipe.
         tap_units: unit of taps by name; by default the tap `utterance` has one position an utterance, and
-            every other tap one position a token.
+            every other tap one position a token, or a frame where its row pools it.
         outputs: of taps of frames that are outputs of the student, the names of their classes. On other such taps a
             row of soft or hard labels has a head of its own.
         symbols: of every teacher whose labels a row lays on frames, its symbols.
@@ -82,7 +83,8 @@ class Objective(nn.Module):
             where = f"distill[{index}]"
             _choose(config.tap, tap_dims, "tap", where)
             _choose(config.teacher, teacher_dims, "teacher", where)
-            unit = units.get(config.tap, "token")
+            default: Unit = "token" if config.pool == "none" else "frame"
+            unit = _pooled(config, units.get(config.tap, default), where)
             if unit != "token" and not config.same_token_negatives:
                 raise UserError(
                     f"same_token_negatives is false, but a position of tap '{config.tap}' is not a token",
@@ -127,8 +129,9 @@ class Objective(nn.Module):
         for name, need, row in zip(self.names, self.row_needs, self.rows):
             assert isinstance(row, Row)
             tap = taps[row.config.tap]
-            if tap.unit != need[1]:
-                raise ValueError(f"tap {row.config.tap} has unit {tap.unit}, announced was {need[1]}")
+            announced = need[1] if row.pool is None else "frame"
+            if tap.unit != announced:
+                raise ValueError(f"tap {row.config.tap} has unit {tap.unit}, announced was {announced}")
             try:
                 result = row(tap, given[need], tokens)
             except ValueError as error:
@@ -140,6 +143,19 @@ class Objective(nn.Module):
         return ObjectiveResult(sums["tokens"], sums["utterances"], metrics)
 
 
+def _pooled(config: RowConfig, unit: Unit, where: str) -> Unit:
+    """The unit of the positions that a row compares: those of its tap, or what it makes of frames."""
+    if config.pool == "none":
+        return unit
+    if unit != "frame" or (config.loss in LOSSES and LOSSES[config.loss].compares == "symbols"):
+        raise UserError(
+            f"pool with {config.loss} on '{config.tap}', a position of which is a {unit}",
+            where=where,
+            remedy="Pool goes with losses of vectors on frames.N",
+        )
+    return "token"
+
+
 def _classes(
     config: RowConfig,
     unit: Unit,
@@ -148,7 +164,7 @@ def _classes(
     where: str,
 ) -> FrameClasses | None:
     """What a row of labels on frames compares; None for other rows."""
-    if config.loss not in LABELS:
+    if config.loss not in LOSSES or LOSSES[config.loss].compares != "symbols":
         return None
     if unit != "frame":
         if config.loss == "hard_label":

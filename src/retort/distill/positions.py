@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from retort.config import RowConfig
 
 Reduction = Literal["none", "sum", "mean"]
 
@@ -24,6 +21,7 @@ class Targets(NamedTuple):
         tokens: `(N,)` int64 ids of the student's tokens, or None where a position is not a token.
         ids: `(N, D)` int64, of soft labels: the tokens whose probabilities the vectors are.
         labels: `(N,)` int64, which output each position's own symbol is, -1 for none; None where nobody knows.
+        owners: `(N,)` int64, which utterance of the batch each position is of; None where all are of one.
     """
 
     vectors: Tensor
@@ -31,6 +29,7 @@ class Targets(NamedTuple):
     tokens: Tensor | None
     ids: Tensor | None = None
     labels: Tensor | None = None
+    owners: Tensor | None = None
 
 
 class PositionLosses(NamedTuple):
@@ -46,10 +45,6 @@ class PositionLosses(NamedTuple):
     values: Tensor
     marks: dict[str, Tensor]
     taken: Tensor | None = None
-
-
-RowLoss = Callable[[Tensor, Targets, RowConfig], PositionLosses]
-"""Projected student vectors `(N, D)`, the targets and the row's configuration to a loss a position."""
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:

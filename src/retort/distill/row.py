@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from retort.config import RowConfig
-from retort.distill.contrastive import contrastive_row
-from retort.distill.cosine import cosine_row
-from retort.distill.hard_label import hard_label_row
-from retort.distill.positions import RowLoss, Targets
-from retort.distill.regression import regression_row
-from retort.distill.soft_label import soft_label_row
+from retort.distill.pooling import make_pool
+from retort.distill.positions import Targets
+from retort.distill.registry import LOSSES
 from retort.distill.symbols import FrameClasses, translated
 from retort.errors import UserError
 
@@ -22,17 +19,6 @@ from retort.errors import UserError
 if TYPE_CHECKING:
     from retort.students.taps import Tap
     from retort.teachers.signal import Signal
-
-LOSSES: dict[str, RowLoss] = {
-    "contrastive": contrastive_row,
-    "regression": regression_row,
-    "cosine": cosine_row,
-    "soft_label": soft_label_row,
-    "hard_label": hard_label_row,
-}
-"""What `loss:` of a row may be. A new method is a file with its loss, a line here and in `ROW_CHOICES`."""
-LABELS = ("soft_label", "hard_label")
-"""Those that compare logits with symbols, not vectors with vectors."""
 
 
 class Tally(NamedTuple):
@@ -66,10 +52,11 @@ class RowResult:
 class Row(nn.Module):
     """Projects a tap to the teacher's width and compares the two; lives in training only.
 
-    Soft labels are compared with the tap itself, logits over the student's tokens, and log `spoken`: the share of
-    the tap's positions of which the teacher says something. On frames that are no output the projection is an
-    auxiliary head: logits over the teacher's own symbols. Everything here is computed in float32 or better, whatever
-    autocast says.
+    With `pool` the frames of the tap become positions of the teacher first, and a loss of how many they would be by
+    themselves is in `total` (`quantity_weight`). Soft labels are compared with the tap itself, logits over the student's
+    tokens, and log `spoken`: the share of the tap's positions of which the teacher says something. On frames that are
+    no output the projection is an auxiliary head: logits over the teacher's own symbols. Everything here is computed in
+    float32 or better, whatever autocast says.
 
     Args:
         config: of the row; its weight and warm-up are the objective's affair, see :meth:`weight_at`.
@@ -78,7 +65,7 @@ class Row(nn.Module):
         classes: of soft and hard labels of frames, what the teacher's symbols are to the student.
 
     Raises:
-        UserError: no such loss.
+        UserError: no such loss, or a tap that cannot be pooled.
     """
 
     lookup: Tensor | None
@@ -92,12 +79,13 @@ class Row(nn.Module):
                 f"loss is '{config.loss}'", where="distill", remedy=f"Choose one of {', '.join(LOSSES)}"
             )
         self.config = config
-        self.loss = LOSSES[config.loss]
+        self.loss, self.compares = LOSSES[config.loss]
+        self.pool = make_pool(config, tap_dim)
         lookup = classes.lookup if classes is not None else None
         self.register_buffer("lookup", lookup, persistent=False)
-        width: int | None = teacher_dim
-        if config.loss in LABELS:
-            width = classes.size if classes is not None and lookup is None else None
+        width = teacher_dim if self.compares == "projected" else None
+        if self.compares == "symbols" and classes is not None and lookup is None:
+            width = classes.size
         self.projection: nn.Module = nn.Identity() if width is None else nn.Linear(tap_dim, width)
 
     def weight_at(self, step: int) -> float:
@@ -110,13 +98,15 @@ class Row(nn.Module):
 
         Args:
             tap: `values (B, N, tap_dim)`.
-            signal: `vectors (B, M, teacher_dim)`; N and M differ by padding only. Of frames, in the teacher's symbols.
-            tokens: `(B, U)` int64 ids of the student's tokens, read where the tap's unit is `token`.
+            signal: `vectors (B, M, teacher_dim)`; N and M differ by padding only. Of frames, in the teacher's symbols;
+                of frames that are pooled, of tokens, and N is the frames'.
+            tokens: `(B, U)` int64 ids of the student's tokens, read where the positions are tokens.
 
         Raises:
             ValueError: tap, signal and tokens do not describe the same positions. What the batch is made of
                 has gone wrong; nothing is ever cut to fit.
         """
+        tap, distances = self._pooled(tap, signal)
         valid = valid_positions(tap, signal)
         owner, place = valid.nonzero(as_tuple=True)
         if tap.unit != "token":
@@ -131,6 +121,7 @@ class Row(nn.Module):
                 tokens=None if tokens is None else tokens[owner, place],
                 ids=None if signal.ids is None else signal.ids[owner, place],
                 labels=None if signal.labels is None else signal.labels[owner, place],
+                owners=owner,
             )
         )
         with torch.autocast(tap.values.device.type, enabled=False):
@@ -139,19 +130,32 @@ class Row(nn.Module):
             student = self.projection(tap.values[owner, place].to(dtype))
             losses, marks, taken = self.loss(student, targets, self.config)
         metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
-        if self.config.loss in LABELS:
-            positions = tap.lengths if tap.present is None else tap.present
-            metrics["spoken"] = Tally(valid.sum(), int(positions.sum()))
+        positions = int((tap.lengths if tap.present is None else tap.present).sum())
+        if self.compares == "symbols":
+            metrics["spoken"] = Tally(valid.sum(), positions)
+        beside = losses.new_zeros(len(valid))
+        if distances is not None:
+            metrics["quantity"] = Tally(distances.detach().sum(), positions)
+            beside = self.config.quantity_weight * distances.to(losses.dtype)
         if self.config.average == "token":
             replaced = None
             if taken is not None:
                 if tap.hard is None:
                     raise ValueError("the tap has no hard labels to be interpolated with")
                 replaced = (taken * tap.hard[owner, place]).sum()
-            return RowResult(losses.sum(), len(owner), "tokens", metrics, replaced)
+            return RowResult(losses.sum() + beside.sum(), len(owner), "tokens", metrics, replaced)
         lengths = valid.sum(1)
-        means = losses.new_zeros(len(lengths)).index_add(0, owner, losses) / lengths.clamp_min(1)
+        means = beside.index_add(0, owner, losses) / lengths.clamp_min(1)
         return RowResult(means.sum(), int((lengths > 0).sum()), "utterances", metrics)
+
+    def _pooled(self, tap: Tap, signal: Signal) -> tuple[Tap, Tensor | None]:
+        """The tap at the positions of the signal, and `(B,)`: how far a pool's weights are from their number."""
+        if self.pool is None or len(tap.values) != len(signal.valid):
+            return tap, None
+        counts = said_positions(signal)
+        with torch.autocast(tap.values.device.type, enabled=False):
+            values, distances = self.pool(tap.values, tap.lengths, counts)
+        return replace(tap, values=values, lengths=counts, unit="token", hard=None), distances
 
     def _in_outputs(self, targets: Targets) -> Targets:
         """The targets in the student's outputs, where the teacher has symbols of its own for them."""
@@ -167,12 +171,20 @@ class Row(nn.Module):
         return targets
 
 
+def said_positions(signal: Signal) -> Tensor:
+    """`(B,)` int64: how many positions the signal has of each utterance, 0 where it says nothing of any.
+
+    The last one of an utterance (EOS, or the one of a whole utterance) has a teacher vector whenever any of them has.
+    """
+    places = torch.arange(1, signal.valid.shape[1] + 1, device=signal.valid.device)
+    return (signal.valid * places).amax(1) if len(places) else signal.valid.sum(1)
+
+
 def valid_positions(tap: Tap, signal: Signal) -> Tensor:
     """Positions inside the tap's lengths of which the teacher speaks.
 
-    The last position of an utterance (EOS, or the one of a whole utterance) has a teacher vector whenever any
-    of its positions has one; where it lies says how many positions the signal has. Of frames, whose last ones may be
-    silent, none may lie behind the tap's. Positions at which the student has nothing are left out.
+    The tap has as many as :func:`said_positions`. Of frames, whose last ones may be silent, none may lie behind the tap's.
+    Positions at which the student has nothing are left out.
 
     Returns:
         `(B, n)` bool, n the shorter of the two padded sizes.
@@ -185,8 +197,7 @@ def valid_positions(tap: Tap, signal: Signal) -> Tensor:
     if signal.valid.shape[0] != batch:
         raise ValueError(f"the tap has {batch} utterances and the signal {signal.valid.shape[0]}")
     shorter = min(size, signal.valid.shape[1])
-    places = torch.arange(1, signal.valid.shape[1] + 1, device=signal.valid.device)
-    spoken = (signal.valid * places).amax(1) if len(places) else torch.zeros_like(tap.lengths)
+    spoken = said_positions(signal)
     apart = spoken > tap.lengths if tap.unit == "frame" else (spoken != tap.lengths) & (spoken > 0)
     wrong = apart | (tap.lengths > size)
     if wrong.any():

@@ -52,7 +52,7 @@ def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
     features = _features(recogniser, CutFeatures(recogniser.features), cut)
     encoded = student.encode(features[None].to(recogniser.device), _length(recogniser, features))
     fired = student.fire(encoded)
-    ids = greedy_fired(student, fired)[0].ids
+    ids = greedy_fired(student, fired, encoded)[0].ids
     count = int(fired.lengths[0])
     labels = [surface.replace(" ", "␣") for surface in recogniser.tokenizer.surfaces(ids)]
     labels = [*labels, END, *[""] * count][:count]

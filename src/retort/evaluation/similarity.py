@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from retort.config import Recipe
 from retort.corpora.features import CutFeatures
 from retort.distill.objective import Objective
+from retort.distill.registry import LOSSES
 from retort.distill.row import Row, valid_positions
 from retort.errors import BadUtterance, UserError
 from retort.evaluation.experiment import Experiment
@@ -77,10 +78,17 @@ class _Heard:
 
 
 def row_on_acoustic(recipe: Recipe) -> int | None:
-    """Index of the first row of distillation on the fired vectors; None without one, or where nothing fires."""
+    """Index of the first row of distillation on the fired vectors that projects them; None where nothing fires."""
     if recipe.student.kind != "cif":
         return None
-    return next((index for index, row in enumerate(recipe.distill) if row.tap == TAP), None)
+    return next(
+        (
+            index
+            for index, row in enumerate(recipe.distill)
+            if row.tap == TAP and LOSSES[row.loss].compares == "projected"
+        ),
+        None,
+    )
 
 
 @torch.inference_mode()
@@ -120,9 +128,11 @@ def before_and_after(experiment: Experiment, cuts: Sequence[Cut]) -> BeforeAndAf
 
 
 def _widths(recipe: Recipe, projections: dict[str, Tensor]) -> dict[str, int]:
-    """Of each teacher's vectors, as its rows' projections have it; soft labels have none."""
-    widths = {}
+    """Of each teacher's vectors, as its rows' projections have it; soft labels have none, nor has what is not projected."""
+    widths = {row.teacher: 1 for row in recipe.distill}
     for number, row in enumerate(recipe.distill):
+        if LOSSES[row.loss].compares == "unprojected":
+            continue
         bias, topk = projections.get(f"rows.{number}.projection.bias"), recipe.teachers[row.teacher].topk
         if bias is None and topk is None:
             raise UserError("the last checkpoint is of another recipe", where=recipe.name)

@@ -9,49 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retort.nn.attention import SelfAttention
+from retort.nn.cross_attention import CrossAttention, Memory
 from retort.nn.decoder import HistoryLayer
 from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask
 from retort.nn.positions import sinusoids
 from retort.student_config import DecoderConfig
-
-Memory = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each `(B, heads, N, dim / heads)`."""
-
-
-class CrossAttention(SelfAttention):
-    """Attention of a decoder's positions to frames of another width.
-
-    Args:
-        dim: of the decoder.
-        heads: must divide `dim`.
-        dropout: on the attention weights.
-        source_dim: of the frames.
-    """
-
-    def __init__(self, dim: int, heads: int, dropout: float, source_dim: int) -> None:
-        super().__init__(dim, heads, dropout)
-        self.key = nn.Linear(source_dim, dim)
-        self.value = nn.Linear(source_dim, dim)
-
-    def memory(self, source: Tensor) -> Memory:
-        """Keys and values of `source (B, T, source_dim)`."""
-        return self.split(self.key(source)), self.split(self.value(source))
-
-    def forward(self, hidden: Tensor, memory: Memory, mask: Tensor) -> Tensor:
-        """Context `(M, N, dim)` of `hidden (M, N, dim)`.
-
-        M is B or a multiple of it: several hypotheses of an utterance stand together and look at the same frames,
-        of which there is one copy.
-
-        Args:
-            memory: of B utterances.
-            mask: `(B, 1, 1, T)`, true for frames that may be attended to.
-        """
-        utterances = len(memory[0])
-        query = self.split(self.query(hidden.reshape(utterances, -1, hidden.shape[-1])))
-        return self.attend(query, *memory, mask).view(hidden.shape)
 
 
 class CrossLayer(HistoryLayer):

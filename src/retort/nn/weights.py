@@ -27,7 +27,8 @@ class WeightEstimator(nn.Module):
         self.linear = nn.Linear(dim, 1)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, D)`, zero behind `lengths (B,)`, to alphas `(B, T)` float32, zero there too."""
+        """`hidden (B, T, D)`, zero behind `lengths (B,)`, to alphas `(B, T)` in float32 or better, zero there too."""
         mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
-        logits = self.linear(self.dropout(self.activation(mixed))).squeeze(-1).to(torch.float32)
+        logits = self.linear(self.dropout(self.activation(mixed))).squeeze(-1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.sigmoid().masked_fill(~valid_mask(lengths, hidden.shape[1]), 0.0)

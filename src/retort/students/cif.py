@@ -1,9 +1,12 @@
-"""The CIF recogniser: encoder, integrate-and-fire, autoregressive decoder, CTC head.
+"""The CIF recogniser: encoder, integrate-and-fire, autoregressive or parallel decoder, CTC head.
 
-Source: Dong and Xu 2020 (CIF); Han et al. 2023 for the sizes of the recipe `aishell1/cif`.
+Source: Dong and Xu 2020 (CIF); Han et al. 2023 for the sizes of the recipe `aishell1/cif`; Gao et al. 2022 (Paraformer)
+for the parallel decoder.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +17,22 @@ from retort.nn.ctc import label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import LAYERS, Encoder
 from retort.nn.masks import masked_mean, valid_mask
+from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.weights import WeightEstimator
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.frames import encode_in_layers, layer_dims
+from retort.students.glancing import glance
 from retort.students.history import forgotten
 from retort.students.student import Encoded, Labelled, Student, StudentOutput
 from retort.students.taps import Tap, Unit
 from retort.text.tokenizers import BLANK, EOS
+
+DECODERS: dict[str, type[CifDecoder] | type[ParallelDecoder]] = {
+    "autoregressive": CifDecoder,
+    "parallel": ParallelDecoder,
+}
+"""By `decoder.kind`."""
 
 
 class CifStudent(Student):
@@ -43,7 +55,7 @@ class CifStudent(Student):
             LAYERS[config.encoder.kind](config.encoder, number + 1)
             for number in range(config.cif.context_layers)
         )
-        self.decoder = CifDecoder(config.decoder, vocabulary, dim)
+        self.decoder = DECODERS[config.decoder.kind](config.decoder, vocabulary, dim)
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
 
@@ -66,11 +78,17 @@ class CifStudent(Student):
             "linguistic": self.config.decoder.dim,
             "utterance": dim,
             "tokens": vocabulary,
-        }
+        } | layer_dims(self.config.encoder)
 
     @property
     def tap_units(self) -> dict[str, Unit]:
-        return {"acoustic": "token", "linguistic": "token", "utterance": "utterance", "tokens": "token"}
+        units: dict[str, Unit] = {name: "frame" for name in layer_dims(self.config.encoder)}
+        return units | {
+            "acoustic": "token",
+            "linguistic": "token",
+            "utterance": "utterance",
+            "tokens": "token",
+        }
 
     @property
     def prose(self) -> str:
@@ -80,7 +98,7 @@ class CifStudent(Student):
         )
         return (
             f"decoder    {config.layers} layers, dim {config.dim}, {config.heads} heads, feed-forward "
-            f"{config.feedforward}{output}"
+            f"{config.feedforward}{output}{', parallel' if config.kind == 'parallel' else ''}"
         )
 
     @property
@@ -123,12 +141,11 @@ class CifStudent(Student):
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
             token_lengths: `(B,)`, EOS counted.
         """
-        encoded = self.encode(features, feature_lengths)
+        encoded, layers = encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
         alphas = self.weights(encoded.hidden, encoded.lengths)
         fired = self._fire(encoded, alphas, token_lengths)
         tokens = tokens[:, : fired.embeddings.shape[1]]
-        previous = F.pad(self._forget(tokens), (1, 0), value=EOS)[:, :-1]
-        states, logits = self.decoder(previous, fired.embeddings)
+        states, logits, counts = self._decode(encoded, fired, tokens)
         mask = valid_mask(token_lengths, tokens.shape[1])
         targets, predicted = tokens[mask], logits[mask].float()
         entropies = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
@@ -150,7 +167,45 @@ class CifStudent(Student):
             "correct": (predicted.detach().argmax(-1) == targets).sum(),
             "quantity_total": fired.quantity.detach().sum(),
         }
-        return StudentOutput(losses, taps, metrics)
+        return StudentOutput(losses, taps | layers, metrics | counts)
+
+    def _decode(
+        self, encoded: Encoded, fired: FiredTokens, tokens: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """States and logits of all positions of `tokens (B, U)`, and what a parallel decoder counts.
+
+        While that trains it decodes twice: what it gets wrong by itself says how many true tokens it is shown, the losses
+        are those of the second pass, over all positions, shown ones among them (as in the authors' code, FunASR; Qian et
+        al. leave these out).
+        """
+        if isinstance(self.decoder, CifDecoder):
+            previous = F.pad(self._forget(tokens), (1, 0), value=EOS)[:, :-1]
+            return *self.decoder(previous, fired.embeddings), {}
+        given = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
+        ratio = self.config.decoder.glancing
+        if not self.training or ratio == 0.0:
+            return *self.decoder(*given), {}
+        with torch.no_grad():
+            guesses = self.decoder(*given)[1].argmax(-1)
+        # Else autocast, in some versions of torch, hands the weights that it has cast without gradients to the second pass.
+        torch.clear_autocast_cache()
+        shown = glance(guesses, tokens, fired.lengths, ratio)
+        right = (guesses == tokens) & valid_mask(fired.lengths, tokens.shape[1])
+        return *self.decoder(*given, (tokens, shown)), {"correct": right.sum(), "shown": shown.sum()}
+
+    def start(self, fired: FiredTokens, encoded: Encoded | None = None) -> Any:
+        """The state of the decoder before its first step, of a search that goes from fire to fire.
+
+        Args:
+            encoded: what was fired; read by a parallel decoder with cross-attention.
+
+        Raises:
+            ValueError: that decoder is not given it.
+        """
+        if isinstance(self.decoder, CifDecoder):
+            return self.decoder.start(len(fired.embeddings), fired.embeddings)
+        memory = (None, None) if encoded is None else (encoded.hidden, encoded.lengths)
+        return self.decoder.start(fired.embeddings, fired.lengths, *memory)
 
     def _forget(self, tokens: Tensor) -> Tensor:
         """`tokens (B, U)` with some of them unknown, while training."""

@@ -15,6 +15,7 @@ from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.frames import encode_in_layers, layer_dims
 from retort.students.student import Encoded, Labelled, Student, StudentOutput
 from retort.students.taps import Tap, Unit
 
@@ -47,8 +48,7 @@ class HybridStudent(Student):
     @property
     def tap_dims(self) -> dict[str, int]:
         """`senones`, and `frames.N` of every layer N that has the rate of the output."""
-        dim = self.config.encoder.dim
-        return {"senones": self.output.out_features} | {f"frames.{number}": dim for number in self._layers()}
+        return {"senones": self.output.out_features} | layer_dims(self.config.encoder)
 
     @property
     def tap_units(self) -> dict[str, Unit]:
@@ -94,28 +94,21 @@ class HybridStudent(Student):
         Raises:
             ValueError: a frame that the encoder does not give has a label.
         """
-        frames = list(self.encoder.each_layer(features, feature_lengths))
-        lengths = frames[-1][1]
-        frames[-1] = (self.encoder.finished(*frames[-1]), lengths)
-        logits = self.output(frames[-1][0])
+        encoded, layers = encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
+        lengths, logits = encoded.lengths, self.output(encoded.hidden)
         senones = _laid_beside(senones, lengths, logits.shape[1])
         mask = senones >= 0
         targets, predicted = senones[mask], logits[mask]
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
         losses = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
         hard = losses.new_zeros(mask.shape).masked_scatter(mask, self.config.ce_weight * losses)
-        taps = {"senones": Tap(logits, lengths, "frame", hard)}
-        taps |= {f"frames.{number}": Tap(frames[number][0], lengths, "frame") for number in self._layers()}
+        taps = {"senones": Tap(logits, lengths, "frame", hard)} | layers
         correct = (predicted.detach().argmax(-1) == targets).sum()
         return StudentOutput({"ce": losses.sum()}, taps, {"correct": correct})
 
     def log_posteriors(self, encoded: Encoded) -> Tensor:
         """log p(senone | frame) `(B, T', S)` float32; less :attr:`log_priors` they are what a decoding graph adds up."""
         return self.output(encoded.hidden).float().log_softmax(-1)
-
-    def _layers(self) -> range:
-        config = self.config.encoder
-        return range(max(config.pool_after, default=1), config.layers + 1)
 
 
 def _senones(batch: Labelled) -> Tensor:

@@ -48,7 +48,7 @@ def describe(recipe: Recipe) -> Description:
         symbols = {
             row.teacher: student.outputs.get(row.tap) or _symbols(recipe, row)
             for row in recipe.distill
-            if student.tap_units.get(row.tap) == "frame"
+            if student.tap_units.get(row.tap) == "frame" and row.pool == "none"
         }
         objective = Objective(
             recipe.distill,

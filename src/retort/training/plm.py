@@ -53,11 +53,13 @@ def start_from_plm(student: CifStudent, recipe: Recipe, tokenizer: Tokenizer) ->
     Raises:
         UserError: as :func:`check_plm`, or a token is no piece of the PLM.
     """
-    config, taken = recipe.student.decoder, 0
+    config, taken, decoder = recipe.student.decoder, 0, student.decoder
+    if not isinstance(decoder, CifDecoder):  # `check_recipe` lets no other start from a PLM
+        return 0
     if config.output == "plm":
-        taken += _take_embeddings(student.decoder, recipe, tokenizer)
+        taken += _take_embeddings(decoder, recipe, tokenizer)
     if config.init:
-        taken += _take_layers(student.decoder, config)
+        taken += _take_layers(decoder, config)
     return taken
 
 

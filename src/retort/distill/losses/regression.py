@@ -20,6 +20,7 @@ from retort.distill.positions import (
     full_precision,
     reduce_positions,
 )
+from retort.distill.registry import row_loss
 
 Dimensions = Literal["sum", "mean"]
 
@@ -49,6 +50,7 @@ def regression_loss(
     return reduce_positions(squares.sum(1) if reduce == "sum" else squares.mean(1), reduction)
 
 
+@row_loss()
 def regression_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: regression`; logs the targets' `power`, what guessing zeros would lose."""
     reduce = cast(Dimensions, config.reduce)

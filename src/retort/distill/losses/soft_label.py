@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retort.config import RowConfig
 from retort.distill.positions import PositionLosses, Reduction, Targets, full_precision, reduce_positions
+from retort.distill.registry import row_loss
 
 
 def soft_label_loss(
@@ -64,6 +65,7 @@ def soft_label_loss(
     return reduce_positions(divergence * temperature**2, reduction)
 
 
+@row_loss("symbols")
 def soft_label_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: soft_label`, on logits `(N, V)`.
 

@@ -17,6 +17,7 @@ from retort.distill.positions import (
     reduce_positions,
     unit_vectors,
 )
+from retort.distill.registry import row_loss
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -38,6 +39,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
     return reduce_positions(1 - (unit_vectors(student) * unit_vectors(teacher)).sum(1), reduction)
 
 
+@row_loss()
 def cosine_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: cosine`."""
     return PositionLosses(cosine_loss(student, targets.vectors, reduction="none"), {})

@@ -19,6 +19,7 @@ from retort.distill.positions import (
     reduce_positions,
     unit_vectors,
 )
+from retort.distill.registry import row_loss
 from retort.nn.collectives import gather_numbers, gather_rows, process_count, process_index
 
 # Rows whose random keys are held at a time: bounds the memory of sampling to a strip of the N x N matrix.
@@ -163,6 +164,7 @@ def contrastive_hits(logits: Tensor, first: int = 0) -> Tensor:
     return (logits >= logits.diagonal(first)[:, None]).sum(1) == 1
 
 
+@row_loss()
 def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: contrastive`; logs its top-1 `accuracy`.
 

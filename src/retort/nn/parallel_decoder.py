@@ -1,0 +1,150 @@
+"""The decoder that reads all fired embeddings at once: Paraformer's (Gao et al., Interspeech 2022, arXiv 2206.08317).
+
+Section 2 there; what differs is ours: positions are rotary, norms stand before their parts, as everywhere here, and the
+embeddings of shown tokens are rows of the output layer (an option of the authors' code, FunASR, `share_embedding`), so
+that nothing is held at run time that only training needs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.attention import RotaryAttention
+from retort.nn.conformer import FeedForward
+from retort.nn.cross_attention import CrossAttention
+from retort.nn.dropout import Dropout
+from retort.nn.masks import attention_mask
+from retort.student_config import DecoderConfig
+
+
+class ParallelLayer(nn.Module):
+    """Pre-norm self-attention to both sides, cross-attention if the configuration says so, feed-forward with SiLU.
+
+    Args:
+        config: sizes.
+        memory_dim: of the encoder's output.
+    """
+
+    def __init__(self, config: DecoderConfig, memory_dim: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = RotaryAttention(dim, config.heads, config.dropout)
+        self.cross_norm = nn.LayerNorm(dim) if config.cross_attention else None
+        self.cross = (
+            CrossAttention(dim, config.heads, config.dropout, memory_dim) if config.cross_attention else None
+        )
+        self.feedforward = FeedForward(dim, config.feedforward, config.dropout)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self, hidden: Tensor, lengths: Tensor, memory: Tensor | None, memory_lengths: Tensor | None
+    ) -> Tensor:
+        """`hidden (B, U, dim)`; what stands behind a length is undefined."""
+        mask = attention_mask(lengths, hidden.shape[1])
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
+        if self.cross is not None and self.cross_norm is not None:
+            if memory is None or memory_lengths is None:
+                raise ValueError("a parallel decoder with cross-attention reads the encoder's output")
+            heard = attention_mask(memory_lengths, memory.shape[1])
+            hidden = hidden + self.dropout(
+                self.cross(self.cross_norm(hidden), self.cross.memory(memory), heard)
+            )
+        result: Tensor = hidden + self.feedforward(hidden)
+        return result
+
+
+@dataclass(frozen=True)
+class ParallelState:
+    """What there is to say, all of it decided at the start, and how far it was said.
+
+    Attributes:
+        logits: `(B, U, V)`, shared by the states of all hypotheses.
+        rows: `(M,)` int64, the utterance of each hypothesis.
+        steps: tokens so far.
+    """
+
+    logits: Tensor
+    rows: Tensor
+    steps: int = 0
+
+    def select(self, rows: Tensor) -> ParallelState:
+        """The state of the given rows `(M,)` int64, in that order, repeated if need be."""
+        return replace(self, rows=self.rows[rows])
+
+
+class ParallelDecoder(nn.Module):
+    """All tokens in one pass, each for itself: no token is an input, save those that training shows.
+
+    Args:
+        config: sizes.
+        vocabulary: number of ids, the special ones counted.
+        acoustic_dim: of the fired embeddings and of the encoder's output.
+    """
+
+    def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.scale = math.sqrt(dim)
+        self.input = nn.Linear(acoustic_dim, dim)
+        self.dropout = Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(ParallelLayer(config, acoustic_dim) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(dim)
+        self.vocabulary = nn.Linear(dim, vocabulary, bias=False)
+        nn.init.normal_(self.vocabulary.weight, std=dim**-0.5)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        lengths: Tensor,
+        memory: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+        shown: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All positions of all utterances.
+
+        Args:
+            embeddings: `(B, U, acoustic_dim)`, fired by CIF; finite.
+            lengths: `(B,)`, how many of each utterance.
+            memory: `(B, T, acoustic_dim)`, the encoder's output, zero behind `memory_lengths (B,)`; read by
+                cross-attention alone.
+            shown: true tokens `(B, U)` int64, and `(B, U)` bool: where they stand in place of the embedding.
+
+        Returns:
+            states `(B, U, dim)` before the vocabulary, and logits `(B, U, V)`; undefined behind the lengths.
+
+        Raises:
+            ValueError: cross-attention without a memory.
+        """
+        hidden = self.input(embeddings)
+        if shown is not None:
+            tokens, where = shown
+            true = self.scale * F.embedding(tokens, self.vocabulary.weight)
+            hidden = true.to(hidden.dtype).where(where[..., None], hidden)
+        hidden = self.dropout(hidden)
+        for layer in self.layers:
+            hidden = layer(hidden, lengths, memory, memory_lengths)
+        states = self.norm(hidden)
+        return states, self.vocabulary(states)
+
+    def start(
+        self,
+        embeddings: Tensor,
+        lengths: Tensor,
+        memory: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+    ) -> ParallelState:
+        """The state before the first step of a search that goes from fire to fire; the arguments of :meth:`forward`."""
+        _, logits = self(embeddings, lengths, memory, memory_lengths)
+        return ParallelState(logits, torch.arange(len(logits), device=logits.device))
+
+    def step(
+        self, state: ParallelState, previous_tokens: Tensor, embedding: Tensor
+    ) -> tuple[Tensor, ParallelState]:
+        """Logits `(M, V)` of the next position, whatever was said before it, and the next state."""
+        return state.logits[state.rows, state.steps], replace(state, steps=state.steps + 1)
