@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import math
@@ -56,6 +57,19 @@ def write_ngrams(path: Path, ngrams: Ngrams) -> Path:
             lines.append(f"{log_prob:.6f}\t{' '.join(words)}{last}")
     path.write_text("\n".join([*lines, "", "\\end\\", ""]))
     return path
+
+
+def read_ngrams(path: Path) -> Ngrams:
+    """What stands in a packed ARPA file, read line by line."""
+    found: Ngrams = {}
+    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+        fields = line.split("\t")
+        if len(fields) > 1:
+            found[tuple(fields[1].split(" "))] = (
+                float(fields[0]),
+                float(fields[2]) if len(fields) > 2 else 0.0,
+            )
+    return found
 
 
 def random_ngrams(words: Sequence[str], rng: np.random.Generator) -> Ngrams:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retort.config import NormaliserConfig
 from retort.lm.causal import BARRED, IMPOSSIBLE
+from retort.lm.kneser_ney import estimate
+from retort.lm.ngram import NgramLM
+from retort.lm.opening import save_causal_lm
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, Tokenizer
 
@@ -58,6 +62,17 @@ class TableLM:
         for each in ids:
             heard = heard % HASH * 3 + each + 1
         return self.table[heard % HASH]
+
+
+def save_ngram(folder: Path, tokenizer: Tokenizer, texts: Sequence[str], order: int = 3) -> NgramLM:
+    """An n-gram model of these texts in `folder/model`, as `retort lm train` leaves it."""
+    rows = [[EOS, *tokenizer.encode(text), EOS] for text in texts]
+    lengths = np.array([len(row) for row in rows])
+    ids = np.array([each for row in rows for each in row])
+    table, _ = estimate(ids, lengths, np.ones(len(rows), np.int64), tokenizer.size, order)
+    model = NgramLM(table, tokenizer, Normaliser(NormaliserConfig(case="lower")))
+    save_causal_lm(model, folder / "model")
+    return model
 
 
 def masked_bert(folder: Path, vocabulary: Sequence[str], dim: int = 16, seed: int = 0) -> Path:

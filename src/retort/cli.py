@@ -159,6 +159,7 @@ def train(
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_allocator()
+    from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
@@ -178,8 +179,8 @@ def train(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
     )
     for source in loaded.data.test:
-        with stage_progress(console) as progress:
-            model, folder = outcome.recogniser, outcome.folder
+        with stage_progress(console) as progress, Workplace(loaded.training.threads) as workplace:
+            model, folder = outcome.recogniser.at(workplace), outcome.folder
             aligned = open_aligned(folder, source, model.student)
             evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
         print_evaluation(source, evaluation)

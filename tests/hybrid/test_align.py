@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,6 @@ from small_systems import LEXICON, SpokenCorpus
 from retort.errors import UserError
 from retort.hybrid.align import align_corpus, growing_passes
 from retort.hybrid.store import AlignmentStore
-from retort.hybrid.workers import workers
 from retort.hybrid_config import AlignConfig
 
 CONFIG = AlignConfig(
@@ -229,12 +227,6 @@ def test_frames_of_30_ms(corpus: SpokenCorpus, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_shards")
 def test_processes_change_nothing(few: SpokenCorpus, whole: AlignmentStore, tmp_path: Path) -> None:
     are_equal(align(few, tmp_path, config=replace(CONFIG, processes=2)), whole)
-
-
-def test_killed_processes_are_one_line() -> None:
-    with workers(2) as pool, pytest.raises(UserError, match="was killed") as caught:
-        list(pool.map(os._exit, [1, 2]))
-    assert "\n" not in str(caught.value)
 
 
 def test_nothing_to_align_is_one_line(tmp_path: Path) -> None:

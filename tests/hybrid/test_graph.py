@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +93,23 @@ def test_ctc_costs_the_sum_of_its_parts(arpa: Path) -> None:
     hold(graph, scores, expected)
 
 
+def test_ctc_words_that_begin_a_sentence_are_spelled_otherwise(arpa: Path) -> None:
+    """With a space before every word but the first, as models of characters have it."""
+    first = {"read": [["r", "e"], ["r", "i"]], "reed": [["r", "i"]], "a": [["e"]], "are": [["e", "r"]]}
+    following = {word: [["-", *each] for each in spelled] for word, spelled in first.items()}
+    graph = build_ctc_graph(following, arpa, SYMBOLS, first=first)
+    scores = scores_of(7, len(SYMBOLS))
+    both = following | {f"^{word}": spelled for word, spelled in first.items()}
+    expected = {
+        words: tiny_graphs.sentence_cost(NGRAMS, words)
+        + tiny_graphs.ctc_cost([f"^{word}" for word in words[:1]] + list(words[1:]), both, SYMBOLS, scores)
+        for words in tiny_graphs.sentences(sorted(first), 3)
+    }
+    assert 20 < sum(cost < math.inf for cost in expected.values()) < len(expected)
+    hold(graph, scores, expected)
+    assert graph.about.spellings[graph.words.index("a")] == [[4, 1], [1]]
+
+
 SPELLINGS = st.lists(st.lists(st.sampled_from("eir"), min_size=1, max_size=3), min_size=1, max_size=3)
 
 
@@ -171,3 +192,74 @@ def test_self_loops_are_probabilities_of_the_tree(arpa: Path, loops: np.ndarray)
         build_graph(LEXICON, arpa, TREE, loops)
     with pytest.raises(ValueError, match="silence_probability"):
         build_graph(LEXICON, arpa, TREE, LOOPS, silence_probability=1.0)
+
+
+class TestFolders:
+    @pytest.fixture
+    def kept(self, arpa: Path, tmp_path: Path) -> Graph:
+        return build_graph(LEXICON, arpa, TREE, LOOPS, folder=tmp_path / "kept")
+
+    def test_a_linked_one_shares_its_bytes_and_is_whole_alone(self, kept: Graph, tmp_path: Path) -> None:
+        for graph in (kept, Graph.load(tmp_path / "kept")):
+            graph.save(tmp_path / "linked", link=True)
+            graph.save(tmp_path / "copied")
+            arcs = [tmp_path / name / "graph.fst" for name in ("kept", "linked", "copied")]
+            assert arcs[0].samefile(arcs[1])
+            assert not arcs[0].samefile(arcs[2])
+            assert arcs[0].read_bytes() == arcs[2].read_bytes()
+        shutil.rmtree(tmp_path / "kept")
+        moved = (tmp_path / "linked").rename(tmp_path / "moved")
+        hold_same(Graph.load(moved), Graph.load(tmp_path / "copied"))
+
+    def test_what_is_written_over_one_leaves_the_other(self, kept: Graph, arpa: Path, tmp_path: Path) -> None:
+        kept.save(tmp_path / "linked", link=True)
+        before = (tmp_path / "linked" / "graph.fst").read_bytes()
+        other = build_graph(LEXICON, arpa, TREE, LOOPS / 2, folder=tmp_path / "kept")
+        assert (tmp_path / "linked" / "graph.fst").read_bytes() == before
+        assert (tmp_path / "kept" / "graph.fst").read_bytes() != before
+        assert Graph.load(tmp_path / "linked").about.key == kept.about.key != other.about.key
+        kept.save(tmp_path / "late", link=True)  # another has taken its place: what is kept is this one
+        assert not kept.kept
+        hold_same(Graph.load(tmp_path / "late"), Graph.load(tmp_path / "linked"))
+
+    def test_what_a_process_left_that_died_is_not_written_into(self, kept: Graph, tmp_path: Path) -> None:
+        before = (tmp_path / "kept" / "graph.fst").read_bytes()
+        (tmp_path / "copied").mkdir()
+        (tmp_path / "copied" / "graph.fst.partial").hardlink_to(tmp_path / "kept" / "graph.fst")
+        build_graph({"a": [["e"]]}, tmp_path / "lm.arpa", TREE, LOOPS).save(tmp_path / "copied")
+        assert (tmp_path / "kept" / "graph.fst").read_bytes() == before
+
+    def test_where_there_are_no_links_it_is_copied(
+        self, kept: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EXDEV, "another file system")
+
+        monkeypatch.setattr(os, "link", refuse)
+        kept.save(tmp_path / "copied", link=True)
+        assert not (tmp_path / "kept" / "graph.fst").samefile(tmp_path / "copied" / "graph.fst")
+        hold_same(Graph.load(tmp_path / "copied"), kept)
+
+    def test_one_that_is_nowhere_is_written(self, arpa: Path, tmp_path: Path) -> None:
+        graph = build_graph(LEXICON, arpa, TREE, LOOPS)
+        assert graph.folder is None
+        graph.save(tmp_path / "copied", link=True)
+        hold_same(Graph.load(tmp_path / "copied"), graph)
+
+    def test_those_of_ctc_lie_by_their_key(self, arpa: Path, tmp_path: Path) -> None:
+        made = build_ctc_graph(LEXICON, arpa, SYMBOLS, folder=tmp_path / "graphs")
+        assert made.folder == tmp_path / "graphs" / made.about.key
+        other = build_ctc_graph(LEXICON, arpa, SYMBOLS, first=LEXICON, folder=tmp_path / "graphs")
+        assert {each.name for each in (tmp_path / "graphs").iterdir()} == {made.about.key, other.about.key}
+        said: list[str] = []
+        again = build_ctc_graph(
+            LEXICON, arpa, SYMBOLS, folder=tmp_path / "graphs", progress=lambda stage, *_: said.append(stage)
+        )
+        assert (again, said) == (replace(made, fst=again.fst), [])
+
+
+def hold_same(first: Graph, second: Graph) -> None:
+    assert (first.words, first.about) == (second.words, second.about)
+    one, other = from_openfst(first.fst), from_openfst(second.fst)
+    for name in ("finals", "sources", "inputs", "outputs", "weights", "targets"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))

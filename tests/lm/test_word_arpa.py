@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 
 import tiny_graphs
-from retort.config import NormaliserConfig
 from retort.errors import UserError
 from retort.hybrid.fst import from_openfst
 from retort.hybrid.graph import build_graph
 from retort.lm.arpa import read_arpa
-from retort.lm.kneser_ney import estimate
 from retort.lm.ngram import NgramLM
-from retort.lm.opening import save_causal_lm, word_arpa
+from retort.lm.opening import word_arpa
 from retort.lm.units import LmUnits
-from retort.text.normalise import Normaliser
-from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer, WordTokenizer
+from retort.text.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
+from tiny_lms import save_ngram
 
 TEXTS = ["a read", "a reed", "read a reed", "a", "are a", "read", "a read a strange", "a reed"]
 LEXICON = {"read": [["r", "e"], ["r", "i"]], "reed": [["r", "i"]], "a": [["e"]], "are": [["e", "r"]]}
@@ -30,26 +28,7 @@ LOOPS = np.linspace(0.2, 0.9, TREE.count)
 
 
 def make(folder: Path, tokenizer: Tokenizer, order: int = 3) -> NgramLM:
-    rows = [[EOS, *tokenizer.encode(text), EOS] for text in TEXTS]
-    lengths = np.array([len(row) for row in rows])
-    ids = np.array([each for row in rows for each in row])
-    table, _ = estimate(ids, lengths, np.ones(len(rows), np.int64), tokenizer.size, order)
-    model = NgramLM(table, tokenizer, Normaliser(NormaliserConfig(case="lower")))
-    save_causal_lm(model, folder / "model")
-    return model
-
-
-def ngrams_of(path: Path) -> tiny_graphs.Ngrams:
-    """What stands in an ARPA file, read line by line."""
-    found: tiny_graphs.Ngrams = {}
-    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-        fields = line.split("\t")
-        if len(fields) > 1:
-            found[tuple(fields[1].split(" "))] = (
-                float(fields[0]),
-                float(fields[2]) if len(fields) > 2 else 0.0,
-            )
-    return found
+    return save_ngram(folder, tokenizer, TEXTS, order)
 
 
 def test_a_decoding_graph_is_made_of_it(tmp_path: Path) -> None:
@@ -65,7 +44,7 @@ def test_a_decoding_graph_is_made_of_it(tmp_path: Path) -> None:
         tuple(graph.words[label - 1] for label in labels): cost
         for labels, cost in tiny_graphs.pass_tokens(from_openfst(graph.fst), scores).items()
     }
-    ngrams = ngrams_of(path)
+    ngrams = tiny_graphs.read_ngrams(path)
     heard = 0
     for said in tiny_graphs.sentences(sorted(LEXICON), 3):
         cost = tiny_graphs.hmm_cost(said, LEXICON, TREE, LOOPS.tolist(), 0.3, scores)

@@ -12,11 +12,13 @@ from retort.config import Recipe
 from retort.corpora.opening import open_cuts
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
+from retort.decoding.workplace import Workplace
 from retort.errors import UserError
 from retort.evaluation.aligned import open_aligned
 from retort.evaluation.evaluate import evaluate, evaluated
 from retort.evaluation.experiment import open_experiment
 from retort.evaluation.frame_view import look_at_frames
+from retort.evaluation.recognise import recognise
 from retort.evaluation.report import write_report
 from retort.evaluation.results import add_result, read_results
 from retort.hybrid.store import AlignmentStore
@@ -193,6 +195,30 @@ def test_the_scale_is_that_of_the_fewest_errors(outcome: Outcome) -> None:
     assert tried.keys() == {0.1, 0.3, 1.0}
     assert outcome.recogniser.graph is not None
     assert tried[outcome.recogniser.graph.acoustic_scale] == min(tried.values())
+
+
+def test_the_graph_lies_there_once(outcome: Outcome, root: Path, tmp_path: Path) -> None:
+    """The experiment shares the bytes of its arcs with the graph beside the alignments; a copy of it has its own."""
+    (made,) = (root / "exp" / "alignments" / "graphs").glob("*/graph.fst")
+    kept = outcome.folder / "model" / "graph" / "graph.fst"
+    assert made.samefile(kept)
+    load(outcome.folder).save(tmp_path / "release", half=True)
+    assert not made.samefile(tmp_path / "release" / "graph" / "graph.fst")
+    assert made.read_bytes() == (tmp_path / "release" / "graph" / "graph.fst").read_bytes()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_several_processes_hear_the_same(outcome: Outcome, root: Path, most: int) -> None:
+    cuts = open_cuts(root / "held_out").cuts
+    options = DecodingOptions(beam=most, nbest=most)
+    alone = recognise(outcome.recogniser, cuts, options=options)
+    told: list[tuple[int, int]] = []
+    with Workplace(2) as workplace:
+        recogniser = load(outcome.folder).at(workplace)
+        crowd = recognise(recogniser, cuts, lambda *counts: told.append(counts), options)
+    assert crowd.lines == alone.lines
+    assert crowd.workers == 2
+    assert told[-1] == (8, 8)
 
 
 def test_several_readings(recogniser: Recogniser, root: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,15 @@ class GraphHypothesis:
         return " ".join(word.text for word in self.words)
 
 
+class Settings(NamedTuple):
+    """Of a search, as :class:`GraphSearch` takes them."""
+
+    acoustic_scale: float
+    beam: float
+    max_active: int
+    lattice_beam: float
+
+
 class GraphSearch:
     """Token passing with a beam.
 
@@ -73,6 +82,7 @@ class GraphSearch:
             raise ValueError("acoustic_scale, beam and lattice_beam are positive, max_active is at least 2")
         self.graph = graph
         self.acoustic_scale, self.beam = acoustic_scale, beam
+        self.settings = Settings(acoustic_scale, beam, max_active, lattice_beam)
         self._decoder = wheel("kaldi_decoder")
         self._options = self._decoder.FasterDecoderOptions(
             beam=beam, max_active=max_active, min_active=min(_FEWEST, max_active - 1)

@@ -35,7 +35,10 @@ class DecodingOptions:
             `attention_rescoring`: what the CTC head found, ranked anew by the decoder.
         ctc_weight: of the CTC head's log-probabilities in the search of an attention student, the decoder's having the
             rest to 1.
-        acoustic_scale: of a hybrid student's scores against its decoding graph; 0 takes the model's own.
+        graph: folder of an n-gram model over words: the student's CTC head is heard through a decoding graph of it,
+            and the beam is how many readings are kept.
+        acoustic_scale: of a student's scores against its decoding graph; 0 takes the hybrid model's own, of a CTC
+            head 1.
 
     Raises:
         UserError: a number that cannot be, an unknown word, or a weight without its model.
@@ -50,6 +53,7 @@ class DecodingOptions:
     rescore_case: str = "keep"
     rescore_weight: float = 0.0
     length_weight: float = 0.0
+    graph: str = ""
     acoustic_scale: float = 0.0
     mode: str = "own"
     ctc_weight: float = CTC_WEIGHT
@@ -77,6 +81,16 @@ class DecodingOptions:
             )
         if not 0.0 <= self.ctc_weight <= 1.0:
             raise UserError(f"ctc weight is {self.ctc_weight:g}", remedy="Give a number from 0 to 1")
+        if self.graph and (self.lm or self.rescore):
+            raise UserError(
+                "a decoding graph has its language model in it, another cannot join",
+                remedy="Give --graph alone, or --lm and --rescore without it",
+            )
+        if self.graph and self.mode != "own":
+            raise UserError(
+                f"mode is {self.mode}, but a decoding graph asks the CTC head alone",
+                remedy="Leave --mode out",
+            )
         self._check_weights()
         if not (math.isfinite(self.acoustic_scale) and self.acoustic_scale >= 0.0):
             raise UserError(f"acoustic scale is {self.acoustic_scale:g}", remedy="Give a number above 0")
@@ -101,15 +115,17 @@ class DecodingOptions:
     def suffix(self) -> str:
         """What stands behind a system's name in lists of results."""
         mode = f"+{self.mode}" * (self.mode != "own")
-        return mode + "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore)
+        models = "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore) + "+graph" * bool(self.graph)
+        return mode + models
 
     @property
     def label(self) -> str:
         """A short name of mode, beam and models, empty for greedy decoding; weights are not in it."""
         parts = [self.mode] * (self.mode != "own")
-        parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm else []
+        parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm or self.graph else []
         parts += [f"lm.{_short(self.lm)}"] * bool(self.lm)
         parts += [f"rescore.{_short(self.rescore)}"] * bool(self.rescore)
+        parts += [f"graph.{_short(self.graph)}"] * bool(self.graph)
         return "+".join(parts)
 
 
@@ -148,9 +164,7 @@ def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
         content = {key: value for key, value in content.items() if not key.startswith("rescore")}
         if not options.length_weight:
             del content["length_weight"]
-    if not options.acoustic_scale:
-        del content["acoustic_scale"]
-    for name in ("mode", "ctc_weight"):
+    for name in ("graph", "acoustic_scale", "mode", "ctc_weight"):
         if content[name] == getattr(GREEDY, name):
             del content[name]
     return content

@@ -29,6 +29,7 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Found, Search
 from retort.decoding.searches import open_search
 from retort.decoding.transcript import Transcript
+from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
 from retort.hybrid.graph import Graph
@@ -70,8 +71,14 @@ class Recogniser:
         self.sampling_rate = features.sampling_rate
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
+        self._workplace = Workplace()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
+
+    def at(self, workplace: Workplace) -> Recogniser:
+        """Itself, its searches through decoding graphs from now on there."""
+        self._workplace, self._opened = workplace, None
+        return self
 
     def transcribe(
         self, path: str | Path, longest: float = 30.0, options: DecodingOptions = GREEDY
@@ -171,10 +178,18 @@ class Recogniser:
         """The search that the options describe; the last one stays open, so that models are read once.
 
         Raises:
-            UserError: a language model cannot be opened, or does not fit the student.
+            UserError: a language model cannot be opened, or an option or a model does not fit the student.
         """
         if self._opened is None or self._opened.options != options:
-            self._opened = open_search(self.student, self.tokenizer, options, self._opened, self.graph)
+            self._opened = open_search(
+                self.student,
+                self.tokenizer,
+                self.normalise,
+                options,
+                self._opened,
+                self.graph,
+                self._workplace,
+            )
         return self._opened
 
     def readings(
@@ -185,12 +200,13 @@ class Recogniser:
             candidates, options.nbest, self.tokenizer, self.frame_seconds, offset, duration
         )
 
-    def save(self, folder: Path, *, half: bool = False) -> None:
+    def save(self, folder: Path, *, half: bool = False, link: bool = False) -> None:
         """Write what :func:`load` reads, and nothing else.
 
         Args:
             folder: made if missing.
             half: weights in float16, rounded; else as they are.
+            link: share the bytes of the decoding graph, as :meth:`retort.hybrid.graph.Graph.save` does.
 
         Raises:
             UserError: a weight is beyond what float16 holds.
@@ -200,7 +216,7 @@ class Recogniser:
         save_file(weights, folder / "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
         if self.graph is not None:
-            self.graph.graph.save(folder / "graph")
+            self.graph.graph.save(folder / "graph", link=link)
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
 
     def fingerprint(self) -> str:

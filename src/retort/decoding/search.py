@@ -26,6 +26,8 @@ class Search(ABC):
         parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
         judge: what ranks the lists anew, if anything does.
         weighs_length: whether the options' weight of length is in its scores already.
+        workers: processes that search.
+        notes: lines for the user, of what the search cannot do.
     """
 
     weighs_length: ClassVar[bool] = False
@@ -34,10 +36,20 @@ class Search(ABC):
         self.options = options
         self.parameters: dict[str, int] = {}
         self.judge: Judge | None = None
+        self.workers = 1
+        self.notes: list[str] = []
 
     @abstractmethod
     def __call__(self, encoded: Encoded) -> Sequence[Found]:
         """All that the search keeps of each utterance of a batch."""
+
+    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[Found]]:
+        """The same of several batches, side by side where the search can."""
+        return [self(each) for each in encoded]
+
+    def prepare(self, utterances: int) -> None:
+        """Open now what so many utterances need."""
+        return
 
     def heard(self, encoded: Encoded) -> list[list[int]] | None:
         """Tokens that the encoder's CTC head alone hears; None of a student that has none."""

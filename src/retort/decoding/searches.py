@@ -1,14 +1,16 @@
-"""The only place that maps `student.kind` to a search."""
+"""The only place that maps `student.kind`, and what the options ask for, to a search."""
 
 from __future__ import annotations
 
 from retort.decoding.attention_search import AttentionSearch
 from retort.decoding.cif_search import CifSearch
+from retort.decoding.ctc_graph_search import CtcGraphSearch
 from retort.decoding.ctc_search import CtcSearch
 from retort.decoding.hybrid_search import HybridSearch, ScaledGraph
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
 from retort.decoding.transducer_search import TransducerSearch
+from retort.decoding.workplace import Workplace
 from retort.errors import UserError
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
@@ -16,31 +18,45 @@ from retort.students.ctc import CtcStudent, HasCtc
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 from retort.students.transducer import TransducerStudent
+from retort.text.normalise import Normaliser
 from retort.text.tokenizers import Tokenizer
 
 
 def open_search(
     student: Student,
     tokenizer: Tokenizer,
+    normalise: Normaliser,
     options: DecodingOptions,
     before: Search | None = None,
     graph: ScaledGraph | None = None,
+    workplace: Workplace | None = None,
 ) -> Search:
     """The search of a student.
 
     Args:
+        normalise: of its texts.
         before: an earlier search of the same student, whose models are taken over where they are the same.
         graph: what a hybrid student is heard through.
+        workplace: of searches through graphs; by default this process, which keeps no graphs.
 
     Raises:
-        UserError: a language model cannot be opened, or does not fit the student, or an option is not for its kind.
+        UserError: a language model cannot be opened, or an option or a model does not fit the student.
         ValueError: a hybrid student without a graph, or a kind that has no search.
     """
     _check(student, options)
+    place = workplace or Workplace()
     if isinstance(student, HybridStudent):
         if graph is None:
             raise ValueError("a hybrid student is heard through a decoding graph")
-        return HybridSearch(student, graph, options)
+        return HybridSearch(student, graph, options, place)
+    if options.graph:
+        earlier = before if isinstance(before, CtcGraphSearch) else None
+        return CtcGraphSearch(student, tokenizer, normalise, options, place, earlier)
+    if options.acoustic_scale:
+        raise UserError(
+            f"acoustic scale is {options.acoustic_scale:g}, but there is no decoding graph",
+            remedy="Name a language model: --graph",
+        )
     if isinstance(student, CtcStudent) or (options.mode == "ctc" and isinstance(student, HasCtc)):
         return CtcSearch(student, tokenizer, options, before)
     if isinstance(student, AttentionStudent):

@@ -61,7 +61,8 @@ def _score_row(name: str, scored: Scored) -> list[str]:
         cells += [f"{found.rate:.2%}", f"{found.low:.2%} to {found.high:.2%}"]
     cells += [f"{words.substitutions:,}/{words.deletions:,}/{words.insertions:,}"]
     cells += [f"{len(score.utterances):,}", f"{len(score.speakers):,}"]
-    return [*cells, "" if factor is None else f"{factor:.3f}"]
+    workers = f" ({score.workers} at work)" if score.workers > 1 else ""
+    return [*cells, "" if factor is None else f"{factor:.3f}{workers}"]
 
 
 def _comparisons(experiments: Sequence[Experiment]) -> list[Block]:

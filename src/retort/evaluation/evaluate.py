@@ -81,6 +81,7 @@ def evaluate(
         recognised.speakers,
         seconds=sum(recognised.durations.values()),
         decoding_seconds=recognised.decoding_seconds,
+        workers=recognised.workers,
     )
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
@@ -142,7 +143,7 @@ def evaluation_key(recogniser: Recogniser, opened: CheckedCuts, options: Decodin
     audio = features_key("evaluation", opened.cuts, recogniser.features)
     rejected = [asdict(each) for each in opened.rejected]
     parts = [__version__, recogniser.fingerprint(), options_to_dict(options), audio, said, rejected]
-    parts += [contents(each) for each in (options.lm, options.rescore) if each]
+    parts += [contents(each) for each in (options.lm, options.rescore, options.graph) if each]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -26,7 +26,7 @@ class Cell:
     Attributes:
         name: of both.
         score: of all seeds, pooled.
-        factor: real-time factor, the mean over seeds; None where one of them does not tell.
+        factor: real-time factor of one worker, the mean over seeds; None where one of them does not tell.
         parameters: numbers held at run time, language models included; None where a score does not tell.
     """
 
@@ -90,7 +90,7 @@ def lm_gap(students: Sequence[Path], distilled: Sequence[Path], source: str) -> 
         raise UserError(
             f"no score with a language model on {source}",
             where=students[0],
-            remedy="Run retort evaluate with --lm or --rescore",
+            remedy="Run retort evaluate with --lm, --rescore or --graph",
         )
     return Gap([*own.values(), *twin.values()], shares, notes)
 
@@ -147,7 +147,7 @@ def _cells(system: str, folders: Sequence[Path], source: str) -> dict[str, Cell]
 
 def _cell(name: str, paths: Sequence[Path]) -> Cell:
     scores = [read_score(path) for path in paths]
-    factors = [each.real_time_factor for each in scores if each.real_time_factor is not None]
+    factors = [each.core_seconds / 3600 for each in scores if each.core_seconds is not None]
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     sizes = [sum(each["parameters"].values()) for each in contents if "parameters" in each]
     return Cell(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lhotse import CutSet
@@ -18,6 +19,7 @@ from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.beam import Candidate
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import SHORTEST, Recogniser
+from retort.decoding.search import Found
 from retort.errors import BadUtterance
 from retort.files import write_whole
 from retort.students.student import Encoded
@@ -27,7 +29,9 @@ Watch = Callable[[Sequence[Cut], Sequence[Tensor], Encoded], None]
 """Shown every batch: its cuts, the features of each, and what the encoder made of them."""
 
 BATCH_SECONDS = 120.0
-"""Audio decoded at once, padding counted."""
+"""Audio that the network hears at once, padding counted."""
+WAITING = 4
+"""Utterances for each process of the search that are heard before it begins, so that none is without work."""
 
 
 @dataclass
@@ -44,8 +48,9 @@ class Recognised:
         short: utterances of which the search found fewer than the beam keeps: there are no more.
         lines: for `hyp.jsonl`.
         rejected: utterances that could not be used, and why.
-        decoding_seconds: from samples (or stored features) to text, language models included; reading files
-            and opening models is not counted.
+        decoding_seconds: by the clock, from samples (or stored features) to text, language models included; reading
+            files, opening models and starting processes is not counted.
+        workers: processes of the search, or threads of the network if they are more.
     """
 
     references: dict[str, str] = field(default_factory=dict)
@@ -58,10 +63,11 @@ class Recognised:
     lines: list[dict[str, object]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     decoding_seconds: float = 0.0
+    workers: int = 1
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of computing for one second of audio."""
+        """Seconds of decoding, by the clock, for one second of audio."""
         return self.decoding_seconds / max(sum(self.durations.values()), 1e-9)
 
 
@@ -83,9 +89,14 @@ def recognise(
     """
     result = Recognised()
     features = CutFeatures(recogniser.features)
-    recogniser.opened(options)
+    search = recogniser.opened(options)
+    search.prepare(len(cuts))
+    result.workers = max(min(search.workers, len(cuts)), torch.get_num_threads())
+    enough = WAITING * search.workers if search.workers > 1 else 1
     done = 0
-    for group in _groups(cuts):
+    waiting: list[_Batch] = []
+    groups = list(_groups(cuts))
+    for number, group in enumerate(groups, 1):
         usable: list[Cut] = []
         tensors: list[Tensor] = []
         for cut in group:
@@ -100,29 +111,46 @@ def recognise(
             usable.append(cut)
             result.durations[cut.id] = cut.duration
         if usable:
-            _decode(recogniser, usable, tensors, result, options, watch)
+            started = time.perf_counter()
+            encoded = recogniser.encode(tensors)
+            result.decoding_seconds += time.perf_counter() - started
+            waiting.append(_Batch(usable, encoded))
+            if watch is not None:
+                watch(usable, tensors, encoded)
         done += len(group)
-        if progress is not None:
-            progress(done, len(cuts))
+        if not waiting or sum(len(each.cuts) for each in waiting) >= enough or number == len(groups):
+            _search(recogniser, waiting, result, options)
+            waiting = []
+            if progress is not None:
+                progress(done, len(cuts))
     return result
 
 
-def _decode(
-    recogniser: Recogniser,
-    cuts: Sequence[Cut],
-    features: Sequence[Tensor],
-    result: Recognised,
-    options: DecodingOptions,
-    watch: Watch | None,
+class _Batch(NamedTuple):
+    cuts: list[Cut]
+    encoded: Encoded
+
+
+def _search(
+    recogniser: Recogniser, batches: Sequence[_Batch], result: Recognised, options: DecodingOptions
 ) -> None:
     started = time.perf_counter()
-    search, encoded = recogniser.opened(options), recogniser.encode(features)
-    found = search(encoded)
+    search = recogniser.opened(options)
+    found = search.batches([each.encoded for each in batches])
     result.decoding_seconds += time.perf_counter() - started
-    if watch is not None:
-        watch(cuts, features, encoded)
-    for cut, path in zip(cuts, search.heard(encoded) or []):
-        result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
+    for batch, lists in zip(batches, found):
+        for cut, path in zip(batch.cuts, search.heard(batch.encoded) or []):
+            result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
+        _tell(recogniser, batch.cuts, lists, result, options)
+
+
+def _tell(
+    recogniser: Recogniser,
+    cuts: Sequence[Cut],
+    found: Sequence[Found],
+    result: Recognised,
+    options: DecodingOptions,
+) -> None:
     for cut, candidates in zip(cuts, found):
         if isinstance(candidates, BadUtterance):
             result.rejected.append(Rejected(cut.id, candidates.what))

@@ -80,6 +80,7 @@ def _rates(evaluation: Evaluation) -> dict[str, object]:
         "wer_interval": [wer.low, wer.high],
         "real_time_factor": evaluation.score.real_time_factor,
         **frames,
+        "workers": evaluation.score.workers,
     }
 
 

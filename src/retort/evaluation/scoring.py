@@ -84,7 +84,14 @@ class Score:
     seconds: float | None = None
     """Of audio."""
     real_time_factor: float | None = None
-    """Seconds of decoding for a second of audio."""
+    """Seconds of decoding, by the clock, for a second of audio."""
+    workers: int = 1
+    """Processes of the search, or threads of the network if they are more, that this took."""
+
+    @property
+    def core_seconds(self) -> float | None:
+        """Of a core for an hour of audio, at most: as if none of the workers ever waited."""
+        return None if self.real_time_factor is None else 3600 * self.real_time_factor * self.workers
 
     @property
     def words(self) -> Counts:
@@ -115,6 +122,7 @@ def score(
     *,
     seconds: float | None = None,
     decoding_seconds: float | None = None,
+    workers: int = 1,
 ) -> Score:
     """Count the errors of normalised texts, keyed by utterance id.
 
@@ -123,7 +131,8 @@ def score(
         hypotheses: what was recognised; one that is missing counts as empty and is listed.
         speakers: of the utterances; one without an entry is a speaker of its own.
         seconds: duration of the audio.
-        decoding_seconds: time that decoding it took.
+        decoding_seconds: time that decoding it took, by the clock.
+        workers: processes or threads that it took.
 
     Raises:
         UserError: no reference, or a hypothesis of an unknown utterance.
@@ -145,7 +154,7 @@ def score(
         utterances.append(UtteranceScore(name, speakers.get(name, name), words, characters))
     factor = decoding_seconds / seconds if decoding_seconds is not None and seconds else None
     missing = [name for name in references if name not in hypotheses]
-    return Score(utterances, missing, seconds, factor)
+    return Score(utterances, missing, seconds, factor, workers)
 
 
 def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
@@ -186,6 +195,7 @@ def score_to_dict(result: Score, intervals: Mapping[str, Interval]) -> dict[str,
         "speakers": len(result.speakers),
         "seconds": result.seconds,
         "real_time_factor": result.real_time_factor,
+        "workers": result.workers,
         "interval": {
             "level": intervals["wer"].level,
             "replicates": intervals["wer"].replicates,
@@ -210,6 +220,7 @@ def score_from_dict(content: object, where: str | Path) -> Score:
             missing=[str(name) for name in content["missing"]],
             seconds=_number(content["seconds"]),
             real_time_factor=_number(content["real_time_factor"]),
+            workers=int(content.get("workers", 1)),
         )
         totals = {"cer": _counts(content["cer"]), "wer": _counts(content["wer"])}
         number = content["utterances"]

@@ -148,8 +148,10 @@ def tune(
     Raises:
         UserError: no model is named, or one of them cannot be used.
     """
-    if not options.suffix:
-        raise UserError("there is nothing to tune", remedy="Name a language model: --lm, --rescore or both")
+    if not (options.lm or options.rescore):
+        raise UserError(
+            "there is nothing to tune", remedy="Name a language model: --lm, --rescore or both, or --graph"
+        )
     measure = measure or ("wer" if recogniser.separator else "cer")
     plain = replace(options, nbest=1, lm_weight=0.0, rescore_weight=0.0, length_weight=0.0)
     decoder = _Decoder(

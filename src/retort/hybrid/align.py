@@ -25,6 +25,7 @@ from retort.hybrid.stages import (
     Progress,
     Report,
     Work,
+    alignment_workers,
     identities,
     is_done,
     said_in,
@@ -35,7 +36,6 @@ from retort.hybrid.stages import (
 from retort.hybrid.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_store
 from retort.hybrid.topology import STATES, UNTRAINED_LOOP, self_loops
 from retort.hybrid.tree import SenoneTree
-from retort.hybrid.workers import workers
 from retort.hybrid_config import AlignConfig
 from retort.text.lexicon import Lexicon
 
@@ -84,7 +84,7 @@ def align_corpus(
     with one_at_a_time(root / "lock"):
         if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
-        with workers(config.processes) as pool:
+        with alignment_workers(config.processes) as pool:
             work = Work(root, keys, pool, progress, report or (lambda line: None))
             return _Corpus(work, said, used, features, config).align()
 

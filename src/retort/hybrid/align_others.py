@@ -21,6 +21,7 @@ from retort.hybrid.stages import (
     Progress,
     Report,
     Work,
+    alignment_workers,
     identities,
     is_done,
     said_in,
@@ -29,7 +30,6 @@ from retort.hybrid.stages import (
     without_path,
 )
 from retort.hybrid.store import AlignmentStore, Shard, finish_store
-from retort.hybrid.workers import workers
 from retort.text.lexicon import Lexicon
 
 _VERSION = 1
@@ -77,7 +77,7 @@ def align_others(
         if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
         model, deviation = _learned(first)
-        with workers(processes) as pool:
+        with alignment_workers(processes) as pool:
             work = Work(root, keys, pool, progress, report or (lambda line: None))
             shards, normal = work.features(said, used, features)
             setting = Setting(

@@ -7,11 +7,13 @@ determinised again, and only then come self-loops, which could not be determinis
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +64,21 @@ class Graph:
     Attributes:
         fst: OpenFst transducer (a `StdConstFst`); input label column + 1, output label number of the word + 1.
         words: by number.
+        folder: where it was when it was opened or kept; None of one that is only here.
     """
 
     fst: Any
     words: list[str]
     about: About
+    folder: Path | None = field(default=None, compare=False)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, link: bool = False) -> None:
         """Write it; the file that tells what it is comes last, so that half a graph is none.
+
+        Args:
+            link: share the bytes of the arcs with :attr:`folder` where the file system can (a hard link). Both are
+                whole by themselves, and since no file of a graph is ever written into, only replaced, neither
+                changes with the other.
 
         Raises:
             UserError: it cannot be written.
@@ -79,7 +88,9 @@ class Graph:
         try:
             root.mkdir(parents=True, exist_ok=True)
             (root / _ABOUT).unlink(missing_ok=True)
-            write_fst(self.fst, partial)
+            partial.unlink(missing_ok=True)  # of a process that died; it may share its bytes
+            if not (link and self._linked(partial)):
+                write_fst(self.fst, partial)
             partial.rename(root / _FST)
         except OSError as error:
             what = f"cannot be written ({error.strerror or error})"
@@ -87,6 +98,26 @@ class Graph:
         symbols = ["<eps>", *self.words]
         write_whole(root / _WORDS, "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols)))
         write_whole(root / _ABOUT, json.dumps({"version": _VERSION, **asdict(self.about)}) + "\n")
+
+    @property
+    def kept(self) -> bool:
+        """Whether :attr:`folder` still has just this graph."""
+        try:
+            return self.folder is not None and _read_about(self.folder)["key"] == self.about.key
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _linked(self, path: Path) -> bool:
+        if not self.kept or self.folder is None:
+            return False
+        try:
+            os.link(self.folder / _FST, path)
+        except OSError:  # another file system, or one without links
+            return False
+        if self.kept:  # else another took its place meanwhile
+            return True
+        path.unlink()
+        return False
 
     @classmethod
     def load(cls, folder: str | Path) -> Graph:
@@ -98,7 +129,7 @@ class Graph:
         root = Path(folder)
         remedy = "Build it again"
         try:
-            content = json.loads((root / _ABOUT).read_text(encoding="utf-8"))
+            content = _read_about(root)
             version = content.pop("version")
             if version != _VERSION:
                 raise UserError(f"a graph of version {version}, not {_VERSION}", where=root, remedy=remedy)
@@ -107,11 +138,16 @@ class Graph:
             fst = wheel("kaldifst").StdConstFst.read(str(root / _FST))
             if fst is None:
                 raise ValueError(f"{_FST} is torn")
-            return cls(fst, words, About(**content))
+            return cls(fst, words, About(**content), root)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"no decoding graph ({type(error).__name__}: {error})", where=root, remedy=remedy
             ) from None
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    return content
 
 
 def build_graph(
@@ -182,6 +218,7 @@ def build_ctc_graph(
     arpa: str | Path,
     symbols: Sequence[str],
     *,
+    first: Pronunciations | None = None,
     blank: int = 0,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -194,13 +231,15 @@ def build_ctc_graph(
         lexicon: words to spellings in symbols; those with another symbol are left out.
         arpa: as :func:`build_graph` has it, and so the rest.
         symbols: of the columns; one that is there several times is its first column.
+        first: spellings of the same words where a sentence begins, if they are others there (without a space).
         blank: column of the blank.
+        folder: where graphs are kept, each in a folder of its key.
 
     Raises:
         UserError: as there.
     """
     units = {symbol: column for column, symbol in reversed(list(enumerate(symbols))) if column != blank}
-    language = LexiconGrammar(lexicon, Path(arpa), units)
+    language = LexiconGrammar(lexicon, Path(arpa), units, first)
     key = language.key(_VERSION, len(symbols), blank)
 
     def build(step: Callable[[], None]) -> Graph:
@@ -209,7 +248,8 @@ def build_ctc_graph(
         step()
         tokens = _smallest(replace(found, inputs=np.where(found.inputs > len(symbols), 0, found.inputs)))
         step()
-        columns = sorted({unit for spelled in language.spellings for each in spelled for unit in each})
+        spellings = language.all_spellings
+        columns = sorted({unit for spelled in spellings for each in spelled for unit in each})
         frames = to_openfst(token_fst(columns, blank))
         kaldifst.arcsort(frames, "olabel")
         kaldifst.arcsort(tokens, "ilabel")
@@ -217,7 +257,7 @@ def build_ctc_graph(
         step()
         about = About(
             inputs=len(symbols),
-            spellings=language.spellings,
+            spellings=spellings,
             emissions=[[column, 0, column] for column in (blank, *columns)],
             between=blank,
             blanks=True,
@@ -226,7 +266,7 @@ def build_ctc_graph(
         )
         return Graph(kaldifst.StdConstFst(fst), language.words, about)
 
-    return _kept(folder, key, build, progress)
+    return _kept(None if folder is None else Path(folder) / key, key, build, progress)
 
 
 def _smallest(fst: Fst) -> Any:
@@ -266,14 +306,11 @@ def _kept(
         return graph
     root = Path(folder)
     with one_at_a_time(root / ".lock"):
-        try:
+        with contextlib.suppress(UserError):
             kept = Graph.load(root)
-        except UserError:
-            pass
-        else:
             if kept.about.key == key:
                 return kept
         graph = build(step)
         graph.save(root)
         step()
-    return graph
+    return replace(graph, folder=root)

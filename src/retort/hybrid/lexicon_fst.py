@@ -36,6 +36,7 @@ def lexicon_fst(
     backoff: int,
     silence: int | None = None,
     silence_probability: float = 0.5,
+    begun: Spellings | None = None,
 ) -> Fst:
     """Any sequence of words, with silence or without at the start and behind every word.
 
@@ -45,6 +46,7 @@ def lexicon_fst(
         backoff: label of back-off among the words.
         silence: its label; None for units that know none.
         silence_probability: of a silence at each place, in (0, 1).
+        begun: pronunciations of the first word of a sentence, if they are others; not together with silence.
     """
     loop, ends = 0, 1
     rows: list[tuple[int, int, int, float, int]] = [(loop, first_symbol, backoff, 0.0, loop)]
@@ -54,9 +56,14 @@ def lexicon_fst(
         without = -math.log1p(-silence_probability)
         pause = -math.log(silence_probability)
         rows += [(start, 0, 0, without, loop), (start, 0, 0, pause, ends), (ends, silence, 0, 0.0, loop)]
-    for (word, units), symbol in zip(spellings, disambiguate(spellings)):
+    elif begun is not None:
+        start, states = 1, 2
+        rows.append((start, first_symbol, backoff, 0.0, start))
+    places = [(loop, *each) for each in zip(spellings, disambiguate(spellings))]
+    places += [(start, *each) for each in zip(begun or [], disambiguate(begun or []))]
+    for place, (word, units), symbol in places:
         labels = [*units, first_symbol + symbol] if symbol else list(units)
-        at, said = loop, word
+        at, said = place, word
         for label in labels[:-1]:
             rows.append((at, label, said, 0.0, states))
             at, said, states = states, 0, states + 1
@@ -65,4 +72,6 @@ def lexicon_fst(
             rows.append((at, labels[-1], said, pause, ends))
     finals = np.full(states, np.inf, np.float32)
     finals[loop] = 0.0
+    if begun is not None:
+        finals[start] = 0.0
     return Fst(start, finals, *join(tuple(zip(*rows))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from retort.files import write_whole
 from retort.hybrid.cepstra import Normalisation, Said, ShardJob, divide, make_shard, normalisation
 from retort.hybrid.passes import Job, Setting, align_pass
 from retort.hybrid.store import SHARD_SUFFIX, reasons
-from retort.hybrid.workers import Workers
+from retort.hybrid.workers import Workers, workers
 from retort.text.lexicon import Lexicon
 
 Progress = Callable[[str, int, int], None]
 """Stage, done, total."""
 Report = Callable[[str], None]
+
+
+def alignment_workers(processes: int) -> AbstractContextManager[Workers]:
+    """The processes of an alignment; 0 for one a core."""
+    remedy = "If memory was short, set fewer `processes`; run again, and it goes on where it was"
+    return workers(processes, "the alignment", remedy)
 
 
 def said_in(cuts: Iterable[Any], words: Callable[[str], Sequence[str]]) -> list[Said]:

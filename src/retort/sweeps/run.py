@@ -98,7 +98,9 @@ def _trainings(board: Board) -> tuple[Missing, list[Training]]:
             missing[name], before = (run, None), (name,)
         for view in board.missing_views(run):
             scoring = board.sweep.scoring(run, view)
-            arguments = ("evaluate", str(board.root / name), view.source, *_flags(view.options))
+            threads = str(run.recipe.training.threads)  # the cores belong to all that run at once
+            options = (*_flags(view.options), "--jobs", threads)
+            arguments = ("evaluate", str(board.root / name), view.source, *options)
             last.append(Training(scoring, 0, arguments, before))
             missing[scoring] = run, view
     return missing, [*first.values(), *last]

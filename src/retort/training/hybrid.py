@@ -14,6 +14,7 @@ from lhotse import CutSet
 from retort.config import Recipe
 from retort.decoding.hybrid_search import ScaledGraph, graph_words
 from retort.decoding.recogniser import Recogniser
+from retort.decoding.workplace import Workplace
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.frame_accuracy import watch_frames
@@ -105,10 +106,14 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         return Recogniser(student, words, recipe.features, recipe.normaliser, accelerator.device, heard)
 
     def validate(student: Student) -> dict[str, float]:
-        return _validated(recogniser(student, scales[len(scales) // 2]), data.validation, held_out)
+        with Workplace(recipe.training.threads) as workplace:
+            judged = recogniser(student, scales[len(scales) // 2]).at(workplace)
+            return _validated(judged, data.validation, held_out)
 
     def finish(student: Student) -> Recogniser:
-        found = try_scales(recogniser(student, scales[0]), data.validation, scales, progress)
+        with Workplace(recipe.training.threads) as workplace:
+            judged = recogniser(student, scales[0]).at(workplace)
+            found = try_scales(judged, data.validation, scales, progress)
         write_whole(root / recipe.name / SCALES, json.dumps(found.tried, indent=1) + "\n")
         if found.at_the_edge:
             what = f"the best acoustic scale, {found.best:g}, lies at the edge of what was tried"

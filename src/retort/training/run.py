@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -129,7 +130,7 @@ def _finish(plan: Plan, trainer: Trainer) -> Outcome:
     trainer.student.load_state_dict(trainer.checkpoints.average(averaged))
     recogniser = plan.finish(trainer.student)
     if trainer.accelerator.is_main_process:
-        save_whole(recogniser.save, trainer.folder / "model")
+        save_whole(partial(recogniser.save, link=True), trainer.folder / "model")
     trainer.accelerator.wait_for_everyone()
     position = trainer.position
     params = sum(parameter.numel() for parameter in trainer.student.parameters())

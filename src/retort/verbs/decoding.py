@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.errors import UserError
+from retort.verbs.screen import EXPERIMENTS
 
 if TYPE_CHECKING:
     from retort.decoding.options import DecodingOptions
@@ -56,12 +57,30 @@ CtcWeight = Annotated[
     float | None,
     typer.Option(help="Of the CTC head in the search of an attention model, from 0 to 1; by default 0.3."),
 ]
+Graph = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="N-gram model over words (retort lm train): the CTC head is heard through a decoding graph of it, and "
+        "--beam is how many readings are kept.",
+    ),
+]
 AcousticScale = Annotated[
     float | None,
     typer.Option(
-        help="Of a hybrid model's scores against its decoding graph; by default its own, tuned one."
+        help="Of the model's scores against its decoding graph; by default a hybrid model's own, tuned one, with "
+        "--graph 1."
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that search decoding graphs; by default one a core. What is heard stays the same.",
+    ),
+]
+GRAPHS = EXPERIMENTS / "cache" / "graphs"
+"""Where graphs that `--graph` builds are kept, each by its key."""
 TunedFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="All of these from the tuned.json of retort tune."),

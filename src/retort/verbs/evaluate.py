@@ -10,10 +10,13 @@ import typer
 from retort.allocator import tune_allocator
 from retort.errors import UserError
 from retort.verbs.decoding import (
+    GRAPHS,
     AcousticScale,
     Beam,
     CtcWeight,
     Cuts,
+    Graph,
+    Jobs,
     LengthWeight,
     Lm,
     LmWeight,
@@ -27,7 +30,7 @@ from retort.verbs.decoding import (
     TunedFile,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, console, print_evaluation
+from retort.verbs.screen import EXPERIMENTS, console, print_evaluation, tell
 
 if TYPE_CHECKING:
     from retort.config import Recipe
@@ -46,11 +49,13 @@ def evaluate(
     rescore_case: RescoreCase = None,
     rescore_weight: RescoreWeight = None,
     length_weight: LengthWeight = None,
+    graph: Graph = None,
     acoustic_scale: AcousticScale = None,
     mode: Mode = None,
     ctc_weight: CtcWeight = None,
     tuned: TunedFile = None,
     threads: Threads = 1,
+    jobs: Jobs = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME."),
@@ -60,7 +65,7 @@ def evaluate(
         typer.Option(help="JSON list to which the scores are added; of experiments that were trained here."),
     ] = None,
 ) -> None:
-    """Score a model: CER and WER with 95 % intervals over speakers, real-time factor.
+    """Score a model: CER and WER with 95 % intervals over speakers, and what decoding costs.
 
     Writes FOLDER/evaluation/CUTS/{hyp.jsonl,score.json}. A release (models/NAME) is left as it is: its scores go
     into exp/models/NAME.
@@ -69,6 +74,7 @@ def evaluate(
     import torch
 
     from retort.decoding.recogniser import load
+    from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.experiment import results_folder
@@ -86,6 +92,7 @@ def evaluate(
         rescore_case=rescore_case,
         rescore_weight=rescore_weight,
         length_weight=length_weight,
+        graph=graph,
         acoustic_scale=acoustic_scale,
         mode=mode,
         ctc_weight=ctc_weight,
@@ -93,11 +100,14 @@ def evaluate(
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
     run = None if results is None else _finished(experiment, folder)
-    with stage_progress(console) as progress:
-        model = load(experiment)
-        aligned = open_aligned(experiment, cuts, model.student)
-        evaluation = run_evaluation(model, cuts, out or folder, progress, options, alignments=aligned)
+    with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
+        recogniser = load(experiment).at(workplace)
+        aligned = open_aligned(experiment, cuts, recogniser.student)
+        evaluation = run_evaluation(recogniser, cuts, out or folder, progress, options, alignments=aligned)
+        notes = recogniser.opened(options).notes
     print_evaluation(cuts, evaluation)
+    for line in notes:
+        tell(line, style="yellow")
     if results is not None and run is not None:
         recipe, outcome = run
         params, seconds = outcome.params, outcome.seconds

@@ -51,9 +51,14 @@ def print_evaluation(source: str, evaluation: Evaluation) -> None:
     tell(f"{source}: {rates}")
     tell(
         f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
-        f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted; "
-        f"real-time factor {score.real_time_factor or 0.0:.3f}",
+        f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted",
     )
+    if score.real_time_factor is not None and score.core_seconds is not None:
+        workers = f" with {score.workers} at work" if score.workers > 1 else ""
+        tell(
+            f"an hour of speech costs {score.core_seconds:,.0f} s of a core (real-time factor "
+            f"{score.real_time_factor:.3f}{workers})"
+        )
     if (frames := evaluation.frames) is not None:
         tell(
             f"the aligned senone is the first guess in {frames.rate:.2%} of {frames.frames:,} frames of "

@@ -10,9 +10,11 @@ import typer
 
 from retort.errors import UserError
 from retort.verbs.decoding import (
+    GRAPHS,
     AcousticScale,
     Beam,
     CtcWeight,
+    Graph,
     LengthWeight,
     Lm,
     LmWeight,
@@ -48,6 +50,7 @@ def transcribe(
     rescore_case: RescoreCase = None,
     rescore_weight: RescoreWeight = None,
     length_weight: LengthWeight = None,
+    graph: Graph = None,
     acoustic_scale: AcousticScale = None,
     mode: Mode = None,
     ctc_weight: CtcWeight = None,
@@ -63,6 +66,7 @@ def transcribe(
 
     from retort.decoding.recogniser import load
     from retort.decoding.subtitles import to_srt, to_vtt
+    from retort.decoding.workplace import Workplace
 
     options = decoding_options(
         nbest,
@@ -75,13 +79,15 @@ def transcribe(
         rescore_case=rescore_case,
         rescore_weight=rescore_weight,
         length_weight=length_weight,
+        graph=graph,
         acoustic_scale=acoustic_scale,
         mode=mode,
         ctc_weight=ctc_weight,
     )
     torch.set_num_threads(threads)
-    recogniser = load(experiment)
-    recogniser.opened(options)  # what is wrong with a language model is no file's fault
+    recogniser = load(experiment).at(Workplace(graphs=GRAPHS))
+    for note in recogniser.opened(options).notes:  # what is wrong with a language model is no file's fault
+        print(f"retort: {note}", file=sys.stderr)
     failed = 0
     for file in files:
         try:

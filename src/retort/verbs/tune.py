@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,7 +11,10 @@ from rich.table import Table
 from retort.allocator import tune_allocator
 from retort.errors import UserError
 from retort.verbs.decoding import (
+    GRAPHS,
     Cuts,
+    Graph,
+    Jobs,
     Lm,
     ModelFolder,
     Rescore,
@@ -22,23 +25,30 @@ from retort.verbs.decoding import (
 )
 from retort.verbs.screen import EXPERIMENTS, console, tell
 
+if TYPE_CHECKING:
+    from retort.evaluation.scales import TunedScale
+
 
 def tune(
     experiment: ModelFolder,
     cuts: Cuts,
-    beam: Annotated[int, typer.Option(help="Hypotheses kept in the search.")] = 10,
+    beam: Annotated[
+        int | None, typer.Option(help="Hypotheses kept in the search; 10 if nothing is said.")
+    ] = None,
     lm: Lm = None,
     rescore: Rescore = None,
     rescore_kind: RescoreKind = None,
     rescore_case: RescoreCase = None,
+    graph: Graph = None,
     measure: Annotated[
         str | None,
         typer.Option(help="What to make small, cer or wer; by default WER where words have spaces."),
     ] = None,
     threads: Threads = 1,
+    jobs: Jobs = None,
     out: Annotated[Path | None, typer.Option(help="Folder; by default as of retort evaluate.")] = None,
 ) -> None:
-    """Find the weights of language models; `retort evaluate --tuned FILE` then takes them.
+    """Find the weights of language models, or of --graph the acoustic scale; `retort evaluate --tuned FILE` takes them.
 
     CUTS must be other data than those whose errors are reported. Every decoding is kept in FOLDER/tuning: the
     same command goes on after a stop.
@@ -49,21 +59,32 @@ def tune(
     import torch
 
     from retort.decoding.recogniser import load
+    from retort.decoding.workplace import Workplace
     from retort.evaluation.experiment import results_folder
+    from retort.evaluation.scales import tune_scale
     from retort.evaluation.tuning import tune as run_tuning
     from retort.progress import stage_progress
 
+    if graph and beam is not None:
+        raise UserError("the acoustic scale of a graph does not depend on --beam", remedy="Leave it out")
     options = decoding_options(
-        beam=beam,
+        beam=1 if graph else 10 if beam is None else beam,
         lm=lm,
         lm_weight=0.0 if lm else None,
         rescore=rescore,
         rescore_kind=rescore_kind,
         rescore_case=rescore_case,
         rescore_weight=0.0 if rescore else None,
+        graph=graph,
     )
     torch.set_num_threads(threads)
     folder = out or results_folder(experiment, EXPERIMENTS)
+    if graph:
+        with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
+            recogniser = load(experiment).at(workplace)
+            scale = tune_scale(recogniser, cuts, folder, options, progress, measure or "")
+        _show_scale(scale, cuts)
+        return
     with stage_progress(console) as progress:
         found = run_tuning(load(experiment), cuts, folder, options, progress, measure or "")
     table = Table("lm weight", "rescore weight", "length weight", found.measure.upper())
@@ -74,6 +95,18 @@ def tune(
     tell(f"without a language model {found.alone:.2%}, with the best weights {found.best.rate:.2%}")
     for line in found.warnings:
         tell(line, style="yellow")
+    tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+
+
+def _show_scale(found: TunedScale, cuts: str) -> None:
+    table = Table("acoustic scale", found.measure.upper())
+    best = found.options.acoustic_scale
+    for scale, rate in sorted(found.scales.tried.items()):
+        table.add_row(f"{scale:g}", f"{rate:.2%}", style="bold" if scale == best else None)
+    console.print(table)
+    tell(f"without the graph {found.alone:.2%}, with the best scale {found.scales.tried[best]:.2%}")
+    if found.scales.at_the_edge:
+        tell(f"the best acoustic scale, {best:g}, lies at the edge of what was tried", style="yellow")
     tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
 
 
