@@ -17,7 +17,7 @@ from torch import Tensor
 from two_processes import Task, results_of, run_in_two
 
 from retort.config import Recipe
-from retort.distill import contrastive
+from retort.distill.losses import contrastive
 from retort.errors import UserError
 from retort.lm.config import load_lm_recipe
 from retort.nn.collectives import sum_over_processes
