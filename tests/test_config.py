@@ -32,6 +32,8 @@ def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
     assert recipe.name == name
     if recipe.tokenizer.size is None:
         recipe = load_recipe(name, ["tokenizer.size=30"])
+    for teacher in recipe.teachers.values():
+        teacher.symbols = teacher.symbols or 30
     described = describe(recipe)
     assert described.shipped > 0
     assert (described.training_only > 0) == any(

@@ -258,12 +258,12 @@ class Judged:
 def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     student, encoded, tokenizer = build(9, seed=1), hear([10, 7], seed=4), tokenizer_of(9)
     lm = TableLM(tokenizer)
-    for module in ("transducer_search", "rescoring"):
+    for module in ("piece_search", "rescoring"):
         monkeypatch.setattr(f"retort.decoding.{module}.open_fitting_lm", lambda *_: lm)
-    monkeypatch.setattr("retort.decoding.transducer_search.open_judge", lambda *_: Judged())
+    monkeypatch.setattr("retort.decoding.piece_search.open_judge", lambda *_: Judged())
 
     def search(before: TransducerSearch | None = None, **options: Any) -> TransducerSearch:
-        opened = open_search(student, tokenizer, DecodingOptions(**options), before)
+        opened = open_search(student, tokenizer, str, DecodingOptions(**options), before)
         assert isinstance(opened, TransducerSearch)
         return opened
 

@@ -107,7 +107,7 @@ class TestFullDisk:
         from retort.decoding.recogniser import Recogniser
         from retort.text.tokenizers import Tokenizer
 
-        def full(_: object, folder: Path) -> None:
+        def full(_: object, folder: Path, **options: object) -> None:
             folder.mkdir()
             (folder / "config.json").write_text("{")
             raise OSError(errno.ENOSPC, FULL)
