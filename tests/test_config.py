@@ -260,6 +260,31 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("student: {encoder: {merge_kernel: 2}}", "student.encoder.merge_kernel"),
         ("student: {encoder: {cgmlp: 7}}", "student.encoder.cgmlp"),
         ("student: {encoder: {merge: sum}}", "average"),
+        (
+            "student: {encoder: {kind: zipformer}}",
+            "zipformer.blocks has 6 numbers, student.encoder.layers is 15",
+        ),
+        ("student: {encoder: {kind: zipformer, layers: 6, pool_after: []}}", "Set student.encoder.dim: 512"),
+        (
+            "student: {encoder: {kind: zipformer, layers: 6, dim: 512, pool_after: [], zipformer: {heads: [4]}}}",
+            "zipformer.heads has 1 numbers",
+        ),
+        (
+            "student: {encoder: {kind: zipformer, layers: 1, dim: 6, pool_after: [], zipformer: {blocks: [1], "
+            "downsampling: [2], dims: [6], heads: [2], feedforward: [8], kernels: [3]}}}",
+            "zipformer.dims is [6]. Choose multiples of 4",
+        ),
+        (
+            "student: {encoder: {kind: zipformer, layers: 6, dim: 512, pool_after: [], "
+            "zipformer: {kernels: [31, 31, 16, 15, 15, 31]}}}",
+            "Choose odd numbers",
+        ),
+        (
+            "student: {encoder: {kind: zipformer, layers: 6, dim: 512, pool_after: [], zipformer: {value_dim: 0}}}",
+            "zipformer.value_dim is 0",
+        ),
+        ("training: {eden_steps: 0}", "training.eden_steps is 0"),
+        ("training: {eden_epochs: -1}", "training.eden_epochs is -1"),
         ("data: {spoken: {words: [3]}}", "data.spoken.words"),
         ("data: {spoken: {snr: [30, 15]}}", "data.spoken.snr"),
         ("data: {spoken: {sentences: 5}}", "data.spoken.voices"),

@@ -17,7 +17,7 @@ ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "hybrid_config", "student_config"),
-    ("config",),
+    ("config", "student_checks"),
     ("checks",),
     ("recipe",),
     ("audio", "text"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe, RowConfig, SpokenConfig
+from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, LoopConfig, Recipe, RowConfig, SpokenConfig
 from retort.errors import UserError
+from retort.student_checks import check_dropout, check_sizes
 from retort.student_config import DecoderConfig, StudentConfig
 
 
@@ -22,6 +23,18 @@ def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where:
         _choose(key, value, allowed, where)
 
 
+def check_loop(training: LoopConfig, where: str) -> None:
+    """Numbers of a training that cannot be, whatever learns.
+
+    Raises:
+        UserError: with the key and its value.
+    """
+    for name in ("eden_steps", "eden_epochs"):
+        value = getattr(training, name)
+        if not value > 0.0:
+            raise UserError(f"training.{name} is {value:g}", where=where, remedy="Choose above 0")
+
+
 def check_recipe(recipe: Recipe, where: str) -> None:
     """Cross-checks between fields.
 
@@ -33,6 +46,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         _choose(key, value, choices, where)
 
     check_choices(recipe, CHOICES, where)
+    check_loop(recipe.training, where)
     for name, teacher in recipe.teachers.items():
         for key, choices in TEACHER_CHOICES.items():
             choose(f"teachers.{name}.{key}", getattr(teacher, key), choices)
@@ -76,8 +90,8 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         )
     _check_speech(recipe, where)
     _check_decoder(recipe, where)
-    _check_sizes(recipe.student, where)
-    _check_dropout(recipe.student, where)
+    check_sizes(recipe.student, where)
+    check_dropout(recipe.student, where)
     _check_spoken(recipe.data.spoken, where)
     if recipe.student.kind == "transducer":
         _check_transducer(recipe.student, recipe.distill, where)
@@ -336,66 +350,6 @@ def _check_parallel(decoder: DecoderConfig, where: str) -> None:
         )
 
 
-def _check_dropout(student: StudentConfig, where: str) -> None:
-    for part in ("encoder", "cif", "decoder", "transducer"):
-        for name, value in vars(getattr(student, part)).items():
-            if name.endswith("dropout") and not 0.0 <= value < 1.0:
-                raise UserError(
-                    f"student.{part}.{name} is {value}", where=where, remedy="Choose from 0 to below 1"
-                )
-
-
 def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> None:
     if value not in choices:
         raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
-
-
-def _check_sizes(student: StudentConfig, where: str) -> None:
-    encoder = student.encoder
-    for key, part in (("encoder", encoder), ("decoder", student.decoder)):
-        if part is encoder and encoder.kind in ("tdnnf", "pretrained"):
-            continue
-        if part.dim % part.heads or (part.dim // part.heads) % 2:
-            raise UserError(
-                f"student.{key}.dim {part.dim} over {part.heads} heads is not an even number",
-                where=where,
-                remedy="Choose dim a multiple of 2 x heads",
-            )
-    kernels = {
-        "encoder.kernel": encoder.kernel,
-        "encoder.cgmlp_kernel": encoder.cgmlp_kernel,
-        "encoder.merge_kernel": encoder.merge_kernel,
-        "cif.kernel": student.cif.kernel,
-    }
-    for key, kernel in kernels.items():
-        if kernel < 1 or kernel % 2 == 0:
-            raise UserError(f"student.{key} is {kernel}", where=where, remedy="Choose an odd number")
-    if encoder.cgmlp < 2 or encoder.cgmlp % 2:
-        raise UserError(
-            f"student.encoder.cgmlp is {encoder.cgmlp}", where=where, remedy="Choose an even number"
-        )
-    pooled = encoder.pool_after
-    if len(set(pooled)) < len(pooled) or not all(1 <= layer <= encoder.layers for layer in pooled):
-        raise UserError(
-            f"student.encoder.pool_after is {list(pooled)}",
-            where=where,
-            remedy=f"Name different layers from 1 to {encoder.layers}",
-        )
-    if student.frontend.layers not in (1, 2):
-        raise UserError("student.frontend.layers must be 1 or 2", where=where)
-    if student.frontend.stride < 1:
-        raise UserError(
-            f"student.frontend.stride is {student.frontend.stride}", where=where, remedy="Give 1 or more"
-        )
-    if not 1 <= encoder.bottleneck <= 2 * encoder.dim and encoder.kind == "tdnnf":
-        raise UserError(
-            f"student.encoder.bottleneck is {encoder.bottleneck}",
-            where=where,
-            remedy=f"Choose from 1 to {2 * encoder.dim}, twice the dim",
-        )
-    if not encoder.dilations or min(encoder.dilations) < 1:
-        raise UserError(
-            f"student.encoder.dilations is {list(encoder.dilations)}",
-            where=where,
-            remedy="Name a number from 1 on for each layer; the last holds for the rest",
-        )

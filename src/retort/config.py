@@ -208,13 +208,21 @@ class LoopConfig:
 
     steps: int = 1000
     """Updates."""
+    optimiser: str = "adamw"
+    """`adamw`, or `scaled_adam` (made with the Zipformer): updates in proportion to a parameter's size, so that `peak_lr`
+    is larger, such as 0.045; it has no `weight_decay`."""
     schedule: str = "tri_stage"
-    """`tri_stage` (warm-up, hold, exponential decay) or `cosine` (warm-up, cosine to zero)."""
+    """`tri_stage` (warm-up, hold, exponential decay), `cosine` (warm-up, cosine to zero) or `eden` (made with
+    `scaled_adam`: a short warm-up from half the peak, then falling with updates and epochs)."""
     peak_lr: float = 3e-4
     floor_share: float = 0.01
     """Start and end of the tri-stage schedule, as a share of the peak."""
     warmup_steps: int = 100
     hold_steps: int = 0
+    eden_steps: float = 7500.0
+    """Of `eden`: updates after which the rate falls noticeably; there it is 0.84 of what it was."""
+    eden_epochs: float = 3.5
+    """The same of epochs; both factors are multiplied."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -277,7 +285,8 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "normaliser.punctuation": ("drop", "keep"),
     "normaliser.spaces": ("drop", "keep", "split"),
     "normaliser.homophones": ("keep", "fold"),
-    "training.schedule": ("tri_stage", "cosine"),
+    "training.optimiser": ("adamw", "scaled_adam"),
+    "training.schedule": ("tri_stage", "cosine", "eden"),
     "training.precision": ("fp32", "bf16", "fp16"),
     "training.device": ("auto", "cpu"),
     "training.keep": ("best", "last"),

@@ -19,12 +19,41 @@ class FrontendConfig:
 
 
 @dataclass
+class ZipformerConfig:
+    """Sizes of a Zipformer, a number for each of its stacks; the defaults are those of the published Zipformer-M."""
+
+    blocks: list[int] = field(default_factory=lambda: [2, 2, 3, 4, 3, 2])
+    downsampling: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 4, 2])
+    """Frames of the front end to one of the stack; 1 leaves the rate as it is."""
+    dims: list[int] = field(default_factory=lambda: [192, 256, 384, 512, 384, 256])
+    """Channels, multiples of 4. The largest is the encoder's `dim`."""
+    heads: list[int] = field(default_factory=lambda: [4, 4, 4, 8, 4, 4])
+    feedforward: list[int] = field(default_factory=lambda: [512, 768, 1024, 1536, 1024, 768])
+    """Of the second of a block's three feed-forwards, a multiple of 4; the first has 3/4, the third 5/4 of it."""
+    kernels: list[int] = field(default_factory=lambda: [31, 31, 15, 15, 15, 31])
+    """Depthwise convolutions, frames of the stack, odd."""
+    query_dim: int = 32
+    """Of queries and keys, a head."""
+    value_dim: int = 12
+    """Of values, a head."""
+    position_dim: int = 4
+    """Of what is compared with distances, a head."""
+    table_dim: int = 48
+    """Of the sinusoids of a distance, even."""
+    straight_steps: int = 20000
+    """First updates of a training in which every block and stack gives at least 0.9 of what it computes, the rest being
+    its input; later it is at least 0.2. 0 where a model is trained on."""
+
+
+@dataclass
 class EncoderConfig:
     kind: str = "conformer"
     """`conformer`, `transformer`, `tdnnf` (factorised convolutions over time; of what follows it reads `layers`, `dim`,
     `dropout`, `bottleneck`, `dilations` and `pool_after`), `branchformer` (attention beside a gated convolution; no
-    `feedforward`), `e_branchformer` (the same between two feed-forwards) or `pretrained`: a `model` with a front end and
-    dropout of its own, which reads `features.kind: wave` and counts as one layer (`layers: 1`); its width is `dim`."""
+    `feedforward`), `e_branchformer` (the same between two feed-forwards), `zipformer` (its layers are the stacks of
+    `zipformer`; of the rest it reads `layers`, `dim`, `dropout`, `attention_dropout` and `pool_after`) or `pretrained`: a
+    `model` with a front end and dropout of its own, which reads `features.kind: wave` and counts as one layer (`layers:
+    1`); its width is `dim`."""
     model: str = ""
     """Of `pretrained`: Hugging Face name or folder of a wav2vec 2.0, HuBERT, WavLM or UniSpeech. Its weights are what
     training starts from."""
@@ -58,8 +87,9 @@ class EncoderConfig:
     learned, a pair an utterance)."""
     merge_kernel: int = 31
     """Of `e_branchformer`: the depthwise convolution over the joined branches, frames."""
+    zipformer: ZipformerConfig = field(default_factory=ZipformerConfig)
     pool_after: list[int] = field(default_factory=lambda: [5, 10])
-    """Max pooling over two frames after these layers, counted from 1."""
+    """Max pooling over two frames after these layers, counted from 1; of a Zipformer a mean with learned weights."""
 
 
 @dataclass
@@ -163,6 +193,7 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
         "tdnnf",
         "branchformer",
         "e_branchformer",
+        "zipformer",
         "pretrained",
     ),
     "student.encoder.merge": ("concat", "average"),

@@ -45,6 +45,8 @@ def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
         ("tokenizer.model=a", "Give `kind: student` a model, and no other kind"),
         ("model.dropout=1.0", "model.dropout is 1"),
         ("training.schedule=steep", "training.schedule is 'steep'"),
+        ("training.optimiser=sgd", "training.optimiser is 'sgd'"),
+        ("training.eden_steps=0", "training.eden_steps is 0"),
         ("student.kind=cif", "unknown key 'student'"),
         ("training.mask=0.2", "Did you mean 'masking'"),
         ("text=[]", "text is empty: there is nothing to learn from"),

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
-from retort.nn.positions import relative_table, rotary_table, rotate, sinusoids
+from retort.nn.positions import compact_table, relative_table, rotary_table, rotate, sinusoids
 
 CPU = torch.device("cpu")
 
@@ -55,3 +56,20 @@ def test_rotated_products_depend_on_the_distance_alone() -> None:
         diagonal = scores.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=2e-5, rtol=0)
     assert scores[0].std() > 0.1  # and they do depend on it
+
+
+@pytest.mark.parametrize(("size", "dim"), [(1, 2), (5, 6), (9, 48)])
+def test_the_table_of_distances_is_its_formula(size: int, dim: int) -> None:
+    table = compact_table(size, dim, CPU)
+    assert table.shape == (2 * size - 1, dim)
+    for row, distance in enumerate(range(1 - size, size)):
+        near = math.sqrt(dim)
+        far = math.copysign(near * (math.log(abs(distance) + near) - math.log(near)), distance)
+        angle = math.atan(far / (dim / (2 * math.pi)))
+        for column in range(dim // 2):
+            assert float(table[row, 2 * column]) == pytest.approx(math.cos((column + 1) * angle), abs=1e-5)
+            if column < dim // 2 - 1:
+                assert float(table[row, 2 * column + 1]) == pytest.approx(
+                    math.sin((column + 1) * angle), abs=1e-5
+                )
+        assert float(table[row, -1]) == 1.0

@@ -44,7 +44,31 @@ def test_cosine_at_its_corners() -> None:
     assert values[1100] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_eden_is_its_formula() -> None:
+    """Equation 8 of the paper; neither the end of the run nor the floor has a say."""
+    config = TrainingConfig(
+        steps=10, schedule="eden", peak_lr=0.045, warmup_steps=500, eden_steps=7500, eden_epochs=3.5,
+        floor_share=0.3, hold_steps=9,
+    )  # fmt: skip
+    for step, epoch in itertools.product((0, 1, 250, 499, 500, 7500, 10**6), (0, 1, 7)):
+        falling = ((step**2 + 7500**2) / 7500**2) ** -0.25 * ((epoch**2 + 3.5**2) / 3.5**2) ** -0.25
+        warm = 0.5 + 0.5 * step / 500 if step < 500 else 1.0
+        assert learning_rate(step, config, epoch) == pytest.approx(0.045 * falling * warm)
+    assert learning_rate(7500, config) == pytest.approx(0.045 * 2**-0.25)
+
+
+def test_eden_without_warm_up_begins_at_its_peak() -> None:
+    config = TrainingConfig(schedule="eden", peak_lr=2.0, warmup_steps=0)
+    assert learning_rate(0, config) == 2.0
+
+
 @pytest.mark.parametrize("schedule", ["tri_stage", "cosine"])
+def test_the_others_do_not_know_the_epoch(schedule: str) -> None:
+    config = TrainingConfig(steps=300, schedule=schedule)
+    assert learning_rate(150, config, 7) == learning_rate(150, config)
+
+
+@pytest.mark.parametrize("schedule", ["tri_stage", "cosine", "eden"])
 @pytest.mark.parametrize(("warmup", "hold", "steps"), [(0, 0, 10), (10, 0, 10), (20, 5, 10), (1, 0, 1)])
 def test_degenerate_lengths_stay_between_zero_and_the_peak(
     schedule: str, warmup: int, hold: int, steps: int

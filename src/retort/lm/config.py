@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from retort.checks import check_choices
+from retort.checks import check_choices, check_loop
 from retort.config import SHARED_CHOICES, LoopConfig, NormaliserConfig
 from retort.errors import UserError
 from retort.recipe import read_recipe
@@ -144,6 +144,7 @@ def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
     loaded = read_recipe(LmRecipe, recipe, overrides)
     check_choices(loaded, LM_CHOICES, recipe)
     check_choices(loaded, OF_A_KIND[loaded.kind], recipe)
+    check_loop(loaded.training, recipe)
     _check_text(loaded, recipe)
     _check_units(loaded, recipe)
     _check_model(loaded, recipe)

@@ -85,12 +85,12 @@ class RelativeAttention(SelfAttention):
         table = relative_table(frames, hidden.shape[2], hidden.device).to(hidden.dtype)
         position = self.split(self.position(table)[None])
         by_distance = (query + self.position_bias[:, None, :]) @ position.transpose(-1, -2)
-        bias = _distance_to_key(by_distance) / math.sqrt(query.shape[-1])
+        bias = distance_to_key(by_distance) / math.sqrt(query.shape[-1])
         bias = bias.masked_fill(~mask, float("-inf"))
         return self.attend((query + self.content_bias[:, None, :]).to(bias.dtype), key, value, bias)
 
 
-def _distance_to_key(by_distance: Tensor) -> Tensor:
+def distance_to_key(by_distance: Tensor) -> Tensor:
     """`(B, H, T, 2T - 1)` scores by distance to `(B, H, T, T)` scores by key: row i starts at T - 1 - i."""
     batch, heads, frames, distances = by_distance.shape
     padded = F.pad(by_distance, (1, 0)).view(batch, heads, distances + 1, frames)

@@ -1,4 +1,4 @@
-"""The encoder: front end, layers, and max pooling after chosen layers."""
+"""The encoder: front end, layers, and pooling after chosen layers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
 from retort.nn.masks import valid_mask
 from retort.nn.pretrained import SpeechFrontend, speech_parts
 from retort.nn.tdnnf import TdnnfLayer
+from retort.nn.zipformer import Downsample, ZipformerStack, widest_block
 from retort.student_config import EncoderConfig, FrontendConfig
 
 LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
@@ -25,9 +26,15 @@ LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
     "tdnnf": TdnnfLayer,
     "branchformer": lambda config, number: BranchformerLayer(config),
     "e_branchformer": lambda config, number: EBranchformerLayer(config),
+    "zipformer": ZipformerStack,
 }
 """By `encoder.kind`: a layer from the configuration and its number, counted from 1; called with `hidden (B, T, dim)` and
 `lengths (B,)`."""
+
+
+def context_layer(config: EncoderConfig, number: int) -> nn.Module:
+    """A layer of the encoder's kind over vectors of `config.dim`; of a Zipformer one block of its widest stack."""
+    return widest_block(config) if config.kind == "zipformer" else LAYERS[config.kind](config, number)
 
 
 def max_pool(hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,17 +65,20 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.frontend: Conv2dFrontend | FramesFrontend | SpeechFrontend
+        zipformer = config.kind == "zipformer"
+        width = config.zipformer.dims[0] if zipformer else config.dim
         if config.kind == "pretrained":
             self.frontend, transformer = speech_parts(config, bins)
             layers: list[nn.Module] = [transformer]
         else:
-            self.frontend = make_frontend(frontend, bins, config.dim)
+            self.frontend = make_frontend(frontend, bins, width)
             layers = [LAYERS[config.kind](config, number) for number in range(1, config.layers + 1)]
-        self.input_projection = nn.Linear(config.dim, config.dim) if faithful else None
-        self.scale = math.sqrt(config.dim) if faithful else 1.0
+        self.input_projection = nn.Linear(width, width) if faithful else None
+        self.scale = math.sqrt(width) if faithful else 1.0
         self.dropout = Dropout(0.0 if config.kind == "pretrained" else config.dropout)
         self.layers = nn.ModuleList(layers)
         self.pool_after = frozenset(config.pool_after)
+        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if zipformer})
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" else nn.Identity()
 
@@ -93,7 +103,8 @@ class Encoder(nn.Module):
     def each_layer(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What the front end gives, then what each layer gives, pooled where it is.
 
-        Each is `(B, T_n, dim)` and lengths `(B,)`; what stands behind a length is undefined.
+        Each is `(B, T_n, dim)`, the first of a Zipformer as wide as its first stack, and lengths `(B,)`; what stands
+        behind a length is undefined.
         """
         hidden, lengths = self.frontend(features, lengths)
         hidden = hidden * self.scale
@@ -104,7 +115,8 @@ class Encoder(nn.Module):
         for number, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, lengths)
             if number in self.pool_after:
-                hidden, lengths = max_pool(hidden, lengths)
+                pool = self.pools[str(number)] if self.pools else max_pool
+                hidden, lengths = pool(hidden, lengths)
             yield hidden, lengths
 
     def finished(self, hidden: Tensor, lengths: Tensor) -> Tensor:

@@ -23,6 +23,27 @@ def relative_table(size: int, dim: int, device: torch.device) -> Tensor:
     return sinusoids(torch.arange(size - 1, -size, -1, device=device), dim)
 
 
+def compact_table(size: int, dim: int, device: torch.device) -> Tensor:
+    """`(2 * size - 1, dim)` float32: cosines and sines of the distances -(size - 1) up to size - 1, of key less query.
+
+    A distance d becomes an angle within (-pi / 2, pi / 2), `atan(2 pi / dim * sign(d) * c * log(1 + |d| / c))` with
+    c the root of `dim`, and the table has cosine and sine of 1 to dim / 2 times this angle, the last column being
+    1: fine near zero, coarse far away. Source: the authors' implementation of Zipformer (Yao et al. 2023), whose
+    paper does not describe it.
+
+    Args:
+        dim: even.
+    """
+    distances = torch.arange(1 - size, size, device=device, dtype=torch.float32)
+    compression = math.sqrt(dim)
+    compressed = distances.sign() * compression * (distances.abs() / compression).log1p()
+    angles = (compressed * (2.0 * math.pi / dim)).atan()
+    angles = angles[:, None] * torch.arange(1, dim // 2 + 1, device=device)
+    table = torch.stack((angles.cos(), angles.sin()), dim=-1).flatten(1)
+    table[:, -1] = 1.0
+    return table
+
+
 def rotary_table(size: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines `(size, dim)` of the rotary angles of positions 0 to size - 1.
 

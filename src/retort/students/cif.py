@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from retort.nn.cif import FiredTokens, integrate_and_fire
 from retort.nn.ctc import label_frames
 from retort.nn.decoder import CifDecoder
-from retort.nn.encoder import LAYERS, Encoder
+from retort.nn.encoder import Encoder, context_layer
 from retort.nn.masks import masked_mean, valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.weights import WeightEstimator
@@ -52,8 +52,7 @@ class CifStudent(Student):
         self.ctc = nn.Linear(dim, vocabulary)
         self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout, config.cif.activation)
         self.context = nn.ModuleList(
-            LAYERS[config.encoder.kind](config.encoder, number + 1)
-            for number in range(config.cif.context_layers)
+            context_layer(config.encoder, number + 1) for number in range(config.cif.context_layers)
         )
         self.decoder = DECODERS[config.decoder.kind](config.decoder, vocabulary, dim)
 

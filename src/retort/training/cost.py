@@ -90,7 +90,7 @@ class Cost:
     """Of one process's training, in bytes and floating-point operations.
 
     Attributes:
-        states: of every parameter the weight, and of those that learn a gradient and AdamW's two moments; exact.
+        states: of every parameter the weight, and of those that learn a gradient and the optimiser's two moments; exact.
         copy: of the student, which evaluations load; exact.
         activations: what a forward pass leaves for the backward pass.
         operations: multiplications and additions of matrix products, forward and backward.

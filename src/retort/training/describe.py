@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +96,8 @@ def _layers(encoder: EncoderConfig) -> str:
     """How many, of which kind and sizes."""
     if encoder.kind == "pretrained":
         return f"{encoder.model or 'pretrained'}, dim {encoder.dim}"
+    if encoder.kind == "zipformer":
+        return _stacks(encoder)
     start = f"{encoder.layers} {encoder.kind} layers, dim {encoder.dim}, "
     if encoder.kind == "tdnnf":
         return f"{start}bottleneck {encoder.bottleneck}"
@@ -104,6 +107,19 @@ def _layers(encoder: EncoderConfig) -> str:
     if encoder.kind.endswith("branchformer"):
         sizes.append(f"cgMLP {encoder.cgmlp}")
     return start + ", ".join(sizes)
+
+
+def _stacks(encoder: EncoderConfig) -> str:
+    own = encoder.zipformer
+    stacks: dict[str, Sequence[int | str]] = {
+        "blocks": own.blocks,
+        "rates": [f"1/{each}" for each in own.downsampling],
+        "dims": own.dims,
+        "heads": own.heads,
+        "feed-forward": own.feedforward,
+    }
+    sizes = (f"{name} {' '.join(map(str, numbers))}" for name, numbers in stacks.items())
+    return f"{encoder.layers} zipformer stacks: {', '.join(sizes)}"
 
 
 def _outputs(recipe: Recipe) -> int:

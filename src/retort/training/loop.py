@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from retort.config import LoopConfig
 from retort.distill.row import Tally
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
-from retort.training.constraints import bottlenecks, constrain
+from retort.training.constraints import constrain, constrained_layers
 from retort.training.health import Health
 from retort.training.log import MetricsLog
+from retort.training.optimiser import make_optimiser
 from retort.training.parts import SHARE, parameter_groups
 from retort.training.schedule import learning_rate
 from retort.training.sharding import load_weights, whole, whole_weights
@@ -113,15 +114,9 @@ class Loop(ABC, Generic[BatchT]):
         self.module = cast(Any, module)
         # Whole in every process, whatever becomes of the one that learns: to evaluate and to ship.
         self.student = copy.deepcopy(self.module.student).to(accelerator.device).eval()
-        optimizer = torch.optim.AdamW(
-            groups or parameter_groups(module, {}),
-            lr=config.peak_lr,
-            betas=(config.betas[0], config.betas[1]),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        optimizer = make_optimiser(groups or parameter_groups(module, {}), config)
         self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
-        self._constrained = bottlenecks(module)
+        self._constrained = constrained_layers(module)
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.position = Position()
         self.tallies: dict[str, Tally] = {}
@@ -239,7 +234,7 @@ class Loop(ABC, Generic[BatchT]):
     def _update(self, group: list[BatchT]) -> dict[str, float]:
         started = time.perf_counter()
         accelerator, step = self.accelerator, self.position.step
-        rate = learning_rate(step, self.config)
+        rate = learning_rate(step, self.config, self.position.epoch)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate * parameters[SHARE]
         if accelerator.num_processes > 1:
@@ -263,7 +258,7 @@ class Loop(ABC, Generic[BatchT]):
         norm = float(whole(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)))
         self.health.check_loss(step, total, norm, self.tallies)
         self.optimizer.step()
-        constrain(self._constrained)
+        constrain(self._constrained, step)
         self.optimizer.zero_grad(set_to_none=True)
         self.position.step += 1
         self.position.seconds += time.perf_counter() - started

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, distribute_tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -24,6 +24,22 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor
     mesh = like.device_mesh
     return distribute_tensor(tensor.to(mesh.device_type), mesh, like.placements, src_data_rank=None)
+
+
+def shard_of(tensor: Tensor) -> Tensor:
+    """This process's part of `tensor`, over the same memory; no gradient comes through it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def sum_over_shards(sums: Tensor, like: Tensor) -> Tensor:
+    """What every process summed over its parts of parameters divided as `like` is, added up; all must call it."""
+    if not isinstance(like, DTensor):
+        return sums
+    mesh = like.device_mesh
+    placements: list[Placement] = [Partial() if each.is_shard() else Replicate() for each in like.placements]
+    added = DTensor.from_local(sums.to(mesh.device_type), mesh, placements, run_check=False).full_tensor()
+    return added.to(sums.device)
 
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def _estimate(
     seconds, longest = recipe.batches.seconds, recipe.batches.maximum_seconds
     table = Table("memory of an update", "GiB", title=f"{recipe.name} on {name}, an estimate")
     for part, size in (
-        ("weights, gradients, moments of AdamW", cost.states),
+        ("weights, gradients, moments", cost.states),
         ("copy that evaluations load", cost.copy),
         (
             f"activations, {seconds:g} s in utterances of {utterance:g} s",
