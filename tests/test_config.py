@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,14 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 def test_every_packaged_recipe_loads_and_can_be_described(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
-    if recipe.tokenizer.size is None:
-        recipe = load_recipe(name, ["tokenizer.size=30"])
-    for teacher in recipe.teachers.values():
-        teacher.symbols = teacher.symbols or 30
+    # What only the data can tell is stated neither in the recipe nor known here.
+    counts = ["tokenizer.size=30"] if recipe.tokenizer.size is None else []
+    counts += [
+        f"teachers.{key}.symbols=30"
+        for key, each in recipe.teachers.items()
+        if each.topk and not each.symbols
+    ]
+    recipe = load_recipe(name, counts)
     described = describe(recipe)
     assert described.shipped > 0
     assert (described.training_only > 0) == any(
@@ -49,6 +54,18 @@ def test_the_recipes_of_the_two_systems_are_packaged() -> None:
         for system in ("cif", "acd", "lrd", "hkd")
     }
     assert expected <= set(recipe_names())
+
+
+def test_the_table_of_recipes_and_papers_names_recipes_that_there_are() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    table = page.partition("## Which recipe follows which paper\n")[2].partition("\n## ")[0]
+    cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")][1:]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    known = {name.removeprefix("speechocean762/") for name in recipe_names()}
+    assert named <= known
+    assert {"cif", "hkd", "conformer_ctc_deng", "transducer"} <= named
+    distilled = {name for name in known if name.endswith(("_deng", "_deng_cif", "_hkd", "_lrd"))}
+    assert distilled <= named
 
 
 @pytest.mark.parametrize("system", ["cif", "acd", "lrd", "hkd"])
@@ -382,6 +399,8 @@ def test_describe_tells_rows_and_rates() -> None:
     assert "every 80 ms" in lines
     assert "4,234" in lines
     assert lines.count("row ") == 2
+    *_, row = describe(load_recipe("speechocean762/conformer_ctc_deng")).lines
+    assert row.startswith("row        frames.6 pooled by attention <- bert (")
 
 
 def test_an_override_of_nothing_is_the_empty_text() -> None:

@@ -51,7 +51,7 @@ def test_other_recipes_are_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("student.kind=rnn", "student.kind is 'rnn'"),
+        ("student.kind=dnn", "student.kind is 'dnn'"),
         ("student.kind=cif", "only a hybrid student has alignments"),
         ("hybrid.acoustic_scales=[]", "acoustic_scales is"),
         ("hybrid.acoustic_scales=[0.1,0]", "acoustic_scales is"),

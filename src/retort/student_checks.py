@@ -1,108 +1,160 @@
-"""Sizes of a student that cannot be."""
+"""What may not stand beside what in a recipe's student: its kind, encoder and decoder."""
 
 from __future__ import annotations
 
+from retort.config import Recipe
 from retort.errors import UserError
-from retort.student_config import EncoderConfig, StudentConfig
+from retort.size_checks import check_dropout, check_sizes
+from retort.student_config import DecoderConfig, StudentConfig, TransducerConfig
 
 
-def check_sizes(student: StudentConfig, where: str) -> None:
-    """Sizes that cannot be, by themselves or beside another.
+def check_student(recipe: Recipe, where: str) -> None:
+    """The student, and what it needs of features and tokenizer.
 
     Raises:
         UserError: with the key, its value and what it may be.
     """
-    encoder = student.encoder
-    for key, part in (("encoder", encoder), ("decoder", student.decoder)):
-        if part is encoder and encoder.kind in ("tdnnf", "zipformer", "pretrained"):
-            continue
-        if part.dim % part.heads or (part.dim // part.heads) % 2:
+    student = recipe.student
+    _check_kind(student, where)
+    if student.faithful and student.encoder.positions != "relative":
+        raise UserError(
+            "student.faithful needs the reference's positions",
+            where=where,
+            remedy="Set student.encoder.positions: relative, or faithful: false",
+        )
+    _check_speech(recipe, where)
+    _check_decoder(recipe, where)
+    check_sizes(student, where)
+    check_dropout(student, where)
+
+
+def _check_kind(student: StudentConfig, where: str) -> None:
+    """What students without fired embeddings have nothing of."""
+    kind = student.kind
+    if kind not in ("ctc", "attention", "transducer"):
+        return
+    if student.faithful:
+        raise UserError(
+            f"student.faithful restores the reference's CIF, but student.kind is {kind}",
+            where=where,
+            remedy="Set faithful: false",
+        )
+    if student.decoder.output == "plm" or student.decoder.init:
+        raise UserError(
+            f"student.decoder wants a PLM inside, but student.kind is {kind}",
+            where=where,
+            remedy="Leave output and init out: a decoder over fired embeddings alone takes them",
+        )
+    if student.decoder.kind != "autoregressive":
+        raise UserError(
+            f"student.decoder.kind is {student.decoder.kind}, but student.kind is {kind}",
+            where=where,
+            remedy="Leave it out: a decoder over fired embeddings alone says all tokens at once",
+        )
+    if kind == "ctc" and not student.ctc_weight > 0.0:
+        raise UserError(
+            f"student.ctc_weight is {student.ctc_weight:g}, of the only loss of a ctc student",
+            where=where,
+            remedy="Set ctc_weight: 1.0",
+        )
+    if kind == "transducer":
+        _check_transducer(student.transducer, where)
+
+
+def _check_transducer(transducer: TransducerConfig, where: str) -> None:
+    for name in ("context", "layers", "dim", "joiner_dim", "symbols"):
+        if getattr(transducer, name) < 1:
             raise UserError(
-                f"student.{key}.dim {part.dim} over {part.heads} heads is not an even number",
+                f"student.transducer.{name} is {getattr(transducer, name)}",
                 where=where,
-                remedy="Choose dim a multiple of 2 x heads",
+                remedy="Give 1 or more",
             )
-    kernels = {
-        "encoder.kernel": encoder.kernel,
-        "encoder.cgmlp_kernel": encoder.cgmlp_kernel,
-        "encoder.merge_kernel": encoder.merge_kernel,
-        "cif.kernel": student.cif.kernel,
+    if transducer.monotonic and transducer.symbols > 1:
+        raise UserError(
+            f"student.transducer.symbols is {transducer.symbols}, but a monotonic transducer has one token a frame",
+            where=where,
+            remedy="Leave symbols out",
+        )
+
+
+def _check_speech(recipe: Recipe, where: str) -> None:
+    """A pretrained encoder, and the wave that it hears."""
+    encoder, features = recipe.student.encoder, recipe.features
+    if (encoder.kind == "pretrained") != (features.kind == "wave"):
+        raise UserError(
+            f"student.encoder.kind is {encoder.kind}, features.kind is {features.kind}",
+            where=where,
+            remedy="pretrained goes with wave, all other encoders with fbank",
+        )
+    if encoder.kind != "pretrained":
+        if encoder.model:
+            raise UserError(
+                "student.encoder.model is of pretrained encoders alone",
+                where=where,
+                remedy="Set student.encoder.kind: pretrained",
+            )
+        return
+    size = features.sampling_rate // 100
+    wanted = {
+        "features.bins": (features.bins, size, f"Set {size}, the samples of 10 ms"),
+        "features.storage": (features.storage, "online", "Set online: the wave is on disk already"),
+        "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no bands"),
+        "student.encoder.layers": (encoder.layers, 1, "Set 1: the whole model counts as one"),
+        "student.cif.context_layers": (
+            recipe.student.cif.context_layers,
+            0,
+            "Set 0: there are no such layers",
+        ),
+        "student.faithful": (recipe.student.faithful, False, "Set false: the reference has no such encoder"),
     }
-    for key, kernel in kernels.items():
-        if kernel < 1 or kernel % 2 == 0:
-            raise UserError(f"student.{key} is {kernel}", where=where, remedy="Choose an odd number")
-    if encoder.cgmlp < 2 or encoder.cgmlp % 2:
+    for key, (value, only, remedy) in wanted.items():
+        if value != only:
+            raise UserError(f"{key} is {value} beside a pretrained encoder", where=where, remedy=remedy)
+    if not encoder.model and not encoder.architecture:
         raise UserError(
-            f"student.encoder.cgmlp is {encoder.cgmlp}", where=where, remedy="Choose an even number"
-        )
-    pooled = encoder.pool_after
-    if len(set(pooled)) < len(pooled) or not all(1 <= layer <= encoder.layers for layer in pooled):
-        raise UserError(
-            f"student.encoder.pool_after is {list(pooled)}",
+            "student.encoder.kind is pretrained without student.encoder.model",
             where=where,
-            remedy=f"Name different layers from 1 to {encoder.layers}",
+            remedy="Name a model, such as facebook/hubert-base-ls960",
         )
-    if student.frontend.layers not in (1, 2):
-        raise UserError("student.frontend.layers must be 1 or 2", where=where)
-    if student.frontend.stride < 1:
-        raise UserError(
-            f"student.frontend.stride is {student.frontend.stride}", where=where, remedy="Give 1 or more"
-        )
-    if not 1 <= encoder.bottleneck <= 2 * encoder.dim and encoder.kind == "tdnnf":
-        raise UserError(
-            f"student.encoder.bottleneck is {encoder.bottleneck}",
-            where=where,
-            remedy=f"Choose from 1 to {2 * encoder.dim}, twice the dim",
-        )
-    if not encoder.dilations or min(encoder.dilations) < 1:
-        raise UserError(
-            f"student.encoder.dilations is {list(encoder.dilations)}",
-            where=where,
-            remedy="Name a number from 1 on for each layer; the last holds for the rest",
-        )
-    if encoder.kind == "zipformer":
-        _check_zipformer(encoder, where)
 
 
-def _check_zipformer(encoder: EncoderConfig, where: str) -> None:
-    sizes = vars(encoder.zipformer)
-    for name, values in sizes.items():
-        key = f"student.encoder.zipformer.{name}"
-        stacks = values if isinstance(values, list) else [values]
-        if isinstance(values, list) and len(values) != encoder.layers:
+def _check_decoder(recipe: Recipe, where: str) -> None:
+    decoder = recipe.student.decoder
+    if decoder.kind == "parallel":
+        _check_parallel(decoder, where)
+    if decoder.output == "plm" and recipe.tokenizer.kind != "teacher":
+        raise UserError(
+            "student.decoder.output is plm, but the tokens are not a PLM's",
+            where=where,
+            remedy="Set tokenizer.kind: teacher, and tokenizer.teacher",
+        )
+    if (decoder.output == "plm") != (decoder.output_dim is not None):
+        raise UserError(
+            f"student.decoder.output is {decoder.output}, output_dim is {decoder.output_dim}",
+            where=where,
+            remedy="State output_dim, the width of its embeddings, for plm and for nothing else",
+        )
+    if decoder.init_layers and len(decoder.init_layers) != decoder.layers:
+        raise UserError(
+            f"student.decoder.init_layers names {len(decoder.init_layers)} for {decoder.layers} layers",
+            where=where,
+            remedy="Name one for each, or none",
+        )
+
+
+def _check_parallel(decoder: DecoderConfig, where: str) -> None:
+    for key, given in (
+        ("history_dropout", decoder.history_dropout != 0.0),
+        ("init", bool(decoder.init)),
+        ("output: plm", decoder.output == "plm"),
+    ):
+        if given:
             raise UserError(
-                f"{key} has {len(values)} numbers, student.encoder.layers is {encoder.layers}",
+                f"student.decoder has {key}, but kind parallel: it reads no history and starts from no PLM",
                 where=where,
-                remedy="Give one for each stack, and set student.encoder.layers to their number",
+                remedy="Leave it out, or set kind: autoregressive",
             )
-        step = {"dims": 4, "feedforward": 4, "table_dim": 2}.get(name, 1)
-        least = 0 if name == "straight_steps" else 1
-        if not stacks or min(stacks) < least or any(each % step for each in stacks):
-            remedy = f"Choose from {least} on" if step == 1 else f"Choose multiples of {step}"
-            raise UserError(f"{key} is {values}", where=where, remedy=remedy)
-    if any(kernel % 2 == 0 for kernel in encoder.zipformer.kernels):
-        kernels = encoder.zipformer.kernels
+    if not 0.0 <= decoder.glancing <= 1.0:
         raise UserError(
-            f"student.encoder.zipformer.kernels is {kernels}", where=where, remedy="Choose odd numbers"
+            f"student.decoder.glancing is {decoder.glancing}", where=where, remedy="Choose from 0 to 1"
         )
-    if encoder.dim != max(encoder.zipformer.dims):
-        raise UserError(
-            f"student.encoder.dim is {encoder.dim}, the widest stack of student.encoder.zipformer.dims has "
-            f"{max(encoder.zipformer.dims)}",
-            where=where,
-            remedy=f"Set student.encoder.dim: {max(encoder.zipformer.dims)}",
-        )
-
-
-def check_dropout(student: StudentConfig, where: str) -> None:
-    """Probabilities of dropout that are none.
-
-    Raises:
-        UserError: with the key and its value.
-    """
-    for part in ("encoder", "cif", "decoder", "transducer"):
-        for name, value in vars(getattr(student, part)).items():
-            if name.endswith("dropout") and not 0.0 <= value < 1.0:
-                raise UserError(
-                    f"student.{part}.{name} is {value}", where=where, remedy="Choose from 0 to below 1"
-                )

@@ -26,6 +26,7 @@ from retort.student_config import StudentConfig
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.hybrid import HybridStudent
+from retort.text.normalise import Normaliser
 from retort.text.tokenizers import CharacterTokenizer
 from tiny_lms import TableLM
 from tiny_students import DECODER, ENCODER, FRONTEND
@@ -37,7 +38,7 @@ FEATURES = [
 
 
 def make(kind: str) -> Recogniser:
-    torch.manual_seed(5)
+    torch.manual_seed(8)  # its greedy decoder says something, and ends
     config = StudentConfig(
         kind=kind,
         frontend=FRONTEND,
@@ -213,7 +214,7 @@ def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, An
     student = build_student(config, LETTERS.size, 20)
     assert (kind == "hybrid") == isinstance(student, HybridStudent)
     with pytest.raises(UserError, match=words) as caught:
-        open_search(student, LETTERS, str, DecodingOptions(**values))
+        open_search(student, LETTERS, Normaliser(NormaliserConfig()), DecodingOptions(**values))
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
 

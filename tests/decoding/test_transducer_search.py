@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from retort.config import NormaliserConfig
 from retort.decoding.beam import Candidate, Scorer
 from retort.decoding.fusion import Fusion
 from retort.decoding.options import DecodingOptions
@@ -21,6 +22,7 @@ from retort.decoding.transducer_search import TransducerSearch
 from retort.nn.transducer import transducer_loss
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
+from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BLANK, EOS, PAD, SPECIAL, CharacterTokenizer, Tokenizer
 from tiny_lms import TableLM
 from tiny_transducers import build, hear
@@ -258,12 +260,12 @@ class Judged:
 def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     student, encoded, tokenizer = build(9, seed=1), hear([10, 7], seed=4), tokenizer_of(9)
     lm = TableLM(tokenizer)
-    for module in ("piece_search", "rescoring"):
-        monkeypatch.setattr(f"retort.decoding.{module}.open_fitting_lm", lambda *_: lm)
+    monkeypatch.setattr("retort.decoding.piece_search.open_fitting_lm", lambda *_: lm)
     monkeypatch.setattr("retort.decoding.piece_search.open_judge", lambda *_: Judged())
+    normalise = Normaliser(NormaliserConfig())
 
     def search(before: TransducerSearch | None = None, **options: Any) -> TransducerSearch:
-        opened = open_search(student, tokenizer, str, DecodingOptions(**options), before)
+        opened = open_search(student, tokenizer, normalise, DecodingOptions(**options), before)
         assert isinstance(opened, TransducerSearch)
         return opened
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from utterances import BINS, VOCABULARY, Batch, batch
+from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.nn.masks import valid_mask
@@ -94,30 +94,8 @@ def test_smoothed_cross_entropy_of_nothing_is_zero() -> None:
 def test_losses_of_a_batch_are_the_sums_of_its_utterances(kind: str, faithful: bool) -> None:
     student = build(kind=kind, faithful=faithful)
     student.config.alignment_weight = 1.0
-    given = batch([40, 73, 24, 120], [3, 6, 2, 9])
-    garbage = given.features.masked_fill(~valid_mask(given.feature_lengths, 120)[..., None], float("nan"))
-    with torch.no_grad():
-        together = student(garbage, *given[1:])
-        alone = []
-        for row in range(4):
-            frames, units = int(given.feature_lengths[row]), int(given.token_lengths[row])
-            alone.append(
-                student(
-                    given.features[row : row + 1, :frames],
-                    given.feature_lengths[row : row + 1],
-                    given.tokens[row : row + 1, :units],
-                    given.token_lengths[row : row + 1],
-                )
-            )
-    assert set(together.losses) == set(student.loss_weights) == {"ce", "ctc", "quantity", "alignment"}
-    for name, loss in together.losses.items():
-        total = torch.stack([each.losses[name] for each in alone]).sum()
-        torch.testing.assert_close(loss, total, atol=1e-4, rtol=1e-5)
-    for name, tap in together.taps.items():
-        for row, each in enumerate(alone):
-            size = each.taps[name].values.shape[1]
-            values = tap.values[row, :size]
-            torch.testing.assert_close(values, each.taps[name].values[0], atol=2e-5, rtol=1e-4)
+    assert student.loss_weights == {"ce": 1.0, "ctc": 0.5, "quantity": 1.0, "alignment": 1.0}
+    assert_a_batch_is_its_utterances(student, batch([40, 73, 24, 120], [3, 6, 2, 9]))
 
 
 def test_losses_are_their_formulas() -> None:
@@ -300,29 +278,14 @@ def test_autocast_keeps_weights_and_embeddings_in_float32() -> None:
 @pytest.mark.parametrize("kind", ["conformer", "transformer"])
 def test_it_learns_four_utterances_by_heart(kind: str) -> None:
     torch.manual_seed(3)
-    given = batch([64, 90, 72, 110], [5, 8, 6, 9], seed=5)
     student = build_student(config(kind=kind), VOCABULARY, BINS)
-    optimizer = torch.optim.Adam(student.parameters(), lr=4e-3)
-    texts = [row[: int(n) - 1].tolist() for row, n in zip(given.tokens, given.token_lengths)]
-    for step in range(1, 401):
-        student.train()
-        losses = student(*given).losses
-        total = sum((student.loss_weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
-        optimizer.zero_grad()
-        (total / given.token_lengths.sum()).backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        if step % 25 == 0 and recalled(student, given) == (texts, texts):
-            break
-    assert recalled(student, given) == (texts, texts)
+    learn_by_heart(student, batch([64, 90, 72, 110], [5, 8, 6, 9], seed=5), recalled)
 
 
 def recalled(student: CifStudent, given: Batch) -> tuple[list[list[int]], list[list[int]]]:
     """What the decoder and what the CTC head say."""
-    student.eval()
     hypotheses = greedy(student, given.features, given.feature_lengths)
-    with torch.no_grad():
-        path = ctc_greedy(student, student.encode(given.features, given.feature_lengths))
+    path = ctc_greedy(student, student.encode(given.features, given.feature_lengths))
     return [each.ids for each in hypotheses], path
 
 

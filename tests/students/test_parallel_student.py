@@ -9,8 +9,9 @@ from itertools import product
 
 import pytest
 import torch
+import utterances
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from utterances import BINS, Batch, assert_a_batch_is_its_utterances
 
 from retort.decoding.beam import beam_fired, beam_search
 from retort.decoding.cif_search import CifSearch
@@ -26,7 +27,7 @@ from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 
-BINS, VOCABULARY = 12, 9
+VOCABULARY = 9
 FRAMES, UNITS = [40, 73, 24], [3, 6, 2]
 
 
@@ -47,40 +48,19 @@ def build(**options: float | bool) -> CifStudent:
     return talking_student(config(**options), VOCABULARY, BINS)  # type: ignore[arg-type]
 
 
-def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    features = [torch.randn(each, BINS, generator=draw) for each in FRAMES]
-    tokens = [
-        torch.cat((torch.randint(4, VOCABULARY, (each - 1,), generator=draw), torch.tensor([EOS])))
-        for each in UNITS
-    ]
-    return (
-        pad_sequence(features, batch_first=True),
-        torch.tensor(FRAMES),
-        pad_sequence(tokens, batch_first=True, padding_value=PAD),
-        torch.tensor(UNITS),
-    )
+def batch() -> Batch:
+    return utterances.batch(FRAMES, UNITS, vocabulary=VOCABULARY)
 
 
 def test_without_training_there_is_one_pass_and_padding_changes_nothing() -> None:
     student, given = build().eval(), batch()
+    assert_a_batch_is_its_utterances(student, given)
     together = student(*given)
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = student(
-            given[0][one, : FRAMES[row]], given[1][one], given[2][one, : UNITS[row]], given[3][one]
-        )
-        for name, tap in alone.taps.items():
-            size = int(tap.lengths)
-            torch.testing.assert_close(together.taps[name].values[one, :size], tap.values[:, :size])
     taps, mask = together.taps, valid_mask(given[3], 6)
     ce = smoothed_cross_entropy(taps["tokens"].values[mask], given[2][mask], student.config.label_smoothing)
     torch.testing.assert_close(together.losses["ce"], ce)
     torch.testing.assert_close(taps["tokens"].values, student.decoder.vocabulary(taps["linguistic"].values))
     assert "shown" not in together.metrics
-    assert {name: tap.values.shape[-1] for name, tap in taps.items()} == student.tap_dims
-    assert {name: tap.unit for name, tap in taps.items()} == student.tap_units
-    assert [name for name in taps if name.startswith("frames.")] == ["frames.1", "frames.2", "frames.3"]
 
 
 def test_the_tap_acoustic_is_what_was_fired_whatever_is_shown() -> None:

@@ -1,38 +1,27 @@
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
 from retort.config import RowConfig
 from retort.decoding.greedy import ctc_greedy
 from retort.decoding.transducer_greedy import greedy_transduced
 from retort.distill.objective import Objective
-from retort.nn.masks import valid_mask
 from retort.nn.transducer import lattice_cells, packed_arcs, token_frames, transducer_loss
 from retort.recipe import load_recipe
 from retort.students.factory import build_student
 from retort.students.transducer import TransducerStudent
 from retort.teachers.signal import token_signal, utterance_signal
 from retort.teachers.teacher import Reading
-from retort.text.tokenizers import EOS, PAD, Piece
+from retort.text.tokenizers import EOS, Piece
 from retort.training.batches import empty_batch
 from retort.training.describe import describe
-from tiny_transducers import BINS, config
+from tiny_transducers import config
 
-VOCABULARY = 20
 KINDS = ["stateless", "lstm"]
-
-
-class Batch(NamedTuple):
-    features: Tensor
-    feature_lengths: Tensor
-    tokens: Tensor
-    token_lengths: Tensor
 
 
 def build(predictor: str = "stateless", **options: float) -> TransducerStudent:
@@ -40,22 +29,6 @@ def build(predictor: str = "stateless", **options: float) -> TransducerStudent:
     student = build_student(config(predictor, **options), VOCABULARY, BINS).eval()
     assert isinstance(student, TransducerStudent)
     return student
-
-
-def batch(frames: list[int], units: list[int], seed: int = 0) -> Batch:
-    """Random utterances with so many feature frames and so many tokens, EOS counted."""
-    generator = torch.Generator().manual_seed(seed)
-    features = [torch.randn(each, BINS, generator=generator) for each in frames]
-    tokens = [
-        torch.cat((torch.randint(4, VOCABULARY, (each - 1,), generator=generator), torch.tensor([EOS])))
-        for each in units
-    ]
-    return Batch(
-        pad_sequence(features, batch_first=True),
-        torch.tensor(frames),
-        pad_sequence(tokens, batch_first=True, padding_value=PAD),
-        torch.tensor(units),
-    )
 
 
 def dense_logits(student: TransducerStudent, given: Batch) -> tuple[Tensor, Tensor]:
@@ -96,8 +69,6 @@ def test_taps_are_along_the_best_path(monotonic: bool) -> None:
     frames = token_frames(arcs, lengths, counts, monotonic=monotonic)
     hidden = student.encode(given.features, given.feature_lengths).hidden
     taps = output.taps
-    assert {name: tap.values.shape[-1] for name, tap in taps.items()} == student.tap_dims
-    assert {name: tap.unit for name, tap in taps.items()} == student.tap_units
     for name in ("acoustic", "linguistic", "tokens"):
         assert taps[name].lengths.tolist() == [5, 3]
         present = taps[name].present
@@ -120,35 +91,14 @@ def test_taps_are_along_the_best_path(monotonic: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_batching_change_nothing(kind: str) -> None:
-    student, given = build(kind), batch([40, 73, 60], [3, 6, 1])
-    dirty = given.features.masked_fill(~valid_mask(given.feature_lengths, 73)[..., None], 1e4)
-    further = F.pad(given.tokens, (0, 4), value=PAD)
-    together = student(dirty, given.feature_lengths, further, given.token_lengths)
-    torch.testing.assert_close(together.losses, student(*given).losses)
-    singles = [
-        student(
-            given.features[row : row + 1, : int(given.feature_lengths[row])],
-            *(each[row : row + 1] for each in given[1:]),
-        )
-        for row in range(3)
-    ]
-    for name, loss in together.losses.items():
-        torch.testing.assert_close(loss, torch.stack([each.losses[name] for each in singles]).sum())
-    for name, tap in together.taps.items():
-        for row, alone in enumerate(singles):
-            size = int(tap.lengths[row]) - (tap.unit == "token")
-            torch.testing.assert_close(
-                tap.values[row, :size], alone.taps[name].values[0, :size], atol=1e-5, rtol=1e-4
-            )
-    assert sum(int(each.metrics["correct"]) for each in singles) == int(together.metrics["correct"])
+    assert_a_batch_is_its_utterances(build(kind), batch([40, 73, 60], [3, 6, 1]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_on_garbage_behind_the_lengths_keeps_gradients_finite(kind: str) -> None:
     student = build(kind, dropout=0.3).train()
     given = batch([60, 24], [5, 3])
-    features = given.features.masked_fill(~valid_mask(given.feature_lengths, 60)[..., None], float("nan"))
-    output = student(features, *given[1:])
+    output = student(*given.with_garbage())
     sum(output.losses.values(), torch.zeros(())).backward()
     for name, parameter in student.named_parameters():
         assert parameter.grad is not None, name
@@ -268,29 +218,13 @@ def test_sizes_of_the_recipe_are_near_the_cif_models() -> None:
 @pytest.mark.parametrize(("kind", "monotonic"), [("stateless", True), ("lstm", False)])
 def test_it_learns_four_utterances_by_heart(kind: str, monotonic: bool) -> None:
     torch.manual_seed(3)
-    given = batch([64, 90, 72, 110], [5, 8, 6, 9], seed=5)
     student = build_student(config(kind, monotonic=monotonic), VOCABULARY, BINS)
-    assert isinstance(student, TransducerStudent)
     student.config.transducer.symbols = 1 if monotonic else 8
-    optimizer = torch.optim.Adam(student.parameters(), lr=4e-3)
-    texts = [row[: int(n) - 1].tolist() for row, n in zip(given.tokens, given.token_lengths)]
-    for step in range(1, 401):
-        student.train()
-        losses = student(*given).losses
-        total = sum((student.loss_weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
-        optimizer.zero_grad()
-        (total / given.token_lengths.sum()).backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        if step % 25 == 0 and recalled(student, given) == (texts, texts):
-            break
-    assert recalled(student, given) == (texts, texts)
+    learn_by_heart(student, batch([64, 90, 72, 110], [5, 8, 6, 9], seed=5), recalled)
 
 
-@torch.no_grad()
 def recalled(student: TransducerStudent, given: Batch) -> tuple[list[list[int]], list[list[int]]]:
     """What the transducer and what the CTC head say."""
-    student.eval()
     encoded = student.encode(given.features, given.feature_lengths)
     symbols = student.config.transducer.symbols
     said = [each.hypothesis.ids for each in greedy_transduced(student, encoded, symbols)]

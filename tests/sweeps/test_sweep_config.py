@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.recipe import load_recipe, recipe_names
 from retort.sweeps.config import View, load_sweep
+from retort.training.describe import describe
 
 WriteRecipe = Callable[..., Path]
 
@@ -142,6 +144,49 @@ def test_every_way_of_decoding_is_a_view(write_sweep: Callable[[str], Path]) -> 
     assert sweep.scoring(sweep.runs[0], sweep.views[3]) == "study/a-1-wide-x-two"
 
 
+def test_a_way_of_decoding_may_be_of_some_systems_alone(write_sweep: Callable[[str], Path]) -> None:
+    text = (
+        "seeds: [1]\nagainst: a\nsystems: {a: {recipe: RECIPE}, b: {recipe: RECIPE, grid: {training.steps: [5, 6]}}, "
+        "c: {recipe: RECIPE}}\ndecode: {greedy: {}, wide: {beam: 4, systems: [c, b]}}"
+    )
+    sweep = load_sweep(str(write_sweep(text)))
+    greedy, wide = sweep.views
+    assert (wide.options, wide.rows) == (
+        DecodingOptions(4),
+        ("c", "b training.steps=5", "b training.steps=6"),
+    )
+    assert [row.name for row in sweep.rows_in(wide)] == ["b training.steps=5", "b training.steps=6", "c"]
+    assert [len(sweep.views_of(run)) for run in sweep.runs] == [1, 2, 2, 2]
+    assert (sweep.against_in(greedy), sweep.against_in(wide)) == ("a", "b training.steps=5")
+
+
+def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None:
+    sweep = packaged("sweeps/speechocean762_families")
+    recipes = {row.name: row.runs[0].recipe for row in sweep.rows}
+    cif = recipes["cif"]
+    sizes = {name: describe(recipe).shipped for name, recipe in recipes.items()}
+    for name, recipe in recipes.items():
+        assert name == recipe.system
+        assert (recipe.data, recipe.augment, recipe.batches) == (cif.data, cif.augment, cif.batches)
+        # Another encoder has a chain of warm starts of its own, of as many updates.
+        chain = name.partition("_attention")[0] if "branchformer" in name else ""
+        start = f"speechocean762/{chain}_ctc" if chain else "speechocean762/ctc"
+        assert recipe.training == replace(cif.training, warm_start=start)
+        near = 0.04 if recipe.student.kind != "ctc" else 0.3
+        assert sizes[name] == pytest.approx(sizes["cif"], rel=near)
+        taught = name.removesuffix("_bert").removesuffix("_hkd")
+        if taught != name:
+            assert (recipe.student, sizes[name]) == (recipes[taught].student, sizes[taught])
+            assert recipe.distill
+            assert not recipes[taught].distill
+    known = {run.recipe.name: run.recipe for run in packaged("sweeps/speechocean762_main").runs}
+    shared = [run.recipe for run in sweep.runs if run.recipe.name in known]
+    assert len(shared) == 4
+    assert all(known[recipe.name] == recipe for recipe in shared)
+    rescored = {name for view in sweep.views if view.options.mode != "own" for name in view.rows}
+    assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind == "attention"}
+
+
 def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -> None:
     text = "seeds: [1]\nsystems: {a: {recipe: RECIPE}}\n"
     (scored,) = load_sweep(str(write_sweep(text))).views
@@ -167,6 +212,9 @@ def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {bean: 3}}", "unknown key 'decode.b.bean'. Keys are beam, nbest"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {beam: wide}}", "decode.b has a wrong value"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {nbest: 3}}", "decode.b: nbest 3 is more than the beam of 1 keeps"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: [c]}}", "decode.b.systems is ['c']. Name some of a"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: []}}", "decode.b.systems is []"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: a}}", "decode.b.systems is a"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b c: {}}", "decode has the name 'b c'"),
         ("systems: {a b: {recipe: RECIPE}, a-b: {recipe: RECIPE}}", "two of its rows would be study/a-b-1"),
         ("systems: {a: {recipe: RECIPE, set: ['data.test=[]']}}", "nothing to score on: data.test is empty"),

@@ -230,6 +230,28 @@ def test_every_view_has_its_table(tmp_path: Path) -> None:
     assert [board.missing_views(run) == [lm] for run in sweep.rows[1].runs] == [False, True, True]
 
 
+def test_a_view_of_some_rows_has_a_table_of_these_and_asks_nothing_of_others(tmp_path: Path) -> None:
+    wide = View("x/test", "wide", DecodingOptions(beam=4), ("c", "b"))
+    sweep = replace(make_sweep("a", "b", "c", seeds=(1,)), views=(View("x/test", "greedy"), wide))
+    board = Board(sweep, tmp_path, tmp_path / "results.json")
+    done = done_of({"a": 0.4, "b": 0.3, "c": 0.2}, seeds=(1,))
+    board.done = {name: replace(found, views=[*found.views, None]) for name, found in done.items()}
+    assert [board.missing_views(row.runs[0]) for row in sweep.rows] == [[], [wide], [wide]]
+    assert board.whole == 1
+    for name in ("s/b-1", "s/c-1"):
+        board.done[name] = replace(done[name], views=[*done[name].views] * 2)
+    assert board.whole == 3
+    board.write()
+    greedy, some = json.loads((tmp_path / "s/table.json").read_text())
+    assert [[each["name"] for each in table["systems"]] for table in (greedy, some)] == [
+        ["a", "b", "c"],
+        ["b", "c"],
+    ]
+    assert (greedy["against"], some["against"]) == ("a", "b")
+    assert some["systems"][1]["against"].keys() == {"cer", "wer"}
+    assert "less b" in (tmp_path / "s/table.md").read_text().partition("x/test, wide")[2]
+
+
 def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     board = Board(make_sweep("a", "b"), tmp_path, tmp_path / "results.json")

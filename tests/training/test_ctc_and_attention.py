@@ -47,6 +47,7 @@ def taught(kind: str, bert: Path, tone_bert: Path) -> str:
     return (
         f'teachers: {{lm: {{kind: masked_lm, model: "{bert}", topk: 4}}, vectors: {{model: "{tone_bert}", case: lower}}}}\n'
         "distill:\n  - {tap: tokens, teacher: lm, loss: soft_label, weight: 0.5}\n"
+        "  - {tap: frames.1, teacher: vectors, loss: cosine, pool: cif, weight: 0.1}\n"
         f"  - {{tap: acoustic, teacher: vectors, loss: contrastive, weight: 0.1}}\n{rows}"
     )
 
@@ -77,7 +78,13 @@ def test_from_data_to_a_score(
 
     outcome = trained(kind, read_recipe, tmp_path, *tokens, "training.steps=24", extra=extra, report=report)
     lines = [line for line in read_metrics(outcome.folder / "metrics.jsonl") if "loss" in line]
-    named = {"tokens.soft_label", "tokens.soft_label.mass", "acoustic.contrastive.accuracy"} | LOSSES[kind]
+    rows = {
+        "tokens.soft_label",
+        "tokens.soft_label.mass",
+        "frames.1.cosine.quantity",
+        "acoustic.contrastive.accuracy",
+    }
+    named = rows | LOSSES[kind]
     assert all(named <= line.keys() for line in lines)
     assert lines[-1]["ctc"] < lines[0]["ctc"]
     assert lines[-1]["tokens.soft_label.spoken"] == 1.0

@@ -84,6 +84,7 @@ def test_rows_of_every_tap(read_recipe: ReadRecipe, tmp_path: Path, tone_bert: P
         "  - {tap: acoustic, teacher: bert, loss: contrastive}\n"
         "  - {tap: linguistic, teacher: bert, loss: regression, weight: 0.01}\n"
         "  - {tap: utterance, teacher: bert, loss: cosine}\n"
+        "  - {tap: frames.1, teacher: bert, loss: cosine, pool: attention, pool_heads: 2}\n"
     )
     recipe = read_recipe(
         *TRANSDUCER, "tokenizer.kind=teacher", "tokenizer.teacher=lm", "training.steps=8", extra=extra, name="rows"
@@ -92,7 +93,8 @@ def test_rows_of_every_tap(read_recipe: ReadRecipe, tmp_path: Path, tone_bert: P
     for line in logged(outcome.folder):
         assert line["tokens.soft_label.spoken"] == 1.0
         assert 0.1 < line["tokens.soft_label.mass"] < 1.0
-        assert {"acoustic.contrastive", "linguistic.regression", "utterance.cosine"} <= line.keys()
+        rows = {"acoustic.contrastive", "linguistic.regression", "utterance.cosine", "frames.1.cosine"}
+        assert rows <= line.keys()
     parts = {name.split(".")[0] for name in outcome.recogniser.student.state_dict()}
     assert parts == {"encoder", "ctc", "predictor", "joiner"}
 
@@ -106,7 +108,12 @@ def test_rows_of_every_tap(read_recipe: ReadRecipe, tmp_path: Path, tone_bert: P
             ["student.transducer.monotonic=true", "student.transducer.symbols=2"],
             "monotonic transducer has one token a frame",
         ),
-        (["student.decoder.init=bert"], "a transducer has no such decoder"),
+        (["student.decoder.init=bert"], "wants a PLM inside, but student.kind is transducer"),
+        (["student.faithful=true"], "student.kind is transducer"),
+        (
+            ["student.decoder.kind=parallel"],
+            "student.decoder.kind is parallel, but student.kind is transducer",
+        ),
         (["student.transducer.dropout=1"], r"student\.transducer\.dropout"),
         (["student.transducer.predictor=gru"], "stateless, lstm"),
     ],
@@ -122,5 +129,5 @@ def test_interpolation_needs_a_hard_loss_of_every_token(read_recipe: ReadRecipe)
         "distill:\n  - {tap: tokens, teacher: lm, loss: soft_label, interpolate: 0.3}\n"
     )
     assert read_recipe(extra=extra).distill[0].interpolate == 0.3
-    with pytest.raises(UserError, match=r"distill\[0\]\.interpolate is 0\.3, but a transducer .*weight"):
+    with pytest.raises(UserError, match=r"distill\[0\]: interpolate is 0\.3, but a transducer .*weight"):
         read_recipe(*TRANSDUCER, extra=extra)

@@ -10,13 +10,11 @@ from torch import Tensor
 from retort.decoding.alignment import with_times
 from retort.decoding.beam import Candidate
 from retort.decoding.ctc_search import untimed
-from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import ctc_greedy
 from retort.decoding.joint_beam import JointWeights, greedy_attention, joint_beam, teacher_forced
 from retort.decoding.options import DecodingOptions
-from retort.decoding.piece_search import PieceSearch
+from retort.decoding.piece_search import PieceSearch, singly
 from retort.decoding.prefix_beam import Opinion, prefix_beam
-from retort.decoding.rescoring import rescore
 from retort.decoding.search import Search
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -59,16 +57,11 @@ class AttentionSearch(PieceSearch):
         log_probs = ctc_log_probs(self.student, encoded)
         if self.options.mode == "attention_rescoring":
             found = self._rescored(encoded, log_probs)
-        elif self.options.beam == 1 and self.lm is None:
-            hypotheses = greedy_attention(self.student, encoded)
-            found = [[Candidate(each, sum(each.log_probs))] for each in hypotheses]
+        elif self.greedy:
+            found = singly(greedy_attention(self.student, encoded))
         else:
-            scorer = None if self.lm is None else Fusion(self.lm, self.options.lm_weight)
-            found = joint_beam(self.student, encoded, self.options.beam, self.weights, scorer)
-        timed = with_times(found, log_probs, encoded.lengths, heard=False)
-        if self.judge is None:
-            return timed
-        return rescore(timed, self.judge, self.options.rescore_weight, 0.0)  # length has its weight already
+            found = joint_beam(self.student, encoded, self.options.beam, self.weights, self.scorer)
+        return self.ranked(with_times(found, log_probs, encoded.lengths, heard=False))
 
     def heard(self, encoded: Encoded) -> list[list[int]]:
         """Tokens that the CTC head hears, by its best path."""

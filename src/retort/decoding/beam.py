@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retort.decoding.greedy import NEVER, Hypothesis
+from retort.decoding.greedy import NEVER, Hypothesis, until_eos
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.students.student import Encoded
@@ -185,8 +185,6 @@ def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[Candidate]]:
         for ids, log_probs, score in zip(rows, own, scores):
             if score == NOTHING:
                 continue
-            ids = ids[:length]
-            count = ids.index(EOS) if EOS in ids else len(ids)
-            each.append(Candidate(Hypothesis(ids[:count], log_probs[:count], ends[:count]), score))
+            each.append(Candidate(until_eos(ids[:length], log_probs, ends), score))
         found.append(each)
     return found

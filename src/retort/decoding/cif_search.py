@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from retort.decoding.beam import Candidate, beam_fired
-from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import ctc_greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
-from retort.decoding.piece_search import PieceSearch
-from retort.decoding.rescoring import rescore
+from retort.decoding.piece_search import PieceSearch, singly
 from retort.decoding.search import Search
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
@@ -37,7 +35,6 @@ class CifSearch(PieceSearch):
     ) -> None:
         super().__init__(student, tokenizer, options, before)
         self.student = student
-        self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
 
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""
@@ -45,13 +42,9 @@ class CifSearch(PieceSearch):
 
     def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[Candidate]]:
         """The same of embeddings that were fired already."""
-        if self.options.beam == 1 and self.scorer is None:
-            greedy = greedy_fired(self.student, fired, encoded)
-            return [[Candidate(each, sum(each.log_probs))] for each in greedy]
-        found = beam_fired(self.student, fired, self.options.beam, self.scorer, encoded)
-        if self.judge is None:
-            return found
-        return rescore(found, self.judge, self.options.rescore_weight, self.options.length_weight)
+        if self.greedy:
+            return singly(greedy_fired(self.student, fired, encoded))
+        return self.ranked(beam_fired(self.student, fired, self.options.beam, self.scorer, encoded))
 
     def heard(self, encoded: Encoded) -> list[list[int]]:
         """Tokens that the CTC head hears, by its best path."""

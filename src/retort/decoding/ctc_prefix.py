@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retort.decoding.beam import NOTHING
 from retort.nn.masks import valid_mask
 from retort.text.tokenizers import BLANK
-
-_NOTHING = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class CtcPrefixes:
         """The empty prefix of each utterance."""
         silence = F.pad(self.log_probs[..., BLANK].cumsum(1), (1, 0))[:, None]
         last = torch.full(silence.shape[:2], BLANK, device=silence.device)
-        return Alignments(silence, torch.full_like(silence, _NOTHING), last)
+        return Alignments(silence, torch.full_like(silence, NOTHING), last)
 
     def whole(self, before: Alignments) -> Tensor:
         """`(B, N)`: log-probability that an utterance is the prefix and nothing else."""
@@ -61,13 +60,13 @@ class CtcPrefixes:
     def extended(self, before: Alignments) -> Tensor:
         """`(B, N, V)`: log-probability that it begins with the prefix and each label behind it; of blank undefined."""
         ways = torch.logaddexp(before.blank, before.label)[..., :-1].masked_fill(
-            ~self.valid[:, None], _NOTHING
+            ~self.valid[:, None], NOTHING
         )
         most = ways.amax(-1, keepdim=True)
-        most = most.masked_fill(most == _NOTHING, 0.0)
+        most = most.masked_fill(most == NOTHING, 0.0)
         scores = ((ways - most).exp() @ self.probs).log() + most
         again = before.blank[..., :-1] + self._of(before.last)
-        again = again.masked_fill(~self.valid[:, None], _NOTHING).logsumexp(-1)
+        again = again.masked_fill(~self.valid[:, None], NOTHING).logsumexp(-1)
         return scores.scatter(2, before.last[..., None], again[..., None])
 
     def advance(self, before: Alignments, parents: Tensor, said: Tensor) -> Alignments:
@@ -77,10 +76,10 @@ class CtcPrefixes:
         ways = torch.where((said == last)[..., None], blank, torch.logaddexp(blank, label))[..., :-1]
         labels = _carried(ways, self._of(said))
         blanks = _carried(
-            F.pad(labels, (1, 0), value=_NOTHING)[..., :-1],
+            F.pad(labels, (1, 0), value=NOTHING)[..., :-1],
             self.log_probs[..., BLANK][:, None].expand_as(labels),
         )
-        return Alignments(F.pad(blanks, (1, 0), value=_NOTHING), F.pad(labels, (1, 0), value=_NOTHING), said)
+        return Alignments(F.pad(blanks, (1, 0), value=NOTHING), F.pad(labels, (1, 0), value=NOTHING), said)
 
     def _of(self, labels: Tensor) -> Tensor:
         """`(B, K, T)` log-probabilities of `labels (B, K)`."""

@@ -10,9 +10,8 @@ from retort.decoding.alignment import with_times
 from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis, ctc_best_path, ctc_greedy
 from retort.decoding.options import DecodingOptions
-from retort.decoding.piece_search import PieceSearch
+from retort.decoding.piece_search import PieceSearch, singly
 from retort.decoding.prefix_beam import Opinion, Prefix, prefix_beam
-from retort.decoding.rescoring import rescore
 from retort.decoding.search import Search
 from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded, Student
@@ -47,14 +46,11 @@ class CtcSearch(PieceSearch):
     @torch.inference_mode()
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
         """All that the search keeps of each utterance; without a language model the best path for beam 1."""
-        if self.options.beam == 1 and self.lm is None:
-            return [[Candidate(each, sum(each.log_probs))] for each in ctc_best_path(self.head, encoded)]
+        if self.greedy:
+            return singly(ctc_best_path(self.head, encoded))
         log_probs = ctc_log_probs(self.head, encoded)
         prefixes = prefix_beam(log_probs, encoded.lengths, self.options.beam, self.opinion)
-        found = with_times(untimed(prefixes), log_probs, encoded.lengths, heard=True)
-        if self.judge is None:
-            return found
-        return rescore(found, self.judge, self.options.rescore_weight, 0.0)  # length has its weight already
+        return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, heard=True))
 
     def heard(self, encoded: Encoded) -> list[list[int]]:
         """Tokens of the best path."""

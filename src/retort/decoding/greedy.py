@@ -16,6 +16,8 @@ from retort.text.tokenizers import BLANK, EOS, PAD
 
 NEVER = [BLANK, PAD]
 """Ids that no decoder emits."""
+UNSAID = [PAD, EOS]
+"""Ids that no frame says, to a CTC head or a transducer."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,14 @@ def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | Non
     for ids, each, ends, length in zip(
         all_ids, all_scores, fired.fire_times.tolist(), fired.lengths.tolist()
     ):
-        ids = ids[:length]
-        count = ids.index(EOS) if EOS in ids else len(ids)
-        hypotheses.append(Hypothesis(ids[:count], each[:count], ends[:count]))
+        hypotheses.append(until_eos(ids[:length], each, ends))
     return hypotheses
+
+
+def until_eos(ids: list[int], log_probs: list[float], ends: list[float]) -> Hypothesis:
+    """What was said before the first EOS; the lists may go on behind the ids."""
+    count = ids.index(EOS) if EOS in ids else len(ids)
+    return Hypothesis(ids[:count], log_probs[:count], ends[:count])
 
 
 def ctc_greedy(student: HasCtc, encoded: Encoded) -> list[list[int]]:
@@ -98,7 +104,7 @@ def ctc_best_path(student: HasCtc, encoded: Encoded) -> list[Hypothesis]:
     for path, sure, length in zip(labels.tolist(), log_probs.tolist(), encoded.lengths.tolist()):
         found: list[tuple[int, float, int]] = []
         for label, run in groupby(range(length), key=path.__getitem__):
-            if label not in (BLANK, PAD, EOS):
+            if label not in (BLANK, *UNSAID):
                 peak = max(run, key=sure.__getitem__)
                 found.append((label, sure[peak], peak))
         hypotheses.append(

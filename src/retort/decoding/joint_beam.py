@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retort.decoding.beam import NOTHING, Candidate, Scorer
 from retort.decoding.ctc_prefix import CtcPrefixes
-from retort.decoding.greedy import NEVER, Hypothesis
+from retort.decoding.greedy import NEVER, Hypothesis, until_eos
 from retort.nn.cross_decoder import CrossDecoder
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -195,9 +195,7 @@ def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypoth
     for ids, each, length in zip(
         torch.stack(tokens, 1)[:, 1:].tolist(), torch.stack(scores, 1)[:, 1:].tolist(), lengths.tolist()
     ):
-        ids = ids[:length]
-        count = ids.index(EOS) if EOS in ids else len(ids)
-        found.append(Hypothesis(ids[:count], each[:count], []))
+        found.append(until_eos(ids[:length], each, []))
     return found
 
 

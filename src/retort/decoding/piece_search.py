@@ -1,10 +1,14 @@
-"""What searches over the student's pieces share: the language models beside them."""
+"""What searches over the student's pieces share: the language models beside them, and lists of one."""
 
 from __future__ import annotations
 
-from retort.decoding.fusion import open_fitting_lm
+from collections.abc import Sequence
+
+from retort.decoding.beam import Candidate
+from retort.decoding.fusion import Fusion, open_fitting_lm
+from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
-from retort.decoding.rescoring import open_judge
+from retort.decoding.rescoring import open_judge, rescore
 from retort.decoding.search import Search
 from retort.lm.causal import CausalLM
 from retort.students.student import Student
@@ -22,6 +26,8 @@ class PieceSearch(Search):
 
     Attributes:
         lm: that which joins the search, if any does.
+        scorer: the same with its weight, for searches that ask for every token.
+        greedy: whether one hypothesis is kept and no language model has a say in it.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -39,6 +45,20 @@ class PieceSearch(Search):
             same = before is not None and before.options.lm == options.lm
             self.lm = known if same and known else open_fitting_lm(options.lm, tokenizer, device)
             self.parameters["lm"] = self.lm.parameters
+        self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
+        self.greedy = options.beam == 1 and self.lm is None
         if options.rescore:
             self.judge = open_judge(options, tokenizer, device)
             self.parameters["rescore"] = self.judge.parameters
+
+    def ranked(self, found: list[list[Candidate]]) -> list[list[Candidate]]:
+        """What was found, in the order of the language model that ranks it anew, if any does."""
+        if self.judge is None:
+            return found
+        length_weight = 0.0 if self.weighs_length else self.options.length_weight
+        return rescore(found, self.judge, self.options.rescore_weight, length_weight)
+
+
+def singly(hypotheses: Sequence[Hypothesis]) -> list[list[Candidate]]:
+    """Greedy hypotheses as lists of one."""
+    return [[Candidate(each, sum(each.log_probs))] for each in hypotheses]

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from retort.decoding.beam import NOTHING
+from retort.decoding.greedy import UNSAID
 from retort.decoding.histories import Histories
 from retort.lm.causal import CausalLM
 from retort.nn.masks import valid_mask
-from retort.text.tokenizers import BLANK, EOS, PAD
+from retort.text.tokenizers import BLANK, EOS
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def prefix_beam(
     """
     opinion = opinion or Opinion()
     device = log_probs.device
-    frames = log_probs.double().index_fill(2, torch.tensor([PAD, EOS], device=device), NOTHING)
+    frames = log_probs.double().index_fill(2, torch.tensor(UNSAID, device=device), NOTHING)
     # Behind its end an utterance says blank with certainty, which changes nothing.
     behind = ~valid_mask(lengths, log_probs.shape[1])
     frames = frames.masked_fill(behind[..., None], NOTHING)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retort.decoding.beam import Candidate
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.beam import NOTHING, Candidate
+from retort.decoding.greedy import UNSAID, Hypothesis
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
-from retort.text.tokenizers import BLANK, EOS, PAD
-
-UNSAID = [PAD, EOS]
-"""Ids that no transducer says."""
+from retort.text.tokenizers import BLANK, EOS
 
 
 def symbol_log_probs(logits: Tensor) -> Tensor:
     """Log-probabilities of blank and tokens, minus infinity where a transducer never says one."""
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    log_probs[..., UNSAID] = float("-inf")
+    log_probs[..., UNSAID] = NOTHING
     return log_probs
 
 

@@ -5,23 +5,24 @@ Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.nn.cross_decoder import CrossDecoder
 from retort.nn.encoder import Encoder
-from retort.nn.masks import masked_mean, valid_mask
+from retort.nn.masks import valid_mask
 from retort.student_config import StudentConfig
-from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_log_probs, ctc_loss
+from retort.students.frames import layer_dims
 from retort.students.history import forgotten
-from retort.students.student import Labelled, Student, StudentOutput
-from retort.students.taps import Tap, Unit
+from retort.students.student import StudentOutput
+from retort.students.taps import Tap
+from retort.students.tokens import TokenStudent, utterance_tap
 from retort.text.tokenizers import EOS
 
 
-class AttentionStudent(Student):
+class AttentionStudent(TokenStudent):
     """Speech to tokens, the decoder choosing the frames of each.
 
     The tap `acoustic` is the context vector that the last layer of the decoder finds in the frames for each token:
@@ -56,11 +57,7 @@ class AttentionStudent(Student):
             "linguistic": decoder,
             "utterance": self.config.encoder.dim,
             "tokens": vocabulary,
-        }
-
-    @property
-    def tap_units(self) -> dict[str, Unit]:
-        return {"acoustic": "token", "linguistic": "token", "utterance": "utterance", "tokens": "token"}
+        } | layer_dims(self.config.encoder)
 
     @property
     def prose(self) -> str:
@@ -75,13 +72,6 @@ class AttentionStudent(Student):
         """Errors of characters, of the CTC head where it alone learns."""
         return "cer" if self.config.ce_weight > 0.0 else "ctc_cer"
 
-    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
-        return batch.tokens, batch.token_lengths
-
-    def positions(self, batch: Labelled) -> int:
-        """Tokens, EOS counted."""
-        return int(batch.token_lengths.sum())
-
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> StudentOutput:
@@ -93,25 +83,21 @@ class AttentionStudent(Student):
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
             token_lengths: `(B,)`, EOS counted.
         """
-        encoded = self.encode(features, feature_lengths)
+        encoded, layers = self.encode_in_layers(features, feature_lengths)
         share = self.config.decoder.history_dropout if self.training else 0.0
         previous = F.pad(forgotten(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])
-        targets, predicted = tokens[mask], decoded.logits[mask].float()
-        entropies = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
-        hard = entropies.new_zeros(mask.shape).masked_scatter(mask, self.config.ce_weight * entropies)
-        log_probs = ctc_log_probs(self, encoded)
+        ce = hard_loss(decoded.logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)
+        label_lengths = (token_lengths - 1).clamp(min=0)
         losses = {
-            "ce": entropies.sum(),
-            "ctc": ctc_loss(log_probs, encoded.lengths, tokens, token_lengths),
+            "ce": ce.total,
+            "ctc": ctc_loss(ctc_log_probs(self, encoded), encoded.lengths, tokens, label_lengths),
         }
-        mean = masked_mean(encoded.hidden, valid_mask(encoded.lengths, encoded.hidden.shape[1]))
         taps = {
             "acoustic": Tap(decoded.contexts, token_lengths, "token"),
             "linguistic": Tap(decoded.states, token_lengths, "token"),
-            "tokens": Tap(decoded.logits, token_lengths, "token", hard),
-            "utterance": Tap(mean, torch.ones_like(token_lengths), "utterance"),
+            "tokens": Tap(decoded.logits, token_lengths, "token", ce.hard),
+            "utterance": utterance_tap(encoded.hidden, encoded.lengths),
         }
-        metrics = {"correct": (predicted.detach().argmax(-1) == targets).sum()}
-        return StudentOutput(losses, taps, metrics)
+        return StudentOutput(losses, taps | layers, {"correct": ce.correct})

@@ -16,16 +16,18 @@ from retort.nn.cif import FiredTokens, integrate_and_fire
 from retort.nn.ctc import label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import Encoder, context_layer
-from retort.nn.masks import masked_mean, valid_mask
+from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.weights import WeightEstimator
 from retort.student_config import StudentConfig
-from retort.students.cross_entropy import smoothed_cross_entropies
-from retort.students.frames import encode_in_layers, layer_dims
+from retort.students.cross_entropy import hard_loss
+from retort.students.ctc import ctc_log_probs, ctc_loss
+from retort.students.frames import layer_dims
 from retort.students.glancing import glance
 from retort.students.history import forgotten
-from retort.students.student import Encoded, Labelled, Student, StudentOutput
-from retort.students.taps import Tap, Unit
+from retort.students.student import Encoded, StudentOutput
+from retort.students.taps import Tap
+from retort.students.tokens import TokenStudent, utterance_tap
 from retort.text.tokenizers import BLANK, EOS
 
 DECODERS: dict[str, type[CifDecoder] | type[ParallelDecoder]] = {
@@ -35,7 +37,7 @@ DECODERS: dict[str, type[CifDecoder] | type[ParallelDecoder]] = {
 """By `decoder.kind`."""
 
 
-class CifStudent(Student):
+class CifStudent(TokenStudent):
     """Speech to tokens, one token a fire.
 
     Args:
@@ -43,6 +45,8 @@ class CifStudent(Student):
         vocabulary: number of ids, the special ones counted.
         bins: filter banks a frame.
     """
+
+    vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
 
     def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
@@ -55,8 +59,6 @@ class CifStudent(Student):
             context_layer(config.encoder, number + 1) for number in range(config.cif.context_layers)
         )
         self.decoder = DECODERS[config.decoder.kind](config.decoder, vocabulary, dim)
-
-    vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -80,16 +82,6 @@ class CifStudent(Student):
         } | layer_dims(self.config.encoder)
 
     @property
-    def tap_units(self) -> dict[str, Unit]:
-        units: dict[str, Unit] = {name: "frame" for name in layer_dims(self.config.encoder)}
-        return units | {
-            "acoustic": "token",
-            "linguistic": "token",
-            "utterance": "utterance",
-            "tokens": "token",
-        }
-
-    @property
     def prose(self) -> str:
         config = self.config.decoder
         output = (
@@ -104,13 +96,6 @@ class CifStudent(Student):
     def criterion(self) -> str:
         """Errors of characters, of the CTC head where it alone learns."""
         return "cer" if self.config.ce_weight > 0.0 else "ctc_cer"
-
-    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
-        return batch.tokens, batch.token_lengths
-
-    def positions(self, batch: Labelled) -> int:
-        """Tokens, EOS counted."""
-        return int(batch.token_lengths.sum())
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
         """Fire freely, or exactly `target_lengths (B,)` tokens; in float32 whatever the autocast."""
@@ -140,30 +125,26 @@ class CifStudent(Student):
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
             token_lengths: `(B,)`, EOS counted.
         """
-        encoded, layers = encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
+        encoded, layers = self.encode_in_layers(features, feature_lengths)
         alphas = self.weights(encoded.hidden, encoded.lengths)
         fired = self._fire(encoded, alphas, token_lengths)
         tokens = tokens[:, : fired.embeddings.shape[1]]
         states, logits, counts = self._decode(encoded, fired, tokens)
         mask = valid_mask(token_lengths, tokens.shape[1])
-        targets, predicted = tokens[mask], logits[mask].float()
-        entropies = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
-        hard = entropies.new_zeros(mask.shape).masked_scatter(mask, self.config.ce_weight * entropies)
+        ce = hard_loss(logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)
         losses = {
-            "ce": entropies.sum(),
+            "ce": ce.total,
             "quantity": (fired.quantity - token_lengths).abs().sum(),
         }
         losses |= self._ctc_losses(encoded, alphas, tokens, token_lengths)
         taps = {
             "acoustic": Tap(fired.embeddings, token_lengths, "token"),
             "linguistic": Tap(states, token_lengths, "token"),
-            "tokens": Tap(logits, token_lengths, "token", hard),
-            "utterance": Tap(
-                masked_mean(fired.embeddings, mask), torch.ones_like(token_lengths), "utterance"
-            ),
+            "tokens": Tap(logits, token_lengths, "token", ce.hard),
+            "utterance": utterance_tap(fired.embeddings, token_lengths),
         }
         metrics = {
-            "correct": (predicted.detach().argmax(-1) == targets).sum(),
+            "correct": ce.correct,
             "quantity_total": fired.quantity.detach().sum(),
         }
         return StudentOutput(losses, taps | layers, metrics | counts)
@@ -213,18 +194,10 @@ class CifStudent(Student):
     def _ctc_losses(
         self, encoded: Encoded, alphas: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> dict[str, Tensor]:
-        label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
-        with torch.autocast(encoded.hidden.device.type, enabled=False):
-            log_probs = self.ctc(encoded.hidden).log_softmax(-1)
-        ctc = F.ctc_loss(
-            log_probs.transpose(0, 1),
-            tokens,
-            encoded.lengths,
-            label_lengths,
-            blank=BLANK,
-            reduction="sum",
-            zero_infinity=not self.config.faithful,
-        )
+        faithful = self.config.faithful
+        label_lengths = token_lengths if faithful else (token_lengths - 1).clamp(min=0)
+        log_probs = ctc_log_probs(self, encoded)
+        ctc = ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=faithful)
         if self.config.alignment_weight == 0.0:
             return {"ctc": ctc}
         frames, valid = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)

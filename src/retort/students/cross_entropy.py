@@ -2,7 +2,40 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
+
+
+class HardLoss(NamedTuple):
+    """What an output loses by its hard labels.
+
+    Attributes:
+        total: scalar, the sum over the positions that have a label.
+        hard: `(B, N)`, the weighted loss of each position, 0 where there is no label; a tap carries it.
+        correct: scalar, how many labels have the highest logit.
+    """
+
+    total: Tensor
+    hard: Tensor
+    correct: Tensor
+
+
+def hard_loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float, weight: float) -> HardLoss:
+    """Cross-entropy of an output, in float32 or better.
+
+    Args:
+        logits: `(B, N, V)`.
+        labels: `(B, N)` int64, read where `mask (B, N)` is true.
+        smoothing: as of :func:`smoothed_cross_entropies`.
+        weight: of this loss in the student's.
+    """
+    targets, predicted = labels[mask], logits[mask]
+    predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+    losses = smoothed_cross_entropies(predicted, targets, smoothing)
+    hard = losses.new_zeros(mask.shape).masked_scatter(mask, weight * losses)
+    return HardLoss(losses.sum(), hard, (predicted.detach().argmax(-1) == targets).sum())
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

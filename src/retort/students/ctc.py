@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from retort.nn.ctc import label_frames
 from retort.nn.encoder import Encoder
-from retort.nn.masks import masked_mean, valid_mask
 from retort.student_config import StudentConfig
-from retort.students.student import Encoded, Labelled, Student, StudentOutput
-from retort.students.taps import Tap, Unit
+from retort.students.frames import layer_dims
+from retort.students.student import Encoded, StudentOutput
+from retort.students.taps import Tap
+from retort.students.tokens import TokenStudent, at_frames, utterance_tap
 from retort.text.tokenizers import BLANK
 
 
@@ -31,27 +32,30 @@ def ctc_log_probs(student: HasCtc, encoded: Encoded) -> Tensor:
     return result
 
 
-def ctc_loss(log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """Sum over the utterances; one with too few frames for its labels adds nothing.
+def ctc_loss(
+    log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, *, infinite: bool = False
+) -> Tensor:
+    """Sum over the utterances.
 
     Args:
         log_probs: `(B, T, V)`.
         lengths: `(B,)`, valid frames.
-        tokens: `(B, U)` int64, EOS last, which is no label, then pad.
-        token_lengths: `(B,)`, EOS counted.
+        labels: `(B, U)` int64.
+        label_lengths: `(B,)`, how many of them count: without EOS, which is no label, unless a student is faithful.
+        infinite: whether one with too few frames for its labels costs infinity, or nothing.
     """
     return F.ctc_loss(
         log_probs.transpose(0, 1),
-        tokens,
+        labels,
         lengths,
-        (token_lengths - 1).clamp(min=0),
+        label_lengths,
         blank=BLANK,
         reduction="sum",
-        zero_infinity=True,
+        zero_infinity=not infinite,
     )
 
 
-class CtcStudent(Student):
+class CtcStudent(TokenStudent):
     """Speech to tokens, all frames independently of one another.
 
     Its taps over tokens are what stands at the frame where the best path through the reference has each token
@@ -80,11 +84,8 @@ class CtcStudent(Student):
     @property
     def tap_dims(self) -> dict[str, int]:
         dim = self.config.encoder.dim
-        return {"acoustic": dim, "utterance": dim, "tokens": self.ctc.out_features}
-
-    @property
-    def tap_units(self) -> dict[str, Unit]:
-        return {"acoustic": "token", "utterance": "utterance", "tokens": "token"}
+        own = {"acoustic": dim, "utterance": dim, "tokens": self.ctc.out_features}
+        return own | layer_dims(self.config.encoder)
 
     @property
     def prose(self) -> str:
@@ -93,13 +94,6 @@ class CtcStudent(Student):
     @property
     def criterion(self) -> str:
         return "cer"
-
-    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
-        return batch.tokens, batch.token_lengths
-
-    def positions(self, batch: Labelled) -> int:
-        """Tokens, EOS counted, so that losses can be compared with those of other students."""
-        return int(batch.token_lengths.sum())
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
@@ -112,22 +106,16 @@ class CtcStudent(Student):
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
             token_lengths: `(B,)`, EOS counted.
         """
-        encoded = self.encode(features, feature_lengths)
+        encoded, layers = self.encode_in_layers(features, feature_lengths)
         with torch.autocast(encoded.hidden.device.type, enabled=False):
             logits = self.ctc(encoded.hidden)
         log_probs = logits.log_softmax(-1)
-        labels = (token_lengths - 1).clamp(min=0)
-        frames, present = label_frames(log_probs, encoded.lengths, tokens, labels, blank=BLANK)
-        losses = {"ctc": ctc_loss(log_probs, encoded.lengths, tokens, token_lengths)}
-        mean = masked_mean(encoded.hidden, valid_mask(encoded.lengths, encoded.hidden.shape[1]))
+        label_lengths = (token_lengths - 1).clamp(min=0)
+        frames, present = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
+        losses = {"ctc": ctc_loss(log_probs, encoded.lengths, tokens, label_lengths)}
         taps = {
-            "acoustic": Tap(_at(encoded.hidden, frames), token_lengths, "token", present=present),
-            "tokens": Tap(_at(logits, frames), token_lengths, "token", present=present),
-            "utterance": Tap(mean, torch.ones_like(token_lengths), "utterance"),
+            "acoustic": Tap(at_frames(encoded.hidden, frames), token_lengths, "token", present=present),
+            "tokens": Tap(at_frames(logits, frames), token_lengths, "token", present=present),
+            "utterance": utterance_tap(encoded.hidden, encoded.lengths),
         }
-        return StudentOutput(losses, taps, {})
-
-
-def _at(values: Tensor, frames: Tensor) -> Tensor:
-    """`(B, U, D)` of `values (B, T, D)` at `frames (B, U)`."""
-    return values.gather(1, frames[..., None].expand(-1, -1, values.shape[-1]))
+        return StudentOutput(losses, taps | layers, {})

@@ -14,7 +14,7 @@ from retort.hybrid.unit_text import senone_symbol
 from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.student_config import StudentConfig
-from retort.students.cross_entropy import smoothed_cross_entropies
+from retort.students.cross_entropy import hard_loss
 from retort.students.frames import encode_in_layers, layer_dims
 from retort.students.student import Encoded, Labelled, Student, StudentOutput
 from retort.students.taps import Tap, Unit
@@ -97,14 +97,9 @@ class HybridStudent(Student):
         encoded, layers = encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
         lengths, logits = encoded.lengths, self.output(encoded.hidden)
         senones = _laid_beside(senones, lengths, logits.shape[1])
-        mask = senones >= 0
-        targets, predicted = senones[mask], logits[mask]
-        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-        losses = smoothed_cross_entropies(predicted, targets, self.config.label_smoothing)
-        hard = losses.new_zeros(mask.shape).masked_scatter(mask, self.config.ce_weight * losses)
-        taps = {"senones": Tap(logits, lengths, "frame", hard)} | layers
-        correct = (predicted.detach().argmax(-1) == targets).sum()
-        return StudentOutput({"ce": losses.sum()}, taps, {"correct": correct})
+        ce = hard_loss(logits, senones, senones >= 0, self.config.label_smoothing, self.config.ce_weight)
+        taps = {"senones": Tap(logits, lengths, "frame", ce.hard)} | layers
+        return StudentOutput({"ce": ce.total}, taps, {"correct": ce.correct})
 
     def log_posteriors(self, encoded: Encoded) -> Tensor:
         """log p(senone | frame) `(B, T', S)` float32; less :attr:`log_priors` they are what a decoding graph adds up."""

@@ -5,23 +5,24 @@ It needs no end symbol, for an utterance ends with its frames: of the tokens EOS
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.nn.encoder import Encoder
 from retort.nn.joiner import Joiner
-from retort.nn.masks import masked_mean, valid_mask
+from retort.nn.masks import valid_mask
 from retort.nn.predictor import PREDICTORS
 from retort.nn.transducer import lattice_cells, packed_arcs, path_loss, token_frames
 from retort.student_config import StudentConfig
 from retort.students.ctc import ctc_log_probs, ctc_loss
-from retort.students.student import Labelled, Student, StudentOutput
-from retort.students.taps import Tap, Unit
+from retort.students.frames import layer_dims
+from retort.students.student import Labelled, StudentOutput
+from retort.students.taps import Tap
+from retort.students.tokens import TokenStudent, at_frames, utterance_tap
 from retort.text.tokenizers import BLANK, EOS
 
 
-class TransducerStudent(Student):
+class TransducerStudent(TokenStudent):
     """Speech to tokens, any number of them in a frame, or, if it is monotonic, one at most.
 
     Args:
@@ -39,7 +40,7 @@ class TransducerStudent(Student):
         super().__init__()
         self.config = config
         dim, own = config.encoder.dim, config.transducer
-        self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
+        self.encoder = Encoder(config.frontend, config.encoder, bins)
         if config.ctc_weight > 0.0:
             self.ctc = nn.Linear(dim, vocabulary)
         self.predictor = PREDICTORS[own.predictor](own, vocabulary)
@@ -58,11 +59,7 @@ class TransducerStudent(Student):
             "linguistic": self.config.transducer.joiner_dim,
             "utterance": dim,
             "tokens": self.joiner.output.out_features,
-        }
-
-    @property
-    def tap_units(self) -> dict[str, Unit]:
-        return {"acoustic": "token", "linguistic": "token", "utterance": "utterance", "tokens": "token"}
+        } | layer_dims(self.config.encoder)
 
     @property
     def prose(self) -> str:
@@ -74,9 +71,6 @@ class TransducerStudent(Student):
     def criterion(self) -> str:
         """Errors of characters, of the CTC head where it alone learns."""
         return "cer" if self.config.transducer.weight > 0.0 else "ctc_cer"
-
-    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
-        return batch.tokens, batch.token_lengths
 
     def positions(self, batch: Labelled) -> int:
         """Tokens, EOS not counted."""
@@ -98,7 +92,7 @@ class TransducerStudent(Student):
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
             token_lengths: `(B,)`, EOS counted.
         """
-        encoded = self.encode(features, feature_lengths)
+        encoded, layers = self.encode_in_layers(features, feature_lengths)
         counts = (token_lengths - 1).clamp(min=0).masked_fill(encoded.lengths == 0, 0)
         tokens = tokens[:, : int(counts.max())]
         heard = self.joiner.hear(encoded.hidden)
@@ -109,22 +103,16 @@ class TransducerStudent(Student):
         monotonic = self.config.transducer.monotonic
         losses = {"transducer": path_loss(arcs, encoded.lengths, counts, "sum", monotonic=monotonic)}
         if self.config.ctc_weight > 0.0:
-            losses["ctc"] = ctc_loss(ctc_log_probs(self, encoded), encoded.lengths, tokens, counts + 1)
+            losses["ctc"] = ctc_loss(ctc_log_probs(self, encoded), encoded.lengths, tokens, counts)
         frames = token_frames(arcs, encoded.lengths, counts, monotonic=monotonic)
-        states, predicted = self.joiner(_at(heard, frames), read[:, :-1])
+        states, predicted = self.joiner(at_frames(heard, frames), read[:, :-1])
         mask = valid_mask(counts, tokens.shape[1])
         present = F.pad(mask, (0, 1))
-        along = {"acoustic": _at(encoded.hidden, frames), "linguistic": states, "tokens": predicted}
+        along = {"acoustic": at_frames(encoded.hidden, frames), "linguistic": states, "tokens": predicted}
         taps = {
             name: Tap(F.pad(values, (0, 0, 0, 1)), token_lengths, "token", present=present)
             for name, values in along.items()
         }
-        mean = masked_mean(encoded.hidden, valid_mask(encoded.lengths, encoded.hidden.shape[1]))
-        taps["utterance"] = Tap(mean, torch.ones_like(counts), "utterance")
+        taps["utterance"] = utterance_tap(encoded.hidden, encoded.lengths)
         said = predicted.detach().argmax(-1) == tokens
-        return StudentOutput(losses, taps, {"correct": (said & mask).sum()})
-
-
-def _at(values: Tensor, frames: Tensor) -> Tensor:
-    """`(B, U, D)`: `values (B, T, D)` of `frames (B, U)`."""
-    return values.gather(1, frames[..., None].expand(-1, -1, values.shape[-1]))
+        return StudentOutput(losses, taps | layers, {"correct": (said & mask).sum()})

@@ -71,7 +71,7 @@ class Board:
     def missing_views(self, run: Run) -> list[View]:
         """Those that the run is still to be scored in, those that its training ends with left out."""
         found = self.done.get(run.recipe.name)
-        views = [view for view in self.sweep.views if view.options != GREEDY]
+        views = [view for view in self.sweep.views_of(run) if view.options != GREEDY]
         return [view for view in views if found is None or found.views[self.sweep.views.index(view)] is None]
 
     @property
@@ -87,9 +87,9 @@ class Board:
             lines = lines_of(self.sweep, view, self.done, self.failed)
             pictures = self._draw(lines, view)
             blocks: list[Block] = [Paragraph(f"![{name}]({name})") for name in pictures]
-            sections.append(Section(view.title, [*_tables(lines, self.sweep.against), *blocks]))
+            sections.append(Section(view.title, [*_tables(lines, self.sweep.against_in(view)), *blocks]))
             systems = [line_to_dict(line) for line in lines]
-            about = {"data": view.source, "decoding": view.name, "against": self.sweep.against}
+            about = {"data": view.source, "decoding": view.name, "against": self.sweep.against_in(view)}
             content.append({**about, "systems": systems})
         lead = f"{self.whole} of {len(self.sweep.runs)} runs are done. {EXPLAINED}"
         document = Document(f"Sweep {self.sweep.name}", lead, sections)
@@ -100,7 +100,7 @@ class Board:
         """Print the tables, and what is to be known of them."""
         for view in self.sweep.views:
             lines = lines_of(self.sweep, view, self.done, self.failed)
-            for block in _tables(lines, self.sweep.against):
+            for block in _tables(lines, self.sweep.against_in(view)):
                 if isinstance(block, Table):
                     console.print(to_screen(block, view.title))
                 elif isinstance(block, Paragraph):

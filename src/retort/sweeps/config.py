@@ -53,7 +53,8 @@ class SweepConfig:
     """`test`, or `validation` while something is still being chosen: test data then stay unheard."""
     decode: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Ways to decode every run, each with a table of its own: names, and options of `retort evaluate` (`beam: 10`);
-    empty for greedy decoding alone."""
+    empty for greedy decoding alone. With `systems: [NAME, ...]` among them a way is for these alone, of a search that
+    others do not have."""
     slurm: dict[str, Any] = field(default_factory=dict)
     """What `--slurm` asks of the cluster, as submitit calls it: `timeout_min`, `slurm_partition`, `gpus_per_node`."""
 
@@ -86,11 +87,16 @@ class Row:
 
 @dataclass(frozen=True)
 class View:
-    """Data that every run is scored on, and how they are decoded; `name` is empty where there is one way."""
+    """Data that runs are scored on, and how they are decoded; `name` is empty where there is one way.
+
+    Attributes:
+        rows: names of those that are decoded so; empty for all.
+    """
 
     source: str
     name: str = ""
     options: DecodingOptions = GREEDY
+    rows: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -112,6 +118,19 @@ class Sweep:
     def runs(self) -> list[Run]:
         """A seed of all systems before the next, so that a sweep that is stopped early can compare them."""
         return [run for runs in zip(*(row.runs for row in self.rows)) for run in runs]
+
+    def rows_in(self, view: View) -> tuple[Row, ...]:
+        """The rows of its table."""
+        return tuple(row for row in self.rows if not view.rows or row.name in view.rows)
+
+    def views_of(self, run: Run) -> list[View]:
+        """Those in which the run is scored."""
+        return [view for view in self.views if any(run in row.runs for row in self.rows_in(view))]
+
+    def against_in(self, view: View) -> str:
+        """The row that the others of its table are compared with: `against`, or the first where that is not there."""
+        names = [row.name for row in self.rows_in(view)]
+        return self.against if self.against in names else names[0]
 
     def scoring(self, run: Run, view: View) -> str:
         """What the scoring of a run in a view is called, where it is not part of the training."""
@@ -137,7 +156,8 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
         raise UserError("it has no systems", where=sweep, remedy="Name one or more, each with its recipe")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds is {config.seeds}", where=sweep, remedy="Name different seeds")
-    rows = _with_curves([row for name in config.systems for row in _rows(name, config, sweep)], config)
+    systems = {name: list(_rows(name, config, sweep)) for name in config.systems}
+    rows = _with_curves([row for each in systems.values() for row in each], config)
     against = config.against or rows[0].name
     if against not in (names := [row.name for row in rows]):
         raise UserError(f"against is '{against}'", where=sweep, remedy=f"Choose one of {', '.join(names)}")
@@ -153,7 +173,8 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
         )
     if not sources:
         raise UserError(f"nothing to score on: data.{config.score_on} is empty", where=sweep)
-    return Sweep(config.name, against, rows, _views(sources, config, sweep), config.slurm)
+    places = {system: [row.name for row in each if row.name in names] for system, each in systems.items()}
+    return Sweep(config.name, against, rows, _views(sources, places, config, sweep), config.slurm)
 
 
 def plain(name: str) -> str:
@@ -161,12 +182,29 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w.+=,-]+", "-", name)
 
 
-def _views(sources: Sequence[str], config: SweepConfig, where: str) -> tuple[View, ...]:
-    """All data in one way of decoding before the next."""
-    ways = {"": GREEDY}
-    if config.decode:
-        ways = {name: _options(name, config.decode[name], where) for name in config.decode}
-    return tuple(View(source, name, options) for name, options in ways.items() for source in sources)
+def _views(
+    sources: Sequence[str], places: Mapping[str, Sequence[str]], config: SweepConfig, where: str
+) -> tuple[View, ...]:
+    """All data in one way of decoding before the next.
+
+    Args:
+        places: by the names of systems, their rows.
+    """
+    ways: list[tuple[str, DecodingOptions, tuple[str, ...]]] = [] if config.decode else [("", GREEDY, ())]
+    for name, settings in config.decode.items():
+        options = {key: value for key, value in settings.items() if key != "systems"}
+        rows = _limited(name, settings["systems"], places, where) if "systems" in settings else ()
+        ways.append((name, _options(name, options, where), rows))
+    return tuple(View(source, name, options, rows) for name, options, rows in ways for source in sources)
+
+
+def _limited(name: str, systems: object, places: Mapping[str, Sequence[str]], where: str) -> tuple[str, ...]:
+    """The rows of the systems that alone are decoded so."""
+    if not isinstance(systems, list) or not systems or not places.keys() >= set(map(str, systems)):
+        raise UserError(
+            f"decode.{name}.systems is {systems}", where=where, remedy=f"Name some of {', '.join(places)}"
+        )
+    return tuple(row for system in systems for row in places[str(system)])
 
 
 def _options(name: str, settings: Mapping[str, Any], where: str) -> DecodingOptions:
@@ -177,7 +215,7 @@ def _options(name: str, settings: Mapping[str, Any], where: str) -> DecodingOpti
     try:
         return DecodingOptions(**settings)
     except TypeError:
-        known = [each.name for each in fields(DecodingOptions)]
+        known = [*(each.name for each in fields(DecodingOptions)), "systems"]
         wrong = next((key for key in settings if key not in known), "")
         what = f"unknown key 'decode.{name}.{wrong}'" if wrong else f"decode.{name} has a wrong value"
         raise UserError(what, where=where, remedy=f"Keys are {', '.join(known)}") from None

@@ -53,8 +53,9 @@ def lines_of(
     Args:
         failed: those that were not trained, and, by the names that :meth:`Sweep.scoring` gives, not scored.
     """
-    first = next(row for row in sweep.rows if row.name == sweep.against)
-    return [_line(sweep, row, first, view, done, failed) for row in sweep.rows]
+    rows, against = sweep.rows_in(view), sweep.against_in(view)
+    first = next(row for row in rows if row.name == against)
+    return [_line(sweep, row, first, view, done, failed) for row in rows]
 
 
 def _line(

@@ -62,7 +62,8 @@ def describe(recipe: Recipe) -> Description:
     parts = {name: _count(child) for name, child in student.named_children()}
     lines = outline(recipe, student, outputs)
     lines += [
-        f"row        {row.tap} <- {row.teacher} ({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
+        f"row        {row.tap}{'' if row.pool == 'none' else f' pooled by {row.pool}'} <- {row.teacher} "
+        f"({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
         for row in recipe.distill
     ]
     return Description(parts, sum(parts.values()), _count(objective), lines)

@@ -1,0 +1,50 @@
+"""What students whose output is tokens share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from retort.nn.masks import masked_mean, valid_mask
+from retort.students.frames import encode_in_layers
+from retort.students.student import Encoded, Labelled, Student
+from retort.students.taps import Tap, Unit
+
+
+class TokenStudent(Student):
+    """Speech to tokens: its `forward` takes `tokens (B, U)` and `token_lengths (B,)` behind the features.
+
+    Its taps are `frames.N`, `utterance`, and others, which are of tokens.
+    """
+
+    @property
+    def tap_units(self) -> dict[str, Unit]:
+        return {name: _unit(name) for name in self.tap_dims}
+
+    def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
+        return batch.tokens, batch.token_lengths
+
+    def positions(self, batch: Labelled) -> int:
+        """Tokens, EOS counted, so that losses of one kind of student can be compared with those of another."""
+        return int(batch.token_lengths.sum())
+
+    def encode_in_layers(self, features: Tensor, feature_lengths: Tensor) -> tuple[Encoded, dict[str, Tap]]:
+        """:meth:`encode`, and the taps `frames.N` of its layers."""
+        return encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
+
+
+def utterance_tap(hidden: Tensor, lengths: Tensor) -> Tap:
+    """The mean of `hidden (B, N, D)` over the first `lengths (B,)` of each utterance."""
+    mean = masked_mean(hidden, valid_mask(lengths, hidden.shape[1]))
+    return Tap(mean, torch.ones_like(lengths), "utterance")
+
+
+def at_frames(values: Tensor, frames: Tensor) -> Tensor:
+    """`(B, U, D)`: `values (B, T, D)` at `frames (B, U)` int64."""
+    return values.gather(1, frames[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _unit(tap: str) -> Unit:
+    if tap.startswith("frames."):
+        return "frame"
+    return "utterance" if tap == "utterance" else "token"
