@@ -22,8 +22,9 @@ lint: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
+# A thread each: two processes of two threads would be slower than one.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 long: setup
 	$(BIN)/python -m pytest -m long
