@@ -22,7 +22,7 @@ from retort.students.student import Encoded
 from retort.text.tokenizers import Tokenizer
 
 
-class AttentionSearch(PieceSearch):
+class AttentionSearch(PieceSearch[AttentionStudent]):
     """From hidden frames to n-best lists; tokens are as sure as the decoder is, and lie where the CTC head has them.
 
     With `mode: attention_rescoring` the CTC head looks for the list and the decoder ranks it anew (Zhang et al. 2020,
@@ -48,7 +48,6 @@ class AttentionSearch(PieceSearch):
         before: Search | None = None,
     ) -> None:
         super().__init__(student, tokenizer, options, before)
-        self.student = student
         self.weights = JointWeights(options.ctc_weight, options.length_weight)
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from retort.students.student import Encoded, Student
 from retort.text.tokenizers import Tokenizer
 
 
-class CtcSearch(PieceSearch):
+class CtcSearch(PieceSearch[Student]):
     """From hidden frames to n-best lists, by the CTC head alone.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from retort.decoding.beam import Candidate
 from retort.decoding.fusion import Fusion, open_fitting_lm
@@ -14,8 +15,10 @@ from retort.lm.causal import CausalLM
 from retort.students.student import Student
 from retort.text.tokenizers import Tokenizer
 
+S = TypeVar("S", bound=Student)
 
-class PieceSearch(Search):
+
+class PieceSearch(Search, Generic[S]):
     """A search whose hypotheses are pieces of the student's, as its language models know them.
 
     Args:
@@ -34,9 +37,10 @@ class PieceSearch(Search):
     """
 
     def __init__(
-        self, student: Student, tokenizer: Tokenizer, options: DecodingOptions, before: Search | None = None
+        self, student: S, tokenizer: Tokenizer, options: DecodingOptions, before: Search | None = None
     ) -> None:
         super().__init__(options)
+        self.student = student
         self.parameters["student"] = sum(each.numel() for each in student.parameters())
         device = next(student.parameters()).device
         self.lm: CausalLM | None = None

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from retort.decoding.beam import Candidate
 from retort.decoding.greedy import ctc_greedy
-from retort.decoding.options import DecodingOptions
 from retort.decoding.piece_search import PieceSearch
-from retort.decoding.search import Search
 from retort.decoding.transducer_beam import beam_transduced
 from retort.decoding.transducer_greedy import greedy_transduced
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
-from retort.text.tokenizers import Tokenizer
 
 
-class TransducerSearch(PieceSearch):
+class TransducerSearch(PieceSearch[TransducerStudent]):
     """From hidden frames to n-best lists; the arguments are those of :class:`PieceSearch`."""
-
-    def __init__(
-        self,
-        student: TransducerStudent,
-        tokenizer: Tokenizer,
-        options: DecodingOptions,
-        before: Search | None = None,
-    ) -> None:
-        super().__init__(student, tokenizer, options, before)
-        self.student = student
 
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""
