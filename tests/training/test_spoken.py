@@ -77,3 +77,11 @@ def test_transcripts_are_read_in_place_of_their_recordings_once(
     assert len(files) == len(found["train"]) + len(found["validation"])
     data_of(recipe, tmp_path)
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "spoken").rglob("*.flac")}
+
+
+def test_what_was_read_aloud_may_be_moved(read_recipe: ReadRecipe, tmp_path: Path) -> None:
+    recipe = read_recipe("data.spoken.voices=2")
+    found = data_of(recipe, tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert data_of(recipe, tmp_path / "there") == found
+    assert not (tmp_path / "here").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +53,9 @@ def say(
                 conditions=conditions,
                 progress=progress,
             )
+            for source in (source for cut in spoken.cuts for source in cut.recording.sources):
+                # so that the folder may be moved, or reached by another path
+                source.source = os.path.relpath(source.source, cache)
             write_split(key, spoken, cache, Prepared())
     return open_cuts(manifest)
 
