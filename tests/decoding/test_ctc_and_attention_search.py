@@ -13,10 +13,11 @@ from retort.config import FeatureConfig, NormaliserConfig
 from retort.decoding.alignment import with_times
 from retort.decoding.beam import Candidate
 from retort.decoding.ctc_search import CtcSearch
+from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import Hypothesis, ctc_best_path
 from retort.decoding.joint_beam import teacher_forced
 from retort.decoding.options import DecodingOptions
-from retort.decoding.prefix_beam import Opinion, prefix_beam
+from retort.decoding.prefix_beam import prefix_beam
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import PieceJudge, rescore
 from retort.decoding.searches import open_search
@@ -164,7 +165,7 @@ def test_attention_rescoring_is_the_sum_of_both(attention: Recogniser, lm: Table
     student: Any = attention.student
     encoded = attention.encode(FEATURES)
     log_probs = ctc_log_probs(student, encoded)
-    prefixes = prefix_beam(log_probs, encoded.lengths, 4, Opinion(lm, 0.5, 0.7))
+    prefixes = prefix_beam(log_probs, encoded.lengths, 4, Fusion(lm, 0.5), 0.7)
     said = teacher_forced(student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
     for row, found in enumerate(attention.search(FEATURES, options)):
         expected = []

@@ -9,12 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config import NormaliserConfig
-from retort.decoding.histories import Histories
-from retort.decoding.prefix_beam import Opinion, Prefix, prefix_beam
-from retort.lm.config import ModelConfig
-from retort.lm.neural import NETWORKS, NeuralLM
-from retort.text.normalise import Normaliser
+from retort.decoding.fusion import Fusion
+from retort.decoding.prefix_beam import Prefix, prefix_beam
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_lms import TableLM
 
@@ -32,7 +28,7 @@ def collapsed(path: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def everything(
-    log_probs: Tensor, opinion: Opinion | None = None
+    log_probs: Tensor, lm: TableLM | None = None, lm_weight: float = 0.0, length_weight: float = 0.0
 ) -> dict[tuple[int, ...], tuple[float, float]]:
     """Every label sequence with its log-probability, all alignments tried, and its score."""
     vocabulary = [label for label in range(log_probs.shape[1]) if label not in (PAD, EOS)]
@@ -43,9 +39,9 @@ def everything(
     found = {}
     for ids, total in sums.items():
         score = math.log(total)
-        if opinion is not None and isinstance(opinion.lm, TableLM):
-            said = sum(float(opinion.lm.after(ids[:place])[each]) for place, each in enumerate([*ids, EOS]))
-            score += opinion.lm_weight * said + opinion.length_weight * len(ids)
+        if lm is not None:
+            said = sum(float(lm.after(ids[:place])[each]) for place, each in enumerate([*ids, EOS]))
+            score += lm_weight * said + length_weight * len(ids)
         found[ids] = math.log(total), score
     return found
 
@@ -71,9 +67,9 @@ def test_a_beam_that_holds_all_sums_over_all_alignments(frames: int, seed: int) 
 @settings(max_examples=10, deadline=None)
 def test_with_a_language_model_its_end_and_a_weight_of_length(frames: int, seed: int) -> None:
     log_probs = noise(frames, 7, seed)
-    opinion = Opinion(TableLM(LETTERS, seed), 0.7, 0.9)
-    (found,) = prefix_beam(log_probs[None], torch.tensor([frames]), WIDE, opinion)
-    assert_all(found, everything(log_probs, opinion))
+    lm = TableLM(LETTERS, seed)
+    (found,) = prefix_beam(log_probs[None], torch.tensor([frames]), WIDE, Fusion(lm, 0.7), 0.9)
+    assert_all(found, everything(log_probs, lm, 0.7, 0.9))
 
 
 def test_the_best_labels_are_not_those_of_the_best_path() -> None:
@@ -97,7 +93,7 @@ def test_a_label_twice_needs_a_blank_between() -> None:
 def test_a_weight_of_length_makes_hypotheses_longer() -> None:
     log_probs = noise(8, 7, 3)[None]
     sizes = [
-        len(prefix_beam(log_probs, torch.tensor([8]), 20, Opinion(TableLM(LETTERS), 1.0, weight))[0][0].ids)
+        len(prefix_beam(log_probs, torch.tensor([8]), 20, Fusion(TableLM(LETTERS), 1.0), weight)[0][0].ids)
         for weight in (-3.0, 0.0, 3.0)
     ]
     assert sizes[0] < sizes[1] < sizes[2]
@@ -118,10 +114,10 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(
     log_probs = torch.full((len(lengths), most, 7), behind)
     for row, length in enumerate(lengths):
         log_probs[row, :length] = noise(length, 7, seed + row, 2.0)
-    opinion = Opinion(TableLM(LETTERS), 0.5, 0.3) if scored else None
-    together = prefix_beam(log_probs, torch.tensor(lengths), beam, opinion)
+    scorer = Fusion(TableLM(LETTERS), 0.5) if scored else None
+    together = prefix_beam(log_probs, torch.tensor(lengths), beam, scorer, 0.3)
     for row, length in enumerate(lengths):
-        (alone,) = prefix_beam(log_probs[row : row + 1, :length], torch.tensor([length]), beam, opinion)
+        (alone,) = prefix_beam(log_probs[row : row + 1, :length], torch.tensor([length]), beam, scorer, 0.3)
         assert [each.ids for each in together[row]] == [each.ids for each in alone]
         assert [each.score for each in together[row]] == pytest.approx(
             [each.score for each in alone], abs=1e-9
@@ -137,31 +133,3 @@ def test_a_narrow_beam_never_finds_more_than_there_is() -> None:
         for beam in (1, 2, 5):
             for each in prefix_beam(log_probs[None], torch.tensor([4]), beam)[0]:
                 assert each.log_prob <= real[tuple(each.ids)][0] + 1e-9
-
-
-@pytest.mark.parametrize("kind", ["transformer", "lstm"])
-def test_histories_of_different_lengths_are_read_as_alone(kind: str) -> None:
-    torch.manual_seed(0)
-    network = NETWORKS[kind](ModelConfig(kind=kind, layers=2, dim=8, heads=2, feedforward=16), LETTERS.size)
-    lm = NeuralLM(network, LETTERS, Normaliser(NormaliserConfig()))
-    histories = Histories(lm, 2, torch.device("cpu"))
-    kept: list[list[list[int]]] = [[[]], [[]]]
-    generator = torch.Generator().manual_seed(1)
-    for width in (2, 3, 3, 3):
-        parents = torch.randint(len(kept[0]), (2, width), generator=generator)
-        said = torch.randint(3, LETTERS.size, (2, width), generator=generator)
-        said[:, 0] = -1
-        kept = [
-            [kept[row][int(p)] + ([int(s)] if s >= 0 else []) for p, s in zip(parents[row], said[row])]
-            for row in range(2)
-        ]
-        histories.advance(parents, said)
-    assert len({len(ids) for row in kept for ids in row}) > 2
-    for row, found in enumerate(kept):
-        for column, ids in enumerate(found):
-            state, log_probs = lm.start(1, torch.device("cpu")), torch.zeros(0)
-            for each in [EOS, *ids]:
-                log_probs, state = lm.step(state, torch.tensor([each]))
-            torch.testing.assert_close(
-                histories.log_probs[row, column].float(), log_probs[0], atol=1e-5, rtol=1e-5
-            )

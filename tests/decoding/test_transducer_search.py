@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config import NormaliserConfig
-from retort.decoding.beam import Candidate, Scorer
+from retort.decoding.beam import Candidate
 from retort.decoding.fusion import Fusion
 from retort.decoding.options import DecodingOptions
-from retort.decoding.said import ROOT, Opinions, SaidTree
 from retort.decoding.searches import open_search
 from retort.decoding.transducer_beam import beam_transduced
 from retort.decoding.transducer_greedy import greedy_transduced
@@ -217,6 +216,9 @@ class Counting:
     def select(self, state: Any, rows: Tensor) -> Any:
         return [state[row] for row in rows.tolist()]
 
+    def join(self, states: Any) -> Any:
+        return [row for state in states for row in state]
+
 
 def test_a_scorer_is_asked_of_every_sequence_once() -> None:
     student, encoded, scorer = build(9, seed=1), hear([10, 10], seed=4), Counting()
@@ -230,22 +232,6 @@ def test_a_scorer_is_asked_of_every_sequence_once() -> None:
     assert len(asked) < 4 * 2 * 10
     last = {(EOS, *each.hypothesis.ids) for own in found for each in own}
     assert last <= set(asked)
-
-
-def test_opinions_forget_what_is_no_hypothesis_any_more() -> None:
-    scorer: Scorer = Counting()
-    tree, device = SaidTree(), torch.device("cpu")
-    opinions = Opinions(scorer, device)
-    first = tree.child(ROOT, 5)
-    second = tree.child(first, 6)
-    assert tree.child(ROOT, 5) == first
-    assert tree.way(second) == (first, 6)
-    opinions.behind([ROOT, first], tree)
-    opinions.behind([second, first], tree)
-    opinions.behind([second], tree)
-    assert scorer.asked == [[EOS], [EOS, 5], [EOS, 5, 6]]  # type: ignore[attr-defined]
-    with pytest.raises(KeyError):
-        opinions.behind([tree.child(ROOT, 7)], tree)
 
 
 class Judged:

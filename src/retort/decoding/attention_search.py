@@ -14,7 +14,7 @@ from retort.decoding.greedy import ctc_greedy
 from retort.decoding.joint_beam import JointWeights, greedy_attention, joint_beam, teacher_forced
 from retort.decoding.options import DecodingOptions
 from retort.decoding.piece_search import PieceSearch, singly
-from retort.decoding.prefix_beam import Opinion, prefix_beam
+from retort.decoding.prefix_beam import prefix_beam
 from retort.decoding.search import Search
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -69,8 +69,7 @@ class AttentionSearch(PieceSearch[AttentionStudent]):
     def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[Candidate]]:
         """What the CTC head found, by the same sum of both as in the search with both."""
         options, weight = self.options, self.weights.ctc
-        opinion = Opinion(self.lm, options.lm_weight, options.length_weight)
-        prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, opinion)
+        prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
         said = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
         found = []
         for row, candidates, opinions in zip(prefixes, untimed(prefixes), said):

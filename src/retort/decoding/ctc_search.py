@@ -11,7 +11,7 @@ from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis, ctc_best_path, ctc_greedy
 from retort.decoding.options import DecodingOptions
 from retort.decoding.piece_search import PieceSearch, singly
-from retort.decoding.prefix_beam import Opinion, Prefix, prefix_beam
+from retort.decoding.prefix_beam import Prefix, prefix_beam
 from retort.decoding.search import Search
 from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded, Student
@@ -41,7 +41,6 @@ class CtcSearch(PieceSearch[Student]):
         if not isinstance(student, HasCtc):
             raise ValueError(f"{type(student).__name__} has no CTC head")
         self.head: HasCtc = student
-        self.opinion = Opinion(self.lm, options.lm_weight, options.length_weight)
 
     @torch.inference_mode()
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
@@ -49,7 +48,8 @@ class CtcSearch(PieceSearch[Student]):
         if self.greedy:
             return singly(ctc_best_path(self.head, encoded))
         log_probs = ctc_log_probs(self.head, encoded)
-        prefixes = prefix_beam(log_probs, encoded.lengths, self.options.beam, self.opinion)
+        options = self.options
+        prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
         return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, heard=True))
 
     def heard(self, encoded: Encoded) -> list[list[int]]:

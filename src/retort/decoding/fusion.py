@@ -80,6 +80,17 @@ class Fusion:
             state.ended[rows],
         )
 
+    def join(self, states: Sequence[_Heard]) -> _Heard:
+        """The rows of several states, all of which have read equally many tokens, as one."""
+        said = [each.log_probs for each in states if each.log_probs is not None]
+        return _Heard(
+            self.lm.join([each.memory for each in states]),
+            torch.cat(said) if said else None,
+            torch.cat([each.paid for each in states]),
+            torch.cat([each.count for each in states]),
+            torch.cat([each.ended for each in states]),
+        )
+
 
 class Summed:
     """Several scorers as one: their opinions added."""

@@ -19,16 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retort.decoding.beam import NOTHING, Candidate, Scorer
+from retort.decoding.beam import NOTHING, Candidate
 from retort.decoding.greedy import Hypothesis
-from retort.decoding.said import ROOT, Opinions, SaidTree
+from retort.decoding.said import NO_NODE, NO_PARENT, ROOT, Joining, Opinions, SaidTree
 from retort.decoding.transducer_greedy import symbol_log_probs
 from retort.nn.predictor import State
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
 from retort.text.tokenizers import BLANK, EOS
 
-_NONE, _NO_PARENT = -1, -2
+_OWN = -1  # in place of another hypothesis
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Step(NamedTuple):
 
 @torch.inference_mode()
 def beam_transduced(
-    student: TransducerStudent, encoded: Encoded, beam: int, scorer: Scorer | None = None
+    student: TransducerStudent, encoded: Encoded, beam: int, scorer: Joining | None = None
 ) -> list[list[Candidate]]:
     """The most probable hypotheses of each utterance, best first: up to `beam`, at least one, all different.
 
@@ -87,14 +87,14 @@ def beam_transduced(
         log_probs = symbol_log_probs(student.joiner(heard[:, frame, None], beams.read)[1])
         gains = log_probs
         if opinions is not None:
-            gains = log_probs + _opinions(opinions, beams, tree).index_fill(
+            gains = log_probs + opinions.behind_all(beams.nodes, tree).index_fill(
                 -1, torch.tensor([BLANK], device=device), 0.0
             )
         beams, step = _advance(student, beams, log_probs, gains, encoded.lengths > frame, beam, tree)
         steps.append(step)
     scores = beams.scores
     if opinions is not None:
-        scores = scores + _opinions(opinions, beams, tree)[..., EOS]
+        scores = scores + opinions.behind_all(beams.nodes, tree)[..., EOS]
     return _candidates(scores, steps)
 
 
@@ -104,19 +104,11 @@ def _start(student: TransducerStudent, batch: int, device: torch.device) -> _Bea
     return _Beams(
         scores=torch.zeros(batch, 1, dtype=torch.float64, device=device),
         nodes=nodes,
-        parents=torch.full_like(nodes, _NO_PARENT),
+        parents=torch.full_like(nodes, NO_PARENT),
         last=torch.full_like(nodes, BLANK),
         read=student.joiner.read(predicted)[:, None],
         state=state,
     )
-
-
-def _opinions(opinions: Opinions, beams: _Beams, tree: SaidTree) -> Tensor:
-    """`(B, N, V)`; of what is no hypothesis, that of another."""
-    nodes = beams.nodes.flatten().tolist()
-    some = next(node for node in nodes if node != _NONE)
-    known = opinions.behind([some if node == _NONE else node for node in nodes], tree)
-    return known.view(*beams.nodes.shape, -1)
 
 
 def _advance(
@@ -148,30 +140,27 @@ def _advance(
     rows, symbols = order // branches, symbols.flatten(1).gather(1, order)
     spoke = (symbols != BLANK) & (kept > NOTHING)
 
-    through = torch.where(spoke, _NONE, joined[utterance, rows])
-    origin = through.where(through != _NONE, rows)
-    emitted = torch.where(through != _NONE, beams.last[utterance, rows], symbols.where(spoke, BLANK))
+    through = torch.where(spoke, _OWN, joined[utterance, rows])
+    origin = through.where(through != _OWN, rows)
+    emitted = torch.where(through != _OWN, beams.last[utterance, rows], symbols.where(spoke, BLANK))
     own = log_probs[utterance, origin, emitted]
 
     before = beams.nodes[utterance, rows]
-    after = before.masked_fill(kept == NOTHING, _NONE)
+    after = before.masked_fill(kept == NOTHING, NO_NODE)
     places = spoke.nonzero(as_tuple=True)
-    grown = [
-        tree.child(node, token) for node, token in zip(before[places].tolist(), symbols[places].tolist())
-    ]
-    after[places] = torch.tensor(grown, dtype=torch.int64, device=after.device)
+    after[places] = tree.children(before[places], symbols[places])
     parents = torch.where(spoke, before, beams.parents[utterance, rows])
 
     flat = (utterance * width + rows).flatten()
     state = [each[flat] for each in beams.state]
     read = beams.read[utterance, rows]
-    if grown:
+    if bool(spoke.any()):
         moved = spoke.flatten().nonzero()[:, 0]
         predicted, stepped = student.predictor.step([each[moved] for each in state], symbols[places])
         state = [each.index_copy(0, moved, new) for each, new in zip(state, stepped)]
         read[places] = student.joiner.read(predicted)
     last = torch.where(spoke, symbols, beams.last[utterance, rows])
-    parents = parents.masked_fill(kept == NOTHING, _NO_PARENT)
+    parents = parents.masked_fill(kept == NOTHING, NO_PARENT)
     return _Beams(kept, after, parents, last, read, state), _Step(origin, emitted, own)
 
 
@@ -195,8 +184,8 @@ def _scored(beams: _Beams, gains: Tensor, running: Tensor) -> tuple[Tensor, Tens
     said, stayed = scores[utterance, shorter, token], scores[utterance, longer, BLANK]
     scores[utterance, longer, BLANK] = torch.logaddexp(said, stayed)
     scores[utterance, shorter, token] = NOTHING
-    joined = torch.full_like(beams.nodes, _NONE)
-    joined[utterance, longer] = torch.where(said > stayed, shorter, _NONE)
+    joined = torch.full_like(beams.nodes, _OWN)
+    joined[utterance, longer] = torch.where(said > stayed, shorter, _OWN)
     return scores, joined
 
 

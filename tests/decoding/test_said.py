@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from retort.config import NormaliserConfig
+from retort.decoding.fusion import Fusion
+from retort.decoding.said import NO_NODE, ROOT, Opinions, SaidTree
+from retort.lm.config import ModelConfig
+from retort.lm.neural import NETWORKS, NeuralLM
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import EOS, CharacterTokenizer
+
+LETTERS = CharacterTokenizer(list("abc"))
+CPU = torch.device("cpu")
+
+
+class Steps:
+    """A scorer that notes which sequences were in one step."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[list[int]]] = []
+
+    def start(self, rows: int, device: torch.device) -> Any:
+        return [[]] * rows
+
+    def step(self, state: Any, previous: Tensor) -> tuple[Tensor, Any]:
+        after = [[*own, token] for own, token in zip(state, previous.tolist())]
+        self.asked.append(after)
+        return torch.zeros(len(after), LETTERS.size), after
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        return [state[row] for row in rows.tolist()]
+
+    def join(self, states: Any) -> Any:
+        return [row for state in states for row in state]
+
+
+def test_nodes_are_equal_where_sequences_are() -> None:
+    tree = SaidTree()
+    first = tree.child(ROOT, 5)
+    second = tree.child(first, 6)
+    assert tree.child(ROOT, 5) == first != second
+    assert tree.way(second) == (first, 6)
+    assert tree.children(torch.tensor([ROOT, first]), torch.tensor([5, 6])).tolist() == [first, second]
+    assert (tree.said(second), tree.said(ROOT)) == ([5, 6], [])
+
+
+def test_what_is_no_hypothesis_any_more_is_forgotten() -> None:
+    tree, scorer = SaidTree(), Steps()
+    opinions = Opinions(scorer, CPU)
+    first = tree.child(ROOT, 5)
+    second = tree.child(first, 6)
+    opinions.behind([ROOT, first], tree)
+    opinions.behind([second, first], tree)
+    opinions.behind([second], tree)
+    assert scorer.asked == [[[EOS]], [[EOS, 5]], [[EOS, 5, 6]]]
+    with pytest.raises(KeyError):
+        opinions.behind([tree.child(ROOT, 4)], tree)
+
+
+def test_all_of_one_length_are_in_one_step() -> None:
+    tree, scorer = SaidTree(), Steps()
+    opinions = Opinions(scorer, CPU)
+    four, five = tree.child(ROOT, 4), tree.child(ROOT, 5)
+    opinions.behind([ROOT, four], tree)
+    opinions.behind([ROOT, four, five], tree)
+    opinions.behind([tree.child(four, 6), ROOT, tree.child(five, 6), tree.child(ROOT, 6)], tree)
+    assert scorer.asked[3:] == [[[EOS, 4, 6], [EOS, 5, 6]], [[EOS, 6]]]
+
+
+@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+def test_sequences_of_different_lengths_are_read_as_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS[kind](ModelConfig(kind=kind, layers=2, dim=8, heads=2, feedforward=16), LETTERS.size)
+    lm = NeuralLM(network, LETTERS, Normaliser(NormaliserConfig()))
+    tree, opinions = SaidTree(), Opinions(Fusion(lm, 0.5), CPU)
+    nodes = torch.full((2, 1), ROOT)
+    generator = torch.Generator().manual_seed(1)
+    for width in (2, 3, 3, 3):
+        opinions.behind_all(nodes, tree)
+        before = nodes.gather(1, torch.randint(nodes.shape[1], (2, width), generator=generator))
+        nodes = before.clone()
+        said = torch.randint(3, LETTERS.size, (2, width - 1), generator=generator)
+        nodes[:, 1:] = tree.children(before[:, 1:].flatten(), said.flatten()).view(2, -1)
+    found = opinions.behind_all(nodes, tree)
+    sequences = [[tree.said(node) for node in row] for row in nodes.tolist()]
+    assert len({len(ids) for row in sequences for ids in row}) > 2
+    for row, each in enumerate(sequences):
+        for column, ids in enumerate(each):
+            state, log_probs = lm.start(1, CPU), torch.zeros(0)
+            for token in [EOS, *ids]:
+                log_probs, state = lm.step(state, torch.tensor([token]))
+            torch.testing.assert_close(found[row, column], 0.5 * log_probs[0], atol=1e-5, rtol=1e-5)
+
+
+def test_in_the_place_of_no_hypothesis_stands_another_one() -> None:
+    tree, opinions = SaidTree(), Opinions(Steps(), CPU)
+    assert opinions.behind_all(torch.tensor([[NO_NODE, ROOT], [ROOT, NO_NODE]]), tree).shape == (
+        2,
+        2,
+        LETTERS.size,
+    )
