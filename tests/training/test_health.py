@@ -80,7 +80,14 @@ def test_accuracy_that_stands_still() -> None:
 def test_without_a_decoder_accuracy_may_stand_still() -> None:
     health = Health(CONFIG)
     for step in range(3 * PATIENCE):
+        health.check_logged(step, {"correct": 0.1})
         assert health.check_evaluated(step, {}, decodes=False) == []
+
+
+def test_what_logs_no_accuracy_cannot_stand_still() -> None:
+    health = Health(CONFIG)
+    for step in range(3 * PATIENCE):
+        assert health.check_evaluated(step, {}) == []
 
 
 def test_it_counts_on_after_a_resume() -> None:

@@ -67,11 +67,6 @@ class AttentionStudent(TokenStudent):
             f"feed-forward {config.feedforward}"
         )
 
-    @property
-    def criterion(self) -> str:
-        """Errors of characters, of the CTC head where it alone learns."""
-        return "cer" if self.config.ce_weight > 0.0 else "ctc_cer"
-
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> StudentOutput:

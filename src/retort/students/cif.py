@@ -92,11 +92,6 @@ class CifStudent(TokenStudent):
             f"{config.feedforward}{output}{', parallel' if config.kind == 'parallel' else ''}"
         )
 
-    @property
-    def criterion(self) -> str:
-        """Errors of characters, of the CTC head where it alone learns."""
-        return "cer" if self.config.ce_weight > 0.0 else "ctc_cer"
-
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
         """Fire freely, or exactly `target_lengths (B,)` tokens; in float32 whatever the autocast."""
         return self._fire(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)

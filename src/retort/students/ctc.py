@@ -69,6 +69,7 @@ class CtcStudent(TokenStudent):
         bins: filter banks a frame.
     """
 
+    decoder_loss = "ctc"
     vocabulary_parts = ("ctc.",)
 
     def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
@@ -90,10 +91,6 @@ class CtcStudent(TokenStudent):
     @property
     def prose(self) -> str:
         return "output     CTC"
-
-    @property
-    def criterion(self) -> str:
-        return "cer"
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor

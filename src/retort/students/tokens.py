@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,14 @@ class TokenStudent(Student):
 
     Its taps are `frames.N`, `utterance`, and others, which are of tokens.
     """
+
+    decoder_loss: ClassVar[str] = "ce"
+    """The loss that what it says learns from, be there a CTC head beside it or not."""
+
+    @property
+    def criterion(self) -> str:
+        """Errors of characters, of the CTC head where it alone learns."""
+        return "cer" if self.loss_weights[self.decoder_loss] > 0.0 else "ctc_cer"
 
     @property
     def tap_units(self) -> dict[str, Unit]:

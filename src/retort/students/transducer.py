@@ -31,6 +31,7 @@ class TransducerStudent(TokenStudent):
         bins: filter banks a frame.
     """
 
+    decoder_loss = "transducer"
     vocabulary_parts = ("ctc.", "predictor.embedding.", "joiner.output.")
 
     ctc: nn.Linear
@@ -66,11 +67,6 @@ class TransducerStudent(TokenStudent):
         own = self.config.transducer
         size = f"layers {own.layers}" if own.predictor == "lstm" else f"context {own.context}"
         return f"transducer {own.predictor} predictor, {size}, dim {own.dim}; joiner dim {own.joiner_dim}"
-
-    @property
-    def criterion(self) -> str:
-        """Errors of characters, of the CTC head where it alone learns."""
-        return "cer" if self.config.transducer.weight > 0.0 else "ctc_cer"
 
     def positions(self, batch: Labelled) -> int:
         """Tokens, EOS not counted."""

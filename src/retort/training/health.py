@@ -37,7 +37,7 @@ class Health:
         self.told: set[str] = set()
         self.silent = 0
         self.best_accuracy, self.since_gain = 0.0, 0
-        self.accuracy = 0.0
+        self.accuracy: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What it has seen and said, as JSON can hold it."""
@@ -100,7 +100,7 @@ class Health:
     def check_evaluated(self, step: int, values: Mapping[str, float], *, decodes: bool = True) -> list[str]:
         """Warn of a CTC head that says blanks alone, and, where a decoder learns, of accuracy that stands still."""
         self.silent = self.silent + 1 if values.get("validation.ctc_cer", 0.0) >= SILENT else 0
-        if self.accuracy > self.best_accuracy + PROGRESS:
+        if self.accuracy is not None and self.accuracy > self.best_accuracy + PROGRESS:
             self.best_accuracy, self.since_gain = self.accuracy, 0
         else:
             self.since_gain += 1
@@ -113,7 +113,7 @@ class Health:
                     "nothing yet: train longer, use smaller batches or a training.warm_start, or check the audio",
                 )
             )
-        if decodes and self.since_gain >= PATIENCE:
+        if decodes and self.accuracy is not None and self.since_gain >= PATIENCE:
             found.append(
                 (
                     f"still {self.best_accuracy:.3f}",

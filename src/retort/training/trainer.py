@@ -78,8 +78,7 @@ class Trainer(Loop[Batch]):
         return self.health.check_logged(self.position.step, values)
 
     def _check_evaluated(self, values: Mapping[str, float]) -> list[str]:
-        weights = self.module.student.loss_weights
-        decodes = max(weights.get("ce", 0.0), weights.get("transducer", 0.0)) > 0.0
+        decodes = self.module.student.criterion != "ctc_cer"
         return self.health.check_evaluated(self.position.step, values, decodes=decodes)
 
     def _groups(self) -> Iterator[list[Batch]]:
