@@ -210,13 +210,15 @@ def compare(
     from retort.evaluation import read_score
 
     scores = read_score(first), read_score(second)
-    table = Table("", "first", "second", "difference", "95 % interval", "p")
+    table = Table("", "first", "second", "difference", "95 % interval", "p", "seen from")
     for measure in ("cer", "wer"):
         row = compare_scores(*scores, measure=measure)
         rates = f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}"
-        table.add_row(measure.upper(), *rates, f"{row.low:+.2%} to {row.high:+.2%}", f"{row.p:.4f}")
+        found = f"{row.low:+.2%} to {row.high:+.2%}", f"{row.p:.4f}", f"{row.detectable:.2%}"
+        table.add_row(measure.upper(), *rates, *found)
     console.print(table)
     tell(f"{row.utterances} utterances, {row.speakers} speakers; below zero the second is better")
+    tell("seen from: a true difference of that size would be found (p below 0.05) four times in five")
     if row.note:
         tell(row.note, style="yellow")
 

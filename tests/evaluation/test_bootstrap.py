@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -148,6 +150,25 @@ def test_p_agrees_with_the_interval() -> None:
             assert outside == (comparison.p < 0.05)
             seen.add(outside)
     assert seen == {True, False}
+
+
+def test_a_difference_that_can_be_detected_is_found_four_times_in_five() -> None:
+    generator = np.random.default_rng(8)
+    worse = 0.05
+
+    def pair() -> tuple[Score, Score]:
+        rates = np.repeat(generator.beta(2, 8, 40), 2)
+        return tuple(
+            make_score(generator.binomial(20, each)) for each in (rates, rates + worse * (1 - rates))
+        )  # type: ignore[return-value]
+
+    found = [compare(*pair(), replicates=300) for _ in range(200)]
+    true = worse * (1 - 0.2)
+    detectable = float(np.mean([each.detectable for each in found]))
+    shown = float(np.mean([each.p < 0.05 and each.difference > 0 for each in found]))
+    expected = 1 - NormalDist().cdf(1.96 - 2.8 * true / detectable)
+    assert 0.5 < expected < 0.95
+    assert shown == pytest.approx(expected, abs=0.08)
 
 
 def test_pairing_is_by_utterance_not_by_order() -> None:

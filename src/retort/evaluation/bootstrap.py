@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ from retort.errors import UserError
 from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score, UtteranceScore
 
 SEED = 20230820
+
+POWER = 0.8
+"""How often a difference of :attr:`Comparison.detectable` is found."""
+
+_DETECTED = NormalDist().inv_cdf((1 + LEVEL) / 2) + NormalDist().inv_cdf(POWER)
 
 _DRAWS_AT_ONCE = 2_000_000
 """Speakers drawn in one block of replicates; bounds the memory."""
@@ -44,6 +50,10 @@ class Comparison:
     """`speakers`, or `utterances` where there is one speaker only."""
     level: float = LEVEL
     replicates: int = REPLICATES
+    detectable: float = 0.0
+    """How large a true difference would have to be for data of this size to show it (p below 1 - `level`) four times in
+    five: the bootstrap's standard deviation times the normal quantiles of both. What chance in training adds is not
+    in it, where each system was trained once."""
 
     @property
     def note(self) -> str:
@@ -134,6 +144,7 @@ def compare(
         resampled=resampled,
         level=LEVEL,
         replicates=replicates,
+        detectable=_DETECTED * float(differences.std()),
     )
 
 

@@ -142,9 +142,10 @@ def comparison_table(lines: Sequence[Line], against: str) -> Table | None:
             relative = f"{found.difference / found.first:+.1%}" if found.first else ""
             bounds = f"{found.low:+.2%} to {found.high:+.2%}"
             shared = ", ".join(map(str, line.shared))
-            change = f"{found.difference:+.2%}", bounds, f"{found.p:.4f}", relative
+            seen = f"{found.detectable:.2%}"
+            change = f"{found.difference:+.2%}", bounds, f"{found.p:.4f}", relative, seen
             rows.append([line.name, measure.upper(), *change, shared])
-    header = ("system", "", f"less {against}", "95 %", "p", "relative", "seeds")
+    header = ("system", "", f"less {against}", "95 %", "p", "relative", "seen from", "seeds")
     return Table(header, rows) if rows else None
 
 
