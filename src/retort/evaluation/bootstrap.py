@@ -48,12 +48,12 @@ class Comparison:
     speakers: int
     resampled: str
     """`speakers`, or `utterances` where there is one speaker only."""
-    level: float = LEVEL
-    replicates: int = REPLICATES
-    detectable: float = 0.0
+    detectable: float
     """How large a true difference would have to be for data of this size to show it (p below 1 - `level`) four times in
     five: the bootstrap's standard deviation times the normal quantiles of both. What chance in training adds is not
-    in it, where each system was trained once."""
+    in it."""
+    level: float = LEVEL
+    replicates: int = REPLICATES
 
     @property
     def note(self) -> str:
