@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from retort.config import Recipe
 from retort.corpora.opening import open_cuts
@@ -24,10 +25,12 @@ from retort.evaluation.results import add_result, read_results
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import unit_text
 from retort.recipe import load_recipe
+from retort.students.factory import build_student
 from retort.teachers import describe_teacher, teacher_symbols
 from retort.training.aligning import align_held_out
 from retort.training.hybrid import SCALES
 from retort.training.run import Outcome, train
+from retort.training.start import start_from
 from retort.training.teach import teach
 
 pytest.importorskip("kaldi_decoder")
@@ -380,6 +383,21 @@ def test_the_student_has_the_alignments_senones_and_priors(outcome: Outcome, roo
     state = outcome.recogniser.student.state_dict()
     assert state["output.weight"].shape[0] == store.tree.count > 9
     assert state["log_priors"].exp().tolist() == pytest.approx(store.priors.tolist(), rel=1e-5)
+
+
+def test_who_starts_from_it_takes_its_senones_if_the_graph_is_the_same(
+    outcome: Outcome, recipe: Recipe, root: Path
+) -> None:
+    theirs, folder = outcome.recogniser.student, str(root / "exp" / recipe.name)
+    senones = int(theirs.log_priors.shape[0])  # type: ignore[union-attr]
+    key = outcome.recogniser.graph.graph.about.key  # type: ignore[union-attr]
+    for graph, same in ((key, True), ("of other senones", False), ("", False)):
+        student = build_student(recipe.student, senones, recipe.features.bins)
+        counts = start_from(student, None, folder, graph)
+        for name, value in student.state_dict().items():
+            output = name.startswith(student.vocabulary_parts)
+            assert torch.equal(value, theirs.state_dict()[name]) is (same or not output), name
+        assert counts["fresh"] == (0 if same else 3)
 
 
 def test_its_teachers_are_asked_by_training_alone(recipe: Recipe, root: Path) -> None:

@@ -56,7 +56,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
 
     Args:
         root: of the experiments.
-        origin: experiment whose weights the student starts from, its output left out; empty for none.
+        origin: experiment whose weights the student starts from; empty for none.
 
     Raises:
         UserError: what the data, the recipe or the experiment's folder has wrong.
@@ -87,7 +87,8 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model):
         report(0, {"init.speech": taken})
     if origin:
-        report(0, {f"init.{key}": value for key, value in start_from(student, None, origin).items()})
+        taken_over = start_from(student, None, origin, graph.about.key)
+        report(0, {f"init.{key}": value for key, value in taken_over.items()})
     student.set_priors(torch.from_numpy(alignments.priors))
     objective = Objective(
         recipe.distill,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,23 +22,34 @@ from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.training.checkpoints import read_weights
 
 
-def start_from(student: Student, tokenizer: Tokenizer | None, experiment: str) -> dict[str, int]:
+def start_from(
+    student: Student, tokenizer: Tokenizer | None, experiment: str, graph: str = ""
+) -> dict[str, int]:
     """Copy the weights of another model that fit by name and shape; counts of tensors taken and left.
 
     What belongs to the vocabulary (:attr:`Student.vocabulary_parts`) is taken only from a model with the same
-    vocabulary in the same order, without a tokenizer not at all. Of a model with `normaliser.homophones: fold` a
-    student with other characters takes for each of them what stands for all that sound like it.
+    vocabulary in the same order. Of a model with `normaliser.homophones: fold` a student with other characters takes
+    for each of them what stands for all that sound like it.
+
+    Args:
+        tokenizer: of the student; None if its outputs are senones.
+        experiment: folder of the other model.
+        graph: :attr:`~retort.hybrid.graph.About.key` of the student's decoding graph, if it has one: senones are the
+            same where the graphs are.
 
     Raises:
         UserError: no model there, or nothing of it fits.
     """
     path = model_folder(experiment)
     weights, own = read_weights(path / "model.safetensors"), student.state_dict()
-    theirs = None if tokenizer is None else open_tokenizer(path / "tokenizer").symbols
-    other = tokenizer is None or theirs != tokenizer.symbols
-    if tokenizer is not None and theirs is not None and other and _folded(path):
-        weights = _unfolded(weights, student.vocabulary_parts, theirs, tokenizer.symbols)
-        other = False
+    if tokenizer is None:
+        other = not graph or _graph(path) != graph
+    else:
+        theirs = open_tokenizer(path / "tokenizer").symbols
+        other = theirs != tokenizer.symbols
+        if other and _folded(path):
+            weights = _unfolded(weights, student.vocabulary_parts, theirs, tokenizer.symbols)
+            other = False
     fitting = {
         name: value
         for name, value in weights.items()
@@ -88,8 +100,15 @@ def start_from_pretrained(student: Student, name: str) -> int:
 
 
 def _folded(path: Path) -> bool:
-    normaliser = json.loads((path / "config.json").read_text())["normaliser"]
-    return bool(normaliser.get("homophones") == "fold")
+    return bool(_config(path)["normaliser"].get("homophones") == "fold")
+
+
+def _graph(path: Path) -> str:
+    return str(_config(path).get("graph", {}).get("key", ""))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return json.loads((path / "config.json").read_text())
 
 
 def _unfolded(
