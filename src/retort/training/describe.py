@@ -140,8 +140,11 @@ def _symbols(recipe: Recipe, row: RowConfig) -> list[str]:
     if count is None and teacher.unit == "senone":
         count = align.senones - align.states + len(SPECIAL)  # as many as there may be; silence has no symbol
     if count is None:
-        where = recipe.name
-        raise UserError(f"teachers.{row.teacher}.symbols is not stated", where=where, remedy="State it")
+        raise UserError(
+            f"teachers.{row.teacher}.symbols is not stated",
+            where=recipe.name,
+            remedy=f"Give teachers.{row.teacher}.symbols=N: how many its language model knows",
+        )
     return [""] * count
 
 
