@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,21 +15,38 @@ from small_systems import LEXICON, PHONES, random_tree
 from retort.errors import BadUtterance
 from retort.hybrid.alignment import Alignment, Timed, from_phones, subsample
 from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, spoken_units, unit_symbols, unit_text
+from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, pauses, spoken_units, unit_symbols, unit_text
 
 TREES = {states: random_tree(3, states, 30) for states in (1, 3)}
 UNITS = st.sampled_from(["senone", "phone"])
 WORDS = st.lists(st.sampled_from(LEXICON.words), min_size=1, max_size=6)
 
 
-def spoken(words: list[str], ways: list[int], tree: SenoneTree, lengths: random.Random) -> Alignment:
-    """Words without silence between them, but at both ends, each phone as long as it must be or longer."""
-    symbols = [phone for word, way in zip(words, ways) for phone in LEXICON[word][way % len(LEXICON[word])]]
+def spoken(
+    words: list[str],
+    ways: list[int],
+    tree: SenoneTree,
+    lengths: random.Random,
+    apart: Sequence[bool] = (),
+) -> Alignment:
+    """Words with silence at both ends and where `apart` has it, each phone as long as it must be or longer."""
     phones: list[Timed] = []
-    for symbol in ["SIL", *symbols, "SIL"]:
-        start = phones[-1].start + phones[-1].frames if phones else 0
-        phones.append(Timed(symbol, start, tree.states + lengths.randrange(4)))
-    return from_phones("u", [], phones, tree)
+    timed: list[Timed] = []
+
+    def say(symbols: Sequence[str]) -> int:
+        """The frame behind them."""
+        for symbol in symbols:
+            start = phones[-1].start + phones[-1].frames if phones else 0
+            phones.append(Timed(symbol, start, tree.states + lengths.randrange(4)))
+        return phones[-1].start + phones[-1].frames
+
+    begin = say(["SIL"])
+    for word, way, silent in zip(words, ways, [*apart, *[False] * len(words)]):
+        end = say(LEXICON[word][way % len(LEXICON[word])])
+        timed.append(Timed(word, begin, end - begin))
+        begin = say(["SIL"]) if silent else end
+    say(["SIL"])
+    return from_phones("u", timed, phones, tree)
 
 
 def slowly(alignment: Alignment, unit: SpokenUnit) -> tuple[list[str], list[int]]:
@@ -85,13 +103,15 @@ def test_only_silence_is_an_empty_text() -> None:
     st.lists(st.integers(0, 5), min_size=6, max_size=6),
     UNITS,
     st.sampled_from([1, 3]),
+    st.lists(st.booleans(), min_size=6, max_size=6),
     st.integers(0, 99),
 )
 def test_words_alone_say_the_same(
-    words: list[str], ways: list[int], unit: SpokenUnit, states: int, seed: int
+    words: list[str], ways: list[int], unit: SpokenUnit, states: int, silent: list[bool], seed: int
 ) -> None:
-    tree = TREES[states]
-    alignment = spoken(words, ways, tree, random.Random(seed))
+    tree, apart = TREES[states], silent[: len(words) - 1]
+    alignment = spoken(words, ways, tree, random.Random(seed), apart)
+    assert pauses([alignment]) == (sum(apart) / len(apart) if apart else 0)
     text, index = unit_text(alignment, unit)
     symbols, frames = slowly(alignment, unit)
     assert (text.split(" "), index.tolist()) == (symbols, frames)
@@ -99,20 +119,22 @@ def test_words_alone_say_the_same(
         f"{word} {place}": [LEXICON[word][way % len(LEXICON[word])]]
         for place, (word, way) in enumerate(zip(words, ways))
     }
-    assert spoken_units(list(chosen), chosen, tree, unit) == text
+    if not any(apart):
+        assert spoken_units(list(chosen), chosen, tree, unit) == text
     speaker = UnitSpeaker(chosen, tree, unit)  # and no less so when it knows all of it already
-    assert {speaker(list(chosen)) for _ in range(2)} == {text}
+    assert {speaker(list(chosen), apart=apart) for _ in range(2)} == {text}
     assert set(symbols) <= set(unit_symbols(tree, unit))
 
 
 def test_a_silence_between_words_changes_only_its_neighbours() -> None:
-    """What text from words alone does not have: beside a pause a phone has silence for a neighbour."""
+    """Beside a pause a phone has silence for a neighbour."""
     tree = TREES[3]
     phones = [Timed("C", 0, 3), Timed("A", 3, 3), Timed("SIL", 6, 3), Timed("D", 9, 3)]
     text, _ = unit_text(from_phones("u", [], phones, tree), "senone")
     alone = [spoken_units([word], LEXICON, tree, "senone") for word in ("ca", "d")]
     assert text == " ".join(alone)
     assert text != spoken_units(["ca", "d"], LEXICON, tree, "senone")
+    assert text == UnitSpeaker(LEXICON, tree, "senone")(["ca", "d"], apart=[True])
 
 
 def test_long_frames() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,15 @@ from typer.testing import CliRunner
 from retort.cli import app
 from retort.corpora import pronunciations
 from retort.errors import UserError
-from retort.hybrid.unit_text import spoken_units, unit_symbols
+from retort.hybrid.store import AlignmentStore
+from retort.hybrid.unit_text import UnitSpeaker, pauses, unit_symbols
 from retort.lm.guessing import open_guesser, score_sentences
 from retort.lm.opening import open_causal_lm
 from retort.lm.scoring import score_text
 from retort.lm.units import LmUnits, read_units
 from retort.training.lm import LmOutcome, train_lm
 from retort.training.lm_data import open_text
-from retort.training.lm_units import LeftOut
+from retort.training.lm_units import LeftOut, open_units
 from tiny_units import LEXICON, tiny_alignments, tiny_tree
 
 RECIPE = """
@@ -75,10 +77,13 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
     assert outcome.score.perplexity < (0.8 * len(symbols) if kind == "masked" else 5.0)
     assert outcome.score.unknown == 0
 
-    expected = [spoken_units(each, LEXICON, TREE, unit) for each in lines(tmp_path / "held_out.txt")]  # type: ignore[arg-type]
-    assert outcome.score.pieces == sum(len(each.split()) for each in set(expected))
     texts = open_text(recipe, outcome.folder).held_out
-    assert texts == list(dict.fromkeys(expected))
+    assert outcome.score.pieces == sum(len(each.split()) for each in texts)
+    speaker = UnitSpeaker(LEXICON, TREE, unit)  # type: ignore[arg-type]
+    sentences = dict.fromkeys(tuple(each) for each in lines(tmp_path / "held_out.txt"))
+    for text, words in zip(texts, sentences, strict=True):
+        silent = itertools.product((False, True), repeat=len(words) - 1)
+        assert text in {speaker(words, apart=apart) for apart in silent}
     folder = outcome.folder / "model"
     assert read_units(folder) == LmUnits.of(unit, TREE)  # type: ignore[arg-type]
     if kind == "masked":
@@ -91,6 +96,23 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
         again = score_text(model, texts)
         assert model.normalise(texts[0]) == texts[0]
     assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-4)
+
+
+def test_senones_are_told_of_as_many_pauses_as_the_alignments_have(read: Read, tmp_path: Path) -> None:
+    store = AlignmentStore(tmp_path / "alignments")
+    share = pauses(store[name] for name in store)
+    assert 0.1 < share < 0.9
+    recipe = read("kind=ngram", "units.unit=senone")
+    pairs = [f"{first} {second}" for first, second in itertools.product(LEXICON.words, repeat=2)]
+    texts = open_units(recipe, lambda: pairs, tmp_path / "kept")
+    (tmp_path / "kept" / "tokenizer").touch()
+    speaker = UnitSpeaker(LEXICON, TREE, "senone")
+    tell = [pair for pair in pairs if speaker(pair.split(), apart=[True]) != speaker(pair.split())]
+    silent = [texts(pair) == speaker(pair.split(), apart=[True]) for pair in tell]
+    assert abs(sum(silent) / len(silent) - share) < 4 * (share * (1 - share) / len(silent)) ** 0.5
+    shutil.rmtree(tmp_path / "alignments")
+    again = open_units(recipe, lambda: pairs, tmp_path / "kept")
+    assert (again.fingerprint, [*map(again, pairs)]) == (texts.fingerprint, [*map(texts, pairs)])
 
 
 def test_what_cannot_be_pronounced_is_left_out_and_told(read: Read, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ them. Silences are left out, for text that was never spoken has none.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -51,6 +51,16 @@ def unit_text(alignment: Alignment, unit: SpokenUnit) -> tuple[str, NDArray[np.i
     return " ".join(names), index.astype(np.int64)
 
 
+def pauses(alignments: Iterable[Alignment]) -> float:
+    """Share of the places between two words that have a silence; 0 without any such place."""
+    silent = [
+        after.start > before.start + before.frames
+        for each in alignments
+        for before, after in zip(each.words, each.words[1:])
+    ]
+    return sum(silent) / max(len(silent), 1)
+
+
 def spoken_units(
     words: Sequence[str],
     lexicon: Pronunciations,
@@ -69,8 +79,8 @@ def spoken_units(
 class UnitSpeaker:
     """Says words in units: a lexicon makes phones of them, a tree makes senones of phones and their neighbours.
 
-    Words follow each other without silence; beyond both ends is silence, as a neighbour only. What it says is the
-    :func:`unit_text` of an alignment of the same pronunciations that has no silence between words, and a frame or
+    Beyond both ends is silence, as a neighbour only, and between words where the call says so. What it says is the
+    :func:`unit_text` of an alignment of the same pronunciations that has silences in the same places, and a frame or
     more in every state.
 
     Words, and phones between neighbours, are kept once they were said: 12 words take some 20 microseconds.
@@ -84,10 +94,17 @@ class UnitSpeaker:
         self.lexicon, self.tree, self.unit = lexicon, tree, unit
         self._ways: dict[str, tuple[_Way, ...]] = {}
         self._triphones = _Triphones(tree)
-        self._join: Callable[[Sequence[_Way]], str] = self._phones if unit == "phone" else self._senones
 
-    def __call__(self, words: Sequence[str], draw: random.Random | None = None) -> str:
+    def __call__(
+        self,
+        words: Sequence[str],
+        draw: random.Random | None = None,
+        apart: Sequence[bool] | None = None,
+    ) -> str:
         """The text of `words`, of each the first pronunciation, or one that `draw` chooses.
+
+        Args:
+            apart: of each word but the last whether a silence follows; None: after none. Only senones tell.
 
         Raises:
             BadUtterance: a word has none.
@@ -98,7 +115,9 @@ class UnitSpeaker:
             if not ways:
                 raise BadUtterance(f"no pronunciation of {word}")
             chosen.append(ways[0] if draw is None or len(ways) == 1 else draw.choice(ways))
-        return self._join(chosen)
+        if self.unit == "phone":
+            return " ".join(way.inside for way in chosen)
+        return self._senones(chosen, [False] * len(chosen[1:]) if apart is None else apart)
 
     def missing(self, words: Iterable[str]) -> list[str]:
         """The words that have no pronunciation in the tree's phones, each once, in their order."""
@@ -119,13 +138,10 @@ class UnitSpeaker:
             return " ".join(self.tree.phones.symbols[phone] for phone in phones)
         return " ".join(self._triphones[each] for each in zip(phones, phones[1:], phones[2:]))
 
-    def _phones(self, chosen: Sequence[_Way]) -> str:
-        return " ".join(way.inside for way in chosen)
-
-    def _senones(self, chosen: Sequence[_Way]) -> str:
+    def _senones(self, chosen: Sequence[_Way], apart: Sequence[bool]) -> str:
         triphones, parts, left = self._triphones, [], 0
-        rights = [*(way.phones[0] for way in chosen[1:]), 0]
-        for (phones, inside), right in zip(chosen, rights):
+        rights = [0 if silent else way.phones[0] for way, silent in zip(chosen[1:], apart)]
+        for (phones, inside), right in zip(chosen, [*rights, 0]):
             if len(phones) == 1:
                 parts.append(triphones[left, phones[0], right])
             else:
@@ -133,7 +149,7 @@ class UnitSpeaker:
                 if inside:
                     parts.append(inside)
                 parts.append(triphones[phones[-2], phones[-1], right])
-            left = phones[-1]
+            left = phones[-1] if right else 0
         return " ".join(parts)
 
 

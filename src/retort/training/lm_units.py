@@ -17,7 +17,7 @@ from retort.corpora.pronunciations import with_english
 from retort.errors import BadUtterance, UserError
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, unit_symbols
+from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, pauses, unit_symbols
 from retort.lm.config import LmRecipe, UnitConfig
 from retort.lm.units import LmUnits
 from retort.text.lexicon import Lexicon, read_lexicon
@@ -30,6 +30,8 @@ _TOLD_EVERY = 10_000
 """Sentences between two signs of progress."""
 _KEPT, _NAMED = 100, 3
 """Words without a pronunciation that are written down, and those that are told."""
+_HEARD = 2_000
+"""Alignments that are looked at for pauses, at equal distances."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +61,43 @@ class UnitTexts:
 
     Args:
         config: of the recipe.
-        seed: of the recipe; draws pronunciations where the recipe samples them, for equal sentences alike.
+        seed: of the recipe; draws pauses, and pronunciations where the recipe samples them, for equal sentences alike.
         tree: of the alignments.
         lexicon: of the words of the text.
         left_out: what cannot be pronounced.
+        pauses: probability of a silence between two words, which senones beside it tell.
     """
 
     def __init__(
-        self, config: UnitConfig, seed: int, tree: SenoneTree, lexicon: Lexicon, left_out: LeftOut
+        self,
+        config: UnitConfig,
+        seed: int,
+        tree: SenoneTree,
+        lexicon: Lexicon,
+        left_out: LeftOut,
+        pauses: float = 0.0,
     ) -> None:
         unit = cast(SpokenUnit, config.unit)
-        self.left_out = left_out
+        self.left_out, self.pauses = left_out, pauses
         self.units = LmUnits.of(unit, tree)
         self.symbols = unit_symbols(tree, unit)
         """All that can be said, whether the text has it or not."""
-        self._speak, self._seed = UnitSpeaker(lexicon, tree, unit), seed if config.sample else None
-        said = json.dumps([asdict(self.units), self._seed, str(lexicon)])
+        self._speak, self._seed, self._sample = UnitSpeaker(lexicon, tree, unit), seed, config.sample
+        drawn = [pauses, seed] if pauses else []
+        said = json.dumps([asdict(self.units), seed if config.sample else None, str(lexicon), *drawn])
         self.fingerprint = hashlib.sha256(said.encode()).hexdigest()[:32]
         """32 hex digits of all that its texts depend on."""
 
     def __call__(self, sentence: str) -> str:
         """Its text; empty if it has none, or a word that has no pronunciation."""
-        draw = None if self._seed is None else random.Random(f"{self._seed} {sentence}")
+        words, draw, apart = sentence.split(), None, None
+        if self._sample:
+            draw = random.Random(f"{self._seed} {sentence}")
+        if self.pauses:
+            silent = random.Random(f"{self._seed} pauses {sentence}")
+            apart = [silent.random() < self.pauses for _ in words[1:]]
         try:
-            return self._speak(sentence.split(), draw)
+            return self._speak(words, draw, apart)
         except BadUtterance:
             return ""
 
@@ -114,17 +129,23 @@ def open_units(
     for path in recipe.units.lexicon:
         lexicon = lexicon.extended(read_lexicon(find_data(path), stress="keep" if stress else "strip"))
     lexicon, left_out = _pronounced(recipe, sentences, lexicon, store.tree, progress)
+    heard = _pauses(store) if recipe.units.unit == "senone" else 0.0
     if folder is not None:
 
         def write(path: Path) -> None:
             path.mkdir(parents=True)
             store.tree.save(path / _TREE)
             (path / _LEXICON).write_text(str(lexicon), encoding="utf-8")
-            about = {"left_out": asdict(left_out)}
+            about = {"left_out": asdict(left_out), "pauses": heard}
             (path / _ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
         save_whole(write, folder / FOLDER)
-    return UnitTexts(recipe.units, recipe.seed, store.tree, lexicon, left_out)
+    return UnitTexts(recipe.units, recipe.seed, store.tree, lexicon, left_out, heard)
+
+
+def _pauses(store: AlignmentStore) -> float:
+    names = list(store)
+    return pauses(store[name] for name in names[:: max(1, len(names) // _HEARD)])
 
 
 def _pronounced(
@@ -158,18 +179,18 @@ def _pronounced(
     return lexicon.only(word for word in ordered if word not in missing), LeftOut(len(left), count, frequent)
 
 
-def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut] | None:
+def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
     """What an earlier call wrote, if a tokenizer was made of it; before that, it may be made of other alignments."""
     made = folder / FOLDER
     if not (made.exists() and (folder / "tokenizer").exists()):
         return None
     try:
         about = json.loads((made / _ABOUT).read_text(encoding="utf-8"))
-        left_out = LeftOut(**about["left_out"])
+        left_out, heard = LeftOut(**about["left_out"]), float(about.get("pauses", 0.0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot be read ({type(error).__name__}: {error})",
             where=made,
             remedy="Remove the experiment's folder",
         ) from None
-    return SenoneTree.load(made / _TREE), read_lexicon(made / _LEXICON, stress="keep"), left_out
+    return SenoneTree.load(made / _TREE), read_lexicon(made / _LEXICON, stress="keep"), left_out, heard
