@@ -110,8 +110,9 @@ def open_units(
 ) -> UnitTexts:
     """What a recipe's `units` make of its text.
 
-    Tree and pronunciations are written into `folder/units` and taken from there at the next call, so that a
-    training that goes on after a stop reads the same units, whatever became of alignments and dictionaries.
+    Tree, pronunciations and how often words end in a pause are written into `folder/units` and taken from there at
+    the next call, so that a training that goes on after a stop reads the same units, whatever became of alignments
+    and dictionaries.
 
     Args:
         sentences: all of the recipe's text in normal form, what is held out as well; may be read twice.
