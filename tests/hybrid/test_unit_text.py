@@ -15,7 +15,14 @@ from small_systems import LEXICON, PHONES, random_tree
 from retort.errors import BadUtterance
 from retort.hybrid.alignment import Alignment, Timed, from_phones, subsample
 from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, pauses, spoken_units, unit_symbols, unit_text
+from retort.hybrid.unit_text import (
+    SpokenUnit,
+    UnitSpeaker,
+    pause_share,
+    spoken_units,
+    unit_symbols,
+    unit_text,
+)
 
 TREES = {states: random_tree(3, states, 30) for states in (1, 3)}
 UNITS = st.sampled_from(["senone", "phone"])
@@ -111,7 +118,7 @@ def test_words_alone_say_the_same(
 ) -> None:
     tree, apart = TREES[states], silent[: len(words) - 1]
     alignment = spoken(words, ways, tree, random.Random(seed), apart)
-    assert pauses([alignment]) == (sum(apart) / len(apart) if apart else 0)
+    assert pause_share([alignment]) == (sum(apart) / len(apart) if apart else 0)
     text, index = unit_text(alignment, unit)
     symbols, frames = slowly(alignment, unit)
     assert (text.split(" "), index.tolist()) == (symbols, frames)

@@ -15,7 +15,7 @@ from retort.cli import app
 from retort.corpora import pronunciations
 from retort.errors import UserError
 from retort.hybrid.store import AlignmentStore
-from retort.hybrid.unit_text import UnitSpeaker, pauses, unit_symbols
+from retort.hybrid.unit_text import UnitSpeaker, pause_share, unit_symbols
 from retort.lm.guessing import open_guesser, score_sentences
 from retort.lm.opening import open_causal_lm
 from retort.lm.scoring import score_text
@@ -100,7 +100,7 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
 
 def test_senones_are_told_of_as_many_pauses_as_the_alignments_have(read: Read, tmp_path: Path) -> None:
     store = AlignmentStore(tmp_path / "alignments")
-    share = pauses(store[name] for name in store)
+    share = pause_share(store[name] for name in store)
     assert 0.1 < share < 0.9
     recipe = read("kind=ngram", "units.unit=senone")
     pairs = [f"{first} {second}" for first, second in itertools.product(LEXICON.words, repeat=2)]

@@ -51,7 +51,7 @@ def unit_text(alignment: Alignment, unit: SpokenUnit) -> tuple[str, NDArray[np.i
     return " ".join(names), index.astype(np.int64)
 
 
-def pauses(alignments: Iterable[Alignment]) -> float:
+def pause_share(alignments: Iterable[Alignment]) -> float:
     """Share of the places between two words that have a silence; 0 without any such place."""
     silent = [
         after.start > before.start + before.frames

@@ -17,7 +17,7 @@ from retort.corpora.pronunciations import with_english
 from retort.errors import BadUtterance, UserError
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, pauses, unit_symbols
+from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, pause_share, unit_symbols
 from retort.lm.config import LmRecipe, UnitConfig
 from retort.lm.units import LmUnits
 from retort.text.lexicon import Lexicon, read_lexicon
@@ -30,8 +30,8 @@ _TOLD_EVERY = 10_000
 """Sentences between two signs of progress."""
 _KEPT, _NAMED = 100, 3
 """Words without a pronunciation that are written down, and those that are told."""
-_HEARD = 2_000
-"""Alignments that are looked at for pauses, at equal distances."""
+_COUNTED = 2_000
+"""Alignments in which pauses are counted, about as many, at equal distances."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class UnitTexts:
         tree: SenoneTree,
         lexicon: Lexicon,
         left_out: LeftOut,
-        pauses: float = 0.0,
+        pauses: float,
     ) -> None:
         unit = cast(SpokenUnit, config.unit)
         self.left_out, self.pauses = left_out, pauses
@@ -130,23 +130,23 @@ def open_units(
     for path in recipe.units.lexicon:
         lexicon = lexicon.extended(read_lexicon(find_data(path), stress="keep" if stress else "strip"))
     lexicon, left_out = _pronounced(recipe, sentences, lexicon, store.tree, progress)
-    heard = _pauses(store) if recipe.units.unit == "senone" else 0.0
+    pauses = _pauses(store) if recipe.units.unit == "senone" else 0.0
     if folder is not None:
 
         def write(path: Path) -> None:
             path.mkdir(parents=True)
             store.tree.save(path / _TREE)
             (path / _LEXICON).write_text(str(lexicon), encoding="utf-8")
-            about = {"left_out": asdict(left_out), "pauses": heard}
+            about = {"left_out": asdict(left_out), "pauses": pauses}
             (path / _ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
         save_whole(write, folder / FOLDER)
-    return UnitTexts(recipe.units, recipe.seed, store.tree, lexicon, left_out, heard)
+    return UnitTexts(recipe.units, recipe.seed, store.tree, lexicon, left_out, pauses)
 
 
 def _pauses(store: AlignmentStore) -> float:
     names = list(store)
-    return pauses(store[name] for name in names[:: max(1, len(names) // _HEARD)])
+    return pause_share(store[name] for name in names[:: max(1, len(names) // _COUNTED)])
 
 
 def _pronounced(
@@ -187,11 +187,14 @@ def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
         return None
     try:
         about = json.loads((made / _ABOUT).read_text(encoding="utf-8"))
-        left_out, heard = LeftOut(**about["left_out"]), float(about.get("pauses", 0.0))
+        left_out = LeftOut(**about["left_out"])
+        pauses = float(
+            about.get("pauses", 0.0)
+        )  # of an experiment from before they were counted: it has none
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot be read ({type(error).__name__}: {error})",
             where=made,
             remedy="Remove the experiment's folder",
         ) from None
-    return SenoneTree.load(made / _TREE), read_lexicon(made / _LEXICON, stress="keep"), left_out, heard
+    return SenoneTree.load(made / _TREE), read_lexicon(made / _LEXICON, stress="keep"), left_out, pauses
