@@ -266,6 +266,7 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("teachers: {b: {}}\ndistill: [{tap: acoustic, teacher: c, loss: cosine}]", "distill[0].teacher"),
         ("tokenizer: {kind: bpe}", "tokenizer.size"),
         ("tokenizer: {kind: init}", "training.warm_start"),
+        ("training: {init_parts: [encoder]}", "training.warm_start"),
         ("teachers: {b: {}}\ntokenizer: {kind: teacher, teacher: c}", "tokenizer.teacher"),
         ("augment: {noise: [x]}", "online"),
         ("student: {faithful: true, encoder: {positions: rotary}}", "relative"),

@@ -75,6 +75,12 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
         raise UserError(
             "training.init and training.warm_start exclude each other", where=where, remedy="Set one of them"
         )
+    if training.init_parts and not (training.init or training.warm_start):
+        raise UserError(
+            "training.init_parts without a model to start from",
+            where=where,
+            remedy="Set training.init or training.warm_start, or leave it out",
+        )
 
 
 def _check_data(recipe: Recipe, where: str) -> None:

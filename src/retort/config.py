@@ -249,6 +249,8 @@ class TrainingConfig(LoopConfig):
     """Experiment whose weights the student starts from; what does not fit is reported."""
     warm_start: str = ""
     """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
+    init_parts: list[str] = field(default_factory=list)
+    """Parts that are taken of `init` or `warm_start`, as `[encoder, ctc]`; empty for all that fits."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
     rates: dict[str, float] = field(default_factory=dict)

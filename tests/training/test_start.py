@@ -9,6 +9,7 @@ import torch
 
 from retort.config import FeatureConfig, NormaliserConfig
 from retort.decoding.recogniser import Recogniser
+from retort.errors import UserError
 from retort.student_config import StudentConfig
 from retort.students.cif import CifStudent
 from retort.text.homophones import fold
@@ -48,6 +49,22 @@ def test_characters_share_what_their_syllable_had(origin: Recogniser, tmp_path: 
     torch.testing.assert_close(after[:, 0], before[:, 0])
     # What no syllable of the start is, shares with the unknown.
     torch.testing.assert_close(after[:, [3, len(SPECIAL) + 5]].sum(-1), before[:, 3])
+
+
+def test_only_the_named_parts_are_taken(origin: Recogniser, tmp_path: Path) -> None:
+    student = CifStudent(CONFIG, origin.tokenizer.size, 20)
+    fresh = {name: value.clone() for name, value in student.state_dict().items()}
+    start_from(student, origin.tokenizer, str(tmp_path / "origin"), parts=["encoder", "ctc.weight"])
+    for name, value in student.state_dict().items():
+        taken = name == "ctc.weight" or name.startswith("encoder.")
+        assert torch.equal(value, (origin.student.state_dict() if taken else fresh)[name])
+    assert not torch.equal(fresh["ctc.weight"], origin.student.state_dict()["ctc.weight"])
+
+
+def test_a_part_that_the_model_lacks_is_named(origin: Recogniser, tmp_path: Path) -> None:
+    student = CifStudent(CONFIG, origin.tokenizer.size, 20)
+    with pytest.raises(UserError, match=r"training.init_parts names 'joiner'"):
+        start_from(student, origin.tokenizer, str(tmp_path / "origin"), parts=["joiner"])
 
 
 def test_the_same_folded_vocabulary_is_taken_as_it_is(origin: Recogniser, tmp_path: Path) -> None:

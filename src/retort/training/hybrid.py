@@ -87,7 +87,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model):
         report(0, {"init.speech": taken})
     if origin:
-        taken_over = start_from(student, None, origin, graph.about.key)
+        taken_over = start_from(student, None, origin, graph.about.key, recipe.training.init_parts)
         report(0, {f"init.{key}": value for key, value in taken_over.items()})
     student.set_priors(torch.from_numpy(alignments.priors))
     objective = Objective(

@@ -1,8 +1,8 @@
-"""Parts of a student, by the first words of their parameters' names: those that are kept, and those that learn slower."""
+"""Parts of a student, by the first words of their parameters' names: those that are kept, learn slower, are taken over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -19,9 +19,9 @@ def freeze(student: nn.Module, parts: Sequence[str]) -> None:
     Raises:
         UserError: no parameter begins so, or none would be left.
     """
-    _check(student, parts, "training.freeze")
+    check_parts(dict(student.named_parameters()), parts, "training.freeze")
     for name, parameter in student.named_parameters():
-        if any(_within(name, part) for part in parts):
+        if is_within(name, parts):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise UserError("training.freeze leaves nothing to learn", remedy="Name fewer parts")
@@ -37,7 +37,7 @@ def parameter_groups(module: Any, rates: Mapping[str, float]) -> list[dict[str, 
     Raises:
         UserError: no parameter begins so, or a share is not positive.
     """
-    _check(module.student, list(rates), "training.rates")
+    check_parts(dict(module.student.named_parameters()), list(rates), "training.rates")
     for part, share in rates.items():
         if share <= 0.0:
             remedy = f"Give a share above 0, or training.freeze=[{part}]"
@@ -45,20 +45,26 @@ def parameter_groups(module: Any, rates: Mapping[str, float]) -> list[dict[str, 
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         own, _, rest = name.partition(".")
-        within = [part for part in rates if own == "student" and _within(rest, part)]
+        within = [part for part in rates if own == "student" and is_within(rest, [part])]
         share = rates[max(within, key=len)] if within else 1.0
         if parameter.requires_grad:
             groups.setdefault(share, []).append(parameter)
     return [{"params": parameters, SHARE: share} for share, parameters in groups.items()]
 
 
-def _within(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
+def is_within(name: str, parts: Iterable[str]) -> bool:
+    """Whether a weight's name begins with the words of one of `parts`."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def _check(student: nn.Module, parts: Sequence[str], setting: str) -> None:
-    names = [name for name, _ in student.named_parameters()]
+def check_parts(names: Iterable[str], parts: Sequence[str], setting: str) -> None:
+    """See that there is a weight in each part.
+
+    Raises:
+        UserError: no name begins so.
+    """
+    names = list(names)
     for part in parts:
-        if not any(_within(name, part) for name in names):
+        if not any(is_within(name, [part]) for name in names):
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
             raise UserError(f"{setting} names '{part}'", remedy=f"Parts are {', '.join(tops)}")

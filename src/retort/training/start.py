@@ -20,10 +20,15 @@ from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.training.checkpoints import read_weights
+from retort.training.parts import check_parts, is_within
 
 
 def start_from(
-    student: Student, tokenizer: Tokenizer | None, experiment: str, graph: str = ""
+    student: Student,
+    tokenizer: Tokenizer | None,
+    experiment: str,
+    graph: str = "",
+    parts: Sequence[str] = (),
 ) -> dict[str, int]:
     """Copy the weights of another model that fit by name and shape; counts of tensors taken and left.
 
@@ -36,12 +41,14 @@ def start_from(
         experiment: folder of the other model.
         graph: :attr:`~retort.hybrid.graph.About.key` of the student's decoding graph, if it has one: senones are the
             same where the graphs are.
+        parts: of the other model that are taken, by the first words of their names; all if empty.
 
     Raises:
-        UserError: no model there, or nothing of it fits.
+        UserError: no model there, it has no such part, or nothing of it fits.
     """
     path = model_folder(experiment)
     weights, own = read_weights(path / "model.safetensors"), student.state_dict()
+    check_parts(weights, parts, "training.init_parts")
     if tokenizer is None:
         other = not graph or _graph(path) != graph
     else:
@@ -55,6 +62,7 @@ def start_from(
         for name, value in weights.items()
         if name in own
         and own[name].shape == value.shape
+        and (not parts or is_within(name, parts))
         and not (other and name.startswith(student.vocabulary_parts))
     }
     if not fitting:

@@ -60,7 +60,8 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model):
         report(0, {"init.speech": taken})
     if origin:
-        report(0, {f"init.{key}": value for key, value in start_from(student, tokenizer, origin).items()})
+        taken_over = start_from(student, tokenizer, origin, parts=recipe.training.init_parts)
+        report(0, {f"init.{key}": value for key, value in taken_over.items()})
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
     dims = {name: each.dim for name, each in teachers.items()}
