@@ -244,13 +244,10 @@ def test_the_packaged_recipes_are_of_the_conformers_size(name: str, wanted: int)
     assert "cgMLP 768" in described.lines[1]
     assert ("feed-forward" in described.lines[1]) is (name == "e_branchformer")
     # All else is the Conformer's, and so is every training before, but for the encoder.
-    for step in ("", "_ctc", "_start", "_pieces", "_warm"):
-        own, other = (
-            load_recipe(f"speechocean762/{name}{step}"),
-            load_recipe(f"speechocean762/{step[1:] or 'cif'}"),
-        )
+    for step in ("", "_ctc", "_pieces", "_warm"):
+        own, other = (load_recipe(f"speechocean762/{each}{step}") for each in (name, "short"))
         assert own.student == replace(other.student, encoder=recipe.student.encoder)
-        start = other.training.warm_start.replace("speechocean762/", f"speechocean762/{name}_")
+        start = other.training.warm_start.replace("short", name)
         assert own.training == replace(other.training, warm_start=start)
         assert (own.data, own.tokenizer, own.augment) == (other.data, other.tokenizer, other.augment)
         assert own.name == own.system.join(("speechocean762/", ""))

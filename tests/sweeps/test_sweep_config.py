@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from retort.config import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.recipe import load_recipe, recipe_names
@@ -160,31 +161,47 @@ def test_a_way_of_decoding_may_be_of_some_systems_alone(write_sweep: Callable[[s
     assert (sweep.against_in(greedy), sweep.against_in(wide)) == ("a", "b training.steps=5")
 
 
-def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None:
-    sweep = packaged("sweeps/speechocean762_families")
-    recipes = {row.name: row.runs[0].recipe for row in sweep.rows}
-    cif = recipes["cif"]
+def _alike(recipes: dict[str, Recipe], against: str) -> None:
+    """In data and size, and the taught ones in all but their rows of distillation."""
+    first = recipes[against]
     sizes = {name: describe(recipe).shipped for name, recipe in recipes.items()}
     for name, recipe in recipes.items():
-        assert name == recipe.system
-        assert (recipe.data, recipe.augment, recipe.batches) == (cif.data, cif.augment, cif.batches)
-        # Another encoder has a chain of warm starts of its own, of as many updates.
-        chain = name.partition("_attention")[0] if "branchformer" in name else ""
-        start = f"speechocean762/{chain}_ctc" if chain else "speechocean762/ctc"
-        assert recipe.training == replace(cif.training, warm_start=start)
+        assert (recipe.data, recipe.augment, recipe.batches) == (first.data, first.augment, first.batches)
         near = 0.04 if recipe.student.kind != "ctc" else 0.3
-        assert sizes[name] == pytest.approx(sizes["cif"], rel=near)
+        assert sizes[name] == pytest.approx(sizes[against], rel=near)
         taught = name.removesuffix("_bert").removesuffix("_hkd")
         if taught != name:
             assert (recipe.student, sizes[name]) == (recipes[taught].student, sizes[taught])
+            assert recipe.training == recipes[taught].training
             assert recipe.distill
             assert not recipes[taught].distill
-    known = {run.recipe.name: run.recipe for run in packaged("sweeps/speechocean762_main").runs}
-    shared = [run.recipe for run in sweep.runs if run.recipe.name in known]
-    assert len(shared) == 4
-    assert all(known[recipe.name] == recipe for recipe in shared)
+
+
+def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None:
+    sweep = packaged("sweeps/speechocean762_families")
+    recipes = {row.name: row.runs[0].recipe for row in sweep.rows}
+    _alike(recipes, "cif")
+    start = load_recipe("speechocean762/cif").training
+    started = replace(start, warm_start="", init="models/speechocean762_cif", init_parts=["encoder", "ctc"])
+    assert all(recipe.training == started for recipe in recipes.values())
+    assert all(recipe.system == name for name, recipe in recipes.items())
     rescored = {name for view in sweep.views if view.options.mode != "own" for name in view.rows}
     assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind == "attention"}
+
+
+def test_the_encoders_are_alike_in_all_else() -> None:
+    recipes = {row.name: row.runs[0].recipe for row in packaged("sweeps/speechocean762_encoders").rows}
+    _alike(recipes, "conformer")
+    assert {recipe.student.kind for recipe in recipes.values()} == {"attention"}
+    for name, recipe in recipes.items():
+        kind = name.removesuffix("_bert")
+        assert recipe.student.encoder.kind == kind
+        chain, updates = [recipe], []
+        while chain[-1].training.warm_start:
+            chain.append(load_recipe(chain[-1].training.warm_start))
+            updates.append(chain[-1].training.steps)
+            assert chain[-1].student.encoder.kind == kind
+        assert updates == [3000, 800, 2000]
 
 
 def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -> None:
