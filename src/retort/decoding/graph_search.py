@@ -75,7 +75,7 @@ class GraphSearch:
         graph: Graph,
         acoustic_scale: float = 0.1,
         beam: float = 15.0,
-        max_active: int = 3000,
+        max_active: int = 2000,
         lattice_beam: float = 8.0,
     ) -> None:
         if min(acoustic_scale, beam, lattice_beam, max_active - 1) <= 0:
