@@ -62,6 +62,10 @@ def test_names_of_what_was_used() -> None:
     assert DecodingOptions(**BOTH).suffix == "+lm+rescore"
     assert DecodingOptions(**BOTH).label == "beam10+lm.lm+rescore.bert"
     assert DecodingOptions(lm="../x").label == "beam1+lm.x"
+    # A hybrid's own scale has no name; that of a named graph is a weight.
+    assert DecodingOptions(acoustic_scale=0.4).label == "scale0.4"
+    assert DecodingOptions(beam=5, acoustic_scale=0.4).label == "beam5+scale0.4"
+    assert DecodingOptions(graph="../x", acoustic_scale=0.4).label == "beam1+graph.x"
     heard = DecodingOptions(10, mode="ctc", ctc_weight=0.5)
     assert (heard.suffix, heard.label) == ("+ctc", "ctc+beam10")
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retort.decoding.options import GREEDY, DecodingOptions, read_options
 from retort.decoding.recogniser import Recogniser
@@ -25,6 +28,30 @@ from retort.evaluation.scales import Scales, TunedScale, tune_scale
 def test_the_best_scale_makes_the_fewest_errors(tried: dict[float, float], best: float, edge: bool) -> None:
     found = Scales(tried)
     assert (found.best, found.at_the_edge) == (best, edge)
+
+
+@settings(max_examples=50)
+@given(lowest=st.floats(0.21, 0.69), steepness=st.floats(0.01, 10.0))
+def test_a_parabola_over_the_logarithm_is_found_again(lowest: float, steepness: float) -> None:
+    tried = {scale: 0.3 + steepness * math.log(scale / lowest) ** 2 for scale in (0.1, 0.2, 0.4, 0.7, 1.0)}
+    assert Scales(tried).smoothed == pytest.approx(lowest, rel=0.01)
+
+
+@settings(max_examples=100)
+@given(rates=st.lists(st.integers(0, 5), min_size=4, max_size=4))
+def test_what_is_smoothed_lies_about_the_best(rates: list[int]) -> None:
+    scales = (0.3, 0.4, 0.55, 0.75)
+    found = Scales({scale: rate / 10 for scale, rate in zip(scales, rates)})
+    place = scales.index(found.best)
+    if found.at_the_edge:
+        assert found.smoothed == found.best
+    else:
+        assert scales[place - 1] < found.smoothed < scales[place + 1]
+
+
+def test_of_two_scales_that_are_equal_but_for_one_error_it_lies_between() -> None:
+    assert 0.44 < Scales({0.3: 0.5241, 0.4: 0.5132, 0.55: 0.5125, 0.75: 0.5434}).smoothed < 0.5
+    assert Scales({0.4: 0.5}).smoothed == 0.4
 
 
 class TestTuning:

@@ -120,12 +120,16 @@ class DecodingOptions:
 
     @property
     def label(self) -> str:
-        """A short name of mode, beam and models, empty for greedy decoding; weights are not in it."""
+        """A short name of mode, beam and models, empty for greedy decoding; weights are not in it.
+
+        But a hybrid's acoustic scale is, so that another than its own does not take the place of the scores at that.
+        """
         parts = [self.mode] * (self.mode != "own")
         parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm or self.graph else []
         parts += [f"lm.{_short(self.lm)}"] * bool(self.lm)
         parts += [f"rescore.{_short(self.rescore)}"] * bool(self.rescore)
         parts += [f"graph.{_short(self.graph)}"] * bool(self.graph)
+        parts += [f"scale{self.acoustic_scale:g}"] * (self.acoustic_scale > 0 and not self.graph)
         return "+".join(parts)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from lhotse import CutSet
 
 from retort.corpora.opening import find_data, open_cuts
@@ -37,6 +38,21 @@ class Scales:
     def best(self) -> float:
         """Of the fewest errors; among equals the smallest."""
         return min(self.tried, key=lambda scale: (self.tried[scale], scale))
+
+    @property
+    def smoothed(self) -> float:
+        """Where a parabola through the best and its two neighbours, over the logarithm of the scale, is lowest.
+
+        Rates of a few hundred utterances are uneven: of two scales that are equal but for one error the better one may
+        be the worse one elsewhere. The best itself where it lies at the edge.
+        """
+        scales = sorted(self.tried)
+        place = scales.index(self.best)
+        if not 0 < place < len(scales) - 1:
+            return self.best
+        around = scales[place - 1 : place + 2]
+        bend, slope, _ = np.polyfit(np.log(around), [self.tried[scale] for scale in around], 2)
+        return float(f"{math.exp(-slope / (2 * bend)):.3g}")
 
     @property
     def at_the_edge(self) -> bool:

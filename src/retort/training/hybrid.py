@@ -119,7 +119,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         if found.at_the_edge:
             what = f"the best acoustic scale, {found.best:g}, lies at the edge of what was tried"
             report(recipe.training.steps, {"warning": what})
-        return recogniser(student, found.best)
+        return recogniser(student, found.smoothed)
 
     dataset = UtteranceDataset(recipe, None, student.encoder.output_lengths, data.noise, labels)
     return Plan(student, objective, teachers, dataset, data, validate, finish, accelerator)
