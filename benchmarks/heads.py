@@ -4,7 +4,9 @@
 
 Needs `pip install retort[hybrid]` and the experiment with its checkpoints. For every soft-label row: the mean divergence
 of the head from its teacher (nats a frame), that of one distribution for all frames (the teacher's mean) from the teacher,
-which is what there is to know, and the share of it that the head has.
+which is what there is to know, and the share of it that the head has. Beside it the share that the unit which is heard
+would tell by itself, with one distribution for each (fitted on the same data, so that it is too high for rare units): a head
+that has no more has learned nothing of what came before.
 """
 
 from __future__ import annotations
@@ -44,13 +46,9 @@ class ToKnow:
         self.mass: defaultdict[int, float] = defaultdict(float)
         self.entropies, self.frames = 0.0, 0
 
-    def add(self, signal: Signal) -> None:
-        assert signal.ids is not None
-        probs = signal.vectors[signal.valid].double()
-        probs = probs / probs.sum(-1, keepdim=True)
-        sums = torch.zeros(int(signal.ids.max()) + 1, dtype=torch.float64)
-        sums.index_add_(0, signal.ids[signal.valid].flatten(), probs.flatten())
-        for symbol, value in enumerate(sums.tolist()):
+    def add(self, probs: Tensor, ids: Tensor) -> None:
+        """Distributions `(N, k)` over the symbols `ids (N, k)`."""
+        for symbol, value in zip(ids.flatten().tolist(), probs.flatten().tolist()):
             self.mass[symbol] += value
         self.entropies += float(_entropies(probs).sum())
         self.frames += len(probs)
@@ -58,6 +56,27 @@ class ToKnow:
     def __call__(self) -> float:
         mean = torch.tensor(list(self.mass.values()), dtype=torch.float64) / self.frames
         return float(_entropies(mean)) - self.entropies / self.frames
+
+
+class Said:
+    """What a teacher says, of all frames and of those of each unit."""
+
+    def __init__(self) -> None:
+        self.whole = ToKnow()
+        self.units: defaultdict[int, ToKnow] = defaultdict(ToKnow)
+
+    def add(self, signal: Signal) -> None:
+        assert signal.ids is not None
+        assert signal.labels is not None
+        probs, ids, labels = (each[signal.valid] for each in (signal.vectors, signal.ids, signal.labels))
+        probs = probs.double() / probs.double().sum(-1, keepdim=True)
+        self.whole.add(probs, ids)
+        for unit in labels.unique().tolist():
+            self.units[unit].add(probs[labels == unit], ids[labels == unit])
+
+    def left_by_units(self) -> float:
+        """What there is to know where the unit is known."""
+        return sum(each() * each.frames for each in self.units.values()) / self.whole.frames
 
 
 def _entropies(probs: Tensor) -> Tensor:
@@ -72,7 +91,7 @@ def measured(recipe: Recipe, folder: Path, source: str, console: Console) -> dic
         utterances = _utterances(plan, recipe, source)
         cuts = list(open_cuts(find_data(source)).cuts)
         tallies: defaultdict[str, list[Tally]] = defaultdict(list)
-        to_know: defaultdict[str, ToKnow] = defaultdict(ToKnow)
+        said: defaultdict[str, Said] = defaultdict(Said)
         for start in range(0, len(cuts), TOGETHER):
             batch = utterances[CutSet.from_cuts(cuts[start : start + TOGETHER])]
             signals = read_signals(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
@@ -80,16 +99,17 @@ def measured(recipe: Recipe, folder: Path, source: str, console: Console) -> dic
                 for name, tally in module(batch, signals, recipe.training.steps).tallies.items():
                     tallies[name].append(tally)
             for (teacher, _), signal in signals.items():
-                to_know[teacher].add(signal)
+                said[teacher].add(signal)
             progress("heads", min(start + TOGETHER, len(cuts)), len(cuts))
     found = {}
     for name, row in zip(plan.objective.names, recipe.distill):
         apart = float(sum(each.sum for each in tallies[name]) / sum(each.count for each in tallies[name]))
-        known = to_know[row.teacher]()
+        to_know = said[row.teacher].whole()
         found[f"{row.teacher} on {row.tap}"] = {
             "head from teacher (nats)": round(apart, 3),
-            "mean from teacher (nats)": round(known, 3),
-            "share known": round(1 - apart / known, 3),
+            "mean from teacher (nats)": round(to_know, 3),
+            "share known": round(1 - apart / to_know, 3),
+            "share that the unit tells": round(1 - said[row.teacher].left_by_units() / to_know, 3),
         }
     return found
 
