@@ -20,6 +20,7 @@ from retort.evaluation.evaluate import evaluate, evaluated
 from retort.evaluation.experiment import open_experiment
 from retort.evaluation.frame_view import look_at_frames
 from retort.evaluation.recognise import recognise
+from retort.evaluation.scales import Scales
 from retort.evaluation.report import write_report
 from retort.evaluation.results import add_result, read_results
 from retort.hybrid.store import AlignmentStore
@@ -193,11 +194,15 @@ def test_what_is_kept_hears_alike_wherever_it_is_moved(outcome: Outcome, tmp_pat
     assert again.fingerprint() == outcome.recogniser.fingerprint()
 
 
-def test_the_scale_is_that_of_the_fewest_errors(outcome: Outcome) -> None:
+def test_the_scale_is_about_that_of_the_fewest_errors(outcome: Outcome) -> None:
     tried = {float(scale): rate for scale, rate in json.loads((outcome.folder / SCALES).read_text()).items()}
     assert tried.keys() == {0.1, 0.3, 1.0}
     assert outcome.recogniser.graph is not None
-    assert tried[outcome.recogniser.graph.acoustic_scale] == min(tried.values())
+    chosen = outcome.recogniser.graph.acoustic_scale
+    best = min(tried, key=lambda scale: (tried[scale], scale))
+    # Between the neighbours of the best, whose parabola it is the lowest point of; at an edge it is the best.
+    assert 0.1 < chosen < 1.0 if best == 0.3 else chosen == best
+    assert chosen == Scales(tried).smoothed
 
 
 def test_the_graph_lies_there_once(outcome: Outcome, root: Path, tmp_path: Path) -> None:
