@@ -20,9 +20,9 @@ from retort.evaluation.evaluate import evaluate, evaluated
 from retort.evaluation.experiment import open_experiment
 from retort.evaluation.frame_view import look_at_frames
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scales import Scales
 from retort.evaluation.report import write_report
 from retort.evaluation.results import add_result, read_results
+from retort.evaluation.scales import Scales
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import unit_text
 from retort.recipe import load_recipe
