@@ -167,6 +167,19 @@ def test_an_unknown_key_names_the_near_one(tmp_path: Path, text: str, key: str, 
     assert f"'{near}'" in error.remedy
 
 
+@pytest.mark.parametrize(
+    ("override", "known"),
+    [
+        ("steps=3", "'training.steps'"),
+        ("tap=acoustic", "'distill[].tap'"),
+        ("topk=4", "'teachers.NAME.topk'"),
+        ("channels=8", "'student.frontend.channels'"),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_told_where(override: str, known: str) -> None:
+    assert known in refused("aishell1/cif", override).remedy
+
+
 def test_an_unknown_key_in_an_override_names_the_override() -> None:
     error = refused("aishell1/cif", "trainng.steps=3")
     assert "trainng.steps=3" in error.where

@@ -7,11 +7,11 @@ the other; a file that several of them are based on is taken once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -177,12 +177,15 @@ def _explain(error: Exception, where: str, schema: type) -> UserError:
         return UserError(f"a whole part is set to a single value ({message})", where=where)
     if "not in" in message and key:
         leaf = key.split(".")[-1]
-        known = sorted({name for cls in _dataclasses(schema) for name in cls.__dataclass_fields__})
-        near = difflib.get_close_matches(leaf, known, n=1)
+        known = sorted(_keys(schema))
+        elsewhere = [each for each in known if each.split(".")[-1] == leaf]
+        near = elsewhere or difflib.get_close_matches(leaf, {each.split(".")[-1] for each in known}, n=1)
         return UserError(
             f"unknown key '{key}'",
             where=where,
-            remedy=f"Did you mean '{near[0]}'?" if near else f"See {_source(schema)} for the keys",
+            remedy=f"Did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"See {_source(schema)} for the keys",
         )
     return UserError(f"{key}: {message}" if key else message, where=where)
 
@@ -191,14 +194,14 @@ def _source(schema: type) -> str:
     return f"{schema.__module__.replace('.', '/')}.py"
 
 
-def _dataclasses(root: type) -> list[Any]:
-    """The schema and those of its parts, within lists and mappings too."""
-    found: list[Any] = [root]
-    for hint in get_type_hints(root).values():
+def _keys(schema: type, above: str = "") -> Iterator[str]:
+    """All keys, those of parts too: `training.steps`, `distill[].tap`, `teachers.NAME.kind`."""
+    for name, hint in get_type_hints(schema).items():
+        yield f"{above}{name}"
+        within = {list: "[]", dict: ".NAME"}.get(get_origin(hint), "")
         for each in (hint, *get_args(hint)):
             if is_dataclass(each) and isinstance(each, type):
-                found += [inner for inner in _dataclasses(each) if inner not in found]
-    return found
+                yield from _keys(each, f"{above}{name}{within}.")
 
 
 def _one_line(error: Exception) -> str:
