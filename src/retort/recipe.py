@@ -179,7 +179,8 @@ def _explain(error: Exception, where: str, schema: type) -> UserError:
         leaf = key.split(".")[-1]
         known = sorted(_keys(schema))
         elsewhere = [each for each in known if each.split(".")[-1] == leaf]
-        near = elsewhere or difflib.get_close_matches(leaf, {each.split(".")[-1] for each in known}, n=1)
+        leaves = sorted({each.split(".")[-1] for each in known})
+        near = elsewhere or difflib.get_close_matches(leaf, leaves, n=1)
         return UserError(
             f"unknown key '{key}'",
             where=where,
