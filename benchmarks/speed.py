@@ -21,7 +21,7 @@ from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
-from retort.allocator import ALLOCATOR
+from retort.environment import ALLOCATOR
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):

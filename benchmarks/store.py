@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retort.allocator import ALLOCATOR
+from retort.environment import ALLOCATOR
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):

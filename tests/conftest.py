@@ -12,6 +12,9 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))  # else a verb would replace pytest by itself
+os.environ.setdefault(
+    "MKL_CBWR", "AUTO,STRICT"
+)  # as a verb sets it: else a training does not quite repeat another
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # A loaded machine must not fail a test, nor chance: RETORT_RANDOM_TESTS=1 looks for new examples.

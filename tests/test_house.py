@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("evaluation",),
     ("training",),
-    ("progress", "allocator", "release"),
+    ("progress", "environment", "release"),
     ("sweeps",),
     ("demo", "verbs"),
     ("cli",),

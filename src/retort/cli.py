@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from retort.allocator import tune_allocator
+from retort.environment import tune_environment
 from retort.errors import UserError, complain
 from retort.verbs.evaluate import evaluate
 from retort.verbs.info import info
@@ -123,7 +123,7 @@ def teach(
 
     Under torchrun every process reads its share.
     """
-    tune_allocator()
+    tune_environment()
     from retort.progress import stage_progress
     from retort.recipe import load_recipe
     from retort.training.teach import teach as run_teaching
@@ -158,7 +158,7 @@ def train(
     ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
-    tune_allocator()
+    tune_environment()
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
@@ -245,7 +245,7 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
-    tune_allocator()
+    tune_environment()
     import torch
 
     from retort.evaluation.report import write_report
@@ -265,7 +265,7 @@ app.command()(release)
 @app.command()
 def demo() -> None:
     """Offline, minutes on two cores: synthesise speech, train CIF and CIF+HKD on it side by side, compare."""
-    tune_allocator()
+    tune_environment()
     import torch
 
     from retort.demo import run_demo

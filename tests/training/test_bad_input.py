@@ -43,9 +43,6 @@ def refused(recipe: Recipe, root: Path, reason: str) -> str:
 def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        # A key's bias moves all scores of a query alike: its gradient is rounding, which Adam makes large.
-        if name.endswith("key.bias"):
-            continue
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.allocator import tune_allocator
+from retort.environment import tune_environment
 from retort.errors import UserError
 from retort.verbs.decoding import (
     GRAPHS,
@@ -70,7 +70,7 @@ def evaluate(
     Writes FOLDER/evaluation/CUTS/{hyp.jsonl,score.json}. A release (models/NAME) is left as it is: its scores go
     into exp/models/NAME.
     """
-    tune_allocator()
+    tune_environment()
     import torch
 
     from retort.decoding.recogniser import load

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from retort.allocator import tune_allocator
+from retort.environment import tune_environment
 from retort.errors import UserError
 from retort.verbs.screen import (
     EXPERIMENTS,
@@ -33,7 +33,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     Of a masked one exp/NAME/model is a Hugging Face folder: a teacher's `model`. Causal ones and n-grams are over
     the pieces of a student, or their own. With `units` all are over the senones or phones that sentences are said in.
     """
-    tune_allocator()
+    tune_environment()
     from retort.lm.config import load_lm_recipe
     from retort.training.lm import train_lm
 
@@ -72,7 +72,7 @@ def score(
     """
     if case not in ("upper", "lower", "keep"):
         raise UserError(f"--case is '{case}'", remedy="Choose one of upper, lower, keep")
-    tune_allocator()
+    tune_environment()
     import torch
 
     from retort.corpora.sentences import Sentences

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from retort.allocator import tune_allocator
+from retort.environment import tune_environment
 from retort.verbs.screen import EXPERIMENTS, console, print_evaluation, tell
 
 
@@ -30,7 +30,7 @@ def release(
 
     The card has the errors of the released weights, as `retort evaluate OUT CUTS` finds them.
     """
-    tune_allocator()
+    tune_environment()
     import torch
 
     from retort.progress import stage_progress

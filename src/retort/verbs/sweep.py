@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from retort.allocator import tune_allocator
+from retort.environment import tune_environment
 from retort.errors import UserError
 from retort.verbs.screen import EXPERIMENTS, Overrides, console, tell
 
@@ -33,7 +33,7 @@ def sweep(
 
     A run that fails leaves the others alone. The same command goes on after a stop; what is done costs nothing.
     """
-    tune_allocator()
+    tune_environment()
     from retort.sweeps.config import load_sweep
     from retort.sweeps.run import run_sweep
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from retort.allocator import tune_allocator
+from retort.environment import tune_environment
 from retort.errors import UserError
 from retort.verbs.decoding import (
     GRAPHS,
@@ -55,7 +55,7 @@ def tune(
     """
     if measure not in (None, "cer", "wer"):
         raise UserError(f"--measure is '{measure}'", remedy="Choose one of cer, wer")
-    tune_allocator()
+    tune_environment()
     import torch
 
     from retort.decoding.recogniser import load

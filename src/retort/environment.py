@@ -1,4 +1,4 @@
-"""The memory allocator of a training process."""
+"""What the environment of a process must say before it computes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ ALLOCATOR = {
 }
 """Keeps glibc from giving memory back between steps, which costs a third of a step on a CPU."""
 
+REPEATABLE = {"MKL_CBWR": "AUTO,STRICT"}
+"""Else MKL's products depend on where in memory their factors lie, and the same training ends differently now and then."""
 
-def tune_allocator() -> None:
-    """Replace this process by itself with the allocator tuned; on Linux, and unless the user set any of it."""
+
+def tune_environment() -> None:
+    """Let products repeat exactly, and replace this process by itself with the allocator tuned; what the user set stays.
+
+    The allocator is tuned on Linux alone.
+    """
+    for name, value in REPEATABLE.items():
+        os.environ.setdefault(name, value)  # read at MKL's first product
     if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR):
         return
     os.environ.update(ALLOCATOR)
