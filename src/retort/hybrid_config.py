@@ -81,5 +81,6 @@ class HybridConfig:
     silence_probability: float = 0.5
     """Of a silence at the start and behind every word, in the graph."""
     acoustic_scales: list[float] = field(default_factory=lambda: [0.05, 0.07, 0.1, 0.14, 0.2, 0.3])
-    """Tried on the validation data when training is done; the model keeps the best. Of the middle one are the errors that
-    are told meanwhile. These are for frames of 10 ms; of longer ones, which are fewer, each counts for more."""
+    """Tried on the validation data when training is done, and further ones while the best is the first or the last; the
+    model keeps the best. Of the middle one are the errors that are told meanwhile. These are for frames of 10 ms; of
+    longer ones, which are fewer, each counts for more."""

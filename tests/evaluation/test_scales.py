@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from retort.decoding.options import GREEDY, DecodingOptions, read_options
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation import scales as module
-from retort.evaluation.scales import Scales, TunedScale, tune_scale
+from retort.evaluation.scales import Scales, TunedScale, try_scales, tune_scale
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,20 @@ class TestTuning:
         assert GREEDY.acoustic_scale in asked
         first.file.with_name("scales.json").write_text("[")
         assert tune(1.0)[1]
+
+
+def test_a_hybrid_goes_beyond_the_edges_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def rate(_: object, cuts: object, options: DecodingOptions, *rest: object) -> float:
+        asked.append(options.acoustic_scale)
+        return abs(options.acoustic_scale - 0.8)
+
+    monkeypatch.setattr(module, "_rate", rate)
+    nothing: Any = None
+    found = try_scales(nothing, nothing, [0.4, 0.2, 0.55], lambda *_: None)
+    assert asked == [0.2, 0.4, 0.55, 0.78, 1.1]
+    assert (found.best, found.at_the_edge) == (0.78, False)
+    asked.clear()
+    assert try_scales(nothing, nothing, [0.3], lambda *_: None).best == 0.3
+    assert asked == [0.3]

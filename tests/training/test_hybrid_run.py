@@ -196,12 +196,13 @@ def test_what_is_kept_hears_alike_wherever_it_is_moved(outcome: Outcome, tmp_pat
 
 def test_the_scale_is_about_that_of_the_fewest_errors(outcome: Outcome) -> None:
     tried = {float(scale): rate for scale, rate in json.loads((outcome.folder / SCALES).read_text()).items()}
-    assert tried.keys() == {0.1, 0.3, 1.0}
+    assert tried.keys() >= {0.1, 0.3, 1.0}
     assert outcome.recogniser.graph is not None
     chosen = outcome.recogniser.graph.acoustic_scale
-    best = min(tried, key=lambda scale: (tried[scale], scale))
-    # Between the neighbours of the best, whose parabola it is the lowest point of; at an edge it is the best.
-    assert 0.1 < chosen < 1.0 if best == 0.3 else chosen == best
+    place = sorted(tried).index(min(tried, key=lambda scale: (tried[scale], scale)))
+    # Between the neighbours of the best, whose parabola it is the lowest point of; at the edge of all it is the best.
+    lower, upper = sorted(tried)[max(place - 1, 0)], sorted(tried)[min(place + 1, len(tried) - 1)]
+    assert lower <= chosen <= upper
     assert chosen == Scales(tried).smoothed
 
 

@@ -82,13 +82,15 @@ class TunedScale:
 def try_scales(recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], progress: Progress) -> Scales:
     """Recognise `cuts`, which must not be those that errors are reported on, at every scale.
 
-    An utterance of which the graph has no reading counts as deleted.
+    While the best is the first or the last of several, a further one is tried. An utterance of which the graph has no
+    reading counts as deleted.
     """
-    tried = {}
-    for scale in sorted(scales):
+
+    def rate(scale: float) -> float:
         told = partial(progress, f"acoustic scale {scale:g}")
-        tried[scale] = _rate(recogniser, cuts, DecodingOptions(acoustic_scale=scale), told, "wer")
-    return Scales(tried)
+        return _rate(recogniser, cuts, DecodingOptions(acoustic_scale=scale), told, "wer")
+
+    return _try_all(rate, sorted(scales))
 
 
 def tune_scale(
@@ -122,19 +124,16 @@ def tune_scale(
             kept.add(name, _rate(recogniser, opened.cuts, chosen, partial(progress, name), measure))
         return kept.rates[name]
 
-    tried: dict[float, float] = {}
-    asked = [*FIRST]
-    while asked:
-        for scale in asked:
-            tried[scale] = rate(replace(plain, acoustic_scale=scale), f"acoustic scale {scale:g}")
-        asked = _further(Scales(tried))
+    scales = _try_all(
+        lambda scale: rate(replace(plain, acoustic_scale=scale), f"acoustic scale {scale:g}"), FIRST
+    )
     alone = rate(GREEDY, "without a graph")
-    found = replace(plain, acoustic_scale=Scales(tried).best)
-    told = {"data": source, "measure": measure, "rate": tried[found.acoustic_scale], "alone": alone}
-    content = {**options_to_dict(found), "tuning": {**told, "tried": dict(sorted(tried.items()))}}
+    found = replace(plain, acoustic_scale=scales.best)
+    told = {"data": source, "measure": measure, "rate": scales.tried[scales.best], "alone": alone}
+    content = {**options_to_dict(found), "tuning": {**told, "tried": dict(sorted(scales.tried.items()))}}
     file = place / "tuned.json"
     write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return TunedScale(found, measure, alone, Scales(tried), file)
+    return TunedScale(found, measure, alone, scales, file)
 
 
 class _Kept:
@@ -154,6 +153,16 @@ class _Kept:
     def add(self, name: str, rate: float) -> None:
         self.rates[name] = rate
         write_whole(self.path, json.dumps({"key": self.key, "rates": self.rates}, indent=1) + "\n")
+
+
+def _try_all(rate: Callable[[float], float], first: Sequence[float]) -> Scales:
+    """The first ones, then further ones until the best lies between two others."""
+    tried: dict[float, float] = {}
+    asked = [*first]
+    while asked:
+        tried |= {scale: rate(scale) for scale in asked}
+        asked = _further(Scales(tried))
+    return Scales(tried)
 
 
 def _further(scales: Scales) -> list[float]:
