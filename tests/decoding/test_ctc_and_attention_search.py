@@ -84,6 +84,8 @@ MODES = [
     {"beam": 4, "mode": "attention_rescoring"},
     {"beam": 4, "lm": "lm", "lm_weight": 0.4, "length_weight": 0.8},
     {"beam": 1, "lm": "lm", "lm_weight": 0.2, "length_weight": 2.0},
+    {"beam": 4, "length_weight": 1.5},
+    {"length_weight": 0.5},
     {
         "beam": 4,
         "mode": "attention_rescoring",
@@ -208,6 +210,8 @@ def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
         ("ctc", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc asks the CTC head alone"),
         ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "says as many tokens as it hears"),
+        ("cif", {"length_weight": 0.5}, "says as many tokens as it hears"),
+        ("hybrid", {"length_weight": 0.5}, "a decoding graph weighs its words itself"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, Any], words: str) -> None:

@@ -38,7 +38,8 @@ BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "len
         ({"lm": "x", "lm_weight": float("nan")}, "lm weight is nan"),
         ({"lm_weight": 0.1}, "lm weight is 0.1, but no model"),
         ({"beam": 4, "rescore_weight": 0.1}, "rescore weight is 0.1, but no model"),
-        ({"beam": 4, "length_weight": 0.1}, "length weight is 0.1, but no model"),
+        ({"length_weight": float("inf")}, "length weight is inf"),
+        ({"graph": "x", "length_weight": 0.1}, "length weight is 0.1, but a decoding graph"),
         ({"rescore": "x", "rescore_weight": 0.1}, "greedy decoding keeps one"),
         ({"rescore_kind": "bert"}, "rescore kind is 'bert'.*auto, causal, masked"),
         ({"rescore_case": "title"}, "rescore case is 'title'"),
@@ -66,11 +67,19 @@ def test_names_of_what_was_used() -> None:
     assert DecodingOptions(acoustic_scale=0.4).label == "scale0.4"
     assert DecodingOptions(beam=5, acoustic_scale=0.4).label == "beam5+scale0.4"
     assert DecodingOptions(graph="../x", acoustic_scale=0.4).label == "beam1+graph.x"
+    # So that scores with it do not take the place of those without.
+    assert DecodingOptions(10, length_weight=1.5).label == "beam10+length1.5"
+    assert (DecodingOptions(length_weight=-1).suffix, DecodingOptions(length_weight=-1).label) == (
+        "+length",
+        "length-1",
+    )
     heard = DecodingOptions(10, mode="ctc", ctc_weight=0.5)
     assert (heard.suffix, heard.label) == ("+ctc", "ctc+beam10")
 
 
-@pytest.mark.parametrize("values", [{}, {"beam": 10, "nbest": 3}, FUSED, BOTH, JOINT])
+@pytest.mark.parametrize(
+    "values", [{}, {"beam": 10, "nbest": 3}, {"length_weight": -1.5}, FUSED, BOTH, JOINT]
+)
 def test_to_a_file_and_back(values: dict[str, Any], tmp_path: Path) -> None:
     options, path = DecodingOptions(**values), tmp_path / "tuned.json"
     content = options_to_dict(options)

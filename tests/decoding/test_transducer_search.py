@@ -46,7 +46,7 @@ def symbol_table(student: TransducerStudent, hidden: Tensor, ids: tuple[int, ...
 
 @torch.inference_mode()
 def exhaustive(
-    student: TransducerStudent, encoded: Encoded, lm: Fusion | None
+    student: TransducerStudent, encoded: Encoded, lm: Fusion | None, length_weight: float = 0.0
 ) -> dict[tuple[int, ...], float]:
     """The probability of everything that one utterance may be with at most one token a frame, path by path."""
     frames, size = int(encoded.lengths[0]), student.joiner.output.out_features
@@ -67,19 +67,21 @@ def exhaustive(
             if lm is not None:
                 (each,) = lm.lm.score([list(ids)])
                 opinion = lm.weight * float(each.double().sum())
-            found[ids] = float(torch.tensor(paths).double().logsumexp(0)) + opinion
+            found[ids] = float(torch.tensor(paths).double().logsumexp(0)) + opinion + length_weight * count
     return found
 
 
 @pytest.mark.parametrize("predictor", ["stateless", "lstm"])
 @pytest.mark.parametrize("fused", [False, True], ids=["student", "lm"])
-@given(frames=st.integers(1, 4), seed=st.integers(0, 10**6))
+@given(frames=st.integers(1, 4), seed=st.integers(0, 10**6), length_weight=st.sampled_from([0.0, 1.3, -0.4]))
 @settings(max_examples=5)
-def test_a_beam_wide_enough_finds_all_there_is(predictor: str, fused: bool, frames: int, seed: int) -> None:
+def test_a_beam_wide_enough_finds_all_there_is(
+    predictor: str, fused: bool, frames: int, seed: int, length_weight: float
+) -> None:
     student, encoded = build(6, predictor, seed), hear([frames], seed)
     scorer = table_fusion(6) if fused else None
-    expected = exhaustive(student, encoded, scorer)
-    (found,) = beam_transduced(student, encoded, 1000, scorer)
+    expected = exhaustive(student, encoded, scorer, length_weight)
+    (found,) = beam_transduced(student, encoded, 1000, scorer, length_weight)
     assert {tuple(each.hypothesis.ids): each.score for each in found} == pytest.approx(expected, abs=1e-5)
     assert len(found) == len(expected) == sum(3**count for count in range(frames + 1))
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
@@ -112,6 +114,23 @@ def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) 
         assert own.hypothesis.ends == best.hypothesis.ends
         assert own.hypothesis.log_probs == pytest.approx(best.hypothesis.log_probs)
         assert own.score == pytest.approx(best.score)
+
+
+@pytest.mark.parametrize("weight", [-2.5, -4.0])
+def test_a_weight_of_length_is_what_others_take_from_blanks(weight: float) -> None:
+    student, encoded = build(9, seed=1), hear([15], seed=4)
+    ((found, *_),) = beam_transduced(student, encoded, 1, length_weight=weight)
+    ids: list[int] = []
+    with torch.inference_mode():
+        for frame in range(15):
+            column = symbol_table(student, encoded.hidden[0], tuple(ids))[frame, -1]
+            column[[PAD, EOS]] = -math.inf
+            column[BLANK] -= weight
+            if (token := int(column.argmax())) != BLANK:
+                ids.append(token)
+    assert found.hypothesis.ids == ids
+    (plain,) = greedy_transduced(student, encoded)
+    assert len(ids) < len(plain.hypothesis.ids)
 
 
 @pytest.mark.parametrize("symbols", [1, 2, 4])
@@ -260,6 +279,9 @@ def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None
     student.config.transducer.symbols = 3
     assert plain(encoded) == [[each] for each in greedy_transduced(student, encoded, 3)]
     assert search(beam=4)(encoded) == beam_transduced(student, encoded, 4)
+    for beam in (1, 4):
+        weighed = search(beam=beam, length_weight=1.5)
+        assert weighed(encoded) == beam_transduced(student, encoded, beam, None, 1.5)
     fused = search(beam=4, lm="x", lm_weight=0.7)
     assert fused(encoded) == beam_transduced(student, encoded, 4, Fusion(lm, 0.7))
     assert fused.parameters["lm"] == lm.parameters

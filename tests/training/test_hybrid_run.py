@@ -19,10 +19,10 @@ from retort.evaluation.aligned import open_aligned
 from retort.evaluation.evaluate import evaluate, evaluated
 from retort.evaluation.experiment import open_experiment
 from retort.evaluation.frame_view import look_at_frames
+from retort.evaluation.numbers import Tried
 from retort.evaluation.recognise import recognise
 from retort.evaluation.report import write_report
 from retort.evaluation.results import add_result, read_results
-from retort.evaluation.scales import Scales
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.unit_text import unit_text
 from retort.recipe import load_recipe
@@ -203,7 +203,7 @@ def test_the_scale_is_about_that_of_the_fewest_errors(outcome: Outcome) -> None:
     # Between the neighbours of the best, whose parabola it is the lowest point of; at the edge of all it is the best.
     lower, upper = sorted(tried)[max(place - 1, 0)], sorted(tried)[min(place + 1, len(tried) - 1)]
     assert lower <= chosen <= upper
-    assert chosen == Scales(tried).smoothed
+    assert chosen == Tried(tried).smoothed
 
 
 def test_the_graph_lies_there_once(outcome: Outcome, root: Path, tmp_path: Path) -> None:

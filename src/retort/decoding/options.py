@@ -29,8 +29,9 @@ class DecodingOptions:
         rescore_kind: `causal`, `masked` (pseudo-log-likelihood), or `auto`: as the model itself says.
         rescore_case: of the text that a pretrained one reads: `keep`, `upper` or `lower`.
         rescore_weight: of its log-probability of the whole sentence.
-        length_weight: added for every piece of the student's in a hypothesis: of CTC and attention students in the search
-            and in what ranks anew, of others where it is ranked anew.
+        length_weight: added for every piece of the student's in a hypothesis: of CTC, attention and transducer students
+            in the search and in what ranks anew, of a CIF student where it is ranked anew. Of a transducer that says
+            one token a frame it is what others take from the log-probability of a blank.
         mode: which search: the student's `own`; `ctc`, of its CTC head alone; or, of attention students,
             `attention_rescoring`: what the CTC head found, ranked anew by the decoder.
         ctc_weight: of the CTC head's log-probabilities in the search of an attention student, the decoder's having the
@@ -96,15 +97,21 @@ class DecodingOptions:
             raise UserError(f"acoustic scale is {self.acoustic_scale:g}", remedy="Give a number above 0")
 
     def _check_weights(self) -> None:
-        for name, weight, model, least in (
-            ("lm weight", self.lm_weight, self.lm, 0.0),
-            ("rescore weight", self.rescore_weight, self.rescore, 0.0),
-            ("length weight", self.length_weight, self.lm or self.rescore, -math.inf),
+        for name, weight, model in (
+            ("lm weight", self.lm_weight, self.lm),
+            ("rescore weight", self.rescore_weight, self.rescore),
         ):
-            if not math.isfinite(weight) or weight < least:
+            if not math.isfinite(weight) or weight < 0.0:
                 raise UserError(f"{name} is {weight:g}", remedy="Give a number from 0 up")
             if weight and not model:
                 raise UserError(f"{name} is {weight:g}, but no model is named for it", remedy="Name one")
+        if not math.isfinite(self.length_weight):
+            raise UserError(f"length weight is {self.length_weight:g}", remedy="Give a number, such as 0.5")
+        if self.graph and self.length_weight:
+            raise UserError(
+                f"length weight is {self.length_weight:g}, but a decoding graph weighs its words itself",
+                remedy="Leave --length-weight out",
+            )
         if self.rescore and self.beam == 1:
             raise UserError(
                 "greedy decoding keeps one hypothesis, which cannot be ranked anew",
@@ -116,13 +123,14 @@ class DecodingOptions:
         """What stands behind a system's name in lists of results."""
         mode = f"+{self.mode}" * (self.mode != "own")
         models = "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore) + "+graph" * bool(self.graph)
-        return mode + models
+        return mode + models + "+length" * self._length_alone
 
     @property
     def label(self) -> str:
         """A short name of mode, beam and models, empty for greedy decoding; weights are not in it.
 
-        But a hybrid's acoustic scale is, so that another than its own does not take the place of the scores at that.
+        But a hybrid's acoustic scale is, and a weight of length without a model, so that such scores do not take the
+        place of those without.
         """
         parts = [self.mode] * (self.mode != "own")
         parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm or self.graph else []
@@ -130,7 +138,13 @@ class DecodingOptions:
         parts += [f"rescore.{_short(self.rescore)}"] * bool(self.rescore)
         parts += [f"graph.{_short(self.graph)}"] * bool(self.graph)
         parts += [f"scale{self.acoustic_scale:g}"] * (self.acoustic_scale > 0 and not self.graph)
+        parts += [f"length{self.length_weight:g}"] * self._length_alone
         return "+".join(parts)
+
+    @property
+    def _length_alone(self) -> bool:
+        """Whether length has a weight without a language model that needs one."""
+        return bool(self.length_weight) and not (self.lm or self.rescore)
 
 
 GREEDY = DecodingOptions()

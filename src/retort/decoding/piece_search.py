@@ -30,7 +30,7 @@ class PieceSearch(Search, Generic[S]):
     Attributes:
         lm: that which joins the search, if any does.
         scorer: the same with its weight, for searches that ask for every token.
-        greedy: whether one hypothesis is kept and no language model has a say in it.
+        greedy: whether one hypothesis is kept and neither a language model nor its length has a say in it.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -50,7 +50,8 @@ class PieceSearch(Search, Generic[S]):
             self.lm = known if same and known else open_fitting_lm(options.lm, tokenizer, device)
             self.parameters["lm"] = self.lm.parameters
         self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
-        self.greedy = options.beam == 1 and self.lm is None
+        weighed = self.weighs_length and bool(options.length_weight)
+        self.greedy = options.beam == 1 and self.lm is None and not weighed
         if options.rescore:
             self.judge = open_judge(options, tokenizer, device)
             self.parameters["rescore"] = self.judge.parameters

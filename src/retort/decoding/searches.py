@@ -89,9 +89,12 @@ def _check(student: Student, options: DecodingOptions) -> None:
             else f"ctc weight is {options.ctc_weight:g}, but mode ctc asks the CTC head alone",
             remedy="Leave --ctc-weight out",
         )
-    own = isinstance(student, (CifStudent, TransducerStudent)) and options.mode != "ctc"
-    if own and options.length_weight and not options.rescore:
-        raise UserError(
-            f"length weight is {options.length_weight:g}, but {what} says as many tokens as it hears",
-            remedy="Leave --length-weight out, or rank anew with --rescore",
-        )
+    if options.length_weight and not options.rescore and options.mode != "ctc":
+        weight, remedy = f"length weight is {options.length_weight:g}", "Leave --length-weight out"
+        if isinstance(student, HybridStudent):
+            raise UserError(f"{weight}, but a decoding graph weighs its words itself", remedy=remedy)
+        if isinstance(student, CifStudent):
+            raise UserError(
+                f"{weight}, but {what} says as many tokens as it hears",
+                remedy=f"{remedy}, or rank anew with --rescore",
+            )

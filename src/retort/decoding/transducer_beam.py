@@ -63,7 +63,11 @@ class _Step(NamedTuple):
 
 @torch.inference_mode()
 def beam_transduced(
-    student: TransducerStudent, encoded: Encoded, beam: int, scorer: Joining | None = None
+    student: TransducerStudent,
+    encoded: Encoded,
+    beam: int,
+    scorer: Joining | None = None,
+    length_weight: float = 0.0,
 ) -> list[list[Candidate]]:
     """The most probable hypotheses of each utterance, best first: up to `beam`, at least one, all different.
 
@@ -73,8 +77,10 @@ def beam_transduced(
     Args:
         student: in eval mode.
         encoded: B utterances.
-        beam: hypotheses kept at every frame; with 1, without a scorer, it finds what greedy decoding with one token a
-            frame finds.
+        beam: hypotheses kept at every frame; with 1, without a scorer and a weight, it finds what greedy decoding with
+            one token a frame finds.
+        length_weight: added for every token. A transducer of little training says too few, as the probability of
+            blanks adds up over all of them while that of a word is shared by what it may be.
     """
     batch, frames = encoded.hidden.shape[:2]
     device = encoded.hidden.device
@@ -85,11 +91,11 @@ def beam_transduced(
     steps: list[_Step] = []
     for frame in range(frames):
         log_probs = symbol_log_probs(student.joiner(heard[:, frame, None], beams.read)[1])
-        gains = log_probs
+        said = torch.full_like(log_probs, length_weight)
         if opinions is not None:
-            gains = log_probs + opinions.behind_all(beams.nodes, tree).index_fill(
-                -1, torch.tensor([BLANK], device=device), 0.0
-            )
+            said += opinions.behind_all(beams.nodes, tree)
+        said[..., BLANK] = 0.0
+        gains = log_probs + said
         beams, step = _advance(student, beams, log_probs, gains, encoded.lengths > frame, beam, tree)
         steps.append(step)
     scores = beams.scores

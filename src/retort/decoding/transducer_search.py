@@ -14,12 +14,17 @@ from retort.students.transducer import TransducerStudent
 class TransducerSearch(PieceSearch[TransducerStudent]):
     """From hidden frames to n-best lists; the arguments are those of :class:`PieceSearch`."""
 
+    weighs_length = True
+
     def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+        """All that the search keeps of each utterance; without a language model or a weight of length greedy for beam 1."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols
             return [[each] for each in greedy_transduced(self.student, encoded, symbols)]
-        return self.ranked(beam_transduced(self.student, encoded, self.options.beam, self.scorer))
+        options = self.options
+        return self.ranked(
+            beam_transduced(self.student, encoded, options.beam, self.scorer, options.length_weight)
+        )
 
     def heard(self, encoded: Encoded) -> list[list[int]] | None:
         """Tokens that the CTC head hears, by its best path; None without one."""

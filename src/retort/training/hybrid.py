@@ -18,8 +18,8 @@ from retort.decoding.workplace import Workplace
 from retort.distill.objective import Objective
 from retort.errors import UserError
 from retort.evaluation.frame_accuracy import watch_frames
+from retort.evaluation.numbers import try_scales
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scales import try_scales
 from retort.evaluation.scoring import score
 from retort.files import write_whole
 from retort.hybrid.graph import Graph, build_graph
@@ -115,7 +115,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         with Workplace(recipe.training.threads) as workplace:
             judged = recogniser(student, scales[0]).at(workplace)
             found = try_scales(judged, data.validation, scales, progress)
-        write_whole(root / recipe.name / SCALES, json.dumps(found.tried, indent=1) + "\n")
+        write_whole(root / recipe.name / SCALES, json.dumps(found.rates, indent=1) + "\n")
         if found.at_the_edge:
             what = f"the best acoustic scale, {found.best:g}, lies at the edge of what was tried"
             report(recipe.training.steps, {"warning": what})

@@ -43,7 +43,7 @@ RescoreWeight = Annotated[float | None, typer.Option(help="Of its log-probabilit
 LengthWeight = Annotated[
     float | None,
     typer.Option(
-        help="Added for each of the student's pieces when ranking anew, of CTC and attention students in the search too."
+        help="Added for each of the student's pieces when ranking anew, of all but CIF students in the search too."
     ),
 ]
 Mode = Annotated[

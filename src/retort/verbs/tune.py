@@ -1,4 +1,4 @@
-"""`retort tune` and `retort gap`: what language models are worth at run time."""
+"""`retort tune` and `retort gap`: the weights of a search, and what language models are worth at run time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retort.verbs.decoding import (
 from retort.verbs.screen import EXPERIMENTS, console, tell
 
 if TYPE_CHECKING:
-    from retort.evaluation.scales import TunedScale
+    from retort.evaluation.numbers import TunedNumber
 
 
 def tune(
@@ -48,8 +48,9 @@ def tune(
     jobs: Jobs = None,
     out: Annotated[Path | None, typer.Option(help="Folder; by default as of retort evaluate.")] = None,
 ) -> None:
-    """Find the weights of language models, or of --graph the acoustic scale; `retort evaluate --tuned FILE` takes them.
+    """Find the weights of language models, of --graph the acoustic scale, without either the weight of length.
 
+    `retort evaluate --tuned FILE` takes them.
     CUTS must be other data than those whose errors are reported. Every decoding is kept in FOLDER/tuning: the
     same command goes on after a stop.
     """
@@ -61,7 +62,7 @@ def tune(
     from retort.decoding.recogniser import load
     from retort.decoding.workplace import Workplace
     from retort.evaluation.experiment import results_folder
-    from retort.evaluation.scales import tune_scale
+    from retort.evaluation.numbers import LENGTH, SCALE, tune_number
     from retort.evaluation.tuning import tune as run_tuning
     from retort.progress import stage_progress
 
@@ -79,11 +80,10 @@ def tune(
     )
     torch.set_num_threads(threads)
     folder = out or results_folder(experiment, EXPERIMENTS)
-    if graph:
+    if graph or not (lm or rescore):
         with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
-            recogniser = load(experiment).at(workplace)
-            scale = tune_scale(recogniser, cuts, folder, options, progress, measure or "")
-        _show_scale(scale, cuts)
+            recogniser, number = load(experiment).at(workplace), SCALE if graph else LENGTH
+            _show(tune_number(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return
     with stage_progress(console) as progress:
         found = run_tuning(load(experiment), cuts, folder, options, progress, measure or "")
@@ -98,15 +98,16 @@ def tune(
     tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
 
 
-def _show_scale(found: TunedScale, cuts: str) -> None:
-    table = Table("acoustic scale", found.measure.upper())
-    best = found.options.acoustic_scale
-    for scale, rate in sorted(found.scales.tried.items()):
-        table.add_row(f"{scale:g}", f"{rate:.2%}", style="bold" if scale == best else None)
+def _show(found: TunedNumber, cuts: str) -> None:
+    name, best = found.number.name, found.tried.best
+    table = Table(name, found.measure.upper())
+    for value, rate in sorted(found.tried.rates.items()):
+        table.add_row(f"{value:g}", f"{rate:.2%}", style="bold" if value == best else None)
     console.print(table)
-    tell(f"without the graph {found.alone:.2%}, with the best scale {found.scales.tried[best]:.2%}")
-    if found.scales.at_the_edge:
-        tell(f"the best acoustic scale, {best:g}, lies at the edge of what was tried", style="yellow")
+    without = "the graph" if found.options.graph else f"a {name}"
+    tell(f"without {without} {found.alone:.2%}, with the best {name} {found.tried.rates[best]:.2%}")
+    if found.tried.at_the_edge:
+        tell(f"the best {name}, {best:g}, lies at the edge of what was tried", style="yellow")
     tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
 
 
