@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ class TestTuning:
             return abs(options.length_weight - 2.6)
 
         monkeypatch.setattr(module, "_rate", rate)
-        monkeypatch.setattr(recogniser, "opened", lambda options: None)
+        monkeypatch.setattr(recogniser, "opened", lambda options: SimpleNamespace(weighs_length=True))
         options = DecodingOptions(beam=4)
         found = tune_number(
             LENGTH, recogniser, str(corpus / "validation"), tmp_path, options, lambda *_: None
@@ -135,7 +136,7 @@ class TestTuning:
     def test_of_a_cif_student_there_is_none(
         self, recogniser: Recogniser, corpus: Path, tmp_path: Path
     ) -> None:
-        with pytest.raises(UserError, match="says as many tokens as it hears"):
+        with pytest.raises(UserError, match="nothing to tune"):
             tune_number(
                 LENGTH,
                 recogniser,

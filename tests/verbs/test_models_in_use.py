@@ -101,7 +101,7 @@ class TestLanguageModels:
         is_one_line(retort("evaluate", experiment, test, *headless), "without a language-modelling head")
         wave = test / "wav/test-000.wav"
         is_one_line(retort("transcribe", experiment, *headless, wave), "without a language-modelling head")
-        is_one_line(retort("tune", experiment, test), "a cif student says as many tokens as it hears")
+        is_one_line(retort("tune", experiment, test), "nothing to tune: the search of this model")
         is_one_line(retort("tune", experiment, test, "--lm", "x", "--measure", "ter"), "--measure is 'ter'")
         is_one_line(retort("gap", test, "--student", "exp/a", "--distilled", "exp/b"), "exp/a")
 

@@ -16,6 +16,7 @@ from lhotse import CutSet
 from retort.corpora.opening import find_data, open_cuts
 from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
+from retort.errors import UserError
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
@@ -160,8 +161,12 @@ def tune_number(
     plain = number.put(replace(options, nbest=1), 0.0)
     place = folder / "tuning" / evaluation_name(source, plain)
     opened = open_cuts(find_data(source))
-    # At once: what does not fit is told before anything is decoded.
-    recogniser.opened(number.put(plain, number.first[-1]))
+    search = recogniser.opened(plain)  # at once: what does not fit is told before anything is decoded
+    if number is LENGTH and not search.weighs_length:
+        raise UserError(
+            "there is nothing to tune: the search of this model gives length no weight",
+            remedy="Name a language model: --lm, --rescore or both, or --graph",
+        )
     kept = _Kept(place / "rates.json", f"{measure} {evaluation_key(recogniser, opened, plain)}")
 
     def rate(chosen: DecodingOptions, name: str) -> float:
