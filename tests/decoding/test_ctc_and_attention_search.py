@@ -206,6 +206,13 @@ def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
         ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder with attention"),
         ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder with attention"),
         ("hybrid", {"mode": "ctc"}, "a hybrid student has no CTC head"),
+        ("hybrid", {"mode": "ctc_rescoring", "beam": 4}, "a hybrid student has no CTC head"),
+        (
+            "ctc",
+            {"mode": "ctc_rescoring", "beam": 4},
+            "the search of a ctc student asks its CTC head already",
+        ),
+        ("attention", {"mode": "ctc_rescoring", "beam": 4}, "the search of an attention student"),
         ("cif", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("ctc", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc asks the CTC head alone"),

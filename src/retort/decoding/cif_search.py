@@ -21,7 +21,7 @@ class CifSearch(PieceSearch[CifStudent]):
         """The same of embeddings that were fired already."""
         if self.greedy:
             return singly(greedy_fired(self.student, fired, encoded))
-        return self.ranked(beam_fired(self.student, fired, self.options.beam, self.scorer, encoded))
+        return self.ranked(beam_fired(self.student, fired, self.options.beam, self.scorer, encoded), encoded)
 
     def heard(self, encoded: Encoded) -> list[list[int]]:
         """Tokens that the CTC head hears, by its best path."""

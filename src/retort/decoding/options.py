@@ -12,7 +12,9 @@ from retort.errors import UserError
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")
-MODES = ("own", "ctc", "attention_rescoring")
+MODES = ("own", "ctc", "attention_rescoring", "ctc_rescoring")
+RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
+"""Modes that rank a list anew, and what does it."""
 CTC_WEIGHT = 0.3
 
 
@@ -33,9 +35,10 @@ class DecodingOptions:
             in the search and in what ranks anew, of a CIF student where it is ranked anew. Of a transducer that says
             one token a frame it is what others take from the log-probability of a blank.
         mode: which search: the student's `own`; `ctc`, of its CTC head alone; or, of attention students,
-            `attention_rescoring`: what the CTC head found, ranked anew by the decoder.
-        ctc_weight: of the CTC head's log-probabilities in the search of an attention student, the decoder's having the
-            rest to 1.
+            `attention_rescoring`: what the CTC head found, ranked anew by the decoder; or, of CIF and transducer
+            students, `ctc_rescoring`: what they found, ranked anew with the CTC head.
+        ctc_weight: of the CTC head's log-probabilities in the search of an attention student or when it ranks anew, the
+            student's having the rest to 1.
         graph: folder of an n-gram model over words: the student's CTC head is heard through a decoding graph of it,
             and the beam is how many readings are kept.
         acoustic_scale: of a student's scores against its decoding graph; 0 takes the hybrid model's own, of a CTC
@@ -75,9 +78,9 @@ class DecodingOptions:
         ):
             if word not in allowed:
                 raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
-        if self.mode == "attention_rescoring" and self.beam == 1:
+        if self.mode in RESCORING and self.beam == 1:
             raise UserError(
-                "greedy decoding keeps one hypothesis, which the decoder cannot rank anew",
+                f"greedy decoding keeps one hypothesis, which the {RESCORING[self.mode]} cannot rank anew",
                 remedy="Give a beam of 2 or more",
             )
         if not 0.0 <= self.ctc_weight <= 1.0:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from retort.decoding.beam import Candidate
+from retort.decoding.ctc_rescoring import ctc_rescored
 from retort.decoding.fusion import Fusion, open_fitting_lm
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import open_judge, rescore
 from retort.decoding.search import Search
 from retort.lm.causal import CausalLM
-from retort.students.student import Student
+from retort.students.ctc import HasCtc, ctc_log_probs
+from retort.students.student import Encoded, Student
 from retort.text.tokenizers import Tokenizer
 
 S = TypeVar("S", bound=Student)
@@ -56,8 +58,18 @@ class PieceSearch(Search, Generic[S]):
             self.judge = open_judge(options, tokenizer, device)
             self.parameters["rescore"] = self.judge.parameters
 
-    def ranked(self, found: list[list[Candidate]]) -> list[list[Candidate]]:
-        """What was found, in the order of the language model that ranks it anew, if any does."""
+    def ranked(self, found: list[list[Candidate]], encoded: Encoded | None = None) -> list[list[Candidate]]:
+        """What was found, in the order of what ranks it anew, if anything does: the CTC head, then a language model.
+
+        Raises:
+            ValueError: the CTC head is asked, but nothing was encoded or there is no such head.
+        """
+        if self.options.mode == "ctc_rescoring":
+            if encoded is None or not isinstance(self.student, HasCtc):
+                raise ValueError("a CTC head ranks anew by encoded frames")
+            log_probs, config = ctc_log_probs(self.student, encoded), self.student.config
+            weight = self.options.ctc_weight
+            found = ctc_rescored(found, log_probs, encoded.lengths, weight, config.faithful)
         if self.judge is None:
             return found
         length_weight = 0.0 if self.weighs_length else self.options.length_weight

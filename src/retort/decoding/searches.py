@@ -73,16 +73,23 @@ def _check(student: Student, options: DecodingOptions) -> None:
     Raises:
         UserError: an option that is not for this kind of student.
     """
-    what = f"a {student.config.kind} student"
+    kind = student.config.kind
+    what = f"{'an' if kind == 'attention' else 'a'} {kind} student"
     attention, head = isinstance(student, AttentionStudent), isinstance(student, HasCtc)
-    if options.mode == "ctc" and not head:
-        raise UserError(f"mode is ctc, but {what} has no CTC head", remedy="Leave --mode out")
+    if options.mode in ("ctc", "ctc_rescoring") and not head:
+        raise UserError(f"mode is {options.mode}, but {what} has no CTC head", remedy="Leave --mode out")
+    if options.mode == "ctc_rescoring" and (attention or isinstance(student, CtcStudent)):
+        raise UserError(
+            f"mode is ctc_rescoring, but the search of {what} asks its CTC head already",
+            remedy="Leave --mode out",
+        )
     if options.mode == "attention_rescoring" and not attention:
         raise UserError(
             f"mode is attention_rescoring, but {what} has no decoder with attention",
             remedy="Leave --mode out",
         )
-    if options.ctc_weight != GREEDY.ctc_weight and not (attention and options.mode != "ctc"):
+    both = options.mode == "ctc_rescoring" or (attention and options.mode != "ctc")
+    if options.ctc_weight != GREEDY.ctc_weight and not both:
         raise UserError(
             f"ctc weight is {options.ctc_weight:g}, but {what} is not searched with a decoder and a CTC head"
             if not attention

@@ -22,9 +22,8 @@ class TransducerSearch(PieceSearch[TransducerStudent]):
             symbols = self.student.config.transducer.symbols
             return [[each] for each in greedy_transduced(self.student, encoded, symbols)]
         options = self.options
-        return self.ranked(
-            beam_transduced(self.student, encoded, options.beam, self.scorer, options.length_weight)
-        )
+        found = beam_transduced(self.student, encoded, options.beam, self.scorer, options.length_weight)
+        return self.ranked(found, encoded)
 
     def heard(self, encoded: Encoded) -> list[list[int]] | None:
         """Tokens that the CTC head hears, by its best path; None without one."""

@@ -50,12 +50,15 @@ Mode = Annotated[
     str | None,
     typer.Option(
         help="Search: own, the default; ctc, of the CTC head alone; attention_rescoring, of an attention model: what "
-        "the CTC head found, ranked anew by the decoder."
+        "the CTC head found, ranked anew by the decoder; ctc_rescoring, of a CIF or transducer model: what it found, "
+        "ranked anew with the CTC head."
     ),
 ]
 CtcWeight = Annotated[
     float | None,
-    typer.Option(help="Of the CTC head in the search of an attention model, from 0 to 1; by default 0.3."),
+    typer.Option(
+        help="Of the CTC head in the search of an attention model or in ctc_rescoring, from 0 to 1; by default 0.3."
+    ),
 ]
 Graph = Annotated[
     str | None,
