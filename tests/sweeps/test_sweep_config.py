@@ -185,8 +185,13 @@ def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None
     started = replace(start, warm_start="", init="models/speechocean762_cif", init_parts=["encoder", "ctc"])
     assert all(recipe.training == started for recipe in recipes.values())
     assert all(recipe.system == name for name, recipe in recipes.items())
-    rescored = {name for view in sweep.views if view.options.mode != "own" for name in view.rows}
-    assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind == "attention"}
+    kinds = {"attention_rescoring": {"attention"}, "ctc_rescoring": {"cif", "transducer"}}
+    for mode, expected in kinds.items():
+        rescored = {name for view in sweep.views if view.options.mode == mode for name in view.rows}
+        assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind in expected}
+    distilled = {name for name, recipe in recipes.items() if recipe.distill}
+    for view in sweep.views:  # a family with its distilled twin, decoded alike
+        assert 2 * len(distilled & set(view.rows)) == len(view.rows)
 
 
 def test_the_encoders_are_alike_in_all_else() -> None:
