@@ -10,8 +10,10 @@ from retort.config import RowConfig
 from retort.decoding.greedy import ctc_greedy
 from retort.decoding.transducer_greedy import greedy_transduced
 from retort.distill.objective import Objective
+from retort.nn.ctc import label_frames
 from retort.nn.transducer import lattice_cells, packed_arcs, token_frames, transducer_loss
 from retort.recipe import load_recipe
+from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.transducer import TransducerStudent
 from retort.teachers.signal import token_signal, utterance_signal
@@ -58,16 +60,20 @@ def test_the_losses_are_their_formulas(kind: str, monotonic: bool) -> None:
     assert student.loss_weights == {"transducer": 1.0, "ctc": 0.5}
 
 
-@pytest.mark.parametrize("monotonic", [False, True])
-def test_taps_are_along_the_best_path(monotonic: bool) -> None:
-    student, given = build(monotonic=monotonic), batch([60, 41], [5, 3])
+@pytest.mark.parametrize(("monotonic", "head"), [(False, True), (False, False), (True, False)])
+def test_taps_are_along_the_path_of_the_ctc_head_or_the_own(monotonic: bool, head: bool) -> None:
+    student, given = build(monotonic=monotonic, ctc_weight=0.5 * head), batch([60, 41], [5, 3])
     output = student(*given)
     logits, lengths = dense_logits(student, given)
     counts, tokens = given.token_lengths - 1, given.tokens[:, :-1]
     cells = lattice_cells(lengths, counts, *logits.shape[1:3])
     arcs = packed_arcs(logits[cells], tokens, counts, cells)
-    frames = token_frames(arcs, lengths, counts, monotonic=monotonic)
-    hidden = student.encode(given.features, given.feature_lengths).hidden
+    own = token_frames(arcs, lengths, counts, monotonic=monotonic)
+    encoded = student.encode(given.features, given.feature_lengths)
+    hidden, frames = encoded.hidden, own
+    if head:
+        frames, _ = label_frames(ctc_log_probs(student, encoded), lengths, tokens, counts)
+        assert frames.tolist() != own.tolist()
     taps = output.taps
     for name in ("acoustic", "linguistic", "tokens"):
         assert taps[name].lengths.tolist() == [5, 3]
@@ -83,7 +89,8 @@ def test_taps_are_along_the_best_path(monotonic: bool) -> None:
         for place, frame in enumerate(frames[row, :count].tolist()):
             torch.testing.assert_close(taps["acoustic"].values[row, place], hidden[row, frame])
             torch.testing.assert_close(taps["tokens"].values[row, place], logits[row, frame, place])
-            correct += int(logits[row, frame, place].argmax()) == int(tokens[row, place])
+            heard = logits[row, int(own[row, place]), place]
+            correct += int(heard.argmax()) == int(tokens[row, place])
         mean = hidden[row, : int(lengths[row])].mean(0)
         torch.testing.assert_close(taps["utterance"].values[row, 0], mean)
     assert int(output.metrics["correct"]) == correct
@@ -111,6 +118,9 @@ def test_more_tokens_than_frames_are_no_trouble_but_for_ctc() -> None:
     rest = student(*(each[1:] for each in given))
     assert float(output.losses["transducer"].detach()) > float(rest.losses["transducer"].detach())
     torch.testing.assert_close(output.losses["ctc"], rest.losses["ctc"])
+    present = output.taps["tokens"].present
+    assert present is not None
+    assert present.sum(1).tolist() == [0, 2]
 
 
 def test_a_batch_without_utterances_adds_nothing_and_reaches_every_part() -> None:

@@ -5,9 +5,11 @@ It needs no end symbol, for an utterance ends with its frames: of the tokens EOS
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.nn.ctc import label_frames
 from retort.nn.encoder import Encoder
 from retort.nn.joiner import Joiner
 from retort.nn.masks import valid_mask
@@ -77,10 +79,12 @@ class TransducerStudent(TokenStudent):
     ) -> StudentOutput:
         """Losses and taps of one batch.
 
-        The taps of tokens are laid along the most probable path: `acoustic` is the hidden frame in which it says the
-        token, `linguistic` what the joiner makes of that frame and of the tokens before, `tokens` the logits behind
-        that. Which path it is has no gradient. EOS has a position, as in what teachers say, at which nothing is present.
-        `utterance` is the mean of the hidden frames.
+        The taps of tokens are laid along the path that the CTC head finds most probable, or, without one, the transducer
+        itself: `acoustic` is the hidden frame in which it says the token, `linguistic` what the joiner makes of that frame
+        and of the tokens before, `tokens` the logits behind that. A transducer that has learned little says all tokens in
+        one frame, and soft labels there keep it so. Which path it is has no gradient. Nothing is present of an utterance
+        that has too few frames for CTC, nor at EOS, which has a position as in what teachers say. `utterance` is the mean
+        of the hidden frames.
 
         Args:
             features: `(B, T, bins)`.
@@ -98,17 +102,19 @@ class TransducerStudent(TokenStudent):
         arcs = packed_arcs(logits, tokens, counts, cells, BLANK)
         monotonic = self.config.transducer.monotonic
         losses = {"transducer": path_loss(arcs, encoded.lengths, counts, "sum", monotonic=monotonic)}
-        if self.config.ctc_weight > 0.0:
-            losses["ctc"] = ctc_loss(ctc_log_probs(self, encoded), encoded.lengths, tokens, counts)
         frames = token_frames(arcs, encoded.lengths, counts, monotonic=monotonic)
+        present = mask = valid_mask(counts, tokens.shape[1])
+        with torch.no_grad():
+            said = self.joiner(at_frames(heard, frames), read[:, :-1])[1].argmax(-1) == tokens
+        if self.config.ctc_weight > 0.0:
+            log_probs = ctc_log_probs(self, encoded)
+            losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, counts)
+            frames, present = label_frames(log_probs, encoded.lengths, tokens, counts, blank=BLANK)
         states, predicted = self.joiner(at_frames(heard, frames), read[:, :-1])
-        mask = valid_mask(counts, tokens.shape[1])
-        present = F.pad(mask, (0, 1))
         along = {"acoustic": at_frames(encoded.hidden, frames), "linguistic": states, "tokens": predicted}
         taps = {
-            name: Tap(F.pad(values, (0, 0, 0, 1)), token_lengths, "token", present=present)
+            name: Tap(F.pad(values, (0, 0, 0, 1)), token_lengths, "token", present=F.pad(present, (0, 1)))
             for name, values in along.items()
         }
         taps["utterance"] = utterance_tap(encoded.hidden, encoded.lengths)
-        said = predicted.detach().argmax(-1) == tokens
         return StudentOutput(losses, taps | layers, {"correct": (said & mask).sum()})
