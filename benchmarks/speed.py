@@ -37,7 +37,10 @@ from retort.decoding.recogniser import Recogniser, load  # noqa: E402
 from retort.evaluation.recognise import recognise  # noqa: E402
 from retort.progress import stage_progress  # noqa: E402
 from retort.students.attention import AttentionStudent  # noqa: E402
+from retort.students.cif import CifStudent  # noqa: E402
+from retort.students.ctc import HasCtc  # noqa: E402
 from retort.students.hybrid import HybridStudent  # noqa: E402
+from retort.students.transducer import TransducerStudent  # noqa: E402
 
 BEAM = 10
 
@@ -49,6 +52,10 @@ def searches(recogniser: Recogniser) -> dict[str, DecodingOptions]:
         found[f"beam {BEAM}"] = DecodingOptions(beam=BEAM)
     if isinstance(recogniser.student, AttentionStudent):
         found["rescoring"] = DecodingOptions(beam=BEAM, mode="attention_rescoring")
+    if isinstance(recogniser.student, CifStudent | TransducerStudent) and isinstance(
+        recogniser.student, HasCtc
+    ):
+        found["both heads"] = DecodingOptions(beam=BEAM, mode="ctc_rescoring")
     return found
 
 
