@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retort.decoding.beam import Candidate
@@ -58,9 +59,11 @@ def ctc_log_likelihoods(log_probs: Tensor, sentences: Sequence[Sequence[int]]) -
     frames, count = len(log_probs), len(sentences)
     if not frames:
         return [-math.inf if each else 0.0 for each in sentences]
-    costs = torch.nn.functional.ctc_loss(
+    costs = F.ctc_loss(
         log_probs.double()[:, None].expand(-1, count, -1),
-        torch.tensor([token for each in sentences for token in each], dtype=torch.int64),
+        torch.tensor(
+            [token for each in sentences for token in each], dtype=torch.int64, device=log_probs.device
+        ),
         torch.full((count,), frames),
         torch.tensor([len(each) for each in sentences]),
         blank=BLANK,
