@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.nn.attention import ATTENTIONS
+from retort.nn.depthwise import Depthwise
 from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask, valid_mask
 from retort.student_config import EncoderConfig
@@ -33,7 +34,7 @@ class SpatialGate(nn.Module):
         super().__init__()
         half = width // 2
         self.norm = nn.LayerNorm(half)
-        self.depthwise = nn.Conv1d(half, half, kernel, padding=kernel // 2, groups=half)
+        self.depthwise = Depthwise(half, kernel)
         nn.init.normal_(self.depthwise.weight, std=1e-6)
         assert self.depthwise.bias is not None
         nn.init.ones_(self.depthwise.bias)
@@ -42,7 +43,8 @@ class SpatialGate(nn.Module):
         """`hidden (B, T, width)`, `mask (B, T)` to `(B, T, width / 2)`; padded frames are convolved as zeros."""
         passed, gate = hidden.chunk(2, dim=-1)
         gate = self.norm(gate).masked_fill(~mask[..., None], 0.0)
-        return passed * self.depthwise(gate.transpose(1, 2)).transpose(1, 2)
+        result: Tensor = passed * self.depthwise(gate)
+        return result
 
 
 class GatedMlp(nn.Module):

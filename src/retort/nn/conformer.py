@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.nn.attention import ATTENTIONS
+from retort.nn.depthwise import Depthwise
 from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
@@ -39,7 +40,7 @@ class ConvolutionBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.gate = nn.Linear(dim, 2 * dim, bias=False)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.depthwise = Depthwise(dim, kernel, bias=False)
         self.batch_norm = MaskedBatchNorm(dim) if norm == "batch" else None
         self.layer_norm = nn.LayerNorm(dim) if norm == "layer" else None
         self.output = nn.Linear(dim, dim, bias=False)
@@ -48,7 +49,7 @@ class ConvolutionBlock(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `mask (B, T)`."""
         hidden = F.glu(self.gate(self.norm(hidden)), dim=-1).masked_fill(~mask[..., None], 0.0)
-        hidden = self.depthwise(hidden.transpose(1, 2)).transpose(1, 2)
+        hidden = self.depthwise(hidden)
         if self.batch_norm is not None:
             hidden = self.batch_norm(hidden, mask)
         if self.layer_norm is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from retort.nn.branchformer import Branches
 from retort.nn.conformer import FeedForward
+from retort.nn.depthwise import Depthwise
 from retort.nn.dropout import Dropout
 from retort.nn.masks import valid_mask
 from retort.student_config import EncoderConfig
@@ -25,14 +26,13 @@ class ConvolutionMerge(nn.Module):
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(2 * dim, 2 * dim, kernel, padding=kernel // 2, groups=2 * dim)
+        self.depthwise = Depthwise(2 * dim, kernel)
         self.output = nn.Linear(2 * dim, dim)
 
     def forward(self, attended: Tensor, gated: Tensor, mask: Tensor) -> Tensor:
         """Two `(B, T, dim)`, `mask (B, T)`; padded frames are convolved as zeros."""
         both = torch.cat((attended, gated), dim=-1).masked_fill(~mask[..., None], 0.0)
-        mixed = self.depthwise(both.transpose(1, 2)).transpose(1, 2)
-        result: Tensor = self.output(both + mixed)
+        result: Tensor = self.output(both + self.depthwise(both))
         return result
 
 

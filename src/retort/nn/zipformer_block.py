@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.nn.attention import distance_to_key
+from retort.nn.depthwise import Depthwise
 from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.positions import compact_table
@@ -174,13 +175,13 @@ class Convolution(nn.Module):
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
         self.gate = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.depthwise = Depthwise(dim, kernel)
         self.output = scaled_linear(dim, dim, 0.05)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """`hidden (B, T, dim)`, `mask (B, T)`; padded frames are convolved as zeros."""
         hidden = F.glu(self.gate(hidden), dim=-1).masked_fill(~mask[..., None], 0.0)
-        result: Tensor = self.output(swoosh_r(self.depthwise(hidden.transpose(1, 2)).transpose(1, 2)))
+        result: Tensor = self.output(swoosh_r(self.depthwise(hidden)))
         return result
 
 
