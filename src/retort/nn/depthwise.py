@@ -11,7 +11,7 @@ class Depthwise(nn.Conv1d):
 
     Weights and results are those of `torch.nn.Conv1d` with `groups` and half of the kernel as padding. On a CPU it is
     done as an image one pixel wide, whose channels lie together, as those of `(B, T, dim)` do: no copy of the
-    input, and three to five times as fast forward and backward. Elsewhere it is `Conv1d`'s own.
+    input, and two to four times as fast forward and backward. Elsewhere it is `Conv1d`'s own.
 
     Args:
         dim: channels.
