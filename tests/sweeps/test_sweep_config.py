@@ -12,7 +12,7 @@ from retort.config import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
 from retort.recipe import load_recipe, recipe_names
-from retort.sweeps.config import View, load_sweep
+from retort.sweeps.config import Sweep, View, load_sweep
 from retort.training.describe import describe
 
 WriteRecipe = Callable[..., Path]
@@ -177,6 +177,13 @@ def _alike(recipes: dict[str, Recipe], against: str) -> None:
             assert not recipes[taught].distill
 
 
+def _rescored_by_the_head_that_it_has(sweep: Sweep, recipes: dict[str, Recipe]) -> None:
+    kinds = {"attention_rescoring": {"attention"}, "ctc_rescoring": {"cif", "transducer"}}
+    for mode, expected in kinds.items():
+        rescored = {name for view in sweep.views if view.options.mode == mode for name in view.rows}
+        assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind in expected}
+
+
 def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None:
     sweep = packaged("sweeps/speechocean762_families")
     recipes = {row.name: row.runs[0].recipe for row in sweep.rows}
@@ -185,21 +192,21 @@ def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None
     started = replace(start, warm_start="", init="models/speechocean762_cif", init_parts=["encoder", "ctc"])
     assert all(recipe.training == started for recipe in recipes.values())
     assert all(recipe.system == name for name, recipe in recipes.items())
-    kinds = {"attention_rescoring": {"attention"}, "ctc_rescoring": {"cif", "transducer"}}
-    for mode, expected in kinds.items():
-        rescored = {name for view in sweep.views if view.options.mode == mode for name in view.rows}
-        assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind in expected}
+    _rescored_by_the_head_that_it_has(sweep, recipes)
     distilled = {name for name, recipe in recipes.items() if recipe.distill}
     for view in sweep.views:  # a family with its distilled twin, decoded alike
         assert 2 * len(distilled & set(view.rows)) == len(view.rows)
 
 
 def test_the_encoders_are_alike_in_all_else() -> None:
-    recipes = {row.name: row.runs[0].recipe for row in packaged("sweeps/speechocean762_encoders").rows}
+    sweep = packaged("sweeps/speechocean762_encoders")
+    recipes = {row.name: row.runs[0].recipe for row in sweep.rows}
     _alike(recipes, "conformer")
+    _rescored_by_the_head_that_it_has(sweep, recipes)
+    of_cif = {"cif", "cif_hkd"}
     for name, recipe in recipes.items():
-        kind = name.removesuffix("_bert") if not name.startswith("cif") else "conformer"
-        assert recipe.student.kind == ("cif" if name.startswith("cif") else "attention")
+        kind = "conformer" if name in of_cif else name.removesuffix("_bert")
+        assert recipe.student.kind == ("cif" if name in of_cif else "attention")
         assert recipe.student.encoder.kind == kind
         chain, updates = [recipe], []
         while chain[-1].training.warm_start:
