@@ -92,7 +92,8 @@ class TokenizerConfig:
 @dataclass
 class FeatureConfig:
     kind: str = "fbank"
-    """`fbank`, or `wave`: the samples themselves, for `student.encoder.kind: pretrained`."""
+    """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
+    wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
     bins: int = 80
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = 16000
@@ -251,6 +252,10 @@ class TrainingConfig(LoopConfig):
     """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
     init_parts: list[str] = field(default_factory=list)
     """Parts that are taken of `init` or `warm_start`, as `[encoder, ctc]`; empty for all that fits."""
+    stored_layers: int = 0
+    """How many of the encoder's lowest layers do not learn and are computed once per utterance and speed: their outputs are
+    stored in `exp/cache/hidden` (float16), and training starts from the next layer. SpecAugment then masks the stored
+    frames. 0 computes all layers at every update."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
     rates: dict[str, float] = field(default_factory=dict)
@@ -299,7 +304,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
-        "features.kind": ("fbank", "wave"),
+        "features.kind": ("fbank", "wave", "whisper"),
         "features.storage": ("disk", "online"),
         "data.spoken.language": ("english", "mandarin"),
     }

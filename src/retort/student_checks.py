@@ -80,11 +80,11 @@ def _check_transducer(transducer: TransducerConfig, where: str) -> None:
 def _check_speech(recipe: Recipe, where: str) -> None:
     """A pretrained encoder, and the wave that it hears."""
     encoder, features = recipe.student.encoder, recipe.features
-    if (encoder.kind == "pretrained") != (features.kind == "wave"):
+    if (encoder.kind == "pretrained") != (features.kind in ("wave", "whisper")):
         raise UserError(
             f"student.encoder.kind is {encoder.kind}, features.kind is {features.kind}",
             where=where,
-            remedy="pretrained goes with wave, all other encoders with fbank",
+            remedy="pretrained goes with wave or whisper, all other encoders with fbank",
         )
     if encoder.kind != "pretrained":
         if encoder.model:
@@ -95,11 +95,15 @@ def _check_speech(recipe: Recipe, where: str) -> None:
             )
         return
     size = features.sampling_rate // 100
-    wanted = {
+    of_waves = {
         "features.bins": (features.bins, size, f"Set {size}, the samples of 10 ms"),
-        "features.storage": (features.storage, "online", "Set online: the wave is on disk already"),
         "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no bands"),
         "student.encoder.layers": (encoder.layers, 1, "Set 1: the whole model counts as one"),
+    }
+    of_whisper = {"features.cmvn": (features.cmvn, False, "Set false: Whisper's features are scaled already")}
+    wanted = {
+        **(of_waves if features.kind == "wave" else of_whisper),
+        "features.storage": (features.storage, "online", "Set online: only fbank features are stored"),
         "student.cif.context_layers": (
             recipe.student.cif.context_layers,
             0,

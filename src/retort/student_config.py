@@ -102,6 +102,10 @@ class CifConfig:
     context_layers: int = 0
     """Layers of the encoder's kind over the fired embeddings, so that what was heard in a neighbour's share is found
     there. The tap `acoustic` is behind them."""
+    fires: str = "accumulate"
+    """`accumulate` integrates estimated weights (the published method). `ctc` fires the encoder frame at each peak of the
+    CTC head, and the last frame for the end of the sentence: in training the frames of the best path through the
+    reference, in decoding those of the best path of all (ours; no weights are estimated)."""
     tail: float = 0.5
     """What remains after the last full token is a token if it weighs more than this (evaluation)."""
 
@@ -114,6 +118,9 @@ class DecoderConfig:
     """Whether a `parallel` decoder also reads the encoder's output."""
     glancing: float = 0.75
     """Of a `parallel` decoder in training: how many tokens it is shown, as a share of those that it gets wrong by itself."""
+    window: int = 0
+    """For an `autoregressive` decoder of a CIF student: how many encoder frames to each side of a token's fire its hidden
+    state attends to; 0 attends to none, as the reference."""
     layers: int = 2
     dim: int = 256
     heads: int = 4
@@ -185,6 +192,7 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.transducer.predictor": ("stateless", "lstm"),
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
+    "student.cif.fires": ("accumulate", "ctc"),
     "student.decoder.kind": ("autoregressive", "parallel"),
     "student.decoder.output": ("own", "plm"),
     "student.encoder.kind": (

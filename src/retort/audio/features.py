@@ -9,11 +9,13 @@ from torch import Tensor
 
 from retort.audio.fbank import Fbank, normalise_features
 from retort.audio.wave import WaveFrames, normalise_wave
+from retort.audio.whisper import WhisperFeatures
 from retort.config import FeatureConfig
 
 EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]] = {
     "fbank": Fbank,
     "wave": WaveFrames,
+    "whisper": WhisperFeatures,
 }
 """By `features.kind`: `samples (N,)` float32 in [-1, 1] to `(T, bins)` float32 every 10 ms, before CMVN."""
 

@@ -30,6 +30,31 @@ def spec_augment(features: Tensor, config: AugmentConfig, generator: Generator) 
     return masked
 
 
+def mask_hidden(
+    hidden: Tensor, config: AugmentConfig, generator: Generator, bins: int, subsampling: int
+) -> Tensor:
+    """Mask stored encoder frames `(T', dim)` as :func:`spec_augment` masks features; returns a copy.
+
+    The recipe's widths are converted: of `bins` feature bins to as large a share of the channels, of feature frames to
+    frames of the encoder layer. Masked places take each channel's mean over the utterance.
+
+    Args:
+        bins: of a feature frame.
+        subsampling: feature frames in one of `hidden`.
+    """
+    masked = hidden.clone()
+    frames, dim = hidden.shape
+    fill = hidden.mean(0)
+    for _ in range(config.frequency_masks):
+        start, end = _interval(dim, config.frequency_width * dim // bins, generator)
+        masked[:, start:end] = fill[start:end]
+    widest = min(config.time_width // subsampling, int(config.time_share * frames))
+    for _ in range(config.time_masks):
+        start, end = _interval(frames, widest, generator)
+        masked[start:end] = fill
+    return masked
+
+
 def _interval(size: int, widest: int, generator: Generator) -> tuple[int, int]:
     width = int(torch.randint(max(widest, 1), (), generator=generator))
     start = int(torch.randint(max(size - width, 0) + 1, (), generator=generator))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from retort.nn.cif import FiredTokens
+from retort.nn.ctc import greedy_peaks
 from retort.students.cif import CifStudent
 from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded
@@ -99,20 +99,13 @@ def ctc_best_path(student: HasCtc, encoded: Encoded) -> list[Hypothesis]:
 
     A token is as sure, and lies, where it is most probable: it takes that frame.
     """
-    log_probs, labels = ctc_log_probs(student, encoded).max(-1)
-    hypotheses = []
-    for path, sure, length in zip(labels.tolist(), log_probs.tolist(), encoded.lengths.tolist()):
-        found: list[tuple[int, float, int]] = []
-        for label, run in groupby(range(length), key=path.__getitem__):
-            if label not in (BLANK, *UNSAID):
-                peak = max(run, key=sure.__getitem__)
-                found.append((label, sure[peak], peak))
-        hypotheses.append(
-            Hypothesis(
-                [label for label, _, _ in found],
-                [score for _, score, _ in found],
-                [peak + 1.0 for _, _, peak in found],
-                [float(peak) for _, _, peak in found],
-            )
+    peaks = greedy_peaks(ctc_log_probs(student, encoded), encoded.lengths, (BLANK, *UNSAID))
+    return [
+        Hypothesis(
+            [peak.label for peak in found],
+            [peak.log_prob for peak in found],
+            [peak.frame + 1.0 for peak in found],
+            [float(peak.frame) for peak in found],
         )
-    return hypotheses
+        for found in peaks
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from retort.errors import UserError
 from retort.lm.pretrained import load_pretrained
@@ -12,8 +13,19 @@ from retort.lm.pretrained import load_pretrained
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
-"""What `model_type` may be: models that hear the wave, whose padding a mask hides."""
+WAVE_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
+"""`model_type` of the models that read the wave, whose padding a mask hides."""
+KINDS = (*WAVE_KINDS, "whisper")
+"""What `model_type` may be."""
+_WHISPER = (
+    "num_mel_bins",
+    "d_model",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "max_source_positions",
+)
+"""What of a Whisper's configuration describes its encoder."""
 REMEDY = "Give the folder of a speech encoder or its Hugging Face name, such as facebook/hubert-base-ls960"
 _PLAIN = {
     "apply_spec_augment": False,
@@ -47,6 +59,8 @@ def speech_architecture(name: str) -> dict[str, Any]:
         raise UserError(
             "its positions have a BatchNorm, which hears padding", where=name, remedy="Choose another model"
         )
+    if config.model_type == "whisper":
+        return {"model_type": "whisper", **{key: getattr(config, key) for key in _WHISPER}}
     values = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_KEPT}
     return {**values, **_PLAIN, "model_type": config.model_type}
 
@@ -82,6 +96,28 @@ def open_speech_encoder(name: str) -> PreTrainedModel:
     if missing:
         raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
     return model
+
+
+def open_whisper_encoder(name: str) -> dict[str, Tensor]:
+    """The weights of a Whisper's encoder, float32, under the names of `transformers`' WhisperEncoder.
+
+    Raises:
+        UserError: as :func:`speech_architecture`, or it lacks weights.
+    """
+    from transformers import WhisperModel
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return WhisperModel.from_pretrained(
+            source, local_files_only=local, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        model, report = load_pretrained(load, name, REMEDY)
+    missing = sorted(str(key) for key in report["missing_keys"] if "encoder." in str(key))
+    if missing:
+        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    weights: dict[str, Tensor] = model.encoder.state_dict()
+    return weights
 
 
 def hears_normalised(name: str) -> bool | None:

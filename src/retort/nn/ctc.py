@@ -1,12 +1,46 @@
-"""The most likely path of CTC through given labels."""
+"""Paths of CTC: the most likely one through given labels, and the most likely one of all."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _NEVER = -1e30
+
+
+class Peak(NamedTuple):
+    """A token of the best path."""
+
+    label: int
+    log_prob: float
+    """Natural logarithm, where it is most probable."""
+    frame: int
+    """Where that is."""
+
+
+@torch.no_grad()
+def greedy_peaks(log_probs: Tensor, lengths: Tensor, skipped: Collection[int]) -> list[list[Peak]]:
+    """The most probable label of every frame, without repeats and without the labels `skipped` (the blank is one).
+
+    Args:
+        log_probs: `(B, T, V)`.
+        lengths: `(B,)`, valid frames.
+    """
+    best, labels = log_probs.max(-1)
+    peaks = []
+    for path, sure, length in zip(labels.tolist(), best.tolist(), lengths.tolist()):
+        found = []
+        for label, run in groupby(range(length), key=path.__getitem__):
+            if label not in skipped:
+                frame = max(run, key=sure.__getitem__)
+                found.append(Peak(label, sure[frame], frame))
+        peaks.append(found)
+    return peaks
 
 
 @torch.no_grad()

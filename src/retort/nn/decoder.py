@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from retort.nn.attention import SelfAttention
 from retort.nn.dropout import Dropout
 from retort.nn.positions import sinusoids
+from retort.nn.window import FrameMemory, WindowAttention
 from retort.student_config import DecoderConfig
 
 
@@ -66,24 +67,29 @@ class DecoderState:
         past: keys and values `(B, heads, P, dim / heads)` of each layer, P tokens so far.
         previous: `(B, acoustic_dim)`, the fired embedding before this step's.
         steps: P.
+        memory: the encoder's frames, of a decoder with `window`.
     """
 
     past: list[tuple[Tensor, Tensor]]
     previous: Tensor
     steps: int = 0
+    memory: FrameMemory | None = None
 
     def select(self, rows: Tensor) -> DecoderState:
         """The state of the given rows `(M,)` int64, in that order, repeated if need be."""
         past = [(key[rows], value[rows]) for key, value in self.past]
-        return DecoderState(past, self.previous[rows], self.steps)
+        memory = None if self.memory is None else self.memory.select(rows)
+        return DecoderState(past, self.previous[rows], self.steps, memory)
 
 
 class CifDecoder(nn.Module):
     """Token by token, one step a fired embedding, no cross-attention (CIF-HKD, `CifArTransformerDecoder`).
 
     Step i reads the token before it and the embedding fired before it; the embedding of token i itself enters
-    at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`. With `output_dim` the vocabulary is
-    of that width, as a PLM's embeddings are, behind a projection and with a bias, as a masked PLM guesses.
+    at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`. With `window` the hidden state
+    first attends to the encoder's frames around the token's fire (:class:`WindowAttention`; ours). With `output_dim`
+    the vocabulary is of that width, as a PLM's embeddings are, behind a projection and with a bias, as a masked PLM
+    guesses.
 
     Args:
         config: sizes.
@@ -102,18 +108,22 @@ class CifDecoder(nn.Module):
         self.layers = nn.ModuleList(
             CausalLayer(dim, config.heads, config.feedforward, config.dropout) for _ in range(config.layers)
         )
+        self.window = WindowAttention(dim, acoustic_dim, config.heads, config.window) if config.window else None
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim + acoustic_dim, dim, bias=False)
         width = config.output_dim
         self.projection = nn.Identity() if width is None else nn.Linear(dim, width)
         self.vocabulary = nn.Linear(width or dim, vocabulary, bias=width is not None)
 
-    def forward(self, previous_tokens: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, previous_tokens: Tensor, embeddings: Tensor, memory: FrameMemory | None = None
+    ) -> tuple[Tensor, Tensor]:
         """All steps at once, with the history given.
 
         Args:
             previous_tokens: `(B, U)` int64, the start symbol first.
             embeddings: `(B, U, acoustic_dim)`, fired by CIF.
+            memory: the encoder's frames, for a decoder with `window`.
 
         Returns:
             states `(B, U, dim)` before the vocabulary, and logits `(B, U, V)`.
@@ -123,11 +133,11 @@ class CifDecoder(nn.Module):
         hidden = self._input(previous_tokens, shifted, positions)
         for layer in self.layers:
             hidden, _ = layer(hidden)
-        return self._output(hidden, embeddings)
+        return self._output(self._attend(hidden, memory, 0), embeddings)
 
-    def start(self, batch: int, like: Tensor) -> DecoderState:
+    def start(self, batch: int, like: Tensor, memory: FrameMemory | None = None) -> DecoderState:
         """The state before the first token, on the device and with the dtype of `like (..., acoustic_dim)`."""
-        return DecoderState([], like.new_zeros(batch, like.shape[-1]))
+        return DecoderState([], like.new_zeros(batch, like.shape[-1]), memory=memory)
 
     def step(
         self, state: DecoderState, previous_tokens: Tensor, embedding: Tensor
@@ -148,8 +158,17 @@ class CifDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             hidden, kept = layer(hidden, state.past[index] if state.past else None)
             past.append(kept)
+        hidden = self._attend(hidden, state.memory, state.steps)
         _, logits = self._output(hidden, embedding[:, None])
-        return logits[:, 0], DecoderState(past, embedding, state.steps + 1)
+        return logits[:, 0], DecoderState(past, embedding, state.steps + 1, state.memory)
+
+    def _attend(self, hidden: Tensor, memory: FrameMemory | None, first: int) -> Tensor:
+        """Add what the tokens from `first` on, `hidden (B, N, dim)`, attend to among the frames of `memory`."""
+        if self.window is None:
+            return hidden
+        if memory is None:
+            raise ValueError("a decoder with a window needs the encoder's frames")
+        return hidden + self.dropout(self.window(hidden, memory, first))
 
     def _input(self, tokens: Tensor, embeddings: Tensor, positions: Tensor) -> Tensor:
         joined = torch.cat((self.scale * self.embedding(tokens), embeddings), dim=-1)

@@ -17,6 +17,7 @@ from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
 from retort.nn.masks import valid_mask
 from retort.nn.pretrained import SpeechFrontend, speech_parts
 from retort.nn.tdnnf import TdnnfLayer
+from retort.nn.whisper import WhisperFrontend, whisper_parts
 from retort.nn.zipformer import Downsample, ZipformerStack, widest_block
 from retort.student_config import EncoderConfig, FrontendConfig
 
@@ -64,12 +65,17 @@ class Encoder(nn.Module):
         self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
     ) -> None:
         super().__init__()
-        self.frontend: Conv2dFrontend | FramesFrontend | SpeechFrontend
+        self.frontend: Conv2dFrontend | FramesFrontend | SpeechFrontend | WhisperFrontend
         zipformer = config.kind == "zipformer"
         width = config.zipformer.dims[0] if zipformer else config.dim
-        if config.kind == "pretrained":
+        whisper = config.kind == "pretrained" and config.architecture.get("model_type") == "whisper"
+        layers: list[nn.Module]
+        if whisper:
+            self.frontend, parts = whisper_parts(config.architecture, config.layers, bins, config.dropout)
+            layers = [*parts]
+        elif config.kind == "pretrained":
             self.frontend, transformer = speech_parts(config, bins)
-            layers: list[nn.Module] = [transformer]
+            layers = [transformer]
         else:
             self.frontend = make_frontend(frontend, bins, width)
             layers = [LAYERS[config.kind](config, number) for number in range(1, config.layers + 1)]
@@ -78,20 +84,22 @@ class Encoder(nn.Module):
         self.dropout = Dropout(0.0 if config.kind == "pretrained" else config.dropout)
         self.layers = nn.ModuleList(layers)
         self.pool_after = frozenset(config.pool_after)
-        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if zipformer})
+        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if zipformer or whisper})
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
-        self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" else nn.Identity()
+        self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" or whisper else nn.Identity()
+        self.stored = 0
+        """With N above 0, training hands over the stored output of layer N in place of features."""
 
     @property
     def subsampling(self) -> int:
         """Feature frames in one encoder frame."""
         return self.frontend.subsampling * int(2 ** len(self.pool_after))
 
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Encoder frames `(B,)` that so many feature frames give."""
-        lengths = self.frontend.output_lengths(lengths)
-        for _ in self.pool_after:
-            lengths = (lengths + 1) // 2
+    def output_lengths(self, lengths: Tensor, stored: int = 0) -> Tensor:
+        """Encoder frames `(B,)` that so many feature frames give, or so many frames of layer `stored`."""
+        lengths = lengths if stored else self.frontend.output_lengths(lengths)
+        for number in self.pool_after:
+            lengths = (lengths + 1) // 2 if number > stored else lengths
         return lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,19 +108,42 @@ class Encoder(nn.Module):
             last, last_lengths = hidden, after
         return self.finished(last, last_lengths), last_lengths
 
-    def each_layer(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def lower(self, features: Tensor, lengths: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+        """The output `(B, T', dim)` of the first `layers` layers, pooled where they are, and lengths.
+
+        It is what :meth:`each_layer` takes in place of features with `stored` of that number.
+        """
+        frames = self.each_layer(features, lengths)
+        for _ in range(layers + 1):
+            hidden, after = next(frames)
+        return hidden, after
+
+    def each_layer(
+        self, features: Tensor, lengths: Tensor, stored: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """What the front end gives, then what each layer gives, pooled where it is.
 
         Each is `(B, T_n, dim)`, the first of a Zipformer as wide as its first stack, and lengths `(B,)`; what stands
         behind a length is undefined.
+
+        Args:
+            stored: with N above 0, `features` are the output of layer N (:meth:`lower`): that is given for the front
+                end and for each of the first N layers, which are not computed.
         """
-        hidden, lengths = self.frontend(features, lengths)
-        hidden = hidden * self.scale
-        if self.input_projection is not None:
-            hidden = self.input_projection(hidden)
-        hidden = self.dropout(hidden)
-        yield hidden, lengths
+        if stored:
+            for _ in range(stored + 1):
+                yield features, lengths
+            hidden = features
+        else:
+            hidden, lengths = self.frontend(features, lengths)
+            hidden = hidden * self.scale
+            if self.input_projection is not None:
+                hidden = self.input_projection(hidden)
+            hidden = self.dropout(hidden)
+            yield hidden, lengths
         for number, layer in enumerate(self.layers, start=1):
+            if number <= stored:
+                continue
             hidden = layer(hidden, lengths)
             if number in self.pool_after:
                 pool = self.pools[str(number)] if self.pools else max_pool

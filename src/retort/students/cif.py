@@ -11,14 +11,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from retort.nn.cif import FiredTokens, integrate_and_fire
-from retort.nn.ctc import label_frames
+from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import Encoder, context_layer
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.weights import WeightEstimator
+from retort.nn.window import FrameMemory, fire_frames
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_log_probs, ctc_loss
@@ -27,8 +29,8 @@ from retort.students.glancing import glance
 from retort.students.history import forgotten
 from retort.students.student import Encoded, StudentOutput
 from retort.students.taps import Tap
-from retort.students.tokens import TokenStudent, utterance_tap
-from retort.text.tokenizers import BLANK, EOS
+from retort.students.tokens import TokenStudent, at_frames, utterance_tap
+from retort.text.tokenizers import BLANK, EOS, PAD
 
 DECODERS: dict[str, type[CifDecoder] | type[ParallelDecoder]] = {
     "autoregressive": CifDecoder,
@@ -54,7 +56,11 @@ class CifStudent(TokenStudent):
         dim = config.encoder.dim
         self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
         self.ctc = nn.Linear(dim, vocabulary)
-        self.weights = WeightEstimator(dim, config.cif.kernel, config.cif.dropout, config.cif.activation)
+        self.weights = (
+            WeightEstimator(dim, config.cif.kernel, config.cif.dropout, config.cif.activation)
+            if config.cif.fires == "accumulate"
+            else None
+        )
         self.context = nn.ModuleList(
             context_layer(config.encoder, number + 1) for number in range(config.cif.context_layers)
         )
@@ -63,12 +69,10 @@ class CifStudent(TokenStudent):
     @property
     def loss_weights(self) -> dict[str, float]:
         config = self.config
-        return {
-            "ce": config.ce_weight,
-            "ctc": config.ctc_weight,
-            "quantity": config.quantity_weight,
-            "alignment": config.alignment_weight,
-        }
+        weights = {"ce": config.ce_weight, "ctc": config.ctc_weight}
+        if self.weights is None:
+            return weights
+        return {**weights, "quantity": config.quantity_weight, "alignment": config.alignment_weight}
 
     @property
     def tap_dims(self) -> dict[str, int]:
@@ -94,6 +98,10 @@ class CifStudent(TokenStudent):
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
         """Fire freely, or exactly `target_lengths (B,)` tokens; in float32 whatever the autocast."""
+        if self.weights is None:
+            if target_lengths is not None:
+                raise ValueError("fires at the peaks of the CTC head cannot be scaled to a number of tokens")
+            return self._in_context(self._fire_at_peaks(encoded))
         return self._fire(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)
 
     def _fire(self, encoded: Encoded, alphas: Tensor, target_lengths: Tensor | None) -> FiredTokens:
@@ -101,6 +109,17 @@ class CifStudent(TokenStudent):
             fired = integrate_and_fire(
                 encoded.hidden, alphas, encoded.lengths, target_lengths, tail=self.config.cif.tail
             )
+        return self._in_context(fired)
+
+    def _fire_at_peaks(self, encoded: Encoded) -> FiredTokens:
+        """Fire the frames at the peaks of the CTC head's best path, and the last frame for EOS."""
+        peaks = greedy_peaks(ctc_log_probs(self, encoded), encoded.lengths, (BLANK, PAD, EOS))
+        counts = torch.tensor([len(each) for each in peaks], device=encoded.lengths.device)
+        places = [torch.tensor([peak.frame for peak in each], dtype=torch.int64) for each in peaks]
+        frames = pad_sequence(places, batch_first=True).to(counts.device)
+        return fire_at(encoded, frames, counts)
+
+    def _in_context(self, fired: FiredTokens) -> FiredTokens:
         embeddings = fired.embeddings
         if not self.context or embeddings.shape[1] == 0:
             return fired
@@ -121,17 +140,30 @@ class CifStudent(TokenStudent):
             token_lengths: `(B,)`, EOS counted.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
-        alphas = self.weights(encoded.hidden, encoded.lengths)
-        fired = self._fire(encoded, alphas, token_lengths)
+        log_probs = ctc_log_probs(self, encoded)
+        label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
+        losses = {
+            "ctc": ctc_loss(
+                log_probs, encoded.lengths, tokens, label_lengths, infinite=self.config.faithful
+            )
+        }
+        located = None
+        if self.weights is None or self.config.alignment_weight != 0.0:
+            located = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
+        if self.weights is None:
+            assert located is not None
+            fired = self._in_context(fire_at(encoded, located[0], label_lengths))
+        else:
+            alphas = self.weights(encoded.hidden, encoded.lengths)
+            fired = self._fire(encoded, alphas, token_lengths)
+            losses["quantity"] = (fired.quantity - token_lengths).abs().sum()
+            if located is not None:
+                losses["alignment"] = alignment_loss(alphas, token_lengths, *located)
         tokens = tokens[:, : fired.embeddings.shape[1]]
         states, logits, counts = self._decode(encoded, fired, tokens)
         mask = valid_mask(token_lengths, tokens.shape[1])
         ce = hard_loss(logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)
-        losses = {
-            "ce": ce.total,
-            "quantity": (fired.quantity - token_lengths).abs().sum(),
-        }
-        losses |= self._ctc_losses(encoded, alphas, tokens, token_lengths)
+        losses["ce"] = ce.total
         taps = {
             "acoustic": Tap(fired.embeddings, token_lengths, "token"),
             "linguistic": Tap(states, token_lengths, "token"),
@@ -155,7 +187,7 @@ class CifStudent(TokenStudent):
         """
         if isinstance(self.decoder, CifDecoder):
             previous = F.pad(self._forget(tokens), (1, 0), value=EOS)[:, :-1]
-            return *self.decoder(previous, fired.embeddings), {}
+            return *self.decoder(previous, fired.embeddings, self._memory(fired, encoded)), {}
         given = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
         ratio = self.config.decoder.glancing
         if not self.training or ratio == 0.0:
@@ -172,31 +204,54 @@ class CifStudent(TokenStudent):
         """The state of the decoder before its first step, of a search that goes from fire to fire.
 
         Args:
-            encoded: what was fired; read by a parallel decoder with cross-attention.
+            encoded: what was fired; read by a decoder with attention to frames.
 
         Raises:
             ValueError: that decoder is not given it.
         """
         if isinstance(self.decoder, CifDecoder):
-            return self.decoder.start(len(fired.embeddings), fired.embeddings)
+            return self.decoder.start(
+                len(fired.embeddings), fired.embeddings, self._memory(fired, encoded)
+            )
         memory = (None, None) if encoded is None else (encoded.hidden, encoded.lengths)
         return self.decoder.start(fired.embeddings, fired.lengths, *memory)
+
+    def _memory(self, fired: FiredTokens, encoded: Encoded | None) -> FrameMemory | None:
+        """The frames that a decoder with a window attends to; None for one without."""
+        if not isinstance(self.decoder, CifDecoder) or self.decoder.window is None:
+            return None
+        if encoded is None:
+            raise ValueError("a decoder with a window needs the encoder's frames")
+        places = fire_frames(fired.fire_times, encoded.lengths)
+        return self.decoder.window.remember(encoded.hidden, encoded.lengths, places)
 
     def _forget(self, tokens: Tensor) -> Tensor:
         """`tokens (B, U)` with some of them unknown, while training."""
         return forgotten(tokens, self.config.decoder.history_dropout) if self.training else tokens
 
-    def _ctc_losses(
-        self, encoded: Encoded, alphas: Tensor, tokens: Tensor, token_lengths: Tensor
-    ) -> dict[str, Tensor]:
-        faithful = self.config.faithful
-        label_lengths = token_lengths if faithful else (token_lengths - 1).clamp(min=0)
-        log_probs = ctc_log_probs(self, encoded)
-        ctc = ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=faithful)
-        if self.config.alignment_weight == 0.0:
-            return {"ctc": ctc}
-        frames, valid = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
-        return {"ctc": ctc, "alignment": alignment_loss(alphas, token_lengths, frames, valid)}
+
+def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:
+    """Fire the encoder's frames at given places, and the last frame of the utterance for EOS.
+
+    Args:
+        encoded: of B utterances.
+        frames: `(B, N)` int64, where each token is.
+        counts: `(B,)` int64, how many of them there are, at most N.
+
+    Returns:
+        `counts + 1` tokens of each utterance, none of one without frames. A token is complete at the end of its frame;
+        `quantity` is their number.
+    """
+    lengths = (counts + 1).masked_fill(encoded.lengths == 0, 0)
+    size = int(lengths.max()) if len(lengths) else 0
+    places = F.pad(frames[:, :size], (0, size - min(size, frames.shape[1])))
+    last = (encoded.lengths - 1).clamp(min=0)[:, None]
+    at_end = torch.arange(size, device=frames.device) >= counts[:, None]
+    places = torch.where(at_end, last, places)
+    mask = valid_mask(lengths, size)
+    embeddings = at_frames(encoded.hidden, places) if size else encoded.hidden[:, :0]
+    times = (places + 1).to(encoded.hidden.dtype).masked_fill(~mask, 0.0)
+    return FiredTokens(embeddings.masked_fill(~mask[..., None], 0.0), lengths, times, lengths.to(times.dtype))
 
 
 def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def encode_in_layers(
 
     What stands behind a length is undefined in the others.
     """
-    frames = list(encoder.each_layer(features, lengths))
+    frames = list(encoder.each_layer(features, lengths, encoder.stored))
     encoded = Encoded(encoder.finished(*frames[-1]), frames[-1][1])
     hidden = [*(each for each, _ in frames[:-1]), encoded.hidden]
     taps = {f"frames.{number}": Tap(hidden[number], encoded.lengths, "frame") for number in _layers(config)}

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from retort.audio.specaugment import spec_augment
+from retort.audio.specaugment import mask_hidden, spec_augment
 from retort.config import AugmentConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures
@@ -26,11 +26,12 @@ from retort.errors import BadUtterance
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
 from retort.training.frames import FrameLabels, FrameTexts, UtteranceFrames, collate
+from retort.training.hidden_store import HiddenStore
 
 SHORTEST = 3
 """Encoder frames under which an utterance is too short."""
 
-FRAME_STEP, TOKEN_STEP = 64, 8
+FRAME_STEP, HIDDEN_STEP, TOKEN_STEP = 64, 16, 8
 """Batches are padded to multiples of these: matrix kernels are prepared once per shape, a fifth of a step on a CPU."""
 
 
@@ -90,21 +91,24 @@ class UtteranceDataset(Dataset):
         tokenizer: the student's; None of one that writes no tokens: its utterances have none.
         output_lengths: encoder frames of so many feature frames.
         labels: of frames, for a student that learns them.
+        stored: outputs of the encoder's lower layers, which then take the place of features.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         tokenizer: Tokenizer | None,
-        output_lengths: Callable[[Tensor], Tensor],
+        output_lengths: Callable[[Tensor, int], Tensor],
         noise: CutSet | None,
         labels: FrameLabels | None = None,
+        stored: HiddenStore | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.output_lengths = output_lengths
         self.noise = noise
         self.labels = labels
+        self.stored = stored
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
@@ -118,7 +122,8 @@ class UtteranceDataset(Dataset):
             except BadUtterance as error:
                 rejected.append(Rejected(cut.id, error.what))
         if not utterances:
-            return empty_batch(self.recipe.features.bins, rejected, labelled=self.labels is not None)
+            width = self.recipe.features.bins if self.stored is None else self.stored.dim
+            return empty_batch(width, rejected, labelled=self.labels is not None)
         tokens = [self._tokens(each.pieces) for each in utterances]
         labelled = [each.frames for each in utterances if each.frames is not None]
         senones, frames = collate(labelled) if labelled else (None, {})
@@ -126,7 +131,7 @@ class UtteranceDataset(Dataset):
             [each.id for each in utterances],
             [each.text for each in utterances],
             [each.pieces for each in utterances],
-            _padded([each.features for each in utterances], FRAME_STEP),
+            _padded([each.features for each in utterances], FRAME_STEP if self.stored is None else HIDDEN_STEP),
             torch.tensor([each.features.shape[0] for each in utterances]),
             _padded(tokens, TOKEN_STEP, PAD),
             torch.tensor([each.shape[0] for each in tokens]),
@@ -152,14 +157,21 @@ class UtteranceDataset(Dataset):
         if self.noise is not None:
             cut = cut.resample(self.recipe.features.sampling_rate)
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
-        features = self.features(cut)
-        frames = int(self.output_lengths(torch.tensor([features.shape[0]])))
+        features = self.features(cut) if self.stored is None else self.stored[cut.id]
+        layers = 0 if self.stored is None else self.recipe.training.stored_layers
+        frames = int(self.output_lengths(torch.tensor([features.shape[0]]), layers))
         if frames < SHORTEST:
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
         if len(pieces) + 1 > frames:
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
         laid = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
-        return _Utterance(cut.id, text, pieces, spec_augment(features, self.recipe.augment, generator), laid)
+        if self.stored is None:
+            masked = spec_augment(features, self.recipe.augment, generator)
+        else:
+            masked = mask_hidden(
+                features, self.recipe.augment, generator, self.recipe.features.bins, self.stored.subsampling
+            )
+        return _Utterance(cut.id, text, pieces, masked, laid)
 
 
 def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.lm.speech import hears_normalised, open_speech_encoder, speech_architecture
+from retort.lm.speech import (
+    hears_normalised,
+    open_speech_encoder,
+    open_whisper_encoder,
+    speech_architecture,
+)
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
+from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
 from retort.students.student import Student
 from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
@@ -81,6 +87,23 @@ def check_pretrained(recipe: Recipe) -> None:
     if config.kind != "pretrained" or not config.model:
         return
     architecture = speech_architecture(config.model)
+    kind, reads = architecture["model_type"], recipe.features.kind
+    if (kind == "whisper") != (reads == "whisper"):
+        raise UserError(
+            f"features.kind is {reads}, this model is a {kind}",
+            where=config.model,
+            remedy=f"Set features.kind: {'whisper' if kind == 'whisper' else 'wave'}",
+        )
+    if kind == "whisper":
+        with torch.device("meta"):
+            whisper_parts(architecture, config.layers, recipe.features.bins, 0.0)
+        if architecture["d_model"] != config.dim:
+            raise UserError(
+                f"student.encoder.dim is {config.dim}, this Whisper has {architecture['d_model']}",
+                where=config.model,
+                remedy=f"Set student.encoder.dim: {architecture['d_model']}",
+            )
+        return
     with torch.device("meta"):
         speech_parts(replace(config, architecture=architecture), recipe.features.bins)
     cmvn = hears_normalised(config.model)
@@ -101,6 +124,11 @@ def start_from_pretrained(student: Student, name: str) -> int:
     """
     if not name:
         return 0
+    if isinstance(student.encoder.frontend, WhisperFrontend):
+        layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
+        norm = student.encoder.norm
+        assert isinstance(norm, nn.LayerNorm)
+        return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
     frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
     assert isinstance(frontend, SpeechFrontend)
     assert isinstance(transformer, SpeechTransformer)

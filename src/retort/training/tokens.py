@@ -24,6 +24,7 @@ from retort.training.batches import UtteranceDataset
 from retort.training.data import Progress, load_data
 from retort.training.earlier import train_teachers
 from retort.training.folder import save_whole
+from retort.training.hidden_store import open_stored_layers
 from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.plm import check_plm, start_from_plm
@@ -64,6 +65,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         report(0, {f"init.{key}": value for key, value in taken_over.items()})
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
+    stored = open_stored_layers(recipe, student, data, root, progress, accelerator)
     dims = {name: each.dim for name, each in teachers.items()}
 
     def recogniser(student: Student) -> Recogniser:
@@ -73,7 +75,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         student,
         Objective(recipe.distill, student.tap_dims, dims, student.tap_units),
         teachers,
-        UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise),
+        UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise, stored=stored),
         data,
         lambda student: free_running(recogniser(student), data.validation),
         recogniser,

@@ -1,0 +1,159 @@
+"""The encoder of Whisper (Radford et al. 2022, section 2.2) as a front end and layers that mask padding.
+
+`transformers`' encoder expects 30 seconds of features and has no attention mask. These modules accept any length up to
+the number of positions, and an utterance gives the same frames alone and in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.errors import UserError
+from retort.nn.attention import SelfAttention
+from retort.nn.dropout import Dropout
+from retort.nn.masks import attention_mask, valid_mask
+
+
+class WhisperFrontend(nn.Module):
+    """Two convolutions over time with GELU, the second of stride 2, and fixed positions.
+
+    Args:
+        bins: mel bins of a feature frame.
+        dim: width of the output.
+        positions: most frames of the output; 1500 (30 s) in the published models.
+    """
+
+    subsampling = 2
+
+    def __init__(self, bins: int, dim: int, positions: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(bins, dim, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
+        self.positions: Tensor
+        self.register_buffer("positions", torch.zeros(positions, dim))
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames `(B,)` of the output for so many feature frames: ceil(T / 2)."""
+        return (lengths + 1) // 2
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map log-mel features `(B, T, bins)` to `(B, ceil(T / 2), dim)` and the lengths with it.
+
+        Raises:
+            UserError: an utterance is longer than the positions.
+        """
+        mask = valid_mask(lengths, features.shape[1])[:, None]
+        hidden = F.gelu(self.conv1(features.transpose(1, 2).masked_fill(~mask, 0.0)))
+        hidden = F.gelu(self.conv2(hidden.masked_fill(~mask, 0.0))).transpose(1, 2)
+        after, most = self.output_lengths(lengths), len(self.positions)
+        if int(after.max()) > most:
+            raise UserError(
+                f"an utterance of {int(lengths.max())} feature frames is longer than the encoder's {most} positions",
+                remedy=f"Use utterances of at most {most * 2 / 100:g} s (batches.maximum_seconds)",
+            )
+        hidden = hidden[:, :most]
+        return hidden + self.positions[: hidden.shape[1]], after
+
+
+class WhisperLayer(SelfAttention):
+    """Pre-norm self-attention and feed-forward with GELU, each with its residual connection.
+
+    Args:
+        dim: width.
+        heads: attention heads.
+        feedforward: inner width of the feed-forward part.
+        dropout: after each part, and within the feed-forward part.
+    """
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__(dim, heads, 0.0)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, feedforward)
+        self.contract = nn.Linear(feedforward, dim)
+        self.residual_dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, dim)` to the same shape; frames beyond `lengths (B,)` are not attended to."""
+        normed = self.attention_norm(hidden)
+        query, key, value = (self.split(part(normed)) for part in (self.query, self.key, self.value))
+        attended = self.attend(query, key, value, attention_mask(lengths, hidden.shape[1]))
+        hidden = hidden + self.residual_dropout(attended)
+        expanded = self.residual_dropout(F.gelu(self.expand(self.feedforward_norm(hidden))))
+        result: Tensor = hidden + self.residual_dropout(self.contract(expanded))
+        return result
+
+
+def whisper_parts(
+    architecture: Mapping[str, Any], layers: int, bins: int, dropout: float
+) -> tuple[WhisperFrontend, list[WhisperLayer]]:
+    """Front end and the first `layers` layers of the encoder that a configuration describes, with fresh weights.
+
+    Args:
+        architecture: values of `transformers`' WhisperConfig.
+        bins: mel bins of the features.
+
+    Raises:
+        UserError: the model has fewer layers or another number of bins.
+    """
+    from transformers import WhisperConfig
+
+    config = WhisperConfig(**{key: value for key, value in architecture.items() if key != "model_type"})
+    if config.num_mel_bins != bins:
+        raise UserError(
+            f"features.bins is {bins}, this Whisper reads {config.num_mel_bins}",
+            remedy=f"Set features.bins: {config.num_mel_bins}",
+        )
+    if layers > config.encoder_layers:
+        raise UserError(
+            f"student.encoder.layers is {layers}, this Whisper has {config.encoder_layers}",
+            remedy=f"Set student.encoder.layers: {config.encoder_layers} or less",
+        )
+    dim = config.d_model
+    made = [
+        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout) for _ in range(layers)
+    ]
+    return WhisperFrontend(bins, dim, config.max_source_positions), made
+
+
+_LAYER_NAMES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "output": "self_attn.out_proj",
+    "attention_norm": "self_attn_layer_norm",
+    "expand": "fc1",
+    "contract": "fc2",
+    "feedforward_norm": "final_layer_norm",
+}
+
+
+@torch.no_grad()
+def copy_whisper_weights(
+    weights: Mapping[str, Tensor], frontend: WhisperFrontend, layers: list[WhisperLayer], norm: nn.LayerNorm
+) -> int:
+    """Copy the weights of `transformers`' WhisperEncoder; returns the number of tensors.
+
+    Where fewer layers are taken than the model has, its final norm is taken all the same.
+
+    Args:
+        weights: state dictionary of the encoder.
+    """
+    pairs: list[tuple[Tensor, str]] = [(frontend.positions, "embed_positions.weight"), (norm.weight, "layer_norm.weight")]
+    assert norm.bias is not None
+    pairs.append((norm.bias, "layer_norm.bias"))
+    for name, parameter in frontend.named_parameters():
+        pairs.append((parameter, name))
+    for number, layer in enumerate(layers):
+        for name, parameter in layer.named_parameters():
+            part, _, kind = name.rpartition(".")
+            pairs.append((parameter, f"layers.{number}.{_LAYER_NAMES[part]}.{kind}"))
+    for own, name in pairs:
+        own.copy_(weights[name])
+    return len(pairs)

@@ -1,0 +1,84 @@
+"""Attention from tokens to the encoder frames around the place where each was fired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FrameMemory:
+    """Encoder frames as keys and values, one copy for all hypotheses of an utterance.
+
+    Attributes:
+        keys: `(B, T, dim)`.
+        values: `(B, T, dim)`.
+        lengths: `(B,)` int64, valid frames.
+        places: `(B, U)` int64, the frame in which each token was fired.
+        rows: `(M,)` int64, the utterance of each hypothesis.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+    places: Tensor
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> FrameMemory:
+        """The same frames for the hypotheses `rows (K,)` int64 of the present ones."""
+        return replace(self, rows=self.rows[rows])
+
+
+def fire_frames(fire_times: Tensor, lengths: Tensor) -> Tensor:
+    """`(B, U)` int64: the encoder frame in which a token was complete, from `fire_times (B, U)` in frames."""
+    return (fire_times.ceil().long() - 1).clamp(min=0).minimum((lengths - 1).clamp(min=0)[:, None])
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention over `2 window + 1` frames around a token's fire, with a learned bias for each distance.
+
+    Args:
+        dim: of the queries and the output.
+        source_dim: of the encoder frames.
+        heads: must divide `dim`.
+        window: frames to each side.
+    """
+
+    def __init__(self, dim: int, source_dim: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(source_dim, dim)
+        self.value = nn.Linear(source_dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self.distances = nn.Parameter(torch.zeros(heads, 2 * window + 1))
+
+    def remember(self, hidden: Tensor, lengths: Tensor, places: Tensor) -> FrameMemory:
+        """Keys and values of `hidden (B, T, source_dim)`; `places (B, U)` are the tokens' frames."""
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return FrameMemory(self.key(hidden), self.value(hidden), lengths, places, rows)
+
+    def forward(self, states: Tensor, memory: FrameMemory, first: int = 0) -> Tensor:
+        """`states (M, N, dim)` of the tokens `first` to `first + N` to what they attend to, of the same shape.
+
+        Nothing is attended to in an utterance without frames, and beyond its last frame.
+        """
+        rows = memory.rows[:, None, None]
+        places = memory.places[memory.rows, first : first + states.shape[1], None]
+        offsets = torch.arange(-self.window, self.window + 1, device=states.device)
+        frames = places + offsets
+        valid = (frames >= 0) & (frames < memory.lengths[memory.rows][:, None, None])
+        frames = frames.clamp(0, max(memory.keys.shape[1] - 1, 0))
+        size = (*frames.shape, self.heads, -1)
+        keys, values = memory.keys[rows, frames].view(size), memory.values[rows, frames].view(size)
+        query = self.query(self.norm(states)).unflatten(-1, (self.heads, -1)).to(keys.dtype)
+        scores = torch.einsum("mnhd,mnwhd->mnhw", query, keys).float() * query.shape[-1] ** -0.5
+        scores = (scores + self.distances).masked_fill(~valid[:, :, None], -1e30)
+        shares = F.softmax(scores, dim=-1).masked_fill(~valid[:, :, None], 0.0).to(values.dtype)
+        attended = torch.einsum("mnhw,mnwhd->mnhd", shares, values)
+        result: Tensor = self.output(attended.flatten(2))
+        return result

@@ -1,0 +1,243 @@
+"""Outputs of frozen lower encoder layers, computed once per utterance and kept on disk.
+
+With `training.stored_layers: N` the front end and the first N layers do not learn, so what they give for an utterance
+never changes. It is written once to `exp/cache/hidden/KEY` as float16, and training starts from layer N + 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from lhotse import CutSet
+from lhotse.cut import Cut
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from retort.config import FeatureConfig, Recipe
+from retort.corpora.cuts import Rejected
+from retort.corpora.features import CutFeatures, features_key
+from retort.errors import BadUtterance, UserError
+from retort.files import one_at_a_time, write_whole
+from retort.nn.encoder import Encoder
+from retort.students.student import Student
+from retort.training.data import Data
+from retort.training.data import Progress as StageProgress
+from retort.training.parts import freeze
+
+BATCH_SECONDS = 60.0
+"""Audio that is encoded at once while the store is made."""
+
+Progress = Callable[[int, int], None]
+
+
+class HiddenStore:
+    """Frames of many utterances, one after the other in one file, mapped and not loaded.
+
+    Args:
+        folder: made by :func:`store_hidden`.
+
+    Attributes:
+        dim: width of a frame.
+        subsampling: feature frames in one frame.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / "about.json").read_text())
+        self.dim = int(about["dim"])
+        self.subsampling = int(about["subsampling"])
+        self.path = folder / "frames.float16"
+        self._places: dict[str, tuple[int, int]] = {}
+        start = 0
+        for name, frames in _index(folder):
+            self._places[name] = (start, frames)
+            start += frames
+        if self.path.stat().st_size != start * self.dim * 2:
+            raise UserError("the stored layers are cut short", where=folder, remedy="Remove the folder, run again")
+        self._frames: np.ndarray | None = None
+        self._size = start
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __getitem__(self, name: str) -> Tensor:
+        """`(T', dim)` float32 of the utterance `name`.
+
+        Raises:
+            BadUtterance: the store does not have it.
+        """
+        if name not in self._places:
+            raise BadUtterance("no stored encoder layers", where=name)
+        if self._frames is None:  # opened in the process that reads: loaders are processes of their own
+            self._frames = np.memmap(self.path, np.float16, "r", shape=(self._size, self.dim))
+        start, frames = self._places[name]
+        return torch.from_numpy(self._frames[start : start + frames].astype(np.float32))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_frames": None}
+
+
+def open_stored_layers(
+    recipe: Recipe, student: Student, data: Data, root: Path, progress: StageProgress, accelerator: Accelerator
+) -> HiddenStore | None:
+    """The outputs of the lower layers that `training.stored_layers` asks for, made where they are missing; else None.
+
+    These layers are frozen, and the student's training passes take stored frames from now on. Cuts that cannot be
+    encoded are added to `data.rejected`.
+    """
+    layers = recipe.training.stored_layers
+    if not layers:
+        return None
+    freeze(student, [f"encoder.{part}" for part in lower_parts(student.encoder, layers)])
+    encoder = student.encoder.to(accelerator.device)
+    with accelerator.main_process_first():
+        store, rejected = store_hidden(
+            data.train,
+            root / "cache" / "hidden",
+            recipe.features,
+            encoder,
+            layers,
+            recipe.training.precision,
+            partial(progress, "lower layers"),
+        )
+    data.rejected.extend(rejected)
+    student.train()
+    encoder.stored = layers
+    return store
+
+
+def store_hidden(
+    cuts: CutSet,
+    cache: Path,
+    config: FeatureConfig,
+    encoder: Encoder,
+    layers: int,
+    precision: str,
+    progress: Progress | None = None,
+) -> tuple[HiddenStore, list[Rejected]]:
+    """Encode every cut with the first `layers` layers; what an earlier call wrote is kept.
+
+    Args:
+        cuts: at all speeds.
+        cache: folder of all such stores; this one's name is made from the weights, the features and the audio.
+        encoder: on the CPU or a GPU; left in evaluation mode.
+        precision: `bf16` computes under autocast.
+
+    Returns:
+        The store, and the cuts that could not be encoded.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    folder = cache / _key(cuts, config, encoder, layers, precision)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder / "lock"):
+            if not (folder / "done").exists():
+                rejected = _fill(folder, cuts, config, encoder, layers, precision, progress)
+                write_whole(folder / "rejected.json", json.dumps(rejected))
+                (folder / "done").touch()
+    except OSError as error:
+        raise UserError(
+            f"encoder layers cannot be stored ({error})", where=folder, remedy="Free space, run again"
+        ) from None
+    rejected = json.loads((folder / "rejected.json").read_text())
+    return HiddenStore(folder), [Rejected(*each) for each in rejected]
+
+
+def _key(cuts: CutSet, config: FeatureConfig, encoder: Encoder, layers: int, precision: str) -> str:
+    digest = hashlib.sha256(f"{features_key('hidden', cuts, config)} {config.kind} {layers} {precision}".encode())
+    for name, tensor in _lower_weights(encoder, layers):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def lower_parts(encoder: Encoder, layers: int) -> list[str]:
+    """First words of the names of the encoder's parameters that a store of so many layers depends on."""
+    numbers = range(layers)
+    return [
+        "frontend",
+        *(f"layers.{number}" for number in numbers),
+        *(f"pools.{number + 1}" for number in numbers if number + 1 in encoder.pool_after),
+    ]
+
+
+def _lower_weights(encoder: Encoder, layers: int) -> Iterator[tuple[str, Tensor]]:
+    parts = tuple(f"{part}." for part in lower_parts(encoder, layers))
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if name.startswith(parts):
+            yield name, tensor
+
+
+def _index(folder: Path) -> list[tuple[str, int]]:
+    path = folder / "index.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [tuple(json.loads(line)) for line in lines[:-1]]  # a last line that was cut short does not count
+
+
+@torch.inference_mode()
+def _fill(
+    folder: Path,
+    cuts: CutSet,
+    config: FeatureConfig,
+    encoder: Encoder,
+    layers: int,
+    precision: str,
+    progress: Progress | None,
+) -> list[tuple[str, str]]:
+    """Append what is missing; returns the cuts that cannot be encoded, with the reason."""
+    there, dim = _index(folder), encoder.layers[0].query.in_features
+    frames_path, index_path = folder / "frames.float16", folder / "index.jsonl"
+    subsampling = encoder.frontend.subsampling * 2 ** sum(number <= layers for number in encoder.pool_after)
+    write_whole(folder / "about.json", json.dumps({"dim": dim, "subsampling": subsampling}))
+    write_whole(index_path, "".join(json.dumps(each) + "\n" for each in there))
+    frames_path.touch()
+    with frames_path.open("r+b") as frames_file:
+        frames_file.truncate(sum(frames for _, frames in there) * dim * 2)
+    known, rejected, done = {name for name, _ in there}, [], 0
+    features, device = CutFeatures(config), next(encoder.parameters()).device
+    encoder.eval()
+    with frames_path.open("ab") as frames_file, index_path.open("a") as index_file:
+        for group in _groups(each for each in cuts if each.id not in known):
+            made: list[tuple[str, Tensor]] = []
+            for cut in group:
+                try:
+                    made.append((cut.id, features(cut)))
+                except BadUtterance as error:
+                    rejected.append((cut.id, error.what))
+            made = [(name, each) for name, each in made if len(each)]
+            if made:
+                lengths = torch.tensor([len(each) for _, each in made], device=device)
+                padded = pad_sequence([each for _, each in made], batch_first=True).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    hidden, after = encoder.lower(padded, lengths, layers)
+                for (name, _), each, count in zip(made, hidden.cpu().to(torch.float16), after.tolist()):
+                    frames_file.write(each[:count].contiguous().numpy().tobytes())
+                    index_file.write(json.dumps([name, count]) + "\n")
+                frames_file.flush()
+                index_file.flush()
+            done += len(group)
+            if progress is not None:
+                progress(len(known) + done, len(cuts))
+    return rejected
+
+
+def _groups(cuts: Iterable[Cut]) -> Iterator[list[Cut]]:
+    """Cuts of like durations, at most `BATCH_SECONDS` with padding."""
+    group: list[Cut] = []
+    for cut in sorted(cuts, key=lambda each: each.duration):
+        if group and cut.duration * (len(group) + 1) > BATCH_SECONDS:
+            yield group
+            group = []
+        group.append(cut)
+    if group:
+        yield group
