@@ -17,7 +17,7 @@ ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "hybrid_config", "student_config"),
-    ("config", "size_checks"),
+    ("config", "size_checks", "pretrained"),
     ("distill_checks", "student_checks"),
     ("checks",),
     ("recipe",),

@@ -16,6 +16,7 @@ from rich.table import Table
 from retort.environment import tune_environment
 from retort.errors import UserError, complain
 from retort.verbs.evaluate import evaluate
+from retort.verbs.fetch import fetch
 from retort.verbs.info import info
 from retort.verbs.lm import lm
 from retort.verbs.release import release
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.add_typer(lm, name="lm")
 AFTER = dict.fromkeys(("train", "lm", "demo", "sweep"), "; the same command goes on from the last checkpoint")
 AFTER["teach"] = "; every whole shard is kept, and the same command goes on behind them"
+AFTER["fetch"] = "; what was downloaded is kept, and the same command goes on"
 AFTER["tune"] = "; every weight that is done is kept, and the same command goes on behind them"
 """What a verb that was stopped can say of going on."""
 
@@ -229,6 +231,7 @@ app.command()(gap)
 
 
 app.command()(info)
+app.command()(fetch)
 
 
 @app.command()

