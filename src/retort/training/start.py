@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.config import Recipe
+from retort.decoding.weights import unpack
 from retort.errors import UserError
 from retort.lm.speech import (
     hears_normalised,
@@ -53,7 +54,7 @@ def start_from(
         UserError: no model there, it has no such part, or nothing of it fits.
     """
     path = model_folder(experiment)
-    weights, own = read_weights(path / "model.safetensors"), student.state_dict()
+    weights, own = unpack(read_weights(path / "model.safetensors")), student.state_dict()
     check_parts(weights, parts, "training.init_parts")
     if tokenizer is None:
         other = not graph or _graph(path) != graph
