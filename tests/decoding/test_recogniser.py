@@ -216,7 +216,7 @@ def test_half_precision_differs_by_rounding_alone(
 ) -> None:
     recogniser = make_recogniser(norm=norm)
     path = write(tmp_path, speech(2.0))
-    recogniser.save(tmp_path / "half", half=True)
+    recogniser.save(tmp_path / "half", stored="float16")
     stored = load_file(tmp_path / "half" / "model.safetensors")
     whole = recogniser.student.state_dict()
     opened = load(tmp_path / "half")
@@ -236,7 +236,7 @@ def test_half_precision_differs_by_rounding_alone(
     assert opened.fingerprint() == expected.fingerprint() != recogniser.fingerprint()
     opened.student.config.cif.tail += 0.1
     assert opened.fingerprint() != expected.fingerprint()
-    opened.save(tmp_path / "again", half=True)
+    opened.save(tmp_path / "again", stored="float16")
     first, second = (tmp_path / each / "model.safetensors" for each in ("half", "again"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -245,14 +245,14 @@ def test_a_weight_that_half_precision_cannot_hold(make_recogniser: MakeRecognise
     recogniser = make_recogniser()
     recogniser.student.decoder.vocabulary.weight.data[0, 0] = 1e5
     with pytest.raises(UserError, match="float16 cannot hold") as caught:
-        recogniser.save(tmp_path / "half", half=True)
+        recogniser.save(tmp_path / "half", stored="float16")
     assert caught.value.where == "decoder.vocabulary.weight"
     assert not (tmp_path / "half").exists()
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "float16"])
 def model(recogniser: Recogniser, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    recogniser.save(tmp_path / "model", half=request.param)
+    recogniser.save(tmp_path / "model", stored="float16" if request.param else "float32")
     return tmp_path / "model"
 
 

@@ -12,7 +12,7 @@ from retort.errors import UserError
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")
-MODES = ("own", "ctc", "attention_rescoring", "ctc_rescoring")
+MODES = ("own", "joint", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
 """Modes that rank a list anew, and what does it."""
 CTC_WEIGHT = 0.3
@@ -34,11 +34,12 @@ class DecodingOptions:
         length_weight: added for every piece of the student's in a hypothesis: of CTC, attention and transducer students
             in the search and in what ranks anew, of a CIF student where it is ranked anew. Of a transducer that says
             one token a frame it is what others take from the log-probability of a blank.
-        mode: which search: the student's `own`; `ctc`, of its CTC head alone; or, of attention students,
-            `attention_rescoring`: what the CTC head found, ranked anew by the decoder; or, of CIF and transducer
-            students, `ctc_rescoring`: what they found, ranked anew with the CTC head.
-        ctc_weight: of the CTC head's log-probabilities in the search of an attention student or when it ranks anew, the
-            student's having the rest to 1.
+        mode: which search: the student's `own`; `ctc`, with its CTC head alone; for CIF students `joint`, with the CTC
+            prefix score at every token; for attention students, and CIF students whose fires are the CTC head's,
+            `attention_rescoring`: the CTC head's n-best list, rescored by the decoder; for CIF and transducer students
+            `ctc_rescoring`: their n-best list, rescored by the CTC head.
+        ctc_weight: weight of the CTC head's log-probabilities wherever it is combined with a decoder, whose weight is the
+            rest to 1.
         graph: folder of an n-gram model over words: the student's CTC head is heard through a decoding graph of it,
             and the beam is how many readings are kept.
         acoustic_scale: of a student's scores against its decoding graph; 0 takes the hybrid model's own, of a CTC
@@ -83,6 +84,8 @@ class DecodingOptions:
                 f"greedy decoding keeps one hypothesis, which the {RESCORING[self.mode]} cannot rank anew",
                 remedy="Give a beam of 2 or more",
             )
+        if self.mode == "joint" and self.ctc_weight == 1.0:
+            raise UserError("ctc weight is 1 in a joint search", remedy="Give less, or --mode ctc")
         if not 0.0 <= self.ctc_weight <= 1.0:
             raise UserError(f"ctc weight is {self.ctc_weight:g}", remedy="Give a number from 0 to 1")
         if self.graph and (self.lm or self.rescore):

@@ -29,6 +29,7 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Found, Search
 from retort.decoding.searches import open_search
 from retort.decoding.transcript import Transcript
+from retort.decoding.weights import pack, unpack
 from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
@@ -43,6 +44,8 @@ from retort.text.tokenizers import Tokenizer
 SHORTEST = 3
 """Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
+INT8_FORMAT = 2
+"""Of a model with int8 weights, which version 0.1 cannot read."""
 
 
 class Recogniser:
@@ -200,24 +203,27 @@ class Recogniser:
             candidates, options.nbest, self.tokenizer, self.frame_seconds, offset, duration
         )
 
-    def save(self, folder: Path, *, half: bool = False, link: bool = False) -> None:
+    def save(self, folder: Path, *, stored: str = "float32", link: bool = False) -> None:
         """Write what :func:`load` reads, and nothing else.
 
         Args:
             folder: made if missing.
-            half: weights in float16, rounded; else as they are.
+            stored: how the weights are stored: `float32`, `float16` or `int8` (:func:`retort.decoding.weights.pack`).
             link: share the bytes of the decoding graph, as :meth:`retort.hybrid.graph.Graph.save` does.
 
         Raises:
             UserError: a weight is beyond what float16 holds.
         """
-        weights = _halved(self._weights()) if half else self._weights()
+        weights = pack(self._weights(), stored)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / "model.safetensors")
         self.tokenizer.save(folder / "tokenizer")
         if self.graph is not None:
             self.graph.graph.save(folder / "graph", link=link)
-        (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
+        config = self._config()
+        if stored == "int8":
+            config["format"] = INT8_FORMAT
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def fingerprint(self) -> str:
         """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike.
@@ -260,20 +266,10 @@ class Recogniser:
         return normalised(self._extract(samples), self.features)
 
 
-def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    halved = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
-    }
-    for name, tensor in halved.items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError("it has values that float16 cannot hold", where=name)
-    return halved
-
-
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
     """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
 
-    Float16 weights become float32.
+    Float16 and int8 weights become float32.
 
     Raises:
         UserError: no model there, or files of it are missing, broken or of another format.
@@ -289,15 +285,17 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         )
     with opening_model(root, "Export or fetch it again"):
         config = json.loads((root / "config.json").read_text())
-        if config["format"] != FORMAT:
-            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+        if config["format"] not in (FORMAT, INT8_FORMAT):
+            raise UserError(
+                f"its format is {config['format']}, this version reads {FORMAT} and {INT8_FORMAT}", where=root
+            )
         parts: dict[Any, Any] = {key: config[key] for key in ("student", "features", "normaliser")}
         recipe = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(Recipe), {**parts, "name": str(root)})
         )
         assert isinstance(recipe, Recipe)
         student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
-        student.load_state_dict(load_file(root / "model.safetensors"))
+        student.load_state_dict(unpack(load_file(root / "model.safetensors")))
     tokenizer = open_tokenizer(root / "tokenizer")
     graph = None
     if "graph" in config:

@@ -15,6 +15,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.document import Block, Paragraph, Section, Table, section_to_markdown
 from retort.evaluation.evaluate import Evaluation, data_name
+from retort.pretrained.catalogue import load_catalogue
 from retort.release.lineage import Lineage, heard, inside, taught, teacher_name
 from retort.training.describe import outline
 
@@ -53,6 +54,7 @@ def model_card(
     terms: Terms,
     evaluations: Sequence[Evaluation],
     commit: str,
+    stored: str = "float16",
 ) -> str:
     """The card as Markdown under a head of YAML.
 
@@ -63,6 +65,7 @@ def model_card(
         terms: what its maker says.
         evaluations: of the release.
         commit: of the code that made it; may be empty.
+        stored: how the weights are stored.
     """
     name, recipe = path.rpartition("/")[2], lineage.recipes[-1]
     sections = [
@@ -73,7 +76,7 @@ def model_card(
         Section("Architecture", [Paragraph(_architecture(recogniser, recipe))]),
         Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms))]),
     ]
-    body = [f"# {name}", _lead(recogniser, recipe), *map(section_to_markdown, sections)]
+    body = [f"# {name}", _lead(recogniser, recipe, stored), *map(section_to_markdown, sections)]
     return f"---\n{_head(name, recipe, terms, evaluations)}\n---\n\n" + "\n\n".join(body) + "\n"
 
 
@@ -90,6 +93,7 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
         tags=[TASK, "retort", recipe.student.kind, *(["knowledge-distillation"] if recipe.distill else [])],
         metrics=list(MEASURES),
         model_name=name,
+        base_model=origin[0] if (origin := encoder_origin(recipe)) else None,
         eval_results=[
             EvalResult(
                 task_type=TASK,
@@ -105,14 +109,25 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
     return data.to_yaml().strip()
 
 
-def _lead(recogniser: Recogniser, recipe: Recipe) -> str:
+def encoder_origin(recipe: Recipe) -> tuple[str, str] | None:
+    """The hub name and the licence of the pretrained encoder that training started from, as far as they are known."""
+    model = recipe.student.encoder.model
+    if not model:
+        return None
+    entry = load_catalogue().get(Path(model).name)
+    return (entry.hub, entry.licence) if entry else (model, "see there")
+
+
+def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
     teachers = sorted({row.teacher for row in recipe.distill})
     names = ", ".join(teacher_name(recipe, each).rpartition("/")[2] for each in teachers)
     how = f"taught by the language model {names}, which it does not need any more" if names else "no teacher"
     parts = inside(recipe)
     began = f" Its decoder has weights that began as those of {parts}." if parts else ""
+    if origin := encoder_origin(recipe):
+        began += f" Its encoder was trained on from that of {origin[0]} (licence: {origin[1]})."
     return (
-        f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, float16, trained "
+        f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, trained "
         f"with Retort as system `{recipe.system}`: {how}.{began}"
     )
 

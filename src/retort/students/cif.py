@@ -200,6 +200,12 @@ class CifStudent(TokenStudent):
         right = (guesses == tokens) & valid_mask(fired.lengths, tokens.shape[1])
         return *self.decoder(*given, (tokens, shown)), {"correct": right.sum(), "shown": shown.sum()}
 
+    def decode(self, encoded: Encoded, fired: FiredTokens, previous: Tensor) -> Tensor:
+        """Logits `(B, U, V)` of an autoregressive decoder, given the token before each fire, `previous (B, U)`."""
+        if not isinstance(self.decoder, CifDecoder):
+            raise ValueError("a parallel decoder has no history to be given")
+        return self.decoder(previous, fired.embeddings, self._memory(fired, encoded))[1]
+
     def start(self, fired: FiredTokens, encoded: Encoded | None = None) -> Any:
         """The state of the decoder before its first step, of a search that goes from fire to fire.
 

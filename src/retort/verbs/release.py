@@ -25,22 +25,30 @@ def release(
             metavar="CUTS", help="Scored beside the recipe's data.test; may be given several times."
         ),
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="How the weights are stored: float16, int8 (half the size again), or float32."),
+    ] = "float16",
 ) -> None:
-    """Write a trained model as a small folder: float16 weights, tokenizer, recipe, model card.
+    """Write a trained model as a small folder: weights, tokenizer, recipe, model card.
 
     The card has the errors of the released weights, as `retort evaluate OUT CUTS` finds them.
     """
     tune_environment()
     import torch
 
+    from retort.decoding.weights import STORED
+    from retort.errors import UserError
     from retort.progress import stage_progress
     from retort.release.card import Terms
     from retort.release.release import SMALL, release
 
+    if weights not in STORED:
+        raise UserError(f"--weights is {weights}", remedy=f"Choose one of {', '.join(STORED)}")
     terms = Terms(licence, language, data_note or [])
     torch.set_num_threads(1)
     with stage_progress(console) as progress:
-        released = release(experiment, out, terms, test or [], EXPERIMENTS, progress)
+        released = release(experiment, out, terms, test or [], EXPERIMENTS, progress, weights)
     for each in released.evaluations:
         print_evaluation(each.split, each)
     tell(f"{released.folder}: {released.size / 1e6:.1f} MB")
