@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
-from retort.errors import UserError, complain
+from retort.errors import UserError, complain, system_error
 from retort.verbs.evaluate import evaluate
 from retort.verbs.info import info
 from retort.verbs.lm import lm
@@ -62,19 +62,37 @@ class Kind(StrEnum):
 
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()  # here a disk that is full can still be reported
     except UserError as error:
         complain(str(error))
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has gone
+        sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        complain(f"{error.filename or 'disk'}: the disk is full. Free space, run again")
+        complain(system_error(error))
+        sys.exit(2)
+    except MemoryError:
+        complain("there is not enough memory. Choose smaller sizes, batches or beams")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == STOPPED:  # what typer makes of Ctrl-C
             complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
+        raise
+
+
+def _flush() -> None:
+    """Write what was printed; where that fails, the rest is given up, for else it would fail again at the end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
 
@@ -129,7 +147,7 @@ def teach(
     from retort.training.teach import teach as run_teaching
 
     loaded = load_recipe(recipe, overrides or [])
-    screen = console if os.environ.get("RANK", "0") == "0" else Console(quiet=True)
+    screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
     with stage_progress(screen) as progress:
         done = run_teaching(
             loaded,

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     """Write a file, or replace it in one step, so that nobody ever reads half of it.
 
     The content goes to a name beside it that no other process has, is flushed to the disk and renamed; text is
-    written as UTF-8.
+    written as UTF-8, in which half characters and bytes of names become escapes that JSON knows.
 
     Args:
         path: in a folder that exists.
@@ -32,7 +33,7 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -40,6 +41,27 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"cannot be written ({error.strerror or error})", where=path, remedy=remedy) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, before the work, a folder into which no file can be written; one that is missing could be made.
+
+    Nothing is left there.
+
+    Raises:
+        UserError: with the folder that refuses and the system's reason.
+    """
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = "a file stands here, not a folder" if there.is_file() else error.strerror or str(error)
+        raise UserError(
+            f"nothing can be written here ({what})", where=folder, remedy="Choose another folder"
+        ) from None
 
 
 def contents(path: str | Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from lhotse.serialization import deserialize_item
 from retort.corpora.cuts import CheckedCuts, Rejected, checked, find_audio
 from retort.corpora.kaldi import read_kaldi
 from retort.errors import BadUtterance, UserError
+from retort.json_reader import parse_json
 
 DATA_VARIABLE = "RETORT_DATA"
 
@@ -101,7 +101,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(line: bytes) -> Any:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
     except ValueError as error:
         raise BadUtterance(f"not valid JSON ({str(error).split(': line')[0]})") from None
     if not isinstance(content, dict) or "id" not in content:

@@ -33,6 +33,7 @@ from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
 from retort.hybrid.graph import Graph
+from retort.json_reader import read_json
 from retort.recipe import differing
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Student
@@ -288,7 +289,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             remedy="Give an experiment that `retort train` finished, or a release",
         )
     with opening_model(root, "Export or fetch it again"):
-        config = json.loads((root / "config.json").read_text())
+        config = read_json(root / "config.json")
         if config["format"] != FORMAT:
             raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
         parts: dict[Any, Any] = {key: config[key] for key in ("student", "features", "normaliser")}

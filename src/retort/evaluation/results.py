@@ -14,6 +14,7 @@ from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation
 from retort.files import write_whole
+from retort.json_reader import read_json
 
 
 def add_result(
@@ -111,8 +112,8 @@ def read_results(path: Path) -> list[dict[str, object]]:
         UserError: it is not a JSON list of objects.
     """
     try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        entries = read_json(path)
+    except ValueError as error:
         raise UserError(f"not valid JSON ({error})", where=path, remedy="Name another file") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError("not a list of results", where=path, remedy="Name another file")

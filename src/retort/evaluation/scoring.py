@@ -6,7 +6,6 @@ normaliser drops spaces there are none to count. A CJK character is a word by it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import kaldialign
 
 from retort.errors import UserError
+from retort.json_reader import read_json
 from retort.text.normalise import split_words
 
 REPLICATES = 10_000
@@ -241,7 +241,7 @@ def read_score(path: str | Path) -> Score:
         UserError: no such file, or not a score file.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=_REMEDY) from None
     except ValueError as error:

@@ -23,6 +23,7 @@ from retort.evaluation.plots import Point, plot_setting
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import Counts, Interval, count_errors
 from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.text.normalise import split_words
 
 Progress = Callable[[str, int, int], None]
@@ -235,7 +236,7 @@ class _Decoder:
     def _read(self, path: Path) -> list[dict[str, Any]] | None:
         """What an earlier call wrote for the same model, data and options."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             return content["utterances"] if content["key"] == self.key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from retort.errors import UserError, complain
+from retort.console import PlainConsole
+from retort.errors import UserError, complain, printable
 
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
     from retort.progress import TrainingProgress
 
-console = Console(highlight=False)
+console = PlainConsole()
 EXPERIMENTS = Path("exp")
 
 STOPPED = 130
@@ -37,7 +37,7 @@ Overrides = Annotated[
 
 def tell(text: str, style: str | None = None) -> None:
     """One line on the screen, never broken: paths are there to be copied."""
-    console.print(text, style=style, markup=False, soft_wrap=True)
+    console.print(printable(text), style=style, soft_wrap=True)
 
 
 def print_evaluation(source: str, evaluation: Evaluation) -> None:
@@ -94,7 +94,7 @@ def training_screen(steps: int) -> Iterator[TrainingProgress]:
     from retort.training.loop import Stopped
 
     try:
-        with TrainingProgress(console if first_process() else Console(quiet=True), steps) as display:
+        with TrainingProgress(console if first_process() else PlainConsole(quiet=True), steps) as display:
             try:
                 yield display
             except UserError:
