@@ -10,6 +10,10 @@ from retort.errors import UserError
 from retort.student_checks import check_student
 
 
+class UnknownChoice(UserError):
+    """A word that is not among the choices of its key."""
+
+
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
     """Check the values at the dotted keys of `choices`.
 
@@ -102,4 +106,4 @@ def _check_data(recipe: Recipe, where: str) -> None:
 
 def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> None:
     if value not in choices:
-        raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
+        raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")

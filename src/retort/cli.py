@@ -15,6 +15,7 @@ from rich.table import Table
 from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
 from retort.errors import UserError, complain, system_error
+from retort.files import check_local
 from retort.verbs.evaluate import evaluate
 from retort.verbs.info import info
 from retort.verbs.lm import lm
@@ -24,8 +25,10 @@ from retort.verbs.screen import (
     STOPPED,
     Overrides,
     RecipeName,
+    check_places,
     console,
     first_process,
+    local_path,
     print_evaluation,
     say_rejected,
     tell,
@@ -107,7 +110,10 @@ def prepare(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split."
+        ),
     ],
     held_out: Annotated[
         float,
@@ -120,6 +126,8 @@ def prepare(
     from retort.corpora import PREPARERS
     from retort.progress import stage_progress
 
+    check_local(source)
+    check_places(out)
     options = {"held_out": held_out} if kind is Kind.table else {}
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
@@ -147,6 +155,7 @@ def teach(
     from retort.training.teach import teach as run_teaching
 
     loaded = load_recipe(recipe, overrides or [])
+    check_places(EXPERIMENTS)
     screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
     with stage_progress(screen) as progress:
         done = run_teaching(
@@ -172,7 +181,8 @@ def train(
     recipe: RecipeName,
     overrides: Overrides = None,
     results: Annotated[
-        Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
+        Path | None,
+        typer.Option(parser=local_path, help="JSON list to which the scores on data.test are added."),
     ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
@@ -186,6 +196,7 @@ def train(
     from retort.training.run import train as run_training
 
     loaded = load_recipe(recipe, overrides or [])
+    check_places(EXPERIMENTS / loaded.name, results=results)
     with training_screen(loaded.training.steps) as display:
         outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     if not first_process():
@@ -218,9 +229,14 @@ app.command()(evaluate)
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the first system.")],
+    first: Annotated[
+        Path, typer.Argument(parser=local_path, metavar="SCORE", help="score.json of the first system.")
+    ],
     second: Annotated[
-        Path, typer.Argument(metavar="SCORE", help="score.json of the second, on the same cuts.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="SCORE", help="score.json of the second, on the same cuts."
+        ),
     ],
 ) -> None:
     """Compare two scores: paired bootstrap over speakers."""
@@ -254,12 +270,17 @@ def report(
     experiments: Annotated[
         list[Path],
         typer.Argument(
-            metavar="EXP", help="Experiments or releases; the others are compared with the first."
+            parser=local_path,
+            metavar="EXP",
+            help="Experiments or releases; the others are compared with the first.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; by default that of the first experiment, of a release exp/models/NAME."),
+        typer.Option(
+            parser=local_path,
+            help="Folder; by default that of the first experiment, of a release exp/models/NAME.",
+        ),
     ] = None,
 ) -> None:
     """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
@@ -270,6 +291,7 @@ def report(
     from retort.progress import stage_progress
 
     torch.set_num_threads(1)
+    check_places(out)
     with stage_progress(console) as progress:
         written = write_report(experiments, out, progress, EXPERIMENTS)
     for line in written.missing:
@@ -289,6 +311,7 @@ def demo() -> None:
     from retort.demo import run_demo
 
     torch.set_num_threads(1)
+    check_places(EXPERIMENTS)
     run_demo(console, EXPERIMENTS)
 
 

@@ -16,12 +16,18 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from retort.checks import check_recipe
-from retort.config import Recipe
+from retort.checks import UnknownChoice, check_choices, check_recipe
+from retort.config import CHOICES, Recipe
 from retort.errors import UserError, printable
+from retort.files import UPDATE
 from retort.ranges import check_ranges
 
 T = TypeVar("T")
+
+
+class UnknownKey(UserError):
+    """A key that is no field of the schema."""
+
 
 LONGEST_PART, MOST_PARTS = 200, 10
 """Bytes of a part of an experiment's name, and parts."""
@@ -87,6 +93,22 @@ def read_dict(schema: type[T], values: dict[str, Any], where: str) -> T:
     except BROKEN as error:
         raise _explain(error, where, schema) from None
     return _to_object(merged, where, schema)
+
+
+def read_saved(schema: type[T], values: dict[str, Any], where: str) -> T:
+    """What of a recipe stands in a model's configuration.
+
+    Raises:
+        UserError: as :func:`read_dict`; a key or a choice that this version does not know is one of a later version.
+    """
+    try:
+        result = read_dict(schema, values, where)
+        if isinstance(result, Recipe):
+            check_choices(result, CHOICES, where)
+        return result
+    except (UnknownKey, UnknownChoice) as error:
+        what = f"a later version of Retort wrote it, or it is damaged: {error.what}"
+        raise UserError(what, where=where, remedy=UPDATE) from None
 
 
 def recipe_to_dict(recipe: object) -> dict[str, Any]:
@@ -218,7 +240,7 @@ def _explain(error: Exception, where: str, schema: type) -> UserError:
         elsewhere = [each for each in known if each.split(".")[-1] == leaf]
         leaves = sorted({each.split(".")[-1] for each in known})
         near = elsewhere or difflib.get_close_matches(leaf, leaves, n=1)
-        return UserError(
+        return UnknownKey(
             f"unknown key '{key}'",
             where=where,
             remedy=f"Did you mean {' or '.join(map(repr, near))}?"

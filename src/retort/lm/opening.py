@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from retort.config import NormaliserConfig
 from retort.errors import UserError
-from retort.files import opening_model
+from retort.files import check_format, opening_model
 from retort.json_reader import read_json
 from retort.lm.arpa import write_arpa
 from retort.lm.causal import CausalLM
@@ -80,8 +80,7 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
         raise UserError("no causal language model here", where=folder, remedy=_REMEDY)
     with opening_model(root, "Train or fetch it again"):
         config = read_json(root / "config.json")
-        if config["format"] != FORMAT:
-            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+        check_format(config["format"], FORMAT, root)
         weights = load_file(root / "model.safetensors")
         normalise = Normaliser(_config(NormaliserConfig, config["normaliser"]))
         tokenizer = open_tokenizer(root / "tokenizer")

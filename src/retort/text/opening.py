@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
+from retort.files import check_format
 from retort.json_reader import read_json
 from retort.text.teacher_pieces import TeacherTokenizer
 from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
@@ -73,10 +74,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     again = "Train the tokenizer again, or copy the whole folder"
     try:
         state = read_json(path)
-        if state["format"] != FORMAT:
-            raise UserError(
-                f"format {state['format']}, this version reads {FORMAT}", where=path, remedy=again
-            )
+        check_format(state["format"], FORMAT, path)
         return _kind(state["kind"])._open(state, Path(folder))
     except FileNotFoundError as error:
         raise UserError("no such file", where=error.filename, remedy=again) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import typer
 
 from retort.console import PlainConsole
 from retort.errors import UserError, complain, printable
+from retort.files import check_local, check_writable
 
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
@@ -26,6 +28,46 @@ STOPPED = 130
 """Exit code of a command that was stopped from the keyboard."""
 TERMINATED = 143
 """Exit code of a command that SIGTERM stopped."""
+
+
+def local_path(text: str) -> Path:
+    """The path of a file or folder of this machine, as typer's `parser` of arguments and options.
+
+    Raises:
+        UserError: an address (`https://...`), which as a path would lose a slash.
+    """
+    check_local(text)
+    return Path(text)
+
+
+local_path.__name__ = "path"  # what --help shows of it
+
+
+def finite(value: float | None) -> float | None:
+    """As typer's `callback` of numbers: NaN and infinity, which every comparison lets pass, are refused.
+
+    Raises:
+        typer.BadParameter: it is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def check_places(*folders: Path | None, results: Path | None = None) -> None:
+    """Refuse, before the work, folders and a file of results that cannot be written; None is none.
+
+    Raises:
+        UserError: with the first that cannot.
+    """
+    for folder in folders:
+        if folder is not None:
+            check_writable(folder)
+    if results is not None:
+        check_writable(results.parent)
+        if results.is_dir():
+            raise UserError("a folder, not a file of results", where=results, remedy="Name a file in it")
+
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")

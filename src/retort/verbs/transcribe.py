@@ -34,6 +34,7 @@ from retort.verbs.decoding import (
     TunedFile,
     decoding_options,
 )
+from retort.verbs.screen import local_path
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def transcribe(
     output_dir: Annotated[
         Path | None,
         typer.Option(
+            parser=local_path,
             metavar="DIR",
             help="Write a file for each of audio into this folder (NAME.txt, .json, .srt or .vtt) instead of printing. "
             "Subtitles of several files are written beside the audio if it is not given.",
