@@ -150,12 +150,13 @@ def teach(
     Under torchrun every process reads its share.
     """
     tune_environment()
-    from retort.progress import stage_progress
     from retort.recipe import load_recipe
-    from retort.training.teach import teach as run_teaching
 
     loaded = load_recipe(recipe, overrides or [])
     check_places(EXPERIMENTS)
+    from retort.progress import stage_progress
+    from retort.training.teach import teach as run_teaching
+
     screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
     with stage_progress(screen) as progress:
         done = run_teaching(
@@ -187,16 +188,17 @@ def train(
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_environment()
+    from retort.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    check_places(EXPERIMENTS / loaded.name, results=results)
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
-    from retort.recipe import load_recipe
     from retort.training.run import train as run_training
 
-    loaded = load_recipe(recipe, overrides or [])
-    check_places(EXPERIMENTS / loaded.name, results=results)
     with training_screen(loaded.training.steps) as display:
         outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     if not first_process():

@@ -86,7 +86,9 @@ def _as_array(samples: Any, where: str) -> np.ndarray:
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise BadUtterance(
-            f"the samples, a {_kind(samples)}, cannot be made an array ({reason})", where=where, remedy=_REMEDY
+            f"the samples, a {_kind(samples)}, cannot be made an array ({reason})",
+            where=where,
+            remedy=_REMEDY,
         ) from None
     if array.dtype.kind not in "fiu" and array.size:
         raise BadUtterance(f"the samples are a {_kind(samples)}", where=where, remedy=_REMEDY)

@@ -104,8 +104,8 @@ def rates_table(gap: Gap) -> Table:
             text
             for measure in MEASURES
             for text in (
-                f"{bounds[measure].rate:.2%}",
-                f"{bounds[measure].low:.2%} to {bounds[measure].high:.2%}",
+                bounds[measure].rate_text,
+                bounds[measure].range_text,
             )
         ]
         factor = "" if cell.factor is None else f"{cell.factor:.3f}"

@@ -19,7 +19,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
 from retort.files import write_whole
 from retort.json_reader import read_json
 
@@ -222,5 +222,5 @@ def _rate(
     measure: str,
 ) -> float:
     heard = recognise(recogniser, cuts, progress, options)
-    result = score(heard.references, heard.hypotheses, heard.speakers)
+    result = demand_words(score(heard.references, heard.hypotheses, heard.speakers))
     return result.wer if measure == "wer" else result.cer

@@ -13,6 +13,7 @@ import torch
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation
+from retort.evaluation.scoring import defined
 from retort.files import write_whole
 from retort.json_reader import read_json
 
@@ -75,10 +76,10 @@ def _rates(evaluation: Evaluation) -> dict[str, object]:
     cer, wer = (evaluation.intervals[measure] for measure in ("cer", "wer"))
     frames = {} if evaluation.frames is None else {"frames": evaluation.frames.rate}
     return {
-        "cer": evaluation.score.cer,
-        "wer": evaluation.score.wer,
-        "cer_interval": [cer.low, cer.high],
-        "wer_interval": [wer.low, wer.high],
+        "cer": defined(evaluation.score.cer),
+        "wer": defined(evaluation.score.wer),
+        "cer_interval": [defined(cer.low), defined(cer.high)],
+        "wer_interval": [defined(wer.low), defined(wer.high)],
         "real_time_factor": evaluation.score.real_time_factor,
         **frames,
         "workers": evaluation.score.workers,

@@ -21,7 +21,7 @@ from retort.evaluation.bootstrap import interval
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.plots import Point, plot_setting
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import Counts, Interval, count_errors
+from retort.evaluation.scoring import Counts, Interval, count_errors, no_words
 from retort.files import write_whole
 from retort.json_reader import read_json
 from retort.text.normalise import split_words
@@ -104,7 +104,13 @@ class Lists:
         return self.mistakes[np.arange(len(chosen)), chosen].astype(np.int64)
 
     def rate(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> float:
-        """Error rate, a fraction."""
+        """Error rate, a fraction.
+
+        Raises:
+            UserError: no reference has a word.
+        """
+        if not sum(self.references):
+            raise no_words()
         return float(self.errors(rescore_weight, length_weight).sum() / max(sum(self.references), 1))
 
     def bounds(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> Interval:

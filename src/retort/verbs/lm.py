@@ -38,10 +38,11 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """
     tune_environment()
     from retort.lm.config import load_lm_recipe
-    from retort.training.lm import train_lm
 
     loaded = load_lm_recipe(recipe, overrides or [])
     check_places(EXPERIMENTS / loaded.name)
+    from retort.training.lm import train_lm
+
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():

@@ -86,7 +86,7 @@ def print_evaluation(source: str, evaluation: Evaluation) -> None:
     """Rates with intervals, counts, where they were written."""
     score, bounds = evaluation.score, evaluation.intervals
     rates = "  ".join(
-        f"{name.upper()} {bounds[name].rate:.2%} ({bounds[name].low:.2%} to {bounds[name].high:.2%})"
+        f"{name.upper()} {bounds[name].rate_text} ({bounds[name].range_text})".removesuffix(" ()")
         for name in ("cer", "wer")
     )
     counts = score.words
