@@ -66,12 +66,12 @@ def model_card(
     """
     name, recipe = path.rpartition("/")[2], lineage.recipes[-1]
     sections = [
-        Section("Use", [Paragraph(_use(path))]),
+        Section("Use", [Paragraph(_use(path), markdown=True)]),
         Section("Errors", _errors(path, evaluations, recipe)),
         Section("Training", _training(lineage, commit)),
         Section("Data and licence", _data(terms)),
-        Section("Architecture", [Paragraph(_architecture(recogniser, recipe))]),
-        Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms))]),
+        Section("Architecture", [Paragraph(_architecture(recogniser, recipe), markdown=True)]),
+        Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms), markdown=True)]),
     ]
     body = [f"# {name}", _lead(recogniser, recipe), *map(section_to_markdown, sections)]
     return f"---\n{_head(name, recipe, terms, evaluations)}\n---\n\n" + "\n\n".join(body) + "\n"
@@ -174,7 +174,7 @@ def _training(lineage: Lineage, commit: str) -> list[Block]:
 
 def _data(terms: Terms) -> list[Block]:
     lines = [f"Licence of the weights: {terms.licence}.", *terms.notes]
-    return [Paragraph("\n".join(f"- {line}" for line in lines))]
+    return [Paragraph("\n".join(f"- {line}" for line in lines), markdown=True)]
 
 
 def _architecture(recogniser: Recogniser, recipe: Recipe) -> str:

@@ -88,7 +88,7 @@ class Board:
         for view in self.sweep.views:
             lines = lines_of(self.sweep, view, self.done, self.failed)
             pictures = self._draw(lines, view)
-            blocks: list[Block] = [Paragraph(f"![{name}]({name})") for name in pictures]
+            blocks: list[Block] = [Paragraph(f"![{name}]({name})", markdown=True) for name in pictures]
             sections.append(Section(view.title, [*_tables(lines, self.sweep.against_in(view)), *blocks]))
             systems = [line_to_dict(line) for line in lines]
             about = {"data": view.source, "decoding": view.name, "against": self.sweep.against_in(view)}
