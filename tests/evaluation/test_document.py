@@ -70,7 +70,7 @@ def test_an_alignment_marks_each_kind_of_error() -> None:
 def test_markdown() -> None:
     text = to_markdown(whole())
     assert "# A & B\n\nlead\n" in text
-    assert "> something <missing>" in text
+    assert "> something \\<missing\\>" in text
     assert "| x | 1\\|2 |" in text
     assert "a picture\n\n| n |\n| --- |\n| 7 |" in text
     assert "*Pictures: loss.*" in text

@@ -14,7 +14,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 from retort.audio.files import audio_info
-from retort.errors import BadUtterance, UserError
+from retort.errors import BadUtterance, UserError, printable
 from retort.files import write_whole
 
 TOLERANCE = 0.1
@@ -176,6 +176,7 @@ def write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     rows = ["id\treason"] + [
-        "\t".join(" ".join(value.split()) for value in (entry.id, entry.reason)) for entry in rejected
+        "\t".join(printable(" ".join(value.split())) for value in (entry.id, entry.reason))
+        for entry in rejected
     ]
     write_whole(path, "\n".join(rows) + "\n")

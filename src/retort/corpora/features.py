@@ -25,6 +25,7 @@ from retort.config import FeatureConfig
 from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.errors import BadUtterance, UserError
 from retort.files import one_at_a_time, write_whole
+from retort.json_reader import parse_json
 
 Progress = Callable[[int, int], None]
 
@@ -173,7 +174,7 @@ def store_features(
         raise UserError(
             f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
         ) from None
-    rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
+    rejected = [Rejected(*parse_json(line)) for line in rejected_path.read_text().splitlines()]
     kept = CutSet.from_file(manifest).to_eager() if manifest.stat().st_size else CutSet([])
     if len(kept) == 0:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])

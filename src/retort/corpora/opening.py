@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from lhotse.serialization import deserialize_item
 from retort.corpora.cuts import CheckedCuts, Rejected, checked, find_audio
 from retort.corpora.kaldi import read_kaldi
 from retort.errors import BadUtterance, UserError
+from retort.files import check_local, expanded
+from retort.json_reader import parse_json
 
 DATA_VARIABLE = "RETORT_DATA"
 
@@ -29,14 +30,15 @@ def find_data(path: str | Path) -> Path:
     Raises:
         UserError: it is nowhere; lists the places.
     """
-    wanted = Path(path).expanduser()
+    check_local(str(path))
+    wanted = expanded(path)
     if wanted.is_absolute():
         if not wanted.exists():
             raise UserError("no such file or folder", where=wanted, remedy="Check the path")
         return wanted
     roots = [Path()]
     if variable := os.environ.get(DATA_VARIABLE):
-        roots.append(Path(variable).expanduser())
+        roots.append(expanded(variable))
     roots += [Path("data"), Path("../shared/data")]
     for root in roots:
         if (root / wanted).exists():
@@ -101,7 +103,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(line: bytes) -> Any:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
     except ValueError as error:
         raise BadUtterance(f"not valid JSON ({str(error).split(': line')[0]})") from None
     if not isinstance(content, dict) or "id" not in content:
