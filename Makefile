@@ -16,6 +16,7 @@ $(SETUP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
+	-$(BIN)/retort fetch speech-sample
 	$(BIN)/retort demo
 
 lint: setup
