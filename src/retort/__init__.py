@@ -14,9 +14,16 @@ if TYPE_CHECKING:
 def _need_no_home() -> None:
     """Name a home folder that is none where the system knows of none, as in a container with a user of no name.
 
-    Libraries ask for one when they are imported and fail without. There is nothing in it, and nothing is written.
+    Libraries ask for one when they are imported and fail without. There is nothing in it, and nothing is written; that
+    lhotse cannot make a folder in it for tools, of which none is used here, needs no warning.
     """
+    import logging
     import os
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "lhotse utilities directory" not in str(record.msg)
+
+    logging.getLogger().addFilter(wanted)
 
     try:
         known = os.path.expanduser("~") != "~"
