@@ -19,9 +19,9 @@ BACKGROUND = 5.0
 """Seconds on either side of a frame in which the background noise is looked for."""
 MUTED = 1e-10
 """Mean square under which a frame holds nothing at all: zeros that an editor or a muted microphone wrote."""
-ONSET = 8.0
+ONSET = 6.0
 """Decibels above the background at which speech begins ..."""
-OFFSET = 4.5
+OFFSET = 3.8
 """... and under which it ends."""
 _EDGES = (150, 300, 500, 800, 1200, 1800, 2600, 4000, 7000)
 _SMOOTHING = 5
