@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from retort.audio.speech import Detector, Range, SpeechRanges, chunks, frame_levels, refined
 
+LONGEST = 30.0
+"""Seconds of a segment."""
 PAUSE = 0.2
 """Seconds without speech that are a pause, at which a long segment may be cut."""
 LONG_PAUSE = 1.5
@@ -47,7 +49,7 @@ def segments(
     blocks: Iterable[NDArray[np.float32]],
     sampling_rate: int,
     detector: Detector,
-    longest: float = 30.0,
+    longest: float = LONGEST,
     *,
     keep_silence: bool = False,
 ) -> Iterator[Segment]:

@@ -13,8 +13,6 @@ from retort.audio.energy_vad import EnergyDetector
 from retort.audio.silero_vad import SileroDetector
 from retort.errors import UserError
 
-KINDS = ("energy", "silero", "none")
-"""Of speech detection; `none` keeps silence."""
 GAP = 0.1
 """Seconds below the threshold that do not end a range of speech."""
 SHORTEST = 0.1
@@ -65,7 +63,7 @@ def open_detector(kind: str, sampling_rate: int) -> Detector:
         "energy": EnergyDetector, "silero": SileroDetector, "none": EnergyDetector
     }  # fmt: skip
     if kind not in makers:
-        raise UserError(f"speech detection is '{kind}'", remedy=f"Choose one of {', '.join(KINDS)}")
+        raise UserError(f"speech detection is '{kind}'", remedy=f"Choose one of {', '.join(makers)}")
     return makers[kind](sampling_rate)
 
 
