@@ -7,6 +7,8 @@ step of the background (a fan that is switched on) is not speech. Minimum statis
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
@@ -54,7 +56,7 @@ class EnergyDetector:
         frequencies = np.fft.rfftfreq(self._size, 1 / sampling_rate)
         edges = [edge for edge in _EDGES if edge < sampling_rate / 2]
         places = np.searchsorted(frequencies, edges)
-        self._bands = [(first, last) for first, last in zip(places, places[1:]) if last > first]
+        self._bands = [(first, last) for first, last in itertools.pairwise(places) if last > first]
         self._tail = np.zeros(0, np.float32)
         self._section = _Section(len(self._bands))
         self._muted = 0
@@ -88,7 +90,9 @@ class EnergyDetector:
         powers = np.stack([spectrum[:, first:last].mean(1) for first, last in self._bands], 1)
         return np.concatenate(list(self._in_sections(powers, muted)))
 
-    def _in_sections(self, powers: NDArray[np.float64], muted: NDArray[np.bool_]) -> list[NDArray[np.float32]]:
+    def _in_sections(
+        self, powers: NDArray[np.float64], muted: NDArray[np.bool_]
+    ) -> list[NDArray[np.float32]]:
         """Half a second of nothing ends a section: what is before it is no background of what is after it."""
         scores: list[NDArray[np.float32]] = []
         start = 0
@@ -148,7 +152,9 @@ class _Section:
         powers = np.where(silent, 0.0, self._powers)
         smooth = _decibels(uniform_filter1d(powers, _SMOOTHING, axis=0, mode="nearest"))
         floor = _decibels(uniform_filter1d(powers, _FLOOR_SMOOTHING, axis=0, mode="nearest"))
-        floor = np.where(uniform_filter1d(silent.astype(float), _FLOOR_SMOOTHING, axis=0) > 1e-9, np.inf, floor)
+        floor = np.where(
+            uniform_filter1d(silent.astype(float), _FLOOR_SMOOTHING, axis=0) > 1e-9, np.inf, floor
+        )
         past = minimum_filter1d(floor, reach + 1, axis=0, origin=reach // 2, mode="nearest")
         future = minimum_filter1d(floor, reach + 1, axis=0, origin=-(reach // 2), mode="nearest")
         place = np.arange(len(floor))[:, None]

@@ -45,7 +45,9 @@ def _white(size: int, rate: int, draw: Generator) -> Wave:
 def _coloured(size: int, rate: int, draw: Generator) -> Wave:
     """Power falls with the frequency by 3 to 7 dB an octave: pink to brown."""
     frequencies = np.fft.rfftfreq(size, 1 / rate)
-    spectrum = np.fft.rfft(draw.standard_normal(size)) / np.maximum(frequencies, 40.0) ** draw.uniform(0.5, 1.2)
+    spectrum = np.fft.rfft(draw.standard_normal(size)) / np.maximum(frequencies, 40.0) ** draw.uniform(
+        0.5, 1.2
+    )
     return np.fft.irfft(spectrum, size)
 
 
@@ -61,7 +63,11 @@ def _hum(size: int, rate: int, draw: Generator) -> Wave:
     times = np.arange(size) / rate
     base = draw.choice([50.0, 60.0])
     return np.sum(
-        [draw.uniform(0.1, 1.0) / k * np.sin(2 * np.pi * (base * k * times + draw.random())) for k in range(1, 12)], 0
+        [
+            draw.uniform(0.1, 1.0) / k * np.sin(2 * np.pi * (base * k * times + draw.random()))
+            for k in range(1, 12)
+        ],
+        0,
     )
 
 
@@ -92,7 +98,11 @@ def _melody(size: int, rate: int, draw: Generator) -> Wave:
 def _note(pitch: float, size: int, rate: int, draw: Generator) -> Wave:
     times = np.arange(size) / rate
     phase = pitch * times + draw.choice([0.0, 0.5]) * np.sin(2 * np.pi * draw.uniform(4.0, 7.0) * times)
-    harmonics = [draw.uniform(0.2, 1.0) / k * np.sin(2 * np.pi * k * phase) for k in range(1, 7) if k * pitch < rate / 2]
+    harmonics = [
+        draw.uniform(0.2, 1.0) / k * np.sin(2 * np.pi * k * phase)
+        for k in range(1, 7)
+        if k * pitch < rate / 2
+    ]
     envelope = np.minimum(times / 0.01, 1.0) * np.exp(-times * draw.uniform(0.3, 5.0))
     return np.asarray(np.sum(harmonics, 0) * envelope)
 
@@ -112,7 +122,9 @@ def _bangs(size: int, rate: int, draw: Generator) -> Wave:
 def _beeps(size: int, rate: int, draw: Generator) -> Wave:
     """A telephone's tones, an alarm."""
     times = np.arange(size) / rate
-    tones = sum(np.sin(2 * np.pi * pitch * times) for pitch in draw.uniform(350.0, 2000.0, draw.integers(1, 3)))
+    tones = sum(
+        np.sin(2 * np.pi * pitch * times) for pitch in draw.uniform(350.0, 2000.0, draw.integers(1, 3))
+    )
     gate = (times * draw.uniform(0.3, 3.0) + draw.random()) % 1.0 < draw.uniform(0.3, 0.8)
     return np.asarray(tones * gate)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -173,7 +174,7 @@ class _Segmenter:
 
     def _stretch(self, speech: list[Range]) -> list[Range]:
         """The first ranges of speech, up to a long pause."""
-        for place, (one, other) in enumerate(zip(speech, speech[1:]), 1):
+        for place, (one, other) in enumerate(itertools.pairwise(speech), 1):
             if not self.keep and other.start - one.end >= self.long_pause:
                 return speech[:place]
         return speech
@@ -192,7 +193,9 @@ class _Segmenter:
         """The first segment of a stretch that is too long; `end` is None while it goes on."""
         limit = start + self.most
         if end is not None:
-            limit = min(limit, end - int(_TAIL * self.rate))  # a last segment of a few frames is worth nothing
+            limit = min(
+                limit, end - int(_TAIL * self.rate)
+            )  # a last segment of a few frames is worth nothing
         cut = self._best_pause(stretch, start, limit)
         if cut is None:
             cut = self._quietest(start + (limit - start) // 2, limit)
@@ -206,7 +209,7 @@ class _Segmenter:
         half = start + (limit - start) // 2
         late: tuple[int, int] | None = None
         early: int | None = None
-        for one, other in zip(stretch, stretch[1:]):
+        for one, other in itertools.pairwise(stretch):
             first, last = one.end, min(other.start, limit)
             if first <= start or last - first < PAUSE * self.rate:
                 continue

@@ -97,7 +97,9 @@ class SpeechRanges:
         begun: where a range that has not ended begins, if there is one.
     """
 
-    def __init__(self, detector: Detector, sampling_rate: int, refine: Callable[[Range], Range | None]) -> None:
+    def __init__(
+        self, detector: Detector, sampling_rate: int, refine: Callable[[Range], Range | None]
+    ) -> None:
         self._detector, self._rate, self._refine = detector, sampling_rate, refine
         self._gap = max(1, round(GAP * sampling_rate / detector.hop))
         self._frames = 0

@@ -51,7 +51,11 @@ class NoSpeech:
     def to_dict(self) -> dict[str, Any]:
         """For `config.json`."""
         rounded = {name: [float(f"{value:.6g}") for value in each] for name, each in self.signals.items()}
-        return {"signals": rounded, "bias": float(f"{self.bias:.6g}"), "threshold": float(f"{self.threshold:.6g}")}
+        return {
+            "signals": rounded,
+            "bias": float(f"{self.bias:.6g}"),
+            "threshold": float(f"{self.threshold:.6g}"),
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> NoSpeech:

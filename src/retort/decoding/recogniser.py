@@ -22,7 +22,6 @@ from retort.audio.files import WaveCheck, log_warning, open_audio
 from retort.audio.segments import LONGEST, segments
 from retort.audio.speech import open_detector
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
-from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.hybrid_search import ScaledGraph
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
@@ -35,7 +34,7 @@ from retort.decoding.speech_times import within_speech
 from retort.decoding.transcript import Transcript
 from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
-from retort.files import opening_model
+from retort.files import opening_model, write_whole
 from retort.hybrid.graph import Graph
 from retort.recipe import differing
 from retort.students.factory import build_student
@@ -196,7 +195,10 @@ class Recogniser:
             )
             readings.append(
                 [
-                    replace(each, transcript=replace(within_speech(each.transcript, piece.speech), no_speech=no_speech))
+                    replace(
+                        each,
+                        transcript=replace(within_speech(each.transcript, piece.speech), no_speech=no_speech),
+                    )
                     for each in timed
                 ]
             )
@@ -343,14 +345,27 @@ def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return halved
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
-    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
-
-    Float16 weights become float32.
+def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
+    """Write what tells noise from speech into the configuration of the model in `folder`; returns that file.
 
     Raises:
-        UserError: no model there, or files of it are missing, broken or of another format.
+        UserError: no model there, or it cannot be written.
     """
+    path = _model_root(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        config["no_speech"] = no_speech.to_dict()
+        write_whole(path, json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            remedy="Copy the model to a folder of yours",
+        ) from None
+    return path
+
+
+def _model_root(folder: str | Path) -> Path:
     root = Path(folder)
     if (root / "model" / "config.json").is_file():
         root = root / "model"
@@ -360,6 +375,18 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=folder,
             remedy="Give an experiment that `retort train` finished, or a release",
         )
+    return root
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
+    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
+
+    Float16 weights become float32.
+
+    Raises:
+        UserError: no model there, or files of it are missing, broken or of another format.
+    """
+    root = _model_root(folder)
     with opening_model(root, "Export or fetch it again"):
         config = json.loads((root / "config.json").read_text())
         if config["format"] != FORMAT:

@@ -27,7 +27,9 @@ def within_speech(transcript: Transcript, speech: Sequence[Seconds]) -> Transcri
     ranges = _joined(speech)
     if not ranges:
         return transcript
-    tokens, words = ([_moved(each, ranges) for each in times] for times in (transcript.tokens, transcript.words))
+    tokens, words = (
+        [_moved(each, ranges) for each in times] for times in (transcript.tokens, transcript.words)
+    )
     return replace(transcript, tokens=tokens, words=words)
 
 

@@ -1,10 +1,10 @@
-"""Words where nobody speaks, and speech without words: the gate of :mod:`retort.decoding.no_speech`, counted and calibrated."""
+"""Words where nobody speaks, and speech without words: counted, and the threshold between them chosen."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,9 +55,14 @@ class NoiseScore:
     false_alarms: int
     kinds: dict[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `score.json`."""
-        return asdict(self)
+    def lines(self) -> list[str]:
+        """For people: both shares, and which kinds of noise have words."""
+        missed, alarms = (self.missed / max(self.clips, 1), self.false_alarms / max(self.utterances, 1))
+        kinds = ", ".join(f"{kind} {count}" for kind, count in self.kinds.items() if count)
+        return [
+            f"missed noise {missed:.2%} ({self.missed} of {self.clips} clips have words{': ' * bool(kinds)}{kinds})",
+            f"false alarms {alarms:.2%} ({self.false_alarms} of {self.utterances} utterances have none)",
+        ]
 
 
 def score_noise(
@@ -107,7 +112,11 @@ def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calib
     Raises:
         UserError: fewer than `FEWEST` utterances.
     """
-    speech = [row for number, cut in enumerate(cuts, 1) for row in _speech_rows(recogniser, cut, number, progress, len(cuts))]
+    speech = [
+        row
+        for number, cut in enumerate(cuts, 1)
+        for row in _speech_rows(recogniser, cut, number, progress, len(cuts))
+    ]
     if len(speech) < FEWEST:
         raise UserError(
             f"{len(speech)} segments of speech are too few to choose a threshold",
@@ -116,7 +125,9 @@ def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calib
     noise: list[dict[str, float]] = []
     clips = noise_clips(CALIBRATION_CLIPS, recogniser.sampling_rate, CALIBRATION_SEED)
     for number, clip in enumerate(clips, 1):
-        noise += _rows(recogniser, clip.samples) or _rows(recogniser, clip.samples, DecodingOptions(vad="none"))
+        noise += _rows(recogniser, clip.samples) or _rows(
+            recogniser, clip.samples, DecodingOptions(vad="none")
+        )
         progress("noise", number, CALIBRATION_CLIPS)
     return _chosen(speech, noise)
 
@@ -131,7 +142,9 @@ def _speech_rows(
         if number % _NOISY_EVERY == 0:
             draw = np.random.default_rng(number)
             level = samples.std() * 10 ** -draw.uniform(0.5, 1.0)
-            yield from _rows(recogniser, (samples + level * draw.standard_normal(len(samples))).astype(np.float32))
+            yield from _rows(
+                recogniser, (samples + level * draw.standard_normal(len(samples))).astype(np.float32)
+            )
     except BadUtterance:
         return
 
@@ -180,5 +193,7 @@ def _chosen(speech: Sequence[dict[str, float]], noise: Sequence[dict[str, float]
     }
     made = NoSpeech(signals, float(weights[-1]), float(1 / (1 + np.exp(-threshold))))
     return Calibrated(
-        NoSpeech.from_dict(made.to_dict()), float((spoken > threshold).mean()), float((silent <= threshold).mean())
+        NoSpeech.from_dict(made.to_dict()),
+        float((spoken > threshold).mean()),
+        float((silent <= threshold).mean()),
     )

@@ -173,18 +173,23 @@ def _decode(
     order.sort(key=lambda each: utterances[each[0]].pieces[each[1]].duration)
     batches = list(_batches(order, lambda each: utterances[each[0]].pieces[each[1]].duration))
     encoded = [
-        recogniser.encode([utterances[row].pieces[place].features for row, place in batch]) for batch in batches
+        recogniser.encode([utterances[row].pieces[place].features for row, place in batch])
+        for batch in batches
     ]
     parts: dict[tuple[int, int], _Part] = {}
     for batch, hidden, found in zip(batches, encoded, search.batches(encoded)):
         pieces = [utterances[row].pieces[place] for row, place in batch]
         readings = recogniser.piece_readings(pieces, hidden, found, options)
         heads = search.heard(hidden)
-        paths = [None] * len(batch) if heads is None else [recogniser.tokenizer.decode(path) for path in heads]
+        paths = (
+            [None] * len(batch) if heads is None else [recogniser.tokenizer.decode(path) for path in heads]
+        )
         parts |= {key: _Part(*each) for key, each in zip(batch, zip(found, readings, paths, strict=True))}
     result.decoding_seconds += time.perf_counter() - started
     for row, each in enumerate(utterances):
-        _enter(recogniser, each.cut, [parts[row, place] for place in range(len(each.pieces))], result, options)
+        _enter(
+            recogniser, each.cut, [parts[row, place] for place in range(len(each.pieces))], result, options
+        )
 
 
 def _enter(
