@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, LoopConfig, Recipe
+from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe
 from retort.distill_checks import check_distillation
 from retort.errors import UserError
 from retort.student_checks import check_student
+
+
+class UnknownChoice(UserError):
+    """A word that is not among the choices of its key."""
 
 
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
@@ -23,18 +27,6 @@ def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where:
         _choose(key, value, allowed, where)
 
 
-def check_loop(training: LoopConfig, where: str) -> None:
-    """Numbers of a training that cannot be, whatever learns.
-
-    Raises:
-        UserError: with the key and its value.
-    """
-    for name in ("eden_steps", "eden_epochs"):
-        value = getattr(training, name)
-        if not value > 0.0:
-            raise UserError(f"training.{name} is {value:g}", where=where, remedy="Choose above 0")
-
-
 def check_recipe(recipe: Recipe, where: str) -> None:
     """Cross-checks between fields.
 
@@ -42,7 +34,6 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         UserError: with the key, its value and what it may be.
     """
     check_choices(recipe, CHOICES, where)
-    check_loop(recipe.training, where)
     for name, teacher in recipe.teachers.items():
         for key, choices in TEACHER_CHOICES.items():
             _choose(f"teachers.{name}.{key}", getattr(teacher, key), choices, where)
@@ -92,17 +83,20 @@ def _check_data(recipe: Recipe, where: str) -> None:
         )
     if len(set(speeds)) < len(speeds) or not speeds:
         raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Name different speeds")
-    for name in ("words", "rate", "pitch", "snr"):
-        values = getattr(spoken, name)
-        if len(values) != 2 or values[0] > values[1]:
-            raise UserError(
-                f"data.spoken.{name} is {list(values)}", where=where, remedy="Give the lowest and the highest"
-            )
+    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr")}
+    pairs["augment.noise_snr"] = recipe.augment.noise_snr
+    pairs["batches, minimum_seconds and maximum_seconds,"] = [
+        recipe.batches.minimum_seconds,
+        recipe.batches.maximum_seconds,
+    ]
+    for key, values in pairs.items():
+        if values[0] > values[1]:
+            raise UserError(f"{key} is {list(values)}", where=where, remedy="Give the lower one first")
     if spoken.sentences and not spoken.voices:
         raise UserError(
             "data.spoken.sentences without a voice", where=where, remedy="Set data.spoken.voices, e.g. 16"
         )
-    if not recipe.hybrid.acoustic_scales or min(recipe.hybrid.acoustic_scales) <= 0.0:
+    if not recipe.hybrid.acoustic_scales:
         raise UserError(
             f"hybrid.acoustic_scales is {list(recipe.hybrid.acoustic_scales)}",
             where=where,
@@ -112,4 +106,4 @@ def _check_data(recipe: Recipe, where: str) -> None:
 
 def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> None:
     if value not in choices:
-        raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
+        raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
-from retort.errors import UserError, complain
+from retort.errors import UserError, complain, system_error
+from retort.files import check_local
 from retort.verbs.evaluate import evaluate
 from retort.verbs.info import info
 from retort.verbs.lm import lm
@@ -24,8 +25,10 @@ from retort.verbs.screen import (
     STOPPED,
     Overrides,
     RecipeName,
+    check_places,
     console,
     first_process,
+    local_path,
     print_evaluation,
     say_rejected,
     tell,
@@ -62,19 +65,37 @@ class Kind(StrEnum):
 
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()  # here a disk that is full can still be reported
     except UserError as error:
         complain(str(error))
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has gone
+        sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        complain(f"{error.filename or 'disk'}: the disk is full. Free space, run again")
+        complain(system_error(error))
+        sys.exit(2)
+    except MemoryError:
+        complain("there is not enough memory. Choose smaller sizes, batches or beams")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == STOPPED:  # what typer makes of Ctrl-C
             complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
+        raise
+
+
+def _flush() -> None:
+    """Write what was printed; where that fails, the rest is given up, for else it would fail again at the end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
 
@@ -89,7 +110,10 @@ def prepare(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split."
+        ),
     ],
     held_out: Annotated[
         float,
@@ -102,6 +126,8 @@ def prepare(
     from retort.corpora import PREPARERS
     from retort.progress import stage_progress
 
+    check_local(source)
+    check_places(out)
     options = {"held_out": held_out} if kind is Kind.table else {}
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
@@ -124,12 +150,14 @@ def teach(
     Under torchrun every process reads its share.
     """
     tune_environment()
-    from retort.progress import stage_progress
     from retort.recipe import load_recipe
-    from retort.training.teach import teach as run_teaching
 
     loaded = load_recipe(recipe, overrides or [])
-    screen = console if os.environ.get("RANK", "0") == "0" else Console(quiet=True)
+    check_places(EXPERIMENTS)
+    from retort.progress import stage_progress
+    from retort.training.teach import teach as run_teaching
+
+    screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
     with stage_progress(screen) as progress:
         done = run_teaching(
             loaded,
@@ -154,20 +182,23 @@ def train(
     recipe: RecipeName,
     overrides: Overrides = None,
     results: Annotated[
-        Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
+        Path | None,
+        typer.Option(parser=local_path, help="JSON list to which the scores on data.test are added."),
     ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_environment()
+    from retort.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    check_places(EXPERIMENTS / loaded.name, results=results)
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
-    from retort.recipe import load_recipe
     from retort.training.run import train as run_training
 
-    loaded = load_recipe(recipe, overrides or [])
     with training_screen(loaded.training.steps) as display:
         outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     if not first_process():
@@ -200,9 +231,14 @@ app.command()(evaluate)
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the first system.")],
+    first: Annotated[
+        Path, typer.Argument(parser=local_path, metavar="SCORE", help="score.json of the first system.")
+    ],
     second: Annotated[
-        Path, typer.Argument(metavar="SCORE", help="score.json of the second, on the same cuts.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="SCORE", help="score.json of the second, on the same cuts."
+        ),
     ],
 ) -> None:
     """Compare two scores: paired bootstrap over speakers."""
@@ -236,12 +272,17 @@ def report(
     experiments: Annotated[
         list[Path],
         typer.Argument(
-            metavar="EXP", help="Experiments or releases; the others are compared with the first."
+            parser=local_path,
+            metavar="EXP",
+            help="Experiments or releases; the others are compared with the first.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; by default that of the first experiment, of a release exp/models/NAME."),
+        typer.Option(
+            parser=local_path,
+            help="Folder; by default that of the first experiment, of a release exp/models/NAME.",
+        ),
     ] = None,
 ) -> None:
     """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
@@ -252,6 +293,7 @@ def report(
     from retort.progress import stage_progress
 
     torch.set_num_threads(1)
+    check_places(out)
     with stage_progress(console) as progress:
         written = write_report(experiments, out, progress, EXPERIMENTS)
     for line in written.missing:
@@ -271,6 +313,7 @@ def demo() -> None:
     from retort.demo import run_demo
 
     torch.set_num_threads(1)
+    check_places(EXPERIMENTS)
     run_demo(console, EXPERIMENTS)
 
 

@@ -6,13 +6,16 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from retort.errors import UserError
+from retort.errors import BadUtterance, UserError
 
+UPDATE = "Update Retort: pip install -U retort-asr"
 PARTIAL = ".partial"
 """Suffix of what is being written, or was when its process died."""
 
@@ -21,7 +24,7 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     """Write a file, or replace it in one step, so that nobody ever reads half of it.
 
     The content goes to a name beside it that no other process has, is flushed to the disk and renamed; text is
-    written as UTF-8.
+    written as UTF-8, in which half characters and bytes of names become escapes that JSON knows.
 
     Args:
         path: in a folder that exists.
@@ -33,7 +36,7 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
     partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -78,6 +81,67 @@ def flush(paths: Iterable[Path]) -> None:
         folders.add(path.parent)
     for folder in folders:
         _flush(folder)
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def check_local(path: str) -> None:
+    """Refuse an address (`https://...`) where a file or folder of this machine is wanted.
+
+    Raises:
+        BadUtterance: with the address as it was written.
+    """
+    if _ADDRESS.match(path):
+        raise BadUtterance(
+            "an address on the network, not a file or folder here", where=path, remedy="Download it first"
+        )
+
+
+def expanded(path: str | Path) -> Path:
+    """With `~` at its beginning as the home folder; as it is where nobody knows of one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def check_format(found: object, known: int, where: Path) -> None:
+    """Refuse files of a format that this version does not read.
+
+    Raises:
+        UserError: with both numbers, and whether a later version wrote the files.
+    """
+    if found == known:
+        return
+    later = isinstance(found, int) and found > known
+    by = "a later version of Retort wrote it: " if later else ""
+    raise UserError(
+        f"{by}its format is {str(found)[:40]}, this version reads {known}",
+        where=where,
+        remedy=UPDATE if later else "Export or fetch it again",
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, before the work, a folder into which no file can be written; one that is missing could be made.
+
+    Nothing is left there.
+
+    Raises:
+        UserError: with the folder that refuses and the system's reason.
+    """
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = "a file stands here, not a folder" if there.is_file() else error.strerror or str(error)
+        raise UserError(
+            f"nothing can be written here ({what})", where=folder, remedy="Choose another folder"
+        ) from None
 
 
 def contents(path: str | Path) -> str:

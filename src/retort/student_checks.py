@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.size_checks import check_dropout, check_sizes
+from retort.size_checks import check_sizes
 from retort.student_config import DecoderConfig, StudentConfig, TransducerConfig
 
 
@@ -25,7 +25,6 @@ def check_student(recipe: Recipe, where: str) -> None:
     _check_speech(recipe, where)
     _check_decoder(recipe, where)
     check_sizes(student, where)
-    check_dropout(student, where)
 
 
 def _check_kind(student: StudentConfig, where: str) -> None:
@@ -62,13 +61,6 @@ def _check_kind(student: StudentConfig, where: str) -> None:
 
 
 def _check_transducer(transducer: TransducerConfig, where: str) -> None:
-    for name in ("context", "layers", "dim", "joiner_dim", "symbols"):
-        if getattr(transducer, name) < 1:
-            raise UserError(
-                f"student.transducer.{name} is {getattr(transducer, name)}",
-                where=where,
-                remedy="Give 1 or more",
-            )
     if transducer.monotonic and transducer.symbols > 1:
         raise UserError(
             f"student.transducer.symbols is {transducer.symbols}, but a monotonic transducer has one token a frame",
@@ -154,7 +146,3 @@ def _check_parallel(decoder: DecoderConfig, where: str) -> None:
                 where=where,
                 remedy="Leave it out, or set kind: autoregressive",
             )
-    if not 0.0 <= decoder.glancing <= 1.0:
-        raise UserError(
-            f"student.decoder.glancing is {decoder.glancing}", where=where, remedy="Choose from 0 to 1"
-        )

@@ -29,6 +29,7 @@ from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.corpora.manifest import STORAGE, read_features
 from retort.errors import BadUtterance, UserError
 from retort.files import flush, one_at_a_time, write_whole
+from retort.json_reader import parse_json
 
 Progress = Callable[[int, int], None]
 CHECKSUM = "features_crc32"
@@ -236,7 +237,7 @@ def _kept(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected
     kept: dict[str, _Stored] = {}
     for line in _lines(folder / _MANIFEST):
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             name, checksum = content["id"], content.get(CHECKSUM)
             features = read_features("features", content["features"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUtterance):
@@ -248,7 +249,7 @@ def _kept(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected
     rejected = {}
     for line in _lines(folder / _REJECTED):
         try:
-            name, reason = json.loads(line)
+            name, reason = parse_json(line)
         except (ValueError, TypeError, RecursionError):
             continue
         if isinstance(name, str) and name in wanted and name not in kept:

@@ -7,7 +7,6 @@ with recordings of their own. Here every field has a known name and type, audio 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -18,6 +17,7 @@ from lhotse.cut import Cut
 from lhotse.supervision import AlignmentItem
 
 from retort.errors import BadUtterance
+from retort.json_reader import parse_json
 
 STORAGE = "numpy_files"
 """How stored features are kept: one `.npy` file an utterance."""
@@ -45,7 +45,7 @@ def read_cut(line: str | bytes) -> Cut | Recording:
         BadUtterance: not JSON, not a cut, a field of a wrong type, or something that is not read from others' files.
     """
     try:
-        content = json.loads(line)
+        content = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise BadUtterance(f"not valid JSON ({str(error).split(': line')[0]})") from None
     if not isinstance(content, dict) or "id" not in content:

@@ -64,6 +64,8 @@ class NoSpeech:
         Raises:
             ValueError: numbers that cannot be.
         """
+        if not isinstance(content, Mapping) or not isinstance(content.get("signals"), Mapping):
+            raise ValueError("no_speech has no signals")
         signals = {str(name): Signal(*map(float, each)) for name, each in content["signals"].items()}
         made = cls(signals, float(content["bias"]), float(content["threshold"]))
         numbers = [made.bias, made.threshold, *(number for each in signals.values() for number in each)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from retort.errors import UserError
+from retort.json_reader import read_json
+from retort.ranges import check_ranges, number
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")
@@ -52,26 +52,24 @@ class DecodingOptions:
         UserError: a number that cannot be, an unknown word, or a weight without its model.
     """
 
-    beam: int = 1
-    nbest: int = 1
+    beam: int = number(1, 1, 1000)
+    nbest: int = number(1, 1, 1000)
     lm: str = ""
-    lm_weight: float = 0.0
+    lm_weight: float = number(0.0, 0, 1000)
     rescore: str = ""
     rescore_kind: str = "auto"
     rescore_case: str = "keep"
-    rescore_weight: float = 0.0
-    length_weight: float = 0.0
+    rescore_weight: float = number(0.0, 0, 1000)
+    length_weight: float = number(0.0, -1000, 1000)
     graph: str = ""
-    acoustic_scale: float = 0.0
+    acoustic_scale: float = number(0.0, 0, 1000)
     mode: str = "own"
-    ctc_weight: float = CTC_WEIGHT
+    ctc_weight: float = number(CTC_WEIGHT, 0, 1)
     vad: str = "energy"
-    no_speech_threshold: float = 0.0
+    no_speech_threshold: float = number(0.0, 0, 1)
 
     def __post_init__(self) -> None:
-        for name, value in (("beam", self.beam), ("nbest", self.nbest)):
-            if value < 1:
-                raise UserError(f"{name} is {value}", remedy="Give a number from 1 up")
+        check_ranges(self)
         if self.nbest > self.beam:
             raise UserError(
                 f"nbest {self.nbest} is more than the beam of {self.beam} keeps",
@@ -90,12 +88,6 @@ class DecodingOptions:
                 f"greedy decoding keeps one hypothesis, which the {RESCORING[self.mode]} cannot rank anew",
                 remedy="Give a beam of 2 or more",
             )
-        if not 0.0 <= self.no_speech_threshold <= 1.0:
-            raise UserError(
-                f"no speech threshold is {self.no_speech_threshold:g}", remedy="Give a number from 0 to 1"
-            )
-        if not 0.0 <= self.ctc_weight <= 1.0:
-            raise UserError(f"ctc weight is {self.ctc_weight:g}", remedy="Give a number from 0 to 1")
         if self.graph and (self.lm or self.rescore):
             raise UserError(
                 "a decoding graph has its language model in it, another cannot join",
@@ -107,20 +99,14 @@ class DecodingOptions:
                 remedy="Leave --mode out",
             )
         self._check_weights()
-        if not (math.isfinite(self.acoustic_scale) and self.acoustic_scale >= 0.0):
-            raise UserError(f"acoustic scale is {self.acoustic_scale:g}", remedy="Give a number above 0")
 
     def _check_weights(self) -> None:
         for name, weight, model in (
             ("lm weight", self.lm_weight, self.lm),
             ("rescore weight", self.rescore_weight, self.rescore),
         ):
-            if not math.isfinite(weight) or weight < 0.0:
-                raise UserError(f"{name} is {weight:g}", remedy="Give a number from 0 up")
             if weight and not model:
                 raise UserError(f"{name} is {weight:g}, but no model is named for it", remedy="Name one")
-        if not math.isfinite(self.length_weight):
-            raise UserError(f"length weight is {self.length_weight:g}", remedy="Give a number, such as 0.5")
         if self.graph and self.length_weight:
             raise UserError(
                 f"length weight is {self.length_weight:g}, but a decoding graph weighs its words itself",
@@ -174,7 +160,7 @@ def read_options(path: str | Path) -> DecodingOptions:
     """
     remedy = "Give the tuned.json that `retort tune` wrote"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         known = {name: type(value) for name, value in asdict(GREEDY).items()}
         values: dict[str, Any] = {key: known[key](content[key]) for key in content if key in known}
     except OSError as error:

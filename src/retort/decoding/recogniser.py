@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
 from retort.audio.files import WaveCheck, log_warning, open_audio
+from retort.audio.samples import as_path, as_wave
 from retort.audio.segments import LONGEST, segments
 from retort.audio.speech import open_detector
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
@@ -34,9 +36,10 @@ from retort.decoding.speech_times import within_speech
 from retort.decoding.transcript import Transcript
 from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
-from retort.files import opening_model, write_whole
+from retort.files import check_format, check_local, opening_model, write_whole
 from retort.hybrid.graph import Graph
-from retort.recipe import differing
+from retort.json_reader import read_json
+from retort.recipe import differing, read_saved
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Student
 from retort.text.normalise import Normaliser
@@ -46,6 +49,10 @@ from retort.text.tokenizers import Tokenizer
 SHORTEST = 3
 """Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
+
+
+Samples: TypeAlias = "np.ndarray | Tensor | Sequence[float]"
+Audio: TypeAlias = "str | Path | Samples"
 
 
 class Recogniser:
@@ -87,40 +94,53 @@ class Recogniser:
         return self
 
     def transcribe(
-        self, path: str | Path, longest: float = LONGEST, options: DecodingOptions = GREEDY
+        self, audio: Audio, longest: float = LONGEST, options: DecodingOptions = GREEDY
     ) -> Transcript:
         """Recognise a file of any rate and channel count that soundfile reads.
 
         Args:
-            path: the audio file.
+            audio: the path of a file, or samples, as :meth:`transcribe_samples` takes them.
             longest: seconds; a longer file is cut at its pauses into stretches no longer than this.
             options: how to decode.
 
         Raises:
             UserError: the file is missing, not audio, empty, silent or too short.
         """
-        return self.alternatives(path, longest, options)[0].transcript
+        return self.alternatives(audio, longest, options)[0].transcript
 
     def transcribe_samples(
         self,
-        samples: np.ndarray,
+        samples: Samples,
         longest: float = LONGEST,
         where: str = "samples",
         options: DecodingOptions = GREEDY,
     ) -> Transcript:
-        """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole.
+        """Recognise `samples (N,)` of one channel at :attr:`sampling_rate`; times are of the whole.
+
+        Args:
+            samples: floats in [-1, 1], or integers (int8, int16, int32, uint8) whose full scale is taken for 1, in an
+                array, a tensor or a list; `(N, 1)` and `(1, N)` will do.
+            longest: as of :meth:`transcribe`.
+            where: what the samples are called in errors.
+            options: how to decode.
 
         Raises:
-            UserError: the samples are none, silent, not finite or too few.
+            UserError: another type or shape; or the samples are none, silent, not finite or too few.
         """
-        return self._alternatives([samples], longest, where, options)[0].transcript
+        return self._alternatives([as_wave(samples, where)], longest, where, options)[0].transcript
 
     def alternatives(
-        self, path: str | Path, longest: float = LONGEST, options: DecodingOptions = GREEDY
+        self, audio: Audio, longest: float = LONGEST, options: DecodingOptions = GREEDY
     ) -> list[Alternative]:
-        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`."""
+        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`.
+
+        A file is decoded while it is read: memory does not grow with its length.
+        """
+        path = as_path(audio)
+        if path is None:
+            return self._alternatives([as_wave(audio, "samples")], longest, "samples", options)
         reader = open_audio(path, self.sampling_rate)
-        found = self._alternatives(reader.blocks(), longest, str(path), options)
+        found = self._alternatives(reader.blocks(), longest, path, options)
         log_warning(reader)
         return found
 
@@ -129,6 +149,8 @@ class Recogniser:
         self, blocks: Iterable[np.ndarray], longest: float, where: str, options: DecodingOptions
     ) -> list[Alternative]:
         """The n-best list of a recording, decoded segment by segment while its blocks are read."""
+        if not longest >= 1.0:
+            raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
         check = WaveCheck(self.sampling_rate)
         parts = []
         for piece in self.pieces(_checked(blocks, check, where), options, longest):
@@ -345,6 +367,16 @@ def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return halved
 
 
+@cache
+def _work_after_fork() -> None:
+    """Let a process that is forked from this one compute with one thread.
+
+    Threads are not forked: where PyTorch has computed with several, the child would wait for them for good.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
 def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
     """Write what tells noise from speech into the configuration of the model in `folder`; returns that file.
 
@@ -353,7 +385,7 @@ def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
     """
     path = _model_root(folder) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         config["no_speech"] = no_speech.to_dict()
         write_whole(path, json.dumps(config, indent=2) + "\n")
     except OSError as error:
@@ -366,6 +398,7 @@ def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
 
 
 def _model_root(folder: str | Path) -> Path:
+    check_local(str(folder))
     root = Path(folder)
     if (root / "model" / "config.json").is_file():
         root = root / "model"
@@ -386,16 +419,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
     Raises:
         UserError: no model there, or files of it are missing, broken or of another format.
     """
+    _work_after_fork()
     root = _model_root(folder)
     with opening_model(root, "Export or fetch it again"):
-        config = json.loads((root / "config.json").read_text())
-        if config["format"] != FORMAT:
-            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
-        parts: dict[Any, Any] = {key: config[key] for key in ("student", "features", "normaliser")}
-        recipe = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(Recipe), {**parts, "name": str(root)})
-        )
-        assert isinstance(recipe, Recipe)
+        config = read_json(root / "config.json")
+        check_format(config["format"], FORMAT, root)
+        parts = {key: config[key] for key in ("student", "features", "normaliser")}
+        recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
         student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
         student.load_state_dict(load_file(root / "model.safetensors"))
         no_speech = NoSpeech.from_dict(config["no_speech"]) if "no_speech" in config else UNCALIBRATED

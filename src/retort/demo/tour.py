@@ -143,8 +143,7 @@ def _show_scores(console: Console, heard: Sequence[_Heard]) -> None:
     )  # fmt: skip
     for each in heard:
         rates = [
-            f"{bound.rate:.2%} ({bound.low:.2%} to {bound.high:.2%})"
-            for bound in (each.bounds["cer"], each.bounds["wer"])
+            f"{bound.rate_text} ({bound.range_text})" for bound in (each.bounds["cer"], each.bounds["wer"])
         ]
         table.add_row(each.name, *rates, _timing(each.timing), f"{each.seconds / 60:.1f} min")
     console.print(table)

@@ -23,6 +23,7 @@ from retort.evaluation.recognise import recognise, write_hypotheses
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
 from retort.files import contents, write_whole
 from retort.hybrid.store import AlignmentStore
+from retort.json_reader import read_json
 
 Progress = Callable[[str, int, int], None]
 
@@ -126,7 +127,7 @@ def evaluated(
         return None
     opened = open_cuts(find_data(source))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["key"] != evaluation_key(recogniser, opened, options):
             return None
         result = score_from_dict(content, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from retort.errors import UserError
 from retort.evaluation.frame_accuracy import FrameAccuracy
 from retort.evaluation.scoring import Score, read_score
 from retort.files import opening_model
+from retort.json_reader import parse_json, read_json
 from retort.recipe import recipe_from_dict
 from retort.text.opening import open_tokenizer
 
@@ -87,7 +87,7 @@ class Experiment:
         for path in (self.folder / "config.json", self.folder / "model" / "config.json"):
             if path.is_file():
                 with opening_model(path.parent, "Export or fetch it again"):
-                    return int(json.loads(path.read_text())["vocabulary"])
+                    return int(read_json(path)["vocabulary"])
         return open_tokenizer(self.folder / "tokenizer").size
 
     @property
@@ -165,7 +165,7 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
     path = folder / "recipe.json"
     remedy = "Give a folder that `retort train` or `retort release` made, such as exp/NAME"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("not a table of values")
     except OSError:
@@ -195,7 +195,7 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
 
 
 def _frames(path: Path) -> FrameAccuracy | None:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return FrameAccuracy.from_dict(content["frames"]) if "frames" in content else None
 
 
@@ -205,7 +205,7 @@ def _lines(path: Path) -> Iterator[Any]:
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            item = json.loads(line)
+            item = parse_json(line)
         except ValueError:
             return
         if isinstance(item, dict):

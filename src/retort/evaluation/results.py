@@ -13,7 +13,9 @@ import torch
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation
+from retort.evaluation.scoring import defined
 from retort.files import write_whole
+from retort.json_reader import read_json
 
 
 def add_result(
@@ -74,10 +76,10 @@ def _rates(evaluation: Evaluation) -> dict[str, object]:
     cer, wer = (evaluation.intervals[measure] for measure in ("cer", "wer"))
     frames = {} if evaluation.frames is None else {"frames": evaluation.frames.rate}
     return {
-        "cer": evaluation.score.cer,
-        "wer": evaluation.score.wer,
-        "cer_interval": [cer.low, cer.high],
-        "wer_interval": [wer.low, wer.high],
+        "cer": defined(evaluation.score.cer),
+        "wer": defined(evaluation.score.wer),
+        "cer_interval": [defined(cer.low), defined(cer.high)],
+        "wer_interval": [defined(wer.low), defined(wer.high)],
         "real_time_factor": evaluation.score.real_time_factor,
         **frames,
         "workers": evaluation.score.workers,
@@ -111,8 +113,8 @@ def read_results(path: Path) -> list[dict[str, object]]:
         UserError: it is not a JSON list of objects.
     """
     try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        entries = read_json(path)
+    except ValueError as error:
         raise UserError(f"not valid JSON ({error})", where=path, remedy="Name another file") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError("not a list of results", where=path, remedy="Name another file")

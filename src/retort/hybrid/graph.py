@@ -27,6 +27,7 @@ from retort.hybrid.epsilons import drop_epsilons
 from retort.hybrid.fst import FINER, Fst, from_openfst, to_openfst, wheel, write_fst
 from retort.hybrid.lexicon_grammar import LexiconGrammar, Pronunciations
 from retort.hybrid.senone_fst import SenoneArcs, Tree, add_context, add_self_loops, add_states
+from retort.json_reader import read_json
 
 Progress = Callable[[str, int, int], None]
 _VERSION = 1
@@ -146,7 +147,7 @@ class Graph:
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder / _ABOUT)
     return content
 
 

@@ -18,6 +18,7 @@ from retort.hybrid.alignment import Alignment, Timed, segments
 from retort.hybrid.mfcc import FRAME_SHIFT
 from retort.hybrid.topology import priors, self_loops
 from retort.hybrid.tree import SenoneTree
+from retort.json_reader import parse_json, read_json
 from retort.text.lexicon import Lexicon, read_lexicon
 
 SHARD_SUFFIX = ".safetensors"
@@ -34,10 +35,10 @@ class Shard(Sequence[Alignment]):
 
         self._file = safe_open(path, framework="numpy")
         described = self._file.metadata()
-        utterances = json.loads(described["utterances"])
+        utterances = parse_json(described["utterances"])
         self.ids: list[str] = [name for name, _ in utterances]
         self._words: list[list[str]] = [words for _, words in utterances]
-        self.facts: dict[str, Any] = json.loads(described["facts"])
+        self.facts: dict[str, Any] = parse_json(described["facts"])
         """What else was written into it."""
         self._symbols = tree.phones.symbols
         counts = self._file.get_tensor("counts")
@@ -93,7 +94,7 @@ class AlignmentStore(Mapping[str, Alignment]):
         if not (self.folder / "store.json").exists():
             raise UserError("holds no alignments", where=folder, remedy="Align first")
         try:
-            content = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            content = read_json(self.folder / "store.json")
             self.frame_shift = float(content["frame_shift"])
             """Seconds."""
             self.skipped: dict[str, str] = content["skipped"]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from retort.config import NormaliserConfig
 from retort.errors import UserError
-from retort.files import opening_model
+from retort.files import check_format, opening_model
+from retort.json_reader import read_json
 from retort.lm.arpa import write_arpa
 from retort.lm.causal import CausalLM
 from retort.lm.config import ModelConfig
@@ -60,7 +61,7 @@ def is_causal_lm(name: str | Path) -> bool:
     if folder is None:
         return False
     try:
-        return bool(json.loads((folder / "config.json").read_text()).get("kind") in KINDS)
+        return bool(read_json(folder / "config.json").get("kind") in KINDS)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -78,9 +79,8 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
     if root is None or not is_causal_lm(root):
         raise UserError("no causal language model here", where=folder, remedy=_REMEDY)
     with opening_model(root, "Train or fetch it again"):
-        config = json.loads((root / "config.json").read_text())
-        if config["format"] != FORMAT:
-            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+        config = read_json(root / "config.json")
+        check_format(config["format"], FORMAT, root)
         weights = load_file(root / "model.safetensors")
         normalise = Normaliser(_config(NormaliserConfig, config["normaliser"]))
         tokenizer = open_tokenizer(root / "tokenizer")
@@ -113,7 +113,7 @@ def word_arpa(name: str | Path) -> Path:
     if root is None or not is_causal_lm(root):
         raise UserError("no n-gram model here", where=name, remedy=_REMEDY_WORDS)
     tokenizer = open_tokenizer(root / "tokenizer")
-    kind = json.loads((root / "config.json").read_text())["kind"]
+    kind = read_json(root / "config.json")["kind"]
     over = f"{units.unit}s" if (units := read_units(root)) else tokenizer.kind
     if (kind, over) != ("ngram", WordTokenizer.kind):
         raise UserError(f"its kind is {kind}, over {over}", where=name, remedy=_REMEDY_WORDS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from retort.errors import UserError
+from retort.files import expanded
 from retort.recipe import recipe_names
 
 if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
@@ -35,7 +36,7 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
     """
     if name == PACKAGED:
         return str(_packaged_folder())
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name and folder.exists():
         for each in (folder, folder / "model"):
             if (each / "config.json").is_file():

@@ -100,6 +100,7 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
             )
             for each in evaluations
             for measure in MEASURES
+            if each.score.words.reference
         ],
     )
     return data.to_yaml().strip()
@@ -134,7 +135,7 @@ def _errors(path: str, evaluations: Sequence[Evaluation], recipe: Recipe) -> lis
     rows, notes = [], []
     for each in evaluations:
         bounds = [each.intervals[measure] for measure in MEASURES]
-        rates = [part for b in bounds for part in (f"{b.rate:.2%}", f"{b.low:.2%} to {b.high:.2%}")]
+        rates = [part for b in bounds for part in (b.rate_text, b.range_text)]
         counts = f"{len(each.score.utterances):,}", f"{len(each.score.speakers):,}"
         rows.append([each.split, *rates, *counts])
         if each.score.missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retort.errors import UserError
+from retort.json_reader import parse_json
 from retort.text.normalise import UNKNOWN_TEXT, character_class, recase
 from retort.text.tokenizers import SPACE, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span
 
@@ -34,7 +34,7 @@ class TeacherReader:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.case = case
-        model = json.loads(self.backend.to_str())["model"]
+        model = parse_json(self.backend.to_str())["model"]
         vocabulary = self.backend.get_vocab()
         # WordPiece marks what continues a word, byte-pair and unigram models mark what begins one.
         self._continuing = model.get("continuing_subword_prefix") or ""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from retort.config import LoopConfig
 from retort.errors import UserError
+from retort.json_reader import read_json
 from retort.nn.collectives import process_index, wait_for_processes
 from retort.training.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
 
@@ -97,7 +98,7 @@ class CheckpointFolder:
         Raises:
             OSError, ValueError: it is not whole.
         """
-        state: dict[str, Any] = json.loads((self.path(step) / "state.json").read_text())
+        state: dict[str, Any] = read_json(self.path(step) / "state.json")
         return state
 
     def restore(

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from retort.errors import UserError
 from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.recipe import read_dict, recipe_to_dict
 
 
@@ -49,7 +50,7 @@ def is_of(folder: Path, recipe: object) -> bool:
 
 
 def _read(path: Path, kind: type) -> dict[str, Any]:
-    return recipe_to_dict(read_dict(kind, json.loads(path.read_text()), str(path)))
+    return recipe_to_dict(read_dict(kind, read_json(path), str(path)))
 
 
 def save_whole(save: Callable[[Path], object], path: Path) -> None:

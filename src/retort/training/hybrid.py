@@ -20,7 +20,7 @@ from retort.errors import UserError
 from retort.evaluation.frame_accuracy import watch_frames
 from retort.evaluation.numbers import try_scales
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
 from retort.files import write_whole
 from retort.hybrid.graph import Graph, build_graph
 from retort.hybrid.store import AlignmentStore
@@ -129,7 +129,7 @@ def _validated(recogniser: Recogniser, cuts: CutSet, alignments: AlignmentStore 
     """Error rates, and how many frames of those that are aligned are right; one pass of the encoder for both."""
     watch = watch_frames(recogniser.student, alignments)
     result = recognise(recogniser, cuts, watch=watch)
-    rates = score(result.references, result.hypotheses, result.speakers)
+    rates = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
     values = {"wer": rates.words.rate, "cer": rates.characters.rate}
     if watch is not None and watch.found is not None:
         values["frames"] = watch.found.rate

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from retort.corpora.opening import find_data
 from retort.errors import UserError
 from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.lm.arpa import read_arpa
 from retort.lm.config import LmRecipe
 from retort.lm.kneser_ney import FALLBACK, estimate
@@ -98,7 +99,7 @@ def _estimate(recipe: LmRecipe, root: Path, progress: Progress, accelerator: Acc
             _save(lambda path: save_causal_lm(model, path), text, folder)
             _write_score(score, folder)
         else:
-            score, said = LmScore(**json.loads((folder / "score.json").read_text())), ""
+            score, said = LmScore(**read_json(folder / "score.json")), ""
     return LmOutcome(folder, score, said)
 
 

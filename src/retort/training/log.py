@@ -8,6 +8,7 @@ from typing import Any
 
 from retort.errors import UserError
 from retort.files import write_whole
+from retort.json_reader import parse_json
 
 REMEDY = "Free space, run again: it goes on from the last checkpoint"
 
@@ -51,8 +52,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text().splitlines():
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            lines.append(parse_json(line))
+        except ValueError:
             break
     return lines
 

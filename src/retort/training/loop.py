@@ -248,7 +248,7 @@ class Loop(ABC, Generic[BatchT]):
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                with accelerator.autocast():
+                with accelerator.autocast(), self.health.computing(step, self.module, "the loss"):
                     sums, tallies = self._forward(batch)
                 loss = sum((each / count for each, count in zip(sums, counts)), torch.zeros_like(share))
                 accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
@@ -288,7 +288,9 @@ class Loop(ABC, Generic[BatchT]):
 
     def _evaluate(self) -> dict[str, float]:
         load_weights(self.student, whole_weights(self.module.student))
-        with self.accelerator.autocast():
+        step = self.position.step
+        self.health.check_weights(step, self.student)
+        with self.accelerator.autocast(), self.health.computing(step, self.student, "validation"):
             rates = self.validate(self.student)
         values = {f"validation.{name}": value for name, value in rates.items()}
         if self.accelerator.num_processes > 1:  # rounding may differ, the choice of checkpoints must not

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from retort.config import Recipe
 from retort.errors import UserError
+from retort.json_reader import read_json
 from retort.lm.speech import hears_normalised, open_speech_encoder, speech_architecture
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.students.student import Student
@@ -116,7 +116,7 @@ def _graph(path: Path) -> str:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    return json.loads((path / "config.json").read_text())
+    return read_json(path / "config.json")
 
 
 def _unfolded(

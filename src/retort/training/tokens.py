@@ -12,7 +12,7 @@ from retort.config import Recipe, TeacherConfig
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Student
@@ -108,7 +108,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
 def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
     """Error rates of a recogniser, decoded without any help from the references."""
     result = recognise(recogniser, cuts)
-    found = score(result.references, result.hypotheses, result.speakers)
+    found = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
     rates = {"cer": found.characters.rate, "wer": found.words.rate}
     if result.ctc:
         rates["ctc_cer"] = score(result.references, result.ctc, result.speakers).characters.rate

@@ -32,7 +32,7 @@ from retort.verbs.decoding import (
     Vad,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, console, print_evaluation, tell
+from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
 
 if TYPE_CHECKING:
     from retort.config import Recipe
@@ -70,11 +70,17 @@ def evaluate(
     jobs: Jobs = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME."),
+        typer.Option(
+            parser=local_path,
+            help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME.",
+        ),
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="JSON list to which the scores are added; of experiments that were trained here."),
+        typer.Option(
+            parser=local_path,
+            help="JSON list to which the scores are added; of experiments that were trained here.",
+        ),
     ] = None,
 ) -> None:
     """Score a model: CER and WER with 95 % intervals over speakers, and what decoding costs.
@@ -116,6 +122,7 @@ def evaluate(
     run = None if results is None else _finished(experiment, folder)
     with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
         recogniser = load(experiment).at(workplace)
+        check_places(out or folder, results=results)
         aligned = open_aligned(experiment, cuts, recogniser.student)
         evaluation = run_evaluation(
             recogniser, cuts, out or folder, progress, options, alignments=aligned, noise=noise

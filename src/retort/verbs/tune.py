@@ -23,7 +23,7 @@ from retort.verbs.decoding import (
     Threads,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, console, tell
+from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, tell
 
 if TYPE_CHECKING:
     from retort.evaluation.numbers import TunedNumber
@@ -54,7 +54,9 @@ def tune(
     ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; by default as of retort evaluate.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="Folder; by default as of retort evaluate.")
+    ] = None,
 ) -> None:
     """Find the weights of language models, of --graph the acoustic scale, without either the weight of length.
 
@@ -99,10 +101,13 @@ def tune(
     if graph or not (lm or rescore):
         with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
             recogniser, number = load(experiment).at(workplace), SCALE if graph else LENGTH
+            check_places(folder)
             _show(tune_number(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return
     with stage_progress(console) as progress:
-        found = run_tuning(load(experiment), cuts, folder, options, progress, measure or "")
+        recogniser = load(experiment)
+        check_places(folder)
+        found = run_tuning(recogniser, cuts, folder, options, progress, measure or "")
     table = Table("lm weight", "rescore weight", "length weight", found.measure.upper())
     for each in found.tried:
         cells = (f"{each.lm_weight:g}", f"{each.rescore_weight:g}", f"{each.length_weight:g}")
@@ -147,10 +152,16 @@ def _show(found: TunedNumber, cuts: str) -> None:
 def gap(
     cuts: Cuts,
     student: Annotated[
-        list[Path], typer.Option(metavar="EXP", help="Student; may be given several times, one a seed.")
+        list[Path],
+        typer.Option(
+            parser=local_path, metavar="EXP", help="Student; may be given several times, one a seed."
+        ),
     ],
     distilled: Annotated[
-        list[Path], typer.Option(metavar="EXP", help="Its distilled twin; as many times as there are seeds.")
+        list[Path],
+        typer.Option(
+            parser=local_path, metavar="EXP", help="Its distilled twin; as many times as there are seeds."
+        ),
     ],
 ) -> None:
     """How much of what language models give a student at run time does distillation give for nothing.
