@@ -9,8 +9,9 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from retort.errors import BadUtterance, UserError
 
@@ -39,10 +40,47 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"cannot be written ({error.strerror or error})", where=path, remedy=remedy) from None
+
+
+def lines_up_to(longest: int, file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The lines of a file that may be compressed, each of a bounded length: a few kilobytes may unpack to gigabytes.
+
+    Args:
+        longest: bytes of a line, its end counted.
+        file: opened for reading.
+        path: of the file, for the error.
+
+    Raises:
+        UserError: a line is longer.
+    """
+    number = 0
+    while line := file.readline(longest + 1):
+        number += 1
+        if len(line) > longest:
+            raise UserError(
+                f"line {number} is longer than {longest:,} bytes",
+                where=path,
+                remedy="Give a text file with lines",
+            )
+        yield line
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Wait until the disk has these files, and the names of them in their folders.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    folders: set[Path] = set()
+    for path in paths:
+        _flush(path)
+        folders.add(path.parent)
+    for folder in folders:
+        _flush(folder)
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -162,9 +200,9 @@ def opening_model(folder: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"its files are missing or broken ({reason})", where=folder, remedy=remedy) from None
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Make the content of a file, or a rename in a folder, last through a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
