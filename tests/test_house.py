@@ -17,8 +17,8 @@ ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "hybrid_config", "student_config"),
-    ("config", "size_checks"),
-    ("distill_checks", "student_checks"),
+    ("checksums", "config", "size_checks"),
+    ("weights", "huggingface", "distill_checks", "student_checks"),
     ("checks",),
     ("recipe",),
     ("audio", "text"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -20,7 +20,9 @@ from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
 from retort.audio.files import check_wave, read_audio
 from retort.audio.pauses import cut_at_pauses
-from retort.config import FeatureConfig, NormaliserConfig, Recipe
+from retort.checks import check_choices
+from retort.checksums import seal, verify
+from retort.config import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.hybrid_search import ScaledGraph
@@ -34,15 +36,24 @@ from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
 from retort.hybrid.graph import Graph
 from retort.recipe import differing
+from retort.size_checks import check_sizes
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
+from retort.weights import AGAIN, fit, read_weights
 
 SHORTEST = 3
 """Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
+CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph"}
+"""What stands in `config.json`; another key was written by a later version, which would compute something else."""
+
+
+_LARGEST, _MOST_LAYERS = 1 << 24, 1024
+_LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
+"""Of numbers in a configuration: no model has larger ones, and a damaged file must not ask for all memory."""
 
 
 class Recogniser:
@@ -218,6 +229,7 @@ class Recogniser:
         if self.graph is not None:
             self.graph.graph.save(folder / "graph", link=link)
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
+        seal(folder)
 
     def fingerprint(self) -> str:
         """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike.
@@ -287,21 +299,26 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=folder,
             remedy="Give an experiment that `retort train` finished, or a release",
         )
-    with opening_model(root, "Export or fetch it again"):
-        config = json.loads((root / "config.json").read_text())
-        if config["format"] != FORMAT:
-            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+    with opening_model(root, AGAIN):
+        config = _read_config(root)
+        verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)
         parts: dict[Any, Any] = {key: config[key] for key in ("student", "features", "normaliser")}
         recipe = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(Recipe), {**parts, "name": str(root)})
         )
         assert isinstance(recipe, Recipe)
-        student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
-        student.load_state_dict(load_file(root / "model.safetensors"))
+        _check_known(recipe, config, root)
+        weights = read_weights(root / "model.safetensors")
+        sizes = recipe.student, int(config["vocabulary"]), recipe.features.bins
+        with torch.device("meta"):
+            fit(build_student(*sizes), weights)  # before any memory is asked for
+        student = build_student(*sizes)
+        student.load_state_dict(weights)
     tokenizer = open_tokenizer(root / "tokenizer")
     graph = None
     if "graph" in config:
-        graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
+        with opening_model(root, AGAIN):
+            graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
     elif tokenizer.size != config["vocabulary"]:
         raise UserError(
             f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {config['vocabulary']}",
@@ -309,3 +326,52 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             remedy="Export or fetch it again",
         )
     return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph)
+
+
+def _read_config(root: Path) -> dict[str, Any]:
+    """`config.json` of a format and with keys that this version knows.
+
+    Raises:
+        UserError: it is of a later version.
+        OSError, ValueError, KeyError: it cannot be read.
+    """
+    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("config.json is not a table")
+    if config["format"] != FORMAT:
+        raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
+    if unknown := sorted(map(str, config.keys() - CONFIG_KEYS)):
+        raise UserError(
+            f"its configuration has '{unknown[0]}', which this version does not know",
+            where=root / "config.json",
+            remedy="Install a later version of retort-asr",
+        )
+    return config
+
+
+def _check_known(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
+    """Refuse choices that this version does not know; it would take another in their place."""
+    try:
+        check_choices(recipe, CHOICES, str(root / "config.json"))
+    except UserError as error:
+        raise UserError(
+            f"{error.what}, which this version does not know",
+            where=error.where,
+            remedy="Install a later version of retort-asr",
+        ) from None
+    check_sizes(recipe.student, str(root / "config.json"))
+    for name, number in _numbers(config):
+        if abs(number) > (_MOST_LAYERS if name in _LAYERS else _LARGEST):
+            raise ValueError(f"{name} is {number}")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of a configuration with the names of their keys."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _numbers(each, str(key))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _numbers(each, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

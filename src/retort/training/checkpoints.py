@@ -12,27 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from retort.config import LoopConfig
 from retort.errors import UserError
 from retort.nn.collectives import process_index, wait_for_processes
 from retort.training.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: the file is missing or cut short.
-    """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"not a whole safetensors file ({error})", where=path) from None
+from retort.weights import read_weights
 
 
 _PARTS = ("student", "objective", "optimizer", "random")

@@ -19,8 +19,8 @@ from retort.students.student import Student
 from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
-from retort.training.checkpoints import read_weights
 from retort.training.parts import check_parts, is_within
+from retort.weights import read_weights
 
 
 def start_from(
