@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.checksums import SUMS, seal, verify
 from retort.errors import UserError
 from retort.files import write_whole
 from retort.hybrid.alignment import Alignment, Timed, segments
@@ -92,6 +93,7 @@ class AlignmentStore(Mapping[str, Alignment]):
             self.folder /= "alignments"
         if not (self.folder / "store.json").exists():
             raise UserError("holds no alignments", where=folder, remedy="Align first")
+        verify(self.folder, remedy=_REMEDY)
         try:
             content = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
             self.frame_shift = float(content["frame_shift"])
@@ -110,7 +112,7 @@ class AlignmentStore(Mapping[str, Alignment]):
             for path in _shards(self.folder):
                 shard = Shard(path, self.tree)
                 self._places.update((name, (shard, row)) for row, name in enumerate(shard.ids))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
             raise UserError(f"cannot be read ({error})", where=folder, remedy=_REMEDY) from None
 
     def __getitem__(self, name: str) -> Alignment:
@@ -180,6 +182,7 @@ def finish_store(
     tree.save(folder / "tree.json")
     write_whole(folder / "lexicon.txt", str(lexicon))
     write_whole(folder / "counts.safetensors", save({"frames": frames, "visits": visits}))
+    seal(folder)
     content = {"frame_shift": frame_shift, "skipped": dict(skipped)}
     write_whole(folder / "store.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return AlignmentStore(folder)
@@ -209,7 +212,7 @@ def save_alignments(
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("store.json", *(path.name for path in _shards(root))):
+    for name in ("store.json", SUMS, *(path.name for path in _shards(root))):
         (root / name).unlink(missing_ok=True)
     coming = iter(alignments)
     words: set[str] = set()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retort.errors import UserError
+from retort.huggingface import open_model, open_part
 from retort.lm.pretrained import load_pretrained
+from retort.nn.pretrained import KINDS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
-"""What `model_type` may be: models that hear the wave, whose padding a mask hides."""
 REMEDY = "Give the folder of a speech encoder or its Hugging Face name, such as facebook/hubert-base-ls960"
 _PLAIN = {
     "apply_spec_augment": False,
@@ -36,7 +36,7 @@ def speech_architecture(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     def load(source: str, local: bool) -> PretrainedConfig:
-        return AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        return open_part(AutoConfig, source, local=local)
 
     config = load_pretrained(load, name, REMEDY)
     if config.model_type not in KINDS:
@@ -63,14 +63,7 @@ def open_speech_encoder(name: str) -> PreTrainedModel:
     config = AutoConfig.for_model(values.pop("model_type"), **values)
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModel.from_pretrained(
-            source,
-            config=config,
-            local_files_only=local,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+        return open_model(AutoModel, source, local=local, config=config, dtype=torch.float32)
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retort.checksums import verify
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
 from retort.text.teacher_pieces import TeacherTokenizer
@@ -72,6 +73,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     path = Path(folder) / FILE
     again = "Train the tokenizer again, or copy the whole folder"
     try:
+        verify(Path(folder), remedy=again)
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise UserError(

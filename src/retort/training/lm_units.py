@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from retort.checksums import verify
 from retort.corpora.opening import find_data
 from retort.corpora.pronunciations import with_english
 from retort.errors import BadUtterance, UserError
@@ -185,6 +186,7 @@ def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
     made = folder / FOLDER
     if not (made.exists() and (folder / "tokenizer").exists()):
         return None
+    verify(made, remedy="Remove the experiment's folder")
     try:
         about = json.loads((made / _ABOUT).read_text(encoding="utf-8"))
         left_out = LeftOut(**about["left_out"])
