@@ -287,12 +287,15 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-SHARED_CHOICES: dict[str, tuple[str, ...]] = {
+NORMALISER_CHOICES: dict[str, tuple[str, ...]] = {
     "normaliser.form": ("NFC", "NFD", "NFKC", "NFKD", "none"),
     "normaliser.case": ("upper", "lower", "keep"),
     "normaliser.punctuation": ("drop", "keep"),
     "normaliser.spaces": ("drop", "keep", "split"),
     "normaliser.homophones": ("keep", "fold"),
+}
+SHARED_CHOICES: dict[str, tuple[str, ...]] = {
+    **NORMALISER_CHOICES,
     "training.optimiser": ("adamw", "scaled_adam"),
     "training.schedule": ("tri_stage", "cosine", "eden"),
     "training.precision": ("fp32", "bf16", "fp16"),

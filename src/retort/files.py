@@ -16,6 +16,8 @@ from typing import IO
 from retort.errors import BadUtterance, UserError
 
 UPDATE = "Update Retort: pip install -U retort-asr"
+LONGEST_TEXT = 2**20
+"""Bytes of a line of text: a sentence, or an n-gram."""
 PARTIAL = ".partial"
 """Suffix of what is being written, or was when its process died."""
 
@@ -184,19 +186,17 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 def opening_model(folder: Path, remedy: str) -> Iterator[None]:
     """Whatever the files of a model make fail, where they are read and put together, is one line.
 
+    They are somebody else's: any value may stand where another is expected.
+
     Raises:
         UserError: they are missing or broken, with the reason; one that is raised inside passes as it is.
     """
-    from omegaconf.errors import OmegaConfBaseException
-    from safetensors import SafetensorError
-
-    broken = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OmegaConfBaseException)
     try:
         yield
     except UserError:
         raise
-    except broken as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"its files are missing or broken ({reason})", where=folder, remedy=remedy) from None
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,7 +23,9 @@ from retort.audio.files import WaveCheck, log_warning, open_audio
 from retort.audio.samples import as_path, as_wave
 from retort.audio.segments import LONGEST, segments
 from retort.audio.speech import open_detector
-from retort.config import FeatureConfig, NormaliserConfig, Recipe
+from retort.checks import check_choices
+from retort.checksums import seal, verify
+from retort.config import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.hybrid_search import ScaledGraph
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
@@ -34,24 +36,30 @@ from retort.decoding.search import Found, Search
 from retort.decoding.searches import open_search
 from retort.decoding.speech_times import within_speech
 from retort.decoding.transcript import Transcript
-from retort.decoding.weights import pack, unpack
 from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
 from retort.files import check_format, check_local, opening_model, write_whole
 from retort.hybrid.graph import Graph
 from retort.json_reader import read_json
 from retort.recipe import differing, read_saved
+from retort.size_checks import check_sizes
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
+from retort.weights import AGAIN, fit, pack, read_weights, unpack
 
 SHORTEST = 3
 """Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
 INT8_FORMAT = 2
 """Of a model with int8 weights, which version 0.1 cannot read."""
+CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech"}
+"""What stands in `config.json`; another key was written by a later version, which would compute something else."""
+_LARGEST, _MOST_LAYERS = 1 << 24, 1024
+_LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
+"""Of numbers in a configuration: no model has larger ones, and a damaged file must not ask for all memory."""
 
 
 Samples: TypeAlias = "np.ndarray | Tensor | Sequence[float]"
@@ -287,7 +295,7 @@ class Recogniser:
 
         Args:
             folder: made if missing.
-            stored: how the weights are stored: `float32`, `float16` or `int8` (:func:`retort.decoding.weights.pack`).
+            stored: how the weights are stored: `float32`, `float16` or `int8` (:func:`retort.weights.pack`).
             link: share the bytes of the decoding graph, as :meth:`retort.hybrid.graph.Graph.save` does.
 
         Raises:
@@ -303,6 +311,7 @@ class Recogniser:
         if stored == "int8":
             config["format"] = INT8_FORMAT
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        seal(folder)
 
     def fingerprint(self) -> str:
         """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike.
@@ -384,6 +393,7 @@ def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
         config = read_json(path)
         config["no_speech"] = no_speech.to_dict()
         write_whole(path, json.dumps(config, indent=2) + "\n")
+        seal(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot be written ({error.strerror or error})",
@@ -417,19 +427,24 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
     """
     _work_after_fork()
     root = _model_root(folder)
-    with opening_model(root, "Export or fetch it again"):
-        config = read_json(root / "config.json")
-        if config["format"] != FORMAT:
-            check_format(config["format"], INT8_FORMAT, root)
+    with opening_model(root, AGAIN):
+        config = _read_config(root)
+        verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)
         parts = {key: config[key] for key in ("student", "features", "normaliser")}
         recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
-        student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
-        student.load_state_dict(unpack(load_file(root / "model.safetensors")))
+        _check_known(recipe, config, root)
+        weights = unpack(read_weights(root / "model.safetensors"))
+        sizes = recipe.student, int(config["vocabulary"]), recipe.features.bins
+        with torch.device("meta"):
+            fit(build_student(*sizes), weights)  # before any memory is asked for
+        student = build_student(*sizes)
+        student.load_state_dict(weights)
         no_speech = NoSpeech.from_dict(config["no_speech"]) if "no_speech" in config else UNCALIBRATED
     tokenizer = open_tokenizer(root / "tokenizer")
     graph = None
     if "graph" in config:
-        graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
+        with opening_model(root, AGAIN):
+            graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
     elif tokenizer.size != config["vocabulary"]:
         raise UserError(
             f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {config['vocabulary']}",
@@ -437,3 +452,52 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             remedy="Export or fetch it again",
         )
     return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech)
+
+
+def _read_config(root: Path) -> dict[str, Any]:
+    """`config.json` of a format and with keys that this version knows.
+
+    Raises:
+        UserError: it is of a later version.
+        OSError, ValueError, KeyError: it cannot be read.
+    """
+    config = read_json(root / "config.json")
+    if not isinstance(config, dict):
+        raise ValueError("config.json is not a table")
+    if config["format"] != FORMAT:
+        check_format(config["format"], INT8_FORMAT, root)
+    if unknown := sorted(map(str, config.keys() - CONFIG_KEYS)):
+        raise UserError(
+            f"its configuration has '{unknown[0]}', which this version does not know",
+            where=root / "config.json",
+            remedy="Install a later version of retort-asr",
+        )
+    return config
+
+
+def _check_known(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
+    """Refuse choices that this version does not know; it would take another in their place."""
+    try:
+        check_choices(recipe, CHOICES, str(root / "config.json"))
+    except UserError as error:
+        raise UserError(
+            f"{error.what}, which this version does not know",
+            where=error.where,
+            remedy="Install a later version of retort-asr",
+        ) from None
+    check_sizes(recipe.student, str(root / "config.json"))
+    for name, number in _numbers(config):
+        if abs(number) > (_MOST_LAYERS if name in _LAYERS else _LARGEST):
+            raise ValueError(f"{name} is {number}")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of a configuration with the names of their keys."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _numbers(each, str(key))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _numbers(each, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

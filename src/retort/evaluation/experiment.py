@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from retort.config import Recipe
@@ -21,6 +19,7 @@ from retort.files import opening_model
 from retort.json_reader import parse_json, read_json
 from retort.recipe import recipe_from_dict
 from retort.text.opening import open_tokenizer
+from retort.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ class Experiment:
         if self.last_checkpoint is None:
             return None
         try:
-            return load_file(self.last_checkpoint / f"{name}.safetensors")
-        except (OSError, SafetensorError):
+            return read_weights(self.last_checkpoint / f"{name}.safetensors")
+        except UserError:
             return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
+from retort.files import LONGEST_TEXT, lines_up_to
 from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.lm.ngram import NgramTable
 from retort.text.tokenizers import EOS, UNKNOWN
@@ -233,9 +235,9 @@ def _number(text: str, path: Path) -> int:
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[str]:
     try:
-        for line in file:
+        for line in lines_up_to(LONGEST_TEXT, file, path):
             yield line.rstrip(b"\r\n").decode()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, OSError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
         raise UserError(f"cannot be read ({error})", where=path, remedy=_REMEDY) from None
 
 

@@ -108,6 +108,8 @@ class PieceStore:
         self._ids = np.load(folder / "ids.npy", mmap_mode="r")
         self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
         self.lengths: NDArray[np.int64] = np.diff(self._offsets)
+        if self._offsets[0] != 0 or self._offsets[-1] != len(self._ids) or (self.lengths < 0).any():
+            raise ValueError(f"{folder}: ids.npy and offsets.npy do not belong together")
 
     def __len__(self) -> int:
         return len(self.lengths)

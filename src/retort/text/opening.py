@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retort.checksums import verify
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
 from retort.files import check_format
@@ -73,6 +74,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     path = Path(folder) / FILE
     again = "Train the tokenizer again, or copy the whole folder"
     try:
+        verify(Path(folder), remedy=again)
         state = read_json(path)
         check_format(state["format"], FORMAT, path)
         return _kind(state["kind"])._open(state, Path(folder))

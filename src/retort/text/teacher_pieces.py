@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retort.errors import UserError
+from retort.huggingface import open_part
 from retort.json_reader import parse_json
 from retort.text.normalise import UNKNOWN_TEXT, character_class, recase
 from retort.text.tokenizers import SPACE, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span
@@ -118,7 +119,8 @@ def open_backend(teacher: PreTrainedTokenizerFast | str | Path) -> Backend:
         if (folder / "vocab.txt").is_file():
             from transformers import BertTokenizerFast
 
-            return BertTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+            tokenizer: PreTrainedTokenizerFast = open_part(BertTokenizerFast, folder, local=True)
+            return tokenizer.backend_tokenizer
     except ImportError:
         raise
     except Exception as error:  # tokenizers raises bare Exception

@@ -10,8 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from retort.checksums import seal
 from retort.errors import UserError
-from retort.files import write_whole
+from retort.files import flush, write_whole
 from retort.json_reader import read_json
 from retort.recipe import read_dict, recipe_to_dict
 
@@ -63,10 +64,12 @@ def save_whole(save: Callable[[Path], object], path: Path) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         save(partial)
+        seal(partial)
         if path.exists():  # a folder cannot take the place of another in one step
             shutil.rmtree(former, ignore_errors=True)
             path.rename(former)
         partial.rename(path)
+        flush([path])
         shutil.rmtree(former, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise UserError(

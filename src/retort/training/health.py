@@ -51,8 +51,18 @@ class Health:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on watching where :meth:`state` was taken."""
-        vars(self).update(state, told=set(state["told"]))
+        """Go on watching where :meth:`state` was taken.
+
+        Raises:
+            ValueError: it is not such a state.
+        """
+        own = self.state()
+        kinds = {"told": (list,), "accuracy": (int, float, type(None)), "best_accuracy": (int, float)}
+        if state.keys() != own.keys() or not all(
+            type(value) in kinds.get(name, (int,)) for name, value in state.items()
+        ):
+            raise ValueError("its health is not what this version writes")
+        vars(self).update(state, told=set(map(str, state["told"])))
 
     def check_loss(self, step: int, loss: float, norm: float, tallies: Mapping[str, Any]) -> None:
         """Stop a run whose loss or gradient is not finite, naming the loss at fault.

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from retort.checksums import verify
 from retort.config import NormaliserConfig
 from retort.corpora.sentences import Sentences
 from retort.errors import UserError
@@ -110,7 +111,7 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
             **cutter.identity,
         }
         folder = cache / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        if not folder.exists():
+        if not _is_whole(folder):
             tell = partial(_tell, progress, f"pieces of {source.path.name}")
             cut = partial(
                 PieceStore.write,
@@ -121,6 +122,15 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
             save_whole(cut, folder)
         stores.append(PieceStore(folder))
     return PieceMix(stores, [repeat for _, repeat in text.sources])
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether what was cut before is there as it was written; if not, it is cut again."""
+    try:
+        verify(folder, remedy="")
+        return folder.exists() and len(PieceStore(folder)) > 0
+    except (UserError, OSError, ValueError, EOFError):
+        return False
 
 
 def _tell(progress: Progress, stage: str, done: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from retort.checksums import verify
 from retort.corpora.opening import find_data
 from retort.corpora.pronunciations import with_english
 from retort.errors import BadUtterance, UserError
@@ -186,6 +187,7 @@ def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
     made = folder / FOLDER
     if not (made.exists() and (folder / "tokenizer").exists()):
         return None
+    verify(made, remedy="Remove the experiment's folder")
     try:
         about = read_json(made / _ABOUT)
         left_out = LeftOut(**about["left_out"])

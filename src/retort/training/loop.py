@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import signal
 import threading
 import time
@@ -53,6 +54,32 @@ class Position:
     scores: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+def check_position(position: Position) -> None:
+    """Check the types of a position that was read from a file.
+
+    Raises:
+        ValueError: a field is of another type.
+    """
+    counts = (position.step, position.epoch, position.batches)
+    if not all(type(each) is int and each >= 0 for each in counts):
+        raise ValueError("its step, epoch or batches is no count")
+    if type(position.seconds) not in (int, float) or not 0 <= position.seconds < math.inf:
+        raise ValueError(f"its seconds are {position.seconds}")
+    for name, kinds in (("scores", (int, float)), ("rejected", (str,))):
+        values = getattr(position, name)
+        if not isinstance(values, dict) or not all(type(each) in kinds for each in values.values()):
+            raise ValueError(f"its {name} are no table")
+
+
+def _is_tally(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and type(value[0]) in (int, float)
+        and type(value[1]) is int
+    )
 
 
 def process_seed(seed: int, step: int, process: int) -> int:
@@ -153,7 +180,7 @@ class Loop(ABC, Generic[BatchT]):
         if self.accelerator.is_main_process:
             self.checkpoints.tidy()
         state, passed_over = self.checkpoints.restore(
-            self.module.student, self.module.objective, self.optimizer
+            self.module.student, self.module.objective, self.optimizer, self._check_state
         )
         if state is not None:
             tallies, health = state.pop("tallies", {}), state.pop("health", None)
@@ -164,6 +191,16 @@ class Loop(ABC, Generic[BatchT]):
             if health is not None:
                 self.health.restore(health)
         return passed_over
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise a ValueError, KeyError or TypeError where a checkpoint's state is not what :meth:`_save` writes."""
+        rest = dict(state)
+        tallies, health = rest.pop("tallies", {}), rest.pop("health", None)
+        check_position(Position(**rest))
+        if not all(_is_tally(each) for each in tallies.values()):
+            raise ValueError("its tallies are no sums with counts")
+        if health is not None:
+            Health(self.config).restore(health)
 
     def run(self, report: Report) -> None:
         """Train up to `training.steps`, calling `report` after each logged step and each evaluation.

@@ -106,14 +106,15 @@ def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome |
         device = "cpu" if recipe.training.device == "cpu" or not torch.cuda.is_available() else "cuda"
     try:
         state = checkpoints.state(steps)
+        averaged = chosen_steps(checkpoints.steps(), state["scores"], recipe.training)
+        seconds = float(state["seconds"])
         recogniser = load(folder / "model", device)
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
     torch.set_num_threads(recipe.training.threads)
-    averaged = chosen_steps(checkpoints.steps(), state["scores"], recipe.training)
     params = sum(parameter.numel() for parameter in recogniser.student.parameters())
     rejected = read_rejected(folder / REJECTED)
-    return Outcome(folder, recogniser, state["seconds"], steps, params, averaged, rejected, before=True)
+    return Outcome(folder, recogniser, seconds, steps, params, averaged, rejected, before=True)
 
 
 def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:

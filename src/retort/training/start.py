@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from retort.config import Recipe
-from retort.decoding.weights import unpack
 from retort.errors import UserError
 from retort.json_reader import read_json
 from retort.lm.speech import (
@@ -26,8 +25,8 @@ from retort.students.student import Student
 from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
-from retort.training.checkpoints import read_weights
 from retort.training.parts import check_parts, is_within
+from retort.weights import read_weights, unpack
 
 
 def start_from(

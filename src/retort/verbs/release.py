@@ -42,11 +42,11 @@ def release(
     tune_environment()
     import torch
 
-    from retort.decoding.weights import STORED
     from retort.errors import UserError
     from retort.progress import stage_progress
     from retort.release.card import Terms
     from retort.release.release import SMALL, release
+    from retort.weights import STORED
 
     if weights not in STORED:
         raise UserError(f"--weights is {weights}", remedy=f"Choose one of {', '.join(STORED)}")
