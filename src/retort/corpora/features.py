@@ -24,7 +24,8 @@ from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
 from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.errors import BadUtterance, UserError
-from retort.files import one_at_a_time, write_whole
+from retort.files import write_whole
+from retort.locks import one_at_a_time
 
 Progress = Callable[[int, int], None]
 
