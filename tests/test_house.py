@@ -16,7 +16,7 @@ import retort
 ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("locks",),
+    ("locks", "signals"),
     ("files", "hybrid_config", "student_config"),
     ("config", "size_checks"),
     ("distill_checks", "student_checks"),

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from retort.environment import tune_environment
 from retort.errors import UserError, complain
+from retort.signals import told
 from retort.verbs.evaluate import evaluate
 from retort.verbs.info import info
 from retort.verbs.lm import lm
 from retort.verbs.release import release
 from retort.verbs.screen import (
     EXPERIMENTS,
-    STOPPED,
     Overrides,
     RecipeName,
     console,
@@ -60,6 +60,7 @@ class Kind(StrEnum):
     synthetic = "synthetic"
 
 
+@told(lambda: AFTER.get(next(iter(sys.argv[1:]), ""), ""))
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
     try:
@@ -72,10 +73,6 @@ def main() -> None:
             raise
         complain(f"{error.filename or 'disk'}: the disk is full. Free space, run again")
         sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == STOPPED:  # what typer makes of Ctrl-C
-            complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
-        raise
 
 
 @app.command()
