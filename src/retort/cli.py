@@ -153,9 +153,17 @@ def train(
     results: Annotated[
         Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="new_output: start from a model of another vocabulary, whose output layer is dropped.",
+        ),
+    ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_environment()
+    from retort.checks import check_recipe
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
@@ -165,6 +173,8 @@ def train(
     from retort.training.run import train as run_training
 
     loaded = load_recipe(recipe, overrides or [])
+    loaded.training.allow += allow or []
+    check_recipe(loaded, "--allow")
     with training_screen(loaded.training.steps) as display:
         outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     if not first_process():

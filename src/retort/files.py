@@ -108,7 +108,11 @@ def contents(path: str | Path) -> str:
     """32 hex digits of the files in a folder, or in its folder `model` if it has one; empty where there is none."""
     root = Path(path)
     root = root / "model" if (root / "model").is_dir() else root
-    files = sorted(each for each in root.rglob("*") if each.is_file() and not _passing(each)) if root.is_dir() else []
+    files = (
+        sorted(each for each in root.rglob("*") if each.is_file() and not _passing(each))
+        if root.is_dir()
+        else []
+    )
     digest = hashlib.sha256()
     for each in files:
         digest.update(f"{each.relative_to(root)} {each.stat().st_size}\n".encode())

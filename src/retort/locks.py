@@ -132,7 +132,7 @@ def alone_in(folder: Path, waiting: Waiting | None = None) -> Iterator[None]:
 
     Raises:
         UserError: another run trains it, this one does already (a stage that needs itself), the folder cannot be
-            written, or it was removed meanwhile, whatever that made fail.
+            written, or it was removed meanwhile, whatever that made fail; also in place of an OSError from within.
     """
     key = threading.get_ident(), os.path.abspath(folder)
     if key in _held:
@@ -147,6 +147,13 @@ def alone_in(folder: Path, waiting: Waiting | None = None) -> Iterator[None]:
     _held[key] = lock
     try:
         yield
+    except OSError as error:
+        check_there(folder)
+        raise UserError(
+            f"cannot be used ({error.strerror or error})",
+            where=error.filename or folder,
+            remedy="See what is in its place, whether it may be written and whether the disk is full",
+        ) from None
     except Exception:
         check_there(folder)
         raise

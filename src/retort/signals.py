@@ -87,7 +87,10 @@ def told(after: Callable[[], str]) -> Callable[[Callable[[], None]], Callable[[]
                 except BaseException:  # of whatever kind: libraries turn one exception into another
                     if not came.number:
                         raise
-                    for number in (signal.SIGINT, *ENDING):  # one that comes now finds nothing left to be closed
+                    for number in (
+                        signal.SIGINT,
+                        *ENDING,
+                    ):  # one that comes now finds nothing left to be closed
                         signal.signal(number, signal.SIG_DFL)
                     complain(f"stopped{after()}")
                     sys.exit(128 + came.number)

@@ -37,7 +37,9 @@ def write_arpa(table: NgramTable, symbols: Sequence[str], path: Path) -> None:
     log_probs, backoffs = table.log_probs / _LN10, table.backoffs / _LN10
     texts, start = np.array([""], dtype=object), 0
     content = io.BytesIO()
-    with gzip.GzipFile("", "wb", 6, content, mtime=0) if path.suffix == ".gz" else nullcontext(content) as file:
+    with (
+        gzip.GzipFile("", "wb", 6, content, mtime=0) if path.suffix == ".gz" else nullcontext(content) as file
+    ):
         counts = [table.counts[0] + 1 - len(BARRED), *table.counts[1:]]
         lines = [f"ngram {order}={count}" for order, count in enumerate(counts, 1)]
         file.write("\n".join(["", "\\data\\", *lines, ""]).encode())

@@ -27,7 +27,7 @@ def claim(folder: Path, recipe: object) -> None:
             there = _read(path, type(recipe))
         except ValueError as error:
             raise UserError(f"not valid JSON ({error})", where=path, remedy="Remove the folder") from None
-        changed = sorted(_differences(there, wanted))
+        changed = sorted(_differences(there, _what_counts(wanted)))
         if changed:
             raise UserError(
                 f"it holds a run of another recipe ({', '.join(changed)})",
@@ -45,13 +45,19 @@ def claim(folder: Path, recipe: object) -> None:
 def is_of(folder: Path, recipe: object) -> bool:
     """Whether the experiment's folder is of just this recipe; keys that are newer than the folder had their defaults."""
     try:
-        return _read(folder / "recipe.json", type(recipe)) == recipe_to_dict(recipe)
+        return _read(folder / "recipe.json", type(recipe)) == _what_counts(recipe_to_dict(recipe))
     except (OSError, ValueError, UserError):
         return False
 
 
 def _read(path: Path, kind: type) -> dict[str, Any]:
-    return recipe_to_dict(read_dict(kind, json.loads(path.read_text()), str(path)))
+    return _what_counts(recipe_to_dict(read_dict(kind, json.loads(path.read_text()), str(path))))
+
+
+def _what_counts(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what only lets a run begin: the same run goes on with it and without."""
+    training = {key: value for key, value in recipe["training"].items() if key != "allow"}
+    return {**recipe, "training": training}
 
 
 def save_whole(save: Callable[[Path], object], path: Path) -> None:
