@@ -17,6 +17,7 @@ ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "json_reader"),
     ("ranges",),
+    ("locks", "signals"),
     ("console", "files", "hybrid_config", "student_config"),
     ("progress",),
     ("checksums", "config", "size_checks", "pretrained"),

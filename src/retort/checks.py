@@ -72,6 +72,8 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Set training.init or training.warm_start, or leave it out",
         )
+    for name in training.allow:
+        _choose("training.allow", name, ("new_output",), where)
 
 
 def _check_data(recipe: Recipe, where: str) -> None:

@@ -16,6 +16,7 @@ from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
 from retort.errors import UserError, complain, system_error
 from retort.files import check_local
+from retort.signals import told
 from retort.verbs.evaluate import evaluate
 from retort.verbs.fetch import fetch
 from retort.verbs.info import info
@@ -23,7 +24,6 @@ from retort.verbs.lm import lm
 from retort.verbs.release import release
 from retort.verbs.screen import (
     EXPERIMENTS,
-    STOPPED,
     Overrides,
     RecipeName,
     check_places,
@@ -65,6 +65,7 @@ class Kind(StrEnum):
     synthetic = "synthetic"
 
 
+@told(lambda: AFTER.get(next(iter(sys.argv[1:]), ""), ""))
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
     prepare_streams()
@@ -84,10 +85,6 @@ def main() -> None:
     except MemoryError:
         complain("there is not enough memory. Choose smaller sizes, batches or beams")
         sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == STOPPED:  # what typer makes of Ctrl-C
-            complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
-        raise
 
 
 def _flush() -> None:
@@ -187,12 +184,22 @@ def train(
         Path | None,
         typer.Option(parser=local_path, help="JSON list to which the scores on data.test are added."),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="new_output: start from a model of another vocabulary, whose output layer is dropped.",
+        ),
+    ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_environment()
+    from retort.checks import check_recipe
     from retort.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    loaded.training.allow += allow or []
+    check_recipe(loaded, "--allow")
     check_places(EXPERIMENTS / loaded.name, results=results)
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned

@@ -248,7 +248,7 @@ class LoopConfig:
 @dataclass
 class TrainingConfig(LoopConfig):
     init: str = ""
-    """Experiment whose weights the student starts from; what does not fit is reported."""
+    """Experiment whose weights the student starts from; tensors that do not fit are listed."""
     warm_start: str = ""
     """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
     init_parts: list[str] = field(default_factory=list)
@@ -257,6 +257,9 @@ class TrainingConfig(LoopConfig):
     """How many of the encoder's lowest layers do not learn and are computed once per utterance and speed: their outputs are
     stored in `exp/cache/hidden` (float16), and training starts from the next layer. SpecAugment then masks the stored
     frames. 0 computes all layers at every update."""
+    allow: list[str] = field(default_factory=list)
+    """What else is an error: `new_output` lets a student start from a model of another vocabulary, whose output
+    layer is then dropped and learned from random numbers. `retort train --allow` adds to it."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
     rates: dict[str, float] = of_each({}, 0, 1000)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from retort.errors import BadUtterance, UserError
+from retort.locks import lock_descriptor
 
 UPDATE = "Update Retort: pip install -U retort-asr"
 LONGEST_TEXT = 2**20
@@ -22,30 +25,89 @@ PARTIAL = ".partial"
 """Suffix of what is being written, or was when its process died."""
 
 
+_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(PARTIAL)}")
+_STALE_SECONDS = 600.0
+"""Where there are no locks, what nobody touched for so long was left by a process that died."""
+_cleared: set[str] = set()
+_REMEDIES = {
+    errno.EISDIR: "A folder is in the place of the file: move it away",
+    errno.ENOTDIR: "A file is in the place of its folder: move it away",
+    errno.ENOENT: "Its folder was removed: run again",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Choose a folder that can be written"),
+}
+
+
 def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, run again") -> None:
     """Write a file, or replace it in one step, so that nobody ever reads half of it.
 
     The content goes to a name beside it that no other process has, is flushed to the disk and renamed; text is
-    written as UTF-8, in which half characters and bytes of names become escapes that JSON knows.
+    written as UTF-8, in which half characters and bytes of names become escapes that JSON knows. What processes that have
+    ended left half written in the same folder is taken away.
 
     Args:
         path: in a folder that exists.
-        remedy: told when it cannot be written.
+        remedy: what to do when the disk is full.
 
     Raises:
-        UserError: it cannot be written (disk full); what was there stays.
+        UserError: it cannot be written; what was there stays.
     """
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    if (folder := os.path.abspath(path.parent)) not in _cleared:
+        _cleared.add(folder)
+        clear_partial(path.parent)
+    try:
+        try:
+            _write(path, data)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            _write(path, data)  # taken for one that was left, between the moments of its making and its lock
+        _flush(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            remedy=_REMEDIES.get(error.errno or 0, remedy),
+        ) from None
+
+
+def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+            lock_descriptor(file.fileno())  # while it lives: what has no lock was left
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(path)
-        _flush(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot be written ({error.strerror or error})", where=path, remedy=remedy) from None
+            partial.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def clear_partial(folder: Path, *, within: bool = False) -> None:
+    """Take away what :func:`write_whole` had half written in processes that have ended.
+
+    Args:
+        within: also in the folders below.
+    """
+    for path in folder.rglob(f"*{PARTIAL}") if within else folder.glob(f"*{PARTIAL}"):
+        if not _NAME.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            old = time.time() - os.fstat(file.fileno()).st_mtime > _STALE_SECONDS
+            if (locked := lock_descriptor(file.fileno())) or (locked is None and old):
+                path.unlink()
+
+
+def remove(path: Path) -> None:
+    """Take away a file, or a folder with all that is in it, if it is there; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def lines_up_to(longest: int, file: IO[bytes], path: Path) -> Iterator[bytes]:
@@ -150,7 +212,11 @@ def contents(path: str | Path) -> str:
     """32 hex digits of the files in a folder, or in its folder `model` if it has one; empty where there is none."""
     root = Path(path)
     root = root / "model" if (root / "model").is_dir() else root
-    files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else []
+    files = (
+        sorted(each for each in root.rglob("*") if each.is_file() and not _passing(each))
+        if root.is_dir()
+        else []
+    )
     digest = hashlib.sha256()
     for each in files:
         digest.update(f"{each.relative_to(root)} {each.stat().st_size}\n".encode())
@@ -160,26 +226,9 @@ def contents(path: str | Path) -> str:
     return digest.hexdigest()[:32] if files else ""
 
 
-@contextlib.contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait until no other process of this machine is within the same lock; one that dies leaves it.
-
-    Args:
-        lock: a file that stays, empty; its folder is made.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError as error:
-        raise UserError(
-            f"cannot be written ({error.strerror or error})", where=lock, remedy="Free space, run again"
-        ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _passing(path: Path) -> bool:
+    """Whether a file is there only while something works: a lock, or what is half written."""
+    return path.suffix == PARTIAL or path.suffix == ".lock" or path.name in (".lock", "lock")
 
 
 @contextlib.contextmanager

@@ -28,8 +28,9 @@ from retort.config import FeatureConfig
 from retort.corpora.cuts import TOLERANCE, Rejected
 from retort.corpora.manifest import STORAGE, read_features
 from retort.errors import BadUtterance, UserError
-from retort.files import flush, one_at_a_time, write_whole
+from retort.files import flush, write_whole
 from retort.json_reader import parse_json
+from retort.locks import one_at_a_time
 
 Progress = Callable[[int, int], None]
 CHECKSUM = "features_crc32"

@@ -16,6 +16,7 @@ from retort.evaluation.evaluate import Evaluation
 from retort.evaluation.scoring import defined
 from retort.files import write_whole
 from retort.json_reader import read_json
+from retort.locks import one_at_a_time
 
 
 def add_result(
@@ -92,14 +93,14 @@ def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:
     Raises:
         UserError: the file holds something else than such a list.
     """
-    there = read_results(path) if path.exists() else []
-    fresh = [each for each in added if each not in there]
-    if not fresh:
-        return
-    replaced = [_key(each) for each in fresh]
-    kept = [each for each in there if _key(each) not in replaced]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps([*kept, *fresh], indent=1) + "\n")
+    with one_at_a_time(path.with_name(f".{path.name}.lock")):  # else of two runs that end at once one is lost
+        there = read_results(path) if path.exists() else []
+        fresh = [each for each in added if each not in there]
+        if not fresh:
+            return
+        replaced = [_key(each) for each in fresh]
+        kept = [each for each in there if _key(each) not in replaced]
+        write_whole(path, json.dumps([*kept, *fresh], indent=1) + "\n")
 
 
 def _key(entry: Mapping[str, object]) -> list[object]:

@@ -29,7 +29,7 @@ def words_of(arpa: Path) -> list[str]:
     words: list[str] = []
     inside = False
     try:
-        with _opened(arpa) as file:
+        with opened(arpa) as file:
             for line in lines_up_to(LONGEST_TEXT, file, arpa):
                 text = line.rstrip(b"\r\n").decode()
                 if text.startswith("\\"):
@@ -62,7 +62,7 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
         symbols = ["<eps>", *words, _BACKOFF, _START, _END]
         lines = "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols))
         (folder / "words.txt").write_text(lines, encoding="utf-8")
-        with _opened(arpa) as packed, (folder / "arpa").open("wb") as plain:
+        with opened(arpa) as packed, (folder / "arpa").open("wb") as plain:
             plain.writelines(lines_up_to(LONGEST_TEXT, packed, arpa))
         # A process of its own: the library writes its log to the terminal, whatever Python's stderr is.
         done = subprocess.run(
@@ -84,5 +84,6 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
         return kaldifst.StdVectorFst.read(str(folder / "grammar.fst"))
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """What is in an ARPA file, whether it is compressed or not."""
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from retort.checksums import sha256
 from retort.errors import UserError
-from retort.files import PARTIAL, flush, one_at_a_time, write_whole
+from retort.files import PARTIAL, flush, write_whole
 from retort.hybrid.ctc_fst import token_fst
 from retort.hybrid.epsilons import drop_epsilons
 from retort.hybrid.fst import FINER, Fst, check_const_fst, from_openfst, to_openfst, wheel, write_fst
 from retort.hybrid.lexicon_grammar import LexiconGrammar, Pronunciations
 from retort.hybrid.senone_fst import SenoneArcs, Tree, add_context, add_self_loops, add_states
 from retort.json_reader import read_json
+from retort.locks import one_at_a_time
 
 Progress = Callable[[str, int, int], None]
 _VERSION = 1

@@ -133,9 +133,7 @@ def word_arpa(name: str | Path) -> Path:
     if not _is_whole(path):
         model = open_causal_lm(root)
         assert isinstance(model, NgramLM), kind
-        partial = path.with_name(f"partial.{ARPA}")
-        write_arpa(model.table, model.symbols, partial)
-        partial.rename(path)
+        write_arpa(model.table, model.symbols, path)
     return path
 
 

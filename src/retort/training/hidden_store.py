@@ -24,7 +24,8 @@ from retort.config import FeatureConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, features_key
 from retort.errors import BadUtterance, UserError
-from retort.files import one_at_a_time, write_whole
+from retort.files import write_whole
+from retort.locks import one_at_a_time
 from retort.nn.encoder import Encoder
 from retort.students.student import Student
 from retort.training.data import Data

@@ -43,7 +43,7 @@ from retort.training.frames import FrameLabels, FrameReader, ReadUnit
 from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.processes import make_accelerator
-from retort.training.start import check_pretrained, start_from, start_from_pretrained
+from retort.training.start import check_pretrained, start_from_pretrained, take_start
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
 from retort.training.teacher_notes import teacher_notes
 
@@ -87,8 +87,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model):
         report(0, {"init.speech": taken})
     if origin:
-        taken_over = start_from(student, None, origin, graph.about.key, recipe.training.init_parts)
-        report(0, {f"init.{key}": value for key, value in taken_over.items()})
+        take_start(student, recipe, root / recipe.name, origin, report, graph=graph.about.key)
     student.set_priors(torch.from_numpy(alignments.priors))
     objective = Objective(
         recipe.distill,

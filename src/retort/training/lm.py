@@ -21,9 +21,10 @@ from retort.lm.ngram import NgramLM, NgramTable
 from retort.lm.opening import save_causal_lm
 from retort.lm.pieces import causal_cutter
 from retort.lm.scoring import LmScore, score_text
+from retort.locks import alone_in, check_there
 from retort.text.tokenizers import Tokenizer
 from retort.training.causal import CausalLearner, causal_tokenizer
-from retort.training.folder import claim, save_whole
+from retort.training.folder import claim, save_whole, tidy
 from retort.training.lm_data import LmText, Progress, open_pieces, open_text
 from retort.training.lm_trainer import Learner, LmTrainer
 from retort.training.loop import Report
@@ -59,9 +60,17 @@ def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -
         report: of training.
 
     Raises:
-        UserError: what the text, the recipe, the model or the experiment's folder has wrong.
+        UserError: what the text, the recipe, the model or the experiment's folder has wrong; another process trains
+            it.
     """
+    with alone_in(root / recipe.name):
+        return train_lm_here(recipe, root, progress, report)
+
+
+def train_lm_here(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
+    """The same in a folder that no other process may train in meanwhile."""
     folder = root / recipe.name
+    tidy(folder)
     claim(folder, recipe)
     accelerator = make_accelerator(recipe.training)
     if recipe.kind == "ngram":
@@ -138,6 +147,7 @@ def _save(write: Callable[[Path], object], text: LmText, folder: Path) -> None:
         if text.units is not None:
             text.units.units.save(path)
 
+    check_there(folder)
     save_whole(both, folder / "model")
 
 

@@ -16,6 +16,7 @@ from retort.corpora.sentences import Sentences
 from retort.errors import UserError
 from retort.lm.config import LmRecipe
 from retort.lm.pieces import Cutter, PieceMix, PieceStore
+from retort.locks import one_at_a_time
 from retort.text.normalise import Normaliser
 from retort.training.folder import save_whole
 from retort.training.lm_units import UnitTexts, open_units
@@ -111,7 +112,10 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
             **cutter.identity,
         }
         folder = cache / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        if not _is_whole(folder):
+        with one_at_a_time(cache / f"{folder.name}.lock"):
+            if _is_whole(folder):
+                stores.append(PieceStore(folder))
+                continue
             tell = partial(_tell, progress, f"pieces of {source.path.name}")
             cut = partial(
                 PieceStore.write,
@@ -120,7 +124,7 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
                 progress=tell,
             )
             save_whole(cut, folder)
-        stores.append(PieceStore(folder))
+            stores.append(PieceStore(folder))
     return PieceMix(stores, [repeat for _, repeat in text.sources])
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from retort.config import LoopConfig
 from retort.distill.row import Tally
+from retort.locks import check_there
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
 from retort.training.constraints import constrain, constrained_layers
 from retort.training.health import Health
@@ -33,6 +34,11 @@ from retort.training.sharding import load_weights, whole, whole_weights
 
 Report = Callable[[int, dict[str, Any]], None]
 """Called with the step and the values that were just logged."""
+
+
+def noted(report: Report) -> Callable[[str], None]:
+    """What takes a line for the user and reports it as a note."""
+    return lambda line: report(0, {"note": line})
 
 
 @dataclass
@@ -190,6 +196,8 @@ class Loop(ABC, Generic[BatchT]):
                 self.tallies[name] = Tally(total, count * self.accelerator.is_main_process)
             if health is not None:
                 self.health.restore(health)
+            if self.accelerator.is_main_process:  # what a kill behind the last checkpoint left to be done
+                self._clear_checkpoints()
         return passed_over
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -340,17 +348,21 @@ class Loop(ABC, Generic[BatchT]):
         self._saved_at, self._saved_step = time.monotonic(), self.position.step
         self._share_rejected()
         state = {**vars(self.position), "tallies": self._summed_tallies(), "health": self.health.state()}
-        before = self.checkpoints.steps()
         student, objective = self.module.student, self.module.objective
+        check_there(self.folder)
         self.checkpoints.save(self.position.step, student, objective, self.optimizer, state)
         if self.accelerator.is_main_process:
             self._write_beside()
-            chosen = self.chosen()
-            for step in before[:-1]:
-                self.checkpoints.drop_training_state(step)
-                if step not in chosen:
-                    self.checkpoints.remove(step)
+            self._clear_checkpoints()
         self.accelerator.wait_for_everyone()
+
+    def _clear_checkpoints(self) -> None:
+        """Of all but the newest two keep the students of those that are chosen."""
+        chosen = self.chosen()
+        for step in self.checkpoints.steps()[:-2]:
+            self.checkpoints.drop_training_state(step)
+            if step not in chosen:
+                self.checkpoints.remove(step)
 
     def _share_rejected(self) -> None:
         """Let every process know what any of them could not use; all must call it."""
@@ -372,4 +384,5 @@ class Loop(ABC, Generic[BatchT]):
 
     def _write(self, log: MetricsLog | None, values: dict[str, Any]) -> None:
         if log is not None:
+            check_there(self.folder)
             log.write(self.position.step, values)

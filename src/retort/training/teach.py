@@ -15,7 +15,7 @@ from lhotse.cut import Cut
 from retort.config import NormaliserConfig, Recipe
 from retort.corpora.opening import find_data, open_cuts
 from retort.errors import UserError
-from retort.files import one_at_a_time
+from retort.locks import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer

@@ -29,7 +29,7 @@ from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.plm import check_plm, start_from_plm
 from retort.training.processes import make_accelerator
-from retort.training.start import check_pretrained, model_folder, start_from, start_from_pretrained
+from retort.training.start import check_pretrained, model_folder, start_from_pretrained, take_start
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
 
 
@@ -61,8 +61,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model):
         report(0, {"init.speech": taken})
     if origin:
-        taken_over = start_from(student, tokenizer, origin, parts=recipe.training.init_parts)
-        report(0, {f"init.{key}": value for key, value in taken_over.items()})
+        take_start(student, recipe, root / recipe.name, origin, report, tokenizer=tokenizer)
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
     stored = open_stored_layers(recipe, student, data, root, progress, accelerator)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 console = PlainConsole()
 EXPERIMENTS = Path("exp")
 
-STOPPED = 130
-"""Exit code of a command that was stopped from the keyboard."""
 TERMINATED = 143
 """Exit code of a command that SIGTERM stopped."""
 
