@@ -35,13 +35,11 @@ from retort.files import opening_model
 from retort.hybrid.graph import Graph
 from retort.recipe import differing
 from retort.students.factory import build_student
-from retort.students.student import Encoded, Student
+from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
-SHORTEST = 3
-"""Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
 
 
@@ -120,6 +118,8 @@ class Recogniser:
         self, samples: np.ndarray, longest: float, where: str, options: DecodingOptions
     ) -> list[Alternative]:
         check_wave(samples, where)
+        if self.student.encoder.longest is not None:
+            longest = min(longest, self.student.encoder.longest * FRAME_SHIFT)
         stretches, features = [], []
         for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
             made = self._features(samples[start:end])

@@ -18,11 +18,11 @@ from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.beam import Candidate
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.recogniser import SHORTEST, Recogniser
+from retort.decoding.recogniser import Recogniser
 from retort.decoding.search import Found
 from retort.errors import BadUtterance
 from retort.files import write_whole
-from retort.students.student import Encoded
+from retort.students.student import Encoded, check_length
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[Sequence[Cut], Sequence[Tensor], Encoded], None]
@@ -104,7 +104,7 @@ def recognise(
             result.references[cut.id] = recogniser.normalise(supervision.text or "")
             result.speakers[cut.id] = supervision.speaker or cut.id
             try:
-                tensors.append(_long_enough(recogniser, cut, _timed_features(features, cut, result)))
+                tensors.append(_of_fitting_length(recogniser, cut, _timed_features(features, cut, result)))
             except BadUtterance as error:
                 result.rejected.append(Rejected(cut.id, error.what))
                 continue
@@ -188,10 +188,8 @@ def _timed_features(features: CutFeatures, cut: Cut, result: Recognised) -> Tens
     return made
 
 
-def _long_enough(recogniser: Recogniser, cut: Cut, features: Tensor) -> Tensor:
-    frames = recogniser.student.encoder.output_lengths(torch.tensor([features.shape[0]]))
-    if int(frames) < SHORTEST:
-        raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
+def _of_fitting_length(recogniser: Recogniser, cut: Cut, features: Tensor) -> Tensor:
+    check_length(recogniser.student.encoder, features.shape[0], cut.id)
     return features
 
 

@@ -23,13 +23,11 @@ from retort.config import AugmentConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures
 from retort.errors import BadUtterance
+from retort.students.student import SHORTEST
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
 from retort.training.frames import FrameLabels, FrameTexts, UtteranceFrames, collate
 from retort.training.hidden_store import HiddenStore
-
-SHORTEST = 3
-"""Encoder frames under which an utterance is too short."""
 
 FRAME_STEP, HIDDEN_STEP, TOKEN_STEP = 64, 16, 8
 """Batches are padded to multiples of these: matrix kernels are prepared once per shape, a fifth of a step on a CPU."""
@@ -89,19 +87,21 @@ class UtteranceDataset(Dataset):
 
     Args:
         tokenizer: the student's; None of one that writes no tokens: its utterances have none.
-        output_lengths: encoder frames of so many feature frames.
+        output_lengths: encoder frames of so many feature frames, or of so many stored frames.
         labels: of frames, for a student that learns them.
         stored: outputs of the encoder's lower layers, which then take the place of features.
+        longest: most feature frames that the encoder takes; None for any number.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         tokenizer: Tokenizer | None,
-        output_lengths: Callable[[Tensor, int], Tensor],
+        output_lengths: Callable[[Tensor], Tensor],
         noise: CutSet | None,
         labels: FrameLabels | None = None,
         stored: HiddenStore | None = None,
+        longest: int | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -109,6 +109,7 @@ class UtteranceDataset(Dataset):
         self.noise = noise
         self.labels = labels
         self.stored = stored
+        self.longest = longest
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
@@ -131,7 +132,9 @@ class UtteranceDataset(Dataset):
             [each.id for each in utterances],
             [each.text for each in utterances],
             [each.pieces for each in utterances],
-            _padded([each.features for each in utterances], FRAME_STEP if self.stored is None else HIDDEN_STEP),
+            _padded(
+                [each.features for each in utterances], FRAME_STEP if self.stored is None else HIDDEN_STEP
+            ),
             torch.tensor([each.features.shape[0] for each in utterances]),
             _padded(tokens, TOKEN_STEP, PAD),
             torch.tensor([each.shape[0] for each in tokens]),
@@ -158,8 +161,9 @@ class UtteranceDataset(Dataset):
             cut = cut.resample(self.recipe.features.sampling_rate)
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
         features = self.features(cut) if self.stored is None else self.stored[cut.id]
-        layers = 0 if self.stored is None else self.recipe.training.stored_layers
-        frames = int(self.output_lengths(torch.tensor([features.shape[0]]), layers))
+        if self.stored is None and self.longest is not None and features.shape[0] > self.longest:
+            raise BadUtterance(f"{features.shape[0]} frames, the encoder takes {self.longest}", where=cut.id)
+        frames = int(self.output_lengths(torch.tensor([features.shape[0]])))
         if frames < SHORTEST:
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
         if len(pieces) + 1 > frames:
