@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
 from retort.training.frames import FrameLabels, FrameTexts, UtteranceFrames, collate
 from retort.training.hidden_store import HiddenStore
+from retort.training.shares import Group, ShareSampler
 
 FRAME_STEP, HIDDEN_STEP, TOKEN_STEP = 64, 16, 8
 """Batches are padded to multiples of these: matrix kernels are prepared once per shape, a fifth of a step on a CPU."""
@@ -215,12 +216,18 @@ def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generat
     return next(iter(mixed))
 
 
-def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> DynamicBucketingSampler:
+def make_sampler(
+    cuts: CutSet, recipe: Recipe, rank: int, world_size: int, groups: Sequence[Group] = ()
+) -> DynamicBucketingSampler | ShareSampler:
     """Batches of like durations; rank r gets every world_size-th of them.
+
+    Where there are `groups`, each batch has its share of every one of them (:class:`ShareSampler`).
 
     lhotse closes a batch when one more utterance like the longest in it would go over `batches.seconds`, so a
     longer one that comes last may carry it over by as much as the durations of a bucket differ.
     """
+    if groups:
+        return ShareSampler(groups, recipe, rank, world_size)
     buckets = min(recipe.batches.buckets, len(cuts) // 2)
     warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # they are few enough for memory
     return DynamicBucketingSampler(
@@ -237,7 +244,7 @@ def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> Dy
 
 
 def epoch_batches(
-    dataset: UtteranceDataset, sampler: DynamicBucketingSampler, epoch: int, skip: int = 0
+    dataset: UtteranceDataset, sampler: DynamicBucketingSampler | ShareSampler, epoch: int, skip: int = 0
 ) -> Iterator[Batch]:
     """The batches of one epoch, the first `skip` left out without reading them."""
     dataset.epoch = epoch
@@ -254,7 +261,7 @@ def epoch_batches(
 
 
 class _Skipping:
-    def __init__(self, sampler: DynamicBucketingSampler, skip: int) -> None:
+    def __init__(self, sampler: DynamicBucketingSampler | ShareSampler, skip: int) -> None:
         self.sampler = sampler
         self.skip = skip
 

@@ -85,6 +85,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         plan.validate,
         plan.accelerator,
         plan.data.rejected,
+        plan.data.groups,
     )
     for line in trainer.resume():
         report(trainer.position.step, {"warning": line})
