@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe
 from retort.distill_checks import check_distillation
@@ -76,8 +77,66 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
         _choose("training.allow", name, ("new_output",), where)
 
 
+def _check_shares(recipe: Recipe, where: str) -> None:
+    """The entries of `data.train`, and that they can fill a batch together."""
+    for index, entry in enumerate(recipe.data.train):
+        _check_entry(f"data.train[{index}]", entry, where)
+    shares = [share for share in recipe.data.train_shares if share is not None]
+    spoken, total = recipe.data.spoken, sum(shares)
+    if not shares:
+        return
+    if spoken.voices and spoken.transcripts:
+        raise UserError(
+            "data.train has shares, but data.spoken.transcripts replaces its recordings",
+            where=where,
+            remedy="Set data.spoken.transcripts: false, or leave the shares out",
+        )
+    others = len(shares) < len(recipe.data.train) or bool(spoken.voices and spoken.sentences)
+    if others and not total < 1.0 - 1e-6:
+        raise UserError(
+            f"the shares of data.train sum to {total:g}, which leaves nothing for the data without a share",
+            where=where,
+            remedy="Let them sum to less than 1",
+        )
+    if not others and abs(total - 1.0) > 1e-3:
+        raise UserError(
+            f"the shares of data.train sum to {total:g}",
+            where=where,
+            remedy="Let them sum to 1, or leave out that of one entry",
+        )
+
+
+def _check_entry(key: str, entry: object, where: str) -> None:
+    if isinstance(entry, str):
+        return
+    keys = {str(name) for name in entry} if isinstance(entry, dict) else set()
+    if not isinstance(entry, dict) or "source" not in keys or keys - {"source", "share"}:
+        raise UserError(
+            f"{key} is {entry}", where=where, remedy="Give a path, or {source: PATH, share: 0.3}"
+        )
+    source, share = entry["source"], entry.get("share")
+    if not isinstance(source, str) or not source:
+        raise UserError(f"{key}.source is {source}", where=where, remedy="Give a manifest or a Kaldi folder")
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if share is not None and not (number and 0.0 < share <= 1.0):
+        raise UserError(f"{key}.share is {share}", where=where, remedy="Give a number above 0, at most 1")
+
+
+def _check_tests(recipe: Recipe, where: str) -> None:
+    """Scores are named by the last two parts of a path."""
+    names = [Path(each).parts[-2:] for each in recipe.data.test]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(
+            f"two entries of data.test would both be called {'/'.join(twice)}",
+            where=where,
+            remedy="Name each once; rename the folder of one",
+        )
+
+
 def _check_data(recipe: Recipe, where: str) -> None:
     """What is heard, how it is changed, and the graph that a hybrid system searches."""
+    _check_shares(recipe, where)
+    _check_tests(recipe, where)
     speeds, spoken = recipe.augment.speeds, recipe.data.spoken
     if recipe.augment.noise and recipe.features.storage == "disk":
         raise UserError(

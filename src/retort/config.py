@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -51,12 +52,26 @@ class DataConfig:
     A relative path is tried from the working directory, then from the data roots (`corpora/opening.py`).
     """
 
-    train: list[str] = field(default_factory=list)
+    train: list[Any] = field(default_factory=list)
+    """An entry may also be `{source: ..., share: 0.3}`: this share of the audio of each batch is from there, however much
+    of it there is; entries without a share have what remains. It keeps older data in where a model is fine-tuned on new
+    data. An epoch ends when the first entry is used up; what it has not used of the others comes in the next."""
     validation: list[str] = field(default_factory=list)
     """Chooses checkpoints; never learned from, never reported."""
     test: list[str] = field(default_factory=list)
-    """Scored once, after training."""
+    """Scored once, after training, each by itself. Of a run with `training.init` the model that it started from is
+    scored as well, so that it is seen what was gained on new data and lost on old."""
     spoken: SpokenConfig = field(default_factory=SpokenConfig)
+
+    @property
+    def train_sources(self) -> list[str]:
+        """The sources of :attr:`train`."""
+        return [str(each["source"]) if isinstance(each, dict) else str(each) for each in self.train]
+
+    @property
+    def train_shares(self) -> list[float | None]:
+        """The shares of :attr:`train`; None for an entry without one."""
+        return [each.get("share") if isinstance(each, dict) else None for each in self.train]
 
 
 @dataclass

@@ -44,14 +44,12 @@ from retort.json_reader import read_json
 from retort.recipe import differing, read_saved
 from retort.size_checks import check_sizes
 from retort.students.factory import build_student
-from retort.students.student import Encoded, Student
+from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.weights import AGAIN, fit, pack, read_weights, unpack
 
-SHORTEST = 3
-"""Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
 INT8_FORMAT = 2
 """Of a model with int8 weights, which version 0.1 cannot read."""
@@ -189,8 +187,10 @@ class Recogniser:
         Args:
             blocks: `(n,)` float32 each, finite, of one channel at :attr:`sampling_rate`.
             options: of them the kind of speech detection.
-            longest: seconds.
+            longest: seconds; at most what the encoder has positions for.
         """
+        if self.student.encoder.longest is not None:
+            longest = min(longest, self.student.encoder.longest * FRAME_SHIFT)
         detector = open_detector(options.vad, self.sampling_rate)
         keep = options.vad == "none"
         rate = self.sampling_rate

@@ -99,7 +99,11 @@ def open_whisper_encoder(name: str) -> dict[str, Tensor]:
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
         return WhisperModel.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+            source,
+            local_files_only=local,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
 
     with torch.random.fork_rng(devices=[]):

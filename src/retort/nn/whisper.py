@@ -37,6 +37,11 @@ class WhisperFrontend(nn.Module):
         self.positions: Tensor
         self.register_buffer("positions", torch.zeros(positions, dim))
 
+    @property
+    def longest(self) -> int:
+        """Most feature frames of an utterance."""
+        return len(self.positions) * self.subsampling
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames `(B,)` of the output for so many feature frames: ceil(T / 2)."""
         return (lengths + 1) // 2
@@ -117,7 +122,8 @@ def whisper_parts(
         )
     dim = config.d_model
     made = [
-        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout) for _ in range(layers)
+        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout)
+        for _ in range(layers)
     ]
     return WhisperFrontend(bins, dim, config.max_source_positions), made
 
@@ -145,7 +151,10 @@ def copy_whisper_weights(
     Args:
         weights: state dictionary of the encoder.
     """
-    pairs: list[tuple[Tensor, str]] = [(frontend.positions, "embed_positions.weight"), (norm.weight, "layer_norm.weight")]
+    pairs: list[tuple[Tensor, str]] = [
+        (frontend.positions, "embed_positions.weight"),
+        (norm.weight, "layer_norm.weight"),
+    ]
     assert norm.bias is not None
     pairs.append((norm.bias, "layer_norm.bias"))
     for name, parameter in frontend.named_parameters():

@@ -120,7 +120,9 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
             report(recipe.training.steps, {"warning": what})
         return recogniser(student, found.smoothed)
 
-    dataset = UtteranceDataset(recipe, None, student.encoder.output_lengths, data.noise, labels)
+    dataset = UtteranceDataset(
+        recipe, None, student.encoder.output_lengths, data.noise, labels, longest=student.encoder.longest
+    )
     return Plan(student, objective, teachers, dataset, data, validate, finish, accelerator)
 
 

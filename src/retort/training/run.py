@@ -98,6 +98,7 @@ def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Ou
         plan.validate,
         plan.accelerator,
         plan.data.rejected,
+        plan.data.groups,
     )
     for line in trainer.resume():
         report(trainer.position.step, {"warning": line})

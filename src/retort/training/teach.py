@@ -101,7 +101,7 @@ def training_texts(recipe: Recipe) -> list[str]:
     """
     if not recipe.data.train:
         raise UserError("data.train is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
-    cuts = (cut for source in recipe.data.train for cut in open_cuts(find_data(source)).cuts)
+    cuts = (cut for source in recipe.data.train_sources for cut in open_cuts(find_data(source)).cuts)
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
     texts = normalised_texts((cut for cut in cuts if low <= cut.duration <= high), recipe.normaliser)
     if not texts:

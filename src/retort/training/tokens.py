@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,7 +75,14 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         student,
         Objective(recipe.distill, student.tap_dims, dims, student.tap_units),
         teachers,
-        UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise, stored=stored),
+        UtteranceDataset(
+            recipe,
+            tokenizer,
+            partial(student.encoder.output_lengths, stored=student.encoder.stored),
+            data.noise,
+            stored=stored,
+            longest=student.encoder.longest,
+        ),
         data,
         lambda student: free_running(recogniser(student), data.validation),
         recogniser,
