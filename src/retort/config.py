@@ -81,12 +81,17 @@ class NormaliserConfig:
 @dataclass
 class TokenizerConfig:
     kind: str = "characters"
-    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed) or `init` (that of
-    `training.init` or `warm_start`, so that all of that model's weights fit)."""
+    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed), `whisper` (Whisper's
+    pieces) or `init` (that of `training.init` or `warm_start`, so that all of that model's weights fit)."""
     size: int | None = None
-    """Vocabulary with the four special ids. Needed for `bpe`; elsewhere stated so that `info` needs no data."""
+    """Vocabulary with the four special ids. Needed for `bpe`; for `whisper` a smaller one than Whisper's (the pieces of
+    the training text and the commonest others), all pieces without it; elsewhere stated so that `info` needs no data."""
     teacher: str = ""
     """For `teacher`: whose pieces, a key of `teachers`."""
+    model: str = ""
+    """For `whisper`: the Whisper model, by name or folder; `student.encoder.model` by default."""
+    language: str = "en"
+    """For `whisper`: code of the language in the decoder's prompt; models of English only do not read it."""
 
 
 @dataclass
@@ -97,6 +102,9 @@ class FeatureConfig:
     bins: int = 80
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = 16000
+    pad_seconds: float = 0.0
+    """Of `whisper`: shorter audio is followed by silence up to this duration. Whisper was trained with 30; 0 is faster, and
+    fine-tuning adapts to it."""
     cmvn: bool = True
     """Mean and variance normalisation over the utterance, of every bin by itself, or of the whole wave."""
     storage: str = "disk"
@@ -303,7 +311,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     SHARED_CHOICES
     | STUDENT_CHOICES
     | {
-        "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
+        "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
         "features.kind": ("fbank", "wave", "whisper"),
         "features.storage": ("disk", "online"),
         "data.spoken.language": ("english", "mandarin"),

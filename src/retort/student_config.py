@@ -170,7 +170,9 @@ class TransducerConfig:
 class StudentConfig:
     kind: str = "cif"
     """`cif`; `hybrid`: an encoder that says which senone every frame is; `ctc`: an encoder and a CTC head;
-    `attention`: these two and a decoder with attention to the frames; or `transducer`."""
+    `attention`: these two and a decoder with attention to the frames; `transducer`; or `whisper`: Whisper's encoder
+    (`encoder.kind: pretrained`) with its own decoder, of which `decoder.dropout` and `decoder.history_dropout` are read,
+    and with `ctc_weight` above 0 a CTC head over the bytes of the text."""
     faithful: bool = False
     """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC
     label, `zero_infinity` off)."""
@@ -188,7 +190,7 @@ class StudentConfig:
 
 
 STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
-    "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer"),
+    "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer", "whisper"),
     "student.transducer.predictor": ("stateless", "lstm"),
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),

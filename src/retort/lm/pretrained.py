@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from retort.errors import UserError
+from retort.pretrained.cache import resolve
 from retort.recipe import recipe_names
 
 if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
@@ -35,6 +36,7 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
     """
     if name == PACKAGED:
         return str(_packaged_folder())
+    name = resolve(name)
     folder = Path(name).expanduser()
     if name and folder.exists():
         for each in (folder, folder / "model"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
 from retort.text.teacher_pieces import TeacherTokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 
 if TYPE_CHECKING:
@@ -93,5 +94,6 @@ def _kind(name: str) -> type[Tokenizer]:
         BpeTokenizer,
         WordTokenizer,
         TeacherTokenizer,
+        WhisperTokenizer,
     )
     return {each.kind: each for each in kinds}[name]

@@ -92,6 +92,7 @@ class UtteranceDataset(Dataset):
         output_lengths: encoder frames of so many feature frames.
         labels: of frames, for a student that learns them.
         stored: outputs of the encoder's lower layers, which then take the place of features.
+        most_tokens: of an utterance, EOS counted; None without a limit.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class UtteranceDataset(Dataset):
         noise: CutSet | None,
         labels: FrameLabels | None = None,
         stored: HiddenStore | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -109,6 +111,7 @@ class UtteranceDataset(Dataset):
         self.noise = noise
         self.labels = labels
         self.stored = stored
+        self.most_tokens = most_tokens
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
@@ -164,6 +167,10 @@ class UtteranceDataset(Dataset):
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
         if len(pieces) + 1 > frames:
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
+        if self.most_tokens is not None and len(pieces) + 1 > self.most_tokens:
+            raise BadUtterance(
+                f"its {len(pieces)} tokens are more than the decoder's {self.most_tokens - 1}", where=cut.id
+            )
         laid = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
         if self.stored is None:
             masked = spec_augment(features, self.recipe.augment, generator)

@@ -16,6 +16,7 @@ from retort.evaluation.scoring import score
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Student
+from retort.lm.whisper import whisper_tokenizer
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
@@ -58,7 +59,8 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    if taken := start_from_pretrained(student, recipe.student.encoder.model):
+    student.read_tokenizer(tokenizer)
+    if taken := start_from_pretrained(student, recipe.student.encoder.model, tokenizer):
         report(0, {"init.speech": taken})
     if origin:
         taken_over = start_from(student, tokenizer, origin, parts=recipe.training.init_parts)
@@ -75,7 +77,14 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         student,
         Objective(recipe.distill, student.tap_dims, dims, student.tap_units),
         teachers,
-        UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise, stored=stored),
+        UtteranceDataset(
+            recipe,
+            tokenizer,
+            student.encoder.output_lengths,
+            data.noise,
+            stored=stored,
+            most_tokens=student.most_tokens,
+        ),
         data,
         lambda student: free_running(recogniser(student), data.validation),
         recogniser,
@@ -93,6 +102,12 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
         return tokenizer
     normalise = Normaliser(recipe.normaliser)
     texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    if recipe.tokenizer.kind == "whisper":
+        tokenizer = whisper_tokenizer(
+            recipe.tokenizer.model or recipe.student.encoder.model, recipe.tokenizer, texts
+        )
+        save_whole(tokenizer.save, folder / "tokenizer")
+        return tokenizer
     pieces, case = None, "keep"
     if recipe.tokenizer.kind == "teacher":
         config: TeacherConfig = recipe.teachers[recipe.tokenizer.teacher]
