@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("evaluation",),
     ("training",),
-    ("progress", "environment", "release"),
+    ("progress", "environment", "release", "export"),
     ("sweeps",),
     ("demo", "verbs"),
     ("cli",),

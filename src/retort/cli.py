@@ -16,6 +16,7 @@ from rich.table import Table
 from retort.environment import tune_environment
 from retort.errors import UserError, complain
 from retort.verbs.evaluate import evaluate
+from retort.verbs.export import export
 from retort.verbs.fetch import fetch
 from retort.verbs.info import info
 from retort.verbs.lm import lm
@@ -263,6 +264,7 @@ def report(
 
 
 app.command()(release)
+app.command()(export)
 
 
 @app.command()

@@ -55,8 +55,8 @@ class EncoderConfig:
     `model` with a front end and dropout of its own, which reads `features.kind: wave` and counts as one layer (`layers:
     1`); its width is `dim`."""
     model: str = ""
-    """Of `pretrained`: Hugging Face name or folder of a wav2vec 2.0, HuBERT, WavLM or UniSpeech. Its weights are what
-    training starts from."""
+    """Of `pretrained`: Hugging Face name, folder or name of `retort fetch`: a wav2vec 2.0, HuBERT, WavLM, UniSpeech or
+    Whisper. Its weights are what training starts from."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """The configuration of that model, filled in when it is opened, so that a trained model needs nothing else."""
     layers: int = 15

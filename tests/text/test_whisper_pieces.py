@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_whispers import tiny_tokenizer
 
 from retort.errors import UserError
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import EOS, UNKNOWN
 from retort.text.whisper_pieces import WhisperTokenizer
+from tiny_whispers import tiny_tokenizer
 
 TEXTS = ["the shower", "a", "", "don't tell", "naïve çà", "他们说 the", "<|en|> the", "a  b"]
 

@@ -114,16 +114,25 @@ class Suppression:
         return log_probs
 
 
-def _limits(student: WhisperStudent, encoded: Encoded) -> Tensor:
-    """Most tokens `(B,)` of each utterance, EOS counted."""
+def token_limits(student: WhisperStudent, encoded: Encoded) -> Tensor:
+    """Most tokens `(B,)` of each utterance, EOS counted: more than anybody says in so many frames, and no more than the
+    decoder has positions."""
     spoken = encoded.lengths // FRAMES_OF_A_TOKEN + SPARE_TOKENS
     return spoken.clamp(max=student.most_tokens).masked_fill(encoded.lengths == 0, 0)
 
 
 @torch.inference_mode()
-def greedy_whisper(student: WhisperStudent, encoded: Encoded, suppression: Suppression) -> list[Hypothesis]:
-    """The decoder's most probable token at every step, up to EOS or the limit of tokens; without times."""
-    limits = _limits(student, encoded)
+def greedy_whisper(
+    student: WhisperStudent, encoded: Encoded, suppression: Suppression, limits: Tensor | None = None
+) -> list[Hypothesis]:
+    """The decoder's most probable token at every step, up to EOS or the limit of tokens; without times.
+
+    Args:
+        student: in eval mode.
+        encoded: what it encoded.
+        limits: `(B,)`, by default those of :func:`token_limits`.
+    """
+    limits = token_limits(student, encoded) if limits is None else limits
     previous = torch.full_like(limits, EOS)
     running = limits > 0
     state = student.decoder.start(encoded.hidden, encoded.lengths)
@@ -169,6 +178,7 @@ def beam_whisper(
     suppression: Suppression,
     length_weight: float = 0.0,
     scorer: Scorer | None = None,
+    limits: Tensor | None = None,
 ) -> list[list[Candidate]]:
     """The best hypotheses of each utterance, best first: up to `beam`, at least one, without times.
 
@@ -180,13 +190,14 @@ def beam_whisper(
         beam: hypotheses kept.
         length_weight: added for every token; 0 ranks by the mean of a token.
         scorer: asked for every token, EOS too.
+        limits: `(B,)`, most tokens with EOS; by default those of :func:`token_limits`.
     """
-    limits, device = _limits(student, encoded).tolist(), encoded.lengths.device
-    beams = [_Beam() for _ in limits]
+    most, device = (token_limits(student, encoded) if limits is None else limits).tolist(), encoded.lengths.device
+    beams = [_Beam() for _ in most]
     state = student.decoder.start(encoded.hidden, encoded.lengths)
-    memory: Any = None if scorer is None else scorer.start(len(limits), device)
-    previous = torch.full((len(limits),), EOS, device=device)
-    for step in range(max(limits, default=0)):
+    memory: Any = None if scorer is None else scorer.start(len(most), device)
+    previous = torch.full((len(most),), EOS, device=device)
+    for step in range(max(most, default=0)):
         logits, state = student.decoder.step(state, previous)
         own = suppression(logits, step)
         gains = own.double()
@@ -202,7 +213,7 @@ def beam_whisper(
         said = own.view(len(beams), width, -1)[rows, parents, tokens]
         origins: list[int] = []
         following: list[int] = []
-        for row, (each, limit) in enumerate(zip(beams, limits)):
+        for row, (each, limit) in enumerate(zip(beams, most)):
             kept: list[tuple[int, int]] = []
             if step < limit and each.sums:
                 choices = zip(values[row].tolist(), parents[row].tolist(), tokens[row].tolist(), said[row].tolist())

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
 from retort.text.teacher_pieces import TeacherTokenizer
-from retort.text.whisper_pieces import WhisperTokenizer
 from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -41,6 +41,8 @@ class WhisperTokenizer(Tokenizer):
         spellings: bytes of each id, none of the special ones.
         suppressed: ids that a search never gives.
         begin_suppressed: ids that no text begins with.
+        whisper_suppressed, whisper_begin_suppressed: the same as Whisper's ids, those outside the vocabulary too.
+        ordinary: number of Whisper's pieces, which come before its special tokens.
 
     Raises:
         UserError: no tokenizer of Whisper, or it does not know the language.
@@ -62,6 +64,7 @@ class WhisperTokenizer(Tokenizer):
         tokens = [self.backend.id_to_token(each) for each in pieces]
         super().__init__([token or "" for token in tokens])
         start, end = self.prompt[0], self.backend.token_to_id(_END)
+        self.ordinary: int = end
         self.pieces_of_whisper = [end if each == EOS else start for each in range(len(SPECIAL))] + [*pieces]
         self._own = {each: len(SPECIAL) + index for index, each in enumerate(pieces)}
         values = _byte_values()
@@ -69,10 +72,10 @@ class WhisperTokenizer(Tokenizer):
             bytes(values[character] for character in symbol) for symbol in self.symbols[len(SPECIAL) :]
         ]
         self._byte_ids = {spelling: index for index, spelling in enumerate(self.spellings) if len(spelling) == 1}
-        self._suppressed, self._begin_suppressed = sorted(set(suppressed)), sorted(set(begin_suppressed))
+        self.whisper_suppressed, self.whisper_begin_suppressed = sorted(set(suppressed)), sorted(set(begin_suppressed))
         known = {**self._own, end: EOS}
-        self.suppressed = [known[each] for each in self._suppressed if each in known]
-        self.begin_suppressed = [known[each] for each in self._begin_suppressed if each in known]
+        self.suppressed = [known[each] for each in self.whisper_suppressed if each in known]
+        self.begin_suppressed = [known[each] for each in self.whisper_begin_suppressed if each in known]
 
     @classmethod
     def train(
@@ -147,12 +150,12 @@ class WhisperTokenizer(Tokenizer):
 
     def _state(self) -> dict[str, Any]:
         pieces = self.pieces_of_whisper[len(SPECIAL) :]
-        whole = pieces == list(range(self.backend.token_to_id(_END)))
+        whole = pieces == list(range(self.ordinary))
         return {
             "language": self.language,
             "pieces": None if whole else pieces,
-            "suppressed": self._suppressed,
-            "begin_suppressed": self._begin_suppressed,
+            "suppressed": self.whisper_suppressed,
+            "begin_suppressed": self.whisper_begin_suppressed,
         }
 
     def _files(self) -> dict[str, bytes]:

@@ -19,8 +19,8 @@ from retort.lm.speech import (
     open_whisper_encoder,
     speech_architecture,
 )
-from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.lm.whisper import open_whisper, whisper_architecture
+from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
 from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.students.student import Student

@@ -13,10 +13,10 @@ from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import score
+from retort.lm.whisper import whisper_tokenizer
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Student
-from retort.lm.whisper import whisper_tokenizer
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
