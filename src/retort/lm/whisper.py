@@ -76,6 +76,27 @@ def open_whisper(name: str) -> dict[str, Tensor]:
     return weights
 
 
+def open_whisper_model(name: str) -> PreTrainedModel:
+    """A whole Whisper with its output layer, float32 on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: it cannot be found or opened, or lacks weights.
+    """
+    from transformers import WhisperForConditionalGeneration
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return WhisperForConditionalGeneration.from_pretrained(
+            source, local_files_only=local, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        model, report = load_pretrained(load, name, _REMEDY)
+    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]) if "proj_out" not in str(key))
+    if missing:
+        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    return model.eval().requires_grad_(False)
+
+
 def whisper_tokenizer(name: str, config: TokenizerConfig, texts: Iterable[str]) -> WhisperTokenizer:
     """The vocabulary that a recipe asks for, from a Whisper's tokenizer and its list of suppressed tokens.
 
