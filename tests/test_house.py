@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("evaluation",),
     ("training",),
-    ("environment", "release"),
+    ("environment", "release", "export"),
     ("sweeps",),
     ("demo", "verbs"),
     ("cli",),

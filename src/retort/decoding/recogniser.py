@@ -87,6 +87,7 @@ class Recogniser:
         self.device = torch.device(device)
         self.student = student.to(self.device).eval()
         self.tokenizer = tokenizer
+        student.read_tokenizer(tokenizer)
         self.features = features
         self.normalise = Normaliser(normaliser)
         self.sampling_rate = features.sampling_rate

@@ -74,7 +74,7 @@ def open_own_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         UserError: as :func:`open_tokenizer`.
     """
     try:
-        with _quiet():
+        with quiet():
             tokenizer = _load_tokenizer(str(folder), True)
     except UserError:
         raise
@@ -274,7 +274,7 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
     """Write a folder that all of the above open."""
-    with _quiet():
+    with quiet():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
 
@@ -302,7 +302,7 @@ def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _RE
     # Whatever an opener raises (transformers, tokenizers and safetensors have families of their own) means
     # that the files cannot be used.
     try:
-        with _quiet():
+        with quiet():
             return load(source, True)
     except UserError:
         raise
@@ -331,7 +331,7 @@ def _reach_hub(name: str, remedy: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No table of unused heads and no bar for files that are already here; settings are put back."""
     from transformers.utils import logging
 

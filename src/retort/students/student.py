@@ -14,6 +14,7 @@ from retort.errors import BadUtterance
 from retort.nn.encoder import Encoder
 from retort.student_config import StudentConfig
 from retort.students.taps import Tap, Unit
+from retort.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ class Student(nn.Module, ABC):
     def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
         """`features (B, T, bins)` after CMVN to hidden frames."""
         return Encoded(*self.encoder(features, feature_lengths))
+
+    def read_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Take what the student needs to know of the pieces of its tokenizer; most need nothing."""
+        return
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of an utterance, EOS counted; None without a limit."""
+        return None
 
     @property
     @abstractmethod

@@ -77,6 +77,11 @@ class StoredTeacher:
         self._claim()
         self.refresh()
 
+    @property
+    def reads_audio(self) -> bool:
+        """As :func:`retort.teachers.whisper.reads_audio`."""
+        return "audio" in self.identity
+
     def __len__(self) -> int:
         """Distinct texts that are here."""
         return len(self._places)

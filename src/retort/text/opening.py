@@ -13,6 +13,7 @@ from retort.files import check_format
 from retort.json_reader import read_json
 from retort.text.teacher_pieces import TeacherTokenizer
 from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -93,5 +94,6 @@ def _kind(name: str) -> type[Tokenizer]:
         BpeTokenizer,
         WordTokenizer,
         TeacherTokenizer,
+        WhisperTokenizer,
     )
     return {each.kind: each for each in kinds}[name]

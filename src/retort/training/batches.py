@@ -92,6 +92,7 @@ class UtteranceDataset(Dataset):
         labels: of frames, for a student that learns them.
         stored: outputs of the encoder's lower layers, which then take the place of features.
         longest: most feature frames that the encoder takes; None for any number.
+        most_tokens: of an utterance, EOS counted; None without a limit.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class UtteranceDataset(Dataset):
         labels: FrameLabels | None = None,
         stored: HiddenStore | None = None,
         longest: int | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -111,6 +113,7 @@ class UtteranceDataset(Dataset):
         self.labels = labels
         self.stored = stored
         self.longest = longest
+        self.most_tokens = most_tokens
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
@@ -169,6 +172,10 @@ class UtteranceDataset(Dataset):
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
         if len(pieces) + 1 > frames:
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
+        if self.most_tokens is not None and len(pieces) + 1 > self.most_tokens:
+            raise BadUtterance(
+                f"its {len(pieces)} tokens are more than the decoder's {self.most_tokens - 1}", where=cut.id
+            )
         laid = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
         if self.stored is None:
             masked = spec_augment(features, self.recipe.augment, generator)

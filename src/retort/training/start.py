@@ -21,13 +21,17 @@ from retort.lm.speech import (
     open_whisper_encoder,
     speech_architecture,
 )
+from retort.lm.whisper import open_whisper, whisper_architecture
 from retort.locks import is_first_process
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
+from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.students.student import Student
+from retort.students.whisper import WhisperStudent, copy_whisper
 from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 from retort.training.checkpoints import CheckpointFolder
 from retort.training.parts import check_parts, is_within
 from retort.weights import read_weights, unpack
@@ -217,6 +221,8 @@ def check_pretrained(recipe: Recipe) -> None:
             remedy=f"Set features.kind: {'whisper' if kind == 'whisper' else 'wave'}",
         )
     if kind == "whisper":
+        if recipe.student.kind == "whisper":
+            WhisperDecoderSizes.read(whisper_architecture(config.model))
         with torch.device("meta"):
             whisper_parts(architecture, config.layers, recipe.features.bins, 0.0)
         if architecture["d_model"] != config.dim:
@@ -238,8 +244,13 @@ def check_pretrained(recipe: Recipe) -> None:
     open_speech_encoder(config.model)
 
 
-def start_from_pretrained(student: Student, name: str) -> int:
+def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | None = None) -> int:
     """Copy the weights of a speech encoder into that of the student; how many tensors, 0 without a name.
+
+    A Whisper student takes the decoder as well.
+
+    Args:
+        tokenizer: of the student.
 
     Raises:
         UserError: as :func:`check_pretrained`.
@@ -250,6 +261,8 @@ def start_from_pretrained(student: Student, name: str) -> int:
         layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
         norm = student.encoder.norm
         assert isinstance(norm, nn.LayerNorm)
+        if isinstance(student, WhisperStudent) and isinstance(tokenizer, WhisperTokenizer):
+            return copy_whisper(student, open_whisper(name), tokenizer)
         return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
     frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
     assert isinstance(frontend, SpeechFrontend)

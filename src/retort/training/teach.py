@@ -8,15 +8,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from lhotse.cut import Cut
 
 from retort.config import NormaliserConfig, Recipe
+from retort.corpora.features import load_samples
 from retort.corpora.opening import find_data, open_cuts
-from retort.errors import UserError
+from retort.errors import BadUtterance, UserError
 from retort.locks import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
+from retort.teachers.whisper import SamplesOf, spoken_text
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -78,6 +81,13 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
     rank, world, device = _place(recipe)
     made = root / recipe.name / "tokenizer"
     tokenizer = open_tokenizer(made) if made.exists() else None
+    audio = [name for name in names if recipe.teachers[name].kind == "whisper"]
+    if audio:
+        raise UserError(
+            f"teacher {audio[0]} reads the audio at every speed",
+            where=recipe.name,
+            remedy="Run `retort train`, which prepares the audio first and then lets the teacher read",
+        )
     texts = training_texts(recipe)
     done = []
     for name in names:
@@ -116,6 +126,34 @@ def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]
     return [text for text in texts if text]
 
 
+def spoken_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
+    """What a teacher that reads audio will be asked of these cuts, empty texts left out."""
+    normalise = Normaliser(config)
+    texts = ((cut.id, normalise(cut.supervisions[0].text or "")) for cut in cuts)
+    return [spoken_text(utterance, text) for utterance, text in texts if text]
+
+
+class CutSamples:
+    """The audio of cuts by their ids.
+
+    Args:
+        cuts: at all speeds.
+    """
+
+    def __init__(self, cuts: Iterable[Cut]) -> None:
+        self._cuts = {cut.id: cut for cut in cuts}
+
+    def __call__(self, utterance: str, sampling_rate: int) -> np.ndarray:
+        """`(N,)` float32.
+
+        Raises:
+            BadUtterance: there is no such cut, or its audio cannot be read.
+        """
+        if utterance not in self._cuts:
+            raise BadUtterance("no audio of this utterance", where=utterance)
+        return load_samples(self._cuts[utterance], sampling_rate)
+
+
 def complete_stores(
     recipe: Recipe,
     teachers: Mapping[str, Teacher],
@@ -123,12 +161,14 @@ def complete_stores(
     progress: Progress,
     accelerator: Accelerator,
     tokenizer_of: Callable[[str], Tokenizer | None],
+    samples_of: SamplesOf | None = None,
 ) -> None:
     """Let each stored teacher read what its store lacks, every process its share; then all go on.
 
     Args:
         texts_of: by a teacher's name, the distinct texts that training will ask it for.
         tokenizer_of: by the same, of a teacher of soft labels, the tokens that it speaks of.
+        samples_of: the audio, for teachers that read it.
 
     Raises:
         UserError: as :func:`retort.teachers.fill`.
@@ -145,7 +185,9 @@ def complete_stores(
         with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
             store.refresh()
             if store.missing(texts):
-                teacher = open_fresh(recipe.teachers[name], accelerator.device, tokenizer_of(name))
+                teacher = open_fresh(
+                    recipe.teachers[name], accelerator.device, tokenizer_of(name), samples_of
+                )
                 _fill(name, store, teacher, texts, rank, world, progress, None)
     accelerator.wait_for_everyone()
     for store in stored.values():

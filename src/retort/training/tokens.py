@@ -14,10 +14,12 @@ from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import demand_words, score
+from retort.lm.whisper import whisper_tokenizer
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
+from retort.teachers.whisper import SamplesOf, reads_audio
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -31,7 +33,14 @@ from retort.training.plan import Plan, note_rejected
 from retort.training.plm import check_plm, start_from_plm
 from retort.training.processes import make_accelerator
 from retort.training.start import check_pretrained, model_folder, start_from_pretrained, take_start
-from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
+from retort.training.teach import (
+    CutSamples,
+    complete_stores,
+    normalised_texts,
+    spoken_texts,
+    store_root,
+    taught_by,
+)
 
 
 def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
@@ -54,12 +63,19 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         data = load_data(recipe, root / "cache", progress)
         tokenizer = load_tokenizer(recipe, root / recipe.name, data.train, origin)
     note_rejected(recipe, root, data, accelerator)
-    teachers |= _open_teachers(recipe, root, accelerator, tokenizer)
+    samples_of = CutSamples(data.train)
+    teachers |= _open_teachers(recipe, root, accelerator, tokenizer, samples_of)
     texts = normalised_texts(data.train, recipe.normaliser)
-    complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
+    spoken = spoken_texts(data.train, recipe.normaliser)
+
+    def texts_of(name: str) -> list[str]:
+        return spoken if reads_audio(teachers[name]) else texts
+
+    complete_stores(recipe, teachers, texts_of, progress, accelerator, lambda name: tokenizer, samples_of)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    if taken := start_from_pretrained(student, recipe.student.encoder.model):
+    student.read_tokenizer(tokenizer)
+    if taken := start_from_pretrained(student, recipe.student.encoder.model, tokenizer):
         report(0, {"init.speech": taken})
     if origin:
         take_start(student, recipe, root / recipe.name, origin, report, tokenizer=tokenizer)
@@ -82,6 +98,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
             data.noise,
             stored=stored,
             longest=student.encoder.longest,
+            most_tokens=student.most_tokens,
         ),
         data,
         lambda student: free_running(recogniser(student), data.validation),
@@ -100,6 +117,12 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
         return tokenizer
     normalise = Normaliser(recipe.normaliser)
     texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    if recipe.tokenizer.kind == "whisper":
+        tokenizer = whisper_tokenizer(
+            recipe.tokenizer.model or recipe.student.encoder.model, recipe.tokenizer, texts
+        )
+        save_whole(tokenizer.save, folder / "tokenizer")
+        return tokenizer
     pieces, case = None, "keep"
     if recipe.tokenizer.kind == "teacher":
         config: TeacherConfig = recipe.teachers[recipe.tokenizer.teacher]
@@ -125,7 +148,11 @@ def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
 
 
 def _open_teachers(
-    recipe: Recipe, root: Path, accelerator: Accelerator, tokenizer: Tokenizer | None = None
+    recipe: Recipe,
+    root: Path,
+    accelerator: Accelerator,
+    tokenizer: Tokenizer | None = None,
+    samples_of: SamplesOf | None = None,
 ) -> dict[str, Teacher]:
     """Those of hidden states; given the student's tokenizer, those of soft labels, before that only looked for."""
     opened = {}
@@ -133,7 +160,11 @@ def _open_teachers(
         config = recipe.teachers[name]
         if (config.topk is None) == (tokenizer is None):
             opened[name] = open_teacher(
-                config, accelerator.device, tokenizer=tokenizer, stores=store_root(root)
+                config,
+                accelerator.device,
+                tokenizer=tokenizer,
+                stores=store_root(root),
+                samples_of=samples_of,
             )
         elif tokenizer is None:
             check_there(config)
