@@ -215,7 +215,7 @@ class LoopConfig:
     schedule: str = "tri_stage"
     """`tri_stage` (warm-up, hold, exponential decay), `cosine` (warm-up, cosine to zero) or `eden` (made with
     `scaled_adam`: a short warm-up from half the peak, then falling with updates and epochs)."""
-    peak_lr: float = number(3e-4, 0, BILLION, above=True)
+    peak_lr: float = number(3e-4, 0, BILLION)
     floor_share: float = number(0.01, 0, 1)
     """Start and end of the tri-stage schedule, as a share of the peak."""
     warmup_steps: int = number(100, 0, BILLION)
