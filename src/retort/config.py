@@ -115,7 +115,7 @@ class FeatureConfig:
     kind: str = "fbank"
     """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
     wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
-    bins: int = number(80, 1, 4096)
+    bins: int = number(80, 3, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
     pad_seconds: float = number(0.0, 0, 30)
@@ -243,7 +243,7 @@ class LoopConfig:
     schedule: str = "tri_stage"
     """`tri_stage` (warm-up, hold, exponential decay), `cosine` (warm-up, cosine to zero) or `eden` (made with
     `scaled_adam`: a short warm-up from half the peak, then falling with updates and epochs)."""
-    peak_lr: float = number(3e-4, 0, BILLION, above=True)
+    peak_lr: float = number(3e-4, 0, BILLION)
     floor_share: float = number(0.01, 0, 1)
     """Start and end of the tri-stage schedule, as a share of the peak."""
     warmup_steps: int = number(100, 0, BILLION)
