@@ -303,9 +303,7 @@ def _make_features(
                 progress(index + 1, total)
         os.fsync(manifest.fileno())
     flush(folder / _STORAGE / _key(name) for name in made)
-    write_whole(
-        folder / _REJECTED, "".join(json.dumps([each.id, each.reason]) + "\n" for each in rejected)
-    )
+    write_whole(folder / _REJECTED, "".join(json.dumps([each.id, each.reason]) + "\n" for each in rejected))
     (folder / _DONE).touch()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast

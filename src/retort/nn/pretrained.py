@@ -21,7 +21,6 @@ from retort.huggingface import build_model
 from retort.nn.masks import valid_mask
 from retort.student_config import EncoderConfig
 
-
 KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
 """What `model_type` may be: models that read the wave, whose padding a mask hides."""
 

@@ -22,7 +22,6 @@ from retort.nn.collectives import process_index, wait_for_processes
 from retort.training.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
 from retort.weights import fit, read_weights
 
-
 _REMEDY = "Remove this checkpoint, run again"
 _PARTS = ("student", "objective", "optimizer", "random")
 
@@ -123,7 +122,15 @@ class CheckpointFolder:
                 fit(objective, tensors["objective"])
                 _check_optimizer(optimizer, tensors["optimizer"])
                 _check_random(tensors["random"])
-            except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            except (
+                UserError,
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ) as error:
                 reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 passed_over.append(f"{path.name} is not whole ({reason}); going on from the one before")
                 continue
