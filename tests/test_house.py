@@ -135,6 +135,29 @@ def test_a_file_has_one_subject(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
+ONE_PLACE = {
+    "from_pretrained": {"huggingface"},
+    "from_config": {"huggingface"},
+    "deserialize_item": set(),
+    "from_file": {"text.teacher_pieces"},
+    "system": set(),
+}
+"""Attributes that open what somebody else made with code of its own, and the modules that may name them."""
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_what_others_made_is_opened_in_one_place(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert name in ONE_PLACE.get(node.attr, {name}), f"{name} calls {node.attr}"
+        if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle", "trust_remote_code"):
+            assert getattr(node.value, "value", None) is False, f"{name}: {node.arg}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", "") or ""}
+            assert not names & {"pickle", "dill", "joblib", "marshal", "shelve"}, f"{name} imports {names}"
+
+
 def loaded_by(*arguments: str) -> set[str]:
     """Top-level packages that are imported when the command has run."""
     program = (

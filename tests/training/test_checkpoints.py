@@ -277,7 +277,10 @@ def not_finite(path: Path) -> None:
 
 NAMES = ("student", "objective", "optimizer", "random")
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    **{f"a bit of {name}": partial(lambda name, step: flip(step / f"{name}.safetensors"), name) for name in NAMES},
+    **{
+        f"a bit of {name}": partial(lambda name, step: flip(step / f"{name}.safetensors"), name)
+        for name in NAMES
+    },
     **{
         f"{name} gone": partial(lambda name, step: (step / f"{name}.safetensors").unlink(), name)
         for name in ("student", "objective", "random")

@@ -123,7 +123,15 @@ class CheckpointFolder:
                 fit(objective, tensors["objective"])
                 _check_optimizer(optimizer, tensors["optimizer"])
                 _check_random(tensors["random"])
-            except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            except (
+                UserError,
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ) as error:
                 reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 passed_over.append(f"{path.name} is not whole ({reason}); going on from the one before")
                 continue
