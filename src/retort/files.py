@@ -62,7 +62,9 @@ def lines_up_to(longest: int, file: IO[bytes], path: Path) -> Iterator[bytes]:
         number += 1
         if len(line) > longest:
             raise UserError(
-                f"line {number} is longer than {longest:,} bytes", where=path, remedy="Give a text file with lines"
+                f"line {number} is longer than {longest:,} bytes",
+                where=path,
+                remedy="Give a text file with lines",
             )
         yield line
 

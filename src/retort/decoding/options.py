@@ -12,6 +12,7 @@ from retort.ranges import check_ranges, number
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")
+VADS = ("energy", "silero", "none")
 MODES = ("own", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
 """Modes that rank a list anew, and what does it."""
@@ -43,6 +44,9 @@ class DecodingOptions:
             and the beam is how many readings are kept.
         acoustic_scale: of a student's scores against its decoding graph; 0 takes the hybrid model's own, of a CTC
             head 1.
+        vad: speech detection: `energy`, `silero` (the packaged network), or `none`: silence is decoded as well.
+        no_speech_threshold: a segment has no words where its probability of no speech is above it; 0 takes the
+            model's own, and with 1 the words stay.
 
     Raises:
         UserError: a number that cannot be, an unknown word, or a weight without its model.
@@ -61,6 +65,8 @@ class DecodingOptions:
     acoustic_scale: float = number(0.0, 0, 1000)
     mode: str = "own"
     ctc_weight: float = number(CTC_WEIGHT, 0, 1)
+    vad: str = "energy"
+    no_speech_threshold: float = number(0.0, 0, 1)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -73,6 +79,7 @@ class DecodingOptions:
             ("rescore kind", self.rescore_kind, KINDS),
             ("rescore case", self.rescore_case, CASES),
             ("mode", self.mode, MODES),
+            ("speech detection (vad)", self.vad, VADS),
         ):
             if word not in allowed:
                 raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
@@ -132,6 +139,8 @@ class DecodingOptions:
         parts += [f"graph.{_short(self.graph)}"] * bool(self.graph)
         parts += [f"scale{self.acoustic_scale:g}"] * (self.acoustic_scale > 0 and not self.graph)
         parts += [f"length{self.length_weight:g}"] * self._length_alone
+        parts += [f"vad.{self.vad}"] * (self.vad != "energy")
+        parts += [f"no_speech{self.no_speech_threshold:g}"] * (self.no_speech_threshold > 0)
         return "+".join(parts)
 
     @property
@@ -175,7 +184,7 @@ def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
         content = {key: value for key, value in content.items() if not key.startswith("rescore")}
         if not options.length_weight:
             del content["length_weight"]
-    for name in ("graph", "acoustic_scale", "mode", "ctc_weight"):
+    for name in ("graph", "acoustic_scale", "mode", "ctc_weight", "vad", "no_speech_threshold"):
         if content[name] == getattr(GREEDY, name):
             del content[name]
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,21 +19,24 @@ from torch.nn.utils.rnn import pad_sequence
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
-from retort.audio.files import check_wave, read_audio
-from retort.audio.pauses import cut_at_pauses
+from retort.audio.files import WaveCheck, log_warning, open_audio
 from retort.audio.samples import as_path, as_wave
+from retort.audio.segments import LONGEST, segments
+from retort.audio.speech import open_detector
 from retort.config import FeatureConfig, NormaliserConfig, Recipe
-from retort.decoding.beam import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.hybrid_search import ScaledGraph
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
+from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.piece import Piece
 from retort.decoding.search import Found, Search
 from retort.decoding.searches import open_search
+from retort.decoding.speech_times import within_speech
 from retort.decoding.transcript import Transcript
 from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
-from retort.files import check_format, check_local, opening_model
+from retort.files import check_format, check_local, opening_model, write_whole
 from retort.hybrid.graph import Graph
 from retort.json_reader import read_json
 from retort.recipe import differing, read_saved
@@ -59,6 +62,7 @@ class Recogniser:
         student: in eval mode.
         graph: what a hybrid student is heard through; its words are then the tokenizer's.
         sampling_rate: of the samples it takes, Hz.
+        no_speech: what tells noise from speech, and from where on there are no words.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Recogniser:
         normaliser: NormaliserConfig,
         device: torch.device | str = "cpu",
         graph: ScaledGraph | None = None,
+        no_speech: NoSpeech = UNCALIBRATED,
     ) -> None:
         self.device = torch.device(device)
         self.student = student.to(self.device).eval()
@@ -78,6 +83,7 @@ class Recogniser:
         self.sampling_rate = features.sampling_rate
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
+        self.no_speech = no_speech
         self._workplace = Workplace()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
@@ -88,7 +94,7 @@ class Recogniser:
         return self
 
     def transcribe(
-        self, audio: Audio, longest: float = 30.0, options: DecodingOptions = GREEDY
+        self, audio: Audio, longest: float = LONGEST, options: DecodingOptions = GREEDY
     ) -> Transcript:
         """Recognise a file of any rate and channel count that soundfile reads.
 
@@ -105,7 +111,7 @@ class Recogniser:
     def transcribe_samples(
         self,
         samples: Samples,
-        longest: float = 30.0,
+        longest: float = LONGEST,
         where: str = "samples",
         options: DecodingOptions = GREEDY,
     ) -> Transcript:
@@ -121,40 +127,104 @@ class Recogniser:
         Raises:
             UserError: another type or shape; or the samples are none, silent, not finite or too few.
         """
-        return self._alternatives(as_wave(samples, where), longest, where, options)[0].transcript
+        return self._alternatives([as_wave(samples, where)], longest, where, options)[0].transcript
 
     def alternatives(
-        self, audio: Audio, longest: float = 30.0, options: DecodingOptions = GREEDY
+        self, audio: Audio, longest: float = LONGEST, options: DecodingOptions = GREEDY
     ) -> list[Alternative]:
-        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`."""
-        path = as_path(audio)
-        samples = as_wave(audio, "samples") if path is None else read_audio(path, self.sampling_rate)
-        return self._alternatives(samples, longest, path or "samples", options)
+        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`.
 
+        A file is decoded while it is read: memory does not grow with its length.
+        """
+        path = as_path(audio)
+        if path is None:
+            return self._alternatives([as_wave(audio, "samples")], longest, "samples", options)
+        reader = open_audio(path, self.sampling_rate)
+        found = self._alternatives(reader.blocks(), longest, path, options)
+        log_warning(reader)
+        return found
+
+    @torch.inference_mode()
     def _alternatives(
-        self, samples: np.ndarray, longest: float, where: str, options: DecodingOptions
+        self, blocks: Iterable[np.ndarray], longest: float, where: str, options: DecodingOptions
     ) -> list[Alternative]:
-        if not longest > 0.0:
-            raise UserError(f"longest is {longest}", remedy="Give seconds above 0")
-        check_wave(samples, where)
-        stretches, features = [], []
-        for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
-            made = self._features(samples[start:end])
-            if int(self.student.encoder.output_lengths(torch.tensor([made.shape[0]]))) >= SHORTEST:
-                stretches.append((start / self.sampling_rate, (end - start) / self.sampling_rate))
-                features.append(made)
-        if not features:
+        """The n-best list of a recording, decoded segment by segment while its blocks are read."""
+        if not longest >= 1.0:
+            raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
+        check = WaveCheck(self.sampling_rate)
+        parts = []
+        for piece in self.pieces(_checked(blocks, check, where), options, longest):
+            encoded = self.encode([piece.features])
+            (found,) = self.opened(options)(encoded)
+            (readings,) = self.piece_readings([piece], encoded, [found], options)
+            if isinstance(readings, BadUtterance):
+                raise BadUtterance(readings.what, where=where, remedy=readings.remedy)
+            parts.append(readings)
+        check.finish(where)
+        if not parts and check.samples < self.fewest_samples:
             shortest = FRAME_SHIFT * self._fewest_frames()
             raise BadUtterance(
                 f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
             )
-        parts = []
-        for (offset, duration), made in zip(stretches, features):
-            (found,) = self.search([made], options)
-            if isinstance(found, BadUtterance):
-                raise BadUtterance(found.what, where=where, remedy=found.remedy)
-            parts.append(self.readings(found, options, offset, duration))
         return join_alternatives(parts, self.separator, options.nbest)
+
+    def pieces(
+        self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
+    ) -> Iterator[Piece]:
+        """The segments of a recording with speech, as :func:`retort.audio.segments.segments` makes them, with features.
+
+        One that is too short to be recognised is left out.
+
+        Args:
+            blocks: `(n,)` float32 each, finite, of one channel at :attr:`sampling_rate`.
+            options: of them the kind of speech detection.
+            longest: seconds.
+        """
+        detector = open_detector(options.vad, self.sampling_rate)
+        keep = options.vad == "none"
+        rate = self.sampling_rate
+        for segment in segments(blocks, rate, detector, longest, keep_silence=keep):
+            features = self._features(segment.samples)
+            if int(self.student.encoder.output_lengths(torch.tensor([features.shape[0]]))) >= SHORTEST:
+                speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
+                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features)
+
+    @torch.inference_mode()
+    def piece_readings(
+        self,
+        pieces: Sequence[Piece],
+        encoded: Encoded,
+        found: Sequence[Found],
+        options: DecodingOptions = GREEDY,
+    ) -> list[list[Alternative] | BadUtterance]:
+        """What the search kept of a batch of pieces as texts with times; a piece of noise has no words."""
+        best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
+        hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
+        signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in pieces])
+        threshold = options.no_speech_threshold or self.no_speech.threshold
+        readings: list[list[Alternative] | BadUtterance] = []
+        for piece, candidates, values in zip(pieces, found, signals):
+            if isinstance(candidates, BadUtterance):
+                readings.append(candidates)
+                continue
+            no_speech = self.no_speech(values)
+            if no_speech > threshold:
+                silent = Alternative(Transcript("", [], [], no_speech), candidates[0].score)
+                readings.append([silent])
+                continue
+            timed = time_candidates(
+                candidates, options.nbest, self.tokenizer, self.frame_seconds, piece.offset, piece.duration
+            )
+            readings.append(
+                [
+                    replace(
+                        each,
+                        transcript=replace(within_speech(each.transcript, piece.speech), no_speech=no_speech),
+                    )
+                    for each in timed
+                ]
+            )
+        return readings
 
     @property
     def outputs(self) -> int:
@@ -209,14 +279,6 @@ class Recogniser:
             )
         return self._opened
 
-    def readings(
-        self, candidates: Sequence[Candidate], options: DecodingOptions, offset: float, duration: float
-    ) -> list[Alternative]:
-        """The best candidates as texts with times; `offset` and `duration` of the stretch in seconds."""
-        return time_candidates(
-            candidates, options.nbest, self.tokenizer, self.frame_seconds, offset, duration
-        )
-
     def save(self, folder: Path, *, half: bool = False, link: bool = False) -> None:
         """Write what :func:`load` reads, and nothing else.
 
@@ -266,7 +328,13 @@ class Recogniser:
             "features": told(self.features),
             "normaliser": told(self.normalise.config),
             **graph,
+            **({} if self.no_speech is UNCALIBRATED else {"no_speech": self.no_speech.to_dict()}),
         }
+
+    @property
+    def fewest_samples(self) -> int:
+        """Of a recording that can be recognised."""
+        return int((self._fewest_frames() - 0.5) * FRAME_SHIFT * self.sampling_rate)
 
     def _fewest_frames(self) -> int:
         """Feature frames that give `SHORTEST` encoder frames."""
@@ -275,6 +343,18 @@ class Recogniser:
 
     def _features(self, samples: np.ndarray) -> Tensor:
         return normalised(self._extract(samples), self.features)
+
+
+def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iterator[np.ndarray]:
+    """The blocks, noted by `check`; the first value that is not finite ends them with an error."""
+    blocks = iter(blocks)
+    for block in blocks:
+        check.add(block)
+        if check.bad:
+            for rest in blocks:
+                check.add(rest)
+            check.finish(where)
+        yield block
 
 
 def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -297,15 +377,27 @@ def _work_after_fork() -> None:
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
-    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
-
-    Float16 weights become float32.
+def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
+    """Write what tells noise from speech into the configuration of the model in `folder`; returns that file.
 
     Raises:
-        UserError: no model there, or files of it are missing, broken or of another format.
+        UserError: no model there, or it cannot be written.
     """
-    _work_after_fork()
+    path = _model_root(folder) / "config.json"
+    try:
+        config = read_json(path)
+        config["no_speech"] = no_speech.to_dict()
+        write_whole(path, json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            remedy="Copy the model to a folder of yours",
+        ) from None
+    return path
+
+
+def _model_root(folder: str | Path) -> Path:
     check_local(str(folder))
     root = Path(folder)
     if (root / "model" / "config.json").is_file():
@@ -316,6 +408,19 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=folder,
             remedy="Give an experiment that `retort train` finished, or a release",
         )
+    return root
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
+    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
+
+    Float16 weights become float32.
+
+    Raises:
+        UserError: no model there, or files of it are missing, broken or of another format.
+    """
+    _work_after_fork()
+    root = _model_root(folder)
     with opening_model(root, "Export or fetch it again"):
         config = read_json(root / "config.json")
         check_format(config["format"], FORMAT, root)
@@ -323,6 +428,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
         student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
         student.load_state_dict(load_file(root / "model.safetensors"))
+        no_speech = NoSpeech.from_dict(config["no_speech"]) if "no_speech" in config else UNCALIBRATED
     tokenizer = open_tokenizer(root / "tokenizer")
     graph = None
     if "graph" in config:
@@ -333,4 +439,4 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=root,
             remedy="Export or fetch it again",
         )
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech)

@@ -12,6 +12,7 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from retort.corpora.features import CutFeatures
+from retort.decoding.nbest import time_candidates
 from retort.decoding.options import GREEDY
 from retort.decoding.recogniser import SHORTEST, Recogniser
 from retort.errors import BadUtterance, UserError
@@ -93,8 +94,8 @@ def _heard(recogniser: Recogniser, encoded: Encoded, duration: float) -> list[Sp
     (found,) = recogniser.opened(GREEDY)(encoded)
     if isinstance(found, BadUtterance):
         return []
-    best = recogniser.readings(found, GREEDY, 0.0, duration)[0].transcript
-    return [Span(word.text, word.start, word.end) for word in best.words]
+    (best,) = time_candidates(found, 1, recogniser.tokenizer, recogniser.frame_seconds, 0.0, duration)
+    return [Span(word.text, word.start, word.end) for word in best.transcript.words]
 
 
 def _spans(timed: Sequence[Timed], shift: float) -> list[Span]:

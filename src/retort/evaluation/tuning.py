@@ -256,18 +256,22 @@ class _Decoder:
             replace(self.options, lm_weight=weight),
         )
         candidates = recognised.candidates
-        self._judge([tuple(each.hypothesis.ids) for found in candidates.values() for each in found])
+        self._judge(
+            [tuple(part.ids) for found in candidates.values() for each in found for part in each.parts]
+        )
         utterances = []
         for utterance, reference in recognised.references.items():
             rows = []
             for each in candidates.get(utterance, []):
-                ids = tuple(each.hypothesis.ids)
-                text = self.recogniser.normalise(spoken(self.recogniser.tokenizer, ids))
+                parts = [tuple(part.ids) for part in each.parts]
+                texts = [spoken(self.recogniser.tokenizer, ids) for ids in parts]
+                text = self.recogniser.normalise(self.recogniser.separator.join(filter(None, texts)))
                 errors = (
                     count_errors(split_words(reference), split_words(text)).errors,
                     count_errors(reference, text).errors,
                 )
-                rows.append([each.score, self.judged.get(ids, 0.0), len(ids), *errors])
+                judged = sum(self.judged.get(ids, 0.0) for ids in parts)
+                rows.append([each.score, judged, sum(map(len, parts)), *errors])
             lengths = [len(split_words(reference)), len(reference)]
             speaker = recognised.speakers[utterance]
             utterances.append({"id": utterance, "speaker": speaker, "reference": lengths, "candidates": rows})

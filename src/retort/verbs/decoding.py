@@ -79,6 +79,19 @@ AcousticScale = Annotated[
         "--graph 1."
     ),
 ]
+Vad = Annotated[
+    str | None,
+    typer.Option(
+        help="Speech detection: energy, the default; silero, a packaged network (extra vad); none: silence is decoded."
+    ),
+]
+NoSpeechThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Probability of no speech, 0 to 1, above which a segment has no words; by default the model's own, "
+        "chosen by retort tune --noise. With 1 all words stay."
+    ),
+]
 Jobs = Annotated[
     int | None,
     typer.Option(

@@ -22,12 +22,14 @@ from retort.verbs.decoding import (
     LmWeight,
     Mode,
     ModelFolder,
+    NoSpeechThreshold,
     Rescore,
     RescoreCase,
     RescoreKind,
     RescoreWeight,
     Threads,
     TunedFile,
+    Vad,
     decoding_options,
 )
 from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
@@ -53,7 +55,17 @@ def evaluate(
     acoustic_scale: AcousticScale = None,
     mode: Mode = None,
     ctc_weight: CtcWeight = None,
+    vad: Vad = None,
+    no_speech_threshold: NoSpeechThreshold = None,
     tuned: TunedFile = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            help="Recognise synthetic noise, hum, music and bangs as well, and count those that have words (missed "
+            "noise) and the utterances whose words were removed (false alarms).",
+        ),
+    ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
@@ -102,6 +114,8 @@ def evaluate(
         acoustic_scale=acoustic_scale,
         mode=mode,
         ctc_weight=ctc_weight,
+        vad=vad,
+        no_speech_threshold=no_speech_threshold,
     )
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
@@ -110,9 +124,14 @@ def evaluate(
         recogniser = load(experiment).at(workplace)
         check_places(out or folder, results=results)
         aligned = open_aligned(experiment, cuts, recogniser.student)
-        evaluation = run_evaluation(recogniser, cuts, out or folder, progress, options, alignments=aligned)
+        evaluation = run_evaluation(
+            recogniser, cuts, out or folder, progress, options, alignments=aligned, noise=noise
+        )
         notes = recogniser.opened(options).notes
     print_evaluation(cuts, evaluation)
+    if evaluation.noise is not None:
+        for line in evaluation.noise.lines():
+            tell(line)
     for line in notes:
         tell(line, style="yellow")
     if results is not None and run is not None:

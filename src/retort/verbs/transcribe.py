@@ -26,12 +26,14 @@ from retort.verbs.decoding import (
     LmWeight,
     Mode,
     ModelFolder,
+    NoSpeechThreshold,
     Rescore,
     RescoreCase,
     RescoreKind,
     RescoreWeight,
     Threads,
     TunedFile,
+    Vad,
     decoding_options,
 )
 from retort.verbs.screen import local_path
@@ -82,6 +84,8 @@ def transcribe(
     acoustic_scale: AcousticScale = None,
     mode: Mode = None,
     ctc_weight: CtcWeight = None,
+    vad: Vad = None,
+    no_speech_threshold: NoSpeechThreshold = None,
     tuned: TunedFile = None,
     threads: Threads = 1,
 ) -> None:
@@ -113,6 +117,8 @@ def transcribe(
         acoustic_scale=acoustic_scale,
         mode=mode,
         ctc_weight=ctc_weight,
+        vad=vad,
+        no_speech_threshold=no_speech_threshold,
     )
     torch.set_num_threads(threads)
     recogniser = load(experiment).at(Workplace(graphs=GRAPHS))

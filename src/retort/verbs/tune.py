@@ -44,6 +44,14 @@ def tune(
         str | None,
         typer.Option(help="What to make small, cer or wer; by default WER where words have spaces."),
     ] = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            help="Choose from which probability of no speech on a segment has no words, on CUTS and on synthetic noise, "
+            "and store it with the model.",
+        ),
+    ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
@@ -51,6 +59,8 @@ def tune(
     ] = None,
 ) -> None:
     """Find the weights of language models, of --graph the acoustic scale, without either the weight of length.
+
+    With --noise: the threshold between speech and noise.
 
     `retort evaluate --tuned FILE` takes them.
     CUTS must be other data than those whose errors are reported. Every decoding is kept in FOLDER/tuning: the
@@ -68,6 +78,12 @@ def tune(
     from retort.evaluation.tuning import tune as run_tuning
     from retort.progress import stage_progress
 
+    if noise:
+        if beam is not None or lm or rescore or graph or measure or out:
+            raise UserError("--noise is calibrated by itself", remedy="Leave the other options out")
+        torch.set_num_threads(threads)
+        _tune_noise(experiment, cuts)
+        return
     if graph and beam is not None:
         raise UserError("the acoustic scale of a graph does not depend on --beam", remedy="Leave it out")
     options = decoding_options(
@@ -101,6 +117,23 @@ def tune(
     for line in found.warnings:
         tell(line, style="yellow")
     tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+
+
+def _tune_noise(experiment: Path, cuts: str) -> None:
+    """Calibrate no speech, and store it in the model's folder."""
+    from retort.corpora.opening import find_data, open_cuts
+    from retort.decoding.recogniser import load, store_no_speech
+    from retort.evaluation.noise import calibrate
+    from retort.progress import stage_progress
+
+    with stage_progress(console) as progress:
+        found = calibrate(load(experiment), open_cuts(find_data(cuts)).cuts, progress)
+    path = store_no_speech(experiment, found.no_speech)
+    tell(f"no speech from a probability of {found.no_speech.threshold:.3f} on")
+    tell(
+        f"of the segments it was chosen on: false alarms {found.false_alarms:.2%}, missed noise {found.missed:.2%}"
+    )
+    tell(f"written to {path}; retort evaluate --noise on other data tells what it is worth")
 
 
 def _show(found: TunedNumber, cuts: str) -> None:
