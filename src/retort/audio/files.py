@@ -103,7 +103,7 @@ class AudioReader:
         self.channels = self.info.channels
         self.sampling_rate = sampling_rate or self.info.sampling_rate
         self._channel, self._first, self._last = channel, first, last
-        self._most = int(maximum_hours * 3600 * self.info.sampling_rate)
+        self._most = maximum_hours * 3600 * self.info.sampling_rate
         if channel != "mix" and not 0 <= channel < self.channels:
             has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             raise BadUtterance(
@@ -178,9 +178,9 @@ class AudioReader:
         if samples > self._most:
             rate = self.info.sampling_rate
             raise BadUtterance(
-                f"longer than {self._most / rate / 3600:g} hours ({samples / rate / 3600:.1f} hours so far)",
+                f"{samples / rate / 3600:.3g} hours long, the limit is {self._most / rate / 3600:.3g}",
                 where=self.path,
-                remedy="Raise the limit (--max-hours), or cut the file",
+                remedy="Raise the limit (--max-hours), or cut the file into shorter ones",
             )
 
 
