@@ -103,7 +103,7 @@ class AudioReader:
         self.channels = self.info.channels
         self.sampling_rate = sampling_rate or self.info.sampling_rate
         self._channel, self._first, self._last = channel, first, last
-        self._most = int(maximum_hours * 3600 * self.info.sampling_rate)
+        self._most = maximum_hours * 3600 * self.info.sampling_rate
         if channel != "mix" and not 0 <= channel < self.channels:
             has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             raise BadUtterance(
