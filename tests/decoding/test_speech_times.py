@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def test_without_ranges_times_stay() -> None:
 def test_times_never_descend(times: list[float], edges: list[float]) -> None:
     times, edges = sorted(times), sorted(set(edges))
     speech = list(zip(edges[::2], edges[1::2]))
-    words = [TimedText("a", start, end, 1.0) for start, end in zip(times, times[1:])]
+    words = [TimedText("a", start, end, 1.0) for start, end in itertools.pairwise(times)]
     found = within_speech(Transcript("", words, words), speech).words
     flat = [time for word in found for time in (word.start, word.end)]
     assert flat == sorted(flat)
