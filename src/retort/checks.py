@@ -92,12 +92,23 @@ def _check_data(recipe: Recipe, where: str) -> None:
         )
     if len(set(speeds)) < len(speeds) or not speeds:
         raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Name different speeds")
-    for name in ("words", "rate", "pitch", "snr"):
+    for name in ("words", "rate", "pitch", "snr", "speed"):
         values = getattr(spoken, name)
         if len(values) != 2 or values[0] > values[1]:
             raise UserError(
                 f"data.spoken.{name} is {list(values)}", where=where, remedy="Give the lowest and the highest"
             )
+    if not 0.5 <= spoken.speed[0] <= spoken.speed[1] <= 2.0:
+        raise UserError(
+            f"data.spoken.speed is {list(spoken.speed)}", where=where, remedy="Choose within 0.5 and 2"
+        )
+    for name in ("mixes", "worst"):
+        if not 0.0 <= (value := getattr(spoken, name)) <= 1.0:
+            raise UserError(f"data.spoken.{name} is {value:g}", where=where, remedy="Choose 0 to 1")
+    if spoken.processes < 0:
+        raise UserError(
+            f"data.spoken.processes is {spoken.processes}", where=where, remedy="Choose 0 or above"
+        )
     if spoken.sentences and not spoken.voices:
         raise UserError(
             "data.spoken.sentences without a voice", where=where, remedy="Set data.spoken.voices, e.g. 16"

@@ -17,15 +17,17 @@ from retort.student_config import STUDENT_CHOICES, StudentConfig
 
 @dataclass
 class SpokenConfig:
-    """Text that espeak-ng reads aloud: easy speech for a warm start, or more words than the recordings have.
+    """Text that a synthesiser reads aloud: easy speech for a warm start, or more words than the recordings have.
 
     It is heard at its own speed, whatever `augment.speeds` says.
     """
 
+    engine: str = "espeak"
+    """`espeak`, light and with word times, or `kokoro`, a neural synthesiser (extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
     voices: int = 0
-    """The first so many of the language's voices take turns; 0 for no such speech."""
+    """The first so many of the language's voices take turns; 0 for no such speech. Kokoro has 28 and 8."""
     transcripts: bool = True
     """Whether it reads the transcripts, of training and validation, in place of their recordings."""
     texts: list[str] = field(default_factory=list)
@@ -34,11 +36,21 @@ class SpokenConfig:
     """How many of them, drawn at random from those that have a number of words (of Mandarin: characters) within `words`."""
     words: list[int] = field(default_factory=lambda: [3, 12])
     rate: list[int] = field(default_factory=lambda: [140, 190])
-    """Range of words a minute."""
+    """Range of words a minute, of espeak-ng."""
     pitch: list[int] = field(default_factory=lambda: [35, 65])
     """Range on espeak-ng's scale; 50 is a voice's own."""
     snr: list[float] = field(default_factory=lambda: [15.0, 30.0])
     """Range of signal-to-noise ratios, dB."""
+    speed: list[float] = field(default_factory=lambda: [0.8, 1.2])
+    """Range of speeds, of Kokoro; 1 is a voice's own."""
+    mixes: float = 0.5
+    """Share of the sentences that a mix of two or three voices of Kokoro reads."""
+    check: str = "whisper-base"
+    """Recogniser that must understand what Kokoro reads (a Whisper model); empty for none."""
+    worst: float = 0.2
+    """Its highest error rate (WER; in Mandarin of syllables) of a sentence that is kept."""
+    processes: int = 0
+    """Of the synthesis by Kokoro; 0 for one a core."""
     seed: int = 1
     """Of the draw and of how everything sounds; not `seed`, so that runs with other seeds hear the same."""
 
@@ -306,6 +318,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
         "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
         "features.kind": ("fbank", "wave", "whisper"),
         "features.storage": ("disk", "online"),
+        "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),
     }
 )
