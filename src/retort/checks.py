@@ -144,7 +144,7 @@ def _check_data(recipe: Recipe, where: str) -> None:
         )
     if len(set(speeds)) < len(speeds) or not speeds:
         raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Name different speeds")
-    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr")}
+    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr", "speed")}
     pairs["augment.noise_snr"] = recipe.augment.noise_snr
     pairs["batches, minimum_seconds and maximum_seconds,"] = [
         recipe.batches.minimum_seconds,

