@@ -15,10 +15,13 @@ import retort
 
 ROOT = Path(retort.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("files", "hybrid_config", "student_config"),
-    ("config", "size_checks", "pretrained"),
-    ("distill_checks", "student_checks"),
+    ("errors", "json_reader"),
+    ("ranges",),
+    ("locks", "signals"),
+    ("console", "files", "hybrid_config", "student_config"),
+    ("progress",),
+    ("checksums", "config", "size_checks", "pretrained"),
+    ("weights", "huggingface", "distill_checks", "student_checks"),
     ("checks",),
     ("recipe",),
     ("audio", "text"),
@@ -29,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("evaluation",),
     ("training",),
-    ("progress", "environment", "release", "export"),
+    ("environment", "release", "export"),
     ("sweeps",),
     ("demo", "verbs"),
     ("cli",),
@@ -88,10 +91,11 @@ def test_arrows_go_down(name: str) -> None:
 def test_the_ground_stands_alone() -> None:
     assert imports(MODULES["errors"]) == set()
     for own in ("hybrid_config", "student_config"):
-        assert {room(name) for name in imports(MODULES[own])} <= {"errors"}
+        assert {room(name) for name in imports(MODULES[own])} <= {"errors", "ranges"}
     assert {room(name) for name in imports(MODULES["config"])} <= {
         "errors",
         "hybrid_config",
+        "ranges",
         "student_config",
     }
 
@@ -128,7 +132,7 @@ def test_the_check_sees_a_wrong_arrow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=[name or "retort" for name in MODULES])
 def test_a_file_has_one_subject(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
 def loaded_by(*arguments: str) -> set[str]:

@@ -203,8 +203,8 @@ def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
-        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder with attention"),
-        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder with attention"),
+        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder that takes"),
+        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder that takes"),
         ("hybrid", {"mode": "ctc"}, "a hybrid student has no CTC head"),
         ("hybrid", {"mode": "ctc_rescoring", "beam": 4}, "a hybrid student has no CTC head"),
         (

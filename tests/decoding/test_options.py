@@ -43,7 +43,7 @@ BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "len
         ({"rescore": "x", "rescore_weight": 0.1}, "greedy decoding keeps one"),
         ({"rescore_kind": "bert"}, "rescore kind is 'bert'.*auto, causal, masked"),
         ({"rescore_case": "title"}, "rescore case is 'title'"),
-        ({"mode": "attention"}, "mode is 'attention'.*own, ctc, attention_rescoring, ctc_rescoring"),
+        ({"mode": "attention"}, "mode is 'attention'.*own, joint, ctc, attention_rescoring, ctc_rescoring"),
         ({"mode": "ctc_rescoring"}, "the CTC head cannot rank anew"),
         ({"mode": "attention_rescoring"}, "the decoder cannot rank anew"),
         ({"ctc_weight": 1.5}, "ctc weight is 1.5"),

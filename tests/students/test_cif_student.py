@@ -231,9 +231,9 @@ def test_history_dropout_hides_tokens_from_the_decoder_while_training(
     seen: list[Tensor] = []
     decode = student.decoder.forward
 
-    def remember(previous_tokens: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def remember(previous_tokens: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(previous_tokens)
-        return decode(previous_tokens, embeddings)
+        return decode(previous_tokens, *given)
 
     monkeypatch.setattr(student.decoder, "forward", remember)
     given = batch([200] * 40, [21] * 40)

@@ -216,7 +216,7 @@ def test_the_graph_lies_there_once(outcome: Outcome, root: Path, tmp_path: Path)
     (made,) = (root / "exp" / "alignments" / "graphs").glob("*/graph.fst")
     kept = outcome.folder / "model" / "graph" / "graph.fst"
     assert made.samefile(kept)
-    load(outcome.folder).save(tmp_path / "release", half=True)
+    load(outcome.folder).save(tmp_path / "release", stored="float16")
     assert not made.samefile(tmp_path / "release" / "graph" / "graph.fst")
     assert made.read_bytes() == (tmp_path / "release" / "graph" / "graph.fst").read_bytes()
 

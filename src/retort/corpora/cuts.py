@@ -14,7 +14,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 from retort.audio.files import audio_info
-from retort.errors import BadUtterance, UserError
+from retort.errors import BadUtterance, UserError, printable
 from retort.files import write_whole
 
 TOLERANCE = 0.1
@@ -166,8 +166,11 @@ def write_split(name: str, data: CheckedCuts, out: Path, prepared: Prepared) -> 
 
 def read_rejected(path: Path) -> list[Rejected]:
     """What :func:`write_rejected` listed; nothing where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    return [Rejected(*line.split("\t", 1)) for line in lines]
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
+    fields = [line.partition("\t") for line in lines if line]
+    return [Rejected(name, reason) for name, _, reason in fields]
 
 
 def write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
@@ -176,6 +179,7 @@ def write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     rows = ["id\treason"] + [
-        "\t".join(" ".join(value.split()) for value in (entry.id, entry.reason)) for entry in rejected
+        "\t".join(printable(" ".join(value.split())) for value in (entry.id, entry.reason))
+        for entry in rejected
     ]
-    write_whole(path, "\n".join(rows) + "\n")
+    write_whole(path, ("\n".join(rows) + "\n").encode("utf-8", "backslashreplace"))

@@ -204,18 +204,19 @@ def _refuse_pipes(folder: Path, paths: dict[str, str]) -> None:
     """Commands of a data folder are not run behind the user's back: they get the line that runs them.
 
     Raises:
-        UserError: with a line of shell that makes plain files and a plain `wav.scp`, the old one kept as
-            `wav.scp.piped`.
+        UserError: with a line of shell that makes plain files in a new folder `wav.*` and a plain `wav.scp`; the old
+            one is kept there as `wav.scp.piped`.
     """
     piped = [name for name, path in paths.items() if path.endswith("|")]
     if not piped:
         return
+    # Files are numbered, for an id may be any text, and all that is written is in a new folder inside this one.
     line = (
-        f'D={shlex.quote(str(folder))}; mkdir -p "$D/wav" && '
-        'while read -r id command; do case "$command" in '
-        '*\'|\') eval "${command%|}" </dev/null >"$D/wav/$id.wav" && echo "$id $D/wav/$id.wav";; '
-        '*) echo "$id $command";; esac; done <"$D/wav.scp" >"$D/wav.scp.plain" '
-        '&& mv "$D/wav.scp" "$D/wav.scp.piped" && mv "$D/wav.scp.plain" "$D/wav.scp"'
+        f'D={shlex.quote(str(folder))}; W=$(mktemp -d "$D/wav.XXXXXX") && n=0 && '
+        'tr -d \'\\r\' <"$D/wav.scp" | while read -r id command || [ -n "$id" ]; do n=$((n+1)); case "$command" in '
+        '*\'|\') (eval "${command%|}") </dev/null >"$W/$n.wav" && printf \'%s %s\\n\' "$id" "$W/$n.wav";; '
+        '*) printf \'%s %s\\n\' "$id" "$command";; esac; done >"$W/wav.scp" '
+        '&& mv "$D/wav.scp" "$W/wav.scp.piped" && mv "$W/wav.scp" "$D/wav.scp"'
     )
     raise UserError(
         f"{len(piped)} of {len(paths)} entries are commands, the first is {piped[0]}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lhotse import MonoCut, Recording
-from lhotse.serialization import deserialize_item
 
 from retort.corpora.cuts import CheckedCuts, Rejected, checked, find_audio
 from retort.corpora.kaldi import read_kaldi
+from retort.corpora.manifest import LONGEST_LINE, read_cut
 from retort.errors import BadUtterance, UserError
+from retort.files import lines_up_to
 
 DATA_VARIABLE = "RETORT_DATA"
+MOST_REJECTED = 100_000
+"""Lines of a manifest that cannot be used; a file with more is no manifest."""
 
 
 def find_data(path: str | Path) -> Path:
@@ -75,14 +77,20 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
             continue
         name = f"{found.name}:{number}"
         try:
-            item = _parse(line)
-            name = str(getattr(item, "id", "")) or name
+            item = read_cut(line)
+            name = item.id or name
             cut = _check(item, [Path(), found.parent, found.parent.parent], texts)
             if cut.id in cuts:
                 raise BadUtterance("its id stands on an earlier line too")
             cuts[cut.id] = cut
         except BadUtterance as error:
             rejected.append(Rejected(name, f"line {number}: {error}"))
+            if len(rejected) > MOST_REJECTED:
+                raise UserError(
+                    f"more than {MOST_REJECTED:,} lines cannot be used; the first is {rejected[0].reason}",
+                    where=found,
+                    remedy="Give a manifest of cuts",
+                ) from None
     return checked(cuts.values(), rejected, found)
 
 
@@ -90,27 +98,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     compressed = path.name.endswith(".gz")
     try:
         with gzip.open(path) if compressed else path.open("rb") as file:
-            yield from enumerate(file, 1)
+            yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
             "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"
         ) from None
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        raise BadUtterance(f"not valid JSON ({str(error).split(': line')[0]})") from None
-    if not isinstance(content, dict) or "id" not in content:
-        raise BadUtterance("not a cut")
-    name = str(content["id"])
-    try:
-        return deserialize_item(content)
-    except Exception as error:  # lhotse has no error of its own: KeyError, TypeError, AssertionError, ...
-        raise BadUtterance(f"cut {name} cannot be understood ({type(error).__name__}: {error})") from None
 
 
 def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
@@ -129,8 +123,16 @@ def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
         raise BadUtterance(
             f"the cut is [{item.start:g}, {item.end:g}] s of a recording of {item.recording.duration:g} s"
         )
-    for source in item.recording.sources:
-        if source.type != "file":
-            raise BadUtterance(f"its audio is a {source.type}, not a file")
-        source.source = str(find_audio(source.source, roots))
+    _find_files(item.recording, roots)
     return item
+
+
+def _find_files(recording: Recording, roots: Sequence[Path]) -> None:
+    """Make the paths of a recording absolute, those of impulse responses among its transforms as well."""
+    for source in recording.sources:
+        source.source = str(find_audio(str(source.source), roots))
+    for transform in recording.transforms or []:
+        assert isinstance(transform, dict)
+        response = transform["kwargs"].get("rir", {})
+        for source in response.get("recording", response).get("sources", []):
+            source["source"] = str(find_audio(source["source"], roots))

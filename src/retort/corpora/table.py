@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from retort.corpora.cuts import (
     write_split,
 )
 from retort.errors import BadUtterance, UserError
+from retort.json_reader import parse_json
 
 NEEDED = ("audio", "text")
 KNOWN = (*NEEDED, "speaker", "split")
@@ -195,7 +195,7 @@ def _read_jsonl(content: str, source: Path, rejected: list[Rejected]) -> Iterato
             continue
         name = f"{source.name}:{number}"
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError:
             rejected.append(Rejected(name, f"line {number}: not valid JSON"))
             continue

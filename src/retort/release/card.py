@@ -15,6 +15,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.document import Block, Paragraph, Section, Table, section_to_markdown
 from retort.evaluation.evaluate import Evaluation, data_name
+from retort.pretrained.catalogue import load_catalogue
 from retort.release.lineage import Lineage, heard, inside, taught, teacher_name
 from retort.training.describe import outline
 
@@ -53,6 +54,7 @@ def model_card(
     terms: Terms,
     evaluations: Sequence[Evaluation],
     commit: str,
+    stored: str = "float16",
 ) -> str:
     """The card as Markdown under a head of YAML.
 
@@ -63,17 +65,18 @@ def model_card(
         terms: what its maker says.
         evaluations: of the release.
         commit: of the code that made it; may be empty.
+        stored: how the weights are stored.
     """
     name, recipe = path.rpartition("/")[2], lineage.recipes[-1]
     sections = [
-        Section("Use", [Paragraph(_use(path))]),
+        Section("Use", [Paragraph(_use(path), markdown=True)]),
         Section("Errors", _errors(path, evaluations, recipe)),
         Section("Training", _training(lineage, commit)),
         Section("Data and licence", _data(terms)),
-        Section("Architecture", [Paragraph(_architecture(recogniser, recipe))]),
-        Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms))]),
+        Section("Architecture", [Paragraph(_architecture(recogniser, recipe), markdown=True)]),
+        Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms), markdown=True)]),
     ]
-    body = [f"# {name}", _lead(recogniser, recipe), *map(section_to_markdown, sections)]
+    body = [f"# {name}", _lead(recogniser, recipe, stored), *map(section_to_markdown, sections)]
     return f"---\n{_head(name, recipe, terms, evaluations)}\n---\n\n" + "\n\n".join(body) + "\n"
 
 
@@ -90,6 +93,7 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
         tags=[TASK, "retort", recipe.student.kind, *(["knowledge-distillation"] if recipe.distill else [])],
         metrics=list(MEASURES),
         model_name=name,
+        base_model=origin[0] if (origin := encoder_origin(recipe)) else None,
         eval_results=[
             EvalResult(
                 task_type=TASK,
@@ -100,20 +104,32 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
             )
             for each in evaluations
             for measure in MEASURES
+            if each.score.words.reference
         ],
     )
     return data.to_yaml().strip()
 
 
-def _lead(recogniser: Recogniser, recipe: Recipe) -> str:
+def encoder_origin(recipe: Recipe) -> tuple[str, str] | None:
+    """The hub name and the licence of the pretrained encoder that training started from, as far as they are known."""
+    model = recipe.student.encoder.model
+    if not model:
+        return None
+    entry = load_catalogue().get(Path(model).name)
+    return (entry.hub, entry.licence) if entry else (model, "see there")
+
+
+def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
     teachers = sorted({row.teacher for row in recipe.distill})
     names = ", ".join(teacher_name(recipe, each).rpartition("/")[2] for each in teachers)
     how = f"taught by the language model {names}, which it does not need any more" if names else "no teacher"
     parts = inside(recipe)
     began = f" Its decoder has weights that began as those of {parts}." if parts else ""
+    if origin := encoder_origin(recipe):
+        began += f" Its encoder was trained on from that of {origin[0]} (licence: {origin[1]})."
     return (
-        f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, float16, trained "
-        f"with Retort as system `{recipe.system}`: {how}.{began}"
+        f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, "
+        f"trained with Retort as system `{recipe.system}`: {how}.{began}"
     )
 
 
@@ -134,7 +150,7 @@ def _errors(path: str, evaluations: Sequence[Evaluation], recipe: Recipe) -> lis
     rows, notes = [], []
     for each in evaluations:
         bounds = [each.intervals[measure] for measure in MEASURES]
-        rates = [part for b in bounds for part in (f"{b.rate:.2%}", f"{b.low:.2%} to {b.high:.2%}")]
+        rates = [part for b in bounds for part in (b.rate_text, b.range_text)]
         counts = f"{len(each.score.utterances):,}", f"{len(each.score.speakers):,}"
         rows.append([each.split, *rates, *counts])
         if each.score.missing:
@@ -173,7 +189,7 @@ def _training(lineage: Lineage, commit: str) -> list[Block]:
 
 def _data(terms: Terms) -> list[Block]:
     lines = [f"Licence of the weights: {terms.licence}.", *terms.notes]
-    return [Paragraph("\n".join(f"- {line}" for line in lines))]
+    return [Paragraph("\n".join(f"- {line}" for line in lines), markdown=True)]
 
 
 def _architecture(recogniser: Recogniser, recipe: Recipe) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from retort.checksums import SUMS
 from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation, Progress, evaluate
@@ -21,8 +22,8 @@ from retort.release.lineage import shown, trace
 from retort.training.folder import save_whole
 
 CARD, RECIPE = "README.md", "recipe.json"
-FILES = {"model.safetensors", "config.json", "tokenizer", RECIPE, CARD}
-SMALL = 15_000_000
+FILES = {"model.safetensors", "config.json", "tokenizer", SUMS, RECIPE, CARD}
+SMALL = 30_000_000
 """Bytes of a release that a repository can carry."""
 
 
@@ -44,9 +45,15 @@ class Released:
 
 
 def release(
-    experiment: Path, out: Path, terms: Terms, tests: Sequence[str], root: Path, progress: Progress
+    experiment: Path,
+    out: Path,
+    terms: Terms,
+    tests: Sequence[str],
+    root: Path,
+    progress: Progress,
+    stored: str = "float16",
 ) -> Released:
-    """Write the model of an experiment with float16 weights, its recipe and a model card.
+    """Write the model of an experiment, its recipe and a model card.
 
     The card has the errors of the released weights themselves, on the recipe's `data.test` and on `tests`; they
     are decoded greedily into `root/models/NAME/evaluation`, where `retort evaluate` writes of the release too.
@@ -58,6 +65,7 @@ def release(
         tests: manifests or Kaldi folders.
         root: of the experiments.
         progress: called with what is being done, how much of it is done, and how much there is.
+        stored: how the weights are stored (:data:`retort.weights.STORED`).
 
     Raises:
         UserError: no model there, nothing to score it on, or something else than a release in `out`.
@@ -73,23 +81,25 @@ def release(
             "its recipe names no data.test to score it on", where=experiment, remedy="Add --test CUTS"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        trained.save(Path(scratch), half=True)
+        trained.save(Path(scratch), stored=stored)
         recogniser = load(scratch)
     home = results_of_release(out, root)
     evaluations = [evaluate(recogniser, each, home, progress, reuse=True) for each in sources]
-    card = model_card(shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit())
+    card = model_card(shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit(), stored)
     recipe = recipe_to_dict(opened.recipe)
 
     def save(folder: Path) -> None:
-        _save(recogniser, folder, recipe, card)
+        _save(recogniser, folder, recipe, card, stored)
 
     save_whole(save, Path(out.absolute()))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Released(out, size, evaluations, sorted(set(_absolute(recipe))))
 
 
-def _save(recogniser: Recogniser, folder: Path, recipe: dict[str, object], card: str) -> None:
-    recogniser.save(folder, half=True)
+def _save(
+    recogniser: Recogniser, folder: Path, recipe: dict[str, object], card: str, stored: str
+) -> None:
+    recogniser.save(folder, stored=stored)
     write_whole(folder / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
     write_whole(folder / CARD, card)
 
@@ -99,7 +109,7 @@ def _check_free(out: Path) -> None:
     if not out.exists():
         return
     names = {each.name for each in out.iterdir()} if out.is_dir() else {out.name}
-    if names and (CARD not in names or names - FILES):
+    if names and (CARD not in names or names - FILES - {"graph"}):
         raise UserError(
             "it is there and holds other things than a release", where=out, remedy="Name another folder"
         )

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from retort.errors import BadUtterance
 from retort.nn.encoder import Encoder
 from retort.student_config import StudentConfig
 from retort.students.taps import Tap, Unit
@@ -50,6 +52,24 @@ class Labelled(Protocol):
     tokens: Tensor
     token_lengths: Tensor
     senones: Tensor | None
+
+
+SHORTEST = 3
+"""Encoder frames under which an utterance is too short."""
+
+
+def check_length(encoder: Encoder, frames: int, where: str) -> None:
+    """See that an utterance of so many feature frames is neither too short nor too long for the encoder.
+
+    Raises:
+        BadUtterance: it is.
+    """
+    if int(encoder.output_lengths(torch.tensor([frames]))) < SHORTEST:
+        raise BadUtterance(f"it is too short ({frames} frames)", where=where)
+    if encoder.longest is not None and frames > encoder.longest:
+        raise BadUtterance(
+            f"it is too long ({frames} frames, the encoder takes {encoder.longest})", where=where
+        )
 
 
 class Student(nn.Module, ABC):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from retort.console import PlainColumn
 from retort.errors import UserError
 from retort.training.log import read_metrics
 
@@ -235,11 +236,11 @@ def _messages(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        PlainColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[values]}"),
+        PlainColumn("{task.fields[values]}"),
         console=console,
         refresh_per_second=2,
     )

@@ -14,7 +14,7 @@ from retort.config import TeacherConfig
 from retort.errors import UserError
 from retort.lm.guessing import hidden_posteriors, open_guesser
 from retort.lm.masked import pad_rows
-from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer
+from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer, text_end, text_start
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
 from retort.teachers.masked_lm import change_case, strip_spaces
 from retort.teachers.posteriors import PosteriorTeacher, Said
@@ -146,14 +146,14 @@ class CausalPosteriorTeacher(PretrainedPosteriorTeacher):
     """
 
     def _open(self) -> None:
-        end = self.pieces.eos_token_id
+        end = text_end(self.pieces)
         if end is None:
             raise UserError(
                 "its tokenizer has no piece for the end of a text",
                 where=self.config.model,
                 remedy="Choose a causal language model that has one, for example GPT-2",
             )
-        begin = self.pieces.bos_token_id
+        begin = text_start(self.pieces)
         self._begin = end if begin is None else begin
         self._model = open_causal_plm(self.config.model).to(self.device)
         self.maximum_pieces = longest_input(self._model, self.pieces)

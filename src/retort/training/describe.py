@@ -82,6 +82,8 @@ def outline(recipe: Recipe, student: Student, outputs: int) -> list[str]:
         f"encoder    {_layers(encoder)}{pooling}: one frame every {student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
         student.prose,
     ]
+    if stored := recipe.training.stored_layers:
+        heard.insert(2, f"stored     the outputs of layers 1 to {stored}, which do not learn")
     if recipe.student.kind == "hybrid":
         return [*heard, f"graph      of {recipe.hybrid.lm}"]
     return [*heard, f"vocabulary {outputs:,} ({recipe.tokenizer.kind})"]
@@ -96,7 +98,8 @@ def _features(features: FeatureConfig) -> str:
 def _layers(encoder: EncoderConfig) -> str:
     """How many, of which kind and sizes."""
     if encoder.kind == "pretrained":
-        return f"{encoder.model or 'pretrained'}, dim {encoder.dim}"
+        layers = f"{encoder.layers} layers, " if encoder.layers > 1 else ""
+        return f"{encoder.model or 'pretrained'}, {layers}dim {encoder.dim}"
     if encoder.kind == "zipformer":
         return _stacks(encoder)
     start = f"{encoder.layers} {encoder.kind} layers, dim {encoder.dim}, "

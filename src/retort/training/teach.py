@@ -17,7 +17,7 @@ from retort.config import NormaliserConfig, Recipe
 from retort.corpora.features import load_samples
 from retort.corpora.opening import find_data, open_cuts
 from retort.errors import BadUtterance, UserError
-from retort.files import one_at_a_time
+from retort.locks import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
 from retort.teachers.whisper import SamplesOf, spoken_text
 from retort.text.normalise import Normaliser
@@ -111,7 +111,7 @@ def training_texts(recipe: Recipe) -> list[str]:
     """
     if not recipe.data.train:
         raise UserError("data.train is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
-    cuts = (cut for source in recipe.data.train for cut in open_cuts(find_data(source)).cuts)
+    cuts = (cut for source in recipe.data.train_sources for cut in open_cuts(find_data(source)).cuts)
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
     texts = normalised_texts((cut for cut in cuts if low <= cut.duration <= high), recipe.normaliser)
     if not texts:

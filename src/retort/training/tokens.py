@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from retort.config import Recipe, TeacherConfig
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
 from retort.lm.whisper import whisper_tokenizer
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
@@ -31,7 +32,7 @@ from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.plm import check_plm, start_from_plm
 from retort.training.processes import make_accelerator
-from retort.training.start import check_pretrained, model_folder, start_from, start_from_pretrained
+from retort.training.start import check_pretrained, model_folder, start_from_pretrained, take_start
 from retort.training.teach import (
     CutSamples,
     complete_stores,
@@ -77,8 +78,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model, tokenizer):
         report(0, {"init.speech": taken})
     if origin:
-        taken_over = start_from(student, tokenizer, origin, parts=recipe.training.init_parts)
-        report(0, {f"init.{key}": value for key, value in taken_over.items()})
+        take_start(student, recipe, root / recipe.name, origin, report, tokenizer=tokenizer)
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
     stored = open_stored_layers(recipe, student, data, root, progress, accelerator)
@@ -94,9 +94,10 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         UtteranceDataset(
             recipe,
             tokenizer,
-            student.encoder.output_lengths,
+            partial(student.encoder.output_lengths, stored=student.encoder.stored),
             data.noise,
             stored=stored,
+            longest=student.encoder.longest,
             most_tokens=student.most_tokens,
         ),
         data,
@@ -139,7 +140,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
 def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
     """Error rates of a recogniser, decoded without any help from the references."""
     result = recognise(recogniser, cuts)
-    found = score(result.references, result.hypotheses, result.speakers)
+    found = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
     rates = {"cer": found.characters.rate, "wer": found.words.rate}
     if result.ctc:
         rates["ctc_cer"] = score(result.references, result.ctc, result.speakers).characters.rate

@@ -21,6 +21,7 @@ from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make
 from retort.training.loop import Loop
 from retort.training.module import TrainingModule, read_signals
 from retort.training.parts import freeze, parameter_groups
+from retort.training.shares import Group
 
 REJECTED = "rejected.tsv"
 """In an experiment's folder: the training and validation utterances that could not be used, and why."""
@@ -40,6 +41,7 @@ class Trainer(Loop[Batch]):
         accelerator: devices and processes.
         rejected: utterances of the data that were left out before training; they are listed with those that
             training itself cannot use.
+        groups: the cuts by their share of each batch, where `data.train` has shares.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class Trainer(Loop[Batch]):
         validate: Callable[[Any], dict[str, float]],
         accelerator: Accelerator,
         rejected: Sequence[Rejected] = (),
+        groups: Sequence[Group] = (),
     ) -> None:
         self._left_out = rejected
         self.criterion = module.student.criterion
         freeze(module.student, recipe.training.freeze)
-        groups = parameter_groups(module, recipe.training.rates)
-        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, groups)
+        rates = parameter_groups(module, recipe.training.rates)
+        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, rates)
         self.recipe, self.teachers, self.dataset = recipe, teachers, dataset
-        self.sampler = make_sampler(cuts, recipe, accelerator.process_index, accelerator.num_processes)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.sampler = make_sampler(cuts, recipe, rank, world, groups)
 
     def _counts(self, group: Sequence[Batch]) -> list[int]:
         positions = sum(self.module.student.positions(batch) for batch in group)

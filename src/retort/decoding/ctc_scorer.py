@@ -1,0 +1,85 @@
+"""The CTC prefix score as a scorer of a beam search that goes from token to token.
+
+Source: Watanabe et al. 2017, section II-C; here for CIF students, whose number of tokens is the number of fires.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from retort.decoding.ctc_prefix import Alignments, CtcPrefixes
+from retort.text.tokenizers import BLANK, EOS, PAD
+
+_LEAST = -1e4
+"""Log-probability of what CTC cannot emit: finite, since differences of it are taken."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """N hypotheses of each of B utterances.
+
+    Attributes:
+        alignments: of each hypothesis without its last token.
+        scores: `(B, N, V)` float64, log-probability of the hypothesis with each token after it; None before the first.
+        ended: `(B, N)`, whether EOS is among its tokens.
+    """
+
+    alignments: Alignments
+    scores: Tensor | None
+    ended: Tensor
+
+
+class CtcPrefixScorer:
+    """Adds `weight` times what the CTC head's log-probability of the prefix changes with each token.
+
+    EOS changes the probability of the prefix to that of the whole utterance; tokens after EOS change nothing.
+
+    Args:
+        log_probs: `(B, T, V)` of the CTC head.
+        lengths: `(B,)`, valid frames.
+        weight: of its log-probabilities, the decoder's having 1.
+    """
+
+    def __init__(self, log_probs: Tensor, lengths: Tensor, weight: float) -> None:
+        self.prefixes = CtcPrefixes(log_probs, lengths)
+        self.weight = weight
+
+    def start(self, rows: int, device: torch.device) -> _State:
+        alignments = self.prefixes.start()
+        return _State(alignments, None, torch.zeros_like(alignments.last, dtype=torch.bool))
+
+    def step(self, state: _State, previous: Tensor) -> tuple[Tensor, _State]:
+        said = previous.view(state.ended.shape)
+        if state.scores is None:  # `previous` is the start symbol
+            alignments, ended = state.alignments, state.ended
+            before = torch.zeros_like(said, dtype=torch.float64)
+        else:
+            before = state.scores.gather(2, said[..., None])[..., 0]
+            ended = state.ended | (said == EOS)
+            parents = torch.arange(said.shape[1], device=said.device).expand_as(said)
+            # An ended hypothesis goes on with any label; nothing is read from it.
+            alignments = self.prefixes.advance(
+                state.alignments, parents, said.masked_fill(ended | (said == BLANK), EOS)
+            )
+        scores = self.prefixes.extended(alignments)
+        scores[..., EOS] = self.prefixes.whole(alignments)
+        scores = scores.clamp(min=_LEAST)
+        gains = (scores - before[..., None]).masked_fill(ended[..., None], 0.0)
+        gains[..., [BLANK, PAD]] = 0.0
+        flat = (self.weight * gains).flatten(0, 1).to(torch.float32)
+        return flat, _State(alignments, scores, ended)
+
+    def select(self, state: _State, rows: Tensor) -> _State:
+        batch, width = state.ended.shape
+        chosen = rows.view(batch, -1)
+        places = torch.arange(batch, device=rows.device)[:, None], chosen % width
+        alignments = state.alignments
+        return replace(
+            state,
+            alignments=Alignments(alignments.blank[places], alignments.label[places], alignments.last[places]),
+            scores=None if state.scores is None else state.scores[places],
+            ended=state.ended[places],
+        )
