@@ -21,7 +21,7 @@ from retort.training.start import start_from_pretrained
 BASE = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>")
 TIMESTAMPS = 20
 POSITIONS = 40
-"""Of the decoder; those of the encoder are 60 frames, 1.2 seconds."""
+"""Of the decoder; those of the encoder are 60 frames, 1.2 seconds, where nothing else is said."""
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -38,8 +38,8 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def tiny_whisper_folder(folder: Path, *, multilingual: bool = True, seed: int = 0) -> Path:
-    """The folder, made."""
+def tiny_whisper_folder(folder: Path, *, multilingual: bool = True, seed: int = 0, frames: int = 60) -> Path:
+    """The folder, made; the encoder reads up to `frames` frames of 20 ms."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
     ids = {name: tokenizer.token_to_id(name) for name in (*BASE, "<|notimestamps|>")}
@@ -49,13 +49,13 @@ def tiny_whisper_folder(folder: Path, *, multilingual: bool = True, seed: int = 
     shared["decoder_start_token_id"] = ids["<|startoftranscript|>"]
     config = WhisperConfig(
         num_mel_bins=80, d_model=16, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=32,
-        decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=32, max_source_positions=60,
+        decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=32, max_source_positions=frames,
         max_target_positions=POSITIONS, vocab_size=tokenizer.get_vocab_size(), **shared,
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config).eval()
     for parameter in model.parameters():  # biases and norms begin at 0 and 1, which would hide mistakes
         parameter.data += 0.3 * torch.randn_like(parameter)
-    model.model.encoder.embed_positions.weight.data = torch.randn(60, 16)
+    model.model.encoder.embed_positions.weight.data = torch.randn(frames, 16)
     languages = {"<|en|>": ids["<|en|>"], "<|zh|>": ids["<|zh|>"]}
     tasks = {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]}
     model.generation_config = GenerationConfig(

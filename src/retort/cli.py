@@ -22,6 +22,7 @@ from retort.verbs.evaluate import evaluate
 from retort.verbs.export import export
 from retort.verbs.fetch import fetch
 from retort.verbs.info import info
+from retort.verbs.label import label
 from retort.verbs.lm import lm
 from retort.verbs.release import release
 from retort.verbs.screen import (
@@ -341,6 +342,7 @@ def report(
 
 app.command()(release)
 app.command()(export)
+app.command()(label)
 
 
 @app.command()

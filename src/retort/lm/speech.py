@@ -97,14 +97,8 @@ def open_whisper_encoder(name: str) -> dict[str, Tensor]:
     """
     from transformers import WhisperModel
 
-    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return WhisperModel.from_pretrained(
-            source,
-            local_files_only=local,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return open_model(WhisperModel, source, local=local, dtype=torch.float32)
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retort.config import TokenizerConfig
 from retort.errors import UserError
+from retort.huggingface import open_model, open_part
 from retort.lm.pretrained import load_pretrained, open_tokenizer
 from retort.lm.speech import speech_architecture
 from retort.text.whisper_pieces import WhisperTokenizer
@@ -62,17 +63,7 @@ def open_whisper(name: str) -> dict[str, Tensor]:
     """
     from transformers import WhisperModel
 
-    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return WhisperModel.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
-        )
-
-    with torch.random.fork_rng(devices=[]):
-        model, report = load_pretrained(load, name, _REMEDY)
-    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
-    if missing:
-        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
-    weights: dict[str, Tensor] = model.state_dict()
+    weights: dict[str, Tensor] = _open(WhisperModel, name).state_dict()
     return weights
 
 
@@ -84,17 +75,20 @@ def open_whisper_model(name: str) -> PreTrainedModel:
     """
     from transformers import WhisperForConditionalGeneration
 
-    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return WhisperForConditionalGeneration.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
-        )
+    return _open(WhisperForConditionalGeneration, name).eval().requires_grad_(False)
+
+
+def _open(kind: Any, name: str) -> PreTrainedModel:
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return open_model(kind, source, local=local, dtype=torch.float32)
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, _REMEDY)
-    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]) if "proj_out" not in str(key))
+    absent = (*report["missing_keys"], *report["mismatched_keys"])
+    missing = sorted(str(key) for key in absent if "proj_out" not in str(key))  # that of the embeddings
     if missing:
         raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def whisper_tokenizer(name: str, config: TokenizerConfig, texts: Iterable[str]) -> WhisperTokenizer:
@@ -125,7 +119,7 @@ def _configs(name: str) -> tuple[PretrainedConfig, GenerationConfig]:
     from transformers import AutoConfig, GenerationConfig
 
     def load(source: str, local: bool) -> tuple[PretrainedConfig, GenerationConfig]:
-        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        config = open_part(AutoConfig, source, local=local)
         try:
             return config, GenerationConfig.from_pretrained(source, local_files_only=local)
         except OSError:

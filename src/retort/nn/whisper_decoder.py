@@ -47,7 +47,7 @@ class WhisperDecoderSizes:
             UserError: it describes an encoder only.
         """
         try:
-            return cls(
+            sizes = cls(
                 architecture["d_model"],
                 architecture["decoder_layers"],
                 architecture["decoder_attention_heads"],
@@ -61,6 +61,13 @@ class WhisperDecoderSizes:
                 f"student.encoder.architecture has no {error.args[0]}",
                 remedy="Set student.encoder.model to a Whisper model",
             ) from None
+        inside = [0 <= layer < sizes.layers and 0 <= head < sizes.heads for layer, head in sizes.alignment_heads]
+        if not inside or not all(inside) or not 1 <= sizes.prompt < sizes.positions:
+            raise UserError(
+                "student.encoder.architecture has alignment heads or a prompt that its decoder does not have",
+                remedy="Set student.encoder.model to a Whisper model",
+            )
+        return sizes
 
 
 class WhisperDecoderLayer(CrossLayer):
