@@ -171,7 +171,8 @@ def _decode(
     search = recogniser.opened(options)
     order = [(row, place) for row, each in enumerate(utterances) for place in range(len(each.pieces))]
     order.sort(key=lambda each: utterances[each[0]].pieces[each[1]].duration)
-    batches = list(_batches(order, lambda each: utterances[each[0]].pieces[each[1]].duration))
+    least = recogniser.features.pad_seconds
+    batches = list(_batches(order, lambda each: max(utterances[each[0]].pieces[each[1]].duration, least)))
     encoded = [
         recogniser.encode([utterances[row].pieces[place].features for row, place in batch])
         for batch in batches
