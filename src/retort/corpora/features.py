@@ -111,6 +111,8 @@ def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str
     """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
     settings = {**asdict(config), "storage": "", "cmvn": ""}
     del settings["kind"]  # filter banks alone are stored
+    if not config.pad_seconds:
+        del settings["pad_seconds"]  # caches that are older than this setting stay good
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:

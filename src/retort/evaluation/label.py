@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,13 @@ from lhotse import CutSet, MonoCut, SupervisionSegment
 from lhotse.cut import Cut
 
 from retort.corpora.cuts import Rejected
-from retort.corpora.features import CutFeatures
+from retort.corpora.features import load_samples
 from retort.corpora.opening import find_data, open_cuts
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.recogniser import SHORTEST, Recogniser
+from retort.decoding.recogniser import Recogniser
+from retort.decoding.transcript import Transcript
 from retort.errors import BadUtterance, UserError
 
-BATCH_SECONDS = 120.0
-"""Audio that is encoded at once, padding counted."""
 MOST_COMPRESSION = 2.4
 """A text that zlib shortens by a larger factor repeats itself (openai-whisper's threshold)."""
 
@@ -47,14 +46,12 @@ def label_cuts(
     confidence: float,
     progress: Progress | None = None,
     options: DecodingOptions = GREEDY,
-    longest: float = 30.0,
 ) -> Labelled:
     """Transcribe every cut of `source` and keep those that the recogniser is confident of.
 
     Args:
         source: manifest of cuts or recordings, or a Kaldi folder; transcripts that it has are not read.
         confidence: least geometric mean of the confidences of a transcript's tokens, from 0 to 1.
-        longest: seconds; longer cuts are rejected.
 
     Raises:
         UserError: there is no such data, or a confidence that cannot be.
@@ -64,38 +61,28 @@ def label_cuts(
     opened = open_cuts(find_data(source), texts=False)
     result = Labelled(rejected=list(opened.rejected))
     cuts = list(opened.cuts)
-    features, done = CutFeatures(recogniser.features), 0
-    padding = recogniser.features.pad_seconds
-    for group in _groups(cuts, padding):
-        usable, made = [], []
-        for cut in group:
-            try:
-                if cut.duration > longest:
-                    raise BadUtterance(f"its {cut.duration:.1f} s are more than {longest:g}", where=cut.id)
-                frames = features(cut)
-                if len(frames) < SHORTEST * recogniser.student.encoder.subsampling:
-                    raise BadUtterance("it is too short", where=cut.id)
-            except BadUtterance as error:
-                result.rejected.append(Rejected(cut.id, error.what))
-                continue
-            usable.append(cut)
-            made.append(frames)
-        for cut, found in zip(usable, recogniser.search(made, options) if made else []):
-            if isinstance(found, BadUtterance):
-                result.rejected.append(Rejected(cut.id, found.what))
-                continue
-            transcript = recogniser.readings(found, options, 0.0, cut.duration)[0].transcript
-            text, scores = recogniser.normalise(transcript.text), found[0].hypothesis.log_probs
-            certain = math.exp(sum(scores) / len(scores)) if scores else 0.0
-            if reason := _doubt(text, certain, confidence):
-                result.rejected.append(Rejected(cut.id, reason))
-            else:
-                result.cuts.append(_with_text(cut, text, certain))
-                result.seconds += cut.duration
-        done += len(group)
+    for done, cut in enumerate(cuts, 1):
+        try:
+            samples = load_samples(cut, recogniser.sampling_rate)
+            transcript = recogniser.transcribe_samples(samples, where=cut.id, options=options)
+        except BadUtterance as error:
+            result.rejected.append(Rejected(cut.id, error.what))
+            continue
+        text, certain = recogniser.normalise(transcript.text), _confidence(transcript)
+        if reason := _doubt(text, certain, confidence):
+            result.rejected.append(Rejected(cut.id, reason))
+        else:
+            result.cuts.append(_with_text(cut, text, certain))
+            result.seconds += cut.duration
         if progress is not None:
             progress(done, len(cuts))
     return result
+
+
+def _confidence(transcript: Transcript) -> float:
+    """Geometric mean of the confidences of the tokens; 0 without tokens."""
+    scores = [math.log(max(token.confidence, 1e-30)) for token in transcript.tokens]
+    return math.exp(sum(scores) / len(scores)) if scores else 0.0
 
 
 def write_labelled(path: Path, labelled: Labelled) -> None:
@@ -129,14 +116,3 @@ def _with_text(cut: Cut, text: str, certain: float) -> Cut:
     labelled = cut.drop_supervisions()
     labelled.supervisions = [segment]
     return labelled.with_custom("confidence", round(certain, 4))
-
-
-def _groups(cuts: list[Cut], padding: float) -> Iterator[list[Cut]]:
-    group: list[Cut] = []
-    for cut in sorted(cuts, key=lambda each: each.duration):
-        if group and (len(group) + 1) * max(cut.duration, padding) > BATCH_SECONDS:
-            yield group
-            group = []
-        group.append(cut)
-    if group:
-        yield group

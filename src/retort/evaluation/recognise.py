@@ -107,7 +107,7 @@ def recognise(
     enough = WAITING * search.workers if search.workers > 1 else 1
     done = 0
     waiting: list[_Utterance] = []
-    groups = list(_groups(cuts))
+    groups = list(_groups(cuts, recogniser.features.pad_seconds))
     for number, group in enumerate(groups, 1):
         usable = [each for cut in group if (each := _prepared(recogniser, cut, result, options)) is not None]
         if watch is not None:
@@ -171,7 +171,8 @@ def _decode(
     search = recogniser.opened(options)
     order = [(row, place) for row, each in enumerate(utterances) for place in range(len(each.pieces))]
     order.sort(key=lambda each: utterances[each[0]].pieces[each[1]].duration)
-    batches = list(_batches(order, lambda each: utterances[each[0]].pieces[each[1]].duration))
+    least = recogniser.features.pad_seconds
+    batches = list(_batches(order, lambda each: max(utterances[each[0]].pieces[each[1]].duration, least)))
     encoded = [
         recogniser.encode([utterances[row].pieces[place].features for row, place in batch])
         for batch in batches
@@ -258,8 +259,10 @@ def _batches(items: Sequence[T], seconds: Callable[[T], float]) -> Iterator[list
         yield batch
 
 
-def _groups(cuts: CutSet) -> Iterator[list[Cut]]:
-    yield from _batches(sorted(cuts, key=lambda each: each.duration), lambda cut: cut.duration)
+def _groups(cuts: CutSet, least: float) -> Iterator[list[Cut]]:
+    """Batches of cuts; shorter ones count as `least` seconds."""
+    ordered = sorted(cuts, key=lambda each: each.duration)
+    yield from _batches(ordered, lambda cut: max(cut.duration, least))
 
 
 def write_hypotheses(path: Path, recognised: Recognised) -> None:

@@ -267,7 +267,7 @@ def _fill(
         frames_file.truncate(sum(frames for _, frames in there) * dim * 2)
     known, rejected, done = {name for name, _ in there}, [], 0
     with frames_path.open("ab") as frames_file, index_path.open("a") as index_file:
-        for group in _groups(each for each in cuts if each.id not in known):
+        for group in _groups((each for each in cuts if each.id not in known), config.pad_seconds):
             made: list[tuple[str, Tensor]] = []
             for cut in group:
                 try:
@@ -309,11 +309,11 @@ def _width(encoder: Encoder, bins: int, layers: int, device: torch.device) -> in
     return hidden.shape[-1]
 
 
-def _groups(cuts: Iterable[Cut]) -> Iterator[list[Cut]]:
-    """Cuts of like durations, at most `BATCH_SECONDS` with padding."""
+def _groups(cuts: Iterable[Cut], least: float) -> Iterator[list[Cut]]:
+    """Cuts of like durations, at most `BATCH_SECONDS` with padding; shorter ones count as `least` seconds."""
     group: list[Cut] = []
     for cut in sorted(cuts, key=lambda each: each.duration):
-        if group and cut.duration * (len(group) + 1) > BATCH_SECONDS:
+        if group and max(cut.duration, least) * (len(group) + 1) > BATCH_SECONDS:
             yield group
             group = []
         group.append(cut)
