@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +156,11 @@ class CheckpointFolder:
         for path in self.folder.glob("partial-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
-        """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""
-        return average_weights([read_weights(self.path(step) / "student.safetensors") for step in steps])
+    def average(
+        self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    ) -> dict[str, Tensor]:
+        """Mean of the students of these checkpoints, each merged before; BatchNorm statistics too, counters from the last."""
+        return average_weights([merge(read_weights(self.path(step) / "student.safetensors")) for step in steps])
 
 
 def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: LoopConfig) -> list[int]:
