@@ -34,6 +34,7 @@ from retort.verbs.screen import (
     finite,
     first_process,
     local_path,
+    print_change,
     print_evaluation,
     say_rejected,
     tell,
@@ -232,6 +233,7 @@ def train(
     check_places(EXPERIMENTS / loaded.name, results=results)
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
+    from retort.evaluation.before import score_start
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
@@ -252,7 +254,10 @@ def train(
             model, folder = outcome.recogniser.at(workplace), outcome.folder
             aligned = open_aligned(folder, source, model.student)
             evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
+            started = score_start(loaded, source, folder, workplace, progress)
         print_evaluation(source, evaluation)
+        if started is not None:
+            print_change(started.score, evaluation.score)
         if results is not None:
             add_result(
                 results,

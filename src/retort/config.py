@@ -286,6 +286,20 @@ class LoopConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters: of the parts named, only small matrices beside their linear layers learn (extra `lora`)."""
+
+    parts: list[str] = field(default_factory=list)
+    """Parts of the student, by the first words of their parameters' names, such as `[encoder]`; empty for no adapters.
+    All else in them is frozen; parts that are not named learn as they do without adapters."""
+    rank: int = 8
+    alpha: float = 16.0
+    """What the adapters give is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """On what the adapters read."""
+
+
+@dataclass
 class TrainingConfig(LoopConfig):
     init: str = ""
     """Experiment whose weights the student starts from; tensors that do not fit are listed."""
@@ -302,6 +316,7 @@ class TrainingConfig(LoopConfig):
     layer is then dropped and learned from random numbers. `retort train --allow` adds to it."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     rates: dict[str, float] = of_each({}, 0, 1000)
     """Parts that learn slower (or faster), as shares of the learning rate: `{encoder: 0.3}` spares what a start has
     learned where other parts are new; 1 is as if it were not named."""

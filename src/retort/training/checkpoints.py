@@ -172,10 +172,12 @@ class CheckpointFolder:
         for path in self.folder.glob("partial-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
-        """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""
+    def average(
+        self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    ) -> dict[str, Tensor]:
+        """Mean of the students of these checkpoints, each merged before; BatchNorm statistics too, counters from the last."""
         return average_weights(
-            [read_weights(self.path(step) / "student.safetensors", _REMEDY) for step in steps]
+            [merge(read_weights(self.path(step) / "student.safetensors", _REMEDY)) for step in steps]
         )
 
 
