@@ -30,8 +30,7 @@ def fuzz(folder: Path, seed: int, rounds: int, *kinds: str) -> Findings:
     """Findings by kind of file."""
     done = subprocess.run(
         [sys.executable, str(RUN), str(folder), str(seed), str(rounds), *kinds],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
