@@ -193,6 +193,7 @@ def teach(
             EXPERIMENTS,
             progress,
             lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}"),
+            lambda _, values: screen.print(values["note"]) if "note" in values else None,
         )
     for each in done:
         store = each.store
