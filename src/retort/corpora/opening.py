@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from lhotse import MonoCut, MultiCut, Recording
 from lhotse.utils import fastcopy
@@ -99,7 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     compressed = path.name.endswith(".gz")
     try:
         with gzip.open(path) if compressed else path.open("rb") as file:
-            yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
+            yield from enumerate(lines_up_to(LONGEST_LINE, cast(IO[bytes], file), path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
             "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"

@@ -50,10 +50,10 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
     recording, source = cut.recording, cut.recording.sources[0]
     rate = recording.sampling_rate
     first = compute_num_samples(cut.start, rate)
-    last: int | None = first + compute_num_samples(cut.duration, rate)
+    end = first + compute_num_samples(cut.duration, rate)
     path = str(source.source)
     info = audio_info(path)
-    missing = last - info.samples
+    missing = end - info.samples
     if info.sampling_rate != rate or missing > TOLERANCE * rate or info.samples < first:
         raise _other_than_stated(path, recording)
     # A limit of the length is for files that nobody asked for: a manifest states it.
@@ -62,7 +62,7 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
         sampling_rate,
         "mix" if is_mix(cut) else _channel_of_file(cut, info.channels),
         first=first,
-        last=None if missing >= 0 else last,
+        last=None if missing >= 0 else end,
         maximum_hours=float("inf"),
     )
     return reader.read()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -169,8 +169,9 @@ def _recognise(
     from retort.decoding.channels import channel_alternatives
 
     if channels == "each":
-        return dict(channel_alternatives(recogniser, path, LONGEST, options, maximum_hours))
-    channel = "mix" if channels == "mix" else int(channels)
+        found = channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)
+        return {number: readings for number, readings in found.items()}
+    channel: Literal["mix"] | int = "mix" if channels == "mix" else int(channels)
     return {None: recogniser.alternatives(path, LONGEST, options, channel, maximum_hours)}
 
 
