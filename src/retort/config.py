@@ -94,7 +94,7 @@ class TokenizerConfig:
 class FeatureConfig:
     kind: str = "fbank"
     """`fbank`, or `wave`: the samples themselves, for `student.encoder.kind: pretrained`."""
-    bins: int = number(80, 3, 4096)
+    bins: int = number(80, 4, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
     cmvn: bool = True
