@@ -127,7 +127,7 @@ class FeatureConfig:
     kind: str = "fbank"
     """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
     wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
-    bins: int = number(80, 3, 4096)
+    bins: int = number(80, 4, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
     pad_seconds: float = number(0.0, 0, 30)
