@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retort.checksums import verify
 from retort.config import Recipe
 from retort.errors import UserError
+from retort.files import opening_model
 from retort.lm.speech import hears_normalised, open_speech_encoder, speech_architecture
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.students.student import Student
@@ -20,7 +22,7 @@ from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.training.parts import check_parts, is_within
-from retort.weights import read_weights
+from retort.weights import AGAIN, read_weights
 
 
 def start_from(
@@ -116,7 +118,12 @@ def _graph(path: Path) -> str:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    return json.loads((path / "config.json").read_text())
+    with opening_model(path, AGAIN):
+        verify(path, "config.json", "tokenizer", editable=("config.json",), remedy=AGAIN)
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not isinstance(config["normaliser"], dict):
+            raise ValueError("config.json is not that of a model")
+        return config
 
 
 def _unfolded(
