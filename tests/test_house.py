@@ -140,7 +140,6 @@ ONE_PLACE = {
     "from_config": {"huggingface"},
     "deserialize_item": set(),
     "from_file": {"text.teacher_pieces"},
-    "system": set(),
 }
 """Attributes that open what somebody else made with code of its own, and the modules that may name them."""
 

@@ -112,7 +112,10 @@ class CheckpointFolder:
             UserError: there are checkpoints, but none of them is whole.
         """
         passed_over: list[str] = []
-        resumable = [step for step in self.steps() if (self.path(step) / "optimizer.safetensors").exists()]
+        steps = self.steps()
+        resumable = [step for step in steps if (self.path(step) / "optimizer.safetensors").exists()]
+        if steps and steps[-1] not in resumable:  # the newest was written with it, so it is damaged
+            resumable.append(steps[-1])
         for step in reversed(resumable):
             path = self.path(step)
             try:

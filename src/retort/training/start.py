@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retort.checksums import verify
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.files import write_whole
+from retort.files import opening_model, write_whole
 from retort.json_reader import read_json
 from retort.lm.speech import (
     hears_normalised,
@@ -34,7 +35,7 @@ from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 from retort.training.checkpoints import CheckpointFolder
 from retort.training.parts import check_parts, is_within
-from retort.weights import read_weights, unpack
+from retort.weights import AGAIN, read_weights, unpack
 
 NEW_OUTPUT = "new_output"
 """In `training.allow` and `--allow`: the output layer of the model that a student starts from may be dropped."""
@@ -279,7 +280,12 @@ def _graph(path: Path) -> str:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    return read_json(path / "config.json")
+    with opening_model(path, AGAIN):
+        verify(path, "config.json", "tokenizer", editable=("config.json",), remedy=AGAIN)
+        config = read_json(path / "config.json")
+        if not isinstance(config, dict) or not isinstance(config["normaliser"], dict):
+            raise ValueError("config.json is not that of a model")
+        return config
 
 
 def _unfolded(
