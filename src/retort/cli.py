@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
-from retort.errors import UserError, complain, system_error
+from retort.errors import UserError, complain, say_aside, system_error
 from retort.files import check_local
 from retort.verbs.evaluate import evaluate
 from retort.verbs.info import info
@@ -27,6 +28,7 @@ from retort.verbs.screen import (
     RecipeName,
     check_places,
     console,
+    finite,
     first_process,
     local_path,
     print_evaluation,
@@ -66,6 +68,7 @@ class Kind(StrEnum):
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
     prepare_streams()
+    show_warnings()
     try:
         try:
             app()
@@ -86,6 +89,22 @@ def main() -> None:
         if stop.code == STOPPED:  # what typer makes of Ctrl-C
             complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
         raise
+
+
+def show_warnings() -> None:
+    """Print what this package logs (a file that ends early) as lines of their own on stderr, each only once."""
+    shown: set[str] = set()
+
+    class Aside(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = record.getMessage()
+            if line not in shown:
+                shown.add(line)
+                say_aside(line)
+
+    log = logging.getLogger("retort")
+    log.addHandler(Aside(logging.WARNING))
+    log.propagate = False
 
 
 def _flush() -> None:
@@ -121,6 +140,12 @@ def prepare(
             help="table without a split column: share of speakers for validation, and again for test."
         ),
     ] = 0.0,
+    max_hours: Annotated[
+        float,
+        typer.Option(
+            min=0.0, callback=finite, help="table, kaldi: a longer recording is left out and listed."
+        ),
+    ] = 24.0,
 ) -> None:
     """Turn a corpus into lhotse manifests."""
     from retort.corpora import PREPARERS
@@ -129,6 +154,8 @@ def prepare(
     check_local(source)
     check_places(out)
     options = {"held_out": held_out} if kind is Kind.table else {}
+    if kind in (Kind.table, Kind.kaldi):
+        options["maximum_hours"] = max_hours
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
             options["progress"] = lambda done, total: progress("synthesis", done, total)  # type: ignore[assignment]

@@ -178,9 +178,9 @@ class AudioReader:
         if samples > self._most:
             rate = self.info.sampling_rate
             raise BadUtterance(
-                f"longer than {self._most / rate / 3600:g} hours ({samples / rate / 3600:.1f} hours so far)",
+                f"{samples / rate / 3600:.3g} hours long, the limit is {self._most / rate / 3600:.3g}",
                 where=self.path,
-                remedy="Raise the limit (--max-hours), or cut the file",
+                remedy="Raise the limit (--max-hours), or cut the file into shorter ones",
             )
 
 
