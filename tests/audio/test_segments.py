@@ -134,8 +134,11 @@ def test_nothing_gives_no_segment_but_a_short_recording_is_kept(wave: np.ndarray
 
 
 def test_a_short_recording_without_a_background_is_kept_whole() -> None:
-    tone = (0.3 * np.sin(np.arange(RATE) * 0.1)).astype(np.float32)
-    assert seconds(divided(tone)) == [(0.0, 1.0)]
+    times = np.arange(RATE) / RATE
+    vowel = (0.3 - 0.2 * times) * np.sin(2 * np.pi * 200 * times)
+    assert seconds(divided(vowel.astype(np.float32))) == [(0.0, 1.0)]
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE)
+    assert divided(noise.astype(np.float32)) == []
 
 
 def test_long_pauses_divide_and_short_ones_do_not() -> None:

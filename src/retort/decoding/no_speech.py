@@ -32,10 +32,11 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True)
 class NoSpeech:
-    """Logistic regression over signals of the decoder and of the CTC head.
+    """Logistic regression over signals of the decoder, of the CTC head and of the sound itself.
 
     Attributes:
-        signals: by name (see :func:`decoding_signals`); one that a student lacks counts as its mean.
+        signals: by name (see :func:`decoding_signals` and :func:`retort.audio.texture.sound_signals`); one that a
+            student lacks counts as its mean.
         bias: of the logit of no speech.
         threshold: above it there are no words. With 1 the words always stay.
     """

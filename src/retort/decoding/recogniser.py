@@ -23,6 +23,7 @@ from retort.audio.files import MAXIMUM_HOURS, Channel, WaveCheck, log_warning, o
 from retort.audio.samples import as_path, as_wave
 from retort.audio.segments import LONGEST, segments
 from retort.audio.speech import open_detector
+from retort.audio.texture import sound_signals
 from retort.checks import check_choices
 from retort.checksums import seal, verify
 from retort.config import CHOICES, FeatureConfig, NormaliserConfig, Recipe
@@ -227,7 +228,8 @@ class Recogniser:
             features = self._features(segment.samples)
             if int(self.student.encoder.output_lengths(torch.tensor([features.shape[0]]))) >= SHORTEST:
                 speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
-                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features)
+                sound = sound_signals(segment.samples, rate)
+                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
 
     @torch.inference_mode()
     def piece_readings(
@@ -247,7 +249,7 @@ class Recogniser:
             if isinstance(candidates, BadUtterance):
                 readings.append(candidates)
                 continue
-            no_speech = self.no_speech(values)
+            no_speech = self.no_speech({**values, **piece.sound})
             if no_speech > threshold:
                 silent = Alternative(Transcript("", [], [], no_speech), candidates[0].score)
                 readings.append([silent])

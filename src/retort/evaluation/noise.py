@@ -163,7 +163,8 @@ def _rows(
             (found,) = search(encoded)
             if not isinstance(found, BadUtterance):
                 best = [found[0].hypothesis]
-                rows += decoding_signals(recogniser.student, encoded, best, [piece.duration])
+                (signals,) = decoding_signals(recogniser.student, encoded, best, [piece.duration])
+                rows.append({**signals, **piece.sound})
     return rows
 
 
