@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
-from retort.lm.pretrained import load_pretrained
+from retort.errors import BadUtterance, UserError
+from retort.lm.pretrained import load_pretrained, quiet
 
 RATE = 16000
 _MARGIN = 100
@@ -48,7 +48,11 @@ class ReadingCheck:
                 raise ValueError(f"a model of type {kind}, no Whisper model")
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **options)
             tokenizer = WhisperTokenizerFast.from_pretrained(source, **options)
-            return model.eval(), tokenizer, WhisperFeatureExtractor.from_pretrained(source, **options)
+            extractor = WhisperFeatureExtractor.from_pretrained(source, **options)
+            if extractor.feature_size != model.config.num_mel_bins:
+                bins = model.config.num_mel_bins
+                raise ValueError(f"its extractor has {extractor.feature_size} bins, the model {bins}")
+            return model.eval(), tokenizer, extractor
 
         remedy = "Give a Whisper model, such as whisper-base, or none: data.spoken.check="
         self.language = language
@@ -65,9 +69,16 @@ class ReadingCheck:
         """What is read wrongly, of words (Mandarin: of syllables without their tone), and what was read.
 
         Args:
-            samples: `(N,)` at 16 kHz, at most 30 s.
+            samples: `(N,)` at 16 kHz.
+
+        Raises:
+            BadUtterance: it is longer than what the model reads at once (30 s).
         """
         most = len(self._positions)
+        if len(samples) > 320 * most:
+            raise BadUtterance(
+                f"its {len(samples) / RATE:.1f} s are more than the {most / 50:g} s that are checked"
+            )
         needed = min(-(-len(samples) // 320) + _MARGIN, most)
         tokens = 8 + 3 * len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) // 2
         best = (np.inf, "")
@@ -87,7 +98,7 @@ class ReadingCheck:
         features = self.extractor(
             samples, sampling_rate=RATE, max_length=320 * positions, return_tensors="pt"
         ).input_features
-        with torch.inference_mode():
+        with torch.inference_mode(), quiet():
             ids = self.model.generate(features, max_new_tokens=min(tokens, self._longest), **self._options)
         return str(self.tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
 

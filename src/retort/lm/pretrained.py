@@ -256,7 +256,7 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
     """Write a folder that all of the above open."""
-    with _quiet():
+    with quiet():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
 
@@ -284,7 +284,7 @@ def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _RE
     # Whatever an opener raises (transformers, tokenizers and safetensors have families of their own) means
     # that the files cannot be used.
     try:
-        with _quiet():
+        with quiet():
             return load(source, True)
     except Exception as error:
         if Path(source).is_dir():
@@ -311,7 +311,7 @@ def _reach_hub(name: str, remedy: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No table of unused heads and no bar for files that are already here; settings are put back."""
     from transformers.utils import logging
 
