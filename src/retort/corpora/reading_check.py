@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.corpora.kokoro import phonemise
 from retort.errors import BadUtterance, UserError
 from retort.lm.pretrained import load_pretrained, quiet
 
@@ -112,9 +114,10 @@ def error_rate(text: str, read: str, language: str) -> float:
 
 
 def units(text: str, language: str) -> Sequence[str]:
-    """Words of English as Whisper's normaliser has them, with numbers as figures one by one.
+    """What errors are counted in, so that neither spelling, figures nor homophones count.
 
-    Of Mandarin syllables, so that neither homophones nor traditional characters count.
+    Of English the sounds of words as Whisper's normaliser has them, with numbers as figures one by one; of Mandarin
+    syllables without their tone.
     """
     if language == "mandarin":
         try:
@@ -129,4 +132,16 @@ def units(text: str, language: str) -> Sequence[str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     # It joins figures in a row, wherever they come from.
-    return re.sub(r"(\d)", r" \1 ", str(EnglishTextNormalizer({})(text))).split()
+    words = re.sub(r"(\d)", r" \1 ", str(EnglishTextNormalizer({})(text))).split()
+    return [_sound(word) for word in words]
+
+
+@lru_cache(100_000)
+def _sound(word: str) -> str:
+    """Phonemes without stress, the same of `colour` and `color`; the word itself where nothing tells them."""
+    if not word.isalpha():
+        return word
+    try:
+        return "".join(each for each in phonemise(word, "a") if each not in "ˈˌ") or word
+    except UserError:
+        return word
