@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: setup demo test lint long benchmark clean
+.PHONY: setup demo test lint long fuzz benchmark clean
 
 setup: $(SETUP)
 
@@ -16,6 +16,7 @@ $(SETUP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
+	-$(BIN)/retort fetch speech-sample
 	$(BIN)/retort demo
 
 lint: setup
@@ -28,6 +29,10 @@ test: lint
 
 long: setup
 	$(BIN)/python -m pytest -m long
+
+# RETORT_FUZZ_ROUNDS=2000 for a night.
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz
 
 benchmark: setup
 	for name in cif contrastive depthwise store; do $(BIN)/python benchmarks/$$name.py || exit 1; done

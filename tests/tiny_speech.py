@@ -36,3 +36,40 @@ def make_speech_encoder(
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=normalise).save_pretrained(folder)
     return folder
+
+
+WHISPER = {
+    "num_mel_bins": 80, "d_model": DIM, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+    "max_source_positions": 1500,
+}  # fmt: skip
+
+
+def tiny_whisper(**changed: Any) -> Any:
+    """A WhisperModel whose biases and norms are not 0 and 1, which would hide mistakes."""
+    from transformers import WhisperConfig, WhisperModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = WhisperConfig(
+            **(WHISPER | changed), decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=60,
+            pad_token_id=1, bos_token_id=1, eos_token_id=1, decoder_start_token_id=2,
+        )  # fmt: skip
+        model = WhisperModel(config).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def make_whisper(folder: Path, **changed: Any) -> Path:
+    """That model in `folder`."""
+    tiny_whisper(**changed).save_pretrained(folder)
+    return folder
+
+
+def whisper_settings(folder: Path | str, layers: int = 3) -> tuple[str, ...]:
+    """Overrides of a recipe whose encoder is that model."""
+    encoder = {"kind": "pretrained", "model": folder, "layers": layers, "dim": DIM, "pool_after": "[2]"}
+    return (
+        "features.kind=whisper", "features.bins=80", "features.cmvn=false", "features.storage=online",
+        *(f"student.encoder.{key}={value}" for key, value in encoder.items()),
+    )  # fmt: skip

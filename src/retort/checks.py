@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, LoopConfig, Recipe
+from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, LoraConfig, Recipe
 from retort.distill_checks import check_distillation
 from retort.errors import UserError
 from retort.student_checks import check_student
+
+
+class UnknownChoice(UserError):
+    """A word that is not among the choices of its key."""
 
 
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
@@ -23,18 +28,6 @@ def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where:
         _choose(key, value, allowed, where)
 
 
-def check_loop(training: LoopConfig, where: str) -> None:
-    """Numbers of a training that cannot be, whatever learns.
-
-    Raises:
-        UserError: with the key and its value.
-    """
-    for name in ("eden_steps", "eden_epochs"):
-        value = getattr(training, name)
-        if not value > 0.0:
-            raise UserError(f"training.{name} is {value:g}", where=where, remedy="Choose above 0")
-
-
 def check_recipe(recipe: Recipe, where: str) -> None:
     """Cross-checks between fields.
 
@@ -42,7 +35,6 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         UserError: with the key, its value and what it may be.
     """
     check_choices(recipe, CHOICES, where)
-    check_loop(recipe.training, where)
     for name, teacher in recipe.teachers.items():
         for key, choices in TEACHER_CHOICES.items():
             _choose(f"teachers.{name}.{key}", getattr(teacher, key), choices, where)
@@ -50,6 +42,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         for key, choices in ROW_CHOICES.items():
             _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)
         _choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers), where)
+    _check_lora(recipe.training.lora, where)
     check_distillation(recipe, where)
     _check_tokenizer(recipe, where)
     _check_data(recipe, where)
@@ -81,10 +74,79 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Set training.init or training.warm_start, or leave it out",
         )
+    for name in training.allow:
+        _choose("training.allow", name, ("new_output",), where)
+
+
+def _check_lora(lora: LoraConfig, where: str) -> None:
+    if lora.rank < 1:
+        raise UserError(f"training.lora.rank is {lora.rank}", where=where, remedy="Give 1 or more, e.g. 8")
+    if not lora.alpha > 0.0:
+        raise UserError(f"training.lora.alpha is {lora.alpha:g}", where=where, remedy="Choose above 0")
+    if not 0.0 <= lora.dropout < 1.0:
+        raise UserError(
+            f"training.lora.dropout is {lora.dropout:g}", where=where, remedy="Choose from 0 to less than 1"
+        )
+
+
+def _check_shares(recipe: Recipe, where: str) -> None:
+    """The entries of `data.train`, and that they can fill a batch together."""
+    for index, entry in enumerate(recipe.data.train):
+        _check_entry(f"data.train[{index}]", entry, where)
+    shares = [share for share in recipe.data.train_shares if share is not None]
+    spoken, total = recipe.data.spoken, sum(shares)
+    if not shares:
+        return
+    if spoken.voices and spoken.transcripts:
+        raise UserError(
+            "data.train has shares, but data.spoken.transcripts replaces its recordings",
+            where=where,
+            remedy="Set data.spoken.transcripts: false, or leave the shares out",
+        )
+    others = len(shares) < len(recipe.data.train) or bool(spoken.voices and spoken.sentences)
+    if others and not total < 1.0 - 1e-6:
+        raise UserError(
+            f"the shares of data.train sum to {total:g}, which leaves nothing for the data without a share",
+            where=where,
+            remedy="Let them sum to less than 1",
+        )
+    if not others and abs(total - 1.0) > 1e-3:
+        raise UserError(
+            f"the shares of data.train sum to {total:g}",
+            where=where,
+            remedy="Let them sum to 1, or leave out that of one entry",
+        )
+
+
+def _check_entry(key: str, entry: object, where: str) -> None:
+    if isinstance(entry, str):
+        return
+    keys = {str(name) for name in entry} if isinstance(entry, dict) else set()
+    if not isinstance(entry, dict) or "source" not in keys or keys - {"source", "share"}:
+        raise UserError(f"{key} is {entry}", where=where, remedy="Give a path, or {source: PATH, share: 0.3}")
+    source, share = entry["source"], entry.get("share")
+    if not isinstance(source, str) or not source:
+        raise UserError(f"{key}.source is {source}", where=where, remedy="Give a manifest or a Kaldi folder")
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if share is not None and not (number and 0.0 < share <= 1.0):
+        raise UserError(f"{key}.share is {share}", where=where, remedy="Give a number above 0, at most 1")
+
+
+def _check_tests(recipe: Recipe, where: str) -> None:
+    """Scores are named by the last two parts of a path."""
+    names = [Path(each).parts[-2:] for each in recipe.data.test]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(
+            f"two entries of data.test would both be called {'/'.join(twice)}",
+            where=where,
+            remedy="Name each once; rename the folder of one",
+        )
 
 
 def _check_data(recipe: Recipe, where: str) -> None:
     """What is heard, how it is changed, and the graph that a hybrid system searches."""
+    _check_shares(recipe, where)
+    _check_tests(recipe, where)
     speeds, spoken = recipe.augment.speeds, recipe.data.spoken
     if recipe.augment.noise and recipe.features.storage == "disk":
         raise UserError(
@@ -92,28 +154,20 @@ def _check_data(recipe: Recipe, where: str) -> None:
         )
     if len(set(speeds)) < len(speeds) or not speeds:
         raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Name different speeds")
-    for name in ("words", "rate", "pitch", "snr", "speed"):
-        values = getattr(spoken, name)
-        if len(values) != 2 or values[0] > values[1]:
-            raise UserError(
-                f"data.spoken.{name} is {list(values)}", where=where, remedy="Give the lowest and the highest"
-            )
-    if not 0.5 <= spoken.speed[0] <= spoken.speed[1] <= 2.0:
-        raise UserError(
-            f"data.spoken.speed is {list(spoken.speed)}", where=where, remedy="Choose within 0.5 and 2"
-        )
-    for name in ("mixes", "worst"):
-        if not 0.0 <= (value := getattr(spoken, name)) <= 1.0:
-            raise UserError(f"data.spoken.{name} is {value:g}", where=where, remedy="Choose 0 to 1")
-    if spoken.processes < 0:
-        raise UserError(
-            f"data.spoken.processes is {spoken.processes}", where=where, remedy="Choose 0 or above"
-        )
+    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr", "speed")}
+    pairs["augment.noise_snr"] = recipe.augment.noise_snr
+    pairs["batches, minimum_seconds and maximum_seconds,"] = [
+        recipe.batches.minimum_seconds,
+        recipe.batches.maximum_seconds,
+    ]
+    for key, values in pairs.items():
+        if values[0] > values[1]:
+            raise UserError(f"{key} is {list(values)}", where=where, remedy="Give the lower one first")
     if spoken.sentences and not spoken.voices:
         raise UserError(
             "data.spoken.sentences without a voice", where=where, remedy="Set data.spoken.voices, e.g. 16"
         )
-    if not recipe.hybrid.acoustic_scales or min(recipe.hybrid.acoustic_scales) <= 0.0:
+    if not recipe.hybrid.acoustic_scales:
         raise UserError(
             f"hybrid.acoustic_scales is {list(recipe.hybrid.acoustic_scales)}",
             where=where,
@@ -123,4 +177,4 @@ def _check_data(recipe: Recipe, where: str) -> None:
 
 def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> None:
     if value not in choices:
-        raise UserError(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
+        raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
-from retort.errors import UserError, complain
+from retort.errors import UserError, complain, say_aside, system_error
+from retort.files import check_local
+from retort.signals import told
 from retort.verbs.evaluate import evaluate
+from retort.verbs.export import export
 from retort.verbs.fetch import fetch
 from retort.verbs.info import info
+from retort.verbs.label import label
 from retort.verbs.lm import lm
 from retort.verbs.release import release
 from retort.verbs.screen import (
     EXPERIMENTS,
-    STOPPED,
     Overrides,
     RecipeName,
+    check_places,
     console,
+    finite,
     first_process,
+    local_path,
+    print_change,
     print_evaluation,
     say_rejected,
     tell,
@@ -62,21 +70,53 @@ class Kind(StrEnum):
     synthetic = "synthetic"
 
 
+@told(lambda: AFTER.get(next(iter(sys.argv[1:]), ""), ""))
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
+    prepare_streams()
+    show_warnings()
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()  # here a disk that is full can still be reported
     except UserError as error:
         complain(str(error))
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has gone
+        sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        complain(f"{error.filename or 'disk'}: the disk is full. Free space, run again")
+        complain(system_error(error))
         sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == STOPPED:  # what typer makes of Ctrl-C
-            complain(f"stopped{AFTER.get(next(iter(sys.argv[1:]), ''), '')}")
+    except MemoryError:
+        complain("there is not enough memory. Choose smaller sizes, batches or beams")
+        sys.exit(2)
+
+
+def show_warnings() -> None:
+    """Print what this package logs (a file that ends early) as lines of their own on stderr, each only once."""
+    shown: set[str] = set()
+
+    class Aside(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = record.getMessage()
+            if line not in shown:
+                shown.add(line)
+                say_aside(line)
+
+    log = logging.getLogger("retort")
+    log.addHandler(Aside(logging.WARNING))
+    log.propagate = False
+
+
+def _flush() -> None:
+    """Write what was printed; where that fails, the rest is given up, for else it would fail again at the end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
 
@@ -91,7 +131,10 @@ def prepare(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split."
+        ),
     ],
     held_out: Annotated[
         float,
@@ -99,12 +142,22 @@ def prepare(
             help="table without a split column: share of speakers for validation, and again for test."
         ),
     ] = 0.0,
+    max_hours: Annotated[
+        float,
+        typer.Option(
+            min=0.0, callback=finite, help="table, kaldi: a longer recording is left out and listed."
+        ),
+    ] = 24.0,
 ) -> None:
     """Turn a corpus into lhotse manifests."""
     from retort.corpora import PREPARERS
     from retort.progress import stage_progress
 
+    check_local(source)
+    check_places(out)
     options = {"held_out": held_out} if kind is Kind.table else {}
+    if kind in (Kind.table, Kind.kaldi):
+        options["maximum_hours"] = max_hours
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
             options["progress"] = lambda done, total: progress("synthesis", done, total)  # type: ignore[assignment]
@@ -126,18 +179,21 @@ def teach(
     Under torchrun every process reads its share.
     """
     tune_environment()
-    from retort.progress import stage_progress
     from retort.recipe import load_recipe
-    from retort.training.teach import teach as run_teaching
 
     loaded = load_recipe(recipe, overrides or [])
-    screen = console if os.environ.get("RANK", "0") == "0" else Console(quiet=True)
+    check_places(EXPERIMENTS)
+    from retort.progress import stage_progress
+    from retort.training.teach import teach as run_teaching
+
+    screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
     with stage_progress(screen) as progress:
         done = run_teaching(
             loaded,
             EXPERIMENTS,
             progress,
             lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}"),
+            lambda _, values: screen.print(values["note"]) if "note" in values else None,
         )
     for each in done:
         store = each.store
@@ -156,20 +212,34 @@ def train(
     recipe: RecipeName,
     overrides: Overrides = None,
     results: Annotated[
-        Path | None, typer.Option(help="JSON list to which the scores on data.test are added.")
+        Path | None,
+        typer.Option(parser=local_path, help="JSON list to which the scores on data.test are added."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="new_output: start from a model of another vocabulary, whose output layer is dropped.",
+        ),
     ] = None,
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_environment()
+    from retort.checks import check_recipe
+    from retort.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    loaded.training.allow += allow or []
+    check_recipe(loaded, "--allow")
+    check_places(EXPERIMENTS / loaded.name, results=results)
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
+    from retort.evaluation.before import score_start
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
-    from retort.recipe import load_recipe
     from retort.training.run import train as run_training
 
-    loaded = load_recipe(recipe, overrides or [])
     with training_screen(loaded.training.steps) as display:
         outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
     if not first_process():
@@ -185,7 +255,10 @@ def train(
             model, folder = outcome.recogniser.at(workplace), outcome.folder
             aligned = open_aligned(folder, source, model.student)
             evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
+            started = score_start(loaded, source, folder, workplace, progress)
         print_evaluation(source, evaluation)
+        if started is not None:
+            print_change(started.score, evaluation.score)
         if results is not None:
             add_result(
                 results,
@@ -202,9 +275,14 @@ app.command()(evaluate)
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="SCORE", help="score.json of the first system.")],
+    first: Annotated[
+        Path, typer.Argument(parser=local_path, metavar="SCORE", help="score.json of the first system.")
+    ],
     second: Annotated[
-        Path, typer.Argument(metavar="SCORE", help="score.json of the second, on the same cuts.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="SCORE", help="score.json of the second, on the same cuts."
+        ),
     ],
 ) -> None:
     """Compare two scores: paired bootstrap over speakers."""
@@ -239,12 +317,17 @@ def report(
     experiments: Annotated[
         list[Path],
         typer.Argument(
-            metavar="EXP", help="Experiments or releases; the others are compared with the first."
+            parser=local_path,
+            metavar="EXP",
+            help="Experiments or releases; the others are compared with the first.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; by default that of the first experiment, of a release exp/models/NAME."),
+        typer.Option(
+            parser=local_path,
+            help="Folder; by default that of the first experiment, of a release exp/models/NAME.",
+        ),
     ] = None,
 ) -> None:
     """Write report.html and report.md: scores, curves, fires, lengths, the worst utterances."""
@@ -255,6 +338,7 @@ def report(
     from retort.progress import stage_progress
 
     torch.set_num_threads(1)
+    check_places(out)
     with stage_progress(console) as progress:
         written = write_report(experiments, out, progress, EXPERIMENTS)
     for line in written.missing:
@@ -263,18 +347,33 @@ def report(
 
 
 app.command()(release)
+app.command()(export)
+app.command()(label)
 
 
 @app.command()
-def demo() -> None:
-    """Offline, minutes on two cores: synthesise speech, train CIF and CIF+HKD on it side by side, compare."""
+def demo(
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch",
+            help="Train CIF with and without distillation from random weights on an hour of synthetic speech instead.",
+        ),
+    ] = False,
+) -> None:
+    """Transcribe real speech with models/english, then fine-tune it with and without distillation; offline.
+
+    The fine-tuning data are a few minutes of synthetic speech. Run it from the root of the repository.
+    """
     tune_environment()
     import torch
 
-    from retort.demo import run_demo
+    from retort.demo import FINE_TUNING, FROM_SCRATCH, run_demo
 
     torch.set_num_threads(1)
-    run_demo(console, EXPERIMENTS)
+    check_places(EXPERIMENTS)
+    run_demo(console, EXPERIMENTS, tour=FROM_SCRATCH if from_scratch else FINE_TUNING)
+
 
 
 app.command()(sweep)

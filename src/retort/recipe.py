@@ -16,11 +16,23 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from retort.checks import check_recipe
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.checks import UnknownChoice, check_choices, check_recipe
+from retort.config import CHOICES, Recipe
+from retort.errors import UserError, printable
+from retort.files import UPDATE
+from retort.ranges import check_ranges
 
 T = TypeVar("T")
+
+
+class UnknownKey(UserError):
+    """A key that is no field of the schema."""
+
+
+LONGEST_PART, MOST_PARTS = 200, 10
+"""Bytes of a part of an experiment's name, and parts."""
+BROKEN = (OmegaConfBaseException, ValueError, TypeError, IndexError, ArithmeticError, RecursionError)
+"""What values of any kind, laid into a recipe, can make OmegaConf raise."""
 
 
 OTHER_KINDS = {
@@ -55,13 +67,14 @@ def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> 
     """A recipe of the kind that the dataclass `schema` describes, its values not checked against each other.
 
     Raises:
-        UserError: no such recipe, an unknown key or a value of the wrong type.
+        UserError: no such recipe, an unknown key, a value of the wrong type, a number out of its range, or a name that
+            is no folder's below the experiments.
     """
     merged = OmegaConf.structured(schema)
     for path in _with_bases(_find(recipe)):
         try:
             merged = OmegaConf.merge(merged, _read_yaml(path))
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
+        except BROKEN as error:
             raise _explain(error, str(path), schema) from None
     for override in overrides:
         _lay_over(merged, override, schema)
@@ -77,9 +90,25 @@ def read_dict(schema: type[T], values: dict[str, Any], where: str) -> T:
     """The same for any kind of recipe."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
+    except BROKEN as error:
         raise _explain(error, where, schema) from None
     return _to_object(merged, where, schema)
+
+
+def read_saved(schema: type[T], values: dict[str, Any], where: str) -> T:
+    """What of a recipe stands in a model's configuration.
+
+    Raises:
+        UserError: as :func:`read_dict`; a key or a choice that this version does not know is one of a later version.
+    """
+    try:
+        result = read_dict(schema, values, where)
+        if isinstance(result, Recipe):
+            check_choices(result, CHOICES, where)
+        return result
+    except (UnknownKey, UnknownChoice) as error:
+        what = f"a later version of Retort wrote it, or it is damaged: {error.what}"
+        raise UserError(what, where=where, remedy=UPDATE) from None
 
 
 def recipe_to_dict(recipe: object) -> dict[str, Any]:
@@ -149,10 +178,40 @@ def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
 def _to_object(merged: Any, where: str, schema: type[T]) -> T:
     try:
         result = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except UserError as error:
+        raise UserError(error.what, where=error.where or where, remedy=error.remedy) from None
+    except BROKEN as error:
         raise _explain(error, where, schema) from None
     assert isinstance(result, schema)
+    check_ranges(result, where)
+    if "name" in get_type_hints(schema):
+        check_name(vars(result)["name"], where)
     return result
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse the name of an experiment that is no path below `exp/`.
+
+    Raises:
+        UserError: it is empty, absolute or too long, has `..` in it, or characters that cannot be printed.
+    """
+
+    def bad(part: str) -> bool:
+        return (
+            part in ("", ".", "..")
+            or part != part.strip()
+            or len(part.encode(errors="replace")) > LONGEST_PART
+        )
+
+    parts = name.split("/")
+    if any(map(bad, parts)) or len(parts) > MOST_PARTS or printable(name) != name or name[0] in "~-":
+        shown = name if len(name) <= 60 else f"{name[:57]}..."
+        raise UserError(
+            f"name is '{shown}'",
+            where=where,
+            remedy="Choose a path below exp/, such as english/cif: no '..', no '/' at its ends, nothing that cannot be "
+            "printed",
+        )
 
 
 def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
@@ -166,7 +225,7 @@ def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
         raise UserError(f"cannot be read ({_one_line(error)})", where=where) from None
     try:
         OmegaConf.update(merged, key, value)
-    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+    except BROKEN as error:
         raise _explain(error, where, schema) from None
 
 
@@ -181,7 +240,7 @@ def _explain(error: Exception, where: str, schema: type) -> UserError:
         elsewhere = [each for each in known if each.split(".")[-1] == leaf]
         leaves = sorted({each.split(".")[-1] for each in known})
         near = elsewhere or difflib.get_close_matches(leaf, leaves, n=1)
-        return UserError(
+        return UnknownKey(
             f"unknown key '{key}'",
             where=where,
             remedy=f"Did you mean {' or '.join(map(repr, near))}?"

@@ -29,9 +29,9 @@ def check_sizes(student: StudentConfig, where: str) -> None:
         "cif.kernel": student.cif.kernel,
     }
     for key, kernel in kernels.items():
-        if kernel < 1 or kernel % 2 == 0:
+        if kernel % 2 == 0:
             raise UserError(f"student.{key} is {kernel}", where=where, remedy="Choose an odd number")
-    if encoder.cgmlp < 2 or encoder.cgmlp % 2:
+    if encoder.cgmlp % 2:
         raise UserError(
             f"student.encoder.cgmlp is {encoder.cgmlp}", where=where, remedy="Choose an even number"
         )
@@ -42,19 +42,13 @@ def check_sizes(student: StudentConfig, where: str) -> None:
             where=where,
             remedy=f"Name different layers from 1 to {encoder.layers}",
         )
-    if student.frontend.layers not in (1, 2):
-        raise UserError("student.frontend.layers must be 1 or 2", where=where)
-    if student.frontend.stride < 1:
-        raise UserError(
-            f"student.frontend.stride is {student.frontend.stride}", where=where, remedy="Give 1 or more"
-        )
-    if not 1 <= encoder.bottleneck <= 2 * encoder.dim and encoder.kind == "tdnnf":
+    if encoder.bottleneck > 2 * encoder.dim and encoder.kind == "tdnnf":
         raise UserError(
             f"student.encoder.bottleneck is {encoder.bottleneck}",
             where=where,
             remedy=f"Choose from 1 to {2 * encoder.dim}, twice the dim",
         )
-    if not encoder.dilations or min(encoder.dilations) < 1:
+    if not encoder.dilations:
         raise UserError(
             f"student.encoder.dilations is {list(encoder.dilations)}",
             where=where,
@@ -92,17 +86,3 @@ def _check_zipformer(encoder: EncoderConfig, where: str) -> None:
             where=where,
             remedy=f"Set student.encoder.dim: {max(encoder.zipformer.dims)}",
         )
-
-
-def check_dropout(student: StudentConfig, where: str) -> None:
-    """Probabilities of dropout that are none.
-
-    Raises:
-        UserError: with the key and its value.
-    """
-    for part in ("encoder", "cif", "decoder", "transducer"):
-        for name, value in vars(getattr(student, part)).items():
-            if name.endswith("dropout") and not 0.0 <= value < 1.0:
-                raise UserError(
-                    f"student.{part}.{name} is {value}", where=where, remedy="Choose from 0 to below 1"
-                )

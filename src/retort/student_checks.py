@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.size_checks import check_dropout, check_sizes
+from retort.size_checks import check_sizes
 from retort.student_config import DecoderConfig, StudentConfig, TransducerConfig
 
 
@@ -16,6 +16,8 @@ def check_student(recipe: Recipe, where: str) -> None:
     """
     student = recipe.student
     _check_kind(student, where)
+    _check_fires(student, where)
+    _check_window(student, where)
     if student.faithful and student.encoder.positions != "relative":
         raise UserError(
             "student.faithful needs the reference's positions",
@@ -23,15 +25,16 @@ def check_student(recipe: Recipe, where: str) -> None:
             remedy="Set student.encoder.positions: relative, or faithful: false",
         )
     _check_speech(recipe, where)
+    _check_whisper(recipe, where)
     _check_decoder(recipe, where)
+    _check_stored_layers(recipe, where)
     check_sizes(student, where)
-    check_dropout(student, where)
 
 
 def _check_kind(student: StudentConfig, where: str) -> None:
     """What students without fired embeddings have nothing of."""
     kind = student.kind
-    if kind not in ("ctc", "attention", "transducer"):
+    if kind not in ("ctc", "attention", "transducer", "whisper"):
         return
     if student.faithful:
         raise UserError(
@@ -61,14 +64,97 @@ def _check_kind(student: StudentConfig, where: str) -> None:
         _check_transducer(student.transducer, where)
 
 
-def _check_transducer(transducer: TransducerConfig, where: str) -> None:
-    for name in ("context", "layers", "dim", "joiner_dim", "symbols"):
-        if getattr(transducer, name) < 1:
+def _check_fires(student: StudentConfig, where: str) -> None:
+    """Fires at the peaks of the CTC head."""
+    if student.kind != "cif" or student.cif.fires != "ctc":
+        return
+    if student.faithful:
+        raise UserError(
+            "student.cif.fires is ctc, but student.faithful restores the reference's accumulation",
+            where=where,
+            remedy="Set faithful: false, or fires: accumulate",
+        )
+    if not student.ctc_weight > 0.0:
+        raise UserError(
+            f"student.cif.fires is ctc, but student.ctc_weight is {student.ctc_weight:g}: the CTC head would not learn",
+            where=where,
+            remedy="Set ctc_weight: 0.5",
+        )
+    default = StudentConfig()
+    for name in ("quantity_weight", "alignment_weight"):
+        if (weight := getattr(student, name)) not in (0.0, getattr(default, name)):
             raise UserError(
-                f"student.transducer.{name} is {getattr(transducer, name)}",
+                f"student.{name} is {weight:g}, but student.cif.fires is ctc: no CIF weights are estimated",
                 where=where,
-                remedy="Give 1 or more",
+                remedy="Leave it out, or set fires: accumulate",
             )
+
+
+def _check_window(student: StudentConfig, where: str) -> None:
+    """Attention of the decoder to a window of frames."""
+    window = student.decoder.window
+    if window < 0:
+        raise UserError(
+            f"student.decoder.window is {window}",
+            where=where,
+            remedy="Give a number of frames, 0 for no attention",
+        )
+    if window == 0:
+        return
+    for key, other in (
+        ("student.kind", None if student.kind == "cif" else student.kind),
+        ("student.decoder.kind", None if student.decoder.kind == "autoregressive" else student.decoder.kind),
+        ("student.faithful", "true" if student.faithful else None),
+    ):
+        if other is not None:
+            raise UserError(
+                f"student.decoder.window is {window}, but {key} is {other}",
+                where=where,
+                remedy="Set window: 0: the autoregressive decoder of a CIF student that is not faithful alone has one",
+            )
+
+
+def _check_stored_layers(recipe: Recipe, where: str) -> None:
+    """Frozen lower layers of the encoder whose outputs are stored."""
+    training, encoder = recipe.training, recipe.student.encoder
+    stored = training.stored_layers
+    if not 0 <= stored <= encoder.layers:
+        raise UserError(
+            f"training.stored_layers is {stored}, student.encoder.layers is {encoder.layers}",
+            where=where,
+            remedy=f"Choose from 0 to {encoder.layers}",
+        )
+    if stored == 0:
+        return
+    if recipe.student.kind == "hybrid":
+        raise UserError(
+            f"training.stored_layers is {stored}, but student.kind is hybrid",
+            where=where,
+            remedy="Leave it out: a hybrid student learns from features",
+        )
+    if not (encoder.model or training.init or training.warm_start):
+        raise UserError(
+            f"training.stored_layers is {stored} without a model to start from: these layers would stay random",
+            where=where,
+            remedy="Set student.encoder.model, training.init or training.warm_start, or leave it out",
+        )
+    if recipe.augment.noise:
+        raise UserError(
+            "augment.noise changes the wave at each visit, but training.stored_layers stores what layers make of it",
+            where=where,
+            remedy="Leave one of them out",
+        )
+    for index, row in enumerate(recipe.distill):
+        name, _, number = row.tap.partition(".")
+        if name == "frames" and number.isdecimal() and int(number) < stored:
+            raise UserError(
+                f"distill[{index}].tap is {row.tap}, but training.stored_layers is {stored}: that layer does not learn",
+                where=where,
+                remedy=f"Choose frames.{stored} or a later layer",
+            )
+
+
+def _check_transducer(transducer: TransducerConfig, where: str) -> None:
     if transducer.monotonic and transducer.symbols > 1:
         raise UserError(
             f"student.transducer.symbols is {transducer.symbols}, but a monotonic transducer has one token a frame",
@@ -100,7 +186,10 @@ def _check_speech(recipe: Recipe, where: str) -> None:
         "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no bands"),
         "student.encoder.layers": (encoder.layers, 1, "Set 1: the whole model counts as one"),
     }
-    of_whisper = {"features.cmvn": (features.cmvn, False, "Set false: Whisper's features are scaled already")}
+    of_whisper = {
+        "features.cmvn": (features.cmvn, False, "Set false: Whisper's features are scaled already"),
+        "features.sampling_rate": (features.sampling_rate, 16000, "Set 16000: Whisper reads no other rate"),
+    }
     wanted = {
         **(of_waves if features.kind == "wave" else of_whisper),
         "features.storage": (features.storage, "online", "Set online: only fbank features are stored"),
@@ -119,6 +208,31 @@ def _check_speech(recipe: Recipe, where: str) -> None:
             "student.encoder.kind is pretrained without student.encoder.model",
             where=where,
             remedy="Name a model, such as facebook/hubert-base-ls960",
+        )
+
+
+def _check_whisper(recipe: Recipe, where: str) -> None:
+    """A Whisper student, and what is of Whisper's features and tokenizer only."""
+    if recipe.student.kind == "whisper":
+        for key, value, allowed in (
+            ("student.encoder.kind", recipe.student.encoder.kind, ("pretrained",)),
+            ("features.kind", recipe.features.kind, ("whisper",)),
+            ("tokenizer.kind", recipe.tokenizer.kind, ("whisper", "init")),
+        ):
+            if value not in allowed:
+                raise UserError(
+                    f"{key} is {value}, but student.kind is whisper", where=where, remedy=f"Set {key}: {allowed[0]}"
+                )
+    if recipe.tokenizer.kind == "whisper" and not (recipe.tokenizer.model or recipe.student.encoder.model):
+        raise UserError(
+            "tokenizer.kind is whisper without a model", where=where, remedy="Set tokenizer.model: whisper-base"
+        )
+    pad = recipe.features.pad_seconds
+    if pad < 0.0 or (pad and recipe.features.kind != "whisper"):
+        raise UserError(
+            f"features.pad_seconds is {pad:g}, features.kind is {recipe.features.kind}",
+            where=where,
+            remedy="Give 0 or more, above 0 for whisper only",
         )
 
 
@@ -158,7 +272,3 @@ def _check_parallel(decoder: DecoderConfig, where: str) -> None:
                 where=where,
                 remedy="Leave it out, or set kind: autoregressive",
             )
-    if not 0.0 <= decoder.glancing <= 1.0:
-        raise UserError(
-            f"student.decoder.glancing is {decoder.glancing}", where=where, remedy="Choose from 0 to 1"
-        )

@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet
+from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 from torch import Tensor
 
 from retort.config import FeatureConfig
@@ -116,6 +118,15 @@ class Full:
             raise OSError(28, "No space left on device")
         self.file.write(text)
 
+    def __enter__(self) -> Full:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
     def flush(self) -> None:
         self.file.flush()
 
@@ -171,24 +182,15 @@ class TestFullDisk:
     def test_while_the_manifest_is_written(
         self, cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        opened = CutSet.open_writer
+        opened = Path.open
 
-        def open_full(path: Path, **options: object) -> object:
-            writer = opened(path, **options)
-            enter = type(writer).__enter__
-
-            def entered(self: object) -> object:
-                result = enter(self)
-                writer.file = Full(writer.file, 4)  # a line and its end are two writes
-                return result
-
-            monkeypatch.setattr(type(writer), "__enter__", entered)
-            return writer
+        def open_full(path: Path, mode: str = "r", **options: Any) -> Any:
+            file = opened(path, mode, **options)
+            return Full(file, 2) if (path.name, mode) == ("cuts.jsonl", "a") else file
 
         with monkeypatch.context() as patch:
-            patch.setattr(CutSet, "open_writer", open_full)
+            patch.setattr(Path, "open", open_full)
             self.refused(cuts, tmp_path / "cache")
-            monkeypatch.undo()
         manifest = tmp_path / "cache" / "cuts.jsonl"
         assert not manifest.read_bytes().endswith(b"\n")
         self.goes_on(cuts, tmp_path / "cache", 2, monkeypatch)
@@ -221,11 +223,84 @@ def test_nothing_left_is_an_error(cuts: CutSet, tmp_path: Path) -> None:
         store_features(cuts, tmp_path / "cache", CONFIG)
 
 
-def test_a_broken_store_is_a_bad_utterance(cuts: CutSet, tmp_path: Path) -> None:
+def file_of(cut: Cut) -> Path:
+    return Path(cut.features.storage_path) / cut.features.storage_key
+
+
+def other_array(path: Path) -> None:
+    np.save(path, np.zeros((3, 40), np.float32))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut short": lambda path: os.truncate(path, 50),
+    "its end cut off": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "zeros at the end": lambda path: path.write_bytes(path.read_bytes()[:-400] + bytes(400)),
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-7] + b"\x10" + path.read_bytes()[-6:]),
+    "another array": other_array,
+    "another dtype": lambda path: np.save(path, np.load(path).astype(np.float64)),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(np.zeros(3))),
+    "an archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(200)),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_features_are_made_again(cuts: CutSet, tmp_path: Path, how: str) -> None:
     stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
     first = next(iter(stored))
-    path = Path(first.features.storage_path) / first.features.storage_key
-    path.write_bytes(path.read_bytes()[:50])
+    before = CutFeatures(CONFIG)(first)
+    DAMAGE[how](file_of(first))
+    torch.testing.assert_close(CutFeatures(CONFIG)(first), before, atol=0, rtol=0)  # while it is in use
+    again, rejected = store_features(cuts, tmp_path / "cache", CONFIG)
+    assert rejected == []
+    assert list(again.ids) == list(cuts.ids)
+    torch.testing.assert_close(CutFeatures(CONFIG)(next(iter(again))), before, atol=0, rtol=0)
+
+
+def test_swapped_features_are_noticed(cuts: CutSet, tmp_path: Path) -> None:
+    stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
+    (first, second), features = list(stored)[:2], CutFeatures(CONFIG)
+    before = features(first), features(second)
+    one, other = file_of(first).read_bytes(), file_of(second).read_bytes()
+    file_of(first).write_bytes(other)
+    file_of(second).write_bytes(one)
+    again, _ = store_features(cuts, tmp_path / "cache", CONFIG)
+    for cut, expected in zip(again, before):
+        torch.testing.assert_close(features(cut), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}\n[1]\n5\n", b"\xff\xfe\n", b'{"id": "x", "features": {"storage_path": 1}}\n']
+)
+def test_a_damaged_list_of_features_is_made_again(
+    cuts: CutSet, tmp_path: Path, content: bytes | None
+) -> None:
+    store_features(cuts, tmp_path / "cache", CONFIG)
+    manifest = tmp_path / "cache" / "cuts.jsonl"
+    manifest.unlink() if content is None else manifest.write_bytes(content)
+    stored, rejected = store_features(cuts, tmp_path / "cache", CONFIG)
+    assert (list(stored.ids), rejected) == (list(cuts.ids), [])
+
+
+def test_a_list_of_features_names_no_file_elsewhere(cuts: CutSet, tmp_path: Path) -> None:
+    store_features(cuts, tmp_path / "cache", CONFIG)
+    manifest = tmp_path / "cache" / "cuts.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    elsewhere = tmp_path / "elsewhere.npy"
+    other_array(elsewhere)
+    for line in lines:
+        line["features"] |= {"storage_path": str(tmp_path), "storage_key": "../../elsewhere.npy"}
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
+    assert all((tmp_path / "cache").resolve() in file_of(cut).resolve().parents for cut in stored)
+
+
+def test_damaged_features_of_somebody_else_are_a_bad_utterance(cuts: CutSet, tmp_path: Path) -> None:
+    stored, _ = store_features(cuts, tmp_path / "cache", CONFIG)
+    first = next(iter(stored))
+    first.custom = None
+    file_of(first).write_bytes(file_of(first).read_bytes()[:50])
     with pytest.raises(BadUtterance, match="stored features cannot be read") as error:
         CutFeatures(CONFIG)(first)
     assert "\n" not in str(error.value)
@@ -257,12 +332,76 @@ class TestKey:
         assert features_key("train", cuts, CONFIG) != before
 
 
-def test_all_channels_are_heard(tmp_path: Path) -> None:
-    left = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
-    soundfile.write(tmp_path / "two.wav", np.stack([left, -0.5 * left], 1), 8000, subtype="FLOAT")
+def two_channels(folder: Path, rate: int = 8000) -> tuple[np.ndarray, np.ndarray]:
+    left, right = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 8000))
+    soundfile.write(folder / "two.wav", np.stack([left, right], 1), rate, subtype="FLOAT")
+    return left, right
+
+
+def test_our_cuts_are_the_mean_of_all_channels(tmp_path: Path) -> None:
+    left, right = two_channels(tmp_path)
     cut = make_cut("two", open_recording("two", tmp_path / "two.wav"), "A", "s")
-    np.testing.assert_allclose(load_samples(cut, 8000), 0.25 * left, atol=1e-6)
+    np.testing.assert_allclose(load_samples(cut, 8000), (left + right) / 2, atol=1e-6)
     assert load_samples(cut, 16000).shape == (16000,)
+    faster = load_samples(cut.perturb_speed(2.0), 8000)  # through lhotse, with its transforms
+    assert faster.shape == (4000,)
+    recording = Recording.from_file(tmp_path / "two.wav")
+    mean = load_samples(make_cut("two", recording, "A", "s").perturb_speed(2.0), 8000)
+    np.testing.assert_allclose(faster, mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_cut_of_a_channel_is_that_channel(tmp_path: Path, stored: bool) -> None:
+    channels = two_channels(tmp_path)
+    recording = Recording.from_file(tmp_path / "two.wav", recording_id="call")
+    cuts = []
+    for number, name in enumerate(("agent", "client")):
+        cut = recording.to_cut().to_mono()[number]
+        text = SupervisionSegment(
+            name, "call", 0.0, recording.duration, channel=number, text=name, speaker=name
+        )
+        cuts.append(fastcopy(cut, id=name, supervisions=[text]))
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    opened = open_cuts(tmp_path / "cuts.jsonl.gz").cuts
+    for cut, wave in zip(opened, channels):
+        np.testing.assert_allclose(load_samples(cut, 8000), wave, atol=1e-6)
+    if stored:
+        features, _ = store_features(opened, tmp_path / "cache", replace(CONFIG, sampling_rate=8000))
+        first, second = (CutFeatures(replace(CONFIG, sampling_rate=8000))(cut) for cut in features)
+        assert not torch.allclose(first, second)
+
+
+def test_a_cut_of_all_channels_of_lhotse_is_their_mean(tmp_path: Path) -> None:
+    left, right = two_channels(tmp_path)
+    recording = Recording.from_file(tmp_path / "two.wav")
+    cut = recording.to_cut()
+    cut.supervisions = [
+        SupervisionSegment("a", recording.id, 0.0, 1.0, channel=[0, 1], text="A", speaker="s")
+    ]
+    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl")
+    (opened,) = open_cuts(tmp_path / "cuts.jsonl").cuts
+    np.testing.assert_allclose(load_samples(opened, 8000), (left + right) / 2, atol=1e-6)
+
+
+def test_noise_is_laid_over_the_mean_of_all_channels(tmp_path: Path) -> None:
+    left, right = two_channels(tmp_path)
+    cut = make_cut("two", open_recording("two", tmp_path / "two.wav"), "A", "s")
+    noise = make_cut("n", open_recording("n", tmp_path / "two.wav"), None, "")
+    (mixed,) = CutSet.from_cuts([cut]).mix(CutSet.from_cuts([noise]), snr=300, preserve_id="left")
+    np.testing.assert_allclose(load_samples(mixed, 8000), (left + right) / 2, atol=1e-5)
+
+
+def test_sphere_and_odd_names_are_read_without_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x;touch MADE;.sph"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write(path, wave, 16000, format="NIST")
+    cut = make_cut("a", open_recording("a", path), "A", "s")
+    np.testing.assert_allclose(load_samples(cut, 16000), wave, atol=1e-4)
+    assert len(load_samples(cut.perturb_speed(0.5), 16000)) == 32000
+    assert not (tmp_path / "MADE").exists()
 
 
 def test_rejected_lines_are_json(cuts: CutSet, tmp_path: Path) -> None:

@@ -192,7 +192,22 @@ def test_a_command_is_refused_with_the_line_that_runs_it(folder: Path, tmp_path:
     found = read_kaldi(odd)
     assert [cut.id for cut in found.cuts] == ["a", "b", "c"]
     assert [cut.load_audio().shape[1] for cut in found.cuts] == [16000] * 3
-    assert (odd / "wav.scp.piped").is_file()
+    assert len(list(odd.glob("wav.*/wav.scp.piped"))) == 1
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_that_line_reads_every_line_and_stays_in_the_folder(folder: Path, tmp_path: Path, end: str) -> None:
+    source = folder.parent / "audio"
+    names = ["../../out", "a/b", "$(touch${IFS}evil)"]
+    lines = [f"{name} cat {source}/a.wav |" for name in names]
+    (folder / "text").write_text("\n".join(f"{name} ONE" for name in names))
+    (folder / "wav.scp").write_bytes((end or "\n").join(lines).encode() + end.encode())
+    outside = {path for path in folder.parent.parent.rglob("*") if folder not in path.parents}
+    with pytest.raises(UserError) as caught:
+        read_kaldi(folder)
+    subprocess.run(["bash", "-c", caught.value.remedy.split(": ", 1)[1]], check=True, cwd=tmp_path)
+    assert [cut.id for cut in read_kaldi(folder).cuts] == names
+    assert {path for path in folder.parent.parent.rglob("*") if folder not in path.parents} == outside
 
 
 def test_prepare_one_folder(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from safetensors.torch import load_file, save_file
 
 import retort
 from retort.audio.files import resample
-from retort.audio.pauses import cut_at_pauses
-from retort.decoding.recogniser import Recogniser, load
+from retort.audio.segments import segments
+from retort.audio.speech import open_detector
+from retort.decoding.no_speech import UNCALIBRATED
+from retort.decoding.options import DecodingOptions
+from retort.decoding.recogniser import Recogniser, load, store_no_speech
 from retort.decoding.transcript import TimedText
 from retort.errors import BadUtterance, UserError
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer
@@ -78,33 +83,80 @@ def test_any_rate_and_any_number_of_channels(recogniser: Recogniser, tmp_path: P
     assert_in_order(got.tokens, 2.0)
 
 
+def quiet(seconds: float, level: float = 5e-4) -> np.ndarray:
+    return (level * np.random.default_rng(1).standard_normal(int(seconds * RATE))).astype(np.float32)
+
+
 def test_a_long_file_is_cut_at_its_pauses_and_timed_as_a_whole(
     recogniser: Recogniser, tmp_path: Path
 ) -> None:
-    hush = 0.0005 * np.random.default_rng(1).standard_normal(int(0.6 * RATE)).astype(np.float32)
+    hush = quiet(0.6)
     samples = np.concatenate([speech(2.5, seed=1), hush, speech(3.0, seed=2), hush, speech(2.0, seed=3)])
     seconds = len(samples) / RATE
     transcript = recogniser.transcribe(write(tmp_path, samples), longest=4.0)
-    ranges = cut_at_pauses(samples, RATE, 4.0)
-    assert len(ranges) >= 3
-    assert all(2.5 * RATE < start < 3.1 * RATE for start, _ in ranges[1:2])  # in the first pause
+    found = list(segments([samples], RATE, open_detector("energy", RATE), 4.0))
+    assert len(found) >= 3
+    assert 2.5 * RATE < found[1].start < 3.1 * RATE  # in the first pause
 
-    tokens: list[TimedText] = []
-    texts = []
-    for start, end in ranges:
-        part = recogniser.transcribe_samples(samples[start:end])
-        texts.append(part.text)
-        tokens += [
-            TimedText(each.text, each.start + start / RATE, each.end + start / RATE, each.confidence)
-            for each in part.tokens
-        ]
-    assert transcript.text == " ".join(texts)
-    assert [each.text for each in transcript.tokens] == [each.text for each in tokens]
-    for got, expected in zip(transcript.tokens, tokens):
-        assert (got.start, got.end) == pytest.approx((expected.start, expected.end), abs=1e-6)
+    pieces = list(recogniser.pieces([samples], longest=4.0))
+    assert [round(each.offset * RATE) for each in pieces] == [each.start for each in found]
+    hypotheses = recogniser.decode([each.features for each in pieces])
+    texts = [recogniser.tokenizer.decode(each.ids) for each in hypotheses]
+    assert transcript.text.split() == " ".join(texts).split()
     assert_in_order(transcript.tokens, seconds)
     assert_in_order(transcript.words, seconds)
     assert transcript.tokens[-1].start > 5.0
+
+
+@pytest.mark.parametrize("level", [0.0, 5e-4])
+def test_silence_around_speech_changes_neither_text_nor_times(recogniser: Recogniser, level: float) -> None:
+    samples = np.concatenate([quiet(0.5, level), speech(2.0), quiet(0.5, level)])
+    alone = recogniser.transcribe_samples(samples)
+    padded = recogniser.transcribe_samples(np.concatenate([quiet(7.0, level), samples, quiet(6.0, level)]))
+    assert len(padded.tokens) > 3
+    assert all(7.3 < each.start <= each.end < 9.7 for each in padded.words)
+    assert abs(len(padded.tokens) - len(alone.tokens)) <= 1
+    assert padded.tokens[0].start == pytest.approx(alone.tokens[0].start + 7.0, abs=0.1)
+
+
+@pytest.mark.parametrize("wave", ["white", "hum"])
+def test_noise_gives_no_words(recogniser: Recogniser, wave: str) -> None:
+    noise = quiet(4.0, 0.05) if wave == "white" else 0.2 * np.sin(2 * np.pi * 50 * np.arange(4 * RATE) / RATE)
+    found = recogniser.transcribe_samples(noise)
+    assert (found.text, found.words, found.tokens, found.no_speech) == ("", [], [], 1.0)
+    kept = recogniser.transcribe_samples(noise, options=DecodingOptions(vad="none"))
+    assert 0.0 <= kept.no_speech < 1.0
+
+
+def test_a_threshold_takes_words_away(recogniser: Recogniser, tmp_path: Path) -> None:
+    samples = speech(2.0)
+    found = recogniser.transcribe_samples(samples)
+    assert found.text
+    assert 0.0 < found.no_speech < 1.0
+    silent = recogniser.transcribe_samples(
+        samples, options=DecodingOptions(no_speech_threshold=found.no_speech / 2)
+    )
+    assert (silent.text, silent.words, silent.no_speech) == ("", [], found.no_speech)
+
+    recogniser.save(tmp_path / "model")
+    store_no_speech(tmp_path / "model", replace(UNCALIBRATED, threshold=found.no_speech / 2))
+    calibrated = load(tmp_path / "model")
+    assert calibrated.fingerprint() != recogniser.fingerprint()
+    assert calibrated.transcribe_samples(samples).text == ""
+    kept = calibrated.transcribe_samples(samples, options=DecodingOptions(no_speech_threshold=1.0))
+    assert kept.text == found.text
+    calibrated.save(tmp_path / "again")
+    assert load(tmp_path / "again").no_speech == calibrated.no_speech
+
+
+@pytest.mark.parametrize(
+    "content", [3, {}, {"signals": []}, {"signals": {"confidence": [0, 0, 1]}, "bias": 0, "threshold": 1}]
+)
+def test_a_broken_threshold_is_refused(recogniser: Recogniser, tmp_path: Path, content: object) -> None:
+    recogniser.save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "no_speech": content}))
+    assert "broken" in refused(tmp_path / "model")
 
 
 def test_a_batch_gives_what_each_gives_alone(recogniser: Recogniser) -> None:
@@ -174,7 +226,13 @@ def test_a_model_folder_holds_what_a_user_needs_and_nothing_else(
 ) -> None:
     recogniser.save(tmp_path / "model")
     names = sorted(str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*"))
-    assert names == ["config.json", "model.safetensors", "tokenizer", "tokenizer/tokenizer.json"]
+    assert names == [
+        "checksums.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer",
+        "tokenizer/tokenizer.json",
+    ]
     weights = load_file(tmp_path / "model" / "model.safetensors")
     assert set(weights) == set(recogniser.student.state_dict())
     assert set(json.loads((tmp_path / "model" / "config.json").read_text())) == {
@@ -296,7 +354,7 @@ def test_a_config_that_does_not_fit(model: Path, section: str, change: dict[str,
     config = json.loads((model / "config.json").read_text())
     config[section].update(change)
     (model / "config.json").write_text(json.dumps(config))
-    assert "broken" in refused(model)
+    refused(model)
 
 
 @pytest.mark.parametrize("name", ["vocabulary", "student", "features", "normaliser", "format"])
@@ -308,19 +366,21 @@ def test_a_config_with_a_key_missing(model: Path, name: str) -> None:
 
 
 def test_weights_missing_cut_short_or_of_another_model(model: Path, make_recogniser: MakeRecogniser) -> None:
+    (model / "checksums.json").unlink()
     weights = model / "model.safetensors"
     content = weights.read_bytes()
     for broken in (content[: len(content) // 2], content[:-1], b"", b"no tensors"):
         weights.write_bytes(broken)
-        assert "broken" in refused(model)
+        refused(model)
     weights.unlink()
-    assert "missing" in refused(model)
+    refused(model)
     make_recogniser(layers=1).save(model.parent / "other")
     shutil.copy(model.parent / "other" / "model.safetensors", weights)
     assert "broken" in refused(model)
 
 
 def test_a_tensor_missing_or_too_many(model: Path) -> None:
+    (model / "checksums.json").unlink()
     path = model / "model.safetensors"
     weights = load_file(path)
     save_file({**weights, "decoder.more": torch.zeros(3)}, path)
@@ -336,4 +396,102 @@ def test_a_tokenizer_missing_or_of_another_size(model: Path) -> None:
     shutil.rmtree(model / "tokenizer")
     assert "tokenizer" in refused(model)
     CharacterTokenizer.train(["ab"]).save(model / "tokenizer")
+    refused(model)
+    (model / "checksums.json").unlink()
     assert "vocabulary" in refused(model)
+
+
+def flip(path: Path, share: float = 0.5) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * share)] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer/tokenizer.json"])
+def test_a_flipped_bit_is_noticed(model: Path, name: str) -> None:
+    load(model)
+    for share in (0.1, 0.5, 0.9):
+        before = (model / name).read_bytes()
+        flip(model / name, share)
+        refused(model)
+        (model / name).write_bytes(before)
+    load(model)
+
+
+def test_zeros_at_the_end_and_a_file_of_another_model_are_noticed(model: Path) -> None:
+    path = model / "model.safetensors"
+    before = path.read_bytes()
+    path.write_bytes(before[:-4000] + bytes(4000))
+    refused(model)
+    path.write_bytes(before)
+    save_file({name: each + 1 for name, each in load_file(path).items()}, path)
+    assert path.stat().st_size == len(before)
+    refused(model)
+
+
+def test_a_model_without_checksums_is_opened(model: Path) -> None:
+    (model / "checksums.json").unlink()
+    load(model)
+
+
+def test_a_configuration_that_was_edited_is_opened(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    del config["student"]["faithful"]
+    (model / "config.json").write_text(json.dumps(config))
+    load(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("which", [0, -1])
+def test_weights_that_are_not_finite(model: Path, value: float, which: int) -> None:
+    (model / "checksums.json").unlink()
+    path = model / "model.safetensors"
+    weights = load_file(path)
+    name = [name for name, each in weights.items() if each.is_floating_point()][which]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, path)
+    assert name in refused(model)
+
+
+def test_weights_of_another_type(model: Path) -> None:
+    (model / "checksums.json").unlink()
+    path = model / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name, each in weights.items() if each.is_floating_point())
+    save_file({**weights, name: weights[name].to(torch.int32)}, path)
+    assert name in refused(model)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("student", {"kind": "diffusion"}),
+        ("student", {"encoder": {"kind": "mamba"}}),
+        ("student", {"encoder": {"positions": "alibi"}}),
+        ("student", {"encoder": {"convolution_norm": "group"}}),
+        ("student", {"cif": {"activation": "gelu"}}),
+        ("student", {"decoder": {"kind": "diffusion"}}),
+        ("student", {"frontend": {"kind": "sinc"}}),
+        ("normaliser", {"case": "title"}),
+        ("normaliser", {"form": "NFX"}),
+        ("features", {"kind": "mfcc"}),
+        ("student", {"encoder": {"heads": 0}}),
+        ("student", {"encoder": {"layers": 10**12}}),
+        ("student", {"encoder": {"dim": 10**9, "feedforward": 10**9}}),
+    ],
+)
+def test_a_configuration_that_this_version_does_not_know(
+    model: Path, section: str, change: dict[str, Any]
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    for key, value in change.items():
+        config[section][key] = config[section][key] | value if isinstance(value, dict) else value
+    (model / "config.json").write_text(json.dumps(config))
+    refused(model)
+
+
+def test_a_configuration_with_a_part_of_a_later_version(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "second_pass": {"kind": "x"}}))
+    assert "second_pass" in refused(model)

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from retort.corpora.cuts import Prepared, Rejected
 from retort.corpora.opening import open_cuts
-from retort.demo import run_demo, tour
+from retort.demo import FINE_TUNING, FROM_SCRATCH, run_demo, tour
 from retort.errors import UserError
 from retort.evaluation import Comparison
 from retort.sweeps import side_by_side
@@ -26,11 +27,13 @@ TINY = [
 ]  # fmt: skip
 
 
+SMALL = replace(FROM_SCRATCH, sentences={"train": 24, "validation": 3, "test": 8})
+
+
 @pytest.fixture
 def console(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Console:
     """Of a demo with a handful of sentences, run in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tour, "SENTENCES", {"train": 24, "validation": 3, "test": 8})
     return Console(file=io.StringIO(), width=160)
 
 
@@ -40,7 +43,7 @@ def text_of(console: Console) -> str:
 
 
 def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_demo(console, Path("exp"), TINY)
+    run_demo(console, Path("exp"), TINY, SMALL)
     said = {
         split: {cut.supervisions[0].text for cut in open_cuts(f"exp/demo/data/{split}.jsonl.gz").cuts}
         for split in ("train", "validation", "test")
@@ -62,7 +65,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     # A second call starts nothing, and shows the same again.
     monkeypatch.setattr(side_by_side, "COMMAND", ("no-such-program",))
     again = Console(file=io.StringIO(), width=160)
-    run_demo(again, Path("exp"), TINY)
+    run_demo(again, Path("exp"), TINY, SMALL)
     assert "trained and scored already" in text_of(again)
     table = re.compile(rf"│ CIF[^│]*│ {rate} +│ {rate} ")
     assert len(table.findall(shown)) == 2
@@ -80,7 +83,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     with pytest.raises(
         UserError, match=r"^exp/demo/hkd.log: training failed \(exit code 1\): the teacher is ill$"
     ):
-        run_demo(again, Path("exp"), TINY)
+        run_demo(again, Path("exp"), TINY, SMALL)
     assert weights.read_bytes() == first
     assert re.search(rf"│ CIF +│ {rate} +│ {rate} ", text_of(again))
     assert "│ CIF+HKD" not in text_of(again)
@@ -93,7 +96,7 @@ def test_a_sentence_that_cannot_be_spoken_stops_it(console: Console, monkeypatch
 
     monkeypatch.setattr(tour, "PREPARERS", {"synthetic": broken})
     with pytest.raises(UserError, match="1 sentences could not be spoken"):
-        run_demo(console, Path("exp"))
+        run_demo(console, Path("exp"), tour=SMALL)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +118,10 @@ def test_whichever_is_ahead_is_said(second: float, low: float, high: float, begi
 def test_all_that_failed_is_one_line() -> None:
     failed = {name: UserError(f"{name} broke", where=f"{name}.log") for name in "ab"}
     assert str(tour._together(failed)) == "a.log: a broke; b.log: b broke"
+
+
+def test_without_the_released_model_it_is_one_line(console: Console) -> None:
+    with pytest.raises(UserError) as caught:
+        run_demo(console, Path("exp"), tour=FINE_TUNING)
+    assert "models/english" in str(caught.value)
+    assert not Path("exp").exists()

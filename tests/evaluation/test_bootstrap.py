@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from retort.errors import UserError
 from retort.evaluation import bootstrap
 from retort.evaluation.bootstrap import SEED, compare, interval, intervals, pooled, share_of_gain
-from retort.evaluation.scoring import Counts, Score, UtteranceScore
+from retort.evaluation.scoring import UNDEFINED, Counts, Score, UtteranceScore
 
 
 def make_score(errors: NDArray[np.int64], words: int = 20, each: int = 2) -> Score:
@@ -87,7 +87,9 @@ def test_one_speaker_falls_back_to_utterances_and_says_so() -> None:
 def test_one_utterance_and_empty_references() -> None:
     found = interval([Counts(4, 1)], ["s"])
     assert (found.low, found.rate, found.high) == (0.25, 0.25, 0.25)
-    assert interval([Counts(0), Counts(0)], ["s", "t"]).high == 0.0
+    nothing = interval([Counts(0), Counts(0, insertions=3)], ["s", "t"])
+    assert (nothing.rate_text, nothing.range_text) == (UNDEFINED, "")
+    assert "no word" in nothing.note
     with pytest.raises(ValueError, match="0 utterances"):
         interval([], [])
 

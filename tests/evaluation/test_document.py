@@ -70,7 +70,7 @@ def test_an_alignment_marks_each_kind_of_error() -> None:
 def test_markdown() -> None:
     text = to_markdown(whole())
     assert "# A & B\n\nlead\n" in text
-    assert "> something <missing>" in text
+    assert "> something \\<missing\\>" in text
     assert "| x | 1\\|2 |" in text
     assert "a picture\n\n| n |\n| --- |\n| 7 |" in text
     assert "*Pictures: loss.*" in text
@@ -84,3 +84,31 @@ def test_markdown_lays_one_unit_under_the_other() -> None:
         "hyp  the ·   bee us 你",
         "         ^^^ ^^^ ^^ ^^",
     ]
+
+
+def test_names_are_no_markdown() -> None:
+    hostile = "a|b\n# c <script>x</script> [y](javascript:z) ``` \x1b[2J _d_"
+    found = Document(
+        hostile,
+        hostile,
+        [
+            Section(
+                hostile,
+                [
+                    Paragraph(hostile, "note"),
+                    Table((hostile, "n"), [[hostile, "1"]]),
+                    Folded(hostile, [Alignment(hostile, [("```", hostile)])]),
+                ],
+            )
+        ],
+    )
+    text = to_markdown(found)
+    assert "\x1b" not in text
+    assert "\x1b" not in to_html(found)
+    outside = re.sub(r"(?ms)^(`{4,})text$.*?^\1$", "", text)
+    assert outside != text
+    for live in ("<script>", "](java", "\n# c", " _d_"):
+        assert live not in outside
+    rows = [line for line in outside.splitlines() if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+    assert "run `retort x`" in to_markdown(Document("t", "run `retort x`", []))

@@ -51,7 +51,7 @@ def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
         ("training.mask=0.2", "Did you mean 'masking'"),
         ("text=[]", "text is empty: there is nothing to learn from"),
         ("held_out=[]", "held_out is empty: there is nothing to validate on"),
-        ("text=[{source: a.txt, repeat: 0}]", "repeat below 1"),
+        ("text=[{source: a.txt, repeat: 0}]", "text[0].repeat is 0"),
         ("training.masking=1.0", "training.masking is 1"),
         ("model.heads=3", "model.dim 256 is not a multiple of model.heads 3"),
         ("batches.longest=9999", "Choose 3 <= longest <= pieces"),
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, override: str, message: str) 
         ("ngram.arpa=a.arpa", "Name the student whose pieces the file has"),
         ("ngram.order=0", "ngram.order is 0"),
         ("ngram.prune=[2,1]", "thresholds that do not fall"),
-        ("ngram.prune=[-1]", "thresholds that do not fall"),
+        ("ngram.prune=[-1]", "ngram.prune is [-1]"),
     ],
 )
 def test_what_is_wrong_with_a_causal_model_is_one_line(tmp_path: Path, override: str, message: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.nn.ctc import label_frames
+from retort.nn.ctc import greedy_peaks, label_frames
 
 
 def collapsed(path: tuple[int, ...]) -> list[int]:
@@ -82,3 +82,31 @@ def test_no_labels_and_another_blank(count: int) -> None:
     found, valid = label_frames(log_probs, torch.tensor([9]), labels, torch.tensor([count]), blank=3)
     assert found[0].tolist() == [1, 3, 5][:count]
     assert bool(valid.all())
+
+
+def slow_peaks(log_probs: Tensor, skipped: set[int]) -> list[tuple[int, int]]:
+    """Label and frame of each, from left to right."""
+    found: list[tuple[int, int]] = []
+    before = -1
+    for frame, row in enumerate(log_probs):
+        label = int(row.argmax())
+        if label != before and label not in skipped:
+            found.append((label, frame))
+        elif label not in skipped and float(row[label]) > float(log_probs[found[-1][1], label]):
+            found[-1] = (label, frame)
+        before = label
+    return found
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 10**6))
+def test_peaks_of_the_best_path(lengths: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = (2 * torch.randn(len(lengths), 9, 5, generator=generator)).log_softmax(-1)
+    for row, length in enumerate(lengths):
+        log_probs[row, length:] = torch.nan
+    found = greedy_peaks(log_probs, torch.tensor(lengths), (0, 2))
+    for row, length in enumerate(lengths):
+        expected = slow_peaks(log_probs[row, :length], {0, 2})
+        assert [(peak.label, peak.frame) for peak in found[row]] == expected
+        for peak in found[row]:
+            assert peak.log_prob == pytest.approx(float(log_probs[row, peak.frame, peak.label]))

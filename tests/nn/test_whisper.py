@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers import WhisperFeatureExtractor, WhisperModel
 
 from retort.audio.whisper import WhisperFeatures
 from retort.config import FeatureConfig
@@ -13,35 +13,15 @@ from retort.errors import UserError
 from retort.nn.encoder import Encoder
 from retort.nn.whisper import copy_whisper_weights
 from retort.student_config import EncoderConfig, FrontendConfig
-
-SIZES = {
-    "num_mel_bins": 80,
-    "d_model": 16,
-    "encoder_layers": 3,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "max_source_positions": 1500,
-}
-
-
-def tiny_whisper() -> WhisperModel:
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        **SIZES, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=60, pad_token_id=1,
-        bos_token_id=1, eos_token_id=1, decoder_start_token_id=2,
-    )  # fmt: skip
-    model = WhisperModel(config).eval()
-    for parameter in model.parameters():  # biases and norms begin at 0 and 1, which would hide mistakes
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
+from tiny_speech import WHISPER, tiny_whisper
 
 
 def encoder(layers: int = 3, pool_after: tuple[int, ...] = (), whisper: WhisperModel | None = None) -> Encoder:
     config = EncoderConfig(
         kind="pretrained",
-        architecture={"model_type": "whisper", **SIZES},
+        architecture={"model_type": "whisper", **WHISPER},
         layers=layers,
-        dim=16,
+        dim=WHISPER["d_model"],
         dropout=0.0,
         pool_after=list(pool_after),
     )

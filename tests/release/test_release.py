@@ -151,6 +151,7 @@ def test_a_weight_beyond_half_precision(root: Path, make_release: Release, tmp_p
     name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
     weights[name].view(-1)[0] = 7e4
     save_file(weights, path)
+    (path.parent / "checksums.json").unlink()
     with pytest.raises(UserError, match="float16 cannot hold") as caught:
         make_release(experiment, tmp_path / "out", root=root)
     assert caught.value.where == name

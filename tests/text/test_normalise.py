@@ -127,3 +127,29 @@ def test_recase_leaves_what_would_grow() -> None:
 def test_classes_of_characters() -> None:
     assert [character_class(each) for each in "aé我カ3'"] == ["letter", "letter", "cjk", "cjk", "digit", "'"]
     assert not any(is_cjk(each) for each in "aé한，1 ")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        *(("I ❤\ufe0f you", "I YOU"), ("1\ufe0f\u20e3 #\ufe0f\u20e3 now", "1 NOW"), ("☎\ufe0f 555", "555")),
+        *(("hi 👩\u200d🚀 there", "HI THERE"), ("👨\u200d👩\u200d👧", ""), ("ok 👍🏽", "OK"), ("🇬🇧", "")),
+        *(
+            ("👁\ufe0f\u200d🗨\ufe0f a", "A"),
+            ("ℹ\ufe0f info ㊗\ufe0f 🈁", "INFO"),
+            ("🏴\U000e0067\U000e007f", ""),
+        ),
+        *(
+            ("❤\u0303 x", "X"),
+            ("a\u200db 1\u200d2", "AB 12"),
+            ("\u3164 \u115f", ""),
+            ("葛\U000e0100城", "葛城"),
+        ),
+        *(("क्\u200dष", "क्\u200dष"), ("می\u200cخواهم", "می\u200cخواهم"), ("അവന്\u200d", "അവന്\u200d")),
+        *(("5㎏", "5KG"), ("한국어", "한국어"), ("e\u0301te\u0301", "ÉTÉ")),
+    ],
+)
+def test_nothing_unseen_is_left_of_symbols(text: str, wanted: str) -> None:
+    normalise = Normaliser(NormaliserConfig())
+    assert normalise(text) == wanted
+    assert normalise(wanted) == wanted

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from retort.errors import UserError
@@ -115,7 +120,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("retort.training.checkpoints.os.fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=r"step 6 .*No space left.*Free space, run again") as error:
             parts.save(folder, 6)
     assert "\n" not in str(error.value)
@@ -250,3 +255,94 @@ def test_the_state_is_plain_json(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     Parts(seed=1, updates=1).save(folder, 7, seconds=1.5)
     assert json.loads((folder.path(7) / "state.json").read_text()) == {"step": 7, "seconds": 1.5}
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def not_finite(path: Path) -> None:
+    weights = load_file(path)
+    next(each for each in weights.values() if each.is_floating_point()).view(-1)[0] = float("nan")
+    save_file(weights, path)
+
+
+NAMES = ("student", "objective", "optimizer", "random")
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    **{
+        f"a bit of {name}": partial(lambda name, step: flip(step / f"{name}.safetensors"), name)
+        for name in NAMES
+    },
+    **{
+        f"{name} gone": partial(lambda name, step: (step / f"{name}.safetensors").unlink(), name)
+        for name in ("student", "objective", "random")
+    },
+    **{
+        f"zeros in {name}": partial(
+            lambda name, step: (step / name).write_bytes(bytes((step / name).stat().st_size)),
+            f"{name}.safetensors",
+        )
+        for name in NAMES
+    },
+    "a bit of the state": lambda step: flip(step / "state.json"),
+    "no state": lambda step: (step / "state.json").unlink(),
+    "another file for random": lambda step: shutil.copy(
+        step / "student.safetensors", step / "random.safetensors"
+    ),
+    "another file for the optimizer": lambda step: shutil.copy(
+        step / "student.safetensors", step / "optimizer.safetensors"
+    ),
+    "another file for the student": lambda step: shutil.copy(
+        step / "random.safetensors", step / "student.safetensors"
+    ),
+    "NaN": lambda step: not_finite(step / "student.safetensors"),
+    "the state is a list": lambda step: (step / "state.json").write_text("[1]"),
+    "the state of another step": lambda step: edit(step / "state.json", lambda state: state.update(step=1)),
+}
+
+
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, how: str, sums: bool) -> None:
+    if not sums and how.startswith("a bit"):
+        pytest.skip("only a checksum tells")
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=2)
+    parts.save(folder, 5)
+    before = {name: each.clone() for name, each in parts.student.state_dict().items()}
+    parts.update()
+    parts.save(folder, 9)
+    if not sums:
+        (folder.path(9) / "checksums.json").unlink()
+        (folder.path(5) / "checksums.json").unlink()
+    DAMAGE[how](folder.path(9))
+    state, passed_over = folder.restore(parts.student, parts.objective, parts.optimizer)
+    assert state == {"step": 5}
+    assert len(passed_over) == 1
+    assert "\n" not in passed_over[0]
+    assert folder.steps() == [5]
+    for name, value in parts.student.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_state_that_cannot_be_gone_on_from_is_passed_over(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    parts = Parts(seed=1, updates=1)
+    parts.save(folder, 5)
+    parts.save(folder, 9, epoch="x")
+
+    def check(state: dict[str, Any]) -> None:
+        if "epoch" in state:
+            raise ValueError("its epoch is no number")
+
+    state, passed_over = folder.restore(parts.student, parts.objective, parts.optimizer, check)
+    assert state == {"step": 5}
+    assert "its epoch is no number" in passed_over[0]

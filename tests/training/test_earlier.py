@@ -8,7 +8,7 @@ import pytest
 
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.files import one_at_a_time
+from retort.locks import alone_in
 from retort.training.earlier import train_teachers
 from retort.training.run import train
 from retort.training.teach import teach
@@ -80,7 +80,7 @@ def test_one_run_waits_for_the_other(lm: Path, tmp_path: Path, read_recipe: Read
     model = root / "lm" / "toy" / "model"
     recipe = read_recipe(extra=taught(model, lm))
     second = Thread(target=train_teachers, args=(recipe, root, lambda *_: None, lambda *_: None))
-    with one_at_a_time(root / "cache" / "lm" / "lm-toy.lock"):
+    with alone_in(root / "lm" / "toy"):
         second.start()
         model.mkdir(parents=True)
         second.join(0.2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +26,16 @@ class TestInit:
                 reported.update(values)
 
         recipe = read_recipe(f"training.init={finished.folder}", "student.decoder.dim=48", name="second")
+        with pytest.raises(UserError, match=r"output layer .* would be dropped.*--allow new_output"):
+            train(recipe, finished_root, lambda *_: None, report)
+        recipe.training.allow = ["new_output"]
         train(recipe, finished_root, lambda *_: None, report)
+        record = json.loads((finished_root / "second" / "init.json").read_text())
+        assert len(record["taken"]) == reported["init.taken"]
+        assert len(record["not_taken"]) == reported["init.not_used"]
+        assert "decoder.vocabulary.weight" in record["not_taken"]
+        recipe.training.allow = []  # what let it begin does not make it another run
+        assert train(recipe, finished_root, lambda *_: None, report).before
         assert reported["init.taken"] > 20
         assert reported["init.not_used"] > 5
         assert reported["init.not_used"] == reported["init.fresh"]
@@ -54,6 +64,10 @@ class TestInit:
             f"training.init={finished.folder}", f"tokenizer.kind={kind}", f"data.train=[{corpus}/test]",
             name="second",
         )  # fmt: skip
+        if fresh:
+            with pytest.raises(UserError, match="of other tokens"):
+                train(recipe, finished_root, lambda *_: None, lambda *_: None)
+            recipe.training.allow = ["new_output"]
         train(recipe, finished_root, lambda *_: None, lambda _, values: reported.update(values))
         own = finished_root / recipe.name / "tokenizer" / "tokenizer.json"
         same = own.read_text() == (finished.folder / "model" / "tokenizer" / "tokenizer.json").read_text()

@@ -1,134 +1,280 @@
-"""Audio files of any rate and channel count, read as mono at the rate that is asked for."""
+"""Audio files of any rate and channel count, read in blocks as one channel at the rate that is asked for."""
 
 from __future__ import annotations
 
-import math
-import shlex
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, TypeAlias
 
 import numpy as np
-import soundfile
 
+from retort.audio.channels import choose_channels
+from retort.audio.decoding import AudioInfo, open_source
+from retort.audio.resampling import Resampler, resample
 from retort.errors import BadUtterance
 
+__all__ = [
+    "AudioInfo",
+    "AudioReader",
+    "WaveCheck",
+    "audio_info",
+    "check_wave",
+    "open_audio",
+    "read_audio",
+    "resample",
+]
+
+Channel: TypeAlias = int | Literal["mix"]
+"""A channel, counted from 0, or the mean of all channels (see :func:`retort.audio.channels.choose_channels`)."""
+
 SILENCE = 1e-4
-"""A wave that swings less around its middle (full scale is 1) holds nothing: about three steps of 16 bit."""
-LOWEST_RATE = 4000
-"""Hz. Below it too little of speech is left, and a header that says so is most often broken."""
-_BLOCK = 1 << 20
+"""A wave with a smaller amplitude (full scale is 1) holds nothing: about three steps of 16 bit."""
+LARGEST = 2.0**32
+"""Samples beyond it come from a broken write; files of 32-bit integers stored as floats lie below."""
+LOUD = 64.0
+"""Full scale is 1: a peak beyond it is a wave of integers stored as floats, or a broken sample."""
+SPIKE_SECONDS = 0.005
+"""A peak beyond `LOUD` with less than this at a thousandth of its level or more is a broken sample."""
+MAXIMUM_HOURS = 24.0
+"""Longest recording that is read unless the caller raises the limit."""
 
+_GROWTH = 1 << 24
 
-class AudioInfo(NamedTuple):
-    sampling_rate: int
-    """Hz."""
-    samples: int
-    """In one channel."""
-    channels: int
+log = logging.getLogger(__name__)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Rate, length and channels of a file from its header.
+    """Rate, length and channels of a file; the length is counted where its header cannot be trusted.
 
     Raises:
-        BadUtterance: no such file, not audio that can be read, no samples, a rate below `LOWEST_RATE`.
+        BadUtterance: no such file, not audio that can be read, no samples, a sampling rate out of bounds.
     """
-    with _opened(path) as file:
-        info = AudioInfo(file.samplerate, file.frames, file.channels)
-    if not info.samples:
-        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
-    return info
+    return open_source(path).info
 
 
-def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
-    """Read a file as one channel, the mean of its channels, at `sampling_rate` (Hz).
+def open_audio(
+    path: str | Path,
+    sampling_rate: int | None = 16000,
+    channel: Channel = "mix",
+    *,
+    first: int = 0,
+    last: int | None = None,
+    maximum_hours: float = MAXIMUM_HOURS,
+) -> AudioReader:
+    """Open a file to read it in blocks.
+
+    Args:
+        sampling_rate: of the blocks, Hz; None is that of the file.
+        channel: a channel of the file, counted from 0, or "mix".
+        first: sample of the file (at its own rate) that the blocks begin with.
+        last: sample of the file before which they end; None is the end of the file.
+        maximum_hours: a longer file is refused.
+
+    Raises:
+        BadUtterance: no such file, not audio that can be read, no samples, a sampling rate out of bounds, longer than
+            `maximum_hours`, or without that channel.
+    """
+    return AudioReader(path, sampling_rate, channel, first, last, maximum_hours)
+
+
+class AudioReader:
+    """A file, or a range of it, as blocks of one channel; made by :func:`open_audio`.
+
+    Attributes:
+        path: the file.
+        info: rate, length and channels of the file.
+        sampling_rate: of the blocks, Hz.
+        channels: of the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        sampling_rate: int | None,
+        channel: Channel,
+        first: int,
+        last: int | None,
+        maximum_hours: float,
+    ) -> None:
+        self.path = path
+        self._source = open_source(path)
+        self.info = self._source.info
+        self.channels = self.info.channels
+        self.sampling_rate = sampling_rate or self.info.sampling_rate
+        self._channel, self._first, self._last = channel, first, last
+        self._most = maximum_hours * 3600 * self.info.sampling_rate
+        if channel != "mix" and not 0 <= channel < self.channels:
+            has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+            raise BadUtterance(
+                f"it has {has}, there is no channel {channel} (they are counted from 0)",
+                where=path,
+                remedy="Choose another channel",
+            )
+        self._check_length(self.info.samples if last is None else min(last, self.info.samples) - first)
+
+    @property
+    def warning(self) -> str:
+        """What is missing in the file, as a sentence without a full stop ("ends early, ..."), or nothing.
+
+        For some formats it is known only after :meth:`blocks` came to its end.
+        """
+        return self._source.warning
+
+    @property
+    def samples(self) -> int:
+        """Length of all blocks together as the file's header has it."""
+        length = min(self._last or self.info.samples, self.info.samples) - self._first
+        return max(0, -(-length * self.sampling_rate // self.info.sampling_rate))
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """`(n,)` float32 with n > 0, full scale 1, in order; memory does not grow with the length of the file.
+
+        Their concatenation is :func:`resample` of the whole range. Can be called again.
+
+        Raises:
+            BadUtterance: the file is damaged, or longer than allowed.
+        """
+        resampler = Resampler(self.info.sampling_rate, self.sampling_rate)
+        seen = 0
+        for block in self._single():
+            seen += len(block)
+            self._check_length(seen)
+            if len(made := resampler(block)):
+                yield made
+        if len(rest := resampler.finish()):
+            yield rest
+
+    def read(self) -> np.ndarray:
+        """All blocks as one, `(N,)` float32."""
+        samples = np.empty(
+            min(self.samples, _GROWTH), np.float32
+        )  # the header may claim far more than there is
+        size = 0
+        for block in self.blocks():
+            if size + len(block) > len(samples):
+                samples.resize(size + max(len(block), _GROWTH), refcheck=False)
+            samples[size : size + len(block)] = block
+            size += len(block)
+        samples.resize(size, refcheck=False)
+        return samples
+
+    def _single(self) -> Iterator[np.ndarray]:
+        """One channel at the rate of the file."""
+        blocks = self._source.blocks
+        if self._channel != "mix":
+            chosen = [self._channel]
+        elif self.channels == 1:
+            chosen = [0]
+        else:
+            chosen = choose_channels(blocks(self._first, self._last), self.channels)
+        for block in blocks(self._first, self._last):
+            if len(chosen) == self.channels:
+                yield block.mean(axis=1)
+            else:
+                yield block[:, chosen].mean(axis=1)
+
+    def _check_length(self, samples: int) -> None:
+        if samples > self._most:
+            rate = self.info.sampling_rate
+            raise BadUtterance(
+                f"{samples / rate / 3600:.3g} hours long, the limit is {self._most / rate / 3600:.3g}",
+                where=self.path,
+                remedy="Raise the limit (--max-hours), or cut the file into shorter ones",
+            )
+
+
+def read_audio(
+    path: str | Path,
+    sampling_rate: int = 16000,
+    channel: Channel = "mix",
+    *,
+    maximum_hours: float = MAXIMUM_HOURS,
+) -> np.ndarray:
+    """Read a file as one channel at `sampling_rate` (Hz); arguments as of :func:`open_audio`.
+
+    A file that ends early is read up to there, and a warning is logged.
 
     Returns:
         `(N,)` float32, full scale is 1. What it holds is not judged: see :func:`check_wave`.
 
     Raises:
-        BadUtterance: no such file, not audio that can be read, no samples, a rate below `LOWEST_RATE`.
+        BadUtterance: as :func:`open_audio`, or the file is damaged.
     """
-    with _opened(path) as file:
-        rate = int(file.samplerate)
-        # Block by block, so that eight channels of an hour never stand in memory at once.
-        blocks = [block.mean(axis=1) for block in _blocks(file)]
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    reader = open_audio(path, sampling_rate, channel, maximum_hours=maximum_hours)
+    samples = reader.read()
+    log_warning(reader)
     if not samples.size:
         raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
-    return resample(samples, rate, sampling_rate)
+    return samples
 
 
-def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """`(N,)` float32 at `rate` Hz to `(ceil(N * wanted / rate),)` at `wanted` Hz, by a polyphase filter."""
-    if rate == wanted:
-        return samples
-    from scipy.signal import resample_poly
-
-    divisor = math.gcd(rate, wanted)
-    resampled = resample_poly(samples, wanted // divisor, rate // divisor)
-    return np.asarray(resampled, dtype=np.float32)
+def log_warning(reader: AudioReader) -> None:
+    """Log what is missing in a file that was read to its end, if anything is."""
+    if reader.warning:
+        log.warning("%s: %s", reader.path, reader.warning)
 
 
-def check_wave(samples: np.ndarray, where: str | Path) -> None:
-    """Refuse a wave `(N,)` that cannot hold speech.
+def check_wave(samples: np.ndarray, where: str | Path, sampling_rate: int = 16000) -> None:
+    """Refuse a wave `(N,)` that cannot hold speech; see :class:`WaveCheck`.
 
     Raises:
-        BadUtterance: empty, NaN or infinite values, or silent (see `SILENCE`; a constant offset is silence).
+        BadUtterance: as :meth:`WaveCheck.finish`.
     """
-    if not samples.size:
-        raise BadUtterance("no samples in it", where=where, remedy="Replace the file or leave it out")
-    if not np.isfinite(samples).all():
-        count = int(samples.size - np.isfinite(samples).sum())
-        raise BadUtterance(
-            f"{count} of {samples.size} samples are NaN or infinite",
-            where=where,
-            remedy="Write the file again or leave it out",
-        )
-    if float(np.ptp(samples)) / 2 < SILENCE:
-        raise BadUtterance("nothing but silence", where=where, remedy="Record it again or leave it out")
+    check = WaveCheck(sampling_rate)
+    step = 1 << 20
+    for start in range(0, len(samples), step):
+        check.add(samples[start : start + step])
+    check.finish(where)
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """The open file; whatever goes wrong until it is closed is told as one line."""
-    path = Path(path)
-    if path.is_dir():
-        raise BadUtterance("a folder, not an audio file", where=path, remedy="Give the files in it")
-    if not path.exists():
-        raise BadUtterance("no such file", where=path, remedy="Check the path")
-    if path.is_file() and not path.stat().st_size:
-        raise BadUtterance(
-            "the file is empty (0 bytes)", where=path, remedy="Replace the file or leave it out"
-        )
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.samplerate < LOWEST_RATE:
-                raise BadUtterance(
-                    f"its sampling rate is {file.samplerate} Hz, below {LOWEST_RATE} Hz",
-                    where=path,
-                    remedy="Check how it was written",
-                )
-            if (
-                file.frames >= 1 << 48
-            ):  # what libsndfile says of a streamed FLAC, and then cannot read to its end
-                raise BadUtterance("does not state its length", where=path, remedy=_convert(path))
-            yield file
-    except PermissionError:
-        raise BadUtterance("may not be read", where=path, remedy="Change its permissions") from None
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
-        # libsndfile: "Error opening '/long/path': Format not recognised."; TypeError: a headerless .raw file
-        reason = str(error).rsplit(": ", 1)[-1].split("\n")[0].rstrip(".") or type(error).__name__
-        raise BadUtterance(f"cannot be read as audio ({reason})", where=path, remedy=_convert(path)) from None
+class WaveCheck:
+    """Finds waves that cannot hold speech, block by block."""
 
+    def __init__(self, sampling_rate: int = 16000) -> None:
+        self.sampling_rate = sampling_rate
+        self.samples = 0
+        self.bad = 0
+        self._low, self._high = np.inf, -np.inf
+        self._levels = np.zeros(256, np.int64)  # how many samples have which binary exponent
 
-def _convert(path: Path) -> str:
-    return "Convert it: " + shlex.join(["ffmpeg", "-i", str(path), f"{path}.flac"])
+    def add(self, block: np.ndarray) -> None:
+        """Take note of `(n,)` float32."""
+        if not len(block):
+            return
+        self.samples += len(block)
+        finite = np.isfinite(block)
+        if not finite.all():
+            self.bad += int(len(block) - finite.sum())
+            block = block[finite]
+            if not len(block):
+                return
+        self._low, self._high = min(self._low, float(block.min())), max(self._high, float(block.max()))
+        exponents = np.clip(np.frexp(block)[1], -127, 128) + 127
+        self._levels += np.bincount(exponents, minlength=256)
 
+    def finish(self, where: str | Path) -> None:
+        """Judge what was added.
 
-def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """`(n, channels)` float32 to the end. Not `file.blocks`, which trusts the header's length."""
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        yield block
+        Raises:
+            BadUtterance: empty, NaN or infinite values, values beyond `LARGEST`, single samples far beyond all
+                others, or silent (see `SILENCE`; a constant offset is silence).
+        """
+        again = "Write the file again or leave it out"
+        if not self.samples:
+            raise BadUtterance("no samples in it", where=where, remedy="Replace the file or leave it out")
+        if self.bad:
+            raise BadUtterance(
+                f"{self.bad} of {self.samples} samples are NaN or infinite", where=where, remedy=again
+            )
+        peak = max(abs(self._low), abs(self._high))
+        # 10 binary places below the peak: a thousandth of it.
+        near = int(self._levels[max(0, int(np.frexp(peak)[1]) + 127 - 10) :].sum())
+        if peak > LARGEST or (peak > LOUD and near < SPIKE_SECONDS * self.sampling_rate):
+            raise BadUtterance(
+                f"samples as large as {peak:.3g}, where full scale is 1: the file is damaged",
+                where=where,
+                remedy=again,
+            )
+        if (self._high - self._low) / 2 < SILENCE:
+            raise BadUtterance("nothing but silence", where=where, remedy="Record it again or leave it out")

@@ -13,8 +13,8 @@ from retort.config import FeatureConfig
 class WhisperFeatures:
     """The features of `transformers`' WhisperFeatureExtractor, as many frames as the utterance has.
 
-    The extractor pads with zeros to 30 s; here 400 zeros follow the samples, as many as a window sees, so that every
-    frame equals the padded one's.
+    The extractor pads with zeros to 30 s; here to `features.pad_seconds`, by default not at all. In any case 400 zeros
+    follow the samples, as many as a window sees, so that every frame equals the padded one's.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -23,13 +23,16 @@ class WhisperFeatures:
         self.bins = config.bins
         self.rate = config.sampling_rate
         self.shift = round(FRAME_SHIFT * self.rate)
+        self.least = round(config.pad_seconds * self.rate)
         self._extractor = WhisperFeatureExtractor(feature_size=config.bins, sampling_rate=self.rate)
 
     def __call__(self, samples: np.ndarray) -> Tensor:
-        """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T = round(N / 10 ms)."""
-        frames = (len(samples) + self.shift // 2) // self.shift
-        if frames == 0:
+        """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T = round(N / 10 ms), N after padding."""
+        if (len(samples) + self.shift // 2) // self.shift == 0:
             return torch.zeros(0, self.bins)
+        if len(samples) < self.least:
+            samples = np.pad(samples, (0, self.least - len(samples)))
+        frames = (len(samples) + self.shift // 2) // self.shift
         padded = np.pad(np.asarray(samples, np.float32), (0, self._extractor.n_fft))
         with torch.autocast("cpu", enabled=False):  # evaluation runs under the training's autocast
             made = self._extractor(

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from lhotse import CutSet, NumpyFilesWriter
-from lhotse.audio import get_audio_duration_mismatch_tolerance, set_audio_duration_mismatch_tolerance
-from lhotse.cut import Cut, MonoCut
+from lhotse import CutSet, Features
+from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
-from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
-from retort.corpora.cuts import TOLERANCE, Rejected
+from retort.corpora.cuts import Rejected, is_mix
+from retort.corpora.manifest import STORAGE, read_features
+from retort.corpora.waves import load_samples
 from retort.errors import BadUtterance, UserError
-from retort.files import one_at_a_time, write_whole
+from retort.files import flush, write_whole
+from retort.json_reader import parse_json
+from retort.locks import one_at_a_time
 
 Progress = Callable[[int, int], None]
+CHECKSUM = "features_crc32"
+"""Custom field of a cut whose features Retort stored: the CRC-32 of their bytes."""
+_MANIFEST, _REJECTED, _DONE, _STORAGE = "cuts.jsonl", "rejected.jsonl", "done", "fbank"
+_HEADER = 1024
+"""Bytes that a `.npy` file has before its values, at most."""
 
 
 class CutFeatures:
@@ -43,7 +51,7 @@ class CutFeatures:
             BadUtterance: the audio cannot be read, is empty, silent, not finite, or is not what the manifest says.
         """
         if cut.has_features:
-            return normalised(self.stored(cut), self.config)
+            return normalised(self._of_disk(cut), self.config)
         return self.of_samples(load_samples(cut, self.config.sampling_rate))
 
     def of_samples(self, samples: np.ndarray) -> Tensor:
@@ -56,80 +64,60 @@ class CutFeatures:
 
     @staticmethod
     def stored(cut: Cut) -> Tensor:
-        """Features before CMVN, from disk."""
+        """Features before CMVN, from disk: `(T, bins)` float32.
+
+        Raises:
+            BadUtterance: the file is missing, damaged, or not what the manifest says.
+        """
+        features = cut.features
+        path = Path(features.storage_path or "") / str(features.storage_key)
         try:
-            return torch.from_numpy(np.array(cut.features.load(), dtype=np.float32))
-        except (OSError, ValueError, EOFError) as error:
+            if features.storage_type != STORAGE:
+                raise ValueError(f"stored as {features.storage_type}")
+            # Not NumPy's load, which also opens archives; mapped first, for a header may name any size.
+            array = np.array(np.lib.format.open_memmap(path, mode="r"))
+            if array.shape != (features.num_frames, features.num_features) or array.dtype.kind != "f":
+                raise ValueError(f"an array {array.shape} of {array.dtype}")
+            array = np.ascontiguousarray(array, dtype=np.float32)
+            checksum = (cut.custom or {}).get(CHECKSUM)
+            if checksum is not None and zlib.crc32(array.data) != checksum:
+                raise ValueError("its checksum is another")
+            if not np.isfinite(array).all():
+                raise ValueError("it has values that are not finite")
+        except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
             raise BadUtterance(
                 f"its stored features cannot be read ({error})",
                 where=cut.id,
-                remedy="Remove the feature cache",
+                remedy="Leave out the features: they are made from the audio",
             ) from None
+        return torch.from_numpy(array)
 
-
-def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
-    """The cut's wave as `(N,)` float32, mono, at `sampling_rate`.
-
-    Raises:
-        BadUtterance: as :class:`CutFeatures`.
-    """
-    original = cut
-    lhotse_log = logging.getLogger()
-    level = lhotse_log.level
-    lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs a page before it raises; our one line says it
-    _demand_stated_durations()
-    try:
-        if cut.sampling_rate != sampling_rate:
-            cut = cut.resample(sampling_rate)
-        if isinstance(cut, MonoCut):  # by itself it hears channel 0 alone; `transcribe` hears the mean of all
-            audio = cut.recording.load_audio(offset=cut.start, duration=cut.duration)
-        else:
-            audio = cut.load_audio()
-    except Exception as error:  # lhotse and soundfile raise many kinds; one bad file must not end a long job
-        raise BadUtterance(f"its audio cannot be read ({_reason(original, error)})", where=cut.id) from None
-    finally:
-        lhotse_log.setLevel(level)
-    samples = np.asarray(audio, dtype=np.float32).mean(axis=0)
-    check_wave(samples, cut.id)
-    return samples
-
-
-def _demand_stated_durations() -> None:
-    """By itself lhotse mirrors up to half a second of sound where a file is shorter than its manifest says."""
-    if get_audio_duration_mismatch_tolerance() != TOLERANCE:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it advises against any value below its own
-            set_audio_duration_mismatch_tolerance(TOLERANCE)
-
-
-def _reason(cut: Cut, error: Exception) -> str:
-    """What the files themselves have wrong, for lhotse's words are about lhotse."""
-    tracks = [track.cut for track in getattr(cut, "tracks", [])] or [cut]
-    for recording in (each.recording for each in tracks if each.has_recording):
-        for source in recording.sources:
-            try:
-                info = audio_info(source.source)
-            except BadUtterance as found:
-                return f"{found.where}: {found.what}"
-            if recording.transforms:
-                continue
-            there, stated = info[:2], (recording.sampling_rate, recording.num_samples)
-            if there != stated:
-                return (
-                    f"{source.source} has {there[1]} samples at {there[0]} Hz, "
-                    f"its manifest says {stated[1]} at {stated[0]} Hz"
-                )
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    def _of_disk(self, cut: Cut) -> Tensor:
+        """Stored features; those that Retort stored and that are damaged since are made again."""
+        try:
+            stored = self.stored(cut)
+        except BadUtterance:
+            if CHECKSUM not in (cut.custom or {}) or not cut.has_recording:
+                raise
+            return self.made(cut)
+        if stored.shape[1] != self.config.bins:
+            raise BadUtterance(
+                f"its stored features have {stored.shape[1]} bins, not {self.config.bins}", where=cut.id
+            )
+        return stored
 
 
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
     """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
     settings = {**asdict(config), "storage": "", "cmvn": ""}
     del settings["kind"]  # filter banks alone are stored
+    if not config.pad_seconds:
+        del settings["pad_seconds"]  # caches that are older than this setting stay good
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:
-        digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id}\n".encode())
+        channel = "mix" if is_mix(cut) else cut.channel
+        digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id} {channel}\n".encode())
         for source_file in cut.recording.sources:
             if source_file.source not in versions:
                 versions[source_file.source] = _version(Path(source_file.source))
@@ -149,7 +137,7 @@ def _version(path: Path) -> str:
 def store_features(
     cuts: CutSet, folder: Path, config: FeatureConfig, progress: Progress | None = None
 ) -> tuple[CutSet, list[Rejected]]:
-    """Make the features of every cut once; what an earlier, broken-off call made is kept.
+    """Make the features of every cut once; what an earlier call made and is whole is kept.
 
     Of two processes that make the same, one waits.
 
@@ -159,54 +147,120 @@ def store_features(
     Raises:
         UserError: the disk is full, or nothing is left.
     """
-    manifest, rejected_path = folder / "cuts.jsonl", folder / "rejected.jsonl"
-    done = folder / "done"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder / "lock"):
-            if not done.exists():
-                bad = _make_features(cuts, folder, manifest, config, progress)
-                lines = [json.dumps([each.id, each.reason]) + "\n" for each in bad]
-                write_whole(rejected_path, "".join(lines))
-                done.touch()
+            kept, rejected = _kept(cuts, folder)
+            if not (folder / _DONE).exists() or len(kept) + len(rejected) < len(cuts):
+                (folder / _DONE).unlink(missing_ok=True)
+                _make_features(cuts, folder, config, kept, progress)
+                kept, rejected = _kept(cuts, folder)
     except OSError as error:  # of a full disk the manifest's writer may tell only when it is closed
         raise UserError(
             f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
         ) from None
-    rejected = [Rejected(*json.loads(line)) for line in rejected_path.read_text().splitlines()]
-    kept = CutSet.from_file(manifest).to_eager() if manifest.stat().st_size else CutSet([])
-    if len(kept) == 0:
+    stored = [_with_features(cut, kept[cut.id]) for cut in cuts if cut.id in kept]
+    if not stored:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
         raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
-    return kept, rejected
+    return CutSet.from_cuts(stored), rejected
+
+
+class _Stored(NamedTuple):
+    """A line of the manifest of stored features."""
+
+    features: Features
+    checksum: int | None
+    """CRC-32 of the array's bytes; None where an earlier version wrote it."""
+
+    def line(self, name: str) -> str:
+        return json.dumps({"id": name, "features": self.features.to_dict(), CHECKSUM: self.checksum}) + "\n"
+
+
+def _kept(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected]]:
+    """What an earlier call made of these cuts: lines that can be read and whose files have the right length."""
+    wanted = set(cuts.ids)
+    kept: dict[str, _Stored] = {}
+    for line in _lines(folder / _MANIFEST):
+        try:
+            content = parse_json(line)
+            name, checksum = content["id"], content.get(CHECKSUM)
+            features = read_features("features", content["features"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUtterance):
+            continue
+        features.storage_path = str(folder / _STORAGE)  # wherever it was moved, and nowhere else
+        stored = _Stored(features, checksum if isinstance(checksum, int) else None)
+        if isinstance(name, str) and name in wanted and _is_whole(name, stored):
+            kept[name] = stored
+    rejected = {}
+    for line in _lines(folder / _REJECTED):
+        try:
+            name, reason = parse_json(line)
+        except (ValueError, TypeError, RecursionError):
+            continue
+        if isinstance(name, str) and name in wanted and name not in kept:
+            rejected[name] = Rejected(name, str(reason))
+    return kept, list(rejected.values())
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")
+
+
+def _is_whole(name: str, stored: _Stored) -> bool:
+    """Whether the file is there, under the name of its utterance, and as long as it should be; not its content."""
+    features = stored.features
+    path = Path(features.storage_path) / features.storage_key
+    size = 4 * features.num_frames * features.num_features
+    try:
+        return features.storage_key == _key(name) and 0 < path.stat().st_size - size <= _HEADER
+    except OSError:
+        return False
+
+
+def _key(name: str) -> str:
+    """Path of an utterance's file; an id may hold a slash."""
+    digest = hashlib.sha1(name.encode()).hexdigest()
+    return f"{digest[:3]}/{digest}.npy"
 
 
 def _make_features(
-    cuts: CutSet, folder: Path, manifest: Path, config: FeatureConfig, progress: Progress | None
-) -> list[Rejected]:
-    """Make and store what the manifest lacks; the cuts that have none."""
+    cuts: CutSet,
+    folder: Path,
+    config: FeatureConfig,
+    kept: dict[str, _Stored],
+    progress: Progress | None,
+) -> None:
+    """Make and store what is missing; the marker that all is whole comes last, when the disk has all of it."""
     features, rejected, total = CutFeatures(config), [], len(cuts)
-    _drop_cut_line(manifest)
-    with (
-        CutSet.open_writer(manifest, overwrite=False) as writer,
-        NumpyFilesWriter(folder / "fbank") as storage,
-    ):
+    made = dict(kept)
+    write_whole(folder / _MANIFEST, "".join(each.line(name) for name, each in kept.items()))
+    with (folder / _MANIFEST).open("a", encoding="utf-8") as manifest:
         for index, cut in enumerate(cuts):
-            if cut.id not in writer:
+            if cut.id not in made:
                 try:
-                    writer.write(_with_features(cut, features.made(cut), storage, config), flush=True)
+                    made[cut.id] = _stored(cut, features.made(cut), folder, config)
+                    manifest.write(made[cut.id].line(cut.id))
+                    manifest.flush()
                 except BadUtterance as error:
                     rejected.append(Rejected(cut.id, error.what))
             if progress is not None:
                 progress(index + 1, total)
-    return rejected
+        os.fsync(manifest.fileno())
+    flush(folder / _STORAGE / _key(name) for name in made)
+    write_whole(folder / _REJECTED, "".join(json.dumps([each.id, each.reason]) + "\n" for each in rejected))
+    (folder / _DONE).touch()
 
 
-def _with_features(cut: Cut, features: Tensor, storage: NumpyFilesWriter, config: FeatureConfig) -> Cut:
-    from lhotse import Features
-
-    array = features.numpy()
-    cut.features = Features(
+def _stored(cut: Cut, features: Tensor, folder: Path, config: FeatureConfig) -> _Stored:
+    array = np.ascontiguousarray(features.numpy(), dtype=np.float32)
+    path = folder / _STORAGE / _key(cut.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    described = Features(
         type="fbank",
         num_frames=array.shape[0],
         num_features=array.shape[1],
@@ -214,16 +268,17 @@ def _with_features(cut: Cut, features: Tensor, storage: NumpyFilesWriter, config
         sampling_rate=config.sampling_rate,
         start=cut.start,
         duration=cut.duration,
-        storage_type=storage.name,
-        storage_path=str(storage.storage_path),
-        storage_key=storage.write(hashlib.sha1(cut.id.encode()).hexdigest(), array),  # an id may hold a slash
+        storage_type=STORAGE,
+        storage_path=str(folder / _STORAGE),
+        storage_key=_key(cut.id),
         recording_id=cut.recording_id,
         channels=0,
     )
-    return cut
+    return _Stored(described, zlib.crc32(array.data))
 
 
-def _drop_cut_line(manifest: Path) -> None:
-    """Take away what a killed process left of its last line."""
-    if manifest.exists() and not (content := manifest.read_bytes()).endswith(b"\n"):
-        os.truncate(manifest, content.rfind(b"\n") + 1)
+def _with_features(cut: Cut, stored: _Stored) -> Cut:
+    custom = {**(cut.custom or {})}
+    if stored.checksum is not None:
+        custom[CHECKSUM] = stored.checksum
+    return fastcopy(cut, features=stored.features, custom=custom or None)

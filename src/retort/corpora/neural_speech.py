@@ -25,8 +25,9 @@ from retort.corpora.kokoro import Kokoro, kokoro_folder, phonemise
 from retort.corpora.reading_check import ReadingCheck
 from retort.corpora.synthetic import SAMPLING_RATE, Conditions, in_a_room
 from retort.errors import BadUtterance, UserError
-from retort.files import PARTIAL, one_at_a_time, write_whole
+from retort.files import PARTIAL, write_whole
 from retort.hybrid.workers import cores, workers
+from retort.locks import one_at_a_time
 from retort.pretrained.cache import RECORD, resolve
 
 VERSION = 1

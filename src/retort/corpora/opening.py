@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-from lhotse import MonoCut, Recording
-from lhotse.serialization import deserialize_item
+from lhotse import MonoCut, MultiCut, Recording
+from lhotse.utils import fastcopy
 
-from retort.corpora.cuts import CheckedCuts, Rejected, checked, find_audio
+from retort.corpora.cuts import CHANNELS, MIX, CheckedCuts, Rejected, checked, find_audio, is_mix
 from retort.corpora.kaldi import read_kaldi
+from retort.corpora.manifest import LONGEST_LINE, read_cut
 from retort.errors import BadUtterance, UserError
+from retort.files import lines_up_to
 
 DATA_VARIABLE = "RETORT_DATA"
+MOST_REJECTED = 100_000
+"""Lines of a manifest that cannot be used; a file with more is no manifest."""
 
 
 def find_data(path: str | Path) -> Path:
@@ -75,14 +78,20 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
             continue
         name = f"{found.name}:{number}"
         try:
-            item = _parse(line)
-            name = str(getattr(item, "id", "")) or name
+            item = read_cut(line)
+            name = item.id or name
             cut = _check(item, [Path(), found.parent, found.parent.parent], texts)
             if cut.id in cuts:
                 raise BadUtterance("its id stands on an earlier line too")
             cuts[cut.id] = cut
         except BadUtterance as error:
             rejected.append(Rejected(name, f"line {number}: {error}"))
+            if len(rejected) > MOST_REJECTED:
+                raise UserError(
+                    f"more than {MOST_REJECTED:,} lines cannot be used; the first is {rejected[0].reason}",
+                    where=found,
+                    remedy="Give a manifest of cuts",
+                ) from None
     return checked(cuts.values(), rejected, found)
 
 
@@ -90,7 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     compressed = path.name.endswith(".gz")
     try:
         with gzip.open(path) if compressed else path.open("rb") as file:
-            yield from enumerate(file, 1)
+            yield from enumerate(lines_up_to(LONGEST_LINE, cast(IO[bytes], file), path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
             "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"
@@ -99,27 +108,19 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
 
 
-def _parse(line: bytes) -> Any:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        raise BadUtterance(f"not valid JSON ({str(error).split(': line')[0]})") from None
-    if not isinstance(content, dict) or "id" not in content:
-        raise BadUtterance("not a cut")
-    name = str(content["id"])
-    try:
-        return deserialize_item(content)
-    except Exception as error:  # lhotse has no error of its own: KeyError, TypeError, AssertionError, ...
-        raise BadUtterance(f"cut {name} cannot be understood ({type(error).__name__}: {error})") from None
-
-
 def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
     if not texts and isinstance(item, Recording):
         item = item.to_cut()
+    if isinstance(item, MultiCut):
+        item = _as_mix(item)
     if not isinstance(item, MonoCut):
         raise BadUtterance(f"not a MonoCut but a {type(item).__name__}")
     if item.recording is None:
         raise BadUtterance("the cut has no recording")
+    known = item.recording.channel_ids or []
+    if not is_mix(item) and item.channel not in known:
+        has = ", ".join(map(str, known))
+        raise BadUtterance(f"the cut is of channel {item.channel}, its recording has {has}")
     if texts:
         if len(item.supervisions) != 1:
             raise BadUtterance(f"the cut has {len(item.supervisions)} supervisions, not one")
@@ -129,8 +130,38 @@ def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
         raise BadUtterance(
             f"the cut is [{item.start:g}, {item.end:g}] s of a recording of {item.recording.duration:g} s"
         )
-    for source in item.recording.sources:
-        if source.type != "file":
-            raise BadUtterance(f"its audio is a {source.type}, not a file")
-        source.source = str(find_audio(source.source, roots))
+    _find_files(item.recording, roots)
     return item
+
+
+def _as_mix(cut: MultiCut) -> MonoCut:
+    """A cut of all channels of its recording, with our mark for that.
+
+    Raises:
+        BadUtterance: it is of some of them only.
+    """
+    known = [] if cut.recording is None else cut.recording.channel_ids or []
+    if set(cut.channel if isinstance(cut.channel, list) else [cut.channel]) != set(known):
+        raise BadUtterance(
+            f"the cut is of channels {cut.channel} of {known}", remedy="Give one channel (a MonoCut), or all"
+        )
+    return MonoCut(
+        id=cut.id,
+        start=cut.start,
+        duration=cut.duration,
+        channel=known[0],
+        recording=cut.recording,
+        supervisions=[fastcopy(each, channel=known[0]) for each in cut.supervisions],
+        custom={**(cut.custom or {}), CHANNELS: MIX},
+    )
+
+
+def _find_files(recording: Recording, roots: Sequence[Path]) -> None:
+    """Make the paths of a recording absolute, those of impulse responses among its transforms as well."""
+    for source in recording.sources:
+        source.source = str(find_audio(str(source.source), roots))
+    for transform in recording.transforms or []:
+        assert isinstance(transform, dict)
+        response = transform["kwargs"].get("rir", {})
+        for source in response.get("recording", response).get("sources", []):
+            source["source"] = str(find_audio(source["source"], roots))

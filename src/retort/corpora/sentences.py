@@ -12,6 +12,7 @@ from typing import IO, cast
 
 from retort.corpora.opening import find_data, open_cuts
 from retort.errors import UserError
+from retort.files import LONGEST_TEXT, lines_up_to
 
 
 class Sentences:
@@ -51,7 +52,7 @@ class Sentences:
         number = 0
         try:
             with _open(self.path) as file:
-                for number, line in enumerate(file, 1):
+                for number, line in enumerate(lines_up_to(LONGEST_TEXT, file, self.path), 1):
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
             raise UserError(

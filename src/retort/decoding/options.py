@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from retort.errors import UserError
+from retort.json_reader import read_json
+from retort.ranges import check_ranges, number
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")
+VADS = ("energy", "silero", "none")
 MODES = ("own", "joint", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
 """Modes that rank a list anew, and what does it."""
@@ -44,29 +45,32 @@ class DecodingOptions:
             and the beam is how many readings are kept.
         acoustic_scale: of a student's scores against its decoding graph; 0 takes the hybrid model's own, of a CTC
             head 1.
+        vad: speech detection: `energy`, `silero` (the packaged network), or `none`: silence is decoded as well.
+        no_speech_threshold: a segment has no words where its probability of no speech is above it; 0 takes the
+            model's own, and with 1 the words stay.
 
     Raises:
         UserError: a number that cannot be, an unknown word, or a weight without its model.
     """
 
-    beam: int = 1
-    nbest: int = 1
+    beam: int = number(1, 1, 10_000)
+    nbest: int = number(1, 1, 10_000)
     lm: str = ""
-    lm_weight: float = 0.0
+    lm_weight: float = number(0.0, 0, 1000)
     rescore: str = ""
     rescore_kind: str = "auto"
     rescore_case: str = "keep"
-    rescore_weight: float = 0.0
-    length_weight: float = 0.0
+    rescore_weight: float = number(0.0, 0, 1000)
+    length_weight: float = number(0.0, -1000, 1000)
     graph: str = ""
-    acoustic_scale: float = 0.0
+    acoustic_scale: float = number(0.0, 0, 1000)
     mode: str = "own"
-    ctc_weight: float = CTC_WEIGHT
+    ctc_weight: float = number(CTC_WEIGHT, 0, 1)
+    vad: str = "energy"
+    no_speech_threshold: float = number(0.0, 0, 1)
 
     def __post_init__(self) -> None:
-        for name, value in (("beam", self.beam), ("nbest", self.nbest)):
-            if value < 1:
-                raise UserError(f"{name} is {value}", remedy="Give a number from 1 up")
+        check_ranges(self)
         if self.nbest > self.beam:
             raise UserError(
                 f"nbest {self.nbest} is more than the beam of {self.beam} keeps",
@@ -76,6 +80,7 @@ class DecodingOptions:
             ("rescore kind", self.rescore_kind, KINDS),
             ("rescore case", self.rescore_case, CASES),
             ("mode", self.mode, MODES),
+            ("speech detection (vad)", self.vad, VADS),
         ):
             if word not in allowed:
                 raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
@@ -86,8 +91,6 @@ class DecodingOptions:
             )
         if self.mode == "joint" and self.ctc_weight == 1.0:
             raise UserError("ctc weight is 1 in a joint search", remedy="Give less, or --mode ctc")
-        if not 0.0 <= self.ctc_weight <= 1.0:
-            raise UserError(f"ctc weight is {self.ctc_weight:g}", remedy="Give a number from 0 to 1")
         if self.graph and (self.lm or self.rescore):
             raise UserError(
                 "a decoding graph has its language model in it, another cannot join",
@@ -99,20 +102,14 @@ class DecodingOptions:
                 remedy="Leave --mode out",
             )
         self._check_weights()
-        if not (math.isfinite(self.acoustic_scale) and self.acoustic_scale >= 0.0):
-            raise UserError(f"acoustic scale is {self.acoustic_scale:g}", remedy="Give a number above 0")
 
     def _check_weights(self) -> None:
         for name, weight, model in (
             ("lm weight", self.lm_weight, self.lm),
             ("rescore weight", self.rescore_weight, self.rescore),
         ):
-            if not math.isfinite(weight) or weight < 0.0:
-                raise UserError(f"{name} is {weight:g}", remedy="Give a number from 0 up")
             if weight and not model:
                 raise UserError(f"{name} is {weight:g}, but no model is named for it", remedy="Name one")
-        if not math.isfinite(self.length_weight):
-            raise UserError(f"length weight is {self.length_weight:g}", remedy="Give a number, such as 0.5")
         if self.graph and self.length_weight:
             raise UserError(
                 f"length weight is {self.length_weight:g}, but a decoding graph weighs its words itself",
@@ -145,6 +142,8 @@ class DecodingOptions:
         parts += [f"graph.{_short(self.graph)}"] * bool(self.graph)
         parts += [f"scale{self.acoustic_scale:g}"] * (self.acoustic_scale > 0 and not self.graph)
         parts += [f"length{self.length_weight:g}"] * self._length_alone
+        parts += [f"vad.{self.vad}"] * (self.vad != "energy")
+        parts += [f"no_speech{self.no_speech_threshold:g}"] * (self.no_speech_threshold > 0)
         return "+".join(parts)
 
     @property
@@ -164,7 +163,7 @@ def read_options(path: str | Path) -> DecodingOptions:
     """
     remedy = "Give the tuned.json that `retort tune` wrote"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         known = {name: type(value) for name, value in asdict(GREEDY).items()}
         values: dict[str, Any] = {key: known[key](content[key]) for key in content if key in known}
     except OSError as error:
@@ -188,7 +187,7 @@ def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
         content = {key: value for key, value in content.items() if not key.startswith("rescore")}
         if not options.length_weight:
             del content["length_weight"]
-    for name in ("graph", "acoustic_scale", "mode", "ctc_weight"):
+    for name in ("graph", "acoustic_scale", "mode", "ctc_weight", "vad", "no_speech_threshold"):
         if content[name] == getattr(GREEDY, name):
             del content[name]
     return content

@@ -4,48 +4,65 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
-from retort.audio.files import check_wave, read_audio
-from retort.audio.pauses import cut_at_pauses
-from retort.config import FeatureConfig, NormaliserConfig, Recipe
-from retort.decoding.beam import Candidate
+from retort.audio.files import MAXIMUM_HOURS, Channel, WaveCheck, log_warning, open_audio
+from retort.audio.samples import as_path, as_wave
+from retort.audio.segments import LONGEST, segments
+from retort.audio.speech import open_detector
+from retort.checks import check_choices
+from retort.checksums import seal, verify
+from retort.config import CHOICES, FeatureConfig, NormaliserConfig, Recipe
+from retort.decoding.channels import channel_alternatives
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.hybrid_search import ScaledGraph
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
+from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.piece import Piece
 from retort.decoding.search import Found, Search
 from retort.decoding.searches import open_search
+from retort.decoding.speech_times import within_speech
 from retort.decoding.transcript import Transcript
-from retort.decoding.weights import pack, unpack
 from retort.decoding.workplace import Workplace
 from retort.errors import BadUtterance, UserError
-from retort.files import opening_model
+from retort.files import check_format, check_local, opening_model, write_whole
 from retort.hybrid.graph import Graph
-from retort.recipe import differing
+from retort.json_reader import read_json
+from retort.recipe import differing, read_saved
+from retort.size_checks import check_sizes
 from retort.students.factory import build_student
-from retort.students.student import Encoded, Student
+from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
+from retort.weights import AGAIN, fit, pack, read_weights, unpack
 
-SHORTEST = 3
-"""Encoder frames under which audio is too short to be recognised."""
 FORMAT = 1
 INT8_FORMAT = 2
 """Of a model with int8 weights, which version 0.1 cannot read."""
+CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech"}
+"""What stands in `config.json`; another key was written by a later version, which would compute something else."""
+_LARGEST, _MOST_LAYERS = 1 << 24, 1024
+_LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
+"""Of numbers in a configuration: no model has larger ones, and a damaged file must not ask for all memory."""
+
+
+Samples: TypeAlias = "np.ndarray | Tensor | Sequence[float]"
+Audio: TypeAlias = "str | Path | Samples"
 
 
 class Recogniser:
@@ -55,6 +72,7 @@ class Recogniser:
         student: in eval mode.
         graph: what a hybrid student is heard through; its words are then the tokenizer's.
         sampling_rate: of the samples it takes, Hz.
+        no_speech: what tells noise from speech, and from where on there are no words.
     """
 
     def __init__(
@@ -65,15 +83,18 @@ class Recogniser:
         normaliser: NormaliserConfig,
         device: torch.device | str = "cpu",
         graph: ScaledGraph | None = None,
+        no_speech: NoSpeech = UNCALIBRATED,
     ) -> None:
         self.device = torch.device(device)
         self.student = student.to(self.device).eval()
         self.tokenizer = tokenizer
+        student.read_tokenizer(tokenizer)
         self.features = features
         self.normalise = Normaliser(normaliser)
         self.sampling_rate = features.sampling_rate
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
+        self.no_speech = no_speech
         self._workplace = Workplace()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
@@ -84,63 +105,166 @@ class Recogniser:
         return self
 
     def transcribe(
-        self, path: str | Path, longest: float = 30.0, options: DecodingOptions = GREEDY
+        self,
+        audio: Audio,
+        longest: float = LONGEST,
+        options: DecodingOptions = GREEDY,
+        channel: Channel = "mix",
+        maximum_hours: float = MAXIMUM_HOURS,
     ) -> Transcript:
-        """Recognise a file of any rate and channel count that soundfile reads.
+        """Recognise a file of any sampling rate and number of channels.
 
         Args:
-            path: the audio file.
+            audio: the path of a file, or samples, as :meth:`transcribe_samples` takes them.
             longest: seconds; a longer file is cut at its pauses into stretches no longer than this.
             options: how to decode.
+            channel: of a file, counted from 0, or "mix", the mean of all.
+            maximum_hours: a longer file is refused.
 
         Raises:
             UserError: the file is missing, not audio, empty, silent or too short.
         """
-        return self.alternatives(path, longest, options)[0].transcript
+        return self.alternatives(audio, longest, options, channel, maximum_hours)[0].transcript
+
+    def transcribe_channels(
+        self,
+        path: str | Path,
+        longest: float = LONGEST,
+        options: DecodingOptions = GREEDY,
+        maximum_hours: float = MAXIMUM_HOURS,
+    ) -> dict[int, Transcript]:
+        """Recognise each channel of a file by itself; :func:`retort.decoding.channels.turns` puts them in order.
+
+        Raises:
+            UserError: as :meth:`transcribe`, for a file none of whose channels can be used.
+        """
+        found = channel_alternatives(self, str(path), longest, options, maximum_hours)
+        return {channel: readings[0].transcript for channel, readings in found.items()}
 
     def transcribe_samples(
         self,
-        samples: np.ndarray,
-        longest: float = 30.0,
+        samples: Samples,
+        longest: float = LONGEST,
         where: str = "samples",
         options: DecodingOptions = GREEDY,
     ) -> Transcript:
-        """Recognise `samples (N,)` float32 in [-1, 1] at :attr:`sampling_rate`; times are of the whole.
+        """Recognise `samples (N,)` of one channel at :attr:`sampling_rate`; times are of the whole.
+
+        Args:
+            samples: floats in [-1, 1], or integers (int8, int16, int32, uint8) whose full scale is taken for 1, in an
+                array, a tensor or a list; `(N, 1)` and `(1, N)` will do.
+            longest: as of :meth:`transcribe`.
+            where: what the samples are called in errors.
+            options: how to decode.
 
         Raises:
-            UserError: the samples are none, silent, not finite or too few.
+            UserError: another type or shape; or the samples are none, silent, not finite or too few.
         """
-        return self._alternatives(samples, longest, where, options)[0].transcript
+        return self._alternatives([as_wave(samples, where)], longest, where, options)[0].transcript
 
     def alternatives(
-        self, path: str | Path, longest: float = 30.0, options: DecodingOptions = GREEDY
+        self,
+        audio: Audio,
+        longest: float = LONGEST,
+        options: DecodingOptions = GREEDY,
+        channel: Channel = "mix",
+        maximum_hours: float = MAXIMUM_HOURS,
     ) -> list[Alternative]:
-        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`."""
-        samples = read_audio(path, self.sampling_rate)
-        return self._alternatives(samples, longest, str(path), options)
+        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`.
 
+        A file is decoded while it is read: memory does not grow with its length.
+        """
+        path = as_path(audio)
+        if path is None:
+            return self._alternatives([as_wave(audio, "samples")], longest, "samples", options)
+        reader = open_audio(path, self.sampling_rate, channel, maximum_hours=maximum_hours)
+        found = self._alternatives(reader.blocks(), longest, path, options)
+        log_warning(reader)
+        return found
+
+    @torch.inference_mode()
     def _alternatives(
-        self, samples: np.ndarray, longest: float, where: str, options: DecodingOptions
+        self, blocks: Iterable[np.ndarray], longest: float, where: str, options: DecodingOptions
     ) -> list[Alternative]:
-        check_wave(samples, where)
-        stretches, features = [], []
-        for start, end in cut_at_pauses(samples, self.sampling_rate, longest):
-            made = self._features(samples[start:end])
-            if int(self.student.encoder.output_lengths(torch.tensor([made.shape[0]]))) >= SHORTEST:
-                stretches.append((start / self.sampling_rate, (end - start) / self.sampling_rate))
-                features.append(made)
-        if not features:
+        """The n-best list of a recording, decoded segment by segment while its blocks are read."""
+        if not longest >= 1.0:
+            raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
+        check = WaveCheck(self.sampling_rate)
+        parts = []
+        for piece in self.pieces(_checked(blocks, check, where), options, longest):
+            encoded = self.encode([piece.features])
+            (found,) = self.opened(options)(encoded)
+            (readings,) = self.piece_readings([piece], encoded, [found], options)
+            if isinstance(readings, BadUtterance):
+                raise BadUtterance(readings.what, where=where, remedy=readings.remedy)
+            parts.append(readings)
+        check.finish(where)
+        if not parts and check.samples < self.fewest_samples:
             shortest = FRAME_SHIFT * self._fewest_frames()
             raise BadUtterance(
                 f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
             )
-        parts = []
-        for (offset, duration), made in zip(stretches, features):
-            (found,) = self.search([made], options)
-            if isinstance(found, BadUtterance):
-                raise BadUtterance(found.what, where=where, remedy=found.remedy)
-            parts.append(self.readings(found, options, offset, duration))
         return join_alternatives(parts, self.separator, options.nbest)
+
+    def pieces(
+        self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
+    ) -> Iterator[Piece]:
+        """The segments of a recording with speech, as :func:`retort.audio.segments.segments` makes them, with features.
+
+        One that is too short to be recognised is left out.
+
+        Args:
+            blocks: `(n,)` float32 each, finite, of one channel at :attr:`sampling_rate`.
+            options: of them the kind of speech detection.
+            longest: seconds; at most what the encoder has positions for.
+        """
+        if self.student.encoder.longest is not None:
+            longest = min(longest, self.student.encoder.longest * FRAME_SHIFT)
+        detector = open_detector(options.vad, self.sampling_rate)
+        keep = options.vad == "none"
+        rate = self.sampling_rate
+        for segment in segments(blocks, rate, detector, longest, keep_silence=keep):
+            features = self._features(segment.samples)
+            if int(self.student.encoder.output_lengths(torch.tensor([features.shape[0]]))) >= SHORTEST:
+                speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
+                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features)
+
+    @torch.inference_mode()
+    def piece_readings(
+        self,
+        pieces: Sequence[Piece],
+        encoded: Encoded,
+        found: Sequence[Found],
+        options: DecodingOptions = GREEDY,
+    ) -> list[list[Alternative] | BadUtterance]:
+        """What the search kept of a batch of pieces as texts with times; a piece of noise has no words."""
+        best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
+        hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
+        signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in pieces])
+        threshold = options.no_speech_threshold or self.no_speech.threshold
+        readings: list[list[Alternative] | BadUtterance] = []
+        for piece, candidates, values in zip(pieces, found, signals):
+            if isinstance(candidates, BadUtterance):
+                readings.append(candidates)
+                continue
+            no_speech = self.no_speech(values)
+            if no_speech > threshold:
+                silent = Alternative(Transcript("", [], [], no_speech), candidates[0].score)
+                readings.append([silent])
+                continue
+            timed = time_candidates(
+                candidates, options.nbest, self.tokenizer, self.frame_seconds, piece.offset, piece.duration
+            )
+            readings.append(
+                [
+                    replace(
+                        each,
+                        transcript=replace(within_speech(each.transcript, piece.speech), no_speech=no_speech),
+                    )
+                    for each in timed
+                ]
+            )
+        return readings
 
     @property
     def outputs(self) -> int:
@@ -195,20 +319,12 @@ class Recogniser:
             )
         return self._opened
 
-    def readings(
-        self, candidates: Sequence[Candidate], options: DecodingOptions, offset: float, duration: float
-    ) -> list[Alternative]:
-        """The best candidates as texts with times; `offset` and `duration` of the stretch in seconds."""
-        return time_candidates(
-            candidates, options.nbest, self.tokenizer, self.frame_seconds, offset, duration
-        )
-
     def save(self, folder: Path, *, stored: str = "float32", link: bool = False) -> None:
         """Write what :func:`load` reads, and nothing else.
 
         Args:
             folder: made if missing.
-            stored: how the weights are stored: `float32`, `float16` or `int8` (:func:`retort.decoding.weights.pack`).
+            stored: how the weights are stored: `float32`, `float16` or `int8` (:func:`retort.weights.pack`).
             link: share the bytes of the decoding graph, as :meth:`retort.hybrid.graph.Graph.save` does.
 
         Raises:
@@ -224,6 +340,7 @@ class Recogniser:
         if stored == "int8":
             config["format"] = INT8_FORMAT
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        seal(folder)
 
     def fingerprint(self) -> str:
         """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike.
@@ -255,7 +372,13 @@ class Recogniser:
             "features": told(self.features),
             "normaliser": told(self.normalise.config),
             **graph,
+            **({} if self.no_speech is UNCALIBRATED else {"no_speech": self.no_speech.to_dict()}),
         }
+
+    @property
+    def fewest_samples(self) -> int:
+        """Of a recording that can be recognised."""
+        return int((self._fewest_frames() - 0.5) * FRAME_SHIFT * self.sampling_rate)
 
     def _fewest_frames(self) -> int:
         """Feature frames that give `SHORTEST` encoder frames."""
@@ -266,14 +389,51 @@ class Recogniser:
         return normalised(self._extract(samples), self.features)
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
-    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
+def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iterator[np.ndarray]:
+    """The blocks, noted by `check`; the first value that is not finite ends them with an error."""
+    blocks = iter(blocks)
+    for block in blocks:
+        check.add(block)
+        if check.bad:
+            for rest in blocks:
+                check.add(rest)
+            check.finish(where)
+        yield block
 
-    Float16 and int8 weights become float32.
+
+@cache
+def _work_after_fork() -> None:
+    """Let a process that is forked from this one compute with one thread.
+
+    Threads are not forked: where PyTorch has computed with several, the child would wait for them for good.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
+def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
+    """Write what tells noise from speech into the configuration of the model in `folder`; returns that file.
 
     Raises:
-        UserError: no model there, or files of it are missing, broken or of another format.
+        UserError: no model there, or it cannot be written.
     """
+    path = _model_root(folder) / "config.json"
+    try:
+        config = read_json(path)
+        config["no_speech"] = no_speech.to_dict()
+        write_whole(path, json.dumps(config, indent=2) + "\n")
+        seal(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            remedy="Copy the model to a folder of yours",
+        ) from None
+    return path
+
+
+def _model_root(folder: str | Path) -> Path:
+    check_local(str(folder))
     root = Path(folder)
     if (root / "model" / "config.json").is_file():
         root = root / "model"
@@ -283,27 +443,90 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=folder,
             remedy="Give an experiment that `retort train` finished, or a release",
         )
-    with opening_model(root, "Export or fetch it again"):
-        config = json.loads((root / "config.json").read_text())
-        if config["format"] not in (FORMAT, INT8_FORMAT):
-            raise UserError(
-                f"its format is {config['format']}, this version reads {FORMAT} and {INT8_FORMAT}", where=root
-            )
-        parts: dict[Any, Any] = {key: config[key] for key in ("student", "features", "normaliser")}
-        recipe = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(Recipe), {**parts, "name": str(root)})
-        )
-        assert isinstance(recipe, Recipe)
-        student = build_student(recipe.student, int(config["vocabulary"]), recipe.features.bins)
-        student.load_state_dict(unpack(load_file(root / "model.safetensors")))
+    return root
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
+    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
+
+    Float16 and int8 weights become float32.
+
+    Raises:
+        UserError: no model there, or files of it are missing, broken or of another format.
+    """
+    _work_after_fork()
+    root = _model_root(folder)
+    with opening_model(root, AGAIN):
+        config = _read_config(root)
+        verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)
+        parts = {key: config[key] for key in ("student", "features", "normaliser")}
+        recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
+        _check_known(recipe, config, root)
+        weights = unpack(read_weights(root / "model.safetensors"))
+        sizes = recipe.student, int(config["vocabulary"]), recipe.features.bins
+        with torch.device("meta"):
+            fit(build_student(*sizes), weights)  # before any memory is asked for
+        student = build_student(*sizes)
+        student.load_state_dict(weights)
+        no_speech = NoSpeech.from_dict(config["no_speech"]) if "no_speech" in config else UNCALIBRATED
     tokenizer = open_tokenizer(root / "tokenizer")
     graph = None
     if "graph" in config:
-        graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
+        with opening_model(root, AGAIN):
+            graph = ScaledGraph(Graph.load(root / "graph"), float(config["graph"]["acoustic_scale"]))
     elif tokenizer.size != config["vocabulary"]:
         raise UserError(
             f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {config['vocabulary']}",
             where=root,
             remedy="Export or fetch it again",
         )
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech)
+
+
+def _read_config(root: Path) -> dict[str, Any]:
+    """`config.json` of a format and with keys that this version knows.
+
+    Raises:
+        UserError: it is of a later version.
+        OSError, ValueError, KeyError: it cannot be read.
+    """
+    config = read_json(root / "config.json")
+    if not isinstance(config, dict):
+        raise ValueError("config.json is not a table")
+    if config["format"] != FORMAT:
+        check_format(config["format"], INT8_FORMAT, root)
+    if unknown := sorted(map(str, config.keys() - CONFIG_KEYS)):
+        raise UserError(
+            f"its configuration has '{unknown[0]}', which this version does not know",
+            where=root / "config.json",
+            remedy="Install a later version of retort-asr",
+        )
+    return config
+
+
+def _check_known(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
+    """Refuse choices that this version does not know; it would take another in their place."""
+    try:
+        check_choices(recipe, CHOICES, str(root / "config.json"))
+    except UserError as error:
+        raise UserError(
+            f"{error.what}, which this version does not know",
+            where=error.where,
+            remedy="Install a later version of retort-asr",
+        ) from None
+    check_sizes(recipe.student, str(root / "config.json"))
+    for name, number in _numbers(config):
+        if abs(number) > (_MOST_LAYERS if name in _LAYERS else _LARGEST):
+            raise ValueError(f"{name} is {number}")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of a configuration with the names of their keys."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _numbers(each, str(key))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _numbers(each, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

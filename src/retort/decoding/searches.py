@@ -10,6 +10,7 @@ from retort.decoding.hybrid_search import HybridSearch, ScaledGraph
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
 from retort.decoding.transducer_search import TransducerSearch
+from retort.decoding.whisper_search import WhisperSearch
 from retort.decoding.workplace import Workplace
 from retort.errors import UserError
 from retort.students.attention import AttentionStudent
@@ -18,8 +19,10 @@ from retort.students.ctc import CtcStudent, HasCtc
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 from retort.students.transducer import TransducerStudent
+from retort.students.whisper import WhisperStudent
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import Tokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 
 
 def open_search(
@@ -63,6 +66,10 @@ def open_search(
         return AttentionSearch(student, tokenizer, options, before)
     if isinstance(student, TransducerStudent):
         return TransducerSearch(student, tokenizer, options, before)
+    if isinstance(student, WhisperStudent):
+        if not isinstance(tokenizer, WhisperTokenizer):
+            raise ValueError("a Whisper student needs Whisper's tokenizer")
+        return WhisperSearch(student, tokenizer, options, before)
     if not isinstance(student, CifStudent):
         raise ValueError(f"no search for {type(student).__name__}")
     return CifSearch(student, tokenizer, options, before)

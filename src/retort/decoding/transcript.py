@@ -23,11 +23,16 @@ class TimedText:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of a recording with its tokens and words in order; times never descend."""
+    """The text of a recording with its tokens and words in order; times never descend.
+
+    Attributes:
+        no_speech: 0 to 1, how likely the recording is without speech; 1 where the speech detector found none.
+    """
 
     text: str
     words: list[TimedText]
     tokens: list[TimedText]
+    no_speech: float = 0.0
 
     def to_json(self) -> str:
         """One JSON object."""
@@ -76,9 +81,10 @@ def spoken(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
-    """The transcripts of consecutive stretches as one."""
+    """The transcripts of consecutive segments as one; without any, that of a recording without speech."""
     return Transcript(
         separator.join(part.text for part in parts if part.text),
         [word for part in parts for word in part.words],
         [token for part in parts for token in part.tokens],
+        min((part.no_speech for part in parts), default=1.0),
     )

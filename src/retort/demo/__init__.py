@@ -1,7 +1,7 @@
-"""`retort demo`: from nothing to the text of sentences never heard, offline, with and without a teacher."""
+"""`retort demo`: a released model transcribes, and is fine-tuned with and without distillation; offline."""
 
 from __future__ import annotations
 
-from retort.demo.tour import run_demo
+from retort.demo.tour import FINE_TUNING, FROM_SCRATCH, run_demo
 
-__all__ = ["run_demo"]
+__all__ = ["FINE_TUNING", "FROM_SCRATCH", "run_demo"]

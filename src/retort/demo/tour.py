@@ -1,9 +1,12 @@
-"""The tour: speech is made, two systems learn from it, and hear sentences that were in no training."""
+"""The demo: a released model transcribes real speech, then it is fine-tuned on synthetic speech with and without a teacher.
+
+With `--from-scratch` both systems are trained from random weights instead.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +15,17 @@ from lhotse.cut import Cut
 from rich.console import Console
 from rich.table import Table
 
+from retort.audio.files import audio_info
 from retort.config import Recipe
 from retort.corpora import PREPARERS, open_cuts
 from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
 from retort.evaluation import Comparison, Interval, Score, compare, intervals, read_score
-from retort.evaluation.evaluate import data_name
+from retort.evaluation.evaluate import data_name, evaluate
+from retort.evaluation.experiment import results_of_release
 from retort.evaluation.report import write_report
 from retort.evaluation.timing import WordTiming, read_word_ends, word_timing
+from retort.pretrained import locate
 from retort.progress import stage_progress
 from retort.recipe import load_recipe
 from retort.sweeps.scored import scored
@@ -27,11 +33,39 @@ from retort.sweeps.side_by_side import Training, train_side_by_side
 from retort.training.data import load_data
 from retort.training.log import read_metrics
 
-RECIPES = {"demo/cif": "CIF", "demo/hkd": "CIF+HKD"}
-"""What is trained, and how the screen calls it; the others are compared with the first."""
-SENTENCES = {"train": 1200, "validation": 60, "test": 100}
+
+@dataclass(frozen=True)
+class Tour:
+    """What a demo trains.
+
+    Attributes:
+        recipes: names of recipes, and how the screen calls their systems; the others are compared with the first.
+        sentences: how many are synthesised for each part of the data.
+        data: folder of the data under the experiments' root, as the recipes name it.
+        released: folder of the model that is fine-tuned and shown beforehand; empty to train from random weights.
+    """
+
+    recipes: dict[str, str]
+    sentences: dict[str, int]
+    data: str
+    released: str = ""
+
+
+FINE_TUNING = Tour(
+    recipes={"demo/tuned_cif": "fine-tuned", "demo/tuned_hkd": "fine-tuned with HKD"},
+    sentences={"train": 240, "validation": 20, "test": 100},
+    data="demo/tuning_data",
+    released="models/english",
+)
+FROM_SCRATCH = Tour(
+    recipes={"demo/cif": "CIF", "demo/hkd": "CIF+HKD"},
+    sentences={"train": 1200, "validation": 60, "test": 100},
+    data="demo/data",
+)
+SAMPLE = "speech-sample"
+"""Of the catalogue of `retort fetch`: real speech that is transcribed first, where it was fetched."""
 SHOWN = 3
-"""Sentences never heard that are transcribed before the user's eyes."""
+"""Test sentences whose transcripts are shown."""
 ENOUGH_SPEAKERS = 20
 """With fewer, bootstrap intervals over speakers are too narrow (`retort.evaluation.bootstrap`)."""
 
@@ -49,29 +83,40 @@ class _Heard:
     seconds: float
 
 
-def run_demo(console: Console, root: Path, overrides: Sequence[str] = ()) -> None:
-    """Synthesise speech, train CIF with and without a teacher on it, and show what they hear.
+def run_demo(
+    console: Console, root: Path, overrides: Sequence[str] = (), tour: Tour = FINE_TUNING
+) -> None:
+    """Transcribe real speech with a released model, fine-tune it with and without a teacher, and show the transcripts.
 
     Args:
         root: of the experiments, `exp` in the working directory, which the recipes name; data and report go
             to `root/demo`. A second call goes on where this one stopped.
         overrides: settings over both recipes.
+        tour: what is trained.
 
     Raises:
-        UserError: speech cannot be made, or a training failed; what the other learned is shown first.
+        UserError: the released model is not here, speech cannot be made, or a training failed; what the other learned
+            is shown first.
     """
     started = time.monotonic()
-    recipes = [load_recipe(name, overrides) for name in RECIPES]
-    data = root / "demo" / "data"
-    _synthesise(console, data, recipes[0])
+    recipes = [load_recipe(name, overrides) for name in tour.recipes]
+    if tour.released:
+        _transcribe_sample(console, Path(tour.released))
+    data = root / tour.data
+    _synthesise(console, data, recipes[0], tour.sentences)
     test = data / "test.jsonl.gz"
-    failed = _train(console, root, [each for each in recipes if scored(each, root) is None], overrides)
+    missing = [each for each in recipes if scored(each, root) is None]
+    failed = _train(console, root, missing, overrides, tour.recipes)
     cuts = open_cuts(test).cuts
-    heard = [_hear(title, root / name, test, cuts) for name, title in RECIPES.items() if name not in failed]
+    heard = [
+        _hear(title, root / name, test, cuts) for name, title in tour.recipes.items() if name not in failed
+    ]
+    if heard and tour.released:
+        heard.insert(0, _untouched(console, Path(tour.released), root, test, cuts))
     if heard:
         _show_sentences(console, heard, list(cuts)[:SHOWN])
         _show_scores(console, heard)
-        _report(console, heard, root / "demo")
+        _report(console, [each for each in heard if each.seconds], root / "demo")
         minutes = (time.monotonic() - started) / 60
         console.print(f"the demo took {minutes:.1f} minutes", highlight=False)
         command = f"retort transcribe --json {heard[-1].folder} {_audio(cuts[0])}"
@@ -80,8 +125,49 @@ def run_demo(console: Console, root: Path, overrides: Sequence[str] = ()) -> Non
         raise _together(failed)
 
 
+def _transcribe_sample(console: Console, released: Path) -> None:
+    """Show what a released model makes of real speech, where the sample was fetched."""
+    if not released.is_dir():
+        raise UserError(
+            "no such model",
+            where=released,
+            remedy="Run the demo from the root of the repository, or with --from-scratch",
+        )
+    folder = locate(SAMPLE)
+    if folder is None:
+        console.print(f"no real speech here: retort fetch {SAMPLE} gets some", highlight=False)
+        return
+    wave, started = folder / "speech.wav", time.monotonic()
+    recogniser = load(released)
+    opened = time.monotonic()
+    transcript = recogniser.transcribe(wave)
+    seconds = audio_info(wave).samples / audio_info(wave).sampling_rate
+    console.print(
+        f"$ retort transcribe {released} {wave}", highlight=False, markup=False, soft_wrap=True
+    )
+    console.print(transcript.text, highlight=False, markup=False, style="bold")
+    console.print(
+        f"({seconds:.0f} s of speech in {time.monotonic() - opened:.1f} s, the model opened in "
+        f"{opened - started:.1f} s)",
+        highlight=False,
+    )
+
+
+def _untouched(console: Console, released: Path, root: Path, test: Path, cuts: CutSet) -> _Heard:
+    """What the released model makes of the test sentences before it is fine-tuned."""
+    recogniser = load(released)
+    with stage_progress(console) as progress:
+        found = evaluate(recogniser, str(test), results_of_release(released, root), progress, reuse=True)
+    timing = word_timing(cuts, read_word_ends(found.folder / "hyp.jsonl"), recogniser.normalise)
+    return _Heard(released.as_posix(), released, recogniser, found.score, found.intervals, timing, 0.0)
+
+
 def _train(
-    console: Console, root: Path, recipes: Sequence[Recipe], overrides: Sequence[str]
+    console: Console,
+    root: Path,
+    recipes: Sequence[Recipe],
+    overrides: Sequence[str],
+    names: Mapping[str, str],
 ) -> dict[str, UserError]:
     """Train what is not done yet; by name, what went wrong."""
     if not recipes:
@@ -89,7 +175,7 @@ def _train(
         return {}
     with stage_progress(console) as progress:
         load_data(recipes[0], root / "cache", progress)  # once, for the two would both make the features
-    titles = [RECIPES.get(each.name, each.name) for each in recipes]
+    titles = [names.get(each.name, each.name) for each in recipes]
     beside = " side by side, a thread each" if len(titles) > 1 else ""
     console.print(f"training {' and '.join(titles)}{beside}", highlight=False)
     trainings = [
@@ -98,8 +184,8 @@ def _train(
     return train_side_by_side(console, root, trainings, [{}] * len(trainings))
 
 
-def _synthesise(console: Console, folder: Path, recipe: Recipe) -> None:
-    manifests = [folder / f"{split}.jsonl.gz" for split in SENTENCES]
+def _synthesise(console: Console, folder: Path, recipe: Recipe, sentences: Mapping[str, int]) -> None:
+    manifests = [folder / f"{split}.jsonl.gz" for split in sentences]
     if all(manifest.exists() for manifest in manifests):
         return
     with stage_progress(console) as progress:
@@ -108,7 +194,7 @@ def _synthesise(console: Console, folder: Path, recipe: Recipe) -> None:
             folder,
             seed=recipe.seed,
             progress=lambda done, total: progress("synthesis", done, total),
-            **SENTENCES,
+            **sentences,
         )
     if prepared.rejected:
         raise UserError(f"{len(prepared.rejected)} sentences could not be spoken", where=folder)
@@ -143,8 +229,7 @@ def _show_scores(console: Console, heard: Sequence[_Heard]) -> None:
     )  # fmt: skip
     for each in heard:
         rates = [
-            f"{bound.rate:.2%} ({bound.low:.2%} to {bound.high:.2%})"
-            for bound in (each.bounds["cer"], each.bounds["wer"])
+            f"{bound.rate_text} ({bound.range_text})" for bound in (each.bounds["cer"], each.bounds["wer"])
         ]
         table.add_row(each.name, *rates, _timing(each.timing), f"{each.seconds / 60:.1f} min")
     console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from retort.decoding.options import GREEDY
 from retort.errors import UserError
 from retort.evaluation.evaluate import evaluation_name
 from retort.hybrid.store import AlignmentStore
+from retort.json_reader import read_json
 from retort.recipe import recipe_from_dict
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
@@ -67,7 +67,7 @@ def _recipe(model: Path) -> tuple[Recipe, Path] | None:
         path = folder / "recipe.json"
         if path.is_file():
             try:
-                return recipe_from_dict(json.loads(path.read_text(encoding="utf-8")), str(path)), folder
+                return recipe_from_dict(read_json(path), str(path)), folder
             except (ValueError, UserError):
                 return None
     return None

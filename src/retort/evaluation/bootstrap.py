@@ -9,6 +9,7 @@ held the truth in 83 % of trials with 5 speakers, 90 % with 8, 93 % with 20 to 6
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
-from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score, UtteranceScore
+from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score, UtteranceScore, demand_words
 
 SEED = 20230820
 
@@ -99,6 +100,8 @@ def interval(
     groups, resampled = _groups(speakers, len(counts))
     errors = _sums([each.errors for each in counts], groups)
     references = _sums([each.reference for each in counts], groups)
+    if not references.sum():
+        return Interval(math.nan, math.nan, math.nan, resampled, LEVEL, replicates)
     rates = _replicates(errors, references, replicates, seed)
     low, high = _percentiles(rates)
     return Interval(sum(counts, Counts()).rate, low, high, resampled, LEVEL, replicates)
@@ -124,6 +127,7 @@ def compare(
     if measure not in ("wer", "cer"):
         raise ValueError(f"measure is '{measure}', not wer or cer")
     first_counts, second_counts = _of(first, measure), _beside(first, second, measure)
+    demand_words(first)
     groups, resampled = _groups([utterance.speaker for utterance in first.utterances], len(first_counts))
     surplus = _sums([b.errors - a.errors for a, b in zip(first_counts, second_counts)], groups)
     references = _sums([each.reference for each in first_counts], groups)

@@ -14,7 +14,7 @@ from retort.evaluation.bootstrap import compare, intervals
 from retort.evaluation.document import Alignment, Block, Folded, Gallery, Paragraph, Section, Table
 from retort.evaluation.experiment import Experiment, Scored
 from retort.evaluation.plots import curve_pictures, panels, style
-from retort.evaluation.scoring import UtteranceScore, alignment
+from retort.evaluation.scoring import UNDEFINED, Counts, UtteranceScore, alignment
 from retort.recipe import recipe_to_dict
 from retort.students.factory import build_student
 
@@ -58,7 +58,7 @@ def _score_row(name: str, scored: Scored) -> list[str]:
     cells = [name, scored.name]
     for measure in MEASURES:
         found = bounds[measure]
-        cells += [f"{found.rate:.2%}", f"{found.low:.2%} to {found.high:.2%}"]
+        cells += [found.rate_text, found.range_text]
     cells += [f"{words.substitutions:,}/{words.deletions:,}/{words.insertions:,}"]
     cells += [f"{len(score.utterances):,}", f"{len(score.speakers):,}"]
     workers = f" ({score.workers} at work)" if score.workers > 1 else ""
@@ -90,6 +90,32 @@ def _comparisons(experiments: Sequence[Experiment]) -> list[Block]:
         "below zero, the other one is better."
     )
     return [title, Table(("experiment", "data", "", "difference", "95 %", "p"), rows), *notes]
+
+
+def changes(experiments: Sequence[Experiment]) -> Section:
+    """What training gained and lost on each test set against the model that it started from; empty if there is none."""
+    section = Section("Gained and lost")
+    rows: list[list[str]] = []
+    for each in experiments:
+        for name in each.started.keys() & each.scored.keys():
+            first, second = each.started[name].score, each.scored[name].score
+            try:
+                found = [compare(first, second, measure=measure) for measure in MEASURES]
+            except UserError as error:
+                section.blocks.append(note(f"{each.name}, {name}: {error}"))
+                continue
+            for row in found:
+                rates = f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}"
+                interval = f"{row.low:+.2%} to {row.high:+.2%}"
+                rows.append([each.name, name, row.measure.upper(), *rates, interval, f"{row.p:.4f}"])
+    if rows:
+        text = Paragraph(
+            "Each test set before training (the model of `training.init`) and after it, on the same utterances, paired "
+            "bootstrap over speakers; below zero training gained, above zero it lost."
+        )
+        header = ("experiment", "data", "", "before", "after", "difference", "95 %", "p")
+        section.blocks[:0] = [text, Table(header, sorted(rows))]
+    return section
 
 
 def recipes(experiments: Sequence[Experiment]) -> Section:
@@ -237,10 +263,14 @@ def by_error(scored: Scored) -> list[UtteranceScore]:
     return sorted(there, key=lambda each: (-each.characters.rate, -each.characters.errors, each.id))
 
 
+def _rate(counts: Counts) -> str:
+    return f"{counts.rate:.0%}" if counts.reference else UNDEFINED
+
+
 def _aligned(scored: Scored, utterance: UtteranceScore, unit: str) -> Alignment:
     said = scored.said[utterance.id]
     title = (
-        f"{utterance.id}, speaker {utterance.speaker}: CER {utterance.characters.rate:.0%}, "
-        f"WER {utterance.words.rate:.0%}"
+        f"{utterance.id}, speaker {utterance.speaker}: CER {_rate(utterance.characters)}, "
+        f"WER {_rate(utterance.words)}"
     )
     return Alignment(title, alignment(said.reference, said.hypothesis, unit=unit))

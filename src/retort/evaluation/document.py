@@ -15,15 +15,21 @@ from typing import TypeAlias
 
 from rich.table import Table as ScreenTable
 
+from retort.errors import printable
+
 NOTHING = "·"
 """Stands where one side of an alignment has nothing."""
 
 
 @dataclass(frozen=True)
 class Paragraph:
+    """A text; what stands between backticks is code, and nothing else in it is Markdown."""
+
     text: str
     kind: str = ""
     """`note` for what is missing or to be known of the numbers."""
+    markdown: bool = False
+    """Whether the text is Markdown, which is then written as it is."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +97,18 @@ class Document:
 
 def to_markdown(document: Document, html_name: str = "report.html") -> str:
     """The document without its pictures, which are in the file `html_name` beside it, if it has one."""
-    parts = [f"# {document.title}", document.lead]
+    parts = [f"# {_inline(document.title)}", _prose(document.lead)]
     if html_name:
         parts.append(f"The pictures are in [{html_name}]({html_name}).")
-    return "\n\n".join([*parts, *map(section_to_markdown, document.sections)]) + "\n"
+    whole = "\n\n".join([*parts, *map(section_to_markdown, document.sections)]) + "\n"
+    return printable(whole, keep="\n")
 
 
 def section_to_markdown(section: Section) -> str:
     """A heading of the second level and what is under it."""
     texts = (_markdown(block) for block in section.blocks)
-    return "\n\n".join([f"## {section.title}", *(text for text in texts if text)])
+    whole = "\n\n".join([f"## {_inline(section.title)}", *(text for text in texts if text)])
+    return printable(whole, keep="\n")
 
 
 def to_screen(table: Table, title: str) -> ScreenTable:
@@ -124,39 +132,62 @@ def to_html(document: Document) -> str:
         for number, section in enumerate(document.sections)
     )
     title, lead = escape(document.title), escape(document.lead)
-    return f"""<!doctype html>
+    page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>{title}</title><style>{STYLE}</style></head>
 <body><header><h1>{title}</h1><p>{lead}</p><nav>{links}</nav></header>
 <main>{sections}</main></body></html>
 """
+    return printable(page, keep="\n\t")
 
 
 def _markdown(block: Block) -> str:
     match block:
-        case Paragraph(text, kind):
-            return f"> {text}" if kind else text
+        case Paragraph(text, kind, markdown):
+            shown = text if markdown else _prose(text)
+            return f"> {shown}" if kind else shown
         case Table(header, rows, prose):
             rule = ["---" if prose or index == 0 else "---:" for index in range(len(header))]
-            lines = [header, rule, *([_cell(cell) for cell in row] for row in rows)]
+            lines = [[*map(_inline, header)], rule, *([*map(_inline, row)] for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Picture(_, caption, table):
-            return f"{caption}\n\n{_markdown(table)}" if table else f"*Picture: {caption}*"
+            shown = _inline(caption)
+            return f"{shown}\n\n{_markdown(table)}" if table else f"*Picture: {shown}*"
         case Gallery(pictures):
-            return f"*Pictures: {'; '.join(pictures)}.*"
+            return f"*Pictures: {'; '.join(map(_inline, pictures))}.*"
         case Alignment(title, pairs):
-            return f"{title}\n\n```text\n{_columns(pairs)}\n```"
+            columns = _columns(pairs)
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", columns)), default=0))
+            return f"{_inline(title)}\n\n{fence}text\n{columns}\n{fence}"
         case Folded(title, blocks):
-            return "\n\n".join([f"### {title}", *(text for each in blocks if (text := _markdown(each)))])
+            return "\n\n".join(
+                [f"### {_inline(title)}", *(text for each in blocks if (text := _markdown(each)))]
+            )
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _inline(text: str) -> str:
+    """A text on one line in which nothing is Markdown: a cell, a title."""
+    return re.sub(
+        r"([\\`*\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])|^[#+-](?=\s|$))", r"\\\1", " ".join(text.split())
+    )
+
+
+def _prose(text: str) -> str:
+    """The same of a text with code between backticks."""
+    parts = re.split(r"(`[^`\n]+`)", text)
+    return " ".join(
+        "".join(part if index % 2 else _outside(part) for index, part in enumerate(parts)).split()
+    )
+
+
+def _outside(text: str) -> str:
+    begin, end = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    return f"{begin}{_inline(text)}{end}" if text.strip() else text
 
 
 def _columns(pairs: Sequence[tuple[str, str]]) -> str:
     """Two lines, one unit under the other; a line of marks below shows where they differ."""
-    shown = [(first or NOTHING, second or NOTHING) for first, second in pairs]
+    shown = [(printable(first) or NOTHING, printable(second) or NOTHING) for first, second in pairs]
     widths = [max(_cells(first), _cells(second)) for first, second in shown]
     lines = []
     for side, name in enumerate(("ref", "hyp")):

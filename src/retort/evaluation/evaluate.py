@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from retort import __version__
@@ -17,10 +18,12 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.bootstrap import intervals
 from retort.evaluation.frame_accuracy import FrameAccuracy, watch_frames
+from retort.evaluation.noise import NoiseScore, score_noise
 from retort.evaluation.recognise import recognise, write_hypotheses
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
 from retort.files import contents, write_whole
 from retort.hybrid.store import AlignmentStore
+from retort.json_reader import read_json
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,6 +36,7 @@ class Evaluation:
         parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
         short: utterances of which the search found fewer than the beam keeps: there are no more.
         frames: of a hybrid student, where its data has alignments.
+        noise: missed noise and false alarms, if they were asked for.
     """
 
     split: str
@@ -44,6 +48,7 @@ class Evaluation:
     parameters: dict[str, int] = field(default_factory=dict)
     short: int = 0
     frames: FrameAccuracy | None = None
+    noise: NoiseScore | None = None
 
 
 def evaluate(
@@ -55,6 +60,7 @@ def evaluate(
     *,
     reuse: bool = False,
     alignments: AlignmentStore | None = None,
+    noise: int = 0,
 ) -> Evaluation:
     """Score a model on a manifest or Kaldi folder.
 
@@ -67,6 +73,7 @@ def evaluate(
         reuse: do nothing where :func:`evaluated` finds what an earlier call wrote.
         alignments: of the data, in the senones of a hybrid student (:func:`retort.evaluation.aligned.open_aligned`);
             their frames are counted beside the errors.
+        noise: recognise so many clips of synthetic noise as well (:func:`retort.evaluation.noise.score_noise`).
     """
     if reuse and (before := evaluated(recogniser, source, folder, options)) is not None:
         return before
@@ -83,6 +90,9 @@ def evaluate(
         decoding_seconds=recognised.decoding_seconds,
         workers=recognised.workers,
     )
+    on_noise = None
+    if noise:
+        on_noise = score_noise(recogniser, recognised, options, partial(progress, "noise"), noise)
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
     out = _place(source, folder, options)
@@ -98,10 +108,13 @@ def evaluate(
         "short": recognised.short,
         "key": evaluation_key(recogniser, opened, options),
         **({"frames": asdict(frames)} if frames is not None else {}),
+        **({"noise": asdict(on_noise)} if on_noise is not None else {}),
     }
     write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: where it is, all is
     split = data_name(find_data(source))
-    return Evaluation(split, result, bounds, rejected, out, options, parameters, recognised.short, frames)
+    return Evaluation(
+        split, result, bounds, rejected, out, options, parameters, recognised.short, frames, on_noise
+    )
 
 
 def evaluated(
@@ -114,7 +127,7 @@ def evaluated(
         return None
     opened = open_cuts(find_data(source))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["key"] != evaluation_key(recogniser, opened, options):
             return None
         result = score_from_dict(content, path)

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from retort.audio.fbank import FRAME_SHIFT
 from retort.corpora.features import CutFeatures
 from retort.decoding.greedy import greedy_fired
-from retort.decoding.recogniser import SHORTEST, Recogniser
+from retort.decoding.recogniser import Recogniser
 from retort.errors import BadUtterance, UserError
 from retort.students.cif import CifStudent
+from retort.students.ctc import ctc_log_probs
+from retort.students.student import check_length
+from retort.text.tokenizers import BLANK
 
 END = "∎"
 """How the end symbol is shown."""
@@ -27,7 +30,8 @@ class Firing:
 
     Attributes:
         features: `(T, bins)` float32 after CMVN, a frame every 10 ms.
-        alphas: `(T',)` float32 weights, one an encoder frame.
+        alphas: `(T',)` float32 weights, one an encoder frame; of fires at the peaks of the CTC head the probability of
+            any label but the blank.
         fire_times: `(U,)` float32 encoder frames at which tokens were complete.
         labels: of the U tokens; empty behind the end symbol.
         frame_seconds: of one encoder frame.
@@ -56,7 +60,11 @@ def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
     count = int(fired.lengths[0])
     labels = [surface.replace(" ", "␣") for surface in recogniser.tokenizer.surfaces(ids)]
     labels = [*labels, END, *[""] * count][:count]
-    alphas = student.weights(encoded.hidden, encoded.lengths)[0, : int(encoded.lengths[0])]
+    if student.weights is None:
+        alphas = 1.0 - ctc_log_probs(student, encoded)[..., BLANK].exp()
+    else:
+        alphas = student.weights(encoded.hidden, encoded.lengths)
+    alphas = alphas[0, : int(encoded.lengths[0])]
     return Firing(
         features.numpy(),
         alphas.float().cpu().numpy(),
@@ -101,9 +109,7 @@ def _cif(recogniser: Recogniser) -> CifStudent:
 
 def _features(recogniser: Recogniser, made: CutFeatures, cut: Cut) -> torch.Tensor:
     features = made(cut)
-    frames = recogniser.student.encoder.output_lengths(torch.tensor([features.shape[0]]))
-    if int(frames) < SHORTEST:
-        raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
+    check_length(recogniser.student.encoder, features.shape[0], cut.id)
     return features
 
 

@@ -12,15 +12,16 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from retort.corpora.features import CutFeatures
+from retort.decoding.nbest import time_candidates
 from retort.decoding.options import GREEDY
-from retort.decoding.recogniser import SHORTEST, Recogniser
+from retort.decoding.recogniser import Recogniser
 from retort.errors import BadUtterance, UserError
 from retort.hybrid.alignment import Timed, runs
 from retort.hybrid.encoder_frames import EncoderFrames, Placed
 from retort.hybrid.phones import SILENCE
 from retort.hybrid.store import AlignmentStore
 from retort.students.hybrid import HybridStudent
-from retort.students.student import Encoded
+from retort.students.student import Encoded, check_length
 
 
 class Span(NamedTuple):
@@ -67,10 +68,9 @@ def look_at_frames(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore 
     if not isinstance(student, HybridStudent):
         raise UserError(f"a {student.config.kind} student has no senones")
     features = CutFeatures(recogniser.features)(cut)
+    check_length(student.encoder, features.shape[0], cut.id)
     encoded = recogniser.encode([features])
     length = int(encoded.lengths[0])
-    if length < SHORTEST:
-        raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
     heard = _heard(recogniser, encoded, cut.duration)
     if alignments is None:
         return FrameView(features.numpy(), [], [], [], heard)
@@ -93,8 +93,8 @@ def _heard(recogniser: Recogniser, encoded: Encoded, duration: float) -> list[Sp
     (found,) = recogniser.opened(GREEDY)(encoded)
     if isinstance(found, BadUtterance):
         return []
-    best = recogniser.readings(found, GREEDY, 0.0, duration)[0].transcript
-    return [Span(word.text, word.start, word.end) for word in best.words]
+    (best,) = time_candidates(found, 1, recogniser.tokenizer, recogniser.frame_seconds, 0.0, duration)
+    return [Span(word.text, word.start, word.end) for word in best.transcript.words]
 
 
 def _spans(timed: Sequence[Timed], shift: float) -> list[Span]:

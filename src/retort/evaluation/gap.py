@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from retort.evaluation.bootstrap import Share, intervals, pooled, share_of_gain
 from retort.evaluation.document import Table
 from retort.evaluation.evaluate import evaluation_name
 from retort.evaluation.scoring import Score, read_score
+from retort.json_reader import read_json
 
 MEASURES = ("cer", "wer")
 STUDENT, DISTILLED = "student", "distilled"
@@ -104,8 +104,8 @@ def rates_table(gap: Gap) -> Table:
             text
             for measure in MEASURES
             for text in (
-                f"{bounds[measure].rate:.2%}",
-                f"{bounds[measure].low:.2%} to {bounds[measure].high:.2%}",
+                bounds[measure].rate_text,
+                bounds[measure].range_text,
             )
         ]
         factor = "" if cell.factor is None else f"{cell.factor:.3f}"
@@ -148,7 +148,7 @@ def _cells(system: str, folders: Sequence[Path], source: str) -> dict[str, Cell]
 def _cell(name: str, paths: Sequence[Path]) -> Cell:
     scores = [read_score(path) for path in paths]
     factors = [each.core_seconds / 3600 for each in scores if each.core_seconds is not None]
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    contents = [read_json(path) for path in paths]
     sizes = [sum(each["parameters"].values()) for each in contents if "parameters" in each]
     return Cell(
         name,

@@ -19,8 +19,9 @@ from retort.decoding.recogniser import Recogniser
 from retort.errors import UserError
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
 from retort.files import write_whole
+from retort.json_reader import read_json
 
 Progress = Callable[[str, int, int], None]
 
@@ -192,7 +193,7 @@ class _Kept:
         self.rates: dict[str, float] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content["key"] == key:
                 self.rates = {str(name): float(value) for name, value in content["rates"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -221,5 +222,5 @@ def _rate(
     measure: str,
 ) -> float:
     heard = recognise(recogniser, cuts, progress, options)
-    result = score(heard.references, heard.hypotheses, heard.speakers)
+    result = demand_words(score(heard.references, heard.hypotheses, heard.speakers))
     return result.wer if measure == "wer" else result.cer

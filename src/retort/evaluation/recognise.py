@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 from torch import Tensor
 
+from retort.audio.segments import LONGEST
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
-from retort.decoding.beam import Candidate
+from retort.decoding.greedy import Hypothesis
+from retort.decoding.nbest import Alternative, join_alternatives
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.recogniser import SHORTEST, Recogniser
+from retort.decoding.piece import Piece
+from retort.decoding.recogniser import Recogniser
 from retort.decoding.search import Found
 from retort.errors import BadUtterance
 from retort.files import write_whole
@@ -26,17 +29,24 @@ from retort.students.student import Encoded
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[Sequence[Cut], Sequence[Tensor], Encoded], None]
-"""Shown every batch: its cuts, the features of each, and what the encoder made of them."""
+"""Called with every batch of whole cuts: these, the features of each, and the encoder's output."""
 
 BATCH_SECONDS = 120.0
-"""Audio that the network hears at once, padding counted."""
+"""Audio in one batch of the encoder, padding counted."""
 WAITING = 4
-"""Utterances for each process of the search that are heard before it begins, so that none is without work."""
+"""Segments for each process of the search that are encoded before it begins, so that none is without work."""
+
+
+class ScoredTokens(NamedTuple):
+    """A hypothesis of an utterance: one for each of its segments, and the sum of their scores."""
+
+    parts: tuple[Hypothesis, ...]
+    score: float
 
 
 @dataclass
 class Recognised:
-    """What was said, by utterance id.
+    """What was recognised, by utterance id.
 
     Attributes:
         references: normalised transcripts.
@@ -44,12 +54,13 @@ class Recognised:
         ctc: texts of the CTC head's best path, where the student has such a head.
         speakers: of each utterance.
         durations: of each utterance, seconds.
-        candidates: all that the search kept, best first.
+        no_speech: of each utterance, 0 to 1 (:attr:`retort.decoding.transcript.Transcript.no_speech`).
+        candidates: all that the search found, best first.
         short: utterances of which the search found fewer than the beam keeps: there are no more.
         lines: for `hyp.jsonl`.
         rejected: utterances that could not be used, and why.
-        decoding_seconds: by the clock, from samples (or stored features) to text, language models included; reading
-            files, opening models and starting processes is not counted.
+        decoding_seconds: by the clock, from samples to text, language models included; reading files, opening models
+            and starting processes is not counted.
         workers: processes of the search, or threads of the network if they are more.
     """
 
@@ -58,7 +69,8 @@ class Recognised:
     ctc: dict[str, str] = field(default_factory=dict)
     speakers: dict[str, str] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
-    candidates: dict[str, list[Candidate]] = field(default_factory=dict)
+    no_speech: dict[str, float] = field(default_factory=dict)
+    candidates: dict[str, list[ScoredTokens]] = field(default_factory=dict)
     short: int = 0
     lines: list[dict[str, object]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
@@ -79,131 +91,178 @@ def recognise(
     options: DecodingOptions = GREEDY,
     watch: Watch | None = None,
 ) -> Recognised:
-    """Decode every cut, in batches of like durations.
+    """Decode every cut as `Recogniser.transcribe` decodes a file, in batches of segments of like durations.
 
-    An utterance whose audio cannot be used is listed in `rejected` and has no hypothesis; scoring counts it as
-    deleted, because leaving it out would flatter the model.
+    A cut is divided into segments before these are batched, so batches do not change them. An utterance whose audio
+    cannot be used is listed in `rejected` and has no hypothesis; scoring counts it as deleted, because leaving it out
+    would flatter the model.
 
     Args:
-        watch: its time is not counted.
+        watch: its time, and that of encoding whole cuts for it, is not counted.
     """
     result = Recognised()
-    features = CutFeatures(recogniser.features)
     search = recogniser.opened(options)
     search.prepare(len(cuts))
     result.workers = max(min(search.workers, len(cuts)), torch.get_num_threads())
     enough = WAITING * search.workers if search.workers > 1 else 1
     done = 0
-    waiting: list[_Batch] = []
-    groups = list(_groups(cuts))
+    waiting: list[_Utterance] = []
+    groups = list(_groups(cuts, recogniser.features.pad_seconds))
     for number, group in enumerate(groups, 1):
-        usable: list[Cut] = []
-        tensors: list[Tensor] = []
-        for cut in group:
-            supervision = cut.supervisions[0]
-            result.references[cut.id] = recogniser.normalise(supervision.text or "")
-            result.speakers[cut.id] = supervision.speaker or cut.id
-            try:
-                tensors.append(_long_enough(recogniser, cut, _timed_features(features, cut, result)))
-            except BadUtterance as error:
-                result.rejected.append(Rejected(cut.id, error.what))
-                continue
-            usable.append(cut)
-            result.durations[cut.id] = cut.duration
-        if usable:
-            started = time.perf_counter()
-            encoded = recogniser.encode(tensors)
-            result.decoding_seconds += time.perf_counter() - started
-            waiting.append(_Batch(usable, encoded))
-            if watch is not None:
-                watch(usable, tensors, encoded)
+        usable = [each for cut in group if (each := _prepared(recogniser, cut, result, options)) is not None]
+        if watch is not None:
+            _watch(recogniser, [each.cut for each in usable], watch)
+        waiting += usable
         done += len(group)
-        if not waiting or sum(len(each.cuts) for each in waiting) >= enough or number == len(groups):
-            _search(recogniser, waiting, result, options)
+        if sum(len(each.pieces) for each in waiting) >= enough or number == len(groups):
+            _decode(recogniser, waiting, result, options)
             waiting = []
             if progress is not None:
                 progress(done, len(cuts))
     return result
 
 
-class _Batch(NamedTuple):
-    cuts: list[Cut]
-    encoded: Encoded
+class _Utterance(NamedTuple):
+    cut: Cut
+    pieces: list[Piece]
 
 
-def _search(
-    recogniser: Recogniser, batches: Sequence[_Batch], result: Recognised, options: DecodingOptions
+class _Part(NamedTuple):
+    """What became of one segment of an utterance."""
+
+    found: Found
+    readings: list[Alternative] | BadUtterance
+    ctc: str | None
+
+
+def _prepared(
+    recogniser: Recogniser, cut: Cut, result: Recognised, options: DecodingOptions
+) -> _Utterance | None:
+    """The segments of a cut; making them and their features counts as decoding, reading the file does not."""
+    supervision = cut.supervisions[0]
+    result.references[cut.id] = recogniser.normalise(supervision.text or "")
+    result.speakers[cut.id] = supervision.speaker or cut.id
+    try:
+        samples = load_samples(cut, recogniser.sampling_rate)
+        started = time.perf_counter()
+        pieces = list(recogniser.pieces([samples], options, LONGEST))
+        result.decoding_seconds += time.perf_counter() - started
+        if not pieces and len(samples) < recogniser.fewest_samples:
+            raise BadUtterance(f"it is too short ({len(samples)} samples)", where=cut.id)
+    except BadUtterance as error:
+        result.rejected.append(Rejected(cut.id, error.what))
+        return None
+    result.durations[cut.id] = cut.duration
+    return _Utterance(cut, pieces)
+
+
+def _watch(recogniser: Recogniser, cuts: Sequence[Cut], watch: Watch) -> None:
+    features = CutFeatures(recogniser.features)
+    whole = [features(cut) for cut in cuts]
+    if whole:
+        watch(cuts, whole, recogniser.encode(whole))
+
+
+def _decode(
+    recogniser: Recogniser, utterances: Sequence[_Utterance], result: Recognised, options: DecodingOptions
 ) -> None:
+    """Encode and search all segments of some utterances, those of like durations together."""
     started = time.perf_counter()
     search = recogniser.opened(options)
-    found = search.batches([each.encoded for each in batches])
+    order = [(row, place) for row, each in enumerate(utterances) for place in range(len(each.pieces))]
+    order.sort(key=lambda each: utterances[each[0]].pieces[each[1]].duration)
+    least = recogniser.features.pad_seconds
+    batches = list(_batches(order, lambda each: max(utterances[each[0]].pieces[each[1]].duration, least)))
+    encoded = [
+        recogniser.encode([utterances[row].pieces[place].features for row, place in batch])
+        for batch in batches
+    ]
+    parts: dict[tuple[int, int], _Part] = {}
+    for batch, hidden, found in zip(batches, encoded, search.batches(encoded)):
+        pieces = [utterances[row].pieces[place] for row, place in batch]
+        readings = recogniser.piece_readings(pieces, hidden, found, options)
+        heads = search.heard(hidden)
+        paths = (
+            [None] * len(batch) if heads is None else [recogniser.tokenizer.decode(path) for path in heads]
+        )
+        parts |= {key: _Part(*each) for key, each in zip(batch, zip(found, readings, paths, strict=True))}
     result.decoding_seconds += time.perf_counter() - started
-    for batch, lists in zip(batches, found):
-        for cut, path in zip(batch.cuts, search.heard(batch.encoded) or []):
-            result.ctc[cut.id] = recogniser.normalise(recogniser.tokenizer.decode(path))
-        _tell(recogniser, batch.cuts, lists, result, options)
+    for row, each in enumerate(utterances):
+        _enter(
+            recogniser, each.cut, [parts[row, place] for place in range(len(each.pieces))], result, options
+        )
 
 
-def _tell(
-    recogniser: Recogniser,
-    cuts: Sequence[Cut],
-    found: Sequence[Found],
-    result: Recognised,
-    options: DecodingOptions,
+def _enter(
+    recogniser: Recogniser, cut: Cut, parts: Sequence[_Part], result: Recognised, options: DecodingOptions
 ) -> None:
-    for cut, candidates in zip(cuts, found):
-        if isinstance(candidates, BadUtterance):
-            result.rejected.append(Rejected(cut.id, candidates.what))
-            continue
-        readings = recogniser.readings(candidates, options, 0.0, cut.duration)
-        best = readings[0]
-        result.candidates[cut.id] = candidates
-        result.short += len(candidates) < options.beam
-        result.hypotheses[cut.id] = recogniser.normalise(best.transcript.text)
-        line: dict[str, object] = {
-            "id": cut.id,
-            "speaker": result.speakers[cut.id],
-            "reference": result.references[cut.id],
-            "hypothesis": result.hypotheses[cut.id],
-            "score": best.score,
-            "words": [
-                [word.text, round(word.start, 3), round(word.end, 3)] for word in best.transcript.words
-            ],
-        }
-        if options.nbest > 1:
-            line["nbest"] = [
-                {"text": recogniser.normalise(each.transcript.text), "score": each.score} for each in readings
-            ]
-        result.lines.append(line)
+    """Join the segments of a cut, and write down what was recognised."""
+    heads = [part.ctc for part in parts if part.ctc is not None]
+    if heads or not parts:
+        result.ctc[cut.id] = recogniser.normalise(recogniser.separator.join(filter(None, heads)))
+    lists: list[list[Alternative]] = []
+    for part in parts:
+        if isinstance(part.readings, BadUtterance) or isinstance(part.found, BadUtterance):
+            bad = part.readings if isinstance(part.readings, BadUtterance) else part.found
+            assert isinstance(bad, BadUtterance)
+            result.rejected.append(Rejected(cut.id, bad.what))
+            return
+        lists.append(part.readings)
+    readings = join_alternatives(lists, recogniser.separator, options.nbest)
+    best = readings[0]
+    result.candidates[cut.id] = _joined([part.found for part in parts], options.beam)
+    result.short += any(len(part.found) < options.beam for part in parts if isinstance(part.found, list))
+    result.hypotheses[cut.id] = recogniser.normalise(best.transcript.text)
+    result.no_speech[cut.id] = best.transcript.no_speech
+    line: dict[str, object] = {
+        "id": cut.id,
+        "speaker": result.speakers[cut.id],
+        "reference": result.references[cut.id],
+        "hypothesis": result.hypotheses[cut.id],
+        "score": best.score,
+        "no_speech": round(best.transcript.no_speech, 4),
+        "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in best.transcript.words],
+    }
+    if options.nbest > 1:
+        line["nbest"] = [
+            {"text": recogniser.normalise(each.transcript.text), "score": each.score} for each in readings
+        ]
+    result.lines.append(line)
 
 
-def _timed_features(features: CutFeatures, cut: Cut, result: Recognised) -> Tensor:
-    """The cut's features; making them from the wave counts as decoding, reading the file does not."""
-    if cut.has_features:
-        return features(cut)
-    samples = load_samples(cut, features.config.sampling_rate)
-    started = time.perf_counter()
-    made = features.of_samples(samples)
-    result.decoding_seconds += time.perf_counter() - started
-    return made
+def _joined(found: Sequence[Found], most: int) -> list[ScoredTokens]:
+    """The best hypotheses of an utterance from those of its segments."""
+    joined = [ScoredTokens((), 0.0)]
+    for part in found:
+        assert isinstance(part, list)
+        grown = [
+            ScoredTokens((*before.parts, each.hypothesis), before.score + each.score)
+            for before in joined
+            for each in part
+        ]
+        joined = sorted(grown, key=lambda each: each.score, reverse=True)[: max(most, 1)]
+    return joined
 
 
-def _long_enough(recogniser: Recogniser, cut: Cut, features: Tensor) -> Tensor:
-    frames = recogniser.student.encoder.output_lengths(torch.tensor([features.shape[0]]))
-    if int(frames) < SHORTEST:
-        raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
-    return features
+T = TypeVar("T")
 
 
-def _groups(cuts: CutSet) -> Iterator[list[Cut]]:
-    group: list[Cut] = []
-    for cut in sorted(cuts, key=lambda each: each.duration):
-        if group and (len(group) + 1) * cut.duration > BATCH_SECONDS:
-            yield group
-            group = []
-        group.append(cut)
-    if group:
-        yield group
+def _batches(items: Sequence[T], seconds: Callable[[T], float]) -> Iterator[list[T]]:
+    """Items in ascending order of their durations, `BATCH_SECONDS` at once, padding counted."""
+    batch: list[T] = []
+    for item in items:
+        if batch and (len(batch) + 1) * seconds(item) > BATCH_SECONDS:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _groups(cuts: CutSet, least: float) -> Iterator[list[Cut]]:
+    """Batches of cuts; shorter ones count as `least` seconds."""
+    ordered = sorted(cuts, key=lambda each: each.duration)
+    yield from _batches(ordered, lambda cut: max(cut.duration, least))
 
 
 def write_hypotheses(path: Path, recognised: Recognised) -> None:

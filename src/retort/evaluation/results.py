@@ -13,7 +13,10 @@ import torch
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation
+from retort.evaluation.scoring import defined
 from retort.files import write_whole
+from retort.json_reader import read_json
+from retort.locks import one_at_a_time
 
 
 def add_result(
@@ -74,10 +77,10 @@ def _rates(evaluation: Evaluation) -> dict[str, object]:
     cer, wer = (evaluation.intervals[measure] for measure in ("cer", "wer"))
     frames = {} if evaluation.frames is None else {"frames": evaluation.frames.rate}
     return {
-        "cer": evaluation.score.cer,
-        "wer": evaluation.score.wer,
-        "cer_interval": [cer.low, cer.high],
-        "wer_interval": [wer.low, wer.high],
+        "cer": defined(evaluation.score.cer),
+        "wer": defined(evaluation.score.wer),
+        "cer_interval": [defined(cer.low), defined(cer.high)],
+        "wer_interval": [defined(wer.low), defined(wer.high)],
         "real_time_factor": evaluation.score.real_time_factor,
         **frames,
         "workers": evaluation.score.workers,
@@ -90,14 +93,14 @@ def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:
     Raises:
         UserError: the file holds something else than such a list.
     """
-    there = read_results(path) if path.exists() else []
-    fresh = [each for each in added if each not in there]
-    if not fresh:
-        return
-    replaced = [_key(each) for each in fresh]
-    kept = [each for each in there if _key(each) not in replaced]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps([*kept, *fresh], indent=1) + "\n")
+    with one_at_a_time(path.with_name(f".{path.name}.lock")):  # else of two runs that end at once one is lost
+        there = read_results(path) if path.exists() else []
+        fresh = [each for each in added if each not in there]
+        if not fresh:
+            return
+        replaced = [_key(each) for each in fresh]
+        kept = [each for each in there if _key(each) not in replaced]
+        write_whole(path, json.dumps([*kept, *fresh], indent=1) + "\n")
 
 
 def _key(entry: Mapping[str, object]) -> list[object]:
@@ -111,8 +114,8 @@ def read_results(path: Path) -> list[dict[str, object]]:
         UserError: it is not a JSON list of objects.
     """
     try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        entries = read_json(path)
+    except ValueError as error:
         raise UserError(f"not valid JSON ({error})", where=path, remedy="Name another file") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError("not a list of results", where=path, remedy="Name another file")

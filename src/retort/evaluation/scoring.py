@@ -6,7 +6,7 @@ normaliser drops spaces there are none to count. A CJK character is a word by it
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import kaldialign
 
 from retort.errors import UserError
+from retort.json_reader import read_json
 from retort.text.normalise import split_words
 
 REPLICATES = 10_000
@@ -48,9 +49,16 @@ class Counts:
         )
 
 
+UNDEFINED = "not defined"
+"""In place of a rate over a reference without a word."""
+
+
 @dataclass(frozen=True)
 class Interval:
-    """An error rate and its bootstrap interval, as fractions (`retort.evaluation.bootstrap`)."""
+    """An error rate and its bootstrap interval, as fractions (`retort.evaluation.bootstrap`).
+
+    All three are NaN where the reference has no word, of which there is no rate.
+    """
 
     rate: float
     low: float
@@ -61,8 +69,20 @@ class Interval:
     replicates: int = REPLICATES
 
     @property
+    def rate_text(self) -> str:
+        """The rate as a percentage, or `UNDEFINED`."""
+        return percent(self.rate)
+
+    @property
+    def range_text(self) -> str:
+        """The interval as percentages; empty where there is none."""
+        return "" if math.isnan(self.rate) else f"{self.low:.2%} to {self.high:.2%}"
+
+    @property
     def note(self) -> str:
         """What a reader has to know of the interval, or an empty text."""
+        if math.isnan(self.rate):
+            return "the references have no word, of which a rate could be"
         return "" if self.resampled == "speakers" else "one speaker only: the interval is over utterances"
 
 
@@ -103,11 +123,13 @@ class Score:
 
     @property
     def wer(self) -> float:
-        return self.words.rate
+        """NaN where the references have no word."""
+        return self.words.rate if self.words.reference else math.nan
 
     @property
     def cer(self) -> float:
-        return self.characters.rate
+        """NaN where the references have no word."""
+        return self.characters.rate if self.characters.reference else math.nan
 
     @property
     def speakers(self) -> list[str]:
@@ -176,6 +198,36 @@ def alignment(reference: str, hypothesis: str, *, unit: str = "words") -> list[t
     raise ValueError(f"unit is '{unit}', not words or characters")
 
 
+def percent(rate: float, form: str = ".2%") -> str:
+    """A rate as a percentage, or `UNDEFINED` for NaN."""
+    return UNDEFINED if math.isnan(rate) else format(rate, form)
+
+
+def defined(rate: float) -> float | None:
+    """A rate as JSON can hold it: None for NaN."""
+    return None if math.isnan(rate) else rate
+
+
+def demand_words(result: Score, where: str | Path = "") -> Score:
+    """The score, of which rates are wanted.
+
+    Raises:
+        UserError: no reference has a word after normalisation.
+    """
+    if not result.words.reference:
+        raise no_words(where)
+    return result
+
+
+def no_words(where: str | Path = "") -> UserError:
+    """What is wrong with data without a word."""
+    return UserError(
+        "no transcript has a word after normalisation, so there is no error rate",
+        where=where,
+        remedy="Give data with transcripts, or check the normaliser",
+    )
+
+
 def score_to_dict(result: Score, intervals: Mapping[str, Interval]) -> dict[str, Any]:
     """The content of `score.json`; rates are fractions, durations seconds.
 
@@ -186,7 +238,8 @@ def score_to_dict(result: Score, intervals: Mapping[str, Interval]) -> dict[str,
 
     def total(name: str, counts: Counts) -> dict[str, Any]:
         interval = intervals[name]
-        return {"rate": counts.rate, "low": interval.low, "high": interval.high, **asdict(counts)}
+        rates = {"rate": interval.rate, "low": interval.low, "high": interval.high}
+        return {**{key: defined(value) for key, value in rates.items()}, **asdict(counts)}
 
     return {
         "cer": total("cer", result.characters),
@@ -241,7 +294,7 @@ def read_score(path: str | Path) -> Score:
         UserError: no such file, or not a score file.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=_REMEDY) from None
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from retort.errors import UserError
 from retort.evaluation.scoring import alignment
+from retort.json_reader import parse_json
 
 WORD = "word"
 """lhotse's name for the alignment of a supervision that holds its words."""
@@ -79,7 +79,7 @@ def read_word_ends(path: Path) -> dict[str, list[WordEnd]]:
         UserError: it cannot be read, or holds no words with times.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return {
             str(line["id"]): [(str(text), float(end)) for text, _, end in line["words"]] for line in lines
         }

@@ -21,8 +21,9 @@ from retort.evaluation.bootstrap import interval
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.plots import Point, plot_setting
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import Counts, Interval, count_errors
+from retort.evaluation.scoring import Counts, Interval, count_errors, no_words
 from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.text.normalise import split_words
 
 Progress = Callable[[str, int, int], None]
@@ -103,7 +104,13 @@ class Lists:
         return self.mistakes[np.arange(len(chosen)), chosen].astype(np.int64)
 
     def rate(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> float:
-        """Error rate, a fraction."""
+        """Error rate, a fraction.
+
+        Raises:
+            UserError: no reference has a word.
+        """
+        if not sum(self.references):
+            raise no_words()
         return float(self.errors(rescore_weight, length_weight).sum() / max(sum(self.references), 1))
 
     def bounds(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> Interval:
@@ -235,7 +242,7 @@ class _Decoder:
     def _read(self, path: Path) -> list[dict[str, Any]] | None:
         """What an earlier call wrote for the same model, data and options."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             return content["utterances"] if content["key"] == self.key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -249,18 +256,22 @@ class _Decoder:
             replace(self.options, lm_weight=weight),
         )
         candidates = recognised.candidates
-        self._judge([tuple(each.hypothesis.ids) for found in candidates.values() for each in found])
+        self._judge(
+            [tuple(part.ids) for found in candidates.values() for each in found for part in each.parts]
+        )
         utterances = []
         for utterance, reference in recognised.references.items():
             rows = []
             for each in candidates.get(utterance, []):
-                ids = tuple(each.hypothesis.ids)
-                text = self.recogniser.normalise(spoken(self.recogniser.tokenizer, ids))
+                parts = [tuple(part.ids) for part in each.parts]
+                texts = [spoken(self.recogniser.tokenizer, ids) for ids in parts]
+                text = self.recogniser.normalise(self.recogniser.separator.join(filter(None, texts)))
                 errors = (
                     count_errors(split_words(reference), split_words(text)).errors,
                     count_errors(reference, text).errors,
                 )
-                rows.append([each.score, self.judged.get(ids, 0.0), len(ids), *errors])
+                judged = sum(self.judged.get(ids, 0.0) for ids in parts)
+                rows.append([each.score, judged, sum(map(len, parts)), *errors])
             lengths = [len(split_words(reference)), len(reference)]
             speaker = recognised.speakers[utterance]
             utterances.append({"id": utterance, "speaker": speaker, "reference": lengths, "candidates": rows})

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.files import one_at_a_time
 from retort.hybrid.cepstra import Normalisation, Said, hours
 from retort.hybrid.gmm import Gmms, single_gaussians
 from retort.hybrid.growing import TriphoneStatistics, grow_tree
@@ -37,6 +36,7 @@ from retort.hybrid.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_stor
 from retort.hybrid.topology import STATES, UNTRAINED_LOOP, self_loops
 from retort.hybrid.tree import SenoneTree
 from retort.hybrid_config import AlignConfig
+from retort.locks import one_at_a_time
 from retort.text.lexicon import Lexicon
 
 _VERSION = 1

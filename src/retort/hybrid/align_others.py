@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
-from retort.files import one_at_a_time
 from retort.hybrid.align import latest_model
 from retort.hybrid.cepstra import normalisation
 from retort.hybrid.mfcc import FRAME_SHIFT
@@ -30,6 +29,7 @@ from retort.hybrid.stages import (
     without_path,
 )
 from retort.hybrid.store import AlignmentStore, Shard, finish_store
+from retort.locks import one_at_a_time
 from retort.text.lexicon import Lexicon
 
 _VERSION = 1

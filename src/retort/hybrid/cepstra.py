@@ -17,6 +17,7 @@ from retort.files import write_whole
 from retort.hybrid.aligner import obstacle
 from retort.hybrid.mfcc import CEPSTRA, DIM, FRAME_SHIFT, with_differences
 from retort.hybrid.topology import STATES
+from retort.json_reader import parse_json
 from retort.text.lexicon import Lexicon
 
 SHARD_SECONDS = 600.0
@@ -123,8 +124,8 @@ def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, A
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in names}
-            return arrays, json.loads(file.metadata()["described"])
-    except (OSError, SafetensorError) as error:
+            return arrays, parse_json(file.metadata()["described"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"cannot be read ({error})", where=path, remedy="Remove its folder, align anew"
         ) from None

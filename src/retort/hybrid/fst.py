@@ -75,19 +75,66 @@ def from_openfst(fst: Any) -> Fst:
         path = Path(folder) / "fst"
         write_fst(fst, path)
         content = path.read_bytes()
-    offset = 4
-    for _ in range(2):  # the kinds of transducer and of arc
-        offset += 4 + struct.unpack_from("<i", content, offset)[0]
-    _, _, _, start, states, arcs = _SIZES.unpack_from(content, offset)
-    offset += _SIZES.size
-    rows = np.frombuffer(content, _STATE, states, offset)
-    found = np.frombuffer(content, _ARC, arcs, offset + rows.nbytes)
+    start, rows, found = _parts(content)
     return Fst(
         start,
         rows["final"].copy(),
-        np.repeat(np.arange(states, dtype=np.int32), rows["arcs"]),
+        np.repeat(np.arange(len(rows), dtype=np.int32), rows["arcs"]),
         *(found[name].copy() for name in ("input", "output", "weight", "target")),
     )
+
+
+def _parts(content: bytes) -> tuple[int, NDArray[Any], NDArray[Any]]:
+    """Start, states and arcs in OpenFst's format of `const` transducers.
+
+    Raises:
+        ValueError: it is not one, or has not just the length that it states.
+    """
+    try:
+        if struct.unpack_from("<I", content)[0] != _MAGIC:
+            raise ValueError("not an OpenFst file")
+        offset, names = 4, []
+        for _ in range(2):  # the kinds of transducer and of arc
+            (length,) = struct.unpack_from("<i", content, offset)
+            names.append(content[offset + 4 : offset + 4 + length])
+            offset += 4 + length
+        version, flags, _, start, states, arcs = _SIZES.unpack_from(content, offset)
+    except struct.error as error:
+        raise ValueError(f"not an OpenFst file ({error})") from None
+    offset += _SIZES.size
+    if names != [b"const", b"standard"] or version != _VERSION or flags:
+        raise ValueError("not a const transducer as Retort writes it")
+    if states < 0 or arcs < 0 or len(content) != offset + states * _STATE.itemsize + arcs * _ARC.itemsize:
+        raise ValueError(f"{len(content)} bytes do not hold {states} states and {arcs} arcs")
+    rows = np.frombuffer(content, _STATE, states, offset)
+    return start, rows, np.frombuffer(content, _ARC, arcs, offset + rows.nbytes)
+
+
+def check_const_fst(path: Path, inputs: int, outputs: int) -> None:
+    """Check a file before OpenFst maps it, which follows whatever numbers stand there.
+
+    Args:
+        inputs, outputs: the largest labels.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not whole, or a number in it leads nowhere.
+    """
+    start, rows, arcs = _parts(path.read_bytes())
+    counts = rows["arcs"].astype(np.int64)
+    if not (-1 <= start < len(rows)) or counts.sum() != len(arcs):
+        raise ValueError(f"{path.name} has no such start, or other arcs than it states")
+    if (rows["first"][counts > 0] != (np.cumsum(counts) - counts)[counts > 0]).any():
+        raise ValueError(f"{path.name} has states whose arcs are not where they should be")
+    for name, last in (("target", len(rows) - 1), ("input", inputs), ("output", outputs)):
+        if ((arcs[name] < 0) | (arcs[name] > last)).any():
+            raise ValueError(f"{path.name} has an arc whose {name} does not exist")
+    if np.isnan(arcs["weight"]).any() or np.isnan(rows["final"]).any():
+        raise ValueError(f"{path.name} has costs that are not numbers")
+    sources = np.repeat(np.arange(len(rows)), counts)
+    for name, labels in (("inputs", arcs["input"]), ("outputs", arcs["output"])):
+        if (rows[name] != np.bincount(sources[labels == 0], minlength=len(rows))).any():
+            raise ValueError(f"{path.name} counts other arcs without a label than it has")
 
 
 def to_openfst(fst: Fst) -> Any:

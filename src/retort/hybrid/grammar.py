@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 from retort.errors import UserError
+from retort.files import LONGEST_TEXT, lines_up_to
 from retort.hybrid.fst import wheel
 
 _START, _END, _BACKOFF = "<s>", "</s>", "#0"
@@ -28,8 +29,8 @@ def words_of(arpa: Path) -> list[str]:
     words: list[str] = []
     inside = False
     try:
-        with _opened(arpa) as file:
-            for line in file:
+        with opened(arpa) as file:
+            for line in lines_up_to(LONGEST_TEXT, file, arpa):
                 text = line.rstrip(b"\r\n").decode()
                 if text.startswith("\\"):
                     if inside:
@@ -38,7 +39,7 @@ def words_of(arpa: Path) -> list[str]:
                 elif inside:
                     fields = [each for each in text.replace("\t", " ").split(" ") if each]
                     words += fields[1:2]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"cannot be read ({error})", where=arpa, remedy=_REMEDY) from None
     words = [word for word in dict.fromkeys(words) if word not in _RESERVED]
     if not words:
@@ -61,8 +62,8 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
         symbols = ["<eps>", *words, _BACKOFF, _START, _END]
         lines = "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols))
         (folder / "words.txt").write_text(lines, encoding="utf-8")
-        with _opened(arpa) as packed, (folder / "arpa").open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
+        with opened(arpa) as packed, (folder / "arpa").open("wb") as plain:
+            plain.writelines(lines_up_to(LONGEST_TEXT, packed, arpa))
         # A process of its own: the library writes its log to the terminal, whatever Python's stderr is.
         done = subprocess.run(
             [
@@ -83,5 +84,6 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
         return kaldifst.StdVectorFst.read(str(folder / "grammar.fst"))
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """What is in an ARPA file, whether it is compressed or not."""
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

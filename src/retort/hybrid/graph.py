@@ -20,18 +20,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.checksums import sha256
 from retort.errors import UserError
-from retort.files import PARTIAL, one_at_a_time, write_whole
+from retort.files import PARTIAL, flush, write_whole
 from retort.hybrid.ctc_fst import token_fst
 from retort.hybrid.epsilons import drop_epsilons
-from retort.hybrid.fst import FINER, Fst, from_openfst, to_openfst, wheel, write_fst
+from retort.hybrid.fst import FINER, Fst, check_const_fst, from_openfst, to_openfst, wheel, write_fst
 from retort.hybrid.lexicon_grammar import LexiconGrammar, Pronunciations
 from retort.hybrid.senone_fst import SenoneArcs, Tree, add_context, add_self_loops, add_states
+from retort.json_reader import read_json
+from retort.locks import one_at_a_time
 
 Progress = Callable[[str, int, int], None]
 _VERSION = 1
 _STEPS = 4
 _FST, _WORDS, _ABOUT = "graph.fst", "words.txt", "graph.json"
+_SUMS = "sha256"
+"""In `graph.json`, which is written last: the digests of all three."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,10 @@ class Graph:
             raise UserError(what, where=root, remedy="Free space, run again") from None
         symbols = ["<eps>", *self.words]
         write_whole(root / _WORDS, "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols)))
-        write_whole(root / _ABOUT, json.dumps({"version": _VERSION, **asdict(self.about)}) + "\n")
+        flush([root / _FST])
+        about = asdict(self.about)
+        sums = {_FST: sha256(root / _FST), _WORDS: sha256(root / _WORDS), _ABOUT: _digest(about)}
+        write_whole(root / _ABOUT, json.dumps({"version": _VERSION, **about, _SUMS: sums}) + "\n")
 
     @property
     def kept(self) -> bool:
@@ -133,20 +141,31 @@ class Graph:
             version = content.pop("version")
             if version != _VERSION:
                 raise UserError(f"a graph of version {version}, not {_VERSION}", where=root, remedy=remedy)
+            sums = content.pop(_SUMS, None)  # an earlier version wrote none
+            if sums is not None:
+                found = {_FST: sha256(root / _FST), _WORDS: sha256(root / _WORDS), _ABOUT: _digest(content)}
+                if changed := [name for name in found if found[name] != sums.get(name)]:
+                    raise ValueError(f"{changed[0]} is damaged: its SHA-256 is another")
+            about = About(**content)
             lines = (root / _WORDS).read_text(encoding="utf-8").split("\n")[1:-1]
             words = [line.rpartition(" ")[0] for line in lines]
+            check_const_fst(root / _FST, about.inputs, len(words))
             fst = wheel("kaldifst").StdConstFst.read(str(root / _FST))
             if fst is None:
                 raise ValueError(f"{_FST} is torn")
-            return cls(fst, words, About(**content), root)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            return cls(fst, words, about, root)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"no decoding graph ({type(error).__name__}: {error})", where=root, remedy=remedy
             ) from None
 
 
+def _digest(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
 def _read_about(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder / _ABOUT)
     return content
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from retort.errors import UserError
 from retort.hybrid.fst import FINER, to_openfst, wheel
-from retort.hybrid.grammar import grammar_fst, words_of
+from retort.hybrid.grammar import grammar_fst, opened, words_of
 from retort.hybrid.lexicon_fst import disambiguate, lexicon_fst
 
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
@@ -78,11 +79,14 @@ class LexiconGrammar:
         ]
 
     def key(self, *rest: Any) -> str:
-        """16 hex digits of the words, their spellings, the ARPA file and of whatever else counts."""
+        """16 hex digits of the words, their spellings, what is in the ARPA file and of whatever else counts.
+
+        How the file is compressed, and when, does not count.
+        """
         rest = rest if self.first is None else (*rest, self.first)
         digest = hashlib.sha256(json.dumps([self.words, self.spellings, *rest]).encode())
-        with self.arpa.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        with opened(self.arpa) as file:
+            digest.update(hashlib.file_digest(cast(io.BufferedReader, file), "sha256").digest())
         return digest.hexdigest()[:16]
 
     def fst(

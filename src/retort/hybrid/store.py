@@ -12,12 +12,14 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.checksums import SUMS, seal, verify
 from retort.errors import UserError
 from retort.files import write_whole
 from retort.hybrid.alignment import Alignment, Timed, segments
 from retort.hybrid.mfcc import FRAME_SHIFT
 from retort.hybrid.topology import priors, self_loops
 from retort.hybrid.tree import SenoneTree
+from retort.json_reader import parse_json, read_json
 from retort.text.lexicon import Lexicon, read_lexicon
 
 SHARD_SUFFIX = ".safetensors"
@@ -34,10 +36,10 @@ class Shard(Sequence[Alignment]):
 
         self._file = safe_open(path, framework="numpy")
         described = self._file.metadata()
-        utterances = json.loads(described["utterances"])
+        utterances = parse_json(described["utterances"])
         self.ids: list[str] = [name for name, _ in utterances]
         self._words: list[list[str]] = [words for _, words in utterances]
-        self.facts: dict[str, Any] = json.loads(described["facts"])
+        self.facts: dict[str, Any] = parse_json(described["facts"])
         """What else was written into it."""
         self._symbols = tree.phones.symbols
         counts = self._file.get_tensor("counts")
@@ -92,8 +94,9 @@ class AlignmentStore(Mapping[str, Alignment]):
             self.folder /= "alignments"
         if not (self.folder / "store.json").exists():
             raise UserError("holds no alignments", where=folder, remedy="Align first")
+        verify(self.folder, remedy=_REMEDY)
         try:
-            content = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            content = read_json(self.folder / "store.json")
             self.frame_shift = float(content["frame_shift"])
             """Seconds."""
             self.skipped: dict[str, str] = content["skipped"]
@@ -110,7 +113,15 @@ class AlignmentStore(Mapping[str, Alignment]):
             for path in _shards(self.folder):
                 shard = Shard(path, self.tree)
                 self._places.update((name, (shard, row)) for row, name in enumerate(shard.ids))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            SafetensorError,
+        ) as error:
             raise UserError(f"cannot be read ({error})", where=folder, remedy=_REMEDY) from None
 
     def __getitem__(self, name: str) -> Alignment:
@@ -180,6 +191,7 @@ def finish_store(
     tree.save(folder / "tree.json")
     write_whole(folder / "lexicon.txt", str(lexicon))
     write_whole(folder / "counts.safetensors", save({"frames": frames, "visits": visits}))
+    seal(folder)
     content = {"frame_shift": frame_shift, "skipped": dict(skipped)}
     write_whole(folder / "store.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return AlignmentStore(folder)
@@ -209,7 +221,7 @@ def save_alignments(
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("store.json", *(path.name for path in _shards(root))):
+    for name in ("store.json", SUMS, *(path.name for path in _shards(root))):
         (root / name).unlink(missing_ok=True)
     coming = iter(alignments)
     words: set[str] = set()

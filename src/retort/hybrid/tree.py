@@ -10,6 +10,7 @@ from typing import Any
 from retort.errors import UserError
 from retort.files import write_whole
 from retort.hybrid.phones import SILENCE, Phones
+from retort.json_reader import read_json
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class SenoneTree:
             UserError: there is none, or it is broken.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path, deepest=900)  # an object for each question on the way to a leaf
             phones = Phones(symbol for symbol in content["roots"] if symbol != SILENCE)
             roots = [
                 [_read(node, phones.ids) for node in content["roots"][symbol]] for symbol in phones.symbols

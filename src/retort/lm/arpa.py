@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import UserError
+from retort.files import LONGEST_TEXT, lines_up_to, write_whole
 from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.lm.ngram import NgramTable
 from retort.text.tokenizers import EOS, UNKNOWN
@@ -25,7 +29,7 @@ _REMEDY = "Make the file again"
 
 
 def write_arpa(table: NgramTable, symbols: Sequence[str], path: Path) -> None:
-    """Write a model, compressed where the name ends in `.gz`.
+    """Write a model, whole or not at all, compressed where the name ends in `.gz`: the same bytes for the same model.
 
     Args:
         symbols: by id; without spaces, tabs and line breaks in them.
@@ -33,7 +37,10 @@ def write_arpa(table: NgramTable, symbols: Sequence[str], path: Path) -> None:
     names = [*symbols[:EOS], _START, _UNKNOWN, *symbols[UNKNOWN + 1 :]]
     log_probs, backoffs = table.log_probs / _LN10, table.backoffs / _LN10
     texts, start = np.array([""], dtype=object), 0
-    with _open(path, "wb") as file:
+    content = io.BytesIO()
+    with (
+        gzip.GzipFile("", "wb", 6, content, mtime=0) if path.suffix == ".gz" else nullcontext(content) as file
+    ):
         counts = [table.counts[0] + 1 - len(BARRED), *table.counts[1:]]
         lines = [f"ngram {order}={count}" for order, count in enumerate(counts, 1)]
         file.write("\n".join(["", "\\data\\", *lines, ""]).encode())
@@ -58,6 +65,7 @@ def write_arpa(table: NgramTable, symbols: Sequence[str], path: Path) -> None:
                 file.write(f"{log_prob:.7g}\t{text[1:]}{tail}".encode())
             start += count
         file.write(b"\n\\end\\\n")
+    write_whole(path, content.getvalue())
 
 
 def read_arpa(path: Path, symbols: Sequence[str]) -> tuple[NgramTable, int]:
@@ -100,7 +108,7 @@ def arpa_words(path: Path) -> list[str]:
         UserError: it cannot be read, or is no ARPA file.
     """
     words: list[str] = []
-    with _open(path, "rb") as file:
+    with _open(path) as file:
         lines = _lines(file, path)
         if not any(line.startswith("\\1-grams:") for line in lines):
             raise UserError("no n-grams in it", where=path, remedy="Give an ARPA file")
@@ -130,7 +138,7 @@ _Part = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 def _sections(path: Path, ids: dict[str, int]) -> Iterator[_Section]:
     """Order after order."""
-    with _open(path, "rb") as file:
+    with _open(path) as file:
         lines = enumerate(_lines(file, path), 1)
         announced: dict[int, int] = {}
         for _, line in lines:
@@ -233,16 +241,14 @@ def _number(text: str, path: Path) -> int:
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[str]:
     try:
-        for line in file:
+        for line in lines_up_to(LONGEST_TEXT, file, path):
             yield line.rstrip(b"\r\n").decode()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, OSError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
         raise UserError(f"cannot be read ({error})", where=path, remedy=_REMEDY) from None
 
 
-def _open(path: Path, mode: str) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes]:
     try:
-        if path.suffix == ".gz":
-            return cast(IO[bytes], gzip.open(path, mode, compresslevel=6))
-        return cast(IO[bytes], path.open(mode))
+        return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
     except OSError as error:
         raise UserError(f"cannot be opened ({error.strerror or error})", where=path) from None

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from retort.checks import check_choices, check_loop
+from retort.checks import check_choices
 from retort.config import SHARED_CHOICES, LoopConfig, NormaliserConfig
 from retort.errors import UserError
+from retort.ranges import BILLION, MILLION, SEEDS, WIDEST, number, numbers
 from retort.recipe import read_recipe
 
 
@@ -17,7 +18,7 @@ from retort.recipe import read_recipe
 class TextConfig:
     source: str = MISSING
     """A text file (plain, `.gz`, `.xz`), one sentence a line, or a Kaldi folder or manifest, whose transcripts are read."""
-    repeat: int = 1
+    repeat: int = number(1, 1, MILLION)
     """How often an epoch goes through it; for a small text beside a large one."""
 
 
@@ -29,7 +30,7 @@ class PieceConfig:
     `units` it is `words`, which are then all the symbols that the unit has."""
     model: str = ""
     """For `student`: an experiment's name, or the folder of an experiment, a model or a release."""
-    size: int = 8000
+    size: int = number(8000, 5, 10 * MILLION)
     """Most pieces, the special ones counted; a small text gives fewer. Of `bpe` exactly so many."""
 
 
@@ -57,18 +58,18 @@ class ModelConfig:
 
     kind: str = "transformer"
     """`transformer`, or of a causal model `lstm`, whose layers are as wide as `dim`."""
-    layers: int = 6
-    dim: int = 256
-    heads: int = 4
-    feedforward: int = 1024
-    dropout: float = 0.1
+    layers: int = number(6, 1, 1000)
+    dim: int = number(256, 1, WIDEST)
+    heads: int = number(4, 1, 1024)
+    feedforward: int = number(1024, 1, WIDEST)
+    dropout: float = number(0.1, 0, 1, below=True)
 
 
 @dataclass
 class NgramConfig:
-    order: int = 4
+    order: int = number(4, 1, 20)
     """Pieces of the longest n-grams."""
-    prune: list[int] = field(default_factory=list)
+    prune: list[int] = numbers([], 0, BILLION)
     """Of n-grams of 2, 3, ... pieces those seen so often or less are left out; the last number holds for all longer
     ones. Empty: all are kept."""
     arpa: str = ""
@@ -78,18 +79,18 @@ class NgramConfig:
 
 @dataclass
 class PieceBatchConfig:
-    pieces: int = 4096
+    pieces: int = number(4096, 3, MILLION)
     """In one batch, padding counted."""
-    longest: int = 128
+    longest: int = number(128, 3, MILLION)
     """Sentence, its two special pieces counted; the end of a longer one is cut off. A masked model from scratch has
     as many positions."""
 
 
 @dataclass
 class LmTrainingConfig(LoopConfig):
-    checkpoints: int = 1
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    masking: float = 0.15
+    checkpoints: int = number(1, 1, 1000)
+    betas: list[float] = numbers([0.9, 0.98], 0, 1, below=True, length=2)
+    masking: float = number(0.15, 0, 1, above=True, below=True)
     """Of a masked model: share of the pieces to be guessed; of these 80 % are hidden, 10 % replaced, 10 % shown
     (BERT)."""
 
@@ -101,7 +102,7 @@ class LmRecipe:
     modified Kneser-Ney)."""
     name: str = MISSING
     """The experiment is `exp/NAME`."""
-    seed: int = 1
+    seed: int = number(1, 0, SEEDS)
     text: list[TextConfig] = field(default_factory=list)
     """What is learned from, less the sentences of `held_out`. Paths as in `data.train` of a recogniser."""
     held_out: list[str] = field(default_factory=list)
@@ -144,7 +145,6 @@ def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
     loaded = read_recipe(LmRecipe, recipe, overrides)
     check_choices(loaded, LM_CHOICES, recipe)
     check_choices(loaded, OF_A_KIND[loaded.kind], recipe)
-    check_loop(loaded.training, recipe)
     _check_text(loaded, recipe)
     _check_units(loaded, recipe)
     _check_model(loaded, recipe)
@@ -159,8 +159,6 @@ def _check_text(loaded: LmRecipe, where: str) -> None:
                 where=where,
                 remedy="Name text files, Kaldi folders or manifests",
             )
-    if any(each.repeat < 1 for each in loaded.text):
-        raise UserError("text has a repeat below 1", where=where, remedy="Leave the source out instead")
     if (loaded.tokenizer.kind == "student") != bool(loaded.tokenizer.model):
         raise UserError(
             f"tokenizer.kind is {loaded.tokenizer.kind}, tokenizer.model '{loaded.tokenizer.model}'",
@@ -203,17 +201,9 @@ def _check_model(loaded: LmRecipe, where: str) -> None:
         raise UserError(
             f"init is of masked models, kind is {loaded.kind}", where=where, remedy="Leave it out"
         )
-    if not 0.0 < loaded.training.masking < 1.0:
-        raise UserError(
-            f"training.masking is {loaded.training.masking:g}",
-            where=where,
-            remedy="Choose a share, e.g. 0.15",
-        )
     model = loaded.model
     if model.kind == "transformer" and (model.dim % model.heads):
         raise UserError(f"model.dim {model.dim} is not a multiple of model.heads {model.heads}", where=where)
-    if not 0.0 <= model.dropout < 1.0:
-        raise UserError(f"model.dropout is {model.dropout:g}", where=where, remedy="Choose from 0 to below 1")
     if not 3 <= loaded.batches.longest <= loaded.batches.pieces:
         raise UserError(
             f"batches.longest is {loaded.batches.longest}, batches.pieces {loaded.batches.pieces}",
@@ -221,9 +211,7 @@ def _check_model(loaded: LmRecipe, where: str) -> None:
             remedy="Choose 3 <= longest <= pieces",
         )
     prune = loaded.ngram.prune
-    if loaded.ngram.order < 1 or prune != sorted(prune) or any(each < 0 for each in prune):
+    if prune != sorted(prune):
         raise UserError(
-            f"ngram.order is {loaded.ngram.order}, ngram.prune {list(prune)}",
-            where=where,
-            remedy="Choose an order of 1 or more, and thresholds that do not fall",
+            f"ngram.prune is {list(prune)}", where=where, remedy="Choose thresholds that do not fall"
         )

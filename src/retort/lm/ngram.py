@@ -48,6 +48,28 @@ class NgramTable:
         return len(self.counts)
 
 
+def check_table(table: NgramTable) -> None:
+    """Check that the arrays of a table that was read from a file belong together, so that no look-up leaves them.
+
+    Raises:
+        ValueError: they do not.
+    """
+    size = sum(table.counts)
+    arrays = (table.keys, table.log_probs, table.backoffs)
+    if (
+        table.vocabulary < 1
+        or not table.counts
+        or min(table.counts) < 0
+        or table.counts[0] != table.vocabulary
+    ):
+        raise ValueError(f"its counts are {table.counts}")
+    if any(each.shape != (size,) for each in arrays) or table.keys.dtype != np.int64:
+        raise ValueError("its arrays are not of one length")
+    nodes = table.keys // table.vocabulary
+    if (np.diff(table.keys) <= 0).any() or (nodes < 0).any() or (nodes > np.arange(size)).any():
+        raise ValueError("its n-grams are not in order")
+
+
 class NgramLM:
     """A :class:`retort.lm.causal.CausalLM` that looks n-grams up.
 

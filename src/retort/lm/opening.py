@@ -9,24 +9,30 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from retort.config import NormaliserConfig
+from retort.checks import check_choices
+from retort.checksums import seal, verify, verify_file
+from retort.config import NORMALISER_CHOICES, NormaliserConfig, Recipe
 from retort.errors import UserError
-from retort.files import opening_model
+from retort.files import check_format, opening_model
+from retort.json_reader import read_json
 from retort.lm.arpa import write_arpa
 from retort.lm.causal import CausalLM
 from retort.lm.config import ModelConfig
 from retort.lm.neural import NETWORKS, NeuralLM
-from retort.lm.ngram import NgramLM, NgramTable
+from retort.lm.ngram import NgramLM, NgramTable, check_table
+from retort.lm.units import FILE as UNITS
 from retort.lm.units import read_units
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import WordTokenizer
+from retort.weights import fit, read_weights
 
 FORMAT = 1
 KINDS = ("causal", "ngram")
 ARPA = "lm.arpa.gz"
+_AGAIN = "Train or fetch it again"
 _REMEDY = "Give an experiment of `retort lm train`, kind causal or ngram"
 _REMEDY_WORDS = "Give an experiment of `retort lm train`, kind ngram, tokenizer.kind words, without units"
 
@@ -52,6 +58,7 @@ def save_causal_lm(model: NeuralLM | NgramLM, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**common, **config, **normaliser}, indent=2) + "\n")
     if isinstance(model, NgramLM):
         write_arpa(model.table, model.symbols, folder / ARPA)
+    seal(folder)
 
 
 def is_causal_lm(name: str | Path) -> bool:
@@ -60,7 +67,7 @@ def is_causal_lm(name: str | Path) -> bool:
     if folder is None:
         return False
     try:
-        return bool(json.loads((folder / "config.json").read_text()).get("kind") in KINDS)
+        return bool(read_json(folder / "config.json").get("kind") in KINDS)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -77,12 +84,14 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
     root = _folder(folder)
     if root is None or not is_causal_lm(root):
         raise UserError("no causal language model here", where=folder, remedy=_REMEDY)
-    with opening_model(root, "Train or fetch it again"):
-        config = json.loads((root / "config.json").read_text())
-        if config["format"] != FORMAT:
-            raise UserError(f"its format is {config['format']}, this version reads {FORMAT}", where=root)
-        weights = load_file(root / "model.safetensors")
-        normalise = Normaliser(_config(NormaliserConfig, config["normaliser"]))
+    with opening_model(root, _AGAIN):
+        config = read_json(root / "config.json")
+        check_format(config["format"], FORMAT, root)
+        verify(root, "config.json", "tokenizer", UNITS, editable=("config.json",), remedy=_AGAIN)
+        weights = read_weights(root / "model.safetensors", _AGAIN)
+        normaliser = _config(NormaliserConfig, config["normaliser"])
+        check_choices(Recipe(normaliser=normaliser), NORMALISER_CHOICES, str(root / "config.json"))
+        normalise = Normaliser(normaliser)
         tokenizer = open_tokenizer(root / "tokenizer")
         vocabulary = int(config["vocabulary"])
         if tokenizer.size != vocabulary:
@@ -90,10 +99,13 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
         model: CausalLM
         if config["kind"] == "ngram":
             arrays = {name: value.numpy() for name, value in weights.items()}
-            model = NgramLM(NgramTable(vocabulary, config["counts"], **arrays), tokenizer, normalise)
+            table = NgramTable(vocabulary, config["counts"], **arrays)
+            check_table(table)
+            model = NgramLM(table, tokenizer, normalise)
         else:
             sizes = _config(ModelConfig, config["model"])
             network = NETWORKS[sizes.kind](sizes, vocabulary)
+            fit(network, weights)
             network.load_state_dict(weights)
             model = NeuralLM(network, tokenizer, normalise)
     model.start(0, torch.device(device))
@@ -113,18 +125,24 @@ def word_arpa(name: str | Path) -> Path:
     if root is None or not is_causal_lm(root):
         raise UserError("no n-gram model here", where=name, remedy=_REMEDY_WORDS)
     tokenizer = open_tokenizer(root / "tokenizer")
-    kind = json.loads((root / "config.json").read_text())["kind"]
+    kind = read_json(root / "config.json")["kind"]
     over = f"{units.unit}s" if (units := read_units(root)) else tokenizer.kind
     if (kind, over) != ("ngram", WordTokenizer.kind):
         raise UserError(f"its kind is {kind}, over {over}", where=name, remedy=_REMEDY_WORDS)
     path = root / ARPA
-    if not path.exists():
+    if not _is_whole(path):
         model = open_causal_lm(root)
         assert isinstance(model, NgramLM), kind
-        partial = path.with_name(f"partial.{ARPA}")
-        write_arpa(model.table, model.symbols, partial)
-        partial.rename(path)
+        write_arpa(model.table, model.symbols, path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        verify_file(path, _AGAIN)
+    except UserError:
+        return False
+    return path.exists()
 
 
 def _folder(name: str | Path) -> Path | None:

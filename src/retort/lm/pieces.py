@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 10_000
 """Sentences tokenised in one call."""
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PLANE = 65_534
+_PLANES = (0xF0000, 0x100000)
+"""Where the two private planes of Unicode begin, and how many codes each has."""
 
 
 def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer like BERT's, of at most `size` pieces, with the five special ones.
+    """A tokenizer like BERT's, of at most `size` pieces, with the five special ones; the same of the same sentences.
 
     Args:
         lowercase: whether it lowers what it reads, as BERT's uncased ones do (accents go, too).
@@ -31,7 +36,50 @@ def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> Pre
     from transformers import BertTokenizerFast
 
     blank = BertTokenizerFast(do_lower_case=lowercase)
-    return blank.train_new_from_iterator(sentences, size, show_progress=False)
+    counts = Counter(
+        word
+        for sentence in sentences
+        for word, _ in blank.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
+            blank.backend_tokenizer.normalizer.normalize_str(sentence)
+        )
+    )
+    pieces = [*_SPECIAL, *_wordpieces(counts, size - len(_SPECIAL))]
+    return BertTokenizerFast(
+        vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=lowercase
+    )
+
+
+def _wordpieces(counts: Mapping[str, int], size: int) -> list[str]:
+    """Pieces of words by merging the most frequent pair, `##` before those that continue a word.
+
+    The trainer of `tokenizers` for WordPiece numbers the characters within words in the order of a hash table, which
+    differs from call to call, and with it what is taken among equals. Its trainer for BPE numbers them by their code,
+    so that is given words in which every character, once at the start of a word and once within, has a code of its
+    own: two planes of Unicode that texts do not use.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, trainers
+
+    characters = sorted({character for word in counts for character in word})
+    if len(characters) > _PLANE:
+        raise UserError(f"the text has {len(characters):,} different characters", remedy="Normalise it")
+    begin, within = (
+        {character: chr(start + number) for number, character in enumerate(characters)} for start in _PLANES
+    )
+    read = {code: character for character, code in begin.items()}
+    read |= {code: f"##{character}" for character, code in within.items()}
+    coded = (
+        [begin[word[0]] + "".join(within[character] for character in word[1:])] * count
+        for word, count in sorted(counts.items())
+    )
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(size, 0), initial_alphabet=list(begin.values()), show_progress=False
+    )
+    backend.train_from_iterator((" ".join(each) for each in coded), trainer)
+    found = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    return ["".join([read[code[0]], *(read[each][2:] for each in code[1:])]) for code, _ in found]
 
 
 def word_level(words: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -44,14 +92,13 @@ def word_level(words: Sequence[str]) -> PreTrainedTokenizerFast:
     from tokenizers import models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    ids = {word: number for number, word in enumerate([*special, *words])}
+    ids = {word: number for number, word in enumerate([*_SPECIAL, *words])}
     backend = Backend(models.WordLevel(ids, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        **{f"{each.strip('[]').lower()}_token": each for each in special},
+        **{f"{each.strip('[]').lower()}_token": each for each in _SPECIAL},
     )
 
 
@@ -108,6 +155,8 @@ class PieceStore:
         self._ids = np.load(folder / "ids.npy", mmap_mode="r")
         self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
         self.lengths: NDArray[np.int64] = np.diff(self._offsets)
+        if self._offsets[0] != 0 or self._offsets[-1] != len(self._ids) or (self.lengths < 0).any():
+            raise ValueError(f"{folder}: ids.npy and offsets.npy do not belong together")
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from retort.errors import UserError
+from retort.files import expanded
+from retort.huggingface import open_model, open_part
 from retort.pretrained import resolve
 from retort.recipe import recipe_names
 
@@ -41,7 +43,7 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
     if name == PACKAGED:
         return str(_packaged_folder())
     name = resolve(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name and folder.exists():
         for each in (folder, folder / "model"):
             if (each / "config.json").is_file():
@@ -62,16 +64,38 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises:
         UserError: it cannot be found or opened, is not a fast one, or has no vocabulary.
     """
+    return _fast(load_pretrained(_load_tokenizer, name), name)
+
+
+def open_own_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in a folder that has no model beside it, as an experiment keeps it.
+
+    Raises:
+        UserError: as :func:`open_tokenizer`.
+    """
+    try:
+        with quiet():
+            tokenizer = _load_tokenizer(str(folder), True)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"cannot be opened: {_one_line(error)}", where=folder, remedy="Remove the folder, run again"
+        ) from None
+    return _fast(tokenizer, str(folder))
+
+
+def _load_tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
-    def load(source: str, local: bool) -> PreTrainedTokenizerFast:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-        # Without its files, transformers makes a tokenizer of special tokens alone and says nothing.
-        if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-            raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
-        return tokenizer
+    tokenizer: PreTrainedTokenizerFast = open_part(AutoTokenizer, source, local=local)
+    # Without its files, transformers makes a tokenizer of special tokens alone and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
+    return tokenizer
 
-    tokenizer = load_pretrained(load, name)
+
+def _fast(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise UserError(
             f"its tokenizer ({type(tokenizer).__name__}) is not a fast one, so its pieces have no spans",
@@ -90,9 +114,7 @@ def open_encoder(name: str) -> PreTrainedModel:
     from transformers import AutoModel
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModel.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
-        )
+        return open_model(AutoModel, source, local=local)
 
     # A missing pooler is made at random: the student's weights must not depend on whether it was.
     with torch.random.fork_rng(devices=[]):
@@ -126,9 +148,7 @@ def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
     from transformers import AutoModelForMaskedLM
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModelForMaskedLM.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
-        )
+        return open_model(AutoModelForMaskedLM, source, local=local)
 
     model, report = load_pretrained(load, name)
     missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
@@ -152,9 +172,7 @@ def open_causal_plm(name: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModelForCausalLM.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True
-        )
+        return open_model(AutoModelForCausalLM, source, local=local)
 
     remedy = "Choose a causal language model, for example GPT-2, or ask it as a masked one"
     model, report = load_pretrained(load, name)
@@ -181,7 +199,7 @@ def plm_kind(name: str) -> str:
     from transformers import AutoConfig
 
     def load(source: str, local: bool) -> list[str]:
-        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        config = open_part(AutoConfig, source, local=local)
         return list(config.architectures or [])
 
     for architecture in (architectures := load_pretrained(load, name)):
@@ -286,6 +304,8 @@ def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _RE
     try:
         with quiet():
             return load(source, True)
+    except UserError:
+        raise
     except Exception as error:
         if Path(source).is_dir():
             raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None

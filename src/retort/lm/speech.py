@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from retort.errors import UserError
+from retort.huggingface import open_model, open_part
 from retort.lm.pretrained import load_pretrained
+from retort.nn.pretrained import KINDS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-WAVE_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
-"""`model_type` of the models that read the wave, whose padding a mask hides."""
-KINDS = (*WAVE_KINDS, "whisper")
-"""What `model_type` may be."""
 _WHISPER = (
     "num_mel_bins",
     "d_model",
@@ -48,12 +46,12 @@ def speech_architecture(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     def load(source: str, local: bool) -> PretrainedConfig:
-        return AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        return open_part(AutoConfig, source, local=local)
 
     config = load_pretrained(load, name, REMEDY)
-    if config.model_type not in KINDS:
+    if config.model_type not in (*KINDS, "whisper"):
         raise UserError(
-            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
+            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join((*KINDS, 'whisper'))}"
         )
     if getattr(config, "conv_pos_batch_norm", False):
         raise UserError(
@@ -77,14 +75,7 @@ def open_speech_encoder(name: str) -> PreTrainedModel:
     config = AutoConfig.for_model(values.pop("model_type"), **values)
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return AutoModel.from_pretrained(
-            source,
-            config=config,
-            local_files_only=local,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+        return open_model(AutoModel, source, local=local, config=config, dtype=torch.float32)
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)
@@ -106,10 +97,8 @@ def open_whisper_encoder(name: str) -> dict[str, Tensor]:
     """
     from transformers import WhisperModel
 
-    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return WhisperModel.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
-        )
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return open_model(WhisperModel, source, local=local, dtype=torch.float32)
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)

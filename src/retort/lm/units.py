@@ -10,6 +10,7 @@ from pathlib import Path
 from retort.errors import UserError
 from retort.hybrid.tree import SenoneTree
 from retort.hybrid.unit_text import SpokenUnit, unit_symbols
+from retort.json_reader import read_json
 
 FILE = "units.json"
 
@@ -47,6 +48,6 @@ def read_units(folder: str | Path) -> LmUnits | None:
     if not path.is_file():
         return None
     try:
-        return LmUnits(**json.loads(path.read_text(encoding="utf-8")))
+        return LmUnits(**read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot be read ({error})", where=path, remedy="Train the model again") from None

@@ -43,6 +43,10 @@ class FiredTokens(NamedTuple):
     quantity: Tensor
 
 
+class NotFiniteError(ValueError):
+    """What was computed is NaN or infinite: the weights of the model, or its input, are."""
+
+
 def integrate_and_fire(
     hidden: Tensor,
     alphas: Tensor,
@@ -156,7 +160,7 @@ def _check_values(frames: int, lengths: Tensor, counts: Tensor, quantity: Tensor
         if not 0 <= length <= frames:
             raise ValueError(f"lengths[{index}] is {length:.0f}, outside 0..{frames}, the frames of hidden")
         if not math.isfinite(total):
-            raise ValueError(f"utterance {index} has a weight in alphas that is not finite")
+            raise NotFiniteError(f"utterance {index} has a weight in alphas that is not finite")
         if count < 0:
             raise ValueError(f"target_lengths[{index}] is {count:.0f}, below zero")
         if count > 0 and length == 0:

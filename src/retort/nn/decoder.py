@@ -108,7 +108,9 @@ class CifDecoder(nn.Module):
         self.layers = nn.ModuleList(
             CausalLayer(dim, config.heads, config.feedforward, config.dropout) for _ in range(config.layers)
         )
-        self.window = WindowAttention(dim, acoustic_dim, config.heads, config.window) if config.window else None
+        self.window = (
+            WindowAttention(dim, acoustic_dim, config.heads, config.window) if config.window else None
+        )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim + acoustic_dim, dim, bias=False)
         width = config.output_dim

@@ -84,16 +84,28 @@ class Encoder(nn.Module):
         self.dropout = Dropout(0.0 if config.kind == "pretrained" else config.dropout)
         self.layers = nn.ModuleList(layers)
         self.pool_after = frozenset(config.pool_after)
-        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if zipformer or whisper})
+        self.pools = nn.ModuleDict(
+            {str(each): Downsample(2) for each in config.pool_after if zipformer or whisper}
+        )
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" or whisper else nn.Identity()
         self.stored = 0
         """With N above 0, training hands over the stored output of layer N in place of features."""
+        self.config = config
 
     @property
     def subsampling(self) -> int:
         """Feature frames in one encoder frame."""
         return self.frontend.subsampling * int(2 ** len(self.pool_after))
+
+    @property
+    def longest(self) -> int | None:
+        """Most feature frames of an utterance, where the encoder has a table of positions; else None."""
+        return self.frontend.longest if isinstance(self.frontend, WhisperFrontend) else None
+
+    def subsampling_after(self, layers: int) -> int:
+        """Feature frames in one frame of layer `layers`, pooled where it is."""
+        return self.frontend.subsampling * int(2 ** sum(number <= layers for number in self.pool_after))
 
     def output_lengths(self, lengths: Tensor, stored: int = 0) -> Tensor:
         """Encoder frames `(B,)` that so many feature frames give, or so many frames of layer `stored`."""

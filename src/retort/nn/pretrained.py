@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from retort.errors import UserError
+from retort.huggingface import build_model
 from retort.nn.masks import valid_mask
 from retort.student_config import EncoderConfig
+
+KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
+"""What `model_type` may be: models that read the wave, whose padding a mask hides."""
 
 
 def speech_model(architecture: Mapping[str, Any]) -> Any:
@@ -26,14 +30,16 @@ def speech_model(architecture: Mapping[str, Any]) -> Any:
 
     Args:
         architecture: values of its configuration, `model_type` among them.
-    """
-    from transformers import AutoConfig, AutoModel
 
+    Raises:
+        UserError: it is of another kind.
+    """
     # WavLM's attention takes masks of two types, of which torch warns; nothing is wrong with it.
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
-    values = dict(architecture)
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
-    model = AutoModel.from_config(config)
+    if architecture.get("model_type") not in KINDS:
+        kind = architecture.get("model_type")
+        raise UserError(f"a speech encoder of type {kind}", remedy=f"Choose one of {', '.join(KINDS)}")
+    model = build_model(architecture)
     # What stands in for masked frames in pretraining: nothing would give it a gradient.
     model.masked_spec_embed = None
     return model

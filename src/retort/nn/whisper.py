@@ -6,7 +6,7 @@ the number of positions, and an utterance gives the same frames alone and in any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class WhisperFrontend(nn.Module):
         self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
         self.positions: Tensor
         self.register_buffer("positions", torch.zeros(positions, dim))
+
+    @property
+    def longest(self) -> int:
+        """Most feature frames of an utterance."""
+        return len(self.positions) * self.subsampling
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames `(B,)` of the output for so many feature frames: ceil(T / 2)."""
@@ -117,7 +122,8 @@ def whisper_parts(
         )
     dim = config.d_model
     made = [
-        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout) for _ in range(layers)
+        WhisperLayer(dim, config.encoder_attention_heads, config.encoder_ffn_dim, dropout)
+        for _ in range(layers)
     ]
     return WhisperFrontend(bins, dim, config.max_source_positions), made
 
@@ -134,6 +140,23 @@ _LAYER_NAMES = {
 }
 
 
+def named_encoder_weights(
+    frontend: WhisperFrontend, layers: Sequence[WhisperLayer], norm: nn.LayerNorm
+) -> dict[str, Tensor]:
+    """All weights and positions under the names of `transformers`' WhisperEncoder."""
+    found: dict[str, Tensor] = {
+        "embed_positions.weight": frontend.positions,
+        "layer_norm.weight": norm.weight,
+        "layer_norm.bias": norm.bias,
+        **dict(frontend.named_parameters()),
+    }
+    for number, layer in enumerate(layers):
+        for name, parameter in layer.named_parameters():
+            part, _, kind = name.rpartition(".")
+            found[f"layers.{number}.{_LAYER_NAMES[part]}.{kind}"] = parameter
+    return found
+
+
 @torch.no_grad()
 def copy_whisper_weights(
     weights: Mapping[str, Tensor], frontend: WhisperFrontend, layers: list[WhisperLayer], norm: nn.LayerNorm
@@ -145,15 +168,7 @@ def copy_whisper_weights(
     Args:
         weights: state dictionary of the encoder.
     """
-    pairs: list[tuple[Tensor, str]] = [(frontend.positions, "embed_positions.weight"), (norm.weight, "layer_norm.weight")]
-    assert norm.bias is not None
-    pairs.append((norm.bias, "layer_norm.bias"))
-    for name, parameter in frontend.named_parameters():
-        pairs.append((parameter, name))
-    for number, layer in enumerate(layers):
-        for name, parameter in layer.named_parameters():
-            part, _, kind = name.rpartition(".")
-            pairs.append((parameter, f"layers.{number}.{_LAYER_NAMES[part]}.{kind}"))
-    for own, name in pairs:
+    named = named_encoder_weights(frontend, layers, norm)
+    for name, own in named.items():
         own.copy_(weights[name])
-    return len(pairs)
+    return len(named)

@@ -73,12 +73,16 @@ class WindowAttention(nn.Module):
         frames = places + offsets
         valid = (frames >= 0) & (frames < memory.lengths[memory.rows][:, None, None])
         frames = frames.clamp(0, max(memory.keys.shape[1] - 1, 0))
-        size = (*frames.shape, self.heads, -1)
-        keys, values = memory.keys[rows, frames].view(size), memory.values[rows, frames].view(size)
-        query = self.query(self.norm(states)).unflatten(-1, (self.heads, -1)).to(keys.dtype)
-        scores = torch.einsum("mnhd,mnwhd->mnhw", query, keys).float() * query.shape[-1] ** -0.5
+        keys, values = self._split(memory.keys[rows, frames]), self._split(memory.values[rows, frames])
+        query = self._split(self.query(self.norm(states))).to(keys.dtype)
+        scores = torch.einsum("mnhd,mnwhd->mnhw", query, keys)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * query.shape[-1] ** -0.5
         scores = (scores + self.distances).masked_fill(~valid[:, :, None], -1e30)
         shares = F.softmax(scores, dim=-1).masked_fill(~valid[:, :, None], 0.0).to(values.dtype)
         attended = torch.einsum("mnhw,mnwhd->mnhd", shares, values)
         result: Tensor = self.output(attended.flatten(2))
         return result
+
+    def _split(self, values: Tensor) -> Tensor:
+        """`(..., dim)` to `(..., heads, dim / heads)`."""
+        return values.unflatten(-1, (self.heads, values.shape[-1] // self.heads))

@@ -16,7 +16,7 @@ VOICE_SHAPE = (510, 256)
 
 
 def take_as_it_is(files: Path, out: Path) -> None:
-    """A folder of transformers stays as it is."""
+    """The files stay as they are: a folder of transformers, or other data."""
     for each in files.iterdir():
         shutil.move(each, out / each.name)
 
@@ -97,6 +97,7 @@ def write_kokoro_folder(files: Path, out: Path) -> None:
 CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
     "ctranslate2-whisper": write_whisper_folder,
     "huggingface": take_as_it_is,
+    "files": take_as_it_is,
     "gguf": write_gguf_folder,
     "kokoro": write_kokoro_folder,
 }

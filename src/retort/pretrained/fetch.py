@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from retort.errors import UserError
-from retort.files import one_at_a_time
+from retort.locks import one_at_a_time
 from retort.pretrained.archives import join_members, sha256_of, take_members, unzip_members
 from retort.pretrained.cache import RECORD, cache_folder
 from retort.pretrained.catalogue import Entry, load_catalogue

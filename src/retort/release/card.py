@@ -69,12 +69,12 @@ def model_card(
     """
     name, recipe = path.rpartition("/")[2], lineage.recipes[-1]
     sections = [
-        Section("Use", [Paragraph(_use(path))]),
+        Section("Use", [Paragraph(_use(path), markdown=True)]),
         Section("Errors", _errors(path, evaluations, recipe)),
         Section("Training", _training(lineage, commit)),
         Section("Data and licence", _data(terms)),
-        Section("Architecture", [Paragraph(_architecture(recogniser, recipe))]),
-        Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms))]),
+        Section("Architecture", [Paragraph(_architecture(recogniser, recipe), markdown=True)]),
+        Section("Limits", [Paragraph(_limits(recogniser.normalise.config, recipe, terms), markdown=True)]),
     ]
     body = [f"# {name}", _lead(recogniser, recipe, stored), *map(section_to_markdown, sections)]
     return f"---\n{_head(name, recipe, terms, evaluations)}\n---\n\n" + "\n\n".join(body) + "\n"
@@ -104,6 +104,7 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
             )
             for each in evaluations
             for measure in MEASURES
+            if each.score.words.reference
         ],
     )
     return data.to_yaml().strip()
@@ -127,8 +128,8 @@ def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
     if origin := encoder_origin(recipe):
         began += f" Its encoder was trained on from that of {origin[0]} (licence: {origin[1]})."
     return (
-        f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, trained "
-        f"with Retort as system `{recipe.system}`: {how}.{began}"
+        f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, "
+        f"trained with Retort as system `{recipe.system}`: {how}.{began}"
     )
 
 
@@ -149,7 +150,7 @@ def _errors(path: str, evaluations: Sequence[Evaluation], recipe: Recipe) -> lis
     rows, notes = [], []
     for each in evaluations:
         bounds = [each.intervals[measure] for measure in MEASURES]
-        rates = [part for b in bounds for part in (f"{b.rate:.2%}", f"{b.low:.2%} to {b.high:.2%}")]
+        rates = [part for b in bounds for part in (b.rate_text, b.range_text)]
         counts = f"{len(each.score.utterances):,}", f"{len(each.score.speakers):,}"
         rows.append([each.split, *rates, *counts])
         if each.score.missing:
@@ -188,7 +189,7 @@ def _training(lineage: Lineage, commit: str) -> list[Block]:
 
 def _data(terms: Terms) -> list[Block]:
     lines = [f"Licence of the weights: {terms.licence}.", *terms.notes]
-    return [Paragraph("\n".join(f"- {line}" for line in lines))]
+    return [Paragraph("\n".join(f"- {line}" for line in lines), markdown=True)]
 
 
 def _architecture(recogniser: Recogniser, recipe: Recipe) -> str:
@@ -207,7 +208,7 @@ def _limits(normaliser: NormaliserConfig, recipe: Recipe, terms: Terms) -> str:
         f"microphones and subjects, and nothing of use in a language other than {terms.language}.",
         f"It writes {writes}.",
         f"It hears whole utterances at {recipe.features.sampling_rate / 1000:g} kHz, nothing while they are "
-        "spoken; a longer recording is cut at its pauses, into at most 30 s each.",
+        "spoken; silence is left out, and a longer recording is cut at its pauses, into at most 30 s each.",
         "A confidence is the decoder's own probability, not checked against how often it is right.",
     ]
     return "\n".join(f"- {line}" for line in lines)

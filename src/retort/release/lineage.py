@@ -46,7 +46,7 @@ def trace(experiment: Experiment, root: Path) -> Lineage:
 
 def heard(recipe: Recipe) -> str:
     """The training data of a recipe in words."""
-    recordings = ", ".join(data_name(Path(each)) for each in recipe.data.train)
+    recordings = ", ".join(data_name(Path(each)) for each in recipe.data.train_sources)
     spoken = recipe.data.spoken
     if not spoken.voices:
         return recordings

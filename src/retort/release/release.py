@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from retort.checksums import SUMS
 from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation, Progress, evaluate
@@ -21,7 +22,7 @@ from retort.release.lineage import shown, trace
 from retort.training.folder import save_whole
 
 CARD, RECIPE = "README.md", "recipe.json"
-FILES = {"model.safetensors", "config.json", "tokenizer", RECIPE, CARD}
+FILES = {"model.safetensors", "config.json", "tokenizer", SUMS, RECIPE, CARD}
 SMALL = 30_000_000
 """Bytes of a release that a repository can carry."""
 
@@ -64,7 +65,7 @@ def release(
         tests: manifests or Kaldi folders.
         root: of the experiments.
         progress: called with what is being done, how much of it is done, and how much there is.
-        stored: how the weights are stored (:data:`retort.decoding.weights.STORED`).
+        stored: how the weights are stored (:data:`retort.weights.STORED`).
 
     Raises:
         UserError: no model there, nothing to score it on, or something else than a release in `out`.
@@ -108,7 +109,7 @@ def _check_free(out: Path) -> None:
     if not out.exists():
         return
     names = {each.name for each in out.iterdir()} if out.is_dir() else {out.name}
-    if names and (CARD not in names or names - FILES):
+    if names and (CARD not in names or names - FILES - {"graph"}):
         raise UserError(
             "it is there and holds other things than a release", where=out, remedy="Name another folder"
         )

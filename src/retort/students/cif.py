@@ -91,9 +91,11 @@ class CifStudent(TokenStudent):
         output = (
             f", output through a PLM's embeddings of {config.output_dim}" if config.output == "plm" else ""
         )
+        window = f", attention to {2 * config.window + 1} frames" if config.window else ""
+        fires = "" if self.weights is not None else ", fires at the peaks of the CTC head"
         return (
             f"decoder    {config.layers} layers, dim {config.dim}, {config.heads} heads, feed-forward "
-            f"{config.feedforward}{output}{', parallel' if config.kind == 'parallel' else ''}"
+            f"{config.feedforward}{output}{', parallel' if config.kind == 'parallel' else ''}{window}{fires}"
         )
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
@@ -143,9 +145,7 @@ class CifStudent(TokenStudent):
         log_probs = ctc_log_probs(self, encoded)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
         losses = {
-            "ctc": ctc_loss(
-                log_probs, encoded.lengths, tokens, label_lengths, infinite=self.config.faithful
-            )
+            "ctc": ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=self.config.faithful)
         }
         located = None
         if self.weights is None or self.config.alignment_weight != 0.0:
@@ -170,10 +170,9 @@ class CifStudent(TokenStudent):
             "tokens": Tap(logits, token_lengths, "token", ce.hard),
             "utterance": utterance_tap(fired.embeddings, token_lengths),
         }
-        metrics = {
-            "correct": ce.correct,
-            "quantity_total": fired.quantity.detach().sum(),
-        }
+        metrics = {"correct": ce.correct}
+        if self.weights is not None:
+            metrics["quantity_total"] = fired.quantity.detach().sum()
         return StudentOutput(losses, taps | layers, metrics | counts)
 
     def _decode(
@@ -216,9 +215,7 @@ class CifStudent(TokenStudent):
             ValueError: that decoder is not given it.
         """
         if isinstance(self.decoder, CifDecoder):
-            return self.decoder.start(
-                len(fired.embeddings), fired.embeddings, self._memory(fired, encoded)
-            )
+            return self.decoder.start(len(fired.embeddings), fired.embeddings, self._memory(fired, encoded))
         memory = (None, None) if encoded is None else (encoded.hidden, encoded.lengths)
         return self.decoder.start(fired.embeddings, fired.lengths, *memory)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from retort.lm.speech import speech_architecture
+from retort.lm.whisper import whisper_architecture
 from retort.student_config import StudentConfig
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
@@ -13,6 +14,7 @@ from retort.students.ctc import CtcStudent
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 from retort.students.transducer import TransducerStudent
+from retort.students.whisper import WhisperStudent
 
 STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
     "cif": CifStudent,
@@ -20,6 +22,7 @@ STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
     "ctc": CtcStudent,
     "attention": AttentionStudent,
     "transducer": TransducerStudent,
+    "whisper": WhisperStudent,
 }
 
 
@@ -36,6 +39,7 @@ def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
     """
     encoder = config.encoder
     if encoder.kind == "pretrained" and not encoder.architecture:
-        encoder = replace(encoder, architecture=speech_architecture(encoder.model))
+        read = whisper_architecture if config.kind == "whisper" else speech_architecture
+        encoder = replace(encoder, architecture=read(encoder.model))
         config = replace(config, encoder=encoder)
     return STUDENTS[config.kind](config, vocabulary, bins)

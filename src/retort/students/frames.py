@@ -20,9 +20,10 @@ def encode_in_layers(
 ) -> tuple[Encoded, dict[str, Tap]]:
     """What the encoder gives, and the taps of :func:`layer_dims`, the last of which is that.
 
-    What stands behind a length is undefined in the others.
+    What stands behind a length is undefined in the others. In training mode `features` are stored frames where
+    :attr:`Encoder.stored` says so.
     """
-    frames = list(encoder.each_layer(features, lengths, encoder.stored))
+    frames = list(encoder.each_layer(features, lengths, encoder.stored if encoder.training else 0))
     encoded = Encoded(encoder.finished(*frames[-1]), frames[-1][1])
     hidden = [*(each for each, _ in frames[:-1]), encoded.hidden]
     taps = {f"frames.{number}": Tap(hidden[number], encoded.lengths, "frame") for number in _layers(config)}

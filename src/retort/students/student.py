@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from retort.errors import BadUtterance
 from retort.nn.encoder import Encoder
 from retort.student_config import StudentConfig
 from retort.students.taps import Tap, Unit
+from retort.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,24 @@ class Labelled(Protocol):
     senones: Tensor | None
 
 
+SHORTEST = 3
+"""Encoder frames under which an utterance is too short."""
+
+
+def check_length(encoder: Encoder, frames: int, where: str) -> None:
+    """See that an utterance of so many feature frames is neither too short nor too long for the encoder.
+
+    Raises:
+        BadUtterance: it is.
+    """
+    if int(encoder.output_lengths(torch.tensor([frames]))) < SHORTEST:
+        raise BadUtterance(f"it is too short ({frames} frames)", where=where)
+    if encoder.longest is not None and frames > encoder.longest:
+        raise BadUtterance(
+            f"it is too long ({frames} frames, the encoder takes {encoder.longest})", where=where
+        )
+
+
 class Student(nn.Module, ABC):
     """A recogniser that learns: its `forward(features, feature_lengths, *labels)` gives a :class:`StudentOutput`."""
 
@@ -63,6 +84,15 @@ class Student(nn.Module, ABC):
     def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
         """`features (B, T, bins)` after CMVN to hidden frames."""
         return Encoded(*self.encoder(features, feature_lengths))
+
+    def read_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Take what the student needs to know of the pieces of its tokenizer; most need nothing."""
+        return
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of an utterance, EOS counted; None without a limit."""
+        return None
 
     @property
     @abstractmethod

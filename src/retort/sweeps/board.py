@@ -12,6 +12,7 @@ from retort.errors import UserError
 from retort.evaluation.document import Block, Document, Paragraph, Section, Table, to_markdown, to_screen
 from retort.evaluation.plots import Point, plot_rates, plot_setting
 from retort.evaluation.results import add_entries, decoded_entry, read_results
+from retort.evaluation.scoring import defined
 from retort.files import write_whole
 from retort.sweeps.config import Run, Sweep, View, plain
 from retort.sweeps.scored import Scored, scored
@@ -59,9 +60,9 @@ class Board:
             return False
         entries = read_results(path)
         told = {(entry.get("split"), entry.get("cer")): entry for entry in entries}
-        if not told.keys() >= {(each.split, each.score.cer) for each in found.evaluations}:
+        if not told.keys() >= {(each.split, defined(each.score.cer)) for each in found.evaluations}:
             return False  # they tell of another time; the verb writes them again
-        trained = {each.split: told[each.split, each.score.cer] for each in found.evaluations}
+        trained = {each.split: told[each.split, defined(each.score.cer)] for each in found.evaluations}
         for view, each in zip(self.sweep.views, found.views):
             if each is not None and view.options != GREEDY:
                 entries.append(decoded_entry(trained[each.split], each, view.name))
@@ -87,7 +88,7 @@ class Board:
         for view in self.sweep.views:
             lines = lines_of(self.sweep, view, self.done, self.failed)
             pictures = self._draw(lines, view)
-            blocks: list[Block] = [Paragraph(f"![{name}]({name})") for name in pictures]
+            blocks: list[Block] = [Paragraph(f"![{name}]({name})", markdown=True) for name in pictures]
             sections.append(Section(view.title, [*_tables(lines, self.sweep.against_in(view)), *blocks]))
             systems = [line_to_dict(line) for line in lines]
             about = {"data": view.source, "decoding": view.name, "against": self.sweep.against_in(view)}

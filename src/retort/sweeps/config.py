@@ -15,6 +15,7 @@ from retort.checks import check_choices
 from retort.config import Recipe
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.errors import UserError
+from retort.ranges import SEEDS, numbers
 from retort.recipe import load_recipe, read_recipe, recipe_to_dict
 
 _NAME = re.compile(r"\w[\w.+=,-]*(/\w[\w.+=,-]*)*")
@@ -46,7 +47,7 @@ class SweepConfig:
     """By the names of their rows; with a grid a row is called `SYSTEM key=value`."""
     against: str = ""
     """The row that the others are compared with; empty for the first."""
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    seeds: list[int] = numbers([1, 2, 3], 0, SEEDS)
     common: list[str] = field(default_factory=list)
     """Settings `a.b=c` over every recipe, but not over warm starts."""
     score_on: str = "test"

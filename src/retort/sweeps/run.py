@@ -13,6 +13,7 @@ from rich.console import Console
 from retort.config import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.errors import UserError
+from retort.evaluation.scoring import percent
 from retort.progress import stage_progress
 from retort.sweeps.board import RESULTS, Board
 from retort.sweeps.config import Run, Sweep, View
@@ -74,7 +75,9 @@ def _told(training: Training, board: Board, error: UserError | None) -> str:
         return str(error)
     found = board.done.get(training.name)
     rates = (
-        "  ".join(f"{each.split}: CER {each.score.cer:.2%}" for each in found.evaluations) if found else ""
+        "  ".join(f"{each.split}: CER {percent(each.score.cer)}" for each in found.evaluations)
+        if found
+        else ""
     )
     return f"{training.name} is done  {rates}".rstrip()
 

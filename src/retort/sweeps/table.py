@@ -10,7 +10,7 @@ from typing import Any
 from retort.errors import UserError
 from retort.evaluation.bootstrap import Comparison, compare, intervals, pooled
 from retort.evaluation.document import Table
-from retort.evaluation.scoring import Interval, Score
+from retort.evaluation.scoring import Interval, Score, percent
 from retort.sweeps.config import Row, Sweep, View
 from retort.sweeps.scored import Scored
 
@@ -91,7 +91,7 @@ def _line(
         seeds=cers,
         unfinished=unfinished,
         rates=rates,
-        deviation=statistics.stdev(cers.values()) if len(cers) > 1 else None,
+        deviation=statistics.stdev(cers.values()) if len(cers) > 1 and rates["cer"].range_text else None,
         against=against,
         shared=shared,
         params=runs[0].params if runs else None,
@@ -115,7 +115,7 @@ def rates_table(lines: Sequence[Line]) -> Table:
         cells = ["", "", "", ""]
         if line.rates:
             bounds = [line.rates[measure] for measure in MEASURES]
-            cells = [text for b in bounds for text in (f"{b.rate:.2%}", f"{b.low:.2%} to {b.high:.2%}")]
+            cells = [text for b in bounds for text in (b.rate_text, b.range_text)]
         rows.append([line.name, *cells])
     return Table(("system", "CER", "95 %", "WER", "95 %"), rows)
 
@@ -124,7 +124,7 @@ def runs_table(lines: Sequence[Line]) -> Table:
     """The single seeds of the systems, their size and the time that they took."""
     rows = []
     for line in lines:
-        seeds = {seed: f"{rate:.2%}" for seed, rate in line.seeds.items()}
+        seeds = {seed: percent(rate) for seed, rate in line.seeds.items()}
         seeds |= {seed: why.split(":")[0] for seed, why in line.unfinished.items()}
         deviation = "" if line.deviation is None else f"{line.deviation:.2%}"
         params = "" if line.params is None else f"{line.params:,}"

@@ -34,6 +34,11 @@ class CachedTeacher:
     def dim(self) -> int:
         return self.teacher.dim
 
+    @property
+    def reads_audio(self) -> bool:
+        """As :func:`retort.teachers.whisper.reads_audio`."""
+        return bool(getattr(self.teacher, "reads_audio", False))
+
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """As the teacher's own `read`; equal texts are asked once."""
         precision = _precision()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retort.config import TeacherConfig
+from retort.json_reader import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -47,7 +48,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
     Truncation and padding are left out: they are settings of the last call, the longest input is the teacher's.
     """
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content = parse_json(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):
         content.pop(setting, None)
     return hashlib.sha256(_canonical(content)).hexdigest()[:32]

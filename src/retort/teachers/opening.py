@@ -18,6 +18,7 @@ from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, Masked
 from retort.teachers.store import StoredTeacher
 from retort.teachers.symbols import check_units, teacher_symbols
 from retort.teachers.teacher import Teacher
+from retort.teachers.whisper import SamplesOf, WhisperPosteriorTeacher
 from retort.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def open_teacher(
     tokenizer: Tokenizer | None = None,
     cache_bytes: int = 512 * 2**20,
     stores: Path | None = None,
+    samples_of: SamplesOf | None = None,
 ) -> Teacher:
     """The teacher of a recipe: one that reads, its readings kept in memory, or its store on disk.
 
@@ -43,21 +45,25 @@ def open_teacher(
             labels of text.
         cache_bytes: of vectors kept in memory; a store keeps none.
         stores: folder of the stores; needed for `storage: disk`.
+        samples_of: the audio, for a teacher that reads it.
 
     Raises:
         UserError: as :func:`open_fresh` and :class:`StoredTeacher`.
         ValueError: `storage: disk` without `stores`.
     """
     if config.storage == "online":
-        return CachedTeacher(open_fresh(config, device, tokenizer), cache_bytes)
+        return CachedTeacher(open_fresh(config, device, tokenizer, samples_of), cache_bytes)
     if stores is None:
         raise ValueError("a teacher with storage: disk needs the folder of the stores")
     # The model is opened for its fingerprint alone, and forgotten.
-    return open_store(open_fresh(config, tokenizer=tokenizer), stores)
+    return open_store(open_fresh(config, tokenizer=tokenizer, samples_of=samples_of), stores)
 
 
 def open_fresh(
-    config: TeacherConfig, device: torch.device | str = "cpu", tokenizer: Tokenizer | None = None
+    config: TeacherConfig,
+    device: torch.device | str = "cpu",
+    tokenizer: Tokenizer | None = None,
+    samples_of: SamplesOf | None = None,
 ) -> FreshTeacher:
     """The teacher of a recipe without any memory.
 
@@ -78,6 +84,12 @@ def open_fresh(
             where=config.model,
             remedy="Run `retort train`, which makes the tokenizer and has the teacher read",
         )
+    if config.kind == "whisper":
+        if samples_of is None:
+            raise UserError(
+                "it reads audio, which is not at hand here", where=config.model, remedy="Run `retort train`"
+            )
+        return WhisperPosteriorTeacher(config, tokenizer, samples_of, device)
     if config.kind == "masked_lm":
         return MaskedPosteriorTeacher(config, tokenizer, device)
     if is_causal_lm(config.model):

@@ -55,12 +55,16 @@ class PosteriorTeacher(ABC):
     def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
         """Every place of every text at most once; those left out have nothing said of them."""
 
+    def _text(self, asked: str) -> str:
+        """The text whose pieces are taught, of what the teacher is asked with."""
+        return asked
+
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """One reading a text, in order; equal texts are read once. How texts fall into batches changes nothing
         beyond rounding."""
         distinct = list(dict.fromkeys(texts))
-        pieces = [self.tokenizer.pieces(text) for text in distinct]
+        pieces = [self.tokenizer.pieces(self._text(text)) for text in distinct]
         bounds = list(itertools.accumulate((len(each) + 2 for each in pieces), initial=0))
         probs = torch.zeros(bounds[-1], self.dim)
         ids = torch.arange(self.dim, dtype=torch.int32).repeat(bounds[-1], 1)

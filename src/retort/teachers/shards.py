@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import struct
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from retort.checksums import sha256
 from retort.errors import UserError
 from retort.files import write_whole
 from retort.teachers.teacher import Reading
@@ -23,8 +24,19 @@ SUFFIX = ".safetensors"
 FORMAT = "1"
 _SPAN = struct.Struct("=ii")
 _TENSORS = ("vectors", "vector_offsets", "spans", "text", "text_offsets")
+_DIGITS = 64
+"""Of a SHA-256, by which a shard is named; those of earlier versions have shorter names."""
 _IDS = "ids"
 """Of soft labels alone."""
+
+
+_KINDS = {
+    "vectors": (torch.float16, 2),
+    "vector_offsets": (torch.int64, 1),
+    "spans": (torch.int32, 2),
+    "text": (torch.uint8, 1),
+    "text_offsets": (torch.int64, 1),
+}
 
 
 class BrokenShard(Exception):
@@ -70,38 +82,41 @@ def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0, soft: b
 
 
 def write_shard(folder: Path, readings: Sequence[Reading], key: str) -> Path:
-    """Write readings of distinct texts as a new file of `folder`, under a name that no other process has.
+    """Write readings of distinct texts as a new file of `folder`, named by the SHA-256 of its content.
 
-    Whenever the process dies, what is called a shard is whole.
+    No other process has the name unless it has written the same. Whenever the process dies, what is called a shard is
+    whole.
 
     Raises:
         UserError: a vector does not fit float16, or the file cannot be written (disk full).
     """
     content = save(_tensors(readings), {"format": FORMAT, "key": key, "texts": str(len(readings))})
-    path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+    path = folder / f"{hashlib.sha256(content).hexdigest()}{SUFFIX}"
     write_whole(path, content, remedy="Free space and run the same command; what was stored is kept")
     return path
 
 
 def open_shard(path: Path, key: str, dim: int) -> Shard:
-    """Map a shard and check that it is whole and of the teacher `key`.
+    """Map a shard and check that it is whole, as it was written, and of the teacher `key`.
 
     Raises:
         BrokenShard: it is cut short or damaged, or it is gone.
         UserError: it was made by another teacher, or by another version of Retort.
     """
     try:
+        if len(path.stem) == _DIGITS and sha256(path) != path.stem:
+            raise BrokenShard("its SHA-256 is not that of its name")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = [*_TENSORS, *({_IDS} & set(file.keys()))] if metadata else []
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BrokenShard(str(error)) from None
     if metadata.get("format") != FORMAT:
         raise UserError("not a shard of this version of Retort", where=path, remedy="Remove it")
-    if metadata["key"] != key:
+    if metadata.get("key") != key:
         raise UserError(
-            f"a shard made for another teacher, layer or tokenizer ({metadata['key']}, not {key})",
+            f"a shard made for another teacher, layer or tokenizer ({metadata.get('key')}, not {key})",
             where=path,
             remedy="Move it back to its own folder, or remove it",
         )
@@ -148,13 +163,17 @@ def _offsets(lengths: Sequence[int]) -> Tensor:
 def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
     """The file's length is checked by safetensors; here, that its parts belong together."""
     vectors, spans, ids = tensors["vectors"], tensors["spans"], tensors.get(_IDS)
+    if any(
+        tensors[name].dtype != dtype or tensors[name].ndim != rank for name, (dtype, rank) in _KINDS.items()
+    ):
+        raise BrokenShard("its tensors are of other types")
     offsets, text_offsets = tensors["vector_offsets"].tolist(), tensors["text_offsets"].tolist()
     rows = len(offsets) - 1
     whole = (
-        vectors.dtype == torch.float16
-        and vectors.ndim == 2
-        and vectors.shape[1] == dim
+        vectors.shape[1] == dim
+        and rows >= 0
         and len(text_offsets) == rows + 1
+        and offsets[0] == text_offsets[0] == 0
         and offsets[-1] == len(vectors)
         and text_offsets[-1] == len(tensors["text"])
         and tuple(spans.shape) == (len(vectors) - 2 * rows, 2)

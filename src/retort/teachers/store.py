@@ -12,6 +12,7 @@ import torch
 
 from retort.errors import UserError
 from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.teachers.fingerprint import identity_key
 from retort.teachers.shards import SUFFIX, BrokenShard, Shard, open_shard
 from retort.teachers.teacher import Reading
@@ -76,6 +77,11 @@ class StoredTeacher:
         self._claim()
         self.refresh()
 
+    @property
+    def reads_audio(self) -> bool:
+        """As :func:`retort.teachers.whisper.reads_audio`."""
+        return "audio" in self.identity
+
     def __len__(self) -> int:
         """Distinct texts that are here."""
         return len(self._places)
@@ -128,7 +134,7 @@ class StoredTeacher:
         path = self.folder / MANIFEST
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+            there = read_json(path) if path.exists() else None
         except OSError as error:
             raise UserError(f"cannot be used ({error.strerror or error})", where=self.folder) from None
         except ValueError as error:

@@ -9,16 +9,17 @@ from retort.text.alignment import Span, align_spans
 from retort.text.normalise import is_cjk
 from retort.text.teacher_pieces import TeacherReader, TeacherTokenizer
 from retort.text.tokenizers import SPACE, SPECIAL, BpeTokenizer, Piece, Tokenizer, WordTokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 
 
 def shared_pieces(student: Tokenizer, reader: TeacherReader) -> dict[int, int]:
     """The student's id of every teacher piece that is also one of the student's, the special ones left out.
 
-    The student's own teacher shares all of its pieces. Of BPE, a piece that begins a word meets the teacher's
-    that begins one, a piece within a word one within. A whole word (or a symbol of units) meets the same word as a
-    piece. A Han character is a piece by itself; other characters are none, for a teacher reads them within longer
-    pieces. Two of the student's for one of the teacher's (they
-    differ in case, which the teacher does not see) are shared by neither.
+    The student's own teacher shares all of its pieces. Of BPE, Whisper's too, a piece that begins a word meets the
+    teacher's that begins one, a piece within a word one within. A whole word (or a symbol of units) meets the same word
+    as a piece. A Han character is a piece by itself; other characters are none, for a teacher reads them within longer
+    pieces. Two of the student's for one of the teacher's (they differ in case, which the teacher does not see) are
+    shared by neither.
     """
     found: dict[int, int] = {}
     for own, symbol in enumerate(student.symbols[len(SPECIAL) :], len(SPECIAL)):
@@ -26,6 +27,9 @@ def shared_pieces(student: Tokenizer, reader: TeacherReader) -> dict[int, int]:
             each = reader.backend.token_to_id(symbol)
         elif isinstance(student, BpeTokenizer):
             each = reader.piece_of(symbol.removeprefix(SPACE), symbol.startswith(SPACE))
+        elif isinstance(student, WhisperTokenizer):
+            surface = student.spellings[own].decode("utf-8", "ignore")
+            each = reader.piece_of(surface.removeprefix(" "), surface.startswith(" "))
         elif isinstance(student, WordTokenizer):
             each = reader.piece_of(symbol, True)
         else:

@@ -20,8 +20,24 @@ HYPHENS = "‐‑"
 UNKNOWN_TEXT = "⁇"
 """How decoded text shows an unknown piece."""
 _TYPOGRAPHIC = str.maketrans({**dict.fromkeys(APOSTROPHES, "'"), **dict.fromkeys(HYPHENS, "-")})
-# Zero-width (non-)joiners are part of the spelling of Persian and of the languages of India.
+# Zero-width (non-)joiners are part of the spelling of Persian and of the languages of India: after a letter or mark of
+# a script whose letters join, before such a letter or, behind the sign that takes a vowel away, at the end of a word.
 _JOINERS = "\u200c\u200d"
+_LONE_JOINERS = re.compile(f"[{_JOINERS}]+")
+_LONE_MARKS = re.compile(r"(?:(?<=\s)|^)[^\w\s]+")
+# Symbols shown as pictures that compatibility forms would turn into letters, such as the information sign.
+_PICTURES = re.compile("[^\\w\\s#*]\ufe0f|\u2139\ufe0f|[\U0001f200-\U0001f2ff]")
+_VIRAMA = 9
+"""Canonical combining class of that sign."""
+# Marks that enclose or overlay symbols (of a keycap U+20E3), and letters and marks that nobody sees: fillers of Hangul,
+# inherent vowels of Khmer, the joiner of graphemes, variation selectors (of an emoji U+FE0F).
+_SYMBOL_MARKS = range(0x20D0, 0x2100)
+_UNSEEN = frozenset(
+    [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
+)
+# Blocks whose letters never join: up to Hebrew; Georgian and Hangul; extended Latin and Greek; Hangul syllables.
+_UNJOINED: tuple[tuple[int, int], ...] = ((0, 0x05FF), (0x10A0, 0x11FF), (0x1E00, 0x1FFF), (0xA960, 0xA97F))
+_UNJOINED += ((0xAC00, 0xD7FF),)
 # Not between two letters or digits; a combining mark is part of its letter, and \w lacks most marks.
 _EDGE_APOSTROPHE = re.compile(r"(?<![^\W_])'|'(?![^\W_])")
 # Upper-casing may decompose and composing may lengthen; no text found so far needs more than three rounds.
@@ -35,8 +51,9 @@ class Normaliser:
     """Text to its normal form; applying it twice changes nothing.
 
     In order: typographic apostrophes and hyphens become `'` and `-`; the Unicode form; the case; invisible
-    characters (controls, surrogates, zero-width spaces, soft hyphens, byte-order marks) go, joiners stay;
-    punctuation (categories P and S) that is not in `kept` becomes a space, so that "well-known" is two words;
+    characters (controls, surrogates, zero-width spaces, soft hyphens, byte-order marks, variation selectors) go;
+    punctuation (categories P and S) that is not in `kept` becomes a space, so that "well-known" is two words, and what
+    belonged to a symbol goes with it: marks without a letter, and joiners but between letters of scripts that have them;
     runs of white space become one space and the ends are stripped; with `spaces: drop` all white space goes,
     with `split` CJK characters are words; with `homophones: fold` Chinese characters that sound alike are one.
 
@@ -74,6 +91,7 @@ class Normaliser:
     def _once(self, text: str) -> str:
         text = text.translate(_TYPOGRAPHIC)
         if self._drops and not text.isascii():
+            text = _PICTURES.sub(" ", text)
             # Compatibility forms would turn "¨" into a space and a combining mark without a letter.
             text = "".join(" " if unicodedata.category(each) == "Sk" else each for each in text)
         if self.config.form != "none":
@@ -81,6 +99,8 @@ class Normaliser:
         if self.config.case != "keep":
             text = text.upper() if self.config.case == "upper" else text.lower()
         text = text.translate(self._characters)
+        if self._drops and not text.isascii():
+            text = _drop_lone(text)
         if self._edges and "'" in text:
             text = _drop_edge_apostrophes(text)
         if self.config.homophones == "fold":
@@ -107,12 +127,40 @@ class _CharacterTable(dict[int, str]):
         result = character
         if character.isspace():
             result = " "
-        elif category in ("Cc", "Cs") or (category == "Cf" and character not in _JOINERS):
+        elif (
+            category in ("Cc", "Cs")
+            or (category == "Cf" and character not in _JOINERS)
+            or code in _UNSEEN
+            or (self._kept is not None and code in _SYMBOL_MARKS and character not in self._kept)
+        ):
             result = ""
         elif self._kept is not None and category[0] in "PS" and character not in self._kept:
             result = " "
         self[code] = result
         return result
+
+
+def _drop_lone(text: str) -> str:
+    """Without joiners that join nothing and marks whose letter or symbol is gone."""
+
+    def joiner(found: re.Match[str]) -> str:
+        before, behind = text[: found.start()][-1:], text[found.end() :][:1]
+        joins = _joining(before) and (_joining(behind) or unicodedata.combining(before) == _VIRAMA)
+        return found[0][0] if joins else ""
+
+    def mark(found: re.Match[str]) -> str:
+        return "".join(each for each in found[0] if unicodedata.category(each)[0] != "M")
+
+    if any(each in text for each in _JOINERS):
+        text = _LONE_JOINERS.sub(joiner, text)
+    return _LONE_MARKS.sub(mark, text)
+
+
+def _joining(character: str) -> bool:
+    """Whether it is a letter or mark of a script in which joiners make a difference."""
+    if not character or unicodedata.category(character)[0] not in "LM" or is_cjk(character):
+        return False
+    return not any(first <= ord(character) <= last for first, last in _UNJOINED)
 
 
 def _drop_edge_apostrophes(text: str) -> str:

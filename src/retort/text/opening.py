@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retort.checksums import verify
 from retort.config import CHOICES, TokenizerConfig
 from retort.errors import UserError
+from retort.files import check_format
+from retort.json_reader import read_json
 from retort.text.teacher_pieces import TeacherTokenizer
 from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,11 +75,9 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     path = Path(folder) / FILE
     again = "Train the tokenizer again, or copy the whole folder"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            raise UserError(
-                f"format {state['format']}, this version reads {FORMAT}", where=path, remedy=again
-            )
+        verify(Path(folder), remedy=again)
+        state = read_json(path)
+        check_format(state["format"], FORMAT, path)
         return _kind(state["kind"])._open(state, Path(folder))
     except FileNotFoundError as error:
         raise UserError("no such file", where=error.filename, remedy=again) from None
@@ -93,5 +94,6 @@ def _kind(name: str) -> type[Tokenizer]:
         BpeTokenizer,
         WordTokenizer,
         TeacherTokenizer,
+        WhisperTokenizer,
     )
     return {each.kind: each for each in kinds}[name]

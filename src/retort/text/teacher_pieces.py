@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retort.errors import UserError
+from retort.huggingface import open_part
+from retort.json_reader import parse_json
 from retort.text.normalise import UNKNOWN_TEXT, character_class, recase
 from retort.text.tokenizers import SPACE, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span
 
@@ -34,7 +35,7 @@ class TeacherReader:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.case = case
-        model = json.loads(self.backend.to_str())["model"]
+        model = parse_json(self.backend.to_str())["model"]
         vocabulary = self.backend.get_vocab()
         # WordPiece marks what continues a word, byte-pair and unigram models mark what begins one.
         self._continuing = model.get("continuing_subword_prefix") or ""
@@ -118,7 +119,8 @@ def open_backend(teacher: PreTrainedTokenizerFast | str | Path) -> Backend:
         if (folder / "vocab.txt").is_file():
             from transformers import BertTokenizerFast
 
-            return BertTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+            tokenizer: PreTrainedTokenizerFast = open_part(BertTokenizerFast, folder, local=True)
+            return tokenizer.backend_tokenizer
     except ImportError:
         raise
     except Exception as error:  # tokenizers raises bare Exception

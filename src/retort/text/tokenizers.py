@@ -202,7 +202,7 @@ class WordTokenizer(Tokenizer):
 
     def _texts(self, ids: list[int]) -> list[str]:
         texts = [f" {text}" if (text := _text(self.symbols[each], each)) else "" for each in ids]
-        return _without_first_space(texts)
+        return without_first_space(texts)
 
     def _state(self) -> dict[str, Any]:
         return {"symbols": self.symbols[len(SPECIAL) :]}
@@ -280,7 +280,7 @@ class BpeTokenizer(Tokenizer):
         return found
 
     def _texts(self, ids: list[int]) -> list[str]:
-        return _without_first_space([_text(self.symbols[each], each) for each in ids])
+        return without_first_space([_text(self.symbols[each], each) for each in ids])
 
     def _state(self) -> dict[str, Any]:
         return {"size": self.size}
@@ -302,7 +302,7 @@ def _text(symbol: str, each: int) -> str:
     return UNKNOWN_TEXT if each == UNKNOWN else symbol.replace(SPACE, " ")
 
 
-def _without_first_space(texts: list[str]) -> list[str]:
+def without_first_space(texts: list[str]) -> list[str]:
     first = next((index for index, text in enumerate(texts) if text), None)
     if first is not None:
         texts[first] = texts[first].removeprefix(" ")

@@ -28,7 +28,7 @@ def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Ali
     Raises:
         UserError: as :func:`retort.hybrid.align.align_corpus`.
     """
-    words, cuts = _words(recipe), _cuts(recipe.data.train)
+    words, cuts = _words(recipe), _cuts(recipe.data.train_sources)
     return align_corpus(
         cuts,
         open_lexicon(recipe, _spoken(cuts, words)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -23,13 +23,12 @@ from retort.config import AugmentConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures
 from retort.errors import BadUtterance
+from retort.students.student import SHORTEST
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
 from retort.training.frames import FrameLabels, FrameTexts, UtteranceFrames, collate
 from retort.training.hidden_store import HiddenStore
-
-SHORTEST = 3
-"""Encoder frames under which an utterance is too short."""
+from retort.training.shares import Group, ShareSampler
 
 FRAME_STEP, HIDDEN_STEP, TOKEN_STEP = 64, 16, 8
 """Batches are padded to multiples of these: matrix kernels are prepared once per shape, a fifth of a step on a CPU."""
@@ -89,19 +88,23 @@ class UtteranceDataset(Dataset):
 
     Args:
         tokenizer: the student's; None of one that writes no tokens: its utterances have none.
-        output_lengths: encoder frames of so many feature frames.
+        output_lengths: encoder frames of so many feature frames, or of so many stored frames.
         labels: of frames, for a student that learns them.
         stored: outputs of the encoder's lower layers, which then take the place of features.
+        longest: most feature frames that the encoder takes; None for any number.
+        most_tokens: of an utterance, EOS counted; None without a limit.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         tokenizer: Tokenizer | None,
-        output_lengths: Callable[[Tensor, int], Tensor],
+        output_lengths: Callable[[Tensor], Tensor],
         noise: CutSet | None,
         labels: FrameLabels | None = None,
         stored: HiddenStore | None = None,
+        longest: int | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -109,6 +112,8 @@ class UtteranceDataset(Dataset):
         self.noise = noise
         self.labels = labels
         self.stored = stored
+        self.longest = longest
+        self.most_tokens = most_tokens
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
@@ -131,7 +136,9 @@ class UtteranceDataset(Dataset):
             [each.id for each in utterances],
             [each.text for each in utterances],
             [each.pieces for each in utterances],
-            _padded([each.features for each in utterances], FRAME_STEP if self.stored is None else HIDDEN_STEP),
+            _padded(
+                [each.features for each in utterances], FRAME_STEP if self.stored is None else HIDDEN_STEP
+            ),
             torch.tensor([each.features.shape[0] for each in utterances]),
             _padded(tokens, TOKEN_STEP, PAD),
             torch.tensor([each.shape[0] for each in tokens]),
@@ -158,12 +165,17 @@ class UtteranceDataset(Dataset):
             cut = cut.resample(self.recipe.features.sampling_rate)
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
         features = self.features(cut) if self.stored is None else self.stored[cut.id]
-        layers = 0 if self.stored is None else self.recipe.training.stored_layers
-        frames = int(self.output_lengths(torch.tensor([features.shape[0]]), layers))
+        if self.stored is None and self.longest is not None and features.shape[0] > self.longest:
+            raise BadUtterance(f"{features.shape[0]} frames, the encoder takes {self.longest}", where=cut.id)
+        frames = int(self.output_lengths(torch.tensor([features.shape[0]])))
         if frames < SHORTEST:
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
         if len(pieces) + 1 > frames:
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
+        if self.most_tokens is not None and len(pieces) + 1 > self.most_tokens:
+            raise BadUtterance(
+                f"its {len(pieces)} tokens are more than the decoder's {self.most_tokens - 1}", where=cut.id
+            )
         laid = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
         if self.stored is None:
             masked = spec_augment(features, self.recipe.augment, generator)
@@ -211,12 +223,18 @@ def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generat
     return next(iter(mixed))
 
 
-def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> DynamicBucketingSampler:
+def make_sampler(
+    cuts: CutSet, recipe: Recipe, rank: int, world_size: int, groups: Sequence[Group] = ()
+) -> DynamicBucketingSampler | ShareSampler:
     """Batches of like durations; rank r gets every world_size-th of them.
+
+    Where there are `groups`, each batch has its share of every one of them (:class:`ShareSampler`).
 
     lhotse closes a batch when one more utterance like the longest in it would go over `batches.seconds`, so a
     longer one that comes last may carry it over by as much as the durations of a bucket differ.
     """
+    if groups:
+        return ShareSampler(groups, recipe, rank, world_size)
     buckets = min(recipe.batches.buckets, len(cuts) // 2)
     warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # they are few enough for memory
     return DynamicBucketingSampler(
@@ -233,7 +251,7 @@ def make_sampler(cuts: CutSet, recipe: Recipe, rank: int, world_size: int) -> Dy
 
 
 def epoch_batches(
-    dataset: UtteranceDataset, sampler: DynamicBucketingSampler, epoch: int, skip: int = 0
+    dataset: UtteranceDataset, sampler: DynamicBucketingSampler | ShareSampler, epoch: int, skip: int = 0
 ) -> Iterator[Batch]:
     """The batches of one epoch, the first `skip` left out without reading them."""
     dataset.epoch = epoch
@@ -250,7 +268,7 @@ def epoch_batches(
 
 
 class _Skipping:
-    def __init__(self, sampler: DynamicBucketingSampler, skip: int) -> None:
+    def __init__(self, sampler: DynamicBucketingSampler | ShareSampler, skip: int) -> None:
         self.sampler = sampler
         self.skip = skip
 

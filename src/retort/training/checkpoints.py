@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from retort.checksums import seal, verify_file
 from retort.config import LoopConfig
 from retort.errors import UserError
+from retort.files import flush
+from retort.json_reader import read_json
 from retort.nn.collectives import process_index, wait_for_processes
 from retort.training.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
+from retort.weights import fit, read_weights
 
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: the file is missing or cut short.
-    """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"not a whole safetensors file ({error})", where=path) from None
-
-
+_REMEDY = "Remove this checkpoint, run again"
 _PARTS = ("student", "objective", "optimizer", "random")
 
 
@@ -78,15 +67,15 @@ class CheckpointFolder:
             for name, tensors in zip(_PARTS, parts):
                 save_file(tensors, partial / f"{name}.safetensors")
             (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-            for path in partial.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())  # a rename must not outlive its content when the power goes
+            seal(partial)  # a rename must not outlive its content when the power goes
             self.remove(step)
             partial.rename(self.path(step))
-        except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
+            flush([self.path(step)])
+        except (OSError, SafetensorError, UserError) as error:  # the second: safetensors of a full disk
             shutil.rmtree(partial, ignore_errors=True)
+            reason = error.what if isinstance(error, UserError) else error
             raise UserError(
-                f"the checkpoint of step {step} cannot be written ({error})",
+                f"the checkpoint of step {step} cannot be written ({reason})",
                 where=self.folder,
                 remedy="Free space, run again: it goes on from the checkpoint before",
             ) from None
@@ -95,15 +84,26 @@ class CheckpointFolder:
         """What was saved beside the tensors of checkpoint `step`.
 
         Raises:
-            OSError, ValueError: it is not whole.
+            OSError, ValueError, UserError: it is not whole.
         """
-        state: dict[str, Any] = json.loads((self.path(step) / "state.json").read_text())
+        path = self.path(step) / "state.json"
+        verify_file(path, _REMEDY)
+        state: Any = read_json(path)
+        if not isinstance(state, dict) or state.get("step") != step:
+            raise ValueError(f"state.json is not that of step {step}")
         return state
 
     def restore(
-        self, student: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        student: nn.Module,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        check_state: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> tuple[dict[str, Any] | None, list[str]]:
         """Load the newest whole checkpoint into the three. Every process must call this.
+
+        Args:
+            check_state: raises a ValueError, KeyError or TypeError where it cannot go on from a `state`.
 
         Returns:
             Its `state`, or None where there is none, and a line for every one that was cut short and passed over.
@@ -116,10 +116,24 @@ class CheckpointFolder:
         for step in reversed(resumable):
             path = self.path(step)
             try:
-                tensors = {name: read_weights(path / f"{name}.safetensors") for name in _PARTS}
+                tensors = {name: read_weights(path / f"{name}.safetensors", _REMEDY) for name in _PARTS}
                 state = self.state(step)
-            except (UserError, OSError, ValueError) as error:
-                passed_over.append(f"{path.name} is not whole ({error}); going on from the one before")
+                check_state(state)
+                fit(student, tensors["student"])
+                fit(objective, tensors["objective"])
+                _check_optimizer(optimizer, tensors["optimizer"])
+                _check_random(tensors["random"])
+            except (
+                UserError,
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ) as error:
+                reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                passed_over.append(f"{path.name} is not whole ({reason}); going on from the one before")
                 continue
             load_weights(student, tensors["student"])
             load_weights(objective, tensors["objective"])
@@ -134,7 +148,9 @@ class CheckpointFolder:
             return state, passed_over
         if passed_over:
             raise UserError(
-                "no checkpoint is whole", where=self.folder, remedy="Remove the folder to start again"
+                f"no checkpoint is whole; {passed_over[0].rpartition(';')[0]}",
+                where=self.folder,
+                remedy="Remove the folder to start again",
             )
         return None, []
 
@@ -156,9 +172,13 @@ class CheckpointFolder:
         for path in self.folder.glob("partial-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
-        """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""
-        return average_weights([read_weights(self.path(step) / "student.safetensors") for step in steps])
+    def average(
+        self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    ) -> dict[str, Tensor]:
+        """Mean of the students of these checkpoints, each merged first; BatchNorm statistics too, counters from the last."""
+        return average_weights(
+            [merge(read_weights(self.path(step) / "student.safetensors", _REMEDY)) for step in steps]
+        )
 
 
 def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: LoopConfig) -> list[int]:
@@ -189,3 +209,19 @@ def _random_states() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError where a tensor belongs to no parameter."""
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    for key in tensors:
+        index, _, name = key.partition(".")
+        if not index.isdigit() or int(index) >= count or not name:
+            raise ValueError(f"{key} is not a state of the optimiser")
+
+
+def _check_random(states: Mapping[str, Tensor]) -> None:
+    """Raise an error where a state of a generator is none."""
+    torch.Generator().set_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.Generator("cuda").set_state(states["cuda"])

@@ -23,6 +23,8 @@ from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS
 from retort.training.describe import Description
+from retort.training.hidden_store import lower_parts
+from retort.training.lora import add_lora
 from retort.training.parts import freeze
 
 UTILISATION = 0.1
@@ -134,6 +136,11 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         student = build_student(recipe.student, recipe.tokenizer.size, recipe.features.bins).train()
         assert isinstance(student, CifStudent)
         freeze(student, recipe.training.freeze)
+        if stored := recipe.training.stored_layers:
+            freeze(student, [f"encoder.{part}" for part in lower_parts(student.encoder, stored)])
+            student.encoder.stored = stored
+        if recipe.training.lora.parts:
+            add_lora(student, recipe.training.lora)
         for module in student.modules():
             if isinstance(module, Dropout):  # its way on a CPU keeps more than a GPU's, a byte a number
                 module.forward = partial(_dropout, p=module.p)  # type: ignore[method-assign]
@@ -171,6 +178,9 @@ def _probe(student: CifStudent, recipe: Recipe, count: int, seconds: float) -> t
     features = torch.randn(count, frames, recipe.features.bins)
     lengths = torch.full((count,), frames)
     units = max(1, min(units, int(student.encoder.output_lengths(lengths)[0]) // 2))
+    if student.encoder.stored:
+        with torch.no_grad():
+            features, lengths = student.encoder.lower(features, lengths, student.encoder.stored)
     tokens = torch.randint(EOS, recipe.tokenizer.size, (count, units))
     kept = _Kept(student, 4 if recipe.training.precision == "fp32" else 2)
     with FlopCounterMode(display=False) as counter:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 from lhotse import CutSet
@@ -15,6 +16,7 @@ from retort.corpora.cuts import CheckedCuts, Rejected
 from retort.corpora.features import features_key, store_features
 from retort.corpora.opening import find_data, open_cuts
 from retort.errors import UserError
+from retort.training.shares import Group, make_groups
 from retort.training.spoken import draw_sentences, say
 
 Progress = Callable[[str, int, int], None]
@@ -23,12 +25,18 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Data:
-    """Cuts by role, with stored features where the recipe asks for them."""
+    """Cuts by role, with stored features where the recipe asks for them.
+
+    Attributes:
+        groups: where `data.train` has shares, the training cuts of each entry with a share, and last those of all
+            others; else none.
+    """
 
     train: CutSet
     validation: CutSet
     noise: CutSet | None
     rejected: list[Rejected]
+    groups: list[Group] = field(default_factory=list)
 
 
 def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
@@ -39,7 +47,11 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
         rejected.extend(checked.rejected)
         return checked.cuts
 
-    roles = {role: _open(recipe, role, kept) for role in ("train", "validation")}
+    entries: dict[str, int] = {}
+    roles = {
+        "train": _open(recipe, "train", recipe.data.train_sources, kept, entries),
+        "validation": _open(recipe, "validation", recipe.data.validation, kept),
+    }
     spoken, folder = recipe.data.spoken, cache / "spoken"
     said = {role: [cut.supervisions[0].text for cut in cuts] for role, cuts in roles.items()}
     if spoken.voices and spoken.transcripts:
@@ -48,7 +60,9 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
             for role, texts in said.items()
         }
     roles = {role: kept(_distinct(cuts)) for role, cuts in roles.items()}
-    roles["train"] = _at_speeds(kept(_by_duration(roles["train"], recipe)), recipe.augment.speeds)
+    plain = kept(_by_duration(roles["train"], recipe))
+    roles["train"] = _at_speeds(plain, recipe.augment.speeds)
+    entries = dict(zip((cut.id for cut in roles["train"]), cycle([entries.get(cut.id, -1) for cut in plain])))
     if spoken.voices and spoken.sentences:
         drawn = draw_sentences(spoken, said["validation"])
         more = kept(say(drawn, "text", spoken, folder, partial(progress, "synthesis")))
@@ -58,18 +72,29 @@ def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
             stored = cache / "features" / features_key(role, cuts, recipe.features)
             roles[role], failed = store_features(cuts, stored, recipe.features, partial(progress, "features"))
             rejected += failed
-    return Data(roles["train"], roles["validation"], _open_noise(recipe, kept), rejected)
+    groups = make_groups(recipe, roles["train"], entries)
+    return Data(roles["train"], roles["validation"], _open_noise(recipe, kept), rejected, groups)
 
 
-def _open(recipe: Recipe, role: str, kept: Callable[[CheckedCuts], CutSet]) -> CutSet:
-    sources = getattr(recipe.data, role)
+def _open(
+    recipe: Recipe,
+    role: str,
+    sources: Sequence[str],
+    kept: Callable[[CheckedCuts], CutSet],
+    entries: dict[str, int] | None = None,
+) -> CutSet:
+    """The cuts of all sources; the number of the first that has a cut is put into `entries` by its id."""
     if not sources:
         raise UserError(
             f"data.{role} is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder"
         )
     cuts = CutSet([])
-    for source in sources:
-        cuts = cuts + kept(open_cuts(find_data(source)))
+    for number, source in enumerate(sources):
+        opened = kept(open_cuts(find_data(source)))
+        cuts = cuts + opened
+        if entries is not None:
+            for cut in opened:
+                entries.setdefault(cut.id, number)
     return cuts
 
 

@@ -16,6 +16,7 @@ from retort.student_config import EncoderConfig
 from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.text.tokenizers import SPECIAL
+from retort.training.lora import adapted_layers, lora_parameters
 
 
 @dataclass
@@ -61,6 +62,12 @@ def describe(recipe: Recipe) -> Description:
         )
     parts = {name: _count(child) for name, child in student.named_children()}
     lines = outline(recipe, student, outputs)
+    if (lora := recipe.training.lora).parts:
+        layers = adapted_layers(student, lora)
+        lines.append(
+            f"adapters   LoRA of rank {lora.rank} on {len(layers)} linear layers of {', '.join(lora.parts)}: "
+            f"{lora_parameters(layers, lora):,} numbers learn in place of theirs"
+        )
     lines += [
         f"row        {row.tap}{'' if row.pool == 'none' else f' pooled by {row.pool}'} <- {row.teacher} "
         f"({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
@@ -82,6 +89,8 @@ def outline(recipe: Recipe, student: Student, outputs: int) -> list[str]:
         f"encoder    {_layers(encoder)}{pooling}: one frame every {student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
         student.prose,
     ]
+    if stored := recipe.training.stored_layers:
+        heard.insert(2, f"stored     the outputs of layers 1 to {stored}, which do not learn")
     if recipe.student.kind == "hybrid":
         return [*heard, f"graph      of {recipe.hybrid.lm}"]
     return [*heard, f"vocabulary {outputs:,} ({recipe.tokenizer.kind})"]
@@ -96,7 +105,8 @@ def _features(features: FeatureConfig) -> str:
 def _layers(encoder: EncoderConfig) -> str:
     """How many, of which kind and sizes."""
     if encoder.kind == "pretrained":
-        return f"{encoder.model or 'pretrained'}, dim {encoder.dim}"
+        layers = f"{encoder.layers} layers, " if encoder.layers > 1 else ""
+        return f"{encoder.model or 'pretrained'}, {layers}dim {encoder.dim}"
     if encoder.kind == "zipformer":
         return _stacks(encoder)
     start = f"{encoder.layers} {encoder.kind} layers, dim {encoder.dim}, "

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from pathlib import Path
 
 from retort.config import Recipe, TeacherConfig
 from retort.errors import UserError
-from retort.files import one_at_a_time
 from retort.lm.config import LmRecipe, load_lm_recipe
+from retort.locks import alone_in
 from retort.recipe import load_recipe
 from retort.training.data import Progress
-from retort.training.lm import train_lm
-from retort.training.loop import Report
+from retort.training.lm import train_lm_here
+from retort.training.loop import Report, noted
 
 
 def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
@@ -44,14 +42,11 @@ def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Repor
 def trained_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> Path:
     """The model of a language model's recipe, trained first if it is missing; other runs wait for it meanwhile."""
     made = root / recipe.name / "model"
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else all processes train it together
-    with (
-        one_at_a_time(root / "cache" / "lm" / f"{recipe.name.replace('/', '-')}.lock")
-        if alone
-        else nullcontext()
-    ):
+    if _trained(made):
+        return made
+    with alone_in(made.parent, noted(report)):
         if not _trained(made):
-            train_lm(
+            train_lm_here(
                 recipe, root, lambda stage, *counts: progress(f"{recipe.name}: {stage}", *counts), report
             )
     return made

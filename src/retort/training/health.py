@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retort.config import LoopConfig
 from retort.distill.objective import Need
 from retort.errors import UserError
+from retort.nn.cif import NotFiniteError
 from retort.teachers.signal import Signal
 
 STARVED, EXPLODED = 0.2, 3.0
@@ -23,6 +25,8 @@ PATIENCE = 4
 """Evaluations in a row after which something counts as lasting."""
 PROGRESS = 0.005
 """Gain of accuracy with the true history that counts as a gain."""
+
+_LOWER = "Lower training.peak_lr or use training.precision=fp32; the last checkpoint is whole"
 
 
 class Health:
@@ -47,8 +51,18 @@ class Health:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on watching where :meth:`state` was taken."""
-        vars(self).update(state, told=set(state["told"]))
+        """Go on watching where :meth:`state` was taken.
+
+        Raises:
+            ValueError: it is not such a state.
+        """
+        own = self.state()
+        kinds = {"told": (list,), "accuracy": (int, float, type(None)), "best_accuracy": (int, float)}
+        if state.keys() != own.keys() or not all(
+            type(value) in kinds.get(name, (int,)) for name, value in state.items()
+        ):
+            raise ValueError("its health is not what this version writes")
+        vars(self).update(state, told=set(map(str, state["told"])))
 
     def check_loss(self, step: int, loss: float, norm: float, tallies: Mapping[str, Any]) -> None:
         """Stop a run whose loss or gradient is not finite, naming the loss at fault.
@@ -66,8 +80,34 @@ class Health:
         )
         raise UserError(
             f"{what} is not finite at step {step}",
-            remedy="Lower training.peak_lr or use training.precision=fp32; the last checkpoint is whole",
+            remedy=_LOWER,
         )
+
+    @contextmanager
+    def computing(self, step: int, module: nn.Module, what: str) -> Iterator[None]:
+        """Whatever is raised while a module computes with weights or values that are not finite stops the run by name.
+
+        Raises:
+            UserError: with the step, what was computed and the remedy.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
+            if not isinstance(error, NotFiniteError) and _finite(module):
+                raise
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{what} is not finite at step {step} ({reason})", remedy=_LOWER) from None
+
+    def check_weights(self, step: int, module: nn.Module) -> None:
+        """Stop before weights that are not finite are evaluated and kept.
+
+        Raises:
+            UserError: with the step and the remedy.
+        """
+        if not _finite(module):
+            raise UserError(f"a weight is not finite at step {step}", remedy=_LOWER)
 
     def check_teachers(self, signals: Mapping[Need, Signal]) -> list[str]:
         """Warn of a teacher whose vectors are all alike: no loss can tell its tokens apart."""
@@ -127,6 +167,12 @@ class Health:
         fresh = [(key, text) for key, text in found if key not in self.told]
         self.told.update(key for key, _ in fresh)
         return [text for _, text in fresh]
+
+
+def _finite(module: nn.Module) -> bool:
+    return all(
+        bool(each.isfinite().all()) for each in module.state_dict().values() if each.is_floating_point()
+    )
 
 
 def mean_cosine(signal: Signal) -> float:

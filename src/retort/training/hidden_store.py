@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,10 @@ from retort.config import FeatureConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, features_key
 from retort.errors import BadUtterance, UserError
-from retort.files import one_at_a_time, write_whole
+from retort.files import write_whole
+from retort.locks import one_at_a_time
 from retort.nn.encoder import Encoder
-from retort.students.student import Student
+from retort.students.student import Student, check_length
 from retort.training.data import Data
 from retort.training.data import Progress as StageProgress
 from retort.training.parts import freeze
@@ -46,6 +49,9 @@ class HiddenStore:
     Attributes:
         dim: width of a frame.
         subsampling: feature frames in one frame.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or they do not go together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,9 +65,12 @@ class HiddenStore:
             self._places[name] = (start, frames)
             start += frames
         if self.path.stat().st_size != start * self.dim * 2:
-            raise UserError("the stored layers are cut short", where=folder, remedy="Remove the folder, run again")
+            raise ValueError("the frames are not as many as the index has")
         self._frames: np.ndarray | None = None
         self._size = start
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -84,7 +93,12 @@ class HiddenStore:
 
 
 def open_stored_layers(
-    recipe: Recipe, student: Student, data: Data, root: Path, progress: StageProgress, accelerator: Accelerator
+    recipe: Recipe,
+    student: Student,
+    data: Data,
+    root: Path,
+    progress: StageProgress,
+    accelerator: Accelerator,
 ) -> HiddenStore | None:
     """The outputs of the lower layers that `training.stored_layers` asks for, made where they are missing; else None.
 
@@ -129,30 +143,54 @@ def store_hidden(
         encoder: on the CPU or a GPU; left in evaluation mode.
         precision: `bf16` computes under autocast.
 
+    A store that was damaged or cut short is mended: what of it is whole stays.
+
     Returns:
         The store, and the cuts that could not be encoded.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, no cut can be encoded, or float16 cannot hold what a layer gives.
     """
     folder = cache / _key(cuts, config, encoder, layers, precision)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder / "lock"):
-            if not (folder / "done").exists():
+            if (found := _opened(folder, cuts)) is None:
                 rejected = _fill(folder, cuts, config, encoder, layers, precision, progress)
                 write_whole(folder / "rejected.json", json.dumps(rejected))
-                (folder / "done").touch()
+                found = HiddenStore(folder), [Rejected(*each) for each in rejected]
     except OSError as error:
         raise UserError(
             f"encoder layers cannot be stored ({error})", where=folder, remedy="Free space, run again"
         ) from None
-    rejected = json.loads((folder / "rejected.json").read_text())
-    return HiddenStore(folder), [Rejected(*each) for each in rejected]
+    if not len(found[0]):
+        first = f"; the first is {found[1][0].id}: {found[1][0].reason}" if found[1] else ""
+        raise UserError(f"none of {len(found[1])} utterances can be encoded{first}", where=folder)
+    return found
+
+
+def _opened(folder: Path, cuts: CutSet) -> tuple[HiddenStore, list[Rejected]] | None:
+    """A store that is complete, and the cuts that could not be encoded; None where anything is missing or damaged."""
+    try:
+        rejected = [Rejected(*each) for each in json.loads((folder / "rejected.json").read_text())]
+        store = HiddenStore(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    without = {each.id for each in rejected}
+    return (store, rejected) if all(cut.id in store or cut.id in without for cut in cuts) else None
 
 
 def _key(cuts: CutSet, config: FeatureConfig, encoder: Encoder, layers: int, precision: str) -> str:
-    digest = hashlib.sha256(f"{features_key('hidden', cuts, config)} {config.kind} {layers} {precision}".encode())
+    settings = [features_key("hidden", cuts, config), config.kind, config.cmvn, layers, precision]
+    architecture = {
+        **asdict(encoder.config),
+        "model": "",
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "layers": 0,
+    }
+    architecture["pool_after"] = sorted(number for number in encoder.pool_after if number <= layers)
+    digest = hashlib.sha256(json.dumps([settings, architecture]).encode())
     for name, tensor in _lower_weights(encoder, layers):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -162,10 +200,12 @@ def _key(cuts: CutSet, config: FeatureConfig, encoder: Encoder, layers: int, pre
 def lower_parts(encoder: Encoder, layers: int) -> list[str]:
     """First words of the names of the encoder's parameters that a store of so many layers depends on."""
     numbers = range(layers)
+    pooled = encoder.pools
     return [
         "frontend",
+        *(["input_projection"] if encoder.input_projection is not None else []),
         *(f"layers.{number}" for number in numbers),
-        *(f"pools.{number + 1}" for number in numbers if number + 1 in encoder.pool_after),
+        *(f"pools.{number + 1}" for number in numbers if str(number + 1) in pooled),
     ]
 
 
@@ -177,11 +217,29 @@ def _lower_weights(encoder: Encoder, layers: int) -> Iterator[tuple[str, Tensor]
 
 
 def _index(folder: Path) -> list[tuple[str, int]]:
+    """Names and numbers of frames, up to the first line that is damaged."""
     path = folder / "index.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [tuple(json.loads(line)) for line in lines[:-1]]  # a last line that was cut short does not count
+    found: list[tuple[str, int]] = []
+    for line in path.read_text(errors="replace").split("\n")[
+        :-1
+    ]:  # a last line that was cut short does not count
+        try:
+            name, frames = json.loads(line)
+            found.append((str(name), int(frames)))
+        except (ValueError, TypeError):
+            break
+    return found
+
+
+def _whole_entries(folder: Path, dim: int) -> list[tuple[str, int]]:
+    """The entries of the index before the first that is damaged or whose frames are missing."""
+    there = _index(folder)
+    frames_path = folder / "frames.float16"
+    size = frames_path.stat().st_size // (2 * dim) if frames_path.exists() else 0
+    ends = accumulate(frames for _, frames in there)
+    return [entry for entry, end in zip(there, ends) if end <= size]
 
 
 @torch.inference_mode()
@@ -195,32 +253,41 @@ def _fill(
     progress: Progress | None,
 ) -> list[tuple[str, str]]:
     """Append what is missing; returns the cuts that cannot be encoded, with the reason."""
-    there, dim = _index(folder), encoder.layers[0].query.in_features
+    features, device = CutFeatures(config), next(encoder.parameters()).device
+    encoder.eval()
+    dim = _width(encoder, config.bins, layers, device)
+    there = _whole_entries(folder, dim)
     frames_path, index_path = folder / "frames.float16", folder / "index.jsonl"
-    subsampling = encoder.frontend.subsampling * 2 ** sum(number <= layers for number in encoder.pool_after)
-    write_whole(folder / "about.json", json.dumps({"dim": dim, "subsampling": subsampling}))
+    about = {"dim": dim, "subsampling": encoder.subsampling_after(layers)}
+    (folder / "rejected.json").unlink(missing_ok=True)  # its presence says that the store is complete
+    write_whole(folder / "about.json", json.dumps(about))
     write_whole(index_path, "".join(json.dumps(each) + "\n" for each in there))
     frames_path.touch()
     with frames_path.open("r+b") as frames_file:
         frames_file.truncate(sum(frames for _, frames in there) * dim * 2)
     known, rejected, done = {name for name, _ in there}, [], 0
-    features, device = CutFeatures(config), next(encoder.parameters()).device
-    encoder.eval()
     with frames_path.open("ab") as frames_file, index_path.open("a") as index_file:
-        for group in _groups(each for each in cuts if each.id not in known):
+        for group in _groups((each for each in cuts if each.id not in known), config.pad_seconds):
             made: list[tuple[str, Tensor]] = []
             for cut in group:
                 try:
-                    made.append((cut.id, features(cut)))
+                    each = features(cut)
+                    check_length(encoder, len(each), cut.id)
+                    made.append((cut.id, each))
                 except BadUtterance as error:
                     rejected.append((cut.id, error.what))
-            made = [(name, each) for name, each in made if len(each)]
             if made:
                 lengths = torch.tensor([len(each) for _, each in made], device=device)
                 padded = pad_sequence([each for _, each in made], batch_first=True).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     hidden, after = encoder.lower(padded, lengths, layers)
                 for (name, _), each, count in zip(made, hidden.cpu().to(torch.float16), after.tolist()):
+                    if not bool(each[:count].isfinite().all()):
+                        raise UserError(
+                            f"layer {layers} gives values that float16 cannot hold",
+                            where=name,
+                            remedy="Set training.stored_layers to another number, or 0",
+                        )
                     frames_file.write(each[:count].contiguous().numpy().tobytes())
                     index_file.write(json.dumps([name, count]) + "\n")
                 frames_file.flush()
@@ -231,11 +298,22 @@ def _fill(
     return rejected
 
 
-def _groups(cuts: Iterable[Cut]) -> Iterator[list[Cut]]:
-    """Cuts of like durations, at most `BATCH_SECONDS` with padding."""
+def _width(encoder: Encoder, bins: int, layers: int, device: torch.device) -> int:
+    """Of the frames that the first `layers` layers give."""
+    frames = 1
+    while int(encoder.output_lengths(torch.tensor([frames]))) < 1:
+        frames *= 2
+    hidden, _ = encoder.lower(
+        torch.zeros(1, frames, bins, device=device), torch.tensor([frames], device=device), layers
+    )
+    return hidden.shape[-1]
+
+
+def _groups(cuts: Iterable[Cut], least: float) -> Iterator[list[Cut]]:
+    """Cuts of like durations, at most `BATCH_SECONDS` with padding; shorter ones count as `least` seconds."""
     group: list[Cut] = []
     for cut in sorted(cuts, key=lambda each: each.duration):
-        if group and cut.duration * (len(group) + 1) > BATCH_SECONDS:
+        if group and max(cut.duration, least) * (len(group) + 1) > BATCH_SECONDS:
             yield group
             group = []
         group.append(cut)

@@ -20,7 +20,7 @@ from retort.errors import UserError
 from retort.evaluation.frame_accuracy import watch_frames
 from retort.evaluation.numbers import try_scales
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
 from retort.files import write_whole
 from retort.hybrid.graph import Graph, build_graph
 from retort.hybrid.store import AlignmentStore
@@ -43,7 +43,7 @@ from retort.training.frames import FrameLabels, FrameReader, ReadUnit
 from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.processes import make_accelerator
-from retort.training.start import check_pretrained, start_from, start_from_pretrained
+from retort.training.start import check_pretrained, start_from_pretrained, take_start
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
 from retort.training.teacher_notes import teacher_notes
 
@@ -87,8 +87,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     if taken := start_from_pretrained(student, recipe.student.encoder.model):
         report(0, {"init.speech": taken})
     if origin:
-        taken_over = start_from(student, None, origin, graph.about.key, recipe.training.init_parts)
-        report(0, {f"init.{key}": value for key, value in taken_over.items()})
+        take_start(student, recipe, root / recipe.name, origin, report, graph=graph.about.key)
     student.set_priors(torch.from_numpy(alignments.priors))
     objective = Objective(
         recipe.distill,
@@ -121,7 +120,9 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
             report(recipe.training.steps, {"warning": what})
         return recogniser(student, found.smoothed)
 
-    dataset = UtteranceDataset(recipe, None, student.encoder.output_lengths, data.noise, labels)
+    dataset = UtteranceDataset(
+        recipe, None, student.encoder.output_lengths, data.noise, labels, longest=student.encoder.longest
+    )
     return Plan(student, objective, teachers, dataset, data, validate, finish, accelerator)
 
 
@@ -129,7 +130,7 @@ def _validated(recogniser: Recogniser, cuts: CutSet, alignments: AlignmentStore 
     """Error rates, and how many frames of those that are aligned are right; one pass of the encoder for both."""
     watch = watch_frames(recogniser.student, alignments)
     result = recognise(recogniser, cuts, watch=watch)
-    rates = score(result.references, result.hypotheses, result.speakers)
+    rates = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
     values = {"wer": rates.words.rate, "cer": rates.characters.rate}
     if watch is not None and watch.found is not None:
         values["frames"] = watch.found.rate

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from retort.corpora.opening import find_data
 from retort.errors import UserError
 from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.lm.arpa import read_arpa
 from retort.lm.config import LmRecipe
 from retort.lm.kneser_ney import FALLBACK, estimate
@@ -20,9 +21,10 @@ from retort.lm.ngram import NgramLM, NgramTable
 from retort.lm.opening import save_causal_lm
 from retort.lm.pieces import causal_cutter
 from retort.lm.scoring import LmScore, score_text
+from retort.locks import alone_in, check_there
 from retort.text.tokenizers import Tokenizer
 from retort.training.causal import CausalLearner, causal_tokenizer
-from retort.training.folder import claim, save_whole
+from retort.training.folder import claim, save_whole, tidy
 from retort.training.lm_data import LmText, Progress, open_pieces, open_text
 from retort.training.lm_trainer import Learner, LmTrainer
 from retort.training.loop import Report
@@ -58,9 +60,17 @@ def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -
         report: of training.
 
     Raises:
-        UserError: what the text, the recipe, the model or the experiment's folder has wrong.
+        UserError: what the text, the recipe, the model or the experiment's folder has wrong; another process trains
+            it.
     """
+    with alone_in(root / recipe.name):
+        return train_lm_here(recipe, root, progress, report)
+
+
+def train_lm_here(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
+    """The same in a folder that no other process may train in meanwhile."""
     folder = root / recipe.name
+    tidy(folder)
     claim(folder, recipe)
     accelerator = make_accelerator(recipe.training)
     if recipe.kind == "ngram":
@@ -98,7 +108,7 @@ def _estimate(recipe: LmRecipe, root: Path, progress: Progress, accelerator: Acc
             _save(lambda path: save_causal_lm(model, path), text, folder)
             _write_score(score, folder)
         else:
-            score, said = LmScore(**json.loads((folder / "score.json").read_text())), ""
+            score, said = LmScore(**read_json(folder / "score.json")), ""
     return LmOutcome(folder, score, said)
 
 
@@ -137,6 +147,7 @@ def _save(write: Callable[[Path], object], text: LmText, folder: Path) -> None:
         if text.units is not None:
             text.units.units.save(path)
 
+    check_there(folder)
     save_whole(both, folder / "model")
 
 

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from retort.checksums import verify
 from retort.config import NormaliserConfig
 from retort.corpora.sentences import Sentences
 from retort.errors import UserError
 from retort.lm.config import LmRecipe
 from retort.lm.pieces import Cutter, PieceMix, PieceStore
+from retort.locks import one_at_a_time
 from retort.text.normalise import Normaliser
 from retort.training.folder import save_whole
 from retort.training.lm_units import UnitTexts, open_units
@@ -110,7 +112,10 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
             **cutter.identity,
         }
         folder = cache / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        if not folder.exists():
+        with one_at_a_time(cache / f"{folder.name}.lock"):
+            if _is_whole(folder):
+                stores.append(PieceStore(folder))
+                continue
             tell = partial(_tell, progress, f"pieces of {source.path.name}")
             cut = partial(
                 PieceStore.write,
@@ -119,8 +124,17 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
                 progress=tell,
             )
             save_whole(cut, folder)
-        stores.append(PieceStore(folder))
+            stores.append(PieceStore(folder))
     return PieceMix(stores, [repeat for _, repeat in text.sources])
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether what was cut before is there as it was written; if not, it is cut again."""
+    try:
+        verify(folder, remedy="")
+        return folder.exists() and len(PieceStore(folder)) > 0
+    except (UserError, OSError, ValueError, EOFError):
+        return False
 
 
 def _tell(progress: Progress, stage: str, done: int) -> None:

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from retort.checksums import verify
 from retort.corpora.opening import find_data
 from retort.corpora.pronunciations import with_english
 from retort.errors import BadUtterance, UserError
 from retort.hybrid.store import AlignmentStore
 from retort.hybrid.tree import SenoneTree
 from retort.hybrid.unit_text import SpokenUnit, UnitSpeaker, pause_share, unit_symbols
+from retort.json_reader import read_json
 from retort.lm.config import LmRecipe, UnitConfig
 from retort.lm.units import LmUnits
 from retort.text.lexicon import Lexicon, read_lexicon
@@ -185,8 +187,9 @@ def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
     made = folder / FOLDER
     if not (made.exists() and (folder / "tokenizer").exists()):
         return None
+    verify(made, remedy="Remove the experiment's folder")
     try:
-        about = json.loads((made / _ABOUT).read_text(encoding="utf-8"))
+        about = read_json(made / _ABOUT)
         left_out = LeftOut(**about["left_out"])
         pauses = float(
             about.get("pauses", 0.0)

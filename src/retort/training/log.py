@@ -8,6 +8,7 @@ from typing import Any
 
 from retort.errors import UserError
 from retort.files import write_whole
+from retort.json_reader import parse_json
 
 REMEDY = "Free space, run again: it goes on from the last checkpoint"
 
@@ -47,13 +48,16 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line that was cut short is left out."""
-    lines = []
-    for line in path.read_text().splitlines():
+    """The lines of a `metrics.jsonl` up to the first that is damaged, as the last is of a run that was killed."""
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            found = parse_json(line)
+        except ValueError:
             break
+        if not isinstance(found, dict) or type(found.get("step")) is not int:
+            break
+        lines.append(found)
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from retort.config import LoopConfig
 from retort.distill.row import Tally
+from retort.locks import check_there
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
 from retort.training.constraints import constrain, constrained_layers
 from retort.training.health import Health
@@ -32,6 +34,11 @@ from retort.training.sharding import load_weights, whole, whole_weights
 
 Report = Callable[[int, dict[str, Any]], None]
 """Called with the step and the values that were just logged."""
+
+
+def noted(report: Report) -> Callable[[str], None]:
+    """What takes a line for the user and reports it as a note."""
+    return lambda line: report(0, {"note": line})
 
 
 @dataclass
@@ -53,6 +60,32 @@ class Position:
     scores: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+def check_position(position: Position) -> None:
+    """Check the types of a position that was read from a file.
+
+    Raises:
+        ValueError: a field is of another type.
+    """
+    counts = (position.step, position.epoch, position.batches)
+    if not all(type(each) is int and each >= 0 for each in counts):
+        raise ValueError("its step, epoch or batches is no count")
+    if type(position.seconds) not in (int, float) or not 0 <= position.seconds < math.inf:
+        raise ValueError(f"its seconds are {position.seconds}")
+    for name, kinds in (("scores", (int, float)), ("rejected", (str,))):
+        values = getattr(position, name)
+        if not isinstance(values, dict) or not all(type(each) in kinds for each in values.values()):
+            raise ValueError(f"its {name} are no table")
+
+
+def _is_tally(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and type(value[0]) in (int, float)
+        and type(value[1]) is int
+    )
 
 
 def process_seed(seed: int, step: int, process: int) -> int:
@@ -94,6 +127,11 @@ class Loop(ABC, Generic[BatchT]):
         accelerator: devices and processes.
         groups: of the optimiser, as :func:`retort.training.parts.parameter_groups` makes them; by default
             all learn at the same rate.
+        shipped: the student as it is evaluated and saved, where the one that trains has other parameters; by default a
+            copy of that.
+
+    Attributes:
+        merge: turns weights of the student that trains into those of :attr:`student`.
     """
 
     criterion: str
@@ -107,13 +145,16 @@ class Loop(ABC, Generic[BatchT]):
         validate: Callable[[Any], dict[str, float]],
         accelerator: Accelerator,
         groups: Sequence[dict[str, Any]] | None = None,
+        shipped: nn.Module | None = None,
     ) -> None:
+        self.merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
         self.config, self.seed, self.folder = config, seed, folder
         self.validate = validate
         self.accelerator = accelerator
         self.module = cast(Any, module)
         # Whole in every process, whatever becomes of the one that learns: to evaluate and to ship.
-        self.student = copy.deepcopy(self.module.student).to(accelerator.device).eval()
+        shipped = copy.deepcopy(self.module.student) if shipped is None else shipped
+        self.student = cast(Any, shipped).to(accelerator.device).eval()
         optimizer = make_optimiser(groups or parameter_groups(module, {}), config)
         self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
         self._constrained = constrained_layers(module)
@@ -153,7 +194,7 @@ class Loop(ABC, Generic[BatchT]):
         if self.accelerator.is_main_process:
             self.checkpoints.tidy()
         state, passed_over = self.checkpoints.restore(
-            self.module.student, self.module.objective, self.optimizer
+            self.module.student, self.module.objective, self.optimizer, self._check_state
         )
         if state is not None:
             tallies, health = state.pop("tallies", {}), state.pop("health", None)
@@ -163,7 +204,19 @@ class Loop(ABC, Generic[BatchT]):
                 self.tallies[name] = Tally(total, count * self.accelerator.is_main_process)
             if health is not None:
                 self.health.restore(health)
+            if self.accelerator.is_main_process:  # what a kill behind the last checkpoint left to be done
+                self._clear_checkpoints()
         return passed_over
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise a ValueError, KeyError or TypeError where a checkpoint's state is not what :meth:`_save` writes."""
+        rest = dict(state)
+        tallies, health = rest.pop("tallies", {}), rest.pop("health", None)
+        check_position(Position(**rest))
+        if not all(_is_tally(each) for each in tallies.values()):
+            raise ValueError("its tallies are no sums with counts")
+        if health is not None:
+            Health(self.config).restore(health)
 
     def run(self, report: Report) -> None:
         """Train up to `training.steps`, calling `report` after each logged step and each evaluation.
@@ -248,7 +301,7 @@ class Loop(ABC, Generic[BatchT]):
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                with accelerator.autocast():
+                with accelerator.autocast(), self.health.computing(step, self.module, "the loss"):
                     sums, tallies = self._forward(batch)
                 loss = sum((each / count for each, count in zip(sums, counts)), torch.zeros_like(share))
                 accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
@@ -287,8 +340,10 @@ class Loop(ABC, Generic[BatchT]):
         return {name: total / max(count, 1) for name, (total, count) in sums.items()}
 
     def _evaluate(self) -> dict[str, float]:
-        load_weights(self.student, whole_weights(self.module.student))
-        with self.accelerator.autocast():
+        load_weights(self.student, self.merge(whole_weights(self.module.student)))
+        step = self.position.step
+        self.health.check_weights(step, self.student)
+        with self.accelerator.autocast(), self.health.computing(step, self.student, "validation"):
             rates = self.validate(self.student)
         values = {f"validation.{name}": value for name, value in rates.items()}
         if self.accelerator.num_processes > 1:  # rounding may differ, the choice of checkpoints must not
@@ -301,17 +356,21 @@ class Loop(ABC, Generic[BatchT]):
         self._saved_at, self._saved_step = time.monotonic(), self.position.step
         self._share_rejected()
         state = {**vars(self.position), "tallies": self._summed_tallies(), "health": self.health.state()}
-        before = self.checkpoints.steps()
         student, objective = self.module.student, self.module.objective
+        check_there(self.folder)
         self.checkpoints.save(self.position.step, student, objective, self.optimizer, state)
         if self.accelerator.is_main_process:
             self._write_beside()
-            chosen = self.chosen()
-            for step in before[:-1]:
-                self.checkpoints.drop_training_state(step)
-                if step not in chosen:
-                    self.checkpoints.remove(step)
+            self._clear_checkpoints()
         self.accelerator.wait_for_everyone()
+
+    def _clear_checkpoints(self) -> None:
+        """Of all but the newest two keep the students of those that are chosen."""
+        chosen = self.chosen()
+        for step in self.checkpoints.steps()[:-2]:
+            self.checkpoints.drop_training_state(step)
+            if step not in chosen:
+                self.checkpoints.remove(step)
 
     def _share_rejected(self) -> None:
         """Let every process know what any of them could not use; all must call it."""
@@ -333,4 +392,5 @@ class Loop(ABC, Generic[BatchT]):
 
     def _write(self, log: MetricsLog | None, values: dict[str, Any]) -> None:
         if log is not None:
+            check_there(self.folder)
             log.write(self.position.step, values)

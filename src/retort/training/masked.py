@@ -20,6 +20,7 @@ from retort.lm.pretrained import (
     check_mask_piece,
     longest_input,
     open_masked_lm,
+    open_own_tokenizer,
     open_tokenizer,
     save_model,
 )
@@ -101,9 +102,7 @@ def _tokenizer(recipe: LmRecipe, folder: Path, text: LmText) -> PreTrainedTokeni
         tokenizer = _trained(recipe, text)
         tokenizer.model_max_length = recipe.batches.longest
         save_whole(tokenizer.save_pretrained, path)
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return open_own_tokenizer(path)
 
 
 def _trained(recipe: LmRecipe, text: LmText) -> PreTrainedTokenizerFast:

@@ -15,6 +15,7 @@ from retort.students.student import Student
 from retort.teachers.frames import frame_signal
 from retort.teachers.signal import Signal, silence, token_signal, utterance_signal
 from retort.teachers.teacher import Teacher
+from retort.teachers.whisper import reads_audio, spoken_text
 from retort.training.batches import Batch
 
 
@@ -65,14 +66,15 @@ def read_signals(
         return {need: silence(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
     signals: dict[Need, Signal] = {}
     for name in sorted({teacher for teacher, unit in needs if unit != "frame"}):
-        readings = teachers[name].read(batch.texts)
+        texts = batch.texts
+        if reads_audio(teachers[name]):
+            texts = [spoken_text(each, text) for each, text in zip(batch.ids, texts)]
+        readings = teachers[name].read(texts)
         for need in needs:
             if need == (name, "token"):
-                signals[need] = token_signal(
-                    readings, batch.texts, batch.pieces, device=device, shared=shared
-                )
+                signals[need] = token_signal(readings, texts, batch.pieces, device=device, shared=shared)
             elif need == (name, "utterance"):
-                signals[need] = utterance_signal(readings, batch.texts, device=device, shared=shared)
+                signals[need] = utterance_signal(readings, texts, device=device, shared=shared)
     for name in sorted({teacher for teacher, unit in needs if unit == "frame"}):
         own = batch.frames[name]
         said = token_signal(

@@ -13,13 +13,14 @@ from retort.config import Recipe
 from retort.corpora.cuts import Rejected, read_rejected
 from retort.decoding.recogniser import Recogniser, load
 from retort.errors import UserError
+from retort.locks import Waiting, alone_in, check_there
 from retort.recipe import load_recipe
 from retort.training.checkpoints import CheckpointFolder, chosen_steps
 from retort.training.data import Progress
 from retort.training.earlier import missing_warm_start
-from retort.training.folder import claim, is_of, save_whole
+from retort.training.folder import claim, is_of, save_whole, tidy, tidy_if_free
 from retort.training.hybrid import plan_hybrid
-from retort.training.loop import Report
+from retort.training.loop import Report, noted
 from retort.training.module import TrainingModule
 from retort.training.plan import Plan
 from retort.training.processes import lost_processes_told
@@ -57,7 +58,9 @@ class Outcome:
 
 
 @lost_processes_told()
-def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
+def train(
+    recipe: Recipe, root: Path, progress: Progress, report: Report, *, waiting: Waiting | None = None
+) -> Outcome:
     """Train a recipe into `root/NAME`, going on where an earlier call stopped; a finished run is only opened.
 
     Args:
@@ -65,14 +68,24 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         root: of the experiments; features are kept in `root/cache`, shared by all of them.
         progress: of the stages before training.
         report: of training.
+        waiting: called with a line before another run of the same experiment is waited for; None: it is an error.
 
     Raises:
-        UserError: what the data, the recipe or the experiment's folder has wrong.
+        UserError: what the data, the recipe or the experiment's folder has wrong; another process trains it.
     """
     folder = root / recipe.name
-    claim(folder, recipe)
     if (outcome := finished(recipe, root)) is not None:
+        tidy_if_free(folder)
         return outcome
+    with alone_in(folder, waiting):
+        tidy(folder)
+        claim(folder, recipe)
+        return finished(recipe, root) or _train(recipe, root, progress, report)
+
+
+def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
+    """What :func:`train` does where no other run does it."""
+    folder = root / recipe.name
     origin = _warm_start(recipe, root, progress, report)
     plan = PLANS.get(recipe.student.kind, plan_tokens)(recipe, root, origin, progress, report)
     trainer = Trainer(
@@ -85,6 +98,7 @@ def train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Out
         plan.validate,
         plan.accelerator,
         plan.data.rejected,
+        plan.data.groups,
     )
     for line in trainer.resume():
         report(trainer.position.step, {"warning": line})
@@ -106,14 +120,15 @@ def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome |
         device = "cpu" if recipe.training.device == "cpu" or not torch.cuda.is_available() else "cuda"
     try:
         state = checkpoints.state(steps)
+        averaged = chosen_steps(checkpoints.steps(), state["scores"], recipe.training)
+        seconds = float(state["seconds"])
         recogniser = load(folder / "model", device)
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
     torch.set_num_threads(recipe.training.threads)
-    averaged = chosen_steps(checkpoints.steps(), state["scores"], recipe.training)
     params = sum(parameter.numel() for parameter in recogniser.student.parameters())
     rejected = read_rejected(folder / REJECTED)
-    return Outcome(folder, recogniser, state["seconds"], steps, params, averaged, rejected, before=True)
+    return Outcome(folder, recogniser, seconds, steps, params, averaged, rejected, before=True)
 
 
 def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:
@@ -121,15 +136,19 @@ def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) 
     if not recipe.training.warm_start:
         return recipe.training.init
     if first := missing_warm_start(recipe, root):
-        train(first, root, lambda stage, *counts: progress(f"{first.name}: {stage}", *counts), report)
+        name, waiting = first.name, noted(report)
+        train(
+            first, root, lambda stage, *counts: progress(f"{name}: {stage}", *counts), report, waiting=waiting
+        )
     return str(root / load_recipe(recipe.training.warm_start).name)
 
 
 def _finish(plan: Plan, trainer: Trainer) -> Outcome:
     averaged = trainer.chosen()
-    trainer.student.load_state_dict(trainer.checkpoints.average(averaged))
+    trainer.student.load_state_dict(trainer.checkpoints.average(averaged, trainer.merge))
     recogniser = plan.finish(trainer.student)
     if trainer.accelerator.is_main_process:
+        check_there(trainer.folder)
         save_whole(partial(recogniser.save, link=True), trainer.folder / "model")
     trainer.accelerator.wait_for_everyone()
     position = trainer.position

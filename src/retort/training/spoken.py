@@ -18,7 +18,7 @@ from retort.corpora.opening import open_cuts
 from retort.corpora.sentences import Sentences
 from retort.corpora.synthetic import Conditions, read_aloud, voice_names
 from retort.errors import UserError
-from retort.files import one_at_a_time
+from retort.locks import one_at_a_time
 from retort.text.normalise import recase
 
 Number = TypeVar("Number", int, float)

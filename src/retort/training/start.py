@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,66 @@ from torch import Tensor, nn
 
 from retort.config import Recipe
 from retort.errors import UserError
+from retort.files import write_whole
+from retort.json_reader import read_json
 from retort.lm.speech import (
     hears_normalised,
     open_speech_encoder,
     open_whisper_encoder,
     speech_architecture,
 )
+from retort.lm.whisper import open_whisper, whisper_architecture
+from retort.locks import is_first_process
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
+from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.students.student import Student
+from retort.students.whisper import WhisperStudent, copy_whisper
 from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
-from retort.training.checkpoints import read_weights
+from retort.text.whisper_pieces import WhisperTokenizer
+from retort.training.checkpoints import CheckpointFolder
 from retort.training.parts import check_parts, is_within
+from retort.weights import read_weights, unpack
+
+NEW_OUTPUT = "new_output"
+"""In `training.allow` and `--allow`: the output layer of the model that a student starts from may be dropped."""
+RECORD = "init.json"
+"""In an experiment's folder: which tensors were taken of the model that it starts from, and why others were not."""
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a student can take of another model.
+
+    Attributes:
+        taken: tensors that fit.
+        left: names of the other model's tensors that are not taken, and why.
+        fresh: names of the student's tensors that keep their random numbers.
+        dropped: names among `left` that both models have as part of the output layer and its vocabulary.
+    """
+
+    taken: dict[str, Tensor]
+    left: dict[str, str]
+    fresh: list[str]
+    dropped: list[str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors are taken, not used and fresh."""
+        return {"taken": len(self.taken), "not_used": len(self.left), "fresh": len(self.fresh)}
+
+    def lines(self, origin: str) -> list[str]:
+        """Which tensors are not taken, and which are fresh, for the user; of many of a kind the first."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left.items():
+            reasons.setdefault(reason, []).append(name)
+        lines = [f"not taken from {origin} ({reason}): {_listed(names)}" for reason, names in reasons.items()]
+        return lines + (
+            [f"not in {origin}, so they start at random: {_listed(self.fresh)}"] if self.fresh else []
+        )
 
 
 def start_from(
@@ -36,7 +82,67 @@ def start_from(
     graph: str = "",
     parts: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Copy the weights of another model that fit by name and shape; counts of tensors taken and left.
+    """Copy the weights of another model that :func:`fit` finds; counts of tensors taken and left.
+
+    Raises:
+        UserError: as there.
+    """
+    found = fit(student, tokenizer, experiment, graph, parts)
+    student.load_state_dict(found.taken, strict=False)
+    return found.counts
+
+
+def take_start(
+    student: Student,
+    recipe: Recipe,
+    folder: Path,
+    origin: str,
+    report: Callable[[int, dict[str, Any]], None],
+    *,
+    tokenizer: Tokenizer | None = None,
+    graph: str = "",
+) -> None:
+    """Let a run's student start from `origin`; what is not taken is reported and written down in its folder.
+
+    A run that has checkpoints goes on from those, whatever it started from.
+
+    Args:
+        tokenizer, graph: as :func:`fit` has them.
+
+    Raises:
+        UserError: as there, or the output layer would be dropped and the recipe does not allow it.
+    """
+    found = fit(student, tokenizer, origin, graph, recipe.training.init_parts)
+    begun = bool(CheckpointFolder(folder / "checkpoints").steps())
+    if found.dropped and not begun and NEW_OUTPUT not in recipe.training.allow:
+        raise UserError(
+            f"its output layer does not fit and would be dropped: {_listed(found.dropped)} "
+            f"({found.left[found.dropped[0]]})",
+            where=origin,
+            remedy=f"Use its vocabulary (tokenizer.kind=init; the same alignments), or give --allow {NEW_OUTPUT}",
+        )
+    student.load_state_dict(found.taken, strict=False)
+    report(0, {f"init.{key}": value for key, value in found.counts.items()})
+    for line in found.lines(origin):
+        report(0, {"note": line})
+    if is_first_process() and not begun:
+        content = {
+            "from": origin,
+            "taken": sorted(found.taken),
+            "not_taken": found.left,
+            "fresh": found.fresh,
+        }
+        write_whole(folder / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+def fit(
+    student: Student,
+    tokenizer: Tokenizer | None,
+    experiment: str,
+    graph: str = "",
+    parts: Sequence[str] = (),
+) -> Fit:
+    """The weights of another model that fit a student by name and shape.
 
     What belongs to the vocabulary (:attr:`Student.vocabulary_parts`) is taken only from a model with the same
     vocabulary in the same order. Of a model with `normaliser.homophones: fold` a student with other characters takes
@@ -53,7 +159,7 @@ def start_from(
         UserError: no model there, it has no such part, or nothing of it fits.
     """
     path = model_folder(experiment)
-    weights, own = read_weights(path / "model.safetensors"), student.state_dict()
+    weights, own = unpack(read_weights(path / "model.safetensors")), student.state_dict()
     check_parts(weights, parts, "training.init_parts")
     if tokenizer is None:
         other = not graph or _graph(path) != graph
@@ -63,18 +169,38 @@ def start_from(
         if other and _folded(path):
             weights = _unfolded(weights, student.vocabulary_parts, theirs, tokenizer.symbols)
             other = False
-    fitting = {
-        name: value
-        for name, value in weights.items()
-        if name in own
-        and own[name].shape == value.shape
-        and (not parts or is_within(name, parts))
-        and not (other and name.startswith(student.vocabulary_parts))
-    }
-    if not fitting:
+    taken: dict[str, Tensor] = {}
+    left: dict[str, str] = {}
+    for name, value in weights.items():
+        if name not in own:
+            left[name] = "this student has no such tensor"
+        elif parts and not is_within(name, parts):
+            left[name] = "not among training.init_parts"
+        elif other and name.startswith(student.vocabulary_parts):
+            left[name] = (
+                "its rows are of other tokens" if tokenizer is not None else "its senones may be others"
+            )
+        elif own[name].shape != value.shape:
+            left[name] = f"its shape is {_shape(value)}, this student's {_shape(own[name])}"
+        else:
+            taken[name] = value
+    if not taken:
         raise UserError("none of its weights fit this student", where=experiment)
-    student.load_state_dict(fitting, strict=False)
-    return {"taken": len(fitting), "not_used": len(weights) - len(fitting), "fresh": len(own) - len(fitting)}
+    dropped = [
+        name
+        for name in left
+        if name in own and name.startswith(student.vocabulary_parts) and (not parts or is_within(name, parts))
+    ]
+    return Fit(taken, left, [name for name in own if name not in taken], dropped)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more, all in {RECORD}" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
 
 
 def check_pretrained(recipe: Recipe) -> None:
@@ -95,6 +221,8 @@ def check_pretrained(recipe: Recipe) -> None:
             remedy=f"Set features.kind: {'whisper' if kind == 'whisper' else 'wave'}",
         )
     if kind == "whisper":
+        if recipe.student.kind == "whisper":
+            WhisperDecoderSizes.read(whisper_architecture(config.model))
         with torch.device("meta"):
             whisper_parts(architecture, config.layers, recipe.features.bins, 0.0)
         if architecture["d_model"] != config.dim:
@@ -116,8 +244,13 @@ def check_pretrained(recipe: Recipe) -> None:
     open_speech_encoder(config.model)
 
 
-def start_from_pretrained(student: Student, name: str) -> int:
+def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | None = None) -> int:
     """Copy the weights of a speech encoder into that of the student; how many tensors, 0 without a name.
+
+    A Whisper student takes the decoder as well.
+
+    Args:
+        tokenizer: of the student.
 
     Raises:
         UserError: as :func:`check_pretrained`.
@@ -128,6 +261,8 @@ def start_from_pretrained(student: Student, name: str) -> int:
         layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
         norm = student.encoder.norm
         assert isinstance(norm, nn.LayerNorm)
+        if isinstance(student, WhisperStudent) and isinstance(tokenizer, WhisperTokenizer):
+            return copy_whisper(student, open_whisper(name), tokenizer)
         return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
     frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
     assert isinstance(frontend, SpeechFrontend)
@@ -144,7 +279,7 @@ def _graph(path: Path) -> str:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    return json.loads((path / "config.json").read_text())
+    return read_json(path / "config.json")
 
 
 def _unfolded(

@@ -8,19 +8,23 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from lhotse.cut import Cut
 
 from retort.config import NormaliserConfig, Recipe
+from retort.corpora.features import load_samples
 from retort.corpora.opening import find_data, open_cuts
-from retort.errors import UserError
-from retort.files import one_at_a_time
+from retort.errors import BadUtterance, UserError
+from retort.locks import one_at_a_time
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
+from retort.teachers.whisper import SamplesOf, spoken_text
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.earlier import train_teachers
+from retort.training.loop import Report
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
@@ -50,7 +54,13 @@ def store_root(root: Path) -> Path:
     return root / "cache" / "teachers"
 
 
-def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) -> list[Taught]:
+def teach(
+    recipe: Recipe,
+    root: Path,
+    progress: Progress,
+    announce: Announce,
+    report: Report = lambda step, values: None,
+) -> list[Taught]:
     """Fill the stores of the teachers that the recipe's rows name; what is there already is kept.
 
     Soft labels are of the student's tokens: its experiment must have its tokenizer already.
@@ -60,6 +70,7 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
 
     Args:
         root: of the experiments.
+        report: of the training of a teacher that is missing.
 
     Raises:
         UserError: no row names a teacher, no training text, a hybrid student, or as :func:`retort.teachers.fill`.
@@ -73,11 +84,18 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
     names = taught_by(recipe)
     if not names:
         raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
-    train_teachers(recipe, root, progress, lambda step, values: None)
+    train_teachers(recipe, root, progress, report)
     torch.set_num_threads(recipe.training.threads)
     rank, world, device = _place(recipe)
     made = root / recipe.name / "tokenizer"
     tokenizer = open_tokenizer(made) if made.exists() else None
+    audio = [name for name in names if recipe.teachers[name].kind == "whisper"]
+    if audio:
+        raise UserError(
+            f"teacher {audio[0]} reads the audio at every speed",
+            where=recipe.name,
+            remedy="Run `retort train`, which prepares the audio first and then lets the teacher read",
+        )
     texts = training_texts(recipe)
     done = []
     for name in names:
@@ -101,7 +119,7 @@ def training_texts(recipe: Recipe) -> list[str]:
     """
     if not recipe.data.train:
         raise UserError("data.train is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
-    cuts = (cut for source in recipe.data.train for cut in open_cuts(find_data(source)).cuts)
+    cuts = (cut for source in recipe.data.train_sources for cut in open_cuts(find_data(source)).cuts)
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
     texts = normalised_texts((cut for cut in cuts if low <= cut.duration <= high), recipe.normaliser)
     if not texts:
@@ -116,6 +134,34 @@ def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]
     return [text for text in texts if text]
 
 
+def spoken_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
+    """What a teacher that reads audio will be asked of these cuts, empty texts left out."""
+    normalise = Normaliser(config)
+    texts = ((cut.id, normalise(cut.supervisions[0].text or "")) for cut in cuts)
+    return [spoken_text(utterance, text) for utterance, text in texts if text]
+
+
+class CutSamples:
+    """The audio of cuts by their ids.
+
+    Args:
+        cuts: at all speeds.
+    """
+
+    def __init__(self, cuts: Iterable[Cut]) -> None:
+        self._cuts = {cut.id: cut for cut in cuts}
+
+    def __call__(self, utterance: str, sampling_rate: int) -> np.ndarray:
+        """`(N,)` float32.
+
+        Raises:
+            BadUtterance: there is no such cut, or its audio cannot be read.
+        """
+        if utterance not in self._cuts:
+            raise BadUtterance("no audio of this utterance", where=utterance)
+        return load_samples(self._cuts[utterance], sampling_rate)
+
+
 def complete_stores(
     recipe: Recipe,
     teachers: Mapping[str, Teacher],
@@ -123,12 +169,14 @@ def complete_stores(
     progress: Progress,
     accelerator: Accelerator,
     tokenizer_of: Callable[[str], Tokenizer | None],
+    samples_of: SamplesOf | None = None,
 ) -> None:
     """Let each stored teacher read what its store lacks, every process its share; then all go on.
 
     Args:
         texts_of: by a teacher's name, the distinct texts that training will ask it for.
         tokenizer_of: by the same, of a teacher of soft labels, the tokens that it speaks of.
+        samples_of: the audio, for teachers that read it.
 
     Raises:
         UserError: as :func:`retort.teachers.fill`.
@@ -145,7 +193,9 @@ def complete_stores(
         with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
             store.refresh()
             if store.missing(texts):
-                teacher = open_fresh(recipe.teachers[name], accelerator.device, tokenizer_of(name))
+                teacher = open_fresh(
+                    recipe.teachers[name], accelerator.device, tokenizer_of(name), samples_of
+                )
                 _fill(name, store, teacher, texts, rank, world, progress, None)
     accelerator.wait_for_everyone()
     for store in stored.values():

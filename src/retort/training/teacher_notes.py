@@ -16,6 +16,7 @@ from retort.config import Recipe, TeacherConfig
 from retort.errors import UserError
 from retort.files import write_whole
 from retort.hybrid.tree import SenoneTree
+from retort.json_reader import read_json
 from retort.teachers import (
     CachedTeacher,
     FreshTeacher,
@@ -121,7 +122,7 @@ def _some(texts: Sequence[str]) -> list[str]:
 def _read(path: Path) -> TeacherDescription | None:
     """What an earlier call has measured."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return TeacherDescription(
             **{**content, "states": [TeacherDescription(**each) for each in content["states"]]}
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +13,13 @@ from retort.config import Recipe, TeacherConfig
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.evaluation.recognise import recognise
-from retort.evaluation.scoring import score
+from retort.evaluation.scoring import demand_words, score
+from retort.lm.whisper import whisper_tokenizer
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.teachers import Teacher, check_there, open_teacher, teacher_tokenizer
+from retort.teachers.whisper import SamplesOf, reads_audio
 from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -29,8 +32,15 @@ from retort.training.loop import Report
 from retort.training.plan import Plan, note_rejected
 from retort.training.plm import check_plm, start_from_plm
 from retort.training.processes import make_accelerator
-from retort.training.start import check_pretrained, model_folder, start_from, start_from_pretrained
-from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
+from retort.training.start import check_pretrained, model_folder, start_from_pretrained, take_start
+from retort.training.teach import (
+    CutSamples,
+    complete_stores,
+    normalised_texts,
+    spoken_texts,
+    store_root,
+    taught_by,
+)
 
 
 def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
@@ -53,16 +63,22 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         data = load_data(recipe, root / "cache", progress)
         tokenizer = load_tokenizer(recipe, root / recipe.name, data.train, origin)
     note_rejected(recipe, root, data, accelerator)
-    teachers |= _open_teachers(recipe, root, accelerator, tokenizer)
+    samples_of = CutSamples(data.train)
+    teachers |= _open_teachers(recipe, root, accelerator, tokenizer, samples_of)
     texts = normalised_texts(data.train, recipe.normaliser)
-    complete_stores(recipe, teachers, lambda name: texts, progress, accelerator, lambda name: tokenizer)
+    spoken = spoken_texts(data.train, recipe.normaliser)
+
+    def texts_of(name: str) -> list[str]:
+        return spoken if reads_audio(teachers[name]) else texts
+
+    complete_stores(recipe, teachers, texts_of, progress, accelerator, lambda name: tokenizer, samples_of)
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
-    if taken := start_from_pretrained(student, recipe.student.encoder.model):
+    student.read_tokenizer(tokenizer)
+    if taken := start_from_pretrained(student, recipe.student.encoder.model, tokenizer):
         report(0, {"init.speech": taken})
     if origin:
-        taken_over = start_from(student, tokenizer, origin, parts=recipe.training.init_parts)
-        report(0, {f"init.{key}": value for key, value in taken_over.items()})
+        take_start(student, recipe, root / recipe.name, origin, report, tokenizer=tokenizer)
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
     stored = open_stored_layers(recipe, student, data, root, progress, accelerator)
@@ -75,7 +91,15 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         student,
         Objective(recipe.distill, student.tap_dims, dims, student.tap_units),
         teachers,
-        UtteranceDataset(recipe, tokenizer, student.encoder.output_lengths, data.noise, stored=stored),
+        UtteranceDataset(
+            recipe,
+            tokenizer,
+            partial(student.encoder.output_lengths, stored=student.encoder.stored),
+            data.noise,
+            stored=stored,
+            longest=student.encoder.longest,
+            most_tokens=student.most_tokens,
+        ),
         data,
         lambda student: free_running(recogniser(student), data.validation),
         recogniser,
@@ -93,6 +117,12 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
         return tokenizer
     normalise = Normaliser(recipe.normaliser)
     texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    if recipe.tokenizer.kind == "whisper":
+        tokenizer = whisper_tokenizer(
+            recipe.tokenizer.model or recipe.student.encoder.model, recipe.tokenizer, texts
+        )
+        save_whole(tokenizer.save, folder / "tokenizer")
+        return tokenizer
     pieces, case = None, "keep"
     if recipe.tokenizer.kind == "teacher":
         config: TeacherConfig = recipe.teachers[recipe.tokenizer.teacher]
@@ -110,7 +140,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
 def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
     """Error rates of a recogniser, decoded without any help from the references."""
     result = recognise(recogniser, cuts)
-    found = score(result.references, result.hypotheses, result.speakers)
+    found = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
     rates = {"cer": found.characters.rate, "wer": found.words.rate}
     if result.ctc:
         rates["ctc_cer"] = score(result.references, result.ctc, result.speakers).characters.rate
@@ -118,7 +148,11 @@ def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
 
 
 def _open_teachers(
-    recipe: Recipe, root: Path, accelerator: Accelerator, tokenizer: Tokenizer | None = None
+    recipe: Recipe,
+    root: Path,
+    accelerator: Accelerator,
+    tokenizer: Tokenizer | None = None,
+    samples_of: SamplesOf | None = None,
 ) -> dict[str, Teacher]:
     """Those of hidden states; given the student's tokenizer, those of soft labels, before that only looked for."""
     opened = {}
@@ -126,7 +160,11 @@ def _open_teachers(
         config = recipe.teachers[name]
         if (config.topk is None) == (tokenizer is None):
             opened[name] = open_teacher(
-                config, accelerator.device, tokenizer=tokenizer, stores=store_root(root)
+                config,
+                accelerator.device,
+                tokenizer=tokenizer,
+                stores=store_root(root),
+                samples_of=samples_of,
             )
         elif tokenizer is None:
             check_there(config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from retort.config import Recipe
 from retort.corpora.cuts import Rejected, write_rejected
 from retort.distill.row import Tally
 from retort.errors import UserError
+from retort.nn.lora import merge_lora
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.loop import Loop
+from retort.training.lora import add_lora
 from retort.training.module import TrainingModule, read_signals
 from retort.training.parts import freeze, parameter_groups
+from retort.training.shares import Group
 
 REJECTED = "rejected.tsv"
 """In an experiment's folder: the training and validation utterances that could not be used, and why."""
@@ -40,6 +45,7 @@ class Trainer(Loop[Batch]):
         accelerator: devices and processes.
         rejected: utterances of the data that were left out before training; they are listed with those that
             training itself cannot use.
+        groups: the cuts by their share of each batch, where `data.train` has shares.
     """
 
     def __init__(
@@ -53,14 +59,22 @@ class Trainer(Loop[Batch]):
         validate: Callable[[Any], dict[str, float]],
         accelerator: Accelerator,
         rejected: Sequence[Rejected] = (),
+        groups: Sequence[Group] = (),
     ) -> None:
         self._left_out = rejected
         self.criterion = module.student.criterion
         freeze(module.student, recipe.training.freeze)
-        groups = parameter_groups(module, recipe.training.rates)
-        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, groups)
+        lora, shipped = recipe.training.lora, None
+        if lora.parts:
+            shipped = copy.deepcopy(module.student)
+            add_lora(module.student, lora)
+        rates = parameter_groups(module, recipe.training.rates)
+        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, rates, shipped)
+        if lora.parts:
+            self.merge = partial(merge_lora, config=lora)
         self.recipe, self.teachers, self.dataset = recipe, teachers, dataset
-        self.sampler = make_sampler(cuts, recipe, accelerator.process_index, accelerator.num_processes)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.sampler = make_sampler(cuts, recipe, rank, world, groups)
 
     def _counts(self, group: Sequence[Batch]) -> list[int]:
         positions = sum(self.module.student.positions(batch) for batch in group)

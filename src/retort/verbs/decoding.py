@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.errors import UserError
-from retort.verbs.screen import EXPERIMENTS
+from retort.ranges import THREADS
+from retort.verbs.screen import EXPERIMENTS, local_path
 
 if TYPE_CHECKING:
     from retort.decoding.options import DecodingOptions
 
 ModelFolder = Annotated[
-    Path, typer.Argument(metavar="EXP", help="Experiment, its model folder, or a release (models/NAME).")
+    Path,
+    typer.Argument(
+        parser=local_path, metavar="EXP", help="Experiment, its model folder, or a release (models/NAME)."
+    ),
 ]
 Cuts = Annotated[str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder.")]
 Beam = Annotated[int | None, typer.Option(help="Hypotheses kept in the search; 1, the default, is greedy.")]
@@ -75,10 +79,24 @@ AcousticScale = Annotated[
         "--graph 1."
     ),
 ]
+Vad = Annotated[
+    str | None,
+    typer.Option(
+        help="Speech detection: energy, the default; silero, a packaged network (extra vad); none: silence is decoded."
+    ),
+]
+NoSpeechThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Probability of no speech, 0 to 1, above which a segment has no words; by default the model's own, "
+        "chosen by retort tune --noise. With 1 all words stay."
+    ),
+]
 Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=THREADS,
         help="Processes that search decoding graphs; by default one a core. What is heard stays the same.",
     ),
 ]
@@ -86,9 +104,9 @@ GRAPHS = EXPERIMENTS / "cache" / "graphs"
 """Where graphs that `--graph` builds are kept, each by its key."""
 TunedFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="All of these from the tuned.json of retort tune."),
+    typer.Option(parser=local_path, metavar="FILE", help="All of these from the tuned.json of retort tune."),
 ]
-Threads = Annotated[int, typer.Option(help="CPU threads.")]
+Threads = Annotated[int, typer.Option(min=1, max=THREADS, help="CPU threads.")]
 
 
 def decoding_options(

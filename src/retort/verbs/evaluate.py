@@ -22,15 +22,17 @@ from retort.verbs.decoding import (
     LmWeight,
     Mode,
     ModelFolder,
+    NoSpeechThreshold,
     Rescore,
     RescoreCase,
     RescoreKind,
     RescoreWeight,
     Threads,
     TunedFile,
+    Vad,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, console, print_evaluation, tell
+from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
 
 if TYPE_CHECKING:
     from retort.config import Recipe
@@ -53,16 +55,32 @@ def evaluate(
     acoustic_scale: AcousticScale = None,
     mode: Mode = None,
     ctc_weight: CtcWeight = None,
+    vad: Vad = None,
+    no_speech_threshold: NoSpeechThreshold = None,
     tuned: TunedFile = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            help="Recognise synthetic noise, hum, music and bangs as well, and count those that have words (missed "
+            "noise) and the utterances whose words were removed (false alarms).",
+        ),
+    ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME."),
+        typer.Option(
+            parser=local_path,
+            help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME.",
+        ),
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="JSON list to which the scores are added; of experiments that were trained here."),
+        typer.Option(
+            parser=local_path,
+            help="JSON list to which the scores are added; of experiments that were trained here.",
+        ),
     ] = None,
 ) -> None:
     """Score a model: CER and WER with 95 % intervals over speakers, and what decoding costs.
@@ -78,6 +96,7 @@ def evaluate(
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.experiment import results_folder
+    from retort.evaluation.noise import CLIPS
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
 
@@ -96,16 +115,24 @@ def evaluate(
         acoustic_scale=acoustic_scale,
         mode=mode,
         ctc_weight=ctc_weight,
+        vad=vad,
+        no_speech_threshold=no_speech_threshold,
     )
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
     run = None if results is None else _finished(experiment, folder)
     with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
         recogniser = load(experiment).at(workplace)
+        check_places(out or folder, results=results)
         aligned = open_aligned(experiment, cuts, recogniser.student)
-        evaluation = run_evaluation(recogniser, cuts, out or folder, progress, options, alignments=aligned)
+        evaluation = run_evaluation(
+            recogniser, cuts, out or folder, progress, options, alignments=aligned, noise=CLIPS * noise
+        )
         notes = recogniser.opened(options).notes
     print_evaluation(cuts, evaluation)
+    if evaluation.noise is not None:
+        for line in evaluation.noise.lines():
+            tell(line)
     for line in notes:
         tell(line, style="yellow")
     if results is not None and run is not None:

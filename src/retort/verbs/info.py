@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from retort.verbs.screen import Overrides, RecipeName, console, tell
+from retort.ranges import MILLION
+from retort.verbs.screen import Overrides, RecipeName, console, finite, tell
 
 if TYPE_CHECKING:
     from retort.config import Recipe
@@ -28,10 +29,15 @@ def info(
     ] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1.0, help="With --gpu: share of its peak; 0.1 if not given."),
+        typer.Option(
+            min=0.001, max=1.0, callback=finite, help="With --gpu: share of its peak; 0.1 if not given."
+        ),
     ] = None,
     utterance: Annotated[
-        float, typer.Option(min=1.0, help="With --gpu: length of the utterances, seconds.")
+        float,
+        typer.Option(
+            min=1.0, max=MILLION, callback=finite, help="With --gpu: length of the utterances, seconds."
+        ),
     ] = 10.0,
 ) -> None:
     """Show a recipe's architecture and its exact number of parameters; needs no data."""

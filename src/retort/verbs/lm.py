@@ -10,10 +10,13 @@ from rich.table import Table
 
 from retort.environment import tune_environment
 from retort.errors import UserError
+from retort.ranges import MILLION
+from retort.verbs.decoding import Threads
 from retort.verbs.screen import (
     EXPERIMENTS,
     Overrides,
     RecipeName,
+    check_places,
     console,
     first_process,
     tell,
@@ -35,9 +38,11 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """
     tune_environment()
     from retort.lm.config import load_lm_recipe
-    from retort.training.lm import train_lm
 
     loaded = load_lm_recipe(recipe, overrides or [])
+    check_places(EXPERIMENTS / loaded.name)
+    from retort.training.lm import train_lm
+
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():
@@ -61,9 +66,14 @@ def score(
         str, typer.Option(help="What a masked model reads: upper, lower or keep; others know it.")
     ] = "keep",
     longest: Annotated[
-        int, typer.Option(help="Pieces of a sentence for a masked model; the end of a longer one is cut off.")
+        int,
+        typer.Option(
+            min=3,
+            max=MILLION,
+            help="Pieces of a sentence for a masked model; the end of a longer one is cut off.",
+        ),
     ] = 128,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Perplexity a piece and a word.
 

@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 from retort.environment import tune_environment
-from retort.verbs.screen import EXPERIMENTS, console, print_evaluation, tell
+from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
 
 
 def release(
-    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Finished experiment.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the release, such as models/NAME.")],
+    experiment: Annotated[
+        Path, typer.Argument(parser=local_path, metavar="EXP", help="Finished experiment.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(parser=local_path, metavar="OUT", help="Folder of the release, such as models/NAME."),
+    ],
     licence: Annotated[str, typer.Option(help="Of the weights: an identifier such as Apache-2.0, or words.")],
     language: Annotated[str, typer.Option(help="That it hears: ISO 639 code, such as en.")],
     data_note: Annotated[
@@ -37,16 +42,17 @@ def release(
     tune_environment()
     import torch
 
-    from retort.decoding.weights import STORED
     from retort.errors import UserError
     from retort.progress import stage_progress
     from retort.release.card import Terms
     from retort.release.release import SMALL, release
+    from retort.weights import STORED
 
     if weights not in STORED:
         raise UserError(f"--weights is {weights}", remedy=f"Choose one of {', '.join(STORED)}")
     terms = Terms(licence, language, data_note or [])
     torch.set_num_threads(1)
+    check_places(out)
     with stage_progress(console) as progress:
         released = release(experiment, out, terms, test or [], EXPERIMENTS, progress, weights)
     for each in released.evaluations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -11,21 +12,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from retort.errors import UserError, complain
+from retort.console import PlainConsole
+from retort.errors import UserError, complain, printable
+from retort.files import check_local, check_writable
 
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
+    from retort.evaluation.scoring import Score
     from retort.progress import TrainingProgress
 
-console = Console(highlight=False)
+console = PlainConsole()
 EXPERIMENTS = Path("exp")
 
-STOPPED = 130
-"""Exit code of a command that was stopped from the keyboard."""
 TERMINATED = 143
 """Exit code of a command that SIGTERM stopped."""
+
+
+def local_path(text: str) -> Path:
+    """The path of a file or folder of this machine, as typer's `parser` of arguments and options.
+
+    Raises:
+        UserError: an address (`https://...`), which as a path would lose a slash.
+    """
+    check_local(text)
+    return Path(text)
+
+
+local_path.__name__ = "path"  # what --help shows of it
+
+
+def finite(value: float | None) -> float | None:
+    """As typer's `callback` of numbers: NaN and infinity, which every comparison lets pass, are refused.
+
+    Raises:
+        typer.BadParameter: it is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def check_places(*folders: Path | None, results: Path | None = None) -> None:
+    """Refuse, before the work, folders and a file of results that cannot be written; None is none.
+
+    Raises:
+        UserError: with the first that cannot.
+    """
+    for folder in folders:
+        if folder is not None:
+            check_writable(folder)
+    if results is not None:
+        check_writable(results.parent)
+        if results.is_dir():
+            raise UserError("a folder, not a file of results", where=results, remedy="Name a file in it")
+
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe, or a YAML file.")
@@ -37,14 +78,31 @@ Overrides = Annotated[
 
 def tell(text: str, style: str | None = None) -> None:
     """One line on the screen, never broken: paths are there to be copied."""
-    console.print(text, style=style, markup=False, soft_wrap=True)
+    console.print(printable(text), style=style, soft_wrap=True)
+
+
+def print_change(before: Score, after: Score) -> None:
+    """What training gained or lost against the model that it started from."""
+    from retort.evaluation.bootstrap import compare
+
+    try:
+        rows = [compare(before, after, measure=measure) for measure in ("cer", "wer")]
+    except UserError as error:
+        tell(f"the start cannot be compared: {error}", style="yellow")
+        return
+    parts = [
+        f"{row.measure.upper()} {row.first:.2%} before, {row.difference:+.2%} ({row.low:+.2%} to {row.high:+.2%})"
+        for row in rows
+    ]
+    verdict = "lost" if rows[0].low > 0 else "gained" if rows[0].high < 0 else "no clear change"
+    tell(f"against training.init: {'  '.join(parts)}; {verdict}")
 
 
 def print_evaluation(source: str, evaluation: Evaluation) -> None:
     """Rates with intervals, counts, where they were written."""
     score, bounds = evaluation.score, evaluation.intervals
     rates = "  ".join(
-        f"{name.upper()} {bounds[name].rate:.2%} ({bounds[name].low:.2%} to {bounds[name].high:.2%})"
+        f"{name.upper()} {bounds[name].rate_text} ({bounds[name].range_text})".removesuffix(" ()")
         for name in ("cer", "wer")
     )
     counts = score.words
@@ -94,7 +152,7 @@ def training_screen(steps: int) -> Iterator[TrainingProgress]:
     from retort.training.loop import Stopped
 
     try:
-        with TrainingProgress(console if first_process() else Console(quiet=True), steps) as display:
+        with TrainingProgress(console if first_process() else PlainConsole(quiet=True), steps) as display:
             try:
                 yield display
             except UserError:

@@ -9,7 +9,8 @@ import typer
 
 from retort.environment import tune_environment
 from retort.errors import UserError
-from retort.verbs.screen import EXPERIMENTS, Overrides, console, tell
+from retort.ranges import THREADS
+from retort.verbs.screen import EXPERIMENTS, Overrides, check_places, console, local_path, tell
 
 
 def sweep(
@@ -18,7 +19,9 @@ def sweep(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Runs at once; by default one a GPU, or as many as the cores have threads for."
+            min=1,
+            max=THREADS,
+            help="Runs at once; by default one a GPU, or as many as the cores have threads for.",
         ),
     ] = None,
     slurm: Annotated[
@@ -26,7 +29,10 @@ def sweep(
     ] = False,
     results: Annotated[
         Path | None,
-        typer.Option(help="JSON list to which every run adds its scores; by default results/NAME.json."),
+        typer.Option(
+            parser=local_path,
+            help="JSON list to which every run adds its scores; by default results/NAME.json.",
+        ),
     ] = None,
 ) -> None:
     """Train and score systems with several seeds into exp/NAME; one table with intervals and p-values.
@@ -40,6 +46,7 @@ def sweep(
     loaded = load_sweep(sweep, overrides or [])
     table = EXPERIMENTS / loaded.name / "table.md"
     to = results or Path("results") / f"{loaded.name}.json"
+    check_places(EXPERIMENTS / loaded.name, results=to)
     try:
         board = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
     except (KeyboardInterrupt, SystemExit):

@@ -23,7 +23,7 @@ from retort.verbs.decoding import (
     Threads,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, console, tell
+from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, tell
 
 if TYPE_CHECKING:
     from retort.evaluation.numbers import TunedNumber
@@ -44,11 +44,23 @@ def tune(
         str | None,
         typer.Option(help="What to make small, cer or wer; by default WER where words have spaces."),
     ] = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            help="Choose from which probability of no speech on a segment has no words, on CUTS and on synthetic noise, "
+            "and store it with the model.",
+        ),
+    ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; by default as of retort evaluate.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local_path, help="Folder; by default as of retort evaluate.")
+    ] = None,
 ) -> None:
     """Find the weights of language models, of --graph the acoustic scale, without either the weight of length.
+
+    With --noise: the threshold between speech and noise.
 
     `retort evaluate --tuned FILE` takes them.
     CUTS must be other data than those whose errors are reported. Every decoding is kept in FOLDER/tuning: the
@@ -66,6 +78,12 @@ def tune(
     from retort.evaluation.tuning import tune as run_tuning
     from retort.progress import stage_progress
 
+    if noise:
+        if beam is not None or lm or rescore or graph or measure or out:
+            raise UserError("--noise is calibrated by itself", remedy="Leave the other options out")
+        torch.set_num_threads(threads)
+        _tune_noise(experiment, cuts)
+        return
     if graph and beam is not None:
         raise UserError("the acoustic scale of a graph does not depend on --beam", remedy="Leave it out")
     options = decoding_options(
@@ -83,10 +101,13 @@ def tune(
     if graph or not (lm or rescore):
         with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
             recogniser, number = load(experiment).at(workplace), SCALE if graph else LENGTH
+            check_places(folder)
             _show(tune_number(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return
     with stage_progress(console) as progress:
-        found = run_tuning(load(experiment), cuts, folder, options, progress, measure or "")
+        recogniser = load(experiment)
+        check_places(folder)
+        found = run_tuning(recogniser, cuts, folder, options, progress, measure or "")
     table = Table("lm weight", "rescore weight", "length weight", found.measure.upper())
     for each in found.tried:
         cells = (f"{each.lm_weight:g}", f"{each.rescore_weight:g}", f"{each.length_weight:g}")
@@ -96,6 +117,23 @@ def tune(
     for line in found.warnings:
         tell(line, style="yellow")
     tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+
+
+def _tune_noise(experiment: Path, cuts: str) -> None:
+    """Calibrate no speech, and store it in the model's folder."""
+    from retort.corpora.opening import find_data, open_cuts
+    from retort.decoding.recogniser import load, store_no_speech
+    from retort.evaluation.noise import calibrate
+    from retort.progress import stage_progress
+
+    with stage_progress(console) as progress:
+        found = calibrate(load(experiment), open_cuts(find_data(cuts)).cuts, progress)
+    path = store_no_speech(experiment, found.no_speech)
+    tell(f"no speech from a probability of {found.no_speech.threshold:.3f} on")
+    tell(
+        f"of the segments it was chosen on: false alarms {found.false_alarms:.2%}, missed noise {found.missed:.2%}"
+    )
+    tell(f"written to {path}; retort evaluate --noise on other data tells what it is worth")
 
 
 def _show(found: TunedNumber, cuts: str) -> None:
@@ -114,10 +152,16 @@ def _show(found: TunedNumber, cuts: str) -> None:
 def gap(
     cuts: Cuts,
     student: Annotated[
-        list[Path], typer.Option(metavar="EXP", help="Student; may be given several times, one a seed.")
+        list[Path],
+        typer.Option(
+            parser=local_path, metavar="EXP", help="Student; may be given several times, one a seed."
+        ),
     ],
     distilled: Annotated[
-        list[Path], typer.Option(metavar="EXP", help="Its distilled twin; as many times as there are seeds.")
+        list[Path],
+        typer.Option(
+            parser=local_path, metavar="EXP", help="Its distilled twin; as many times as there are seeds."
+        ),
     ],
 ) -> None:
     """How much of what language models give a student at run time does distillation give for nothing.

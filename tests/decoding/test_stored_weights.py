@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.decoding.recogniser import Recogniser, load
-from retort.decoding.weights import pack, unpack
 from retort.errors import UserError
+from retort.weights import pack, unpack
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,93 @@
+"""What an audio file holds besides what libsndfile reads of it: several streams in a row, lengths that are wrong.
+
+libsndfile stops where the first header says. A file is therefore divided into parts, each of which libsndfile
+reads completely as a file of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from typing import NamedTuple, TypeAlias
+
+Bytes: TypeAlias = "bytes | mmap.mmap"
+
+
+class Part(NamedTuple):
+    """A range of bytes that is read as a file of its own."""
+
+    start: int
+    end: int
+    head: bytes = b""
+    """Put before the range; a header whose length was wrong or missing."""
+    cut: str = ""
+    """Why the part ends early ("its header states 51360 samples"), or empty."""
+    rest: int = 0
+    """Bytes behind its end by its own header that are not read."""
+
+
+class Unreadable(Exception):
+    """The file holds something that is not read; says what, in a few words."""
+
+
+def find_parts(content: Bytes) -> list[Part]:
+    """The parts of a file in order; one from the first to the last byte for formats that are not known here.
+
+    Raises:
+        Unreadable: it holds more than can be decoded.
+    """
+    from retort.audio import chunks, flac, mp3, ogg
+
+    magic = bytes(content[:16])
+    if magic.startswith(b"OggS"):
+        return ogg.find_parts(content)
+    if magic.startswith(b"fLaC"):
+        return flac.find_parts(content, 0)
+    if finder := chunks.finder(magic):
+        return chunks.find_parts(content, finder)
+    if magic.startswith(b"ID3"):
+        start = skip_id3(content, 0)
+        if content[start : start + 4] == b"fLaC":
+            return flac.find_parts(content, start)
+        return mp3.find_parts(content)
+    if mp3.is_frame(content, 0):
+        return mp3.find_parts(content)
+    return [Part(0, len(content))]
+
+
+def skip_id3(content: Bytes, start: int) -> int:
+    """The byte behind the ID3v2 tag that begins at `start`."""
+    head = bytes(content[start : start + 10])
+    if len(head) < 10:
+        return len(content)
+    size = 0
+    for byte in head[6:10]:
+        size = size << 7 | byte & 0x7F
+    return min(len(content), start + 10 + size + (10 if head[5] & 0x10 else 0))
+
+
+_TAG = re.compile(rb"TAG|ID3|APETAGEX|LYRICSBEGIN")
+
+
+def skip_tags(content: Bytes, start: int) -> int:
+    """The byte behind the tags (ID3v1, ID3v2, APE, Lyrics3) that begin at `start`."""
+    while match := _TAG.match(content, start):
+        tag = match.group()
+        if tag == b"TAG":
+            end = start + (355 if content[start : start + 4] == b"TAG+" else 128)
+        elif tag == b"ID3":
+            end = skip_id3(content, start)
+        elif tag == b"APETAGEX":
+            size = int.from_bytes(content[start + 12 : start + 16], "little")
+            is_header = content[start + 23] & 0x20 if start + 24 <= len(content) else 0
+            end = start + 32 + (size if is_header else 0)
+        else:
+            end = _end_of_lyrics(content, start)
+        start = min(end, len(content))
+    return start
+
+
+def _end_of_lyrics(content: Bytes, start: int) -> int:
+    ends = [content.find(mark, start) for mark in (b"LYRICS200", b"LYRICSEND")]
+    found = [end + 9 for end in ends if end >= 0]
+    return min(found, default=len(content))

@@ -1,0 +1,55 @@
+"""Times of tokens and words moved into the speech: a word does not begin before it is spoken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from retort.decoding.transcript import TimedText, Transcript
+
+Seconds: TypeAlias = tuple[float, float]
+
+PAUSE = 0.4
+"""Seconds without speech that a word does not span; shorter ones are closures of stops."""
+LATE = 0.1
+"""Seconds after the end of the speech that a token may still end."""
+
+
+def within_speech(transcript: Transcript, speech: Sequence[Seconds]) -> Transcript:
+    """The transcript with no time in a pause.
+
+    A token or word belongs to the range of speech in which it ends, or else to the nearest, and begins in it.
+
+    Args:
+        speech: ranges `[start, end)` in seconds of the recording, ascending; without any, nothing changes.
+    """
+    ranges = _joined(speech)
+    if not ranges:
+        return transcript
+    tokens, words = (
+        [_moved(each, ranges) for each in times] for times in (transcript.tokens, transcript.words)
+    )
+    return replace(transcript, tokens=tokens, words=words)
+
+
+def _joined(speech: Sequence[Seconds]) -> list[Seconds]:
+    ranges: list[Seconds] = []
+    for start, end in speech:
+        if ranges and start - ranges[-1][1] < PAUSE:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((start, end))
+    return ranges
+
+
+def _moved(timed: TimedText, ranges: Sequence[Seconds]) -> TimedText:
+    before = [each for each in ranges if each[0] < timed.end]
+    after = ranges[len(before) :]
+    if before and timed.end <= before[-1][1] + LATE:
+        start, end = before[-1][0], timed.end
+    elif not before or (after and after[0][0] - timed.end < timed.end - before[-1][1]):
+        start = end = after[0][0]
+    else:
+        start, end = before[-1]
+    return replace(timed, start=min(max(timed.start, start), end), end=end)

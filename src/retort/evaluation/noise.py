@@ -1,0 +1,200 @@
+"""Words where nobody speaks, and speech without words: counted, and the threshold between them chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from retort.audio.noise import noise_clips
+from retort.corpora.features import load_samples
+from retort.decoding.no_speech import FARTHEST, NoSpeech, Signal, decoding_signals
+from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.recogniser import Recogniser
+from retort.errors import BadUtterance, UserError
+from retort.evaluation.recognise import Recognised
+
+Progress = Callable[[str, int, int], None]
+
+CLIPS = 180
+"""Of synthetic noise, by which a model is judged."""
+CALIBRATION_CLIPS = 360
+"""By which the threshold is chosen."""
+FALSE_ALARMS = 0.005
+"""Share of real speech that may lose its words."""
+EVALUATION_SEED, CALIBRATION_SEED = 2, 1
+FEWEST = 20
+"""Utterances from which a threshold can be chosen."""
+_LEAST_SECONDS = 0.25
+_SHRINKAGE = 1e-4
+_NOISY_EVERY = 3
+
+
+@dataclass(frozen=True)
+class NoiseScore:
+    """What a model makes of sounds without speech, and of speech.
+
+    Attributes:
+        clips: of noise.
+        missed: how many of them have words.
+        utterances: of speech.
+        false_alarms: how many of them have no words because they were taken for no speech.
+        kinds: of noise, each with the number of its clips that have words.
+    """
+
+    clips: int
+    missed: int
+    utterances: int
+    false_alarms: int
+    kinds: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """For people: both shares, and which kinds of noise have words."""
+        missed, alarms = (self.missed / max(self.clips, 1), self.false_alarms / max(self.utterances, 1))
+        kinds = ", ".join(f"{kind} {count}" for kind, count in self.kinds.items() if count)
+        return [
+            f"missed noise {missed:.2%} ({self.missed} of {self.clips} clips have words{': ' * bool(kinds)}{kinds})",
+            f"false alarms {alarms:.2%} ({self.false_alarms} of {self.utterances} utterances have none)",
+        ]
+
+
+def score_noise(
+    recogniser: Recogniser,
+    recognised: Recognised,
+    options: DecodingOptions,
+    progress: Callable[[int, int], None],
+    clips: int = CLIPS,
+) -> NoiseScore:
+    """Recognise synthetic noise, and count the utterances of `recognised` that were taken for noise."""
+    kinds: Counter[str] = Counter()
+    for number, clip in enumerate(noise_clips(clips, recogniser.sampling_rate, EVALUATION_SEED), 1):
+        try:
+            found = recogniser.transcribe_samples(clip.samples, options=options)
+        except BadUtterance:  # the search found nothing in it
+            continue
+        finally:
+            progress(number, clips)
+        kinds[clip.kind] += bool(found.words)
+    threshold = options.no_speech_threshold or recogniser.no_speech.threshold
+    lost = [
+        name
+        for name, value in recognised.no_speech.items()
+        if recognised.references[name] and not recognised.hypotheses[name] and value >= min(threshold, 1.0)
+    ]
+    return NoiseScore(clips, sum(kinds.values()), len(recognised.no_speech), len(lost), dict(kinds))
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A threshold and what it does to the data it was chosen on, shares of the segments."""
+
+    no_speech: NoSpeech
+    false_alarms: float
+    missed: float
+
+
+def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calibrated:
+    """Fit what tells speech from noise on `cuts` and synthetic noise, and choose a threshold.
+
+    It is chosen so that at most `FALSE_ALARMS` of the speech lie above it, and in the middle of the gap to the noise
+    where there is one. Every third utterance is used with noise added to it as well.
+
+    Args:
+        cuts: of real speech, such as the tuning set; not the data that errors are reported on.
+
+    Raises:
+        UserError: fewer than `FEWEST` utterances.
+    """
+    speech = [
+        row
+        for number, cut in enumerate(cuts, 1)
+        for row in _speech_rows(recogniser, cut, number, progress, len(cuts))
+    ]
+    if len(speech) < FEWEST:
+        raise UserError(
+            f"{len(speech)} segments of speech are too few to choose a threshold",
+            remedy=f"Give a manifest of {FEWEST} utterances or more",
+        )
+    noise: list[dict[str, float]] = []
+    clips = noise_clips(CALIBRATION_CLIPS, recogniser.sampling_rate, CALIBRATION_SEED)
+    for number, clip in enumerate(clips, 1):
+        noise += _rows(recogniser, clip.samples) or _rows(
+            recogniser, clip.samples, DecodingOptions(vad="none")
+        )
+        progress("noise", number, CALIBRATION_CLIPS)
+    return _chosen(speech, noise)
+
+
+def _speech_rows(
+    recogniser: Recogniser, cut: Any, number: int, progress: Progress, total: int
+) -> Iterator[dict[str, float]]:
+    progress("speech", number, total)
+    try:
+        samples = load_samples(cut, recogniser.sampling_rate)
+        yield from _rows(recogniser, samples)
+        if number % _NOISY_EVERY == 0:
+            draw = np.random.default_rng(number)
+            level = samples.std() * 10 ** -draw.uniform(0.5, 1.0)
+            yield from _rows(
+                recogniser, (samples + level * draw.standard_normal(len(samples))).astype(np.float32)
+            )
+    except BadUtterance:
+        return
+
+
+def _rows(
+    recogniser: Recogniser, samples: NDArray[np.float32], options: DecodingOptions = GREEDY
+) -> list[dict[str, float]]:
+    """The signals of every segment."""
+    rows: list[dict[str, float]] = []
+    search = recogniser.opened(options)
+    for piece in recogniser.pieces([samples], options):
+        if piece.duration < _LEAST_SECONDS:
+            continue
+        with torch.inference_mode():
+            encoded = recogniser.encode([piece.features])
+            (found,) = search(encoded)
+            if not isinstance(found, BadUtterance):
+                best = [found[0].hypothesis]
+                rows += decoding_signals(recogniser.student, encoded, best, [piece.duration])
+    return rows
+
+
+def _chosen(speech: Sequence[dict[str, float]], noise: Sequence[dict[str, float]]) -> Calibrated:
+    """Logistic regression, both classes of equal weight, and the threshold."""
+    names = list(speech[0])
+    table = np.array([[row[name] for name in names] for row in [*speech, *noise]])
+    truth = np.repeat([-1.0, 1.0], [len(speech), len(noise)])
+    means, deviations = table.mean(0), np.maximum(table.std(0), 1e-6)
+    standard = np.clip((table - means) / deviations, -FARTHEST, FARTHEST)
+    standard = np.concatenate([standard, np.ones((len(table), 1))], 1)
+    shares = np.where(truth > 0, 0.5 / max(len(noise), 1), 0.5 / len(speech))
+
+    def cost(weights: NDArray[np.float64]) -> float:
+        losses = np.logaddexp(0.0, -truth * (standard @ weights))
+        return float((shares * losses).sum() + _SHRINKAGE * np.square(weights[:-1]).sum())
+
+    weights = minimize(cost, np.zeros(standard.shape[1]), method="L-BFGS-B").x
+    logits = standard @ weights
+    spoken, silent = np.sort(logits[truth < 0]), np.sort(logits[truth > 0])
+    allowed = int(FALSE_ALARMS * len(spoken))
+    limit = float(spoken[len(spoken) - 1 - allowed])
+    below = float(silent[int(0.01 * len(silent))]) if len(silent) else limit
+    threshold = max(limit, (limit + below) / 2) + 1e-3
+    signals = {
+        name: Signal(float(mean), float(deviation), float(weight))
+        for name, mean, deviation, weight in zip(names, means, deviations, weights)
+    }
+    made = NoSpeech(signals, float(weights[-1]), float(1 / (1 + np.exp(-threshold))))
+    return Calibrated(
+        NoSpeech.from_dict(made.to_dict()),
+        float((spoken > threshold).mean()),
+        float((silent <= threshold).mean()),
+    )

@@ -1,0 +1,29 @@
+"""The pretrained model that an experiment started from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from retort.errors import UserError
+
+
+def base_of(experiment: Path) -> str:
+    """`student.encoder.model` of the recipe in the folder of an experiment or a release.
+
+    Raises:
+        UserError: there is no recipe, or it names no such model.
+    """
+    remedy = "Name the model that the training started from: --base whisper-base"
+    for path in (experiment / "recipe.json", experiment.parent / "recipe.json"):
+        try:
+            recipe = json.loads(path.read_text(encoding="utf-8"))
+            found = str(recipe["student"]["encoder"]["model"] or recipe["tokenizer"].get("model", ""))
+        except OSError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError("not the recipe of an experiment", where=path, remedy=remedy) from None
+        if found:
+            return found
+        raise UserError("its recipe names no pretrained model", where=path, remedy=remedy)
+    raise UserError("no recipe.json here, which names the model", where=experiment, remedy=remedy)

@@ -1,0 +1,159 @@
+"""A fine-tuned Whisper under `transformers`' names, with the parts of its vocabulary that it was trained without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from retort.decoding.recogniser import Recogniser
+from retort.errors import UserError
+from retort.lm.whisper import open_whisper, whisper_architecture
+from retort.nn.whisper import WhisperFrontend, WhisperLayer, named_encoder_weights
+from retort.nn.whisper_decoder import named_decoder_weights
+from retort.students.whisper import WhisperStudent
+from retort.text.tokenizers import EOS, SPECIAL
+from retort.text.whisper_pieces import WhisperTokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+_SHARED = ("d_model", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim", "max_target_positions", "num_mel_bins")
+"""Sizes in which a fine-tuned model and the one it was trained from are equal."""
+
+
+@dataclass(frozen=True)
+class WhisperExport:
+    """What every engine needs of a model.
+
+    Attributes:
+        tensors: float32, under the names of `transformers`' WhisperForConditionalGeneration without its output layer,
+            which is that of the embeddings.
+        architecture: sizes, as :func:`retort.lm.whisper.whisper_architecture` gives them, with this model's number of
+            encoder layers.
+        suppressed: Whisper's ids that a search never gives: those of the student, and pieces outside its vocabulary.
+        begin_suppressed: the same for the first token of a text.
+        tokenizer: Whisper's.
+        language: of the prompt; empty for a model of English only.
+        padded: whether the model was trained with audio that is padded to 30 s, as other engines do.
+    """
+
+    tensors: dict[str, Tensor]
+    architecture: dict[str, Any]
+    suppressed: list[int]
+    begin_suppressed: list[int]
+    tokenizer: Backend
+    language: str
+    padded: bool
+
+
+def gather_whisper(recogniser: Recogniser, base: str) -> WhisperExport:
+    """The weights of a Whisper student; embeddings that it does not have are those of `base`.
+
+    Args:
+        base: name or folder of the Whisper model that the student was trained from.
+
+    Raises:
+        UserError: the recogniser is no Whisper student, or `base` cannot be opened or has other sizes.
+    """
+    student, tokenizer = recogniser.student, recogniser.tokenizer
+    if not isinstance(student, WhisperStudent) or not isinstance(tokenizer, WhisperTokenizer):
+        raise UserError(
+            f"a {student.config.kind} student is not Whisper", remedy="Export a model of student.kind: whisper"
+        )
+    encoder = student.config.encoder
+    theirs = whisper_architecture(base)
+    for key in _SHARED:
+        if theirs[key] != encoder.architecture[key]:
+            raise UserError(
+                f"its {key} is {theirs[key]}, that of the trained model {encoder.architecture[key]}",
+                where=base,
+                remedy="Name the model that the training started from: --base",
+            )
+    embeddings = open_whisper(base)["decoder.embed_tokens.weight"]
+    return WhisperExport(
+        _tensors(student, tokenizer, embeddings),
+        {**encoder.architecture, "vocab_size": len(embeddings), "encoder_layers": encoder.layers},
+        _suppressed(tokenizer),
+        sorted(tokenizer.whisper_begin_suppressed),
+        tokenizer.backend,
+        tokenizer.language,
+        recogniser.features.pad_seconds >= 30.0,
+    )
+
+
+@torch.no_grad()
+def _tensors(student: WhisperStudent, tokenizer: WhisperTokenizer, embeddings: Tensor) -> dict[str, Tensor]:
+    frontend, norm = student.encoder.frontend, student.encoder.norm
+    assert isinstance(frontend, WhisperFrontend)
+    assert isinstance(norm, nn.LayerNorm)
+    layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
+    whole, own = embeddings.clone(), student.decoder.embedding.weight.cpu()
+    rows = torch.tensor(tokenizer.pieces_of_whisper)
+    whole[torch.tensor(tokenizer.prompt)] = student.decoder.prompt.cpu()
+    for first, last in ((EOS, EOS + 1), (len(SPECIAL), len(rows))):  # the other special ids are not Whisper's
+        whole[rows[first:last]] = own[first:last]
+    parts: Mapping[str, Mapping[str, Tensor]] = {
+        "encoder": named_encoder_weights(frontend, layers, norm),
+        "decoder": {**named_decoder_weights(student.decoder), "embed_tokens.weight": whole},
+    }
+    return {
+        f"model.{part}.{name}": tensor.detach().float().cpu().contiguous()
+        for part, named in parts.items()
+        for name, tensor in named.items()
+    }
+
+
+def _suppressed(tokenizer: WhisperTokenizer) -> list[int]:
+    """Those of the tokenizer, and the pieces that the vocabulary does not have."""
+    ordinary = set(range(tokenizer.ordinary))
+    return sorted({*tokenizer.whisper_suppressed, *(ordinary - set(tokenizer.pieces_of_whisper))})
+
+
+def export_transformers(recogniser: Recogniser, base: str, out: Path, *, half: bool = False) -> WhisperExport:
+    """Write a folder that `transformers` opens: model, generation settings, tokenizer, feature extractor.
+
+    Args:
+        base: as of :func:`gather_whisper`.
+        out: made if missing.
+        half: weights in float16 instead of float32.
+
+    Raises:
+        UserError: as :func:`gather_whisper`.
+    """
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+    )
+
+    from retort.lm.pretrained import find_model, open_tokenizer, quiet
+
+    found = gather_whisper(recogniser, base)
+    source = find_model(base)
+    config = WhisperConfig.from_pretrained(source, local_files_only=True)
+    config.encoder_layers = found.architecture["encoder_layers"]
+    with torch.random.fork_rng(devices=[]), quiet():
+        model = WhisperForConditionalGeneration(config)
+        report = model.load_state_dict(found.tensors, strict=False)
+        assert not report.unexpected_keys, report.unexpected_keys
+        model.tie_weights()
+        try:
+            generation = GenerationConfig.from_pretrained(source, local_files_only=True)
+        except OSError:
+            generation = GenerationConfig.from_model_config(config)
+        generation.suppress_tokens = found.suppressed or None
+        generation.begin_suppress_tokens = found.begin_suppressed or None
+        generation.alignment_heads = found.architecture["alignment_heads"]
+        if found.language:
+            generation.language, generation.task = f"<|{found.language}|>", "transcribe"
+        model.generation_config = generation
+        (model.half() if half else model).save_pretrained(out)
+        open_tokenizer(base).save_pretrained(out)
+        WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(out)
+    return found

@@ -1,0 +1,271 @@
+"""The decoder of Whisper (Radford et al. 2022, section 2.2): token by token, with attention to the encoder's frames.
+
+It has the interface of :class:`retort.nn.cross_decoder.CrossDecoder`: the start symbol of a history is replaced by the
+prompt, the special tokens for language and task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.errors import UserError
+from retort.nn.cross_attention import Memory
+from retort.nn.cross_decoder import CrossLayer, CrossState
+from retort.nn.dropout import Dropout
+from retort.nn.masks import attention_mask
+
+
+@dataclass(frozen=True)
+class WhisperDecoderSizes:
+    """Sizes of a decoder.
+
+    Attributes:
+        prompt: number of special tokens before the first token of the text.
+        positions: most tokens of prompt and text; 448 in the published models.
+        alignment_heads: pairs of layer and head, counted from 0, whose attention weights follow the speech.
+    """
+
+    dim: int
+    layers: int
+    heads: int
+    feedforward: int
+    prompt: int
+    positions: int
+    alignment_heads: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def read(cls, architecture: Mapping[str, Any]) -> WhisperDecoderSizes:
+        """The sizes in what `retort.lm.whisper.whisper_architecture` gives.
+
+        Raises:
+            UserError: it describes an encoder only.
+        """
+        try:
+            sizes = cls(
+                architecture["d_model"],
+                architecture["decoder_layers"],
+                architecture["decoder_attention_heads"],
+                architecture["decoder_ffn_dim"],
+                architecture["prompt"],
+                architecture["max_target_positions"],
+                tuple((int(layer), int(head)) for layer, head in architecture["alignment_heads"]),
+            )
+        except KeyError as error:
+            raise UserError(
+                f"student.encoder.architecture has no {error.args[0]}",
+                remedy="Set student.encoder.model to a Whisper model",
+            ) from None
+        inside = [0 <= layer < sizes.layers and 0 <= head < sizes.heads for layer, head in sizes.alignment_heads]
+        if not inside or not all(inside) or not 1 <= sizes.prompt < sizes.positions:
+            raise UserError(
+                "student.encoder.architecture has alignment heads or a prompt that its decoder does not have",
+                remedy="Set student.encoder.model to a Whisper model",
+            )
+        return sizes
+
+
+class WhisperDecoderLayer(CrossLayer):
+    """Causal self-attention, attention to the frames, feed-forward with GELU; each with its norm before it.
+
+    Args:
+        dropout: after each part; attention weights have none.
+    """
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__(dim, heads, feedforward, dropout, dim)
+        self.dropout = self.cross.dropout = 0.0
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.cross.key = nn.Linear(dim, dim, bias=False)
+
+    def feed(self, hidden: Tensor) -> Tensor:
+        """Feed-forward of `hidden (B, N, dim)`."""
+        expanded = self.residual_dropout(F.gelu(self.expand(self.feedforward_norm(hidden))))
+        result: Tensor = hidden + self.residual_dropout(self.contract(expanded))
+        return result
+
+    def weights(self, hidden: Tensor, memory: Memory, mask: Tensor) -> Tensor:
+        """Attention weights `(B, heads, N, T)` over the frames, from the layer's input `hidden (B, N, dim)`."""
+        query = self.cross.split(self.cross.query(self.cross_norm(self.look_back(hidden)[0])))
+        scores = query @ memory[0].transpose(-1, -2) * query.shape[-1] ** -0.5
+        return scores.float().masked_fill(~mask, float("-inf")).softmax(-1)
+
+
+class WhisperDecoded(NamedTuple):
+    """All steps at once.
+
+    Attributes:
+        states: `(B, U, dim)`, before the vocabulary.
+        contexts: `(B, U, dim)`, what the last layer's attention to the frames gives for each token.
+    """
+
+    states: Tensor
+    contexts: Tensor
+
+
+class WhisperDecoder(nn.Module):
+    """Embeddings that are also the output layer, learned positions, and a prompt before every text.
+
+    Args:
+        sizes: of the model.
+        vocabulary: number of ids, the special ones of this project counted.
+        dropout: of embeddings and layers, while training.
+    """
+
+    def __init__(self, sizes: WhisperDecoderSizes, vocabulary: int, dropout: float) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.embedding = nn.Embedding(vocabulary, sizes.dim)
+        self.prompt = nn.Parameter(torch.empty(sizes.prompt, sizes.dim))
+        self.positions = nn.Parameter(torch.empty(sizes.positions, sizes.dim))
+        for weights in (self.embedding.weight, self.prompt, self.positions):
+            nn.init.normal_(weights, std=0.02)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(
+            WhisperDecoderLayer(sizes.dim, sizes.heads, sizes.feedforward, dropout) for _ in range(sizes.layers)
+        )
+        self.norm = nn.LayerNorm(sizes.dim)
+
+    @property
+    def most_tokens(self) -> int:
+        """The longest text, its end symbol counted."""
+        return self.sizes.positions - self.sizes.prompt
+
+    def forward(self, previous_tokens: Tensor, source: Tensor, lengths: Tensor) -> WhisperDecoded:
+        """All steps at once, with the history given.
+
+        Args:
+            previous_tokens: `(B, U)` int64, the start symbol first.
+            source: `(B, T, dim)`, frames.
+            lengths: `(B,)`, how many of them are valid.
+
+        Raises:
+            UserError: the text is longer than the positions.
+        """
+        hidden = contexts = self._with_prompt(previous_tokens)
+        mask = attention_mask(lengths, source.shape[1])
+        for layer, memory in zip(self.layers, self._memory(source)):
+            hidden, contexts, _ = layer(hidden, memory, mask)
+        before = self.sizes.prompt - 1
+        return WhisperDecoded(self.norm(hidden[:, before:]), contexts[:, before:])
+
+    def logits(self, states: Tensor) -> Tensor:
+        """`(..., V)` of `states (..., dim)`."""
+        return F.linear(states, self.embedding.weight)
+
+    def start(self, source: Tensor, lengths: Tensor) -> CrossState:
+        """The state before the first token, with all of the prompt but its last token; arguments as :meth:`forward`."""
+        memory, mask = self._memory(source), attention_mask(lengths, source.shape[1])
+        count = self.sizes.prompt - 1
+        if count == 0:
+            return CrossState(memory, mask, [])
+        hidden = (self.prompt + self.positions[: count + 1])[:count].expand(len(source), -1, -1)
+        past = []
+        for layer, own in zip(self.layers, memory):
+            hidden, _, kept = layer(hidden, own, mask)
+            past.append(kept)
+        return CrossState(memory, mask, past, count)
+
+    def step(self, state: CrossState, previous_tokens: Tensor) -> tuple[Tensor, CrossState]:
+        """One token further.
+
+        Args:
+            state: from :meth:`start` or the step before.
+            previous_tokens: `(M,)` int64; at the first step the start symbol, replaced by the prompt's last token.
+
+        Returns:
+            logits `(M, V)` and the next state.
+        """
+        if state.steps < self.sizes.prompt:
+            hidden = self.prompt[state.steps].expand(len(previous_tokens), -1)
+        else:
+            hidden = self.embedding(previous_tokens)
+        hidden = (hidden + self.positions[state.steps])[:, None]
+        past = []
+        for index, layer in enumerate(self.layers):
+            before = state.past[index] if state.past else None
+            hidden, _, kept = layer(hidden, state.memory[index], state.mask, before)
+            past.append(kept)
+        logits = self.logits(self.norm(hidden))
+        return logits[:, 0], CrossState(state.memory, state.mask, past, state.steps + 1)
+
+    def alignment(self, previous_tokens: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
+        """Attention weights `(B, heads, U, T)` of the alignment heads; arguments as :meth:`forward`."""
+        hidden = self._with_prompt(previous_tokens)
+        mask, found = attention_mask(lengths, source.shape[1]), []
+        for number, (layer, memory) in enumerate(zip(self.layers, self._memory(source))):
+            heads = [head for index, head in self.sizes.alignment_heads if index == number]
+            if heads and isinstance(layer, WhisperDecoderLayer):
+                found.append(layer.weights(hidden, memory, mask)[:, heads])
+            hidden, _, _ = layer(hidden, memory, mask)
+        return torch.cat(found, 1)[:, :, self.sizes.prompt - 1 :]
+
+    def _with_prompt(self, previous_tokens: Tensor) -> Tensor:
+        """Embeddings `(B, prompt - 1 + U, dim)` of the prompt and of the tokens after the start symbol."""
+        size = self.sizes.prompt - 1 + previous_tokens.shape[1]
+        if size > self.sizes.positions:
+            raise UserError(
+                f"a text of {previous_tokens.shape[1]} tokens is longer than the decoder's "
+                f"{self.sizes.positions} positions"
+            )
+        prompt = self.prompt.expand(len(previous_tokens), -1, -1)
+        hidden = torch.cat((prompt, self.embedding(previous_tokens[:, 1:])), dim=1)[:, :size]
+        embedded: Tensor = self.dropout(hidden + self.positions[:size])
+        return embedded
+
+    def _memory(self, source: Tensor) -> list[Memory]:
+        return [layer.cross.memory(source) for layer in self.layers if isinstance(layer, CrossLayer)]
+
+
+_LAYER_NAMES: Sequence[tuple[str, str]] = (
+    ("query", "self_attn.q_proj"),
+    ("key", "self_attn.k_proj"),
+    ("value", "self_attn.v_proj"),
+    ("output", "self_attn.out_proj"),
+    ("attention_norm", "self_attn_layer_norm"),
+    ("cross.query", "encoder_attn.q_proj"),
+    ("cross.key", "encoder_attn.k_proj"),
+    ("cross.value", "encoder_attn.v_proj"),
+    ("cross.output", "encoder_attn.out_proj"),
+    ("cross_norm", "encoder_attn_layer_norm"),
+    ("expand", "fc1"),
+    ("contract", "fc2"),
+    ("feedforward_norm", "final_layer_norm"),
+)
+
+
+def named_decoder_weights(decoder: WhisperDecoder) -> dict[str, Tensor]:
+    """Layers, norm and positions under the names of `transformers`' WhisperDecoder; embeddings are not among them."""
+    names = dict(_LAYER_NAMES)
+    found: dict[str, Tensor] = {"embed_positions.weight": decoder.positions}
+    for number, layer in enumerate(decoder.layers):
+        for name, parameter in layer.named_parameters():
+            part, _, kind = name.rpartition(".")
+            found[f"layers.{number}.{names[part]}.{kind}"] = parameter
+    found["layer_norm.weight"], found["layer_norm.bias"] = decoder.norm.weight, decoder.norm.bias
+    return found
+
+
+@torch.no_grad()
+def copy_whisper_decoder(
+    weights: Mapping[str, Tensor], decoder: WhisperDecoder, rows: Sequence[int], prompt: Sequence[int]
+) -> int:
+    """Copy the weights of `transformers`' WhisperDecoder; returns the number of tensors.
+
+    Args:
+        weights: state dictionary of the decoder.
+        rows: Whisper's id of each id of the vocabulary.
+        prompt: Whisper's ids of the prompt.
+    """
+    own = named_decoder_weights(decoder)
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])
+    embeddings = weights["embed_tokens.weight"]
+    decoder.embedding.weight.copy_(embeddings[torch.tensor(list(rows))])
+    decoder.prompt.copy_(embeddings[torch.tensor(list(prompt))])
+    return len(own) + 1

@@ -1,0 +1,169 @@
+"""Whisper as a student: its encoder, its decoder, and an optional CTC head over the bytes of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.nn.encoder import Encoder
+from retort.nn.masks import valid_mask
+from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights
+from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes, copy_whisper_decoder
+from retort.student_config import StudentConfig
+from retort.students.cross_entropy import hard_loss
+from retort.students.ctc import ctc_loss
+from retort.students.frames import layer_dims
+from retort.students.history import forgotten
+from retort.students.student import Encoded, StudentOutput
+from retort.students.taps import Tap
+from retort.students.tokens import TokenStudent, utterance_tap
+from retort.text.tokenizers import EOS, Tokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
+
+BYTES = 257
+"""Outputs of the CTC head: the blank, then one for every value of a byte."""
+
+
+class WhisperStudent(TokenStudent):
+    """Speech to tokens with Whisper's encoder and decoder.
+
+    The tap `acoustic` is what the attention of the decoder's last layer reads from the frames for each token,
+    `linguistic` the decoder's last state. Whisper's pieces are sequences of bytes, so the optional CTC head
+    (`ctc_weight` above 0) has 257 outputs, whatever the size of the vocabulary; it is used for times.
+
+    Args:
+        config: architecture and the weights of the losses; sizes are those of `encoder.architecture`.
+        vocabulary: number of ids, the special ones counted.
+        bins: mel bins of a feature frame.
+
+    Attributes:
+        spellings: the bytes of each id, set by :meth:`read_tokenizer`; what the CTC head learns.
+    """
+
+    vocabulary_parts = ("decoder.embedding.",)
+
+    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.frontend, config.encoder, bins)
+        sizes = WhisperDecoderSizes.read(config.encoder.architecture)
+        self.decoder = WhisperDecoder(sizes, vocabulary, config.decoder.dropout)
+        self.byte_ctc = nn.Linear(config.encoder.dim, BYTES) if config.ctc_weight > 0.0 else None
+        self.spellings: Sequence[bytes] = ()
+
+    def read_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Take the bytes of the pieces."""
+        if isinstance(tokenizer, WhisperTokenizer):
+            self.spellings = tokenizer.spellings
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        weights = {"ce": self.config.ce_weight}
+        return weights if self.byte_ctc is None else weights | {"ctc": self.config.ctc_weight}
+
+    @property
+    def tap_dims(self) -> dict[str, int]:
+        dim = self.decoder.sizes.dim
+        return {
+            "acoustic": dim,
+            "linguistic": dim,
+            "utterance": dim,
+            "tokens": self.decoder.embedding.num_embeddings,
+        } | layer_dims(self.config.encoder)
+
+    @property
+    def most_tokens(self) -> int:
+        return self.decoder.most_tokens
+
+    @property
+    def prose(self) -> str:
+        sizes = self.decoder.sizes
+        ctc = "" if self.byte_ctc is None else ", CTC head over bytes"
+        return (
+            f"decoder    Whisper's: {sizes.layers} layers, dim {sizes.dim}, {sizes.heads} heads, "
+            f"feed-forward {sizes.feedforward}{ctc}"
+        )
+
+    def forward(
+        self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> StudentOutput:
+        """Losses and taps of one batch.
+
+        Args:
+            features: `(B, T, bins)`.
+            feature_lengths: `(B,)`.
+            tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
+            token_lengths: `(B,)`, EOS counted.
+        """
+        encoded, layers = self.encode_in_layers(features, feature_lengths)
+        tokens = tokens[:, : int(token_lengths.max())]
+        share = self.config.decoder.history_dropout if self.training else 0.0
+        previous = F.pad(forgotten(tokens, share), (1, 0), value=EOS)[:, :-1]
+        decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
+        mask = valid_mask(token_lengths, tokens.shape[1])
+        # The output layer is wide: it is computed for real tokens only.
+        found = self.decoder.logits(decoded.states[mask])
+        ce = hard_loss(
+            found[None], tokens[mask][None], mask[mask][None], self.config.label_smoothing, self.config.ce_weight
+        )
+        losses = {"ce": ce.total}
+        if self.byte_ctc is not None:
+            losses["ctc"] = self._ctc_loss(encoded, tokens, token_lengths)
+        logits = found.new_zeros(*mask.shape, found.shape[-1]).masked_scatter(mask[..., None], found)
+        hard = ce.hard.new_zeros(mask.shape).masked_scatter(mask, ce.hard)
+        taps = {
+            "acoustic": Tap(decoded.contexts, token_lengths, "token"),
+            "linguistic": Tap(decoded.states, token_lengths, "token"),
+            "tokens": Tap(logits, token_lengths, "token", hard),
+            "utterance": utterance_tap(encoded.hidden, encoded.lengths),
+        }
+        return StudentOutput(losses, taps | layers, {"correct": ce.correct})
+
+    def byte_log_probs(self, encoded: Encoded) -> Tensor:
+        """`(B, T, 257)` of the CTC head, float32 whatever the autocast.
+
+        Raises:
+            ValueError: there is no CTC head.
+        """
+        if self.byte_ctc is None:
+            raise ValueError("this student has no CTC head")
+        with torch.autocast(encoded.hidden.device.type, enabled=False):
+            result: Tensor = self.byte_ctc(encoded.hidden).log_softmax(-1)
+        return result
+
+    def byte_labels(self, texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Labels `(B, N)` int64 of the CTC head and lengths `(B,)` for B sequences of ids."""
+        spelled = [b"".join(self.spellings[each] for each in ids) for ids in texts]
+        lengths = torch.tensor([len(each) for each in spelled])
+        labels = torch.zeros(len(spelled), int(lengths.max()), dtype=torch.int64)
+        for row, each in enumerate(spelled):
+            labels[row, : len(each)] = torch.tensor(list(each), dtype=torch.int64) + 1
+        return labels.to(device), lengths.to(device)
+
+    def _ctc_loss(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        texts = [ids[: max(count - 1, 0)] for ids, count in zip(tokens.tolist(), token_lengths.tolist())]
+        labels, lengths = self.byte_labels(texts, tokens.device)
+        return ctc_loss(self.byte_log_probs(encoded), encoded.lengths, labels, lengths)
+
+
+def copy_whisper(student: WhisperStudent, weights: Mapping[str, Tensor], tokenizer: WhisperTokenizer) -> int:
+    """Copy the weights of `transformers`' WhisperModel into the student; returns the number of tensors.
+
+    Args:
+        weights: its state dictionary.
+        tokenizer: the student's.
+    """
+    parts = {
+        part: {name.removeprefix(f"{part}."): each for name, each in weights.items() if name.startswith(f"{part}.")}
+        for part in ("encoder", "decoder")
+    }
+    frontend, norm = student.encoder.frontend, student.encoder.norm
+    assert isinstance(frontend, WhisperFrontend)
+    assert isinstance(norm, nn.LayerNorm)
+    layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
+    taken = copy_whisper_weights(parts["encoder"], frontend, layers, norm)
+    rows, prompt = tokenizer.pieces_of_whisper, tokenizer.prompt
+    return taken + copy_whisper_decoder(parts["decoder"], student.decoder, rows, prompt)

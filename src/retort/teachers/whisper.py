@@ -1,0 +1,184 @@
+"""Whisper as a teacher of soft labels: which tokens may follow, given the audio and the reference so far.
+
+Its readings belong to an utterance, not to a text: it is asked with :func:`spoken_text`, the id and the text together.
+Source: Xu et al. 2022 (arXiv 2207.10600), autoregressive teachers of non-autoregressive students.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retort.audio.whisper import WhisperFeatures
+from retort.config import FeatureConfig, TeacherConfig, TokenizerConfig
+from retort.errors import BadUtterance, UserError
+from retort.lm.whisper import open_whisper_model, whisper_tokenizer
+from retort.teachers.fingerprint import model_fingerprint
+from retort.teachers.masked_lm import change_case
+from retort.teachers.posteriors import PosteriorTeacher, Said
+from retort.text.matching import matching_places, shared_pieces
+from retort.text.teacher_pieces import TeacherReader
+from retort.text.tokenizers import EOS, SPECIAL, Piece, Tokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
+
+SamplesOf: TypeAlias = "Callable[[str, int], np.ndarray]"
+"""The wave `(N,)` float32 of the utterance with an id, at a sampling rate."""
+RATE, SECONDS, FRAMES = 16000, 30.0, 3000
+_SEPARATOR = "\t"
+"""Normal texts have no tabulator."""
+
+
+def spoken_text(utterance: str, text: str) -> str:
+    """What a teacher that reads audio is asked with."""
+    return f"{utterance}{_SEPARATOR}{text}"
+
+
+def reads_audio(teacher: object) -> bool:
+    """Whether a teacher, a cache or a store is asked with :func:`spoken_text` instead of texts."""
+    return bool(getattr(teacher, "reads_audio", False))
+
+
+class _Asked(NamedTuple):
+    """One utterance for the model.
+
+    Attributes:
+        tokens: Whisper's ids of the text, without prompt and end.
+        places: pairs of a place of the student's pieces (EOS after the last) and one of `tokens`.
+    """
+
+    tokens: list[int]
+    places: list[tuple[int, int]]
+
+
+class WhisperPosteriorTeacher(PosteriorTeacher):
+    """A Whisper model that reads the reference and the audio, padded to 30 s as it was trained.
+
+    For a student with Whisper's pieces it reads the student's own pieces; of other students, a token is taught where
+    the teacher has just that piece. It gives nothing for audio of more than 30 s and texts longer than its positions.
+
+    Args:
+        config: model (folder or name of `transformers`), language, case and `topk`.
+        tokenizer: the student's.
+        samples_of: where audio comes from.
+        device: where the model runs.
+        batch: utterances in one forward pass.
+
+    Raises:
+        UserError: the model cannot be found or opened, or shares no piece with the student.
+    """
+
+    reads_audio = True
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        tokenizer: Tokenizer,
+        samples_of: SamplesOf,
+        device: torch.device | str = "cpu",
+        *,
+        batch: int = 4,
+    ) -> None:
+        super().__init__(config, tokenizer, device)
+        self.samples_of, self.batch = samples_of, batch
+        self._model: Any = open_whisper_model(config.model).to(self.device)
+        self._pieces = whisper_tokenizer(
+            config.model, TokenizerConfig(kind="whisper", language=config.language), ()
+        )
+        bins = int(self._model.config.num_mel_bins)
+        self._extract = WhisperFeatures(
+            FeatureConfig(kind="whisper", bins=bins, sampling_rate=RATE, cmvn=False, pad_seconds=SECONDS)
+        )
+        self._shared = self._shared_pieces()
+        end = self._pieces.pieces_of_whisper[EOS]
+        self._columns = torch.tensor([*self._shared, end], device=self.device)
+        self._own = torch.tensor([*self._shared.values(), EOS], device=self.device)
+
+    def identity(self) -> dict[str, object]:
+        return self._identity(
+            model_fingerprint(self._model),
+            pieces=self._pieces.fingerprint(),
+            case=self.config.case,
+            audio=f"padded to {SECONDS:g} s",
+        )
+
+    def _shared_pieces(self) -> dict[int, int]:
+        """The student's id of each of Whisper's pieces that is one of the student's."""
+        if isinstance(self.tokenizer, WhisperTokenizer):
+            theirs = self.tokenizer.pieces_of_whisper
+            own = {theirs[each]: each for each in range(len(SPECIAL), self.tokenizer.size)}
+            backend = self._pieces.backend
+            if any(backend.id_to_token(piece) != self.tokenizer.symbols[each] for piece, each in own.items()):
+                raise UserError(
+                    "its pieces are not those of the student's Whisper",
+                    where=self.config.model,
+                    remedy="Take a teacher and a student that are both multilingual or both English",
+                )
+            return own
+        found = shared_pieces(self.tokenizer, TeacherReader(self._pieces.backend, self.config.case))
+        if not found:
+            raise UserError(
+                f"none of its pieces is one of the student's {self.tokenizer.size}, which alone can be taught",
+                where=self.config.model,
+                remedy="Set tokenizer.kind: whisper",
+            )
+        return found
+
+    def _text(self, asked: str) -> str:
+        return asked.partition(_SEPARATOR)[2]
+
+    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
+        order = sorted(range(len(texts)), key=lambda index: len(pieces[index]))
+        for start in range(0, len(order), self.batch):
+            owners, features, asked = [], [], []
+            for index in order[start : start + self.batch]:
+                utterance, _, text = texts[index].partition(_SEPARATOR)
+                wanted = self._ask(text, pieces[index])
+                heard = self._features(utterance)
+                if heard is None or len(wanted.tokens) + len(self._pieces.prompt) > self._positions:
+                    continue
+                owners.append(index)
+                features.append(heard)
+                asked.append(wanted)
+            if owners:
+                yield self._read(owners, features, asked)
+
+    @property
+    def _positions(self) -> int:
+        return int(self._model.config.max_target_positions)
+
+    def _features(self, utterance: str) -> Tensor | None:
+        """`(3000, bins)`; None for audio that is too long or cannot be read."""
+        try:
+            features = self._extract(self.samples_of(utterance, RATE))
+        except BadUtterance:
+            return None
+        return features if len(features) == FRAMES else None
+
+    def _ask(self, text: str, pieces: Sequence[Piece]) -> _Asked:
+        if isinstance(self.tokenizer, WhisperTokenizer):
+            tokens = [self.tokenizer.pieces_of_whisper[piece.id] for piece in pieces]
+            return _Asked(tokens, [(place, place) for place in range(len(pieces) + 1)])
+        theirs = self._pieces.pieces(change_case(text, self.config.case))
+        tokens = [self._pieces.pieces_of_whisper[piece.id] for piece in theirs]
+        spans = [(piece.start, piece.end) for piece in theirs]
+        return _Asked(tokens, [*matching_places(pieces, tokens, spans, self._shared), (len(pieces), len(tokens))])
+
+    def _read(self, owners: Sequence[int], features: Sequence[Tensor], asked: Sequence[_Asked]) -> Said:
+        prompt, end = self._pieces.prompt, self._pieces.pieces_of_whisper[EOS]
+        longest = max(len(each.tokens) for each in asked)
+        rows = [[*prompt, *each.tokens, *[end] * (longest - len(each.tokens))] for each in asked]
+        states = self._model.model(
+            input_features=torch.stack(list(features)).transpose(1, 2).to(self.device),
+            decoder_input_ids=torch.tensor(rows, device=self.device),
+        ).last_hidden_state
+        places = [(row, place, there) for row, each in enumerate(asked) for place, there in each.places]
+        at = [row for row, _, _ in places]
+        there = [len(prompt) - 1 + where for _, _, where in places]
+        log_probs = self._model.proj_out(states[at, there]).float().log_softmax(-1)
+        found = log_probs.new_full((len(places), self.tokenizer.size), -torch.inf)
+        found[:, self._own] = log_probs[:, self._columns]
+        return [(owners[row], place) for row, place, _ in places], found

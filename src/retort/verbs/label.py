@@ -1,0 +1,58 @@
+"""`retort label`: transcripts of untranscribed speech as training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retort.environment import tune_environment
+from retort.verbs.screen import console, say_rejected, tell
+
+
+def label(
+    model: Annotated[
+        str, typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model such as whisper-base.")
+    ],
+    source: Annotated[
+        str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder; transcripts are not needed.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Manifest to write, OUT.jsonl.gz, for data.train.")],
+    confidence: Annotated[
+        float, typer.Option(help="Least mean confidence of a transcript's tokens, from 0 to 1.")
+    ] = 0.8,
+    language: Annotated[str, typer.Option(help="Of a multilingual Whisper model: ISO 639 code.")] = "en",
+    beam: Annotated[int, typer.Option(help="Hypotheses kept of an utterance; 1 is greedy decoding.")] = 1,
+) -> None:
+    """Transcribe speech and keep the utterances that the recogniser is confident of."""
+    tune_environment()
+    import torch
+
+    from retort.corpora.cuts import write_rejected
+    from retort.decoding.options import DecodingOptions
+    from retort.decoding.recogniser import load
+    from retort.decoding.whisper_model import open_whisper_recogniser
+    from retort.errors import UserError
+    from retort.evaluation.label import label_cuts, write_labelled
+    from retort.progress import stage_progress
+
+    if out.suffixes[-2:] != [".jsonl", ".gz"]:
+        raise UserError("not the name of a manifest", where=out, remedy="Give a name that ends in .jsonl.gz")
+    torch.set_num_threads(1)
+    own = any((Path(model) / name / "model.safetensors").is_file() for name in ("", "model"))
+    whisper = not own or (Path(model) / "generation_config.json").is_file()
+    recogniser = open_whisper_recogniser(model, language) if whisper else load(model)
+    with stage_progress(console) as progress:
+        found = label_cuts(
+            recogniser,
+            source,
+            confidence,
+            lambda done, total: progress("transcripts", done, total),
+            DecodingOptions(beam=beam),
+        )
+    write_labelled(out, found)
+    rejected = out.with_name(f"{out.name.removesuffix('.jsonl.gz')}.rejected.tsv")
+    write_rejected(found.rejected, rejected)
+    tell(f"{out}: {len(found.cuts):,} utterances, {found.seconds / 3600:.2f} h")
+    say_rejected(len(found.rejected), str(rejected))
