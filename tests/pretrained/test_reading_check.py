@@ -17,6 +17,12 @@ def test_spelling_and_figures_do_not_count() -> None:
     assert error_rate("one two", "", "english") == 1.0
 
 
+def test_words_that_sound_the_same_do_not_count() -> None:
+    pytest.importorskip("hibari")
+    assert error_rate("the colour of the whole theatre", "The color of the hole theater", "english") == 0.0
+    assert error_rate("the colour", "the collar", "english") == 0.5
+
+
 def test_homophones_and_traditional_characters_do_not_count() -> None:
     pytest.importorskip("pypinyin")
     assert error_rate("今天天气很好", "今天天氣很好。", "mandarin") == 0.0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
-from retort.lm.pretrained import load_pretrained
+from retort.corpora.kokoro import phonemise
+from retort.errors import BadUtterance, UserError
+from retort.lm.pretrained import load_pretrained, quiet
 
 RATE = 16000
 _MARGIN = 100
@@ -48,7 +50,11 @@ class ReadingCheck:
                 raise ValueError(f"a model of type {kind}, no Whisper model")
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **options)
             tokenizer = WhisperTokenizerFast.from_pretrained(source, **options)
-            return model.eval(), tokenizer, WhisperFeatureExtractor.from_pretrained(source, **options)
+            extractor = WhisperFeatureExtractor.from_pretrained(source, **options)
+            if extractor.feature_size != model.config.num_mel_bins:
+                bins = model.config.num_mel_bins
+                raise ValueError(f"its extractor has {extractor.feature_size} bins, the model {bins}")
+            return model.eval(), tokenizer, extractor
 
         remedy = "Give a Whisper model, such as whisper-base, or none: data.spoken.check="
         self.language = language
@@ -65,9 +71,16 @@ class ReadingCheck:
         """What is read wrongly, of words (Mandarin: of syllables without their tone), and what was read.
 
         Args:
-            samples: `(N,)` at 16 kHz, at most 30 s.
+            samples: `(N,)` at 16 kHz.
+
+        Raises:
+            BadUtterance: it is longer than what the model reads at once (30 s).
         """
         most = len(self._positions)
+        if len(samples) > 320 * most:
+            raise BadUtterance(
+                f"its {len(samples) / RATE:.1f} s are more than the {most / 50:g} s that are checked"
+            )
         needed = min(-(-len(samples) // 320) + _MARGIN, most)
         tokens = 8 + 3 * len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) // 2
         best = (np.inf, "")
@@ -87,7 +100,7 @@ class ReadingCheck:
         features = self.extractor(
             samples, sampling_rate=RATE, max_length=320 * positions, return_tensors="pt"
         ).input_features
-        with torch.inference_mode():
+        with torch.inference_mode(), quiet():
             ids = self.model.generate(features, max_new_tokens=min(tokens, self._longest), **self._options)
         return str(self.tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
 
@@ -101,9 +114,10 @@ def error_rate(text: str, read: str, language: str) -> float:
 
 
 def units(text: str, language: str) -> Sequence[str]:
-    """Words of English as Whisper's normaliser has them, with numbers as figures one by one.
+    """What errors are counted in, so that neither spelling, figures nor homophones count.
 
-    Of Mandarin syllables, so that neither homophones nor traditional characters count.
+    Of English the sounds of words as Whisper's normaliser has them, with numbers as figures one by one; of Mandarin
+    syllables without their tone.
     """
     if language == "mandarin":
         try:
@@ -118,4 +132,16 @@ def units(text: str, language: str) -> Sequence[str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     # It joins figures in a row, wherever they come from.
-    return re.sub(r"(\d)", r" \1 ", str(EnglishTextNormalizer({})(text))).split()
+    words = re.sub(r"(\d)", r" \1 ", str(EnglishTextNormalizer({})(text))).split()
+    return [_sound(word) for word in words]
+
+
+@lru_cache(100_000)
+def _sound(word: str) -> str:
+    """Phonemes without stress, the same of `colour` and `color`; the word itself where nothing tells them."""
+    if not word.isalpha():
+        return word
+    try:
+        return "".join(each for each in phonemise(word, "a") if each not in "ˈˌ") or word
+    except UserError:
+        return word
