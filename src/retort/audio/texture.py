@@ -44,9 +44,8 @@ def _bands(size: int, sampling_rate: int) -> NDArray[np.float64]:
     """`(bins, bands)`: triangles of equal width over the mel scale."""
     frequencies = np.fft.rfftfreq(size, 1 / sampling_rate)
     mel = 1127 * np.log1p(frequencies / 700)
-    edges = np.linspace(
-        *(1127 * np.log1p(np.array([_LOWEST, min(_HIGHEST, sampling_rate / 2)]) / 700)), _BANDS + 2
-    )
+    low, high = (float(1127 * np.log1p(each / 700)) for each in (_LOWEST, min(_HIGHEST, sampling_rate / 2)))
+    edges = np.linspace(low, high, _BANDS + 2)
     rising = (mel[:, None] - edges[None, :-2]) / np.diff(edges)[:-1]
     falling = (edges[None, 2:] - mel[:, None]) / np.diff(edges)[1:]
     return np.maximum(np.minimum(rising, falling), 0.0)
