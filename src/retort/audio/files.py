@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
             "the file is empty (0 bytes)", where=path, remedy="Replace the file or leave it out"
         )
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name may have bytes that are no characters
             if file.samplerate < LOWEST_RATE:
                 raise BadUtterance(
                     f"its sampling rate is {file.samplerate} Hz, below {LOWEST_RATE} Hz",
