@@ -96,7 +96,7 @@ class ReadingCheck:
 
         encoder, config = self.model.model.encoder, self.model.config
         table = self._positions[:positions]
-        encoder.embed_positions = torch.nn.Embedding(*table.shape, _weight=table, _freeze=True)
+        encoder.embed_positions = torch.nn.Embedding(len(table), table.shape[1], _weight=table, _freeze=True)
         config.max_source_positions = encoder.config.max_source_positions = positions
         features = self.extractor(
             samples, sampling_rate=RATE, max_length=320 * positions, return_tensors="pt"
