@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import logging
-=======
-import math
-import os
-import shlex
->>>>>>> cli
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -234,42 +228,8 @@ def check_wave(samples: np.ndarray, where: str | Path, sampling_rate: int = 1600
     check.finish(where)
 
 
-<<<<<<< HEAD
 class WaveCheck:
     """Finds waves that cannot hold speech, block by block."""
-=======
-@contextmanager
-def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """The open file; whatever goes wrong until it is closed is told as one line."""
-    path = Path(path)
-    if path.is_dir():
-        raise BadUtterance("a folder, not an audio file", where=path, remedy="Give the files in it")
-    if not path.exists():
-        raise BadUtterance("no such file", where=path, remedy="Check the path")
-    if path.is_file() and not path.stat().st_size:
-        raise BadUtterance(
-            "the file is empty (0 bytes)", where=path, remedy="Replace the file or leave it out"
-        )
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name may have bytes that are no characters
-            if file.samplerate < LOWEST_RATE:
-                raise BadUtterance(
-                    f"its sampling rate is {file.samplerate} Hz, below {LOWEST_RATE} Hz",
-                    where=path,
-                    remedy="Check how it was written",
-                )
-            if (
-                file.frames >= 1 << 48
-            ):  # what libsndfile says of a streamed FLAC, and then cannot read to its end
-                raise BadUtterance("does not state its length", where=path, remedy=_convert(path))
-            yield file
-    except PermissionError:
-        raise BadUtterance("may not be read", where=path, remedy="Change its permissions") from None
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
-        # libsndfile: "Error opening '/long/path': Format not recognised."; TypeError: a headerless .raw file
-        reason = str(error).rsplit(": ", 1)[-1].split("\n")[0].rstrip(".") or type(error).__name__
-        raise BadUtterance(f"cannot be read as audio ({reason})", where=path, remedy=_convert(path)) from None
->>>>>>> cli
 
     def __init__(self, sampling_rate: int = 16000) -> None:
         self.sampling_rate = sampling_rate
