@@ -88,3 +88,12 @@ def test_json_of_a_channel_is_plain(recogniser: Recogniser, tmp_path: Path) -> N
     soundfile.write(tmp_path / "a.wav", syllables(0), RATE)
     (transcript,) = recogniser.transcribe_channels(tmp_path / "a.wav").values()
     assert set(json.loads(transcript.to_json())) >= {"text", "words", "tokens"}
+
+
+@pytest.mark.parametrize("value", [1e30, 1e5, np.nan])
+def test_a_damaged_sample_is_one_line(recogniser: Recogniser, tmp_path: Path, value: float) -> None:
+    wave = syllables(0)
+    wave[9000] = value
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    with pytest.raises(BadUtterance, match=r"a\.wav: .*samples"):
+        recogniser.transcribe(tmp_path / "a.wav")

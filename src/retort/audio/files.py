@@ -253,6 +253,15 @@ class WaveCheck:
         exponents = np.clip(np.frexp(block)[1], -127, 128) + 127
         self._levels += np.bincount(exponents, minlength=256)
 
+    @property
+    def _peak(self) -> float:
+        return max(-self._low, self._high)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there are values that are not finite, or beyond `LARGEST`: features cannot be made of them."""
+        return self.bad > 0 or self._peak > LARGEST
+
     def finish(self, where: str | Path) -> None:
         """Judge what was added.
 
@@ -267,7 +276,7 @@ class WaveCheck:
             raise BadUtterance(
                 f"{self.bad} of {self.samples} samples are NaN or infinite", where=where, remedy=again
             )
-        peak = max(abs(self._low), abs(self._high))
+        peak = self._peak
         # 10 binary places below the peak: a thousandth of it.
         near = int(self._levels[max(0, int(np.frexp(peak)[1]) + 127 - 10) :].sum())
         if peak > LARGEST or (peak > LOUD and near < SPIKE_SECONDS * self.sampling_rate):

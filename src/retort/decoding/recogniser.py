@@ -392,11 +392,11 @@ class Recogniser:
 
 
 def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iterator[np.ndarray]:
-    """The blocks, noted by `check`; the first value that is not finite ends them with an error."""
+    """The blocks, noted by `check`; the first value that is not finite or far too large ends them with an error."""
     blocks = iter(blocks)
     for block in blocks:
         check.add(block)
-        if check.bad:
+        if check.damaged:
             for rest in blocks:
                 check.add(rest)
             check.finish(where)
