@@ -1,4 +1,4 @@
-"""What a sound is like whatever is recognised in it: music holds its notes, a bang is over at once, speech does neither."""
+"""How a sound changes, whatever is recognised in it: music holds its notes, noise has none, speech glides."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ _WINDOW, _HOP = 0.025, 0.01
 _BANDS = 40
 _LOWEST, _HIGHEST = 100.0, 7000.0
 _LOUD = 25.0
-_BRIEF = 15.0
 _LAGS = (4, 10)
 
 
 def sound_signals(samples: NDArray[np.float32], sampling_rate: int) -> dict[str, float]:
     """Signals of `samples (N,)`; none of less than a quarter of a second.
 
-    - `steadiness_40`, `steadiness_100`: correlation of the log spectrum with that 40 and 100 ms later, mean over frames
-      within 25 dB of the loudest: near 1 of held notes, near 0 of noise;
-    - `loud_share`: frames within 15 dB of the loudest.
+    `steadiness_40`, `steadiness_100`: correlation of the log spectrum with that 40 and 100 ms later, mean over frames
+    within 25 dB of the loudest: near 1 of held notes, near 0 of noise.
     """
     if len(samples) < 0.25 * sampling_rate:
         return {}
@@ -32,7 +30,7 @@ def sound_signals(samples: NDArray[np.float32], sampling_rate: int) -> dict[str,
     shape -= shape.mean(1, keepdims=True)
     shape /= np.sqrt(np.square(shape).sum(1, keepdims=True)) + 1e-9
     loud = level > peak - _LOUD
-    signals = {"loud_share": float((level > peak - _BRIEF).mean())}
+    signals = {}
     for lag in _LAGS:
         both = loud[:-lag] & loud[lag:]
         alike = (shape[:-lag] * shape[lag:]).sum(1)[both]
