@@ -108,7 +108,8 @@ class TokenizerConfig:
 class FeatureConfig:
     kind: str = "fbank"
     """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
-    wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
+    wav2vec 2.0 and its relatives), `whisper` (Whisper's log-mel features, not padded to 30 s), `w2v_bert` or `parakeet`
+    (the log-mel features of these models, normalised over the utterance)."""
     bins: int = 80
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = 16000
@@ -334,7 +335,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
-        "features.kind": ("fbank", "wave", "whisper"),
+        "features.kind": ("fbank", "wave", "whisper", "w2v_bert", "parakeet"),
         "features.storage": ("disk", "online"),
         "data.spoken.language": ("english", "mandarin"),
     }

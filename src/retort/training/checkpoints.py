@@ -159,7 +159,7 @@ class CheckpointFolder:
     def average(
         self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     ) -> dict[str, Tensor]:
-        """Mean of the students of these checkpoints, each merged before; BatchNorm statistics too, counters from the last."""
+        """Mean of the students of these checkpoints, merged first; BatchNorm statistics too, counters from the last."""
         return average_weights([merge(read_weights(self.path(step) / "student.safetensors")) for step in steps])
 
 

@@ -14,10 +14,19 @@ from torch import Tensor, nn
 from retort.config import Recipe
 from retort.errors import UserError
 from retort.lm.speech import (
+    FEATURES,
     hears_normalised,
+    open_conformer_encoder,
     open_speech_encoder,
     open_whisper_encoder,
     speech_architecture,
+)
+from retort.nn.conformer_encoders import (
+    CONFORMER_KINDS,
+    ParakeetFrontend,
+    W2vBertFrontend,
+    conformer_parts,
+    copy_conformer_weights,
 )
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
@@ -88,11 +97,11 @@ def check_pretrained(recipe: Recipe) -> None:
         return
     architecture = speech_architecture(config.model)
     kind, reads = architecture["model_type"], recipe.features.kind
-    if (kind == "whisper") != (reads == "whisper"):
+    if (wanted := FEATURES.get(kind, "wave")) != reads:
         raise UserError(
             f"features.kind is {reads}, this model is a {kind}",
             where=config.model,
-            remedy=f"Set features.kind: {'whisper' if kind == 'whisper' else 'wave'}",
+            remedy=f"Set features.kind: {wanted}",
         )
     if kind == "whisper":
         with torch.device("meta"):
@@ -103,6 +112,10 @@ def check_pretrained(recipe: Recipe) -> None:
                 where=config.model,
                 remedy=f"Set student.encoder.dim: {architecture['d_model']}",
             )
+        return
+    if kind in CONFORMER_KINDS:
+        with torch.device("meta"):
+            conformer_parts(architecture, config.layers, recipe.features.bins, config.dim)
         return
     with torch.device("meta"):
         speech_parts(replace(config, architecture=architecture), recipe.features.bins)
@@ -129,6 +142,9 @@ def start_from_pretrained(student: Student, name: str) -> int:
         norm = student.encoder.norm
         assert isinstance(norm, nn.LayerNorm)
         return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
+    if isinstance(student.encoder.frontend, ParakeetFrontend | W2vBertFrontend):
+        weights = open_conformer_encoder(name)
+        return copy_conformer_weights(weights, student.encoder.frontend, list(student.encoder.layers))
     frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
     assert isinstance(frontend, SpeechFrontend)
     assert isinstance(transformer, SpeechTransformer)
