@@ -126,14 +126,9 @@ class TokenizerConfig:
 class FeatureConfig:
     kind: str = "fbank"
     """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
-<<<<<<< HEAD
-    wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
-    bins: int = number(80, 4, 4096)
-=======
     wav2vec 2.0 and its relatives), `whisper` (Whisper's log-mel features, not padded to 30 s), `w2v_bert` or `parakeet`
     (the log-mel features of these models, normalised over the utterance)."""
-    bins: int = 80
->>>>>>> shares
+    bins: int = number(80, 4, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
     pad_seconds: float = number(0.0, 0, 30)
@@ -371,13 +366,8 @@ CHOICES: dict[str, tuple[str, ...]] = (
     SHARED_CHOICES
     | STUDENT_CHOICES
     | {
-<<<<<<< HEAD
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
-        "features.kind": ("fbank", "wave", "whisper"),
-=======
-        "tokenizer.kind": ("characters", "bpe", "teacher", "init"),
         "features.kind": ("fbank", "wave", "whisper", "w2v_bert", "parakeet"),
->>>>>>> shares
         "features.storage": ("disk", "online"),
         "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),

@@ -56,11 +56,12 @@ def open_model(kind: Any, source: str | Path, *, local: bool, **options: Any) ->
     return model, report
 
 
-def build_model(architecture: Mapping[str, Any]) -> Any:
+def build_model(architecture: Mapping[str, Any], attention: str | None = None) -> Any:
     """A model of random weights of the configuration that a trained model carries.
 
     Args:
         architecture: values of a configuration, `model_type` among them. Those that name code are left out.
+        attention: transformers' name of the implementation of attention, such as `eager`; by default its own choice.
 
     Raises:
         Exception: whatever transformers raises of values that it cannot use.
@@ -71,4 +72,6 @@ def build_model(architecture: Mapping[str, Any]) -> Any:
         key: value for key, value in architecture.items() if not key.startswith("_") and key not in _FOREIGN
     }
     config = AutoConfig.for_model(values.pop("model_type"), **values)
+    if attention is not None:
+        config._attn_implementation = attention
     return AutoModel.from_config(config, trust_remote_code=False)

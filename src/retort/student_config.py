@@ -58,13 +58,8 @@ class EncoderConfig:
     one layer (`layers: 1`); of a Whisper, a w2v-BERT 2.0 or a Parakeet the first `layers` are taken, and `pool_after`
     is a mean with learned weights."""
     model: str = ""
-<<<<<<< HEAD
-    """Of `pretrained`: Hugging Face name, folder or name of `retort fetch`: a wav2vec 2.0, HuBERT, WavLM, UniSpeech or
-    Whisper. Its weights are what training starts from."""
-=======
-    """Of `pretrained`: Hugging Face name or folder of a wav2vec 2.0, HuBERT, WavLM, UniSpeech, Whisper, w2v-BERT 2.0 or
-    Parakeet. Its weights are what training starts from."""
->>>>>>> shares
+    """Of `pretrained`: Hugging Face name, folder or name of `retort fetch`: a wav2vec 2.0, HuBERT, WavLM, UniSpeech,
+    Whisper, w2v-BERT 2.0 or Parakeet. Its weights are what training starts from."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """The configuration of that model, filled in when it is opened, so that a trained model needs nothing else."""
     layers: int = number(15, 0, 1000)

@@ -1,4 +1,4 @@
-"""The features of pretrained encoders that read log-mel frames normalised over the utterance, as `transformers` makes them."""
+"""Features of pretrained encoders that read log-mel frames normalised over the utterance, as `transformers` makes them."""
 
 from __future__ import annotations
 

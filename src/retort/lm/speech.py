@@ -10,26 +10,18 @@ from torch import Tensor
 from retort.errors import UserError
 from retort.huggingface import open_model, open_part
 from retort.lm.pretrained import load_pretrained
-<<<<<<< HEAD
-from retort.nn.pretrained import KINDS
-=======
 from retort.nn.conformer_encoders import CONFORMER_KINDS
->>>>>>> shares
+from retort.nn.pretrained import KINDS as WAVE_KINDS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-<<<<<<< HEAD
-=======
-WAVE_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
-"""`model_type` of the models that read the wave, whose padding a mask hides."""
 _PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 """`model_type` of whole recognisers, whose encoder is taken."""
 KINDS = (*WAVE_KINDS, "whisper", *CONFORMER_KINDS, *_PARAKEET)
 """What `model_type` may be."""
 FEATURES = {"whisper": "whisper", "wav2vec2-bert": "w2v_bert", "parakeet_encoder": "parakeet"}
 """What `features.kind` an architecture reads; `wave` where it is not named here."""
->>>>>>> shares
 _WHISPER = (
     "num_mel_bins",
     "d_model",
@@ -64,9 +56,9 @@ def speech_architecture(name: str) -> dict[str, Any]:
         return open_part(AutoConfig, source, local=local)
 
     config = load_pretrained(load, name, REMEDY)
-    if config.model_type not in (*KINDS, "whisper"):
+    if config.model_type not in KINDS:
         raise UserError(
-            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join((*KINDS, 'whisper'))}"
+            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
         )
     if config.model_type in _PARAKEET:
         config = config.encoder_config
@@ -143,15 +135,8 @@ def open_conformer_encoder(name: str) -> dict[str, Tensor]:
     mapping = {"key_mapping": {"^encoder\\.": ""}} if parakeet else {}
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-        return (ParakeetEncoder if parakeet else AutoModel).from_pretrained(
-            source,
-            config=config,
-            local_files_only=local,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-            **mapping,
-        )
+        kind = ParakeetEncoder if parakeet else AutoModel
+        return open_model(kind, source, local=local, config=config, dtype=torch.float32, **mapping)
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)

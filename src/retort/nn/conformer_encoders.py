@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.errors import UserError
+from retort.huggingface import build_model
 from retort.nn.masks import valid_mask
 
 CONFORMER_KINDS = ("wav2vec2-bert", "parakeet_encoder")
@@ -139,12 +140,8 @@ def conformer_model(architecture: Mapping[str, Any]) -> Any:
     Args:
         architecture: values of its configuration, `model_type` among them.
     """
-    from transformers import AutoConfig, AutoModel
-
-    values = dict(architecture)
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
-    config._attn_implementation = "eager"  # positions are a bias, which takes the same way with any other
-    return AutoModel.from_config(config)
+    # Relative positions are a bias, which takes the same way with any other implementation.
+    return build_model(architecture, attention="eager")
 
 
 def conformer_parts(

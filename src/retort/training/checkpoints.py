@@ -178,15 +178,10 @@ class CheckpointFolder:
     def average(
         self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     ) -> dict[str, Tensor]:
-<<<<<<< HEAD
         """Mean of the students of these checkpoints, each merged first; BatchNorm statistics too, counters from the last."""
         return average_weights(
             [merge(read_weights(self.path(step) / "student.safetensors", _REMEDY)) for step in steps]
         )
-=======
-        """Mean of the students of these checkpoints, merged first; BatchNorm statistics too, counters from the last."""
-        return average_weights([merge(read_weights(self.path(step) / "student.safetensors")) for step in steps])
->>>>>>> shares
 
 
 def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: LoopConfig) -> list[int]:

@@ -24,10 +24,8 @@ from retort.lm.speech import (
     open_whisper_encoder,
     speech_architecture,
 )
-<<<<<<< HEAD
 from retort.lm.whisper import open_whisper, whisper_architecture
 from retort.locks import is_first_process
-=======
 from retort.nn.conformer_encoders import (
     CONFORMER_KINDS,
     ParakeetFrontend,
@@ -35,7 +33,6 @@ from retort.nn.conformer_encoders import (
     conformer_parts,
     copy_conformer_weights,
 )
->>>>>>> shares
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
 from retort.nn.whisper_decoder import WhisperDecoderSizes
