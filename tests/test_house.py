@@ -131,7 +131,7 @@ def test_the_check_sees_a_wrong_arrow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=[name or "retort" for name in MODULES])
 def test_a_file_has_one_subject(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
 def loaded_by(*arguments: str) -> set[str]:
