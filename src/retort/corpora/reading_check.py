@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retort.corpora.kokoro import phonemise
 from retort.errors import BadUtterance, UserError
+from retort.huggingface import open_model, open_part
 from retort.lm.pretrained import load_pretrained, quiet
 
 RATE = 16000
@@ -45,12 +46,11 @@ class ReadingCheck:
         )
 
         def load(source: str, local: bool) -> tuple[Any, Any, Any]:
-            options = {"local_files_only": local}
-            if (kind := AutoConfig.from_pretrained(source, **options).model_type) != "whisper":
+            if (kind := open_part(AutoConfig, source, local=local).model_type) != "whisper":
                 raise ValueError(f"a model of type {kind}, no Whisper model")
-            model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **options)
-            tokenizer = WhisperTokenizerFast.from_pretrained(source, **options)
-            extractor = WhisperFeatureExtractor.from_pretrained(source, **options)
+            model, _ = open_model(WhisperForConditionalGeneration, source, local=local, dtype=torch.float32)
+            tokenizer = open_part(WhisperTokenizerFast, source, local=local)
+            extractor = open_part(WhisperFeatureExtractor, source, local=local)
             if extractor.feature_size != model.config.num_mel_bins:
                 bins = model.config.num_mel_bins
                 raise ValueError(f"its extractor has {extractor.feature_size} bins, the model {bins}")
@@ -95,7 +95,9 @@ class ReadingCheck:
         import torch
 
         encoder, config = self.model.model.encoder, self.model.config
-        encoder.embed_positions = torch.nn.Embedding.from_pretrained(self._positions[:positions])
+        encoder.embed_positions = torch.nn.Embedding(
+            positions, self._positions.shape[1], _weight=self._positions[:positions]
+        )
         config.max_source_positions = encoder.config.max_source_positions = positions
         features = self.extractor(
             samples, sampling_rate=RATE, max_length=320 * positions, return_tensors="pt"
