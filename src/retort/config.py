@@ -24,8 +24,6 @@ class SpokenConfig:
     It is heard at its own speed, whatever `augment.speeds` says.
     """
 
-    engine: str = "espeak"
-    """`espeak`, light and with word times, or `kokoro`, a neural synthesiser (extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
     voices: int = number(0, 0, 1000)

@@ -6,7 +6,6 @@ The graph has no random part, so that the same arguments give the same samples.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import warnings
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from retort.errors import BadUtterance, UserError
 from retort.files import opening_model
+from retort.json_reader import read_json
 from retort.pretrained import cache_folder, locate
 
 MODEL = "kokoro-82m"
@@ -74,9 +74,7 @@ class Kokoro:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         with opening_model(folder, f"Delete it and run: retort fetch {MODEL}"):
-            self.symbols: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))[
-                "vocab"
-            ]
+            self.symbols: dict[str, int] = read_json(folder / "vocab.json")["vocab"]
             self.voices: dict[str, NDArray[np.float32]] = load_file(folder / "voices.safetensors")
             try:
                 self.session = onnxruntime.InferenceSession(

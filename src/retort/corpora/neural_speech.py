@@ -27,6 +27,7 @@ from retort.corpora.synthetic import SAMPLING_RATE, Conditions, in_a_room
 from retort.errors import BadUtterance, UserError
 from retort.files import PARTIAL, write_whole
 from retort.hybrid.workers import cores, workers
+from retort.json_reader import read_json
 from retort.locks import one_at_a_time
 from retort.pretrained.cache import RECORD, resolve
 
@@ -150,7 +151,7 @@ def _record(job: _Job) -> dict[str, Any]:
     """What the sidecar says; nothing where it is missing or unreadable, or the sound is."""
     sound, sidecar = _paths(job)
     try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        record = read_json(sidecar)
     except (OSError, ValueError):
         return {}
     whole = isinstance(record, dict) and ("failed" in record or ("checks" in record and sound.is_file()))

@@ -95,8 +95,9 @@ class ReadingCheck:
         import torch
 
         encoder, config = self.model.model.encoder, self.model.config
-        table = self._positions[:positions]
-        encoder.embed_positions = torch.nn.Embedding(len(table), table.shape[1], _weight=table, _freeze=True)
+        encoder.embed_positions = torch.nn.Embedding(
+            positions, self._positions.shape[1], _weight=self._positions[:positions]
+        )
         config.max_source_positions = encoder.config.max_source_positions = positions
         features = self.extractor(
             samples, sampling_rate=RATE, max_length=320 * positions, return_tensors="pt"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retort.errors import UserError
+from retort.json_reader import read_json
 from retort.pretrained.ctranslate2 import Whisper, read_whisper
 
 SECONDS = 30
@@ -51,7 +52,7 @@ def write_whisper_folder(source: Path, out: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", where=path) from None
     except ValueError as error:
