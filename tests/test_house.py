@@ -20,8 +20,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("locks", "signals"),
     ("console", "files", "hybrid_config", "student_config"),
     ("progress",),
-    ("checksums", "config", "size_checks", "pretrained"),
+    ("checksums", "config", "size_checks"),
     ("weights", "huggingface", "distill_checks", "student_checks"),
+    ("pretrained",),
     ("checks",),
     ("recipe",),
     ("audio", "text"),
@@ -133,6 +134,28 @@ def test_the_check_sees_a_wrong_arrow(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES.values(), ids=[name or "retort" for name in MODULES])
 def test_a_file_has_one_subject(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+
+
+ONE_PLACE = {
+    "from_pretrained": {"huggingface"},
+    "from_config": {"huggingface"},
+    "deserialize_item": set(),
+    "from_file": {"text.teacher_pieces"},
+}
+"""Attributes that open what somebody else made with code of its own, and the modules that may name them."""
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_what_others_made_is_opened_in_one_place(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert name in ONE_PLACE.get(node.attr, {name}), f"{name} calls {node.attr}"
+        if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle", "trust_remote_code"):
+            assert getattr(node.value, "value", None) is False, f"{name}: {node.arg}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", "") or ""}
+            assert not names & {"pickle", "dill", "joblib", "marshal", "shelve"}, f"{name} imports {names}"
 
 
 def loaded_by(*arguments: str) -> set[str]:

@@ -79,7 +79,7 @@ def test_what_no_field_can_hold(override: str, write_recipe: Callable[..., Path]
     "override",
     [
         *("training.steps=0", "training.evaluate_steps=0", "training.log_steps=0", "training.checkpoints=0"),
-        *("training.peak_lr=0", "training.clip=0", "training.betas=[0.9]", "training.betas=[0.9,1.0]"),
+        *("training.peak_lr=-1", "training.clip=0", "training.betas=[0.9]", "training.betas=[0.9,1.0]"),
         *("batches.seconds=0", "batches.buckets=0", "features.bins=0", "training.threads=0"),
         *("student.encoder.heads=0", "student.encoder.dim=0", "training.accumulation=-1", "seed=-1"),
         *("training.rates={encoder: .nan}", "augment.noise_snr=[20.0, 10.0]", "augment.speeds=[0.0]"),

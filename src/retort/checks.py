@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe
+from retort.config import CHOICES, ROW_CHOICES, TEACHER_CHOICES, LoraConfig, Recipe
 from retort.distill_checks import check_distillation
 from retort.errors import UserError
 from retort.student_checks import check_student
@@ -42,6 +42,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         for key, choices in ROW_CHOICES.items():
             _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)
         _choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers), where)
+    _check_lora(recipe.training.lora, where)
     check_distillation(recipe, where)
     _check_tokenizer(recipe, where)
     _check_data(recipe, where)
@@ -75,6 +76,17 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
         )
     for name in training.allow:
         _choose("training.allow", name, ("new_output",), where)
+
+
+def _check_lora(lora: LoraConfig, where: str) -> None:
+    if lora.rank < 1:
+        raise UserError(f"training.lora.rank is {lora.rank}", where=where, remedy="Give 1 or more, e.g. 8")
+    if not lora.alpha > 0.0:
+        raise UserError(f"training.lora.alpha is {lora.alpha:g}", where=where, remedy="Choose above 0")
+    if not 0.0 <= lora.dropout < 1.0:
+        raise UserError(
+            f"training.lora.dropout is {lora.dropout:g}", where=where, remedy="Choose from 0 to less than 1"
+        )
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:
@@ -111,9 +123,7 @@ def _check_entry(key: str, entry: object, where: str) -> None:
         return
     keys = {str(name) for name in entry} if isinstance(entry, dict) else set()
     if not isinstance(entry, dict) or "source" not in keys or keys - {"source", "share"}:
-        raise UserError(
-            f"{key} is {entry}", where=where, remedy="Give a path, or {source: PATH, share: 0.3}"
-        )
+        raise UserError(f"{key} is {entry}", where=where, remedy="Give a path, or {source: PATH, share: 0.3}")
     source, share = entry["source"], entry.get("share")
     if not isinstance(source, str) or not source:
         raise UserError(f"{key}.source is {source}", where=where, remedy="Give a manifest or a Kaldi folder")
@@ -144,7 +154,7 @@ def _check_data(recipe: Recipe, where: str) -> None:
         )
     if len(set(speeds)) < len(speeds) or not speeds:
         raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Name different speeds")
-    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr")}
+    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr", "speed")}
     pairs["augment.noise_snr"] = recipe.augment.noise_snr
     pairs["batches, minimum_seconds and maximum_seconds,"] = [
         recipe.batches.minimum_seconds,

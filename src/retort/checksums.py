@@ -83,7 +83,9 @@ def _listed(folder: Path, remedy: str) -> dict[str, tuple[int, str]]:
         version = content["format"]
         if version != FORMAT:
             raise ValueError(f"format {version}, this version reads {FORMAT}")
-        return {str(name): (int(each["bytes"]), str(each["sha256"])) for name, each in content["files"].items()}
+        return {
+            str(name): (int(each["bytes"]), str(each["sha256"])) for name, each in content["files"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"the list of checksums is damaged ({type(error).__name__}: {error})", where=path, remedy=remedy
@@ -100,7 +102,9 @@ def _verify(path: Path, size: int, digest: str, editable: bool, remedy: str) -> 
             if not editable:
                 raise UserError(_wrong_length(path, status.st_size, size), where=path, remedy=remedy)
         elif sha256(path) != digest:
-            raise UserError("damaged: its SHA-256 is not the one it was written with", where=path, remedy=remedy)
+            raise UserError(
+                "damaged: its SHA-256 is not the one it was written with", where=path, remedy=remedy
+            )
     except FileNotFoundError:
         raise UserError("no such file", where=path, remedy=remedy) from None
     except OSError as error:

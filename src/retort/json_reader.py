@@ -22,8 +22,11 @@ def parse_json(text: str | bytes, deepest: int = DEEPEST) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(too_deep) from None
-    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if sum(text.count(each) for each in opening) > deepest and _deeper(value, deepest):  # type: ignore[arg-type]
+    if isinstance(text, bytes):
+        opened = text.count(b"[") + text.count(b"{")
+    else:
+        opened = text.count("[") + text.count("{")
+    if opened > deepest and _deeper(value, deepest):
         raise ValueError(too_deep)
     return value
 

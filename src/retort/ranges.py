@@ -48,12 +48,11 @@ class Range:
         """Whether it is such a number."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        number = value if isinstance(value, Integral) else float(value)
-        if not (isinstance(value, Integral) or math.isfinite(number)):
+        number = int(value) if isinstance(value, Integral) else float(value)
+        if isinstance(number, float) and not math.isfinite(number):
             return False
-        return (self.low < number if self.above else self.low <= number) and (
-            number < self.high if self.below else number <= self.high
-        )
+        inside = self.low < number if self.above else self.low <= number
+        return inside and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
         low, high = _written(self.low), _written(self.high)

@@ -185,7 +185,7 @@ def _to_object(merged: Any, where: str, schema: type[T]) -> T:
     assert isinstance(result, schema)
     check_ranges(result, where)
     if "name" in get_type_hints(schema):
-        check_name(result.name, where)
+        check_name(vars(result)["name"], where)
     return result
 
 

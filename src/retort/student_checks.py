@@ -166,11 +166,11 @@ def _check_transducer(transducer: TransducerConfig, where: str) -> None:
 def _check_speech(recipe: Recipe, where: str) -> None:
     """A pretrained encoder, and the wave that it hears."""
     encoder, features = recipe.student.encoder, recipe.features
-    if (encoder.kind == "pretrained") != (features.kind in ("wave", "whisper")):
+    if (encoder.kind == "pretrained") != (features.kind != "fbank"):
         raise UserError(
             f"student.encoder.kind is {encoder.kind}, features.kind is {features.kind}",
             where=where,
-            remedy="pretrained goes with wave or whisper, all other encoders with fbank",
+            remedy="pretrained goes with wave, whisper, w2v_bert or parakeet, all other encoders with fbank",
         )
     if encoder.kind != "pretrained":
         if encoder.model:
@@ -186,12 +186,12 @@ def _check_speech(recipe: Recipe, where: str) -> None:
         "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no bands"),
         "student.encoder.layers": (encoder.layers, 1, "Set 1: the whole model counts as one"),
     }
-    of_whisper = {
-        "features.cmvn": (features.cmvn, False, "Set false: Whisper's features are scaled already"),
-        "features.sampling_rate": (features.sampling_rate, 16000, "Set 16000: Whisper reads no other rate"),
+    of_others = {
+        "features.cmvn": (features.cmvn, False, "Set false: these features are scaled already"),
+        "features.sampling_rate": (features.sampling_rate, 16000, "Set 16000: these models read no other rate"),
     }
     wanted = {
-        **(of_waves if features.kind == "wave" else of_whisper),
+        **(of_waves if features.kind == "wave" else of_others),
         "features.storage": (features.storage, "online", "Set online: only fbank features are stored"),
         "student.cif.context_layers": (
             recipe.student.cif.context_layers,

@@ -54,11 +54,12 @@ class EncoderConfig:
     `dropout`, `bottleneck`, `dilations` and `pool_after`), `branchformer` (attention beside a gated convolution; no
     `feedforward`), `e_branchformer` (the same between two feed-forwards), `zipformer` (its layers are the stacks of
     `zipformer`; of the rest it reads `layers`, `dim`, `dropout`, `attention_dropout` and `pool_after`) or `pretrained`: a
-    `model` with a front end and dropout of its own, which reads `features.kind: wave` and counts as one layer (`layers:
-    1`); its width is `dim`."""
+    `model` with a front end and dropout of its own, whose width is `dim`. Models that read `features.kind: wave` count as
+    one layer (`layers: 1`); of a Whisper, a w2v-BERT 2.0 or a Parakeet the first `layers` are taken, and `pool_after`
+    is a mean with learned weights."""
     model: str = ""
-    """Of `pretrained`: Hugging Face name, folder or name of `retort fetch`: a wav2vec 2.0, HuBERT, WavLM, UniSpeech or
-    Whisper. Its weights are what training starts from."""
+    """Of `pretrained`: Hugging Face name, folder or name of `retort fetch`: a wav2vec 2.0, HuBERT, WavLM, UniSpeech,
+    Whisper, w2v-BERT 2.0 or Parakeet. Its weights are what training starts from."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """The configuration of that model, filled in when it is opened, so that a trained model needs nothing else."""
     layers: int = number(15, 0, 1000)

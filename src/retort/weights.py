@@ -49,7 +49,9 @@ def check_finite(weights: Mapping[str, Tensor], where: str | Path, remedy: str =
     """
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise UserError(f"its weights have values that are not finite ({name})", where=where, remedy=remedy)
+            raise UserError(
+                f"its weights have values that are not finite ({name})", where=where, remedy=remedy
+            )
 
 
 def fit(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

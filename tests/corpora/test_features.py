@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet
+from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 from torch import Tensor
 
 from retort.config import FeatureConfig
@@ -331,12 +332,76 @@ class TestKey:
         assert features_key("train", cuts, CONFIG) != before
 
 
-def test_all_channels_are_heard(tmp_path: Path) -> None:
-    left = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
-    soundfile.write(tmp_path / "two.wav", np.stack([left, -0.5 * left], 1), 8000, subtype="FLOAT")
+def two_channels(folder: Path, rate: int = 8000) -> tuple[np.ndarray, np.ndarray]:
+    left, right = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 8000))
+    soundfile.write(folder / "two.wav", np.stack([left, right], 1), rate, subtype="FLOAT")
+    return left, right
+
+
+def test_our_cuts_are_the_mean_of_all_channels(tmp_path: Path) -> None:
+    left, right = two_channels(tmp_path)
     cut = make_cut("two", open_recording("two", tmp_path / "two.wav"), "A", "s")
-    np.testing.assert_allclose(load_samples(cut, 8000), 0.25 * left, atol=1e-6)
+    np.testing.assert_allclose(load_samples(cut, 8000), (left + right) / 2, atol=1e-6)
     assert load_samples(cut, 16000).shape == (16000,)
+    faster = load_samples(cut.perturb_speed(2.0), 8000)  # through lhotse, with its transforms
+    assert faster.shape == (4000,)
+    recording = Recording.from_file(tmp_path / "two.wav")
+    mean = load_samples(make_cut("two", recording, "A", "s").perturb_speed(2.0), 8000)
+    np.testing.assert_allclose(faster, mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_cut_of_a_channel_is_that_channel(tmp_path: Path, stored: bool) -> None:
+    channels = two_channels(tmp_path)
+    recording = Recording.from_file(tmp_path / "two.wav", recording_id="call")
+    cuts = []
+    for number, name in enumerate(("agent", "client")):
+        cut = recording.to_cut().to_mono()[number]
+        text = SupervisionSegment(
+            name, "call", 0.0, recording.duration, channel=number, text=name, speaker=name
+        )
+        cuts.append(fastcopy(cut, id=name, supervisions=[text]))
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    opened = open_cuts(tmp_path / "cuts.jsonl.gz").cuts
+    for cut, wave in zip(opened, channels):
+        np.testing.assert_allclose(load_samples(cut, 8000), wave, atol=1e-6)
+    if stored:
+        features, _ = store_features(opened, tmp_path / "cache", replace(CONFIG, sampling_rate=8000))
+        first, second = (CutFeatures(replace(CONFIG, sampling_rate=8000))(cut) for cut in features)
+        assert not torch.allclose(first, second)
+
+
+def test_a_cut_of_all_channels_of_lhotse_is_their_mean(tmp_path: Path) -> None:
+    left, right = two_channels(tmp_path)
+    recording = Recording.from_file(tmp_path / "two.wav")
+    cut = recording.to_cut()
+    cut.supervisions = [
+        SupervisionSegment("a", recording.id, 0.0, 1.0, channel=[0, 1], text="A", speaker="s")
+    ]
+    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl")
+    (opened,) = open_cuts(tmp_path / "cuts.jsonl").cuts
+    np.testing.assert_allclose(load_samples(opened, 8000), (left + right) / 2, atol=1e-6)
+
+
+def test_noise_is_laid_over_the_mean_of_all_channels(tmp_path: Path) -> None:
+    left, right = two_channels(tmp_path)
+    cut = make_cut("two", open_recording("two", tmp_path / "two.wav"), "A", "s")
+    noise = make_cut("n", open_recording("n", tmp_path / "two.wav"), None, "")
+    (mixed,) = CutSet.from_cuts([cut]).mix(CutSet.from_cuts([noise]), snr=300, preserve_id="left")
+    np.testing.assert_allclose(load_samples(mixed, 8000), (left + right) / 2, atol=1e-5)
+
+
+def test_sphere_and_odd_names_are_read_without_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x;touch MADE;.sph"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write(path, wave, 16000, format="NIST")
+    cut = make_cut("a", open_recording("a", path), "A", "s")
+    np.testing.assert_allclose(load_samples(cut, 16000), wave, atol=1e-4)
+    assert len(load_samples(cut.perturb_speed(0.5), 16000)) == 32000
+    assert not (tmp_path / "MADE").exists()
 
 
 def test_rejected_lines_are_json(cuts: CutSet, tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def test_that_line_reads_every_line_and_stays_in_the_folder(folder: Path, tmp_pa
     lines = [f"{name} cat {source}/a.wav |" for name in names]
     (folder / "text").write_text("\n".join(f"{name} ONE" for name in names))
     (folder / "wav.scp").write_bytes((end or "\n").join(lines).encode() + end.encode())
+    (folder / "utt2spk").unlink(missing_ok=True)
     outside = {path for path in folder.parent.parent.rglob("*") if folder not in path.parents}
     with pytest.raises(UserError) as caught:
         read_kaldi(folder)

@@ -51,7 +51,8 @@ REFUSED = {
     "rir in a rir": cut_line(
         "a.wav",
         "b",
-        recording=recording() | {"transforms": reverb(recording() | {"transforms": reverb(recording(**RUN))})},
+        recording=recording()
+        | {"transforms": reverb(recording() | {"transforms": reverb(recording(**RUN))})},
     ),
     "rir as a cut": cut_line(
         "a.wav",

@@ -34,11 +34,11 @@ BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "len
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"lm": "x", "lm_weight": -0.1}, "lm weight is -0.1"),
-        ({"lm": "x", "lm_weight": float("nan")}, "lm weight is nan"),
+        ({"lm": "x", "lm_weight": -0.1}, "lm_weight is -0.1"),
+        ({"lm": "x", "lm_weight": float("nan")}, "lm_weight is nan"),
         ({"lm_weight": 0.1}, "lm weight is 0.1, but no model"),
         ({"beam": 4, "rescore_weight": 0.1}, "rescore weight is 0.1, but no model"),
-        ({"length_weight": float("inf")}, "length weight is inf"),
+        ({"length_weight": float("inf")}, "length_weight is inf"),
         ({"graph": "x", "length_weight": 0.1}, "length weight is 0.1, but a decoding graph"),
         ({"rescore": "x", "rescore_weight": 0.1}, "greedy decoding keeps one"),
         ({"rescore_kind": "bert"}, "rescore kind is 'bert'.*auto, causal, masked"),
@@ -46,8 +46,8 @@ BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "len
         ({"mode": "attention"}, "mode is 'attention'.*own, joint, ctc, attention_rescoring, ctc_rescoring"),
         ({"mode": "ctc_rescoring"}, "the CTC head cannot rank anew"),
         ({"mode": "attention_rescoring"}, "the decoder cannot rank anew"),
-        ({"ctc_weight": 1.5}, "ctc weight is 1.5"),
-        ({"ctc_weight": float("nan")}, "ctc weight is nan"),
+        ({"ctc_weight": 1.5}, "ctc_weight is 1.5"),
+        ({"ctc_weight": float("nan")}, "ctc_weight is nan"),
     ],
 )
 def test_language_models_that_cannot_be(values: dict[str, Any], words: str) -> None:

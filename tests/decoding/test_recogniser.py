@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from retort.audio.pauses import cut_at_pauses
 from safetensors.torch import load_file, save_file
 
 import retort
 from retort.audio.files import resample
-from retort.decoding.recogniser import Recogniser, load
+from retort.audio.segments import segments
+from retort.audio.speech import open_detector
+from retort.decoding.no_speech import UNCALIBRATED
+from retort.decoding.options import DecodingOptions
+from retort.decoding.recogniser import Recogniser, load, store_no_speech
 from retort.decoding.transcript import TimedText
 from retort.errors import BadUtterance, UserError
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer
@@ -79,33 +83,80 @@ def test_any_rate_and_any_number_of_channels(recogniser: Recogniser, tmp_path: P
     assert_in_order(got.tokens, 2.0)
 
 
+def quiet(seconds: float, level: float = 5e-4) -> np.ndarray:
+    return (level * np.random.default_rng(1).standard_normal(int(seconds * RATE))).astype(np.float32)
+
+
 def test_a_long_file_is_cut_at_its_pauses_and_timed_as_a_whole(
     recogniser: Recogniser, tmp_path: Path
 ) -> None:
-    hush = 0.0005 * np.random.default_rng(1).standard_normal(int(0.6 * RATE)).astype(np.float32)
+    hush = quiet(0.6)
     samples = np.concatenate([speech(2.5, seed=1), hush, speech(3.0, seed=2), hush, speech(2.0, seed=3)])
     seconds = len(samples) / RATE
     transcript = recogniser.transcribe(write(tmp_path, samples), longest=4.0)
-    ranges = cut_at_pauses(samples, RATE, 4.0)
-    assert len(ranges) >= 3
-    assert all(2.5 * RATE < start < 3.1 * RATE for start, _ in ranges[1:2])  # in the first pause
+    found = list(segments([samples], RATE, open_detector("energy", RATE), 4.0))
+    assert len(found) >= 3
+    assert 2.5 * RATE < found[1].start < 3.1 * RATE  # in the first pause
 
-    tokens: list[TimedText] = []
-    texts = []
-    for start, end in ranges:
-        part = recogniser.transcribe_samples(samples[start:end])
-        texts.append(part.text)
-        tokens += [
-            TimedText(each.text, each.start + start / RATE, each.end + start / RATE, each.confidence)
-            for each in part.tokens
-        ]
-    assert transcript.text == " ".join(texts)
-    assert [each.text for each in transcript.tokens] == [each.text for each in tokens]
-    for got, expected in zip(transcript.tokens, tokens):
-        assert (got.start, got.end) == pytest.approx((expected.start, expected.end), abs=1e-6)
+    pieces = list(recogniser.pieces([samples], longest=4.0))
+    assert [round(each.offset * RATE) for each in pieces] == [each.start for each in found]
+    hypotheses = recogniser.decode([each.features for each in pieces])
+    texts = [recogniser.tokenizer.decode(each.ids) for each in hypotheses]
+    assert transcript.text.split() == " ".join(texts).split()
     assert_in_order(transcript.tokens, seconds)
     assert_in_order(transcript.words, seconds)
     assert transcript.tokens[-1].start > 5.0
+
+
+@pytest.mark.parametrize("level", [0.0, 5e-4])
+def test_silence_around_speech_changes_neither_text_nor_times(recogniser: Recogniser, level: float) -> None:
+    samples = np.concatenate([quiet(0.5, level), speech(2.0), quiet(0.5, level)])
+    alone = recogniser.transcribe_samples(samples)
+    padded = recogniser.transcribe_samples(np.concatenate([quiet(7.0, level), samples, quiet(6.0, level)]))
+    assert len(padded.tokens) > 3
+    assert all(7.3 < each.start <= each.end < 9.7 for each in padded.words)
+    assert abs(len(padded.tokens) - len(alone.tokens)) <= 1
+    assert padded.tokens[0].start == pytest.approx(alone.tokens[0].start + 7.0, abs=0.1)
+
+
+@pytest.mark.parametrize("wave", ["white", "hum"])
+def test_noise_gives_no_words(recogniser: Recogniser, wave: str) -> None:
+    noise = quiet(4.0, 0.05) if wave == "white" else 0.2 * np.sin(2 * np.pi * 50 * np.arange(4 * RATE) / RATE)
+    found = recogniser.transcribe_samples(noise)
+    assert (found.text, found.words, found.tokens, found.no_speech) == ("", [], [], 1.0)
+    kept = recogniser.transcribe_samples(noise, options=DecodingOptions(vad="none"))
+    assert 0.0 <= kept.no_speech < 1.0
+
+
+def test_a_threshold_takes_words_away(recogniser: Recogniser, tmp_path: Path) -> None:
+    samples = speech(2.0)
+    found = recogniser.transcribe_samples(samples)
+    assert found.text
+    assert 0.0 < found.no_speech < 1.0
+    silent = recogniser.transcribe_samples(
+        samples, options=DecodingOptions(no_speech_threshold=found.no_speech / 2)
+    )
+    assert (silent.text, silent.words, silent.no_speech) == ("", [], found.no_speech)
+
+    recogniser.save(tmp_path / "model")
+    store_no_speech(tmp_path / "model", replace(UNCALIBRATED, threshold=found.no_speech / 2))
+    calibrated = load(tmp_path / "model")
+    assert calibrated.fingerprint() != recogniser.fingerprint()
+    assert calibrated.transcribe_samples(samples).text == ""
+    kept = calibrated.transcribe_samples(samples, options=DecodingOptions(no_speech_threshold=1.0))
+    assert kept.text == found.text
+    calibrated.save(tmp_path / "again")
+    assert load(tmp_path / "again").no_speech == calibrated.no_speech
+
+
+@pytest.mark.parametrize(
+    "content", [3, {}, {"signals": []}, {"signals": {"confidence": [0, 0, 1]}, "bias": 0, "threshold": 1}]
+)
+def test_a_broken_threshold_is_refused(recogniser: Recogniser, tmp_path: Path, content: object) -> None:
+    recogniser.save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "no_speech": content}))
+    assert "broken" in refused(tmp_path / "model")
 
 
 def test_a_batch_gives_what_each_gives_alone(recogniser: Recogniser) -> None:

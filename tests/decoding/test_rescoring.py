@@ -159,7 +159,7 @@ class TestSearch:
     def test_transcribing_a_file(self, recogniser: Recogniser, lm: TableLM, say: Callable[..., Any]) -> None:
         options = DecodingOptions(beam=3, nbest=3, rescore="lm", rescore_weight=2.0)
         plain = recogniser.search([recogniser._features(say("abc"))], DecodingOptions(beam=3, nbest=3))
-        found = recogniser._alternatives(say("abc"), 30.0, "x", options)
+        found = recogniser._alternatives([say("abc")], 30.0, "x", options)
         assert sorted(each.score for each in found) != sorted(each.score for each in plain[0])
         assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
 

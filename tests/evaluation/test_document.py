@@ -107,7 +107,7 @@ def test_names_are_no_markdown() -> None:
     assert "\x1b" not in to_html(found)
     outside = re.sub(r"(?ms)^(`{4,})text$.*?^\1$", "", text)
     assert outside != text
-    for live in ("<script>", "](java", "\n# c", " _d_"):
+    for live in ("<script>", "[y](java", "\n# c", " _d_"):
         assert live not in outside
     rows = [line for line in outside.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}

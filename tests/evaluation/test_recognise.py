@@ -60,6 +60,47 @@ def test_what_evaluate_says_transcribe_says_too(recogniser: Recogniser, cuts: Cu
         assert recogniser.normalise(heard.text) == found.hypotheses[cut.id]
 
 
+@pytest.mark.parametrize("lead", [0.0, 5.0])
+def test_a_long_recording_is_divided_as_transcribe_divides_it(
+    recogniser: Recogniser, tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch, lead: float
+) -> None:
+    quiet = 1e-3 * np.random.default_rng(0).standard_normal(40000)
+    parts = [
+        np.zeros(int(lead * 16000)),
+        *(part for seed in range(14) for part in (say("abc de fgh", seed), quiet)),
+    ]
+    soundfile.write(tmp_path / "a.wav", np.concatenate(parts), 16000, subtype="FLOAT")
+    cuts = [make_cut("long", open_recording("long", tmp_path / "a.wav"), "abc", "s")]
+    soundfile.write(tmp_path / "b.wav", say("abc de"), 16000, subtype="FLOAT")
+    cuts.append(make_cut("short", open_recording("short", tmp_path / "b.wav"), "abc", "s"))
+    for options in (DecodingOptions(), DecodingOptions(beam=3, nbest=2)):
+        for seconds in (120.0, 5.0):
+            monkeypatch.setattr(module, "BATCH_SECONDS", seconds)
+            found = recognise(recogniser, CutSet.from_cuts(cuts), options=options)
+            heard = recogniser.transcribe(tmp_path / "a.wav", options=options)
+            assert found.hypotheses["long"] == recogniser.normalise(heard.text)
+            assert len(found.candidates["long"][0].parts) == 14
+            assert found.no_speech["long"] == pytest.approx(heard.no_speech, abs=1e-4)
+            times = next(line for line in found.lines if line["id"] == "long")["words"]
+            assert times == [
+                [each.text, pytest.approx(each.start, abs=2e-3), pytest.approx(each.end, abs=2e-3)]
+                for each in heard.words
+            ]
+
+
+def test_an_utterance_without_speech_has_no_words(recogniser: Recogniser, tmp_path: Path) -> None:
+    noise = 0.02 * np.random.default_rng(0).standard_normal(48000)
+    soundfile.write(tmp_path / "a.wav", noise, 16000, subtype="FLOAT")
+    cut = make_cut("a", open_recording("a", tmp_path / "a.wav"), "abc", "s")
+    found = recognise(recogniser, CutSet.from_cuts([cut]))
+    assert (found.hypotheses, found.ctc, found.no_speech, found.rejected) == (
+        {"a": ""},
+        {"a": ""},
+        {"a": 1.0},
+        [],
+    )
+
+
 def test_batches_hold_the_seconds_that_they_may(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_SECONDS", 6.0)
     groups = list(module._groups(cuts))
@@ -114,7 +155,7 @@ def test_hypotheses_are_written_in_order(recogniser: Recogniser, cuts: CutSet, t
     assert [line["id"] for line in lines] == sorted(cuts.ids)
     durations = {cut.id: cut.duration for cut in cuts}
     for line in lines:
-        assert line.keys() == {"id", "speaker", "reference", "hypothesis", "score", "words"}
+        assert line.keys() == {"id", "speaker", "reference", "hypothesis", "score", "no_speech", "words"}
         assert line["hypothesis"] == found.hypotheses[line["id"]]
         assert line["score"] <= 0.0
         times = [time for _, start, end in line["words"] for time in (start, end)]

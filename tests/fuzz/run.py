@@ -43,7 +43,7 @@ from retort.training.checkpoints import CheckpointFolder
 MEMORY = 12 * 2**30
 """Bytes of addresses: torch alone maps several gigabytes."""
 LONGEST = 30
-"""Seconds for one file."""
+"""Seconds of the processor for one file."""
 
 
 class TooSlow(BaseException):
@@ -169,7 +169,7 @@ def main(root: Path, seed: int, rounds: int, kinds: list[str]) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     bench = Bench(root / "bench")
     for kind in kinds:
         for number in range(rounds * SHARES[kind]):
@@ -186,7 +186,7 @@ def _problem(
     """What opening one file raises that is no error for the user."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    signal.alarm(LONGEST)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             attempt(bench, draw, folder)
@@ -197,7 +197,7 @@ def _problem(
         where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else ""
         return {"error": f"{type(error).__name__}: {error}"[:200], "where": where}
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return {}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tiny_graphs
 from retort.errors import UserError
 from retort.hybrid.epsilons import drop_epsilons
-from retort.hybrid.fst import Fst, from_openfst, join, to_openfst, wheel, write_fst
+from retort.hybrid.fst import Fst, check_const_fst, from_openfst, join, to_openfst, wheel, write_fst
 from retort.hybrid.lexicon_fst import disambiguate
 from retort.hybrid.senone_fst import add_self_loops
 
@@ -122,3 +122,27 @@ def test_a_missing_wheel_and_a_full_disk_are_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "kaldifst", None)
     with pytest.raises(UserError, match=r"retort-asr\[hybrid\]"):
         wheel("kaldifst")
+
+
+def damage(content: bytes, where: int, value: bytes) -> bytes:
+    return content[:where] + value + content[where + len(value) :]
+
+
+def test_a_damaged_file_is_told_before_openfst_maps_it(tmp_path: Path) -> None:
+    path = tmp_path / "graph.fst"
+    arcs = join([[0, 0, 1, 1], [1, 2, 3, 0], [0, 1, 0, 2], [0.5, 1.0, 0.0, 2.0], [1, 1, 2, 2]])
+    write_fst(to_openfst(Fst(0, np.array([np.inf, np.inf, 0.0], np.float32), *arcs)), path)
+    content = path.read_bytes()
+    check_const_fst(path, 3, 2)
+    for broken in (b"", content[:10], content[:-1], content + b"\0", bytes(len(content))):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"\w"):
+            check_const_fst(path, 3, 2)
+    for where in range(len(content) - 4 * 16, len(content), 16):  # the targets of the arcs
+        path.write_bytes(damage(content, where + 12, b"\xff\xff\xff\x7f"))
+        with pytest.raises(ValueError, match="target"):
+            check_const_fst(path, 3, 2)
+    path.write_bytes(content)
+    for limits in ((2, 2), (3, 1)):
+        with pytest.raises(ValueError, match="does not exist"):
+            check_const_fst(path, *limits)

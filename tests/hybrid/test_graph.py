@@ -186,6 +186,32 @@ def test_broken_folders_are_refused_in_one_line(arpa: Path, tmp_path: Path) -> N
         Graph.load(folder)
 
 
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("name", ["graph.fst", "words.txt", "graph.json"])
+def test_a_damaged_graph_is_built_again_and_never_mapped(
+    arpa: Path, tmp_path: Path, name: str, sums: bool
+) -> None:
+    folder = tmp_path / "graph"
+    first = build_graph(LEXICON, arpa, TREE, LOOPS, folder=folder)
+    if not sums:  # as an earlier version wrote it
+        about = json.loads((folder / "graph.json").read_text())
+        del about["sha256"]
+        (folder / "graph.json").write_text(json.dumps(about))
+    content = (folder / name).read_bytes()
+    for share in (0.0, 0.2, 0.5, 0.8):
+        damaged = bytearray(content)
+        start = int(len(content) * share) // 16 * 16
+        for place in range(start, min(start + 64, len(content) - 4), 4):
+            damaged[place : place + 4] = b"\xff\xff\xff\x7f"
+        (folder / name).write_bytes(damaged)
+        if sums:
+            with pytest.raises(UserError):
+                Graph.load(folder)
+        again = build_graph(LEXICON, arpa, TREE, LOOPS, folder=folder)
+        assert again.about.key == first.about.key
+        np.testing.assert_array_equal(from_openfst(again.fst).targets, from_openfst(first.fst).targets)
+
+
 @pytest.mark.parametrize("loops", [LOOPS[:-1], np.zeros(TREE.count), np.full(TREE.count, np.nan)])
 def test_self_loops_are_probabilities_of_the_tree(arpa: Path, loops: np.ndarray) -> None:
     with pytest.raises(ValueError, match="probabilities"):

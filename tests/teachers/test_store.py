@@ -102,8 +102,26 @@ class TestBadInput:
         letters = Letters()
         assert fill(cut, letters, texts) == len(missing)
         assert sorted(letters.asked) == sorted(missing)
-        assert not victim.exists()
+        assert store_at(tmp_path).broken == []
         check(store_at(tmp_path), texts)
+
+    @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+    def test_a_flipped_bit_is_noticed_and_the_shard_made_again(self, tmp_path: Path, share: float) -> None:
+        fill(store := store_at(tmp_path), Letters(), TEXTS)
+        (victim,) = shards(store)
+        content = bytearray(victim.read_bytes())
+        content[int(len(content) * share)] ^= 16
+        victim.write_bytes(content)
+        damaged = store_at(tmp_path)
+        assert damaged.broken == [victim]
+        fill(damaged, Letters(), TEXTS)
+        check(store_at(tmp_path), TEXTS)
+
+    def test_a_shard_of_an_earlier_version_is_read(self, tmp_path: Path) -> None:
+        fill(store := store_at(tmp_path), Letters(), TEXTS)
+        (shard,) = shards(store)
+        shard.rename(shard.with_name(f"{'0' * 32}.safetensors"))
+        check(store_at(tmp_path), TEXTS)
 
     def test_a_shard_grown_too_long_is_made_again(self, tmp_path: Path) -> None:
         fill(store := store_at(tmp_path), Letters(), TEXTS)

@@ -202,7 +202,9 @@ def test_dropping_the_training_state_keeps_the_student(tmp_path: Path) -> None:
     Parts(seed=1, updates=1).save(folder, 5)
     folder.drop_training_state(5)
     folder.drop_training_state(5)
-    assert sorted(path.name for path in folder.path(5).iterdir()) == ["state.json", "student.safetensors"]
+    names = sorted(path.name for path in folder.path(5).iterdir())
+    assert names == ["checksums.json", "state.json", "student.safetensors"]
+    assert folder.average([5])
     folder.remove(5)
     assert folder.steps() == []
 
@@ -277,10 +279,13 @@ def not_finite(path: Path) -> None:
 
 NAMES = ("student", "objective", "optimizer", "random")
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    **{f"a bit of {name}": partial(lambda name, step: flip(step / f"{name}.safetensors"), name) for name in NAMES},
+    **{
+        f"a bit of {name}": partial(lambda name, step: flip(step / f"{name}.safetensors"), name)
+        for name in NAMES
+    },
     **{
         f"{name} gone": partial(lambda name, step: (step / f"{name}.safetensors").unlink(), name)
-        for name in ("student", "objective", "random")
+        for name in NAMES
     },
     **{
         f"zeros in {name}": partial(

@@ -97,7 +97,9 @@ def test_over_the_epochs_every_cut_comes_equally_often() -> None:
     assert set(counts) == {cut.id for cut in [*old, *new]}
     assert max(counts[cut.id] for cut in old) - min(counts[cut.id] for cut in old) <= 2
     seconds = sum(counts[cut.id] * cut.duration for cut in new)
-    assert seconds / sum(counts[cut.id] * cut.duration for cut in [*old, *new]) == pytest.approx(0.3, abs=0.01)
+    assert seconds / sum(counts[cut.id] * cut.duration for cut in [*old, *new]) == pytest.approx(
+        0.3, abs=0.01
+    )
 
 
 def test_orders_differ_between_epochs_and_seeds() -> None:
@@ -202,14 +204,20 @@ def test_shares_and_transcripts_that_are_read_aloud(read_recipe: ReadRecipe, cor
 def test_shares_that_sum_to_one_in_thirds(read_recipe: ReadRecipe, corpus: Path) -> None:
     recipe = mixed(read_recipe, corpus, *(f"{{source: {name}, share: 0.3333}}" for name in "abc"))
     assert recipe.data.train_shares == [0.3333] * 3
-    assert load_recipe("aishell1/cif").data.train_shares == [None] * len(load_recipe("aishell1/cif").data.train)
+    assert load_recipe("aishell1/cif").data.train_shares == [None] * len(
+        load_recipe("aishell1/cif").data.train
+    )
 
 
 def test_less_data_than_its_share_of_one_batch(
     corpus: Path, entries: tuple[Path, Path], tmp_path: Path, read_recipe: ReadRecipe
 ) -> None:
     recipe = mixed(
-        read_recipe, corpus, f"{corpus}/train", f"{{source: {entries[0]}, share: 0.5}}", extra=("batches.seconds=30",)
+        read_recipe,
+        corpus,
+        f"{corpus}/train",
+        f"{{source: {entries[0]}, share: 0.5}}",
+        extra=("batches.seconds=30",),
     )
     with pytest.raises(UserError):
         load_data(recipe, tmp_path / "cache", lambda *_: None)

@@ -138,6 +138,25 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(
         assert torch.equal(trainer.module.state_dict()[name], each), name
 
 
+def test_a_rate_far_too_high_stops_with_one_line(
+    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
+) -> None:
+    recipe = read_recipe("training.peak_lr=1e6", "training.clip=1000", "training.warmup_steps=0")
+    with pytest.raises(UserError, match=r"not finite at step \d") as error:
+        trainer_of(recipe, tmp_path, cuts).run(silent)
+    assert "training.peak_lr" in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_neither_evaluated_nor_kept(
+    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
+) -> None:
+    trainer = trainer_of(read_recipe(), tmp_path, cuts)
+    with torch.no_grad():
+        trainer.module.student.ctc.bias[4] = math.nan
+    with pytest.raises(UserError, match="weight is not finite"):
+        trainer._evaluate()
+
+
 def test_only_bad_utterances_end_the_run(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
     trainer = trainer_of(read_recipe(), tmp_path, cuts)
     trainer.dataset.tokenizer = CharacterTokenizer(["z"])

@@ -9,8 +9,9 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
@@ -70,10 +71,29 @@ def open_source(path: str | Path) -> Source:
     Raises:
         BadUtterance: no such file, not audio that can be read, no samples, or a sampling rate out of bounds.
     """
+    from retort.audio.media import MediaSource, media_format, spare_format
+
     path = Path(path)
     with readable(path):
-        source = SoundFileSource(path)
-    return checked(source, path)
+        copy = None if path.is_file() else copied(path)
+        head = _head(path, copy)
+        if format := media_format(head):
+            return checked(MediaSource(path, format, copy), path)
+        try:
+            return checked(SoundFileSource(path, copy), path)
+        except soundfile.SoundFileError:
+            format = spare_format(head)
+            if format is not None and find_spec("av") is not None:
+                with suppress(BadUtterance):  # libsndfile's reason is told
+                    return checked(MediaSource(path, format, copy), path)
+            raise
+
+
+def _head(path: Path, copy: BinaryIO | None) -> bytes:
+    if copy is not None:
+        return os.pread(copy.fileno(), 4096, 0)
+    with path.open("rb") as stream:
+        return stream.read(4096)
 
 
 def checked(source: Source, path: Path) -> Source:
@@ -90,11 +110,15 @@ def checked(source: Source, path: Path) -> Source:
 
 
 class SoundFileSource:
-    """What libsndfile reads, part by part (see :mod:`retort.audio.layout`)."""
+    """What libsndfile reads, part by part (see :mod:`retort.audio.layout`).
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.warning = path, ""
-        self._copy = None if path.is_file() else _copied(path)
+    Args:
+        path: of the file, or its name in errors.
+        copy: of what a pipe held; None where `path` is a file.
+    """
+
+    def __init__(self, path: Path, copy: BinaryIO | None = None) -> None:
+        self.path, self.warning, self._copy = path, "", copy
         with self._stream() as stream:
             self._parts = _parts(path, stream, self._copy is not None)
             found = [self._info(stream, part) for part in self._parts]
@@ -269,7 +293,7 @@ class View(io.RawIOBase):
         return len(data)
 
 
-def _copied(path: Path) -> BinaryIO:
+def copied(path: Path) -> BinaryIO:
     """A pipe cannot be read twice, nor from its end: a copy on disk, which vanishes when it is closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     with path.open("rb") as pipe:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from retort.audio.fbank import Fbank, normalise_features
+from retort.audio.mel import ParakeetFeatures, W2vBertFeatures
 from retort.audio.wave import WaveFrames, normalise_wave
 from retort.audio.whisper import WhisperFeatures
 from retort.config import FeatureConfig
@@ -16,6 +17,8 @@ EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]]
     "fbank": Fbank,
     "wave": WaveFrames,
     "whisper": WhisperFeatures,
+    "parakeet": ParakeetFeatures,
+    "w2v_bert": W2vBertFeatures,
 }
 """By `features.kind`: `samples (N,)` float32 in [-1, 1] to `(T, bins)` float32 every 10 ms, before CMVN."""
 

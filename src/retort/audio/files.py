@@ -103,7 +103,7 @@ class AudioReader:
         self.channels = self.info.channels
         self.sampling_rate = sampling_rate or self.info.sampling_rate
         self._channel, self._first, self._last = channel, first, last
-        self._most = int(maximum_hours * 3600 * self.info.sampling_rate)
+        self._most = maximum_hours * 3600 * self.info.sampling_rate
         if channel != "mix" and not 0 <= channel < self.channels:
             has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             raise BadUtterance(
@@ -178,9 +178,9 @@ class AudioReader:
         if samples > self._most:
             rate = self.info.sampling_rate
             raise BadUtterance(
-                f"longer than {self._most / rate / 3600:g} hours ({samples / rate / 3600:.1f} hours so far)",
+                f"{samples / rate / 3600:.3g} hours long, the limit is {self._most / rate / 3600:.3g}",
                 where=self.path,
-                remedy="Raise the limit (--max-hours), or cut the file",
+                remedy="Raise the limit (--max-hours), or cut the file into shorter ones",
             )
 
 
@@ -253,6 +253,15 @@ class WaveCheck:
         exponents = np.clip(np.frexp(block)[1], -127, 128) + 127
         self._levels += np.bincount(exponents, minlength=256)
 
+    @property
+    def _peak(self) -> float:
+        return max(-self._low, self._high)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there are values that are not finite, or beyond `LARGEST`: features cannot be made of them."""
+        return self.bad > 0 or self._peak > LARGEST
+
     def finish(self, where: str | Path) -> None:
         """Judge what was added.
 
@@ -267,7 +276,7 @@ class WaveCheck:
             raise BadUtterance(
                 f"{self.bad} of {self.samples} samples are NaN or infinite", where=where, remedy=again
             )
-        peak = max(abs(self._low), abs(self._high))
+        peak = self._peak
         # 10 binary places below the peak: a thousandth of it.
         near = int(self._levels[max(0, int(np.frexp(peak)[1]) + 127 - 10) :].sum())
         if peak > LARGEST or (peak > LOUD and near < SPIKE_SECONDS * self.sampling_rate):

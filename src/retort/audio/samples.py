@@ -54,7 +54,7 @@ def as_wave(samples: object, where: str) -> np.ndarray:
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which is refused later
             wave = array.astype(np.float32)
     elif array.dtype == np.uint8:
-        wave = (array.astype(np.float32) - 128) / 128
+        wave = (array.astype(np.float32) - np.float32(128)) / np.float32(128)
     elif array.dtype.newbyteorder("=").name in INTEGERS:
         wave = (array / INTEGERS[array.dtype.newbyteorder("=").name]).astype(np.float32)
     elif not array.size:

@@ -20,7 +20,9 @@ LONG_PAUSE = 1.5
 MARGIN = 0.3
 """... but for this much at either end, so that no weak consonant is lost."""
 UNJUDGED = 1.5
-"""Seconds: a shorter recording in which no speech stands out is kept, for it has no background to stand out from."""
+"""Seconds: a shorter recording in which no speech stands out is kept, for it has no background to stand out from ..."""
+STEADY = 3.0
+"""... unless its level stays within so many decibels, as that of noise does."""
 _TAIL = 0.5
 _HOP = 0.01
 _SMOOTHING = 5
@@ -125,9 +127,17 @@ class _Segmenter:
         self.speech += self.ranges.finish()
         length = self.held.end
         self.speech = [Range(max(start, self.done), end) for start, end in self.speech if end > self.done]
-        if not self.done and not self.speech and length < UNJUDGED * self.rate and length:
+        if not self.done and not self.speech and self._may_be_speech():
             self.speech = [Range(0, length)]
         yield from self._finish()
+
+    def _may_be_speech(self) -> bool:
+        """Of a whole recording in which nothing stands out."""
+        if not 0 < self.held.end < UNJUDGED * self.rate:
+            return False
+        samples = self.held.get(0, self.held.end)
+        levels = frame_levels(samples, max(1, round(_HOP * self.rate)), _SMOOTHING)
+        return not len(levels) or float(np.ptp(np.percentile(levels, [5, 95]))) >= STEADY
 
     def _refined(self, found: Range) -> Range | None:
         held = Range(max(found.start, self.held.start), min(found.end, self.held.end))

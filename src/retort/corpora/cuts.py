@@ -12,13 +12,23 @@ from pathlib import Path
 
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
+from lhotse.cut import Cut
 
-from retort.audio.files import audio_info
+from retort.audio.files import MAXIMUM_HOURS, log_warning, open_audio
 from retort.errors import BadUtterance, UserError, printable
 from retort.files import write_whole
 
 TOLERANCE = 0.1
 """Seconds by which an utterance may run over the end of its recording (rounded times); it is clipped."""
+
+
+CHANNELS, MIX = "channels", "mix"
+"""Custom field of a cut and its value where the cut is the mean of all channels of its recording, not one of them."""
+
+
+def is_mix(cut: Cut) -> bool:
+    """Whether a cut is the mean of all channels of its recording; else it is its `channel`."""
+    return (getattr(cut, "custom", None) or {}).get(CHANNELS) == MIX
 
 
 @dataclass(frozen=True)
@@ -83,13 +93,15 @@ def find_audio(path: str, roots: Sequence[Path]) -> Path:
     raise BadUtterance(f"no audio file {path}{tried}")
 
 
-def open_recording(name: str, path: Path) -> Recording:
-    """The manifest entry of a file at its true rate; reads the header only.
+def open_recording(name: str, path: Path, maximum_hours: float = MAXIMUM_HOURS) -> Recording:
+    """The manifest entry of a file at its true rate and length; a file that ends early is logged.
 
     Raises:
-        BadUtterance: the file cannot be read as audio or is empty.
+        BadUtterance: the file cannot be read as audio, is empty, or is longer than `maximum_hours`.
     """
-    info = audio_info(path)
+    reader = open_audio(path, maximum_hours=maximum_hours)
+    log_warning(reader)
+    info = reader.info
     return Recording(
         id=name,
         sources=[AudioSource(type="file", channels=list(range(info.channels)), source=str(path.absolute()))],
@@ -107,7 +119,7 @@ def make_cut(
     start: float = 0.0,
     end: float | None = None,
 ) -> MonoCut:
-    """One utterance: `[start, end)` seconds of the first channel, to the end of the recording by default.
+    """One utterance: `[start, end)` seconds of the mean of all channels, to the end of the recording by default.
 
     Times are rounded to samples; an end at most `TOLERANCE` beyond the recording is clipped. Without a text
     (None) the cut has no supervision.
@@ -127,6 +139,8 @@ def make_cut(
         raise BadUtterance(f"from {start:g} to {last_sample / rate:g} s there is no audio")
     duration = (last_sample - first_sample) / rate
     cut = MonoCut(id=name, start=first_sample / rate, duration=duration, channel=0, recording=recording)
+    if len(recording.channel_ids or []) > 1:
+        cut.custom = {CHANNELS: MIX}
     if text is not None:
         cut.supervisions.append(
             SupervisionSegment(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -16,17 +14,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from lhotse import CutSet, Features
-from lhotse.audio import get_audio_duration_mismatch_tolerance, set_audio_duration_mismatch_tolerance
-from lhotse.cut import Cut, MonoCut
+from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
-from retort.audio.files import audio_info, check_wave
 from retort.config import FeatureConfig
-from retort.corpora.cuts import TOLERANCE, Rejected
+from retort.corpora.cuts import Rejected, is_mix
 from retort.corpora.manifest import STORAGE, read_features
+from retort.corpora.waves import load_samples
 from retort.errors import BadUtterance, UserError
 from retort.files import flush, write_whole
 from retort.json_reader import parse_json
@@ -110,61 +107,6 @@ class CutFeatures:
         return stored
 
 
-def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
-    """The cut's wave as `(N,)` float32, mono, at `sampling_rate`.
-
-    Raises:
-        BadUtterance: as :class:`CutFeatures`.
-    """
-    original = cut
-    lhotse_log = logging.getLogger()
-    level = lhotse_log.level
-    lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs a page before it raises; our one line says it
-    _demand_stated_durations()
-    try:
-        if cut.sampling_rate != sampling_rate:
-            cut = cut.resample(sampling_rate)
-        if isinstance(cut, MonoCut):  # by itself it hears channel 0 alone; `transcribe` hears the mean of all
-            audio = cut.recording.load_audio(offset=cut.start, duration=cut.duration)
-        else:
-            audio = cut.load_audio()
-    except Exception as error:  # lhotse and soundfile raise many kinds; one bad file must not end a long job
-        raise BadUtterance(f"its audio cannot be read ({_reason(original, error)})", where=cut.id) from None
-    finally:
-        lhotse_log.setLevel(level)
-    samples = np.asarray(audio, dtype=np.float32).mean(axis=0)
-    check_wave(samples, cut.id)
-    return samples
-
-
-def _demand_stated_durations() -> None:
-    """By itself lhotse mirrors up to half a second of sound where a file is shorter than its manifest says."""
-    if get_audio_duration_mismatch_tolerance() != TOLERANCE:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it advises against any value below its own
-            set_audio_duration_mismatch_tolerance(TOLERANCE)
-
-
-def _reason(cut: Cut, error: Exception) -> str:
-    """What the files themselves have wrong, for lhotse's words are about lhotse."""
-    tracks = [track.cut for track in getattr(cut, "tracks", [])] or [cut]
-    for recording in (each.recording for each in tracks if each.has_recording):
-        for source in recording.sources:
-            try:
-                info = audio_info(source.source)
-            except BadUtterance as found:
-                return f"{found.where}: {found.what}"
-            if recording.transforms:
-                continue
-            there, stated = info[:2], (recording.sampling_rate, recording.num_samples)
-            if there != stated:
-                return (
-                    f"{source.source} has {there[1]} samples at {there[0]} Hz, "
-                    f"its manifest says {stated[1]} at {stated[0]} Hz"
-                )
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
     """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
     settings = {**asdict(config), "storage": "", "cmvn": ""}
@@ -174,7 +116,8 @@ def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:
-        digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id}\n".encode())
+        channel = "mix" if is_mix(cut) else cut.channel
+        digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording_id} {channel}\n".encode())
         for source_file in cut.recording.sources:
             if source_file.source not in versions:
                 versions[source_file.source] = _version(Path(source_file.source))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from lhotse import MonoCut, Recording
 
+from retort.audio.files import MAXIMUM_HOURS
 from retort.corpora.cuts import (
     CheckedCuts,
     Prepared,
@@ -37,7 +38,7 @@ class Segment(NamedTuple):
     """Seconds; None is the end of the recording."""
 
 
-def prepare(source: str | Path, out: str | Path) -> Prepared:
+def prepare(source: str | Path, out: str | Path, *, maximum_hours: float = MAXIMUM_HOURS) -> Prepared:
     """Write `OUT/NAME.jsonl.gz` for a Kaldi folder, or for each Kaldi folder directly inside `source`.
 
     Raises:
@@ -49,11 +50,13 @@ def prepare(source: str | Path, out: str | Path) -> Prepared:
     folders = [source] if _is_kaldi(source) else _kaldi_folders(source)
     prepared = Prepared()
     for folder in folders or [source]:  # reading a folder that is none tells what it lacks
-        write_split(folder.name, read_kaldi(folder), Path(out), prepared)
+        write_split(folder.name, read_kaldi(folder, maximum_hours=maximum_hours), Path(out), prepared)
     return prepared
 
 
-def read_kaldi(folder: str | Path, *, texts: bool = True) -> CheckedCuts:
+def read_kaldi(
+    folder: str | Path, *, texts: bool = True, maximum_hours: float = MAXIMUM_HOURS
+) -> CheckedCuts:
     """The utterances of a Kaldi folder, in the order of its `text` (or `segments`, or `wav.scp`).
 
     Relative paths in `wav.scp` are tried from the folder, its parent and the working directory. Without
@@ -72,7 +75,7 @@ def read_kaldi(folder: str | Path, *, texts: bool = True) -> CheckedCuts:
     transcripts = _table(folder / "text", problems, may_be_empty=True) if texts else None
     has_speakers = texts and (folder / "utt2spk").is_file()
     speakers = _table(folder / "utt2spk", problems) if has_speakers else None
-    recordings = _Recordings(paths, [folder, folder.parent, Path()])
+    recordings = _Recordings(paths, [folder, folder.parent, Path()], maximum_hours)
 
     def cut(name: str) -> MonoCut:
         if segments is not None and name not in segments:
@@ -116,9 +119,10 @@ class _Problems:
 class _Recordings:
     """Opens each recording once, however many segments it has; a bad one stays bad."""
 
-    def __init__(self, paths: dict[str, str], roots: list[Path]) -> None:
+    def __init__(self, paths: dict[str, str], roots: list[Path], maximum_hours: float) -> None:
         self.paths = paths
         self.roots = roots
+        self.maximum_hours = maximum_hours
         self.opened: dict[str, Recording | BadUtterance] = {}
 
     def open(self, name: str) -> Recording:
@@ -126,7 +130,9 @@ class _Recordings:
             try:
                 if name not in self.paths:
                     raise BadUtterance(f"no audio: {name} is not in wav.scp")
-                self.opened[name] = open_recording(name, find_audio(self.paths[name], self.roots))
+                self.opened[name] = open_recording(
+                    name, find_audio(self.paths[name], self.roots), self.maximum_hours
+                )
             except BadUtterance as error:
                 self.opened[name] = error
         found = self.opened[name]

@@ -7,11 +7,12 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-from lhotse import MonoCut, Recording
+from lhotse import MonoCut, MultiCut, Recording
+from lhotse.utils import fastcopy
 
-from retort.corpora.cuts import CheckedCuts, Rejected, checked, find_audio
+from retort.corpora.cuts import CHANNELS, MIX, CheckedCuts, Rejected, checked, find_audio, is_mix
 from retort.corpora.kaldi import read_kaldi
 from retort.corpora.manifest import LONGEST_LINE, read_cut
 from retort.errors import BadUtterance, UserError
@@ -98,7 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     compressed = path.name.endswith(".gz")
     try:
         with gzip.open(path) if compressed else path.open("rb") as file:
-            yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
+            yield from enumerate(lines_up_to(LONGEST_LINE, cast(IO[bytes], file), path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
             "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"
@@ -110,10 +111,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
     if not texts and isinstance(item, Recording):
         item = item.to_cut()
+    if isinstance(item, MultiCut):
+        item = _as_mix(item)
     if not isinstance(item, MonoCut):
         raise BadUtterance(f"not a MonoCut but a {type(item).__name__}")
     if item.recording is None:
         raise BadUtterance("the cut has no recording")
+    known = item.recording.channel_ids or []
+    if not is_mix(item) and item.channel not in known:
+        has = ", ".join(map(str, known))
+        raise BadUtterance(f"the cut is of channel {item.channel}, its recording has {has}")
     if texts:
         if len(item.supervisions) != 1:
             raise BadUtterance(f"the cut has {len(item.supervisions)} supervisions, not one")
@@ -125,6 +132,28 @@ def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
         )
     _find_files(item.recording, roots)
     return item
+
+
+def _as_mix(cut: MultiCut) -> MonoCut:
+    """A cut of all channels of its recording, with our mark for that.
+
+    Raises:
+        BadUtterance: it is of some of them only.
+    """
+    known = [] if cut.recording is None else cut.recording.channel_ids or []
+    if set(cut.channel if isinstance(cut.channel, list) else [cut.channel]) != set(known):
+        raise BadUtterance(
+            f"the cut is of channels {cut.channel} of {known}", remedy="Give one channel (a MonoCut), or all"
+        )
+    return MonoCut(
+        id=cut.id,
+        start=cut.start,
+        duration=cut.duration,
+        channel=known[0],
+        recording=cut.recording,
+        supervisions=[fastcopy(each, channel=known[0]) for each in cut.supervisions],
+        custom={**(cut.custom or {}), CHANNELS: MIX},
+    )
 
 
 def _find_files(recording: Recording, roots: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from lhotse import Recording
 
 from retort.audio.files import audio_info
-from retort.corpora.cuts import CheckedCuts, Rejected, checked, make_cut
+from retort.corpora.cuts import CheckedCuts, Rejected, checked, make_cut, open_recording
 from retort.errors import BadUtterance, UserError
 
 
@@ -74,10 +74,9 @@ def recipe_cuts(manifests: Mapping[str, Any], rejected: list[Rejected], where: P
     recordings: dict[str, Recording] = {each.id: each for each in manifests["recordings"]}
     cuts = []
     for supervision in sorted(manifests["supervisions"], key=lambda each: str(each.id)):
-        recording = recordings[supervision.recording_id]
-        for source in recording.sources:
-            source.source = os.readlink(source.source)
+        path = Path(os.readlink(recordings[supervision.recording_id].sources[0].source))
         try:
+            recording = open_recording(supervision.recording_id, path)  # lhotse takes the header's length
             cuts.append(make_cut(supervision.id, recording, supervision.text, supervision.speaker))
         except BadUtterance as error:
             rejected.append(Rejected(supervision.id, str(error)))

@@ -6,7 +6,7 @@ as lhotse's alignment `word`. An utterance depends on the seed, its split and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,8 +218,12 @@ def _shares(available: int, counts: dict[str, int]) -> dict[str, int]:
     return sizes
 
 
-def voice_names(voices: int | Sequence[str], language: str = "english") -> Sequence[str]:
-    """The voices by name.
+def voice_names(
+    voices: int | Sequence[str],
+    language: str = "english",
+    among: Mapping[str, Sequence[str]] = VOICES,
+) -> Sequence[str]:
+    """The voices by name, of a synthesiser's voices by language.
 
     Raises:
         UserError: there are not so many.
@@ -228,7 +232,7 @@ def voice_names(voices: int | Sequence[str], language: str = "english") -> Seque
         if not voices:
             raise UserError("no voice to speak with", remedy="Name at least one, such as en-us+m3")
         return voices
-    known = VOICES[language]
+    known = among[language]
     if not 1 <= voices <= len(known):
         raise UserError(f"{voices} voices of {language}", remedy=f"Choose 1 to {len(known)}")
     return known[:voices]
@@ -262,8 +266,14 @@ def render(
 
     The resampling filter has no delay, so that times only shift by the silence in front.
     """
-    clean = resample_poly(speech.astype(np.float64), 320, 441)  # 22,050 x 320 / 441 = 16,000
-    clean *= 10 ** (generator.uniform(*conditions.peak) / 20) / np.abs(clean).max()
+    return in_a_room(resample_poly(speech.astype(np.float64), 320, 441), generator, conditions)  # to 16,000
+
+
+def in_a_room(
+    clean: NDArray[np.float64], generator: np.random.Generator, conditions: Conditions
+) -> tuple[NDArray[np.float64], float]:
+    """The same of samples at 16 kHz of any loudness."""
+    clean = clean * (10 ** (generator.uniform(*conditions.peak) / 20) / np.abs(clean).max())
     before, after = (int(generator.uniform(*conditions.silence) * SAMPLING_RATE) for _ in range(2))
     power = np.mean(clean**2) / 10 ** (generator.uniform(*conditions.snr) / 10)
     samples = _noise(before + len(clean) + after, generator) * np.sqrt(power)

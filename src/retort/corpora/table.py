@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lhotse import MonoCut
 
+from retort.audio.files import MAXIMUM_HOURS
 from retort.corpora.cuts import (
     Prepared,
     Rejected,
@@ -39,7 +40,9 @@ class Row(NamedTuple):
     split: str
 
 
-def prepare(source: str | Path, out: str | Path, *, held_out: float = 0.0) -> Prepared:
+def prepare(
+    source: str | Path, out: str | Path, *, held_out: float = 0.0, maximum_hours: float = MAXIMUM_HOURS
+) -> Prepared:
     """Write `OUT/SPLIT.jsonl.gz` for each value of the column `split`; without it, `OUT/train.jsonl.gz`.
 
     Relative audio paths are tried from the table's folder, then the working directory. An utterance is named
@@ -50,6 +53,7 @@ def prepare(source: str | Path, out: str | Path, *, held_out: float = 0.0) -> Pr
         held_out: for a table without `split`: about this share of the utterances each goes to `validation`
             and to `test`, the rest to `train`. By speaker if there are three or more of them (none is in two
             splits), else by text (no sentence is in two splits). The same table always gives the same splits.
+        maximum_hours: a longer recording is left out and listed.
 
     Raises:
         UserError: no such table, columns missing or unknown, nothing usable, or a split that would be empty.
@@ -77,7 +81,9 @@ def prepare(source: str | Path, out: str | Path, *, held_out: float = 0.0) -> Pr
                 )
             names[name] = row.line
             path = find_audio(row.audio, [source.parent, Path()])
-            cuts[row] = make_cut(name, open_recording(name, path), row.text, row.speaker or name)
+            cuts[row] = make_cut(
+                name, open_recording(name, path, maximum_hours), row.text, row.speaker or name
+            )
         except BadUtterance as error:
             rejected.append(Rejected(name, str(error)))
     checked(cuts.values(), rejected, source)

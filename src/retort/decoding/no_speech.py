@@ -18,8 +18,12 @@ MOST_RATIO = 3.0
 """CTC tokens per token beyond which more does not count."""
 
 
+FARTHEST = 4.0
+"""Standard deviations from the mean beyond which a signal counts no more."""
+
+
 class Signal(NamedTuple):
-    """How a signal enters: `weight * (value - mean) / deviation`."""
+    """How a signal enters: `weight * (value - mean) / deviation`, within `FARTHEST`."""
 
     mean: float
     deviation: float
@@ -28,10 +32,11 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True)
 class NoSpeech:
-    """Logistic regression over signals of the decoder and of the CTC head.
+    """Logistic regression over signals of the decoder, of the CTC head and of the sound itself.
 
     Attributes:
-        signals: by name (see :func:`decoding_signals`); one that a student lacks counts as its mean.
+        signals: by name (see :func:`decoding_signals` and :func:`retort.audio.texture.sound_signals`); one that a
+            student lacks counts as its mean.
         bias: of the logit of no speech.
         threshold: above it there are no words. With 1 the words always stay.
     """
@@ -45,7 +50,8 @@ class NoSpeech:
         logit = self.bias
         for name, signal in self.signals.items():
             if name in values:
-                logit += signal.weight * (values[name] - signal.mean) / signal.deviation
+                standard = (values[name] - signal.mean) / signal.deviation
+                logit += signal.weight * max(-FARTHEST, min(FARTHEST, standard))
         return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, logit))))
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class DecodingOptions:
         UserError: a number that cannot be, an unknown word, or a weight without its model.
     """
 
-    beam: int = number(1, 1, 1000)
-    nbest: int = number(1, 1, 1000)
+    beam: int = number(1, 1, 10_000)
+    nbest: int = number(1, 1, 10_000)
     lm: str = ""
     lm_weight: float = number(0.0, 0, 1000)
     rescore: str = ""

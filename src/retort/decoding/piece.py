@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -18,9 +19,11 @@ class Piece:
         duration: seconds.
         speech: ranges in seconds of the recording in which it has speech; empty where silence is kept.
         features: `(T, bins)`, normalised over the segment.
+        sound: what the sound is like (:func:`retort.audio.texture.sound_signals`).
     """
 
     offset: float
     duration: float
     speech: list[Seconds]
     features: Tensor
+    sound: Mapping[str, float] = field(default_factory=dict)

@@ -19,13 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
-from retort.audio.files import WaveCheck, log_warning, open_audio
+from retort.audio.files import MAXIMUM_HOURS, Channel, WaveCheck, log_warning, open_audio
 from retort.audio.samples import as_path, as_wave
 from retort.audio.segments import LONGEST, segments
 from retort.audio.speech import open_detector
+from retort.audio.texture import sound_signals
 from retort.checks import check_choices
 from retort.checksums import seal, verify
 from retort.config import CHOICES, FeatureConfig, NormaliserConfig, Recipe
+from retort.decoding.channels import channel_alternatives
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.hybrid_search import ScaledGraph
 from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
@@ -104,19 +106,41 @@ class Recogniser:
         return self
 
     def transcribe(
-        self, audio: Audio, longest: float = LONGEST, options: DecodingOptions = GREEDY
+        self,
+        audio: Audio,
+        longest: float = LONGEST,
+        options: DecodingOptions = GREEDY,
+        channel: Channel = "mix",
+        maximum_hours: float = MAXIMUM_HOURS,
     ) -> Transcript:
-        """Recognise a file of any rate and channel count that soundfile reads.
+        """Recognise a file of any sampling rate and number of channels.
 
         Args:
             audio: the path of a file, or samples, as :meth:`transcribe_samples` takes them.
             longest: seconds; a longer file is cut at its pauses into stretches no longer than this.
             options: how to decode.
+            channel: of a file, counted from 0, or "mix", the mean of all.
+            maximum_hours: a longer file is refused.
 
         Raises:
             UserError: the file is missing, not audio, empty, silent or too short.
         """
-        return self.alternatives(audio, longest, options)[0].transcript
+        return self.alternatives(audio, longest, options, channel, maximum_hours)[0].transcript
+
+    def transcribe_channels(
+        self,
+        path: str | Path,
+        longest: float = LONGEST,
+        options: DecodingOptions = GREEDY,
+        maximum_hours: float = MAXIMUM_HOURS,
+    ) -> dict[int, Transcript]:
+        """Recognise each channel of a file by itself; :func:`retort.decoding.channels.turns` puts them in order.
+
+        Raises:
+            UserError: as :meth:`transcribe`, for a file none of whose channels can be used.
+        """
+        found = channel_alternatives(self, str(path), longest, options, maximum_hours)
+        return {channel: readings[0].transcript for channel, readings in found.items()}
 
     def transcribe_samples(
         self,
@@ -140,7 +164,12 @@ class Recogniser:
         return self._alternatives([as_wave(samples, where)], longest, where, options)[0].transcript
 
     def alternatives(
-        self, audio: Audio, longest: float = LONGEST, options: DecodingOptions = GREEDY
+        self,
+        audio: Audio,
+        longest: float = LONGEST,
+        options: DecodingOptions = GREEDY,
+        channel: Channel = "mix",
+        maximum_hours: float = MAXIMUM_HOURS,
     ) -> list[Alternative]:
         """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`.
 
@@ -149,7 +178,7 @@ class Recogniser:
         path = as_path(audio)
         if path is None:
             return self._alternatives([as_wave(audio, "samples")], longest, "samples", options)
-        reader = open_audio(path, self.sampling_rate)
+        reader = open_audio(path, self.sampling_rate, channel, maximum_hours=maximum_hours)
         found = self._alternatives(reader.blocks(), longest, path, options)
         log_warning(reader)
         return found
@@ -199,7 +228,8 @@ class Recogniser:
             features = self._features(segment.samples)
             if int(self.student.encoder.output_lengths(torch.tensor([features.shape[0]]))) >= SHORTEST:
                 speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
-                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features)
+                sound = sound_signals(segment.samples, rate)
+                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
 
     @torch.inference_mode()
     def piece_readings(
@@ -219,7 +249,7 @@ class Recogniser:
             if isinstance(candidates, BadUtterance):
                 readings.append(candidates)
                 continue
-            no_speech = self.no_speech(values)
+            no_speech = self.no_speech({**values, **piece.sound})
             if no_speech > threshold:
                 silent = Alternative(Transcript("", [], [], no_speech), candidates[0].score)
                 readings.append([silent])
@@ -362,11 +392,11 @@ class Recogniser:
 
 
 def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iterator[np.ndarray]:
-    """The blocks, noted by `check`; the first value that is not finite ends them with an error."""
+    """The blocks, noted by `check`; the first value that is not finite or far too large ends them with an error."""
     blocks = iter(blocks)
     for block in blocks:
         check.add(block)
-        if check.bad:
+        if check.damaged:
             for rest in blocks:
                 check.add(rest)
             check.finish(where)

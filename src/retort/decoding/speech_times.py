@@ -46,10 +46,8 @@ def _joined(speech: Sequence[Seconds]) -> list[Seconds]:
 def _moved(timed: TimedText, ranges: Sequence[Seconds]) -> TimedText:
     before = [each for each in ranges if each[0] < timed.end]
     after = ranges[len(before) :]
-    if before and timed.end <= before[-1][1] + LATE:
-        start, end = before[-1][0], timed.end
-    elif not before or (after and after[0][0] - timed.end < timed.end - before[-1][1]):
-        start = end = after[0][0]
+    if before and (not after or timed.end - before[-1][1] <= after[0][0] - timed.end):
+        start, end = before[-1][0], min(timed.end, before[-1][1] + LATE)
     else:
-        start, end = before[-1]
+        start = end = after[0][0]
     return replace(timed, start=min(max(timed.start, start), end), end=end)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple, TypeAlias
 
 from retort.decoding.transcript import TimedText, Transcript
 
@@ -15,22 +16,44 @@ SHORTEST = 0.001
 """Seconds; WebVTT allows no subtitle that ends where it starts."""
 
 
-def to_srt(transcript: Transcript, separator: str = " ") -> str:
-    """SubRip text, with decimal commas and numbered subtitles."""
-    blocks = [
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (start, end, text) in enumerate(_lines(transcript.words, separator), start=1)
-    ]
+Spoken: TypeAlias = Transcript | Mapping[int, Transcript]
+"""A transcript, or one for each channel of a recording."""
+
+
+class _Subtitle(NamedTuple):
+    start: float
+    end: float
+    channel: int | None
+    """None where the recording has one transcript."""
+    text: str
+
+
+def to_srt(spoken: Spoken, separator: str = " ") -> str:
+    """SubRip text, with decimal commas and numbered subtitles; those of a channel begin with its number."""
+    blocks = []
+    for number, (start, end, channel, text) in enumerate(_subtitles(spoken, separator), start=1):
+        name = "" if channel is None else f"[channel {channel}] "
+        blocks.append(f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{name}{text}\n")
     return "\n".join(blocks)
 
 
-def to_vtt(transcript: Transcript, separator: str = " ") -> str:
-    """WebVTT text, with its header; `&`, `<` and `>` are escaped, as the format asks."""
-    blocks = [
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escape(text, quote=False)}\n"
+def to_vtt(spoken: Spoken, separator: str = " ") -> str:
+    """WebVTT text, with its header; `&`, `<` and `>` are escaped, as the format asks; a channel is a voice."""
+    blocks = ["WEBVTT\n"]
+    for start, end, channel, text in _subtitles(spoken, separator):
+        voice = "" if channel is None else f"<v channel {channel}>"
+        blocks.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{voice}{escape(text, quote=False)}\n")
+    return "\n".join(blocks)
+
+
+def _subtitles(spoken: Spoken, separator: str) -> list[_Subtitle]:
+    if isinstance(spoken, Transcript):
+        return [_Subtitle(start, end, None, text) for start, end, text in _lines(spoken.words, separator)]
+    return sorted(
+        _Subtitle(start, end, channel, text)
+        for channel, transcript in spoken.items()
         for start, end, text in _lines(transcript.words, separator)
-    ]
-    return "\n".join(["WEBVTT\n", *blocks])
+    )
 
 
 def _lines(words: Sequence[TimedText], separator: str) -> list[tuple[float, float, str]]:

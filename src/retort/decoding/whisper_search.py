@@ -136,7 +136,8 @@ def greedy_whisper(
     previous = torch.full_like(limits, EOS)
     running = limits > 0
     state = student.decoder.start(encoded.hidden, encoded.lengths)
-    tokens, scores = [], []
+    tokens: list[Tensor] = []
+    scores: list[Tensor] = []
     while running.any():
         logits, state = student.decoder.step(state, previous)
         score, previous = suppression(logits, len(tokens)).max(-1)

@@ -92,6 +92,32 @@ def _comparisons(experiments: Sequence[Experiment]) -> list[Block]:
     return [title, Table(("experiment", "data", "", "difference", "95 %", "p"), rows), *notes]
 
 
+def changes(experiments: Sequence[Experiment]) -> Section:
+    """What training gained and lost on each test set against the model that it started from; empty if there is none."""
+    section = Section("Gained and lost")
+    rows: list[list[str]] = []
+    for each in experiments:
+        for name in each.started.keys() & each.scored.keys():
+            first, second = each.started[name].score, each.scored[name].score
+            try:
+                found = [compare(first, second, measure=measure) for measure in MEASURES]
+            except UserError as error:
+                section.blocks.append(note(f"{each.name}, {name}: {error}"))
+                continue
+            for row in found:
+                rates = f"{row.first:.2%}", f"{row.second:.2%}", f"{row.difference:+.2%}"
+                interval = f"{row.low:+.2%} to {row.high:+.2%}"
+                rows.append([each.name, name, row.measure.upper(), *rates, interval, f"{row.p:.4f}"])
+    if rows:
+        text = Paragraph(
+            "Each test set before training (the model of `training.init`) and after it, on the same utterances, paired "
+            "bootstrap over speakers; below zero training gained, above zero it lost."
+        )
+        header = ("experiment", "data", "", "before", "after", "difference", "95 %", "p")
+        section.blocks[:0] = [text, Table(header, sorted(rows))]
+    return section
+
+
 def recipes(experiments: Sequence[Experiment]) -> Section:
     """The rows of distillation, and every setting that is not the default."""
     section = Section("Recipe")

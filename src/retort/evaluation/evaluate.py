@@ -60,7 +60,7 @@ def evaluate(
     *,
     reuse: bool = False,
     alignments: AlignmentStore | None = None,
-    noise: bool = False,
+    noise: int = 0,
 ) -> Evaluation:
     """Score a model on a manifest or Kaldi folder.
 
@@ -73,7 +73,7 @@ def evaluate(
         reuse: do nothing where :func:`evaluated` finds what an earlier call wrote.
         alignments: of the data, in the senones of a hybrid student (:func:`retort.evaluation.aligned.open_aligned`);
             their frames are counted beside the errors.
-        noise: recognise synthetic noise as well (:func:`retort.evaluation.noise.score_noise`).
+        noise: recognise so many clips of synthetic noise as well (:func:`retort.evaluation.noise.score_noise`).
     """
     if reuse and (before := evaluated(recogniser, source, folder, options)) is not None:
         return before
@@ -92,7 +92,7 @@ def evaluate(
     )
     on_noise = None
     if noise:
-        on_noise = score_noise(recogniser, recognised, options, partial(progress, "noise"))
+        on_noise = score_noise(recogniser, recognised, options, partial(progress, "noise"), noise)
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
     out = _place(source, folder, options)

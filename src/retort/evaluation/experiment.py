@@ -13,10 +13,12 @@ from torch import Tensor
 
 from retort.config import Recipe
 from retort.errors import UserError
+from retort.evaluation.before import BEFORE
 from retort.evaluation.frame_accuracy import FrameAccuracy
 from retort.evaluation.scoring import Score, read_score
 from retort.files import opening_model
 from retort.json_reader import parse_json, read_json
+from retort.nn.lora import merge_lora
 from retort.recipe import recipe_from_dict
 from retort.text.opening import open_tokenizer
 from retort.weights import read_weights
@@ -55,6 +57,7 @@ class Experiment:
         name: of the recipe; told apart from others by :func:`open_experiments`.
         metrics: lines of `metrics.jsonl`, numbers only; each has `step`.
         scored: by name, those whose files are whole.
+        started: the same of the model that training started from (:mod:`retort.evaluation.before`).
         missing: what is not there or broken, in words.
     """
 
@@ -65,6 +68,7 @@ class Experiment:
     metrics: list[dict[str, float]]
     scored: dict[str, Scored]
     missing: list[str] = field(default_factory=list)
+    started: dict[str, Scored] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -101,7 +105,8 @@ class Experiment:
 
     def last_student(self) -> dict[str, Tensor] | None:
         """Weights of the student that these projections were trained with."""
-        return self._tensors("student")
+        weights, lora = self._tensors("student"), self.recipe.training.lora
+        return merge_lora(weights, lora) if weights is not None and lora.parts else weights
 
     def _tensors(self, name: str) -> dict[str, Tensor] | None:
         if self.last_checkpoint is None:
@@ -174,23 +179,31 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
     recipe = recipe_from_dict(content, str(path))
     metrics = _metrics(folder / "metrics.jsonl")
     result = Experiment(folder, home or folder, recipe.name, recipe, metrics, {})
-    missing, scored = result.missing, result.scored
+    missing = result.missing
     if result.released:
         missing.append("a release, which does not tell how training went")
     elif not metrics:
         missing.append("no metrics yet (metrics.jsonl)")
-    for score in sorted(result.home.glob("evaluation/*/score.json")):
+    result.scored = _scores(result.home, recipe, missing)
+    result.started = _scores(result.home / BEFORE, recipe, missing)
+    if not result.scored:
+        missing.append("not scored yet (`retort evaluate` does it)")
+    if not result.finished:
+        missing.append("no model yet: training has not finished")
+    return result
+
+
+def _scores(folder: Path, recipe: Recipe, missing: list[str]) -> dict[str, Scored]:
+    """What is below `folder/evaluation`; a line is added to `missing` for a score that is broken."""
+    scored = {}
+    for score in sorted(folder.glob("evaluation/*/score.json")):
         try:
             found, said = read_score(score), _said(score.parent / "hyp.jsonl")
             frames = _frames(score) if recipe.student.kind == "hybrid" else None
             scored[score.parent.name] = Scored(score.parent.name, found, said, frames)
         except UserError as error:
             missing.append(str(error))
-    if not scored:
-        missing.append("not scored yet (`retort evaluate` does it)")
-    if not result.finished:
-        missing.append("no model yet: training has not finished")
-    return result
+    return scored
 
 
 def _frames(path: Path) -> FrameAccuracy | None:

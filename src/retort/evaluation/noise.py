@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from retort.audio.noise import noise_clips
 from retort.corpora.features import load_samples
-from retort.decoding.no_speech import NoSpeech, Signal, decoding_signals
+from retort.decoding.no_speech import FARTHEST, NoSpeech, Signal, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.errors import BadUtterance, UserError
@@ -163,7 +163,8 @@ def _rows(
             (found,) = search(encoded)
             if not isinstance(found, BadUtterance):
                 best = [found[0].hypothesis]
-                rows += decoding_signals(recogniser.student, encoded, best, [piece.duration])
+                (signals,) = decoding_signals(recogniser.student, encoded, best, [piece.duration])
+                rows.append({**signals, **piece.sound})
     return rows
 
 
@@ -173,7 +174,8 @@ def _chosen(speech: Sequence[dict[str, float]], noise: Sequence[dict[str, float]
     table = np.array([[row[name] for name in names] for row in [*speech, *noise]])
     truth = np.repeat([-1.0, 1.0], [len(speech), len(noise)])
     means, deviations = table.mean(0), np.maximum(table.std(0), 1e-6)
-    standard = np.concatenate([(table - means) / deviations, np.ones((len(table), 1))], 1)
+    standard = np.clip((table - means) / deviations, -FARTHEST, FARTHEST)
+    standard = np.concatenate([standard, np.ones((len(table), 1))], 1)
     shares = np.where(truth > 0, 0.5 / max(len(noise), 1), 0.5 / len(speech))
 
     def cost(weights: NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retort.errors import UserError
-from retort.evaluation.chapters import curves, errors_of, recipes, scores, sizes
+from retort.evaluation.chapters import changes, curves, errors_of, recipes, scores, sizes
 from retort.evaluation.document import Document, Paragraph, Section, to_html, to_markdown
 from retort.evaluation.experiment import Experiment, open_experiments
 from retort.evaluation.listening import Progress, listen
@@ -41,8 +41,8 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: Progress, 
     if not folders:
         raise UserError("no experiment is named", remedy="Give one or more folders exp/NAME")
     experiments = open_experiments(list(folders), root)
-    chapters: list[Callable[[list[Experiment]], Section]] = [scores, recipes, sizes, curves]
-    sections = [chapter(experiments) for chapter in chapters]
+    chapters: list[Callable[[list[Experiment]], Section]] = [scores, changes, recipes, sizes, curves]
+    sections = [section for chapter in chapters if (section := chapter(experiments)).blocks]
     sections += listen(experiments, progress)
     sections.append(errors_of(experiments))
     names = [each.name for each in experiments]

@@ -136,7 +136,7 @@ def _text(value: str) -> bytes:
 
 def _settings(found: WhisperExport) -> dict[str, Any]:
     names = ((found.tokenizer.id_to_token(each), each) for each in range(found.architecture["vocab_size"]))
-    start = found.tokenizer.token_to_id("<|startoftranscript|>")
+    start = int(found.tokenizer.token_to_id("<|startoftranscript|>") or 0)
     tasks = [found.tokenizer.token_to_id(f"<|{name}|>") for name in ("translate", "transcribe")]
     behind = min(each for each in (*tasks, found.architecture["vocab_size"]) if each is not None)
     return {

@@ -132,11 +132,12 @@ def export_transformers(recogniser: Recogniser, base: str, out: Path, *, half: b
         WhisperForConditionalGeneration,
     )
 
+    from retort.huggingface import open_part
     from retort.lm.pretrained import find_model, open_tokenizer, quiet
 
     found = gather_whisper(recogniser, base)
     source = find_model(base)
-    config = WhisperConfig.from_pretrained(source, local_files_only=True)
+    config = open_part(WhisperConfig, source, local=True)
     config.encoder_layers = found.architecture["encoder_layers"]
     with torch.random.fork_rng(devices=[]), quiet():
         model = WhisperForConditionalGeneration(config)
@@ -144,7 +145,7 @@ def export_transformers(recogniser: Recogniser, base: str, out: Path, *, half: b
         assert not report.unexpected_keys, report.unexpected_keys
         model.tie_weights()
         try:
-            generation = GenerationConfig.from_pretrained(source, local_files_only=True)
+            generation = open_part(GenerationConfig, source, local=True)
         except OSError:
             generation = GenerationConfig.from_model_config(config)
         generation.suppress_tokens = found.suppressed or None

@@ -85,7 +85,10 @@ class LexiconGrammar:
         rest = rest if self.first is None else (*rest, self.first)
         digest = hashlib.sha256(json.dumps([self.words, self.spellings, *rest]).encode())
         with opened(self.arpa) as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            content = hashlib.sha256()
+            while block := file.read(1 << 20):
+                content.update(block)
+        digest.update(content.digest())
         return digest.hexdigest()[:16]
 
     def fst(

@@ -113,7 +113,15 @@ class AlignmentStore(Mapping[str, Alignment]):
             for path in _shards(self.folder):
                 shard = Shard(path, self.tree)
                 self._places.update((name, (shard, row)) for row, name in enumerate(shard.ids))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            SafetensorError,
+        ) as error:
             raise UserError(f"cannot be read ({error})", where=folder, remedy=_REMEDY) from None
 
     def __getitem__(self, name: str) -> Alignment:

@@ -67,6 +67,10 @@ def workers(processes: int, of: str, remedy: str) -> Iterator[Workers]:
     )
     try:
         yield Workers(pool, of, remedy)
+    except BaseException:  # what they are at is not wanted any more, and may take minutes
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         for name, value in before.items():

@@ -56,7 +56,12 @@ def check_table(table: NgramTable) -> None:
     """
     size = sum(table.counts)
     arrays = (table.keys, table.log_probs, table.backoffs)
-    if table.vocabulary < 1 or not table.counts or min(table.counts) < 0 or table.counts[0] != table.vocabulary:
+    if (
+        table.vocabulary < 1
+        or not table.counts
+        or min(table.counts) < 0
+        or table.counts[0] != table.vocabulary
+    ):
         raise ValueError(f"its counts are {table.counts}")
     if any(each.shape != (size,) for each in arrays) or table.keys.dtype != np.int64:
         raise ValueError("its arrays are not of one length")

@@ -10,11 +10,18 @@ from torch import Tensor
 from retort.errors import UserError
 from retort.huggingface import open_model, open_part
 from retort.lm.pretrained import load_pretrained
-from retort.nn.pretrained import KINDS
+from retort.nn.conformer_encoders import CONFORMER_KINDS
+from retort.nn.pretrained import KINDS as WAVE_KINDS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+_PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
+"""`model_type` of whole recognisers, whose encoder is taken."""
+KINDS = (*WAVE_KINDS, "whisper", *CONFORMER_KINDS, *_PARAKEET)
+"""What `model_type` may be."""
+FEATURES = {"whisper": "whisper", "wav2vec2-bert": "w2v_bert", "parakeet_encoder": "parakeet"}
+"""What `features.kind` an architecture reads; `wave` where it is not named here."""
 _WHISPER = (
     "num_mel_bins",
     "d_model",
@@ -49,10 +56,12 @@ def speech_architecture(name: str) -> dict[str, Any]:
         return open_part(AutoConfig, source, local=local)
 
     config = load_pretrained(load, name, REMEDY)
-    if config.model_type not in (*KINDS, "whisper"):
+    if config.model_type not in KINDS:
         raise UserError(
-            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join((*KINDS, 'whisper'))}"
+            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
         )
+    if config.model_type in _PARAKEET:
+        config = config.encoder_config
     if getattr(config, "conv_pos_batch_norm", False):
         raise UserError(
             "its positions have a BatchNorm, which hears padding", where=name, remedy="Choose another model"
@@ -60,6 +69,8 @@ def speech_architecture(name: str) -> dict[str, Any]:
     if config.model_type == "whisper":
         return {"model_type": "whisper", **{key: getattr(config, key) for key in _WHISPER}}
     values = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_KEPT}
+    if config.model_type == "parakeet_encoder":
+        return {**values, "model_type": config.model_type}
     return {**values, **_PLAIN, "model_type": config.model_type}
 
 
@@ -106,6 +117,37 @@ def open_whisper_encoder(name: str) -> dict[str, Tensor]:
     if missing:
         raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
     weights: dict[str, Tensor] = model.encoder.state_dict()
+    return weights
+
+
+def open_conformer_encoder(name: str) -> dict[str, Tensor]:
+    """The weights of a w2v-BERT's or Parakeet's encoder, float32, under the names of `transformers`' encoder.
+
+    Raises:
+        UserError: as :func:`speech_architecture`, or it lacks weights.
+    """
+    from transformers import AutoConfig, AutoModel, ParakeetEncoder
+
+    architecture = speech_architecture(name)
+    config = AutoConfig.for_model(**architecture)
+    parakeet = architecture["model_type"] == "parakeet_encoder"
+    # Of a whole recogniser the encoder's weights stand under `encoder.`.
+    mapping = {"key_mapping": {"^encoder\\.": ""}} if parakeet else {}
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        kind = ParakeetEncoder if parakeet else AutoModel
+        return open_model(kind, source, local=local, config=config, dtype=torch.float32, **mapping)
+
+    with torch.random.fork_rng(devices=[]):
+        model, report = load_pretrained(load, name, REMEDY)
+    missing = sorted(
+        str(key)
+        for key in (*report["missing_keys"], *report["mismatched_keys"])
+        if "masked_spec_embed" not in str(key)
+    )
+    if missing:
+        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    weights: dict[str, Tensor] = model.state_dict()
     return weights
 
 

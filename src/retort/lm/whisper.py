@@ -121,7 +121,7 @@ def _configs(name: str) -> tuple[PretrainedConfig, GenerationConfig]:
     def load(source: str, local: bool) -> tuple[PretrainedConfig, GenerationConfig]:
         config = open_part(AutoConfig, source, local=local)
         try:
-            return config, GenerationConfig.from_pretrained(source, local_files_only=local)
+            return config, open_part(GenerationConfig, source, local=local)
         except OSError:
             return config, GenerationConfig()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from retort.nn.branchformer import BranchformerLayer
 from retort.nn.conformer import ConformerLayer, TransformerLayer
+from retort.nn.conformer_encoders import CONFORMER_KINDS, ParakeetFrontend, W2vBertFrontend, conformer_parts
 from retort.nn.dropout import Dropout
 from retort.nn.e_branchformer import EBranchformerLayer
 from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
@@ -65,14 +66,24 @@ class Encoder(nn.Module):
         self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
     ) -> None:
         super().__init__()
-        self.frontend: Conv2dFrontend | FramesFrontend | SpeechFrontend | WhisperFrontend
+        self.frontend: (
+            Conv2dFrontend
+            | FramesFrontend
+            | SpeechFrontend
+            | WhisperFrontend
+            | ParakeetFrontend
+            | W2vBertFrontend
+        )
         zipformer = config.kind == "zipformer"
         width = config.zipformer.dims[0] if zipformer else config.dim
-        whisper = config.kind == "pretrained" and config.architecture.get("model_type") == "whisper"
+        model_type = config.architecture.get("model_type") if config.kind == "pretrained" else None
+        whisper, blocks = model_type == "whisper", model_type in CONFORMER_KINDS
         layers: list[nn.Module]
         if whisper:
             self.frontend, parts = whisper_parts(config.architecture, config.layers, bins, config.dropout)
             layers = [*parts]
+        elif blocks:
+            self.frontend, layers = conformer_parts(config.architecture, config.layers, bins, config.dim)
         elif config.kind == "pretrained":
             self.frontend, transformer = speech_parts(config, bins)
             layers = [transformer]
@@ -84,9 +95,8 @@ class Encoder(nn.Module):
         self.dropout = Dropout(0.0 if config.kind == "pretrained" else config.dropout)
         self.layers = nn.ModuleList(layers)
         self.pool_after = frozenset(config.pool_after)
-        self.pools = nn.ModuleDict(
-            {str(each): Downsample(2) for each in config.pool_after if zipformer or whisper}
-        )
+        learned = zipformer or whisper or blocks
+        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if learned})
         # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" or whisper else nn.Identity()
         self.stored = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from retort.errors import UserError
 
@@ -104,7 +105,7 @@ def load_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     from yaml import YAMLError
 
     try:
-        raw = OmegaConf.load(path)
+        raw: Any = OmegaConf.load(path)
         entries = {
             str(name): OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), raw[name]))
             for name in raw

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retort.errors import UserError
+from retort.huggingface import open_part
 from retort.pretrained.whisper_folder import write_whisper_folder
 
 VOICE_SHAPE = (510, 256)
@@ -57,13 +58,12 @@ def _open_gguf(path: Path) -> tuple[Any, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "local_files_only": True}
     # Newer releases of transformers keep the weights packed if they are not asked to do otherwise.
     packed = getattr(transformers, "GgufConfig", None)
     options = {"quantization_config": packed(dequantize=True)} if packed else {}
     # In training mode or not makes no difference: the weights alone are taken.
-    model = transformers.AutoModelForCausalLM.from_pretrained(**source, **options)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    model = open_part(transformers.AutoModelForCausalLM, path.parent, local=True, gguf_file=path.name, **options)
+    tokenizer = open_part(transformers.AutoTokenizer, path.parent, local=True, gguf_file=path.name)
     fields = gguf.GGUFReader(path).fields
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() == "smollm":
         # transformers does not read this key; digits are pieces of their own in this family.

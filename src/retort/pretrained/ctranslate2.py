@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def read_variables(path: Path) -> Variables:
         data = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from None
-    reader = _Reader(memoryview(data), path)
+    reader = _Reader(memoryview(cast(Any, data)), path)
     if (version := reader.number("I")) != VERSION:
         raise UserError(
             f"version {version} of CTranslate2's format, where {VERSION} is read",

@@ -38,7 +38,10 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
             report(package.bytes)
             return kept
         kept.unlink()
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as name:
+    prefix = f"partial-{package.sha256[:16]}-"
+    for stale in folder.glob(f"{prefix}*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as name:
         partial = Path(name)
         arrived = _run(package, partial, report)
         if (found := sha256_of(arrived)) != package.sha256:
@@ -63,7 +66,14 @@ def client_command(package: Package, out: Path) -> list[str]:
             raise UserError("npm is not installed", where=package.name, remedy="Install Node.js")
         return [npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(out), package.name]
     # A source distribution would run its own code to tell its name, so wheels alone are taken.
-    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar=off", "--quiet"]
+    options = [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--retries=2",
+        "--progress-bar=off",
+        "--quiet",
+    ]
     return [sys.executable, "-m", "pip", "download", *options, "--dest", str(out), package.name]
 
 

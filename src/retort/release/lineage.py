@@ -56,7 +56,8 @@ def heard(recipe: Recipe) -> str:
         texts.append(f"{spoken.sentences:,} sentences of {sources}")
     if not texts:
         return recordings
-    synthetic = f"{' and '.join(texts)}, read by espeak-ng in {spoken.voices} voices"
+    engine = {"espeak": "espeak-ng", "kokoro": "Kokoro-82M"}[spoken.engine]
+    synthetic = f"{' and '.join(texts)}, read by {engine} in {spoken.voices} voices"
     return synthetic if spoken.transcripts else f"{recordings}; {synthetic}"
 
 

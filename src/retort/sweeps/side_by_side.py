@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from retort.console import PlainColumn
 from retort.errors import UserError
+from retort.locks import is_busy
 from retort.training.log import read_metrics
 
 COMMAND = (sys.executable, "-m", "retort.cli")
@@ -68,8 +69,10 @@ def start_here(training: Training, log: Path, environment: Mapping[str, str]) ->
     """Start it as a process of this machine.
 
     Its log stays locked while the process lives, even when its parent was killed: two processes would spoil
-    the experiment.
+    the experiment. One that somebody else trains is not started either.
     """
+    if training.steps and is_busy(log.with_name(log.name.removesuffix(".log"))):
+        raise BlockingIOError
     with log.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return subprocess.Popen(

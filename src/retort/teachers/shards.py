@@ -163,7 +163,9 @@ def _offsets(lengths: Sequence[int]) -> Tensor:
 def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
     """The file's length is checked by safetensors; here, that its parts belong together."""
     vectors, spans, ids = tensors["vectors"], tensors["spans"], tensors.get(_IDS)
-    if any(tensors[name].dtype != dtype or tensors[name].ndim != rank for name, (dtype, rank) in _KINDS.items()):
+    if any(
+        tensors[name].dtype != dtype or tensors[name].ndim != rank for name, (dtype, rank) in _KINDS.items()
+    ):
         raise BrokenShard("its tensors are of other types")
     offsets, text_offsets = tensors["vector_offsets"].tolist(), tensors["text_offsets"].tolist()
     rows = len(offsets) - 1

@@ -63,7 +63,7 @@ class WhisperTokenizer(Tokenizer):
         self.prompt = whisper_prompt(self.backend, language)
         tokens = [self.backend.id_to_token(each) for each in pieces]
         super().__init__([token or "" for token in tokens])
-        start, end = self.prompt[0], self.backend.token_to_id(_END)
+        start, end = self.prompt[0], special_id(self.backend, _END)
         self.ordinary: int = end
         self.pieces_of_whisper = [end if each == EOS else start for each in range(len(SPECIAL))] + [*pieces]
         self._own = {each: len(SPECIAL) + index for index, each in enumerate(pieces)}
@@ -94,7 +94,7 @@ class WhisperTokenizer(Tokenizer):
         Raises:
             UserError: as the class, or `size` is below what the texts need or above what there is.
         """
-        ordinary = backend.token_to_id(_END)
+        ordinary = special_id(backend, _END)
         if ordinary is None:
             raise UserError("a tokenizer that is not Whisper's: it has no <|endoftext|>")
         whole = cls(backend, range(ordinary), language)
@@ -168,7 +168,7 @@ class WhisperTokenizer(Tokenizer):
         backend = Backend.from_str((folder / _FILE).read_text(encoding="utf-8"))
         pieces = state["pieces"]
         if pieces is None:
-            pieces = range(backend.token_to_id(_END))
+            pieces = range(special_id(backend, _END))
         return cls(backend, pieces, state["language"], state["suppressed"], state["begin_suppressed"])
 
 
@@ -179,16 +179,24 @@ def whisper_prompt(backend: Backend, language: str) -> list[int]:
         UserError: no tokenizer of Whisper, or it does not know the language.
     """
     names = [_START, *((f"<|{language}|>", "<|transcribe|>") if language else ()), _NO_TIMESTAMPS]
-    ids = [backend.token_to_id(name) for name in names]
-    if None in ids:
-        missing = names[ids.index(None)]
-        if missing == f"<|{language}|>":
-            raise UserError(
-                f"tokenizer.language is '{language}', which this Whisper does not know",
-                remedy="Give a code such as en or zh",
-            )
-        raise UserError(f"a tokenizer that is not Whisper's: it has no {missing}")
-    return ids
+    if language and backend.token_to_id(f"<|{language}|>") is None:
+        raise UserError(
+            f"tokenizer.language is '{language}', which this Whisper does not know",
+            remedy="Give a code such as en or zh",
+        )
+    return [special_id(backend, name) for name in names]
+
+
+def special_id(backend: Backend, name: str) -> int:
+    """The id of a special token.
+
+    Raises:
+        UserError: the tokenizer is not Whisper's.
+    """
+    found: int | None = backend.token_to_id(name)
+    if found is None:
+        raise UserError(f"a tokenizer that is not Whisper's: it has no {name}")
+    return found
 
 
 def _character_ends(text: str) -> list[int]:

@@ -112,7 +112,10 @@ class CheckpointFolder:
             UserError: there are checkpoints, but none of them is whole.
         """
         passed_over: list[str] = []
-        resumable = [step for step in self.steps() if (self.path(step) / "optimizer.safetensors").exists()]
+        steps = self.steps()
+        resumable = [step for step in steps if (self.path(step) / "optimizer.safetensors").exists()]
+        if steps and steps[-1] not in resumable:  # the newest was written with it, so it is damaged
+            resumable.append(steps[-1])
         for step in reversed(resumable):
             path = self.path(step)
             try:
@@ -123,7 +126,15 @@ class CheckpointFolder:
                 fit(objective, tensors["objective"])
                 _check_optimizer(optimizer, tensors["optimizer"])
                 _check_random(tensors["random"])
-            except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            except (
+                UserError,
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ) as error:
                 reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 passed_over.append(f"{path.name} is not whole ({reason}); going on from the one before")
                 continue
@@ -164,10 +175,12 @@ class CheckpointFolder:
         for path in self.folder.glob("partial-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def average(self, steps: Sequence[int]) -> dict[str, Tensor]:
-        """Mean of the students of these checkpoints; BatchNorm statistics too, counters from the last."""
+    def average(
+        self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    ) -> dict[str, Tensor]:
+        """Mean of the students of these checkpoints, each merged first; BatchNorm statistics too, counters from the last."""
         return average_weights(
-            [read_weights(self.path(step) / "student.safetensors", _REMEDY) for step in steps]
+            [merge(read_weights(self.path(step) / "student.safetensors", _REMEDY)) for step in steps]
         )
 
 

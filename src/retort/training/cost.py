@@ -24,6 +24,7 @@ from retort.students.factory import build_student
 from retort.text.tokenizers import EOS
 from retort.training.describe import Description
 from retort.training.hidden_store import lower_parts
+from retort.training.lora import add_lora
 from retort.training.parts import freeze
 
 UTILISATION = 0.1
@@ -138,6 +139,8 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         if stored := recipe.training.stored_layers:
             freeze(student, [f"encoder.{part}" for part in lower_parts(student.encoder, stored)])
             student.encoder.stored = stored
+        if recipe.training.lora.parts:
+            add_lora(student, recipe.training.lora)
         for module in student.modules():
             if isinstance(module, Dropout):  # its way on a CPU keeps more than a GPU's, a byte a number
                 module.forward = partial(_dropout, p=module.p)  # type: ignore[method-assign]

@@ -92,8 +92,9 @@ def _open(
     for number, source in enumerate(sources):
         opened = kept(open_cuts(find_data(source)))
         cuts = cuts + opened
-        for cut in opened if entries is not None else ():
-            entries.setdefault(cut.id, number)
+        if entries is not None:
+            for cut in opened:
+                entries.setdefault(cut.id, number)
     return cuts
 
 

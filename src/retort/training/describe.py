@@ -16,6 +16,7 @@ from retort.student_config import EncoderConfig
 from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.text.tokenizers import SPECIAL
+from retort.training.lora import adapted_layers, lora_parameters
 
 
 @dataclass
@@ -61,6 +62,12 @@ def describe(recipe: Recipe) -> Description:
         )
     parts = {name: _count(child) for name, child in student.named_children()}
     lines = outline(recipe, student, outputs)
+    if (lora := recipe.training.lora).parts:
+        layers = adapted_layers(student, lora)
+        lines.append(
+            f"adapters   LoRA of rank {lora.rank} on {len(layers)} linear layers of {', '.join(lora.parts)}: "
+            f"{lora_parameters(layers, lora):,} numbers learn in place of theirs"
+        )
     lines += [
         f"row        {row.tap}{'' if row.pool == 'none' else f' pooled by {row.pool}'} <- {row.teacher} "
         f"({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"

@@ -127,6 +127,11 @@ class Loop(ABC, Generic[BatchT]):
         accelerator: devices and processes.
         groups: of the optimiser, as :func:`retort.training.parts.parameter_groups` makes them; by default
             all learn at the same rate.
+        shipped: the student as it is evaluated and saved, where the one that trains has other parameters; by default a
+            copy of that.
+
+    Attributes:
+        merge: turns weights of the student that trains into those of :attr:`student`.
     """
 
     criterion: str
@@ -140,13 +145,16 @@ class Loop(ABC, Generic[BatchT]):
         validate: Callable[[Any], dict[str, float]],
         accelerator: Accelerator,
         groups: Sequence[dict[str, Any]] | None = None,
+        shipped: nn.Module | None = None,
     ) -> None:
+        self.merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
         self.config, self.seed, self.folder = config, seed, folder
         self.validate = validate
         self.accelerator = accelerator
         self.module = cast(Any, module)
         # Whole in every process, whatever becomes of the one that learns: to evaluate and to ship.
-        self.student = copy.deepcopy(self.module.student).to(accelerator.device).eval()
+        shipped = copy.deepcopy(self.module.student) if shipped is None else shipped
+        self.student = cast(Any, shipped).to(accelerator.device).eval()
         optimizer = make_optimiser(groups or parameter_groups(module, {}), config)
         self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
         self._constrained = constrained_layers(module)
@@ -332,7 +340,7 @@ class Loop(ABC, Generic[BatchT]):
         return {name: total / max(count, 1) for name, (total, count) in sums.items()}
 
     def _evaluate(self) -> dict[str, float]:
-        load_weights(self.student, whole_weights(self.module.student))
+        load_weights(self.student, self.merge(whole_weights(self.module.student)))
         step = self.position.step
         self.health.check_weights(step, self.student)
         with self.accelerator.autocast(), self.health.computing(step, self.student, "validation"):

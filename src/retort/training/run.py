@@ -145,7 +145,7 @@ def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) 
 
 def _finish(plan: Plan, trainer: Trainer) -> Outcome:
     averaged = trainer.chosen()
-    trainer.student.load_state_dict(trainer.checkpoints.average(averaged))
+    trainer.student.load_state_dict(trainer.checkpoints.average(averaged, trainer.merge))
     recogniser = plan.finish(trainer.student)
     if trainer.accelerator.is_main_process:
         check_there(trainer.folder)

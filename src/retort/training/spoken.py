@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from retort.config import SpokenConfig
-from retort.corpora.cuts import CheckedCuts, Prepared, write_split
+from retort.corpora.cuts import CheckedCuts, Prepared, read_rejected, write_split
 from retort.corpora.opening import open_cuts
 from retort.corpora.sentences import Sentences
 from retort.corpora.synthetic import Conditions, read_aloud, voice_names
@@ -37,27 +37,71 @@ def say(
         progress: called with the utterances done and to do.
     """
     distinct = list(dict.fromkeys(recase(text, "lower") for text in texts))
-    voices = voice_names(config.voices, config.language)
-    conditions = Conditions(rate=_pair(config.rate), pitch=_pair(config.pitch), snr=_pair(config.snr))
-    named = [prefix, *voices, config.seed, asdict(conditions), *distinct]
-    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+    read = _by_kokoro if config.engine == "kokoro" else _by_espeak
+    key, speak = read(distinct, prefix, config, cache)
     manifest = cache / f"{key}.jsonl.gz"
     with one_at_a_time(cache / f"{key}.lock"):
         if not manifest.exists():
-            spoken = read_aloud(
-                distinct,
-                cache / key,
-                prefix,
-                voices,
-                seed=(config.seed,),
-                conditions=conditions,
-                progress=progress,
-            )
+            spoken = speak(cache / key, progress)
             for source in (source for cut in spoken.cuts for source in cut.recording.sources):
                 # so that the folder may be moved, or reached by another path
                 source.source = os.path.relpath(source.source, cache)
             write_split(key, spoken, cache, Prepared())
-    return open_cuts(manifest)
+    opened = open_cuts(manifest)
+    return CheckedCuts(opened.cuts, [*opened.rejected, *read_rejected(cache / f"{key}.rejected.tsv")])
+
+
+Speak = Callable[[Path, Callable[[int, int], None]], CheckedCuts]
+"""Reads into a folder, telling how much of it is done."""
+
+
+def _by_espeak(texts: list[str], prefix: str, config: SpokenConfig, cache: Path) -> tuple[str, Speak]:
+    """What names the result, and who makes it."""
+    voices = voice_names(config.voices, config.language)
+    conditions = Conditions(rate=_pair(config.rate), pitch=_pair(config.pitch), snr=_pair(config.snr))
+    key = _hashed([prefix, *voices, config.seed, asdict(conditions), *texts])
+
+    def speak(folder: Path, progress: Callable[[int, int], None]) -> CheckedCuts:
+        return read_aloud(
+            texts, folder, prefix, voices, seed=(config.seed,), conditions=conditions, progress=progress
+        )
+
+    return key, speak
+
+
+def _by_kokoro(texts: list[str], prefix: str, config: SpokenConfig, cache: Path) -> tuple[str, Speak]:
+    from retort.corpora import kokoro
+    from retort.corpora.neural_speech import VERSION, Reading, read_by_kokoro
+
+    reading = Reading(
+        config.language,
+        tuple(voice_names(config.voices, config.language, kokoro.VOICES)),
+        _pair(config.speed),
+        config.mixes,
+        config.seed,
+        config.check,
+        config.worst,
+    )
+    conditions = Conditions(snr=_pair(config.snr))
+    key = _hashed(["kokoro", VERSION, prefix, asdict(reading), asdict(conditions), *texts])
+
+    def speak(folder: Path, progress: Callable[[int, int], None]) -> CheckedCuts:
+        return read_by_kokoro(
+            texts,
+            reading,
+            cache / "kokoro",
+            folder,
+            prefix,
+            conditions=conditions,
+            processes=config.processes,
+            progress=progress,
+        )
+
+    return key, speak
+
+
+def _hashed(content: list[object]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def draw_sentences(config: SpokenConfig, excluded: Iterable[str]) -> list[str]:

@@ -11,18 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retort.checksums import verify
 from retort.config import Recipe
 from retort.errors import UserError
-from retort.files import write_whole
+from retort.files import opening_model, write_whole
 from retort.json_reader import read_json
 from retort.lm.speech import (
+    FEATURES,
     hears_normalised,
+    open_conformer_encoder,
     open_speech_encoder,
     open_whisper_encoder,
     speech_architecture,
 )
 from retort.lm.whisper import open_whisper, whisper_architecture
 from retort.locks import is_first_process
+from retort.nn.conformer_encoders import (
+    CONFORMER_KINDS,
+    ParakeetFrontend,
+    W2vBertFrontend,
+    conformer_parts,
+    copy_conformer_weights,
+)
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
 from retort.nn.whisper_decoder import WhisperDecoderSizes
@@ -34,7 +44,7 @@ from retort.text.tokenizers import UNKNOWN, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 from retort.training.checkpoints import CheckpointFolder
 from retort.training.parts import check_parts, is_within
-from retort.weights import read_weights, unpack
+from retort.weights import AGAIN, read_weights, unpack
 
 NEW_OUTPUT = "new_output"
 """In `training.allow` and `--allow`: the output layer of the model that a student starts from may be dropped."""
@@ -214,11 +224,11 @@ def check_pretrained(recipe: Recipe) -> None:
         return
     architecture = speech_architecture(config.model)
     kind, reads = architecture["model_type"], recipe.features.kind
-    if (kind == "whisper") != (reads == "whisper"):
+    if (wanted := FEATURES.get(kind, "wave")) != reads:
         raise UserError(
             f"features.kind is {reads}, this model is a {kind}",
             where=config.model,
-            remedy=f"Set features.kind: {'whisper' if kind == 'whisper' else 'wave'}",
+            remedy=f"Set features.kind: {wanted}",
         )
     if kind == "whisper":
         if recipe.student.kind == "whisper":
@@ -231,6 +241,10 @@ def check_pretrained(recipe: Recipe) -> None:
                 where=config.model,
                 remedy=f"Set student.encoder.dim: {architecture['d_model']}",
             )
+        return
+    if kind in CONFORMER_KINDS:
+        with torch.device("meta"):
+            conformer_parts(architecture, config.layers, recipe.features.bins, config.dim)
         return
     with torch.device("meta"):
         speech_parts(replace(config, architecture=architecture), recipe.features.bins)
@@ -264,6 +278,9 @@ def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | No
         if isinstance(student, WhisperStudent) and isinstance(tokenizer, WhisperTokenizer):
             return copy_whisper(student, open_whisper(name), tokenizer)
         return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
+    if isinstance(student.encoder.frontend, ParakeetFrontend | W2vBertFrontend):
+        weights = open_conformer_encoder(name)
+        return copy_conformer_weights(weights, student.encoder.frontend, list(student.encoder.layers))
     frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
     assert isinstance(frontend, SpeechFrontend)
     assert isinstance(transformer, SpeechTransformer)
@@ -279,7 +296,12 @@ def _graph(path: Path) -> str:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    return read_json(path / "config.json")
+    with opening_model(path, AGAIN):
+        verify(path, "config.json", "tokenizer", editable=("config.json",), remedy=AGAIN)
+        config = read_json(path / "config.json")
+        if not isinstance(config, dict) or not isinstance(config["normaliser"], dict):
+            raise ValueError("config.json is not that of a model")
+        return config
 
 
 def _unfolded(

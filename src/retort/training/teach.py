@@ -24,6 +24,7 @@ from retort.text.normalise import Normaliser
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.earlier import train_teachers
+from retort.training.loop import Report
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
@@ -53,7 +54,13 @@ def store_root(root: Path) -> Path:
     return root / "cache" / "teachers"
 
 
-def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) -> list[Taught]:
+def teach(
+    recipe: Recipe,
+    root: Path,
+    progress: Progress,
+    announce: Announce,
+    report: Report = lambda step, values: None,
+) -> list[Taught]:
     """Fill the stores of the teachers that the recipe's rows name; what is there already is kept.
 
     Soft labels are of the student's tokens: its experiment must have its tokenizer already.
@@ -63,6 +70,7 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
 
     Args:
         root: of the experiments.
+        report: of the training of a teacher that is missing.
 
     Raises:
         UserError: no row names a teacher, no training text, a hybrid student, or as :func:`retort.teachers.fill`.
@@ -76,7 +84,7 @@ def teach(recipe: Recipe, root: Path, progress: Progress, announce: Announce) ->
     names = taught_by(recipe)
     if not names:
         raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
-    train_teachers(recipe, root, progress, lambda step, values: None)
+    train_teachers(recipe, root, progress, report)
     torch.set_num_threads(recipe.training.threads)
     rank, world, device = _place(recipe)
     made = root / recipe.name / "tokenizer"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from retort.config import Recipe
 from retort.corpora.cuts import Rejected, write_rejected
 from retort.distill.row import Tally
 from retort.errors import UserError
+from retort.nn.lora import merge_lora
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.loop import Loop
+from retort.training.lora import add_lora
 from retort.training.module import TrainingModule, read_signals
 from retort.training.parts import freeze, parameter_groups
 from retort.training.shares import Group
@@ -60,8 +64,14 @@ class Trainer(Loop[Batch]):
         self._left_out = rejected
         self.criterion = module.student.criterion
         freeze(module.student, recipe.training.freeze)
+        lora, shipped = recipe.training.lora, None
+        if lora.parts:
+            shipped = copy.deepcopy(module.student)
+            add_lora(module.student, lora)
         rates = parameter_groups(module, recipe.training.rates)
-        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, rates)
+        super().__init__(recipe.training, recipe.seed, folder, module, validate, accelerator, rates, shipped)
+        if lora.parts:
+            self.merge = partial(merge_lora, config=lora)
         self.recipe, self.teachers, self.dataset = recipe, teachers, dataset
         rank, world = accelerator.process_index, accelerator.num_processes
         self.sampler = make_sampler(cuts, recipe, rank, world, groups)

@@ -96,6 +96,7 @@ def evaluate(
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.experiment import results_folder
+    from retort.evaluation.noise import CLIPS
     from retort.evaluation.results import add_result
     from retort.progress import stage_progress
 
@@ -125,7 +126,7 @@ def evaluate(
         check_places(out or folder, results=results)
         aligned = open_aligned(experiment, cuts, recogniser.student)
         evaluation = run_evaluation(
-            recogniser, cuts, out or folder, progress, options, alignments=aligned, noise=noise
+            recogniser, cuts, out or folder, progress, options, alignments=aligned, noise=CLIPS * noise
         )
         notes = recogniser.opened(options).notes
     print_evaluation(cuts, evaluation)

@@ -19,6 +19,7 @@ from retort.files import check_local, check_writable
 
 if TYPE_CHECKING:
     from retort.evaluation.evaluate import Evaluation
+    from retort.evaluation.scoring import Score
     from retort.progress import TrainingProgress
 
 console = PlainConsole()
@@ -78,6 +79,23 @@ Overrides = Annotated[
 def tell(text: str, style: str | None = None) -> None:
     """One line on the screen, never broken: paths are there to be copied."""
     console.print(printable(text), style=style, soft_wrap=True)
+
+
+def print_change(before: Score, after: Score) -> None:
+    """What training gained or lost against the model that it started from."""
+    from retort.evaluation.bootstrap import compare
+
+    try:
+        rows = [compare(before, after, measure=measure) for measure in ("cer", "wer")]
+    except UserError as error:
+        tell(f"the start cannot be compared: {error}", style="yellow")
+        return
+    parts = [
+        f"{row.measure.upper()} {row.first:.2%} before, {row.difference:+.2%} ({row.low:+.2%} to {row.high:+.2%})"
+        for row in rows
+    ]
+    verdict = "lost" if rows[0].low > 0 else "gained" if rows[0].high < 0 else "no clear change"
+    tell(f"against training.init: {'  '.join(parts)}; {verdict}")
 
 
 def print_evaluation(source: str, evaluation: Evaluation) -> None:

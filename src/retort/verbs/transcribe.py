@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,14 +36,19 @@ from retort.verbs.decoding import (
     Vad,
     decoding_options,
 )
-from retort.verbs.screen import local_path
+from retort.verbs.screen import finite, local_path
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
     from retort.decoding.nbest import Alternative
+    from retort.decoding.options import DecodingOptions
+    from retort.decoding.recogniser import Recogniser
+    from retort.decoding.transcript import Transcript
 
-Form = Callable[[str, Sequence["Alternative"]], str]
-"""The text of a file's readings, best first, as it is printed or written."""
+Found = dict[int | None, list["Alternative"]]
+"""The n-best list of each channel of a file, or of None where it has one for all."""
+Form = Callable[[str, Found], str]
+"""The text of what was recognised in a file, as it is printed or written."""
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -53,7 +58,7 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="Audio of any rate and channel count that soundfile reads; - is standard input.",
+            help="Audio of any sampling rate and number of channels; - is standard input.",
         ),
     ],
     as_json: Annotated[
@@ -70,6 +75,17 @@ def transcribe(
             "Subtitles of several files are written beside the audio if it is not given.",
         ),
     ] = None,
+    channels: Annotated[
+        str,
+        typer.Option(
+            metavar="mix|each|N",
+            help="mix: the mean of all channels. each: a transcript for each channel, for calls with a speaker on "
+            "each. N: this channel alone, counted from 0.",
+        ),
+    ] = "mix",
+    max_hours: Annotated[
+        float, typer.Option(min=0.0, callback=finite, help="A longer file is refused.")
+    ] = 24.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace such files.")] = False,
     beam: Beam = None,
     nbest: Annotated[int, typer.Option(help="With --json: readings of each file, up to --beam.")] = 1,
@@ -94,6 +110,8 @@ def transcribe(
         raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
     if nbest > 1 and not as_json:
         raise UserError("--nbest is printed in JSON only", remedy="Add --json")
+    if channels not in ("mix", "each") and not re.fullmatch("[0-9]{1,4}", channels):
+        raise UserError(f"--channels is '{channels}'", remedy="Give mix, each, or the number of a channel")
     suffix = ".json" if as_json else ".srt" if as_srt else ".vtt" if as_vtt else ".txt"
     written = output_dir is not None or (suffix in (".srt", ".vtt") and len(files) > 1)
     targets = text_files(files, output_dir, suffix, overwrite) if written else {}
@@ -129,12 +147,12 @@ def transcribe(
     for file in files if not written else targets:
         try:
             with audio_file(file) as path:
-                readings = recogniser.alternatives(path, options=options)
+                found = _recognise(recogniser, path, options, channels, max_hours)
         except UserError as error:
             failed += 1
             say_aside(str(error))
             continue
-        text = form(file, readings)
+        text = form(file, found)
         if written:
             targets[file].parent.mkdir(parents=True, exist_ok=True)
             write_whole(targets[file], text + "\n" * (not text.endswith("\n")))
@@ -144,31 +162,65 @@ def transcribe(
         sys.exit(2)
 
 
+def _recognise(
+    recogniser: Recogniser, path: str, options: DecodingOptions, channels: str, maximum_hours: float
+) -> Found:
+    from retort.audio.segments import LONGEST
+    from retort.decoding.channels import channel_alternatives
+
+    if channels == "each":
+        found = channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)
+        return {number: readings for number, readings in found.items()}
+    channel: Literal["mix"] | int = "mix" if channels == "mix" else int(channels)
+    return {None: recogniser.alternatives(path, LONGEST, options, channel, maximum_hours)}
+
+
 def _form(suffix: str, separator: str, nbest: int, named: bool) -> Form:
-    """How readings become text.
+    """How n-best lists become text.
 
     Args:
         suffix: of a file of such texts.
         separator: between words.
-        nbest: above 1, JSON has the further readings.
+        nbest: above 1, JSON has the further hypotheses.
         named: whether plain text has the file's name before it.
     """
+    from retort.decoding.channels import turns
     from retort.decoding.subtitles import to_srt, to_vtt
 
-    def as_json(file: str, readings: Sequence[Alternative]) -> str:
-        line = {"file": file, **asdict(readings[0].transcript)}
+    def table(readings: Sequence[Alternative]) -> dict[str, object]:
+        line: dict[str, object] = asdict(readings[0].transcript)
         if nbest > 1:
             line["nbest"] = [{"text": each.transcript.text, "score": each.score} for each in readings]
+        return line
+
+    def as_json(file: str, found: Found) -> str:
+        line: dict[str, object] = {"file": file}
+        if None in found:
+            line |= table(found[None])
+        else:
+            line["channels"] = [{"channel": channel, **table(each)} for channel, each in found.items()]
         text = json.dumps(line, ensure_ascii=not is_unicode(sys.stdout))
         return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
-    def as_text(file: str, readings: Sequence[Alternative]) -> str:
-        text = printable(readings[0].transcript.text)
-        return f"{printable(file)}\t{text}" if named else text
+    def as_text(file: str, found: Found) -> str:
+        name = f"{printable(file)}\t" if named else ""
+        if None in found:
+            return name + printable(found[None][0].transcript.text)
+        spoken = turns(_best(found), separator)
+        return "\n".join(
+            f"{name}[{each.start:.2f} - {each.end:.2f}] channel {each.channel}: {printable(each.text)}"
+            for each in spoken
+        )
 
     if suffix == ".json":
         return as_json
     if suffix == ".txt":
         return as_text
     make = to_srt if suffix == ".srt" else to_vtt
-    return lambda _, readings: printable(make(readings[0].transcript, separator), keep="\n")
+    return lambda _, found: printable(
+        make(found[None][0].transcript if None in found else _best(found), separator), keep="\n"
+    )
+
+
+def _best(found: Found) -> dict[int, Transcript]:
+    return {channel: each[0].transcript for channel, each in found.items() if channel is not None}

@@ -1,0 +1,62 @@
+"""Features of pretrained encoders that read log-mel frames normalised over the utterance, as `transformers` makes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retort.config import FeatureConfig
+
+_SHORTEST = 2
+"""Frames, of which there is a variance."""
+
+
+class ParakeetFeatures:
+    """Those of ParakeetFeatureExtractor (NVIDIA NeMo's log-mel), zero mean and unit variance of every bin included."""
+
+    def __init__(self, config: FeatureConfig) -> None:
+        from transformers import ParakeetFeatureExtractor
+
+        self.bins, self.rate = config.bins, config.sampling_rate
+        self._extractor = ParakeetFeatureExtractor(
+            feature_size=config.bins, sampling_rate=config.sampling_rate
+        )
+
+    def __call__(self, samples: np.ndarray) -> Tensor:
+        """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T = floor(N / 10 ms), or 0 where that is 1."""
+        frames = len(samples) // self._extractor.hop_length
+        if frames < _SHORTEST:
+            return torch.zeros(0, self.bins)
+        with torch.autocast("cpu", enabled=False):  # evaluation runs under the training's autocast
+            made = self._extractor(
+                np.asarray(samples, np.float32), sampling_rate=self.rate, return_tensors="pt"
+            )
+        result: Tensor = made.input_features[0, :frames].float().contiguous()
+        return result
+
+
+class W2vBertFeatures:
+    """Those of SeamlessM4TFeatureExtractor (Kaldi's filter banks from the first sample on), before two are joined to one;
+    zero mean and unit variance of every bin included.
+    """
+
+    def __init__(self, config: FeatureConfig) -> None:
+        from transformers import SeamlessM4TFeatureExtractor
+
+        self.bins, self.rate = config.bins, config.sampling_rate
+        self._extractor = SeamlessM4TFeatureExtractor(
+            feature_size=config.bins, num_mel_bins=config.bins, sampling_rate=config.sampling_rate, stride=1
+        )
+        self._window = round(0.025 * config.sampling_rate)
+        self._shift = round(0.01 * config.sampling_rate)
+
+    def __call__(self, samples: np.ndarray) -> Tensor:
+        """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T whole windows of 25 ms, or 0 where that is 1."""
+        if (len(samples) - self._window) // self._shift + 1 < _SHORTEST:
+            return torch.zeros(0, self.bins)
+        with torch.autocast("cpu", enabled=False):
+            made = self._extractor(
+                np.asarray(samples, np.float32), sampling_rate=self.rate, padding=False, return_tensors="np"
+            )
+        return torch.from_numpy(np.ascontiguousarray(made.input_features[0], dtype=np.float32))
