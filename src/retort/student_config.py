@@ -174,7 +174,7 @@ class StudentConfig:
     kind: str = "cif"
     """`cif`; `hybrid`: an encoder that says which senone every frame is; `ctc`: an encoder and a CTC head;
     `attention`: these two and a decoder with attention to the frames; `transducer`; or `whisper`: Whisper's encoder
-    (`encoder.kind: pretrained`) with its own decoder, of which `decoder.dropout` and `decoder.history_dropout` are read,
+    (`encoder.kind: pretrained`) with its own decoder, which has no dropout and of `decoder` reads `history_dropout` only,
     and with `ctc_weight` above 0 a CTC head over the bytes of the text."""
     faithful: bool = False
     """The reference's architecture (input projection, relative positions) and EOS handling (EOS is a CTC

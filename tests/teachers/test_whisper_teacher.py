@@ -71,7 +71,7 @@ def test_probabilities_are_those_of_transformers(folder: Path) -> None:
 
 def test_a_smaller_vocabulary_has_what_it_knows(folder: Path) -> None:
     whole, small = student(), student(4 + 256 + 6)
-    asked = [spoken_text("one", "the show")]
+    asked = [spoken_text("one", "the shell")]
     (all_of,), (some,) = teacher(folder, whole, whole.size).read(asked), teacher(folder, small, small.size).read(asked)
     assert all_of.ids is not None
     assert some.ids is not None
