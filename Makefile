@@ -30,7 +30,7 @@ long: setup
 	$(BIN)/python -m pytest -m long
 
 benchmark: setup
-	for name in cif contrastive depthwise store; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in cif contrastive depthwise pretrained store; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

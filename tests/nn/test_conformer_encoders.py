@@ -49,7 +49,7 @@ def tiny(kind: str) -> Any:
                 position_embeddings_type=kind, apply_spec_augment=False,
             )
         )  # fmt: skip
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     for name, buffer in model.named_buffers():
         if "running" in name:
