@@ -35,7 +35,7 @@ fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz
 
 benchmark: setup
-	for name in cif contrastive depthwise store; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in cif contrastive depthwise pretrained store; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

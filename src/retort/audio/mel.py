@@ -1,4 +1,4 @@
-"""Features of pretrained encoders that read log-mel frames normalised over the utterance, as `transformers` makes them."""
+"""Log-mel features normalised over the utterance, as `transformers` makes them for w2v-BERT 2.0 and Parakeet."""
 
 from __future__ import annotations
 
