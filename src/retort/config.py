@@ -24,6 +24,9 @@ class SpokenConfig:
     It is heard at its own speed, whatever `augment.speeds` says.
     """
 
+    engine: str = "espeak"
+    """`espeak` (espeak-ng: fast and plain), or `kokoro` (Kokoro-82M: natural, half a second of a core for a second of
+    speech; `retort fetch kokoro-82m`, extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
     voices: int = number(0, 0, 1000)

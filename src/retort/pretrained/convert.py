@@ -61,9 +61,8 @@ def _open_gguf(path: Path) -> tuple[Any, Any]:
     # Newer releases of transformers keep the weights packed if they are not asked to do otherwise.
     packed = getattr(transformers, "GgufConfig", None)
     options = {"quantization_config": packed(dequantize=True)} if packed else {}
-    source = {"source": path.parent, "local": True, "gguf_file": path.name}
-    model = open_part(transformers.AutoModelForCausalLM, **source, **options)
-    tokenizer = open_part(transformers.AutoTokenizer, **source)
+    model = open_part(transformers.AutoModelForCausalLM, path.parent, local=True, gguf_file=path.name, **options)
+    tokenizer = open_part(transformers.AutoTokenizer, path.parent, local=True, gguf_file=path.name)
     fields = gguf.GGUFReader(path).fields
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() == "smollm":
         # transformers does not read this key; digits are pieces of their own in this family.
