@@ -24,9 +24,6 @@ class SpokenConfig:
     It is heard at its own speed, whatever `augment.speeds` says.
     """
 
-    engine: str = "espeak"
-    """`espeak` (espeak-ng: fast and plain), or `kokoro` (Kokoro-82M: natural, half a second of a core for a second of
-    speech; `retort fetch kokoro-82m`, extra `kokoro`)."""
     language: str = "english"
     """`english` or `mandarin`."""
     voices: int = number(0, 0, 1000)
@@ -44,6 +41,9 @@ class SpokenConfig:
     """Range on espeak-ng's scale; 50 is a voice's own."""
     snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
     """Range of signal-to-noise ratios, dB."""
+    engine: str = "espeak"
+    """`espeak` (espeak-ng: fast and plain), or `kokoro` (Kokoro-82M: natural, half a second of a core for a second of
+    speech; `retort fetch kokoro-82m`, extra `kokoro`)."""
     speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
     """Range of speeds, of Kokoro; 1 is a voice's own."""
     mixes: float = number(0.5, 0, 1)
