@@ -86,8 +86,8 @@ def _chunked(content: Bytes, start: int, order: Order, data: bytes) -> Extent:
     size = int.from_bytes(content[start + 4 : start + 8], order)
     end = len(content) if _unknown(size) else start + 8 + size
     while position + 8 <= len(content):
-        name, size = bytes(content[position : position + 4]), content[position + 4 : position + 8]
-        length = int.from_bytes(size, order)
+        name = bytes(content[position : position + 4])
+        length = int.from_bytes(content[position + 4 : position + 8], order)
         if name == data:
             if samples:
                 raise Unreadable("several chunks of samples")

@@ -50,7 +50,7 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
     recording, source = cut.recording, cut.recording.sources[0]
     rate = recording.sampling_rate
     first = compute_num_samples(cut.start, rate)
-    last: int | None = first + compute_num_samples(cut.duration, rate)
+    last = first + compute_num_samples(cut.duration, rate)
     path = str(source.source)
     info = audio_info(path)
     missing = last - info.samples
