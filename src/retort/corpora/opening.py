@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from lhotse import MonoCut, Recording
 
@@ -97,7 +97,8 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     compressed = path.name.endswith(".gz")
     try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
+        opened = cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb")
+        with opened as file:
             yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
