@@ -41,6 +41,8 @@ class SpokenConfig:
     """Range on espeak-ng's scale; 50 is a voice's own."""
     snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
     """Range of signal-to-noise ratios, dB."""
+    engine: str = "espeak"
+    """`espeak`, light and with word times, or `kokoro`, a neural synthesiser (extra `kokoro`)."""
     speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
     """Range of speeds, of Kokoro; 1 is a voice's own."""
     mixes: float = number(0.5, 0, 1)
