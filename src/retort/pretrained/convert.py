@@ -45,7 +45,8 @@ def write_gguf_folder(files: Path, out: Path) -> None:
 
     save_file(weights, out / "model.safetensors", {"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # safetensors gives its files to their owner alone
-    config = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    passing = ("quantization_config", "_name_or_path")  # the latter is a folder of this machine
+    config = {key: value for key, value in model.config.to_dict().items() if key not in passing}
     config |= {"architectures": [type(model).__name__], "dtype": "float16"}
     (out / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(out)
