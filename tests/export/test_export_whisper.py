@@ -106,7 +106,9 @@ def test_ctranslate2_itself_gives_the_same_tokens(folder: Path, tmp_path: Path) 
         given = ctranslate2.StorageView.from_array(np.ascontiguousarray(features.T.numpy()[None]))
         (made,) = model.generate(given, [tokenizer.prompt], beam_size=1, max_length=40, suppress_blank=True)
         ids = [tokenizer.pieces_of_whisper[each] for each in own.ids]
-        assert made.sequences_ids[0][: len(ids)] == ids
+        count = min(len(ids), len(made.sequences_ids[0]))  # either may stop first: their limits are not the same
+        assert count >= 10 or len(ids) == count
+        assert made.sequences_ids[0][:count] == ids[:count]
 
 
 def test_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
