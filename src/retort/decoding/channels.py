@@ -56,8 +56,8 @@ def channel_alternatives(
             found[channel] = [Alternative(Transcript("", [], [], 1.0), 0.0)]
     if len(failed) == len(found):
         raise failed[0]
-    for channel, error in failed.items():
-        log.warning("%s: channel %d: %s", path, channel, error.what)
+    for channel, reason in failed.items():
+        log.warning("%s: channel %d: %s", path, channel, reason.what)
     return found
 
 

@@ -40,6 +40,7 @@ from retort.verbs.screen import finite, local_path
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
+    from retort.audio.files import Channel
     from retort.decoding.nbest import Alternative
     from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import Recogniser
@@ -169,8 +170,8 @@ def _recognise(
     from retort.decoding.channels import channel_alternatives
 
     if channels == "each":
-        return dict(channel_alternatives(recogniser, path, LONGEST, options, maximum_hours))
-    channel = "mix" if channels == "mix" else int(channels)
+        return {**channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)}
+    channel: Channel = "mix" if channels == "mix" else int(channels)
     return {None: recogniser.alternatives(path, LONGEST, options, channel, maximum_hours)}
 
 
