@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -40,6 +40,7 @@ from retort.verbs.screen import finite, local_path
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
+    from retort.audio.files import Channel
     from retort.decoding.nbest import Alternative
     from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import Recogniser
@@ -169,9 +170,8 @@ def _recognise(
     from retort.decoding.channels import channel_alternatives
 
     if channels == "each":
-        found = channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)
-        return {number: readings for number, readings in found.items()}
-    channel: Literal["mix"] | int = "mix" if channels == "mix" else int(channels)
+        return {**channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)}
+    channel: Channel = "mix" if channels == "mix" else int(channels)
     return {None: recogniser.alternatives(path, LONGEST, options, channel, maximum_hours)}
 
 
