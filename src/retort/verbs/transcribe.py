@@ -170,7 +170,8 @@ def _recognise(
     from retort.decoding.channels import channel_alternatives
 
     if channels == "each":
-        return {**channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)}
+        found = channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)
+        return {number: readings for number, readings in found.items()}
     channel: Channel = "mix" if channels == "mix" else int(channels)
     return {None: recogniser.alternatives(path, LONGEST, options, channel, maximum_hours)}
 
