@@ -95,10 +95,8 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    compressed = path.name.endswith(".gz")
     try:
-        opened = cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb")
-        with opened as file:
+        with _open(path) as file:
             yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
@@ -106,6 +104,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from None
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
