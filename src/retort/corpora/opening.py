@@ -96,16 +96,19 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    compressed = path.name.endswith(".gz")
     try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
-            yield from enumerate(lines_up_to(LONGEST_LINE, cast(IO[bytes], file), path), 1)
+        with _open(path) as file:
+            yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
             "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"
         ) from None
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
