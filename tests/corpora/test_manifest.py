@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import json
@@ -140,7 +141,8 @@ def test_a_field_of_any_type_costs_one_line_at_most(tmp_path: Path, field: str) 
         assert "good" in list(found.cuts.ids)
         assert len(found.cuts) + len(found.rejected) == 2
         for cut in found.cuts:
-            CutFeatures(FeatureConfig())(cut)
+            with contextlib.suppress(BadUtterance):  # then it is listed when its audio is read
+                CutFeatures(FeatureConfig())(cut)
         write_rejected(found.rejected, tmp_path / "rejected.tsv")
 
 

@@ -103,7 +103,7 @@ def test_an_utterance_without_speech_has_no_words(recogniser: Recogniser, tmp_pa
 
 def test_batches_hold_the_seconds_that_they_may(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_SECONDS", 6.0)
-    groups = list(module._groups(cuts))
+    groups = list(module._groups(cuts, 0.0))
     assert sorted(cut.id for group in groups for cut in group) == sorted(cuts.ids)
     assert all(len(group) * max(cut.duration for cut in group) <= 6.0 for group in groups)
     assert len(groups) < 12

@@ -85,6 +85,7 @@ def test_what_cannot_be_compared(experiments: Path, copies: Path, cuts: list[Cut
     (folder / "objective.safetensors").write_bytes((experiments / "plain.yaml").read_bytes())
     with pytest.raises(UserError, match="projection is gone"):
         before_and_after(open_experiment(copies / "taught"), cuts)
+    (folder / "checksums.json").unlink()
     other = copies / "plain" / "checkpoints" / "step-00000120" / "objective.safetensors"
     (folder / "objective.safetensors").write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="of another recipe"):
