@@ -14,6 +14,7 @@ from typing import Any
 
 from retort.errors import UserError
 from retort.files import flush, write_whole
+from retort.json_reader import read_json
 
 SUMS = "checksums.json"
 FORMAT = 1
@@ -79,7 +80,7 @@ def _listed(folder: Path, remedy: str) -> dict[str, tuple[int, str]]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         version = content["format"]
         if version != FORMAT:
             raise ValueError(f"format {version}, this version reads {FORMAT}")

@@ -294,10 +294,10 @@ class LoraConfig:
     parts: list[str] = field(default_factory=list)
     """Parts of the student, by the first words of their parameters' names, such as `[encoder]`; empty for no adapters.
     All else in them is frozen; parts that are not named learn as they do without adapters."""
-    rank: int = 8
-    alpha: float = 16.0
+    rank: int = number(8, 1, 4096)
+    alpha: float = number(16.0, 0, 1e6, above=True)
     """What the adapters give is multiplied by alpha / rank."""
-    dropout: float = 0.0
+    dropout: float = number(0.0, 0, 1, below=True)
     """On what the adapters read."""
 
 

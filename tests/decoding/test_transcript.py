@@ -125,7 +125,7 @@ def test_stretches_are_joined_and_empty_ones_leave_no_space() -> None:
     assert joined.words == said[0].words + said[2].words
     assert joined.tokens == said[0].tokens + said[2].tokens
     assert join_transcripts([said[0], said[2]], "").text == "a dognow"
-    assert join_transcripts([], " ") == Transcript("", [], [])
+    assert join_transcripts([], " ") == Transcript("", [], [], no_speech=1.0)
 
 
 def test_json_holds_all_of_it() -> None:

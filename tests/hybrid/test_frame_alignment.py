@@ -150,7 +150,7 @@ def test_bad_stores_are_one_line(tmp_path: Path) -> None:
         save_alignments(tmp_path, [], TREE, LEXICON, skipped={"u": "too short"})
     store_of(tmp_path)
     (tmp_path / "store" / "00000.safetensors").write_bytes(b"123456789")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="damaged"):
         open_alignments(tmp_path / "store")
 
 

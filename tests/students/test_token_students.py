@@ -21,7 +21,7 @@ from retort.teachers.teacher import Reading
 from retort.text.tokenizers import Piece
 from tiny_students import DECODER, ENCODER, FRONTEND
 
-KINDS = [kind for kind in STUDENTS if kind != "hybrid"]
+KINDS = [kind for kind in STUDENTS if kind not in ("hybrid", "whisper")]
 
 
 def build(kind: str) -> Student:

@@ -372,7 +372,7 @@ def test_another_system_takes_what_is_there(
     def complain(*_: object, **__: object) -> None:
         raise AssertionError("a language model was trained or asked again")
 
-    monkeypatch.setattr("retort.training.earlier.train_lm", complain)
+    monkeypatch.setattr("retort.training.earlier.train_lm_here", complain)
     monkeypatch.setattr("retort.training.teacher_notes.describe_teacher", complain)
     stages: set[str] = set()
     notes: list[str] = []

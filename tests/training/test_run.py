@@ -82,7 +82,7 @@ class TestDistillation:
         assert names[0] == names[1]
         assert plain.params == hkd.params
         assert sorted(path.name for path in (hkd.folder / "model").rglob("*")) == [
-            "config.json", "model.safetensors", "tokenizer", "tokenizer.json",
+            "checksums.json", "config.json", "model.safetensors", "tokenizer", "tokenizer.json",
         ]  # fmt: skip
         assert "bert" not in (hkd.folder / "model" / "config.json").read_text()
 
@@ -163,7 +163,7 @@ class TestBadUtterances:
         ("train-010", "transcript is empty"),
         ("train-012", "its id stands on an earlier line too"),
         ("train.jsonl:17", "not valid JSON"),
-        ("train.jsonl:18", "cannot be understood"),
+        ("train.jsonl:18", "not a MonoCut"),
     )
 
     @pytest.mark.parametrize("storage", ["disk", "online"])

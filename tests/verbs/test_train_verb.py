@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,11 +75,11 @@ def test_a_stopped_command_says_how_to_go_on(
     words: str,
 ) -> None:
     def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(called, stop)
     answer = retort(verb, write_recipe())
-    assert answer.code == 130
+    assert answer.code == 143
     assert answer.error == f"retort: stopped{words}\n"
 
 

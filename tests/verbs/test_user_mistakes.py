@@ -21,7 +21,7 @@ class TestMistakes:
         is_one_line(retort("train", recipe, "training.steps=many"), "training.steps")
         is_one_line(retort("train", recipe, "student.encoder=3"), "student.encoder")
         is_one_line(retort("train", recipe, "seed"), "seed")
-        is_one_line(retort("train", recipe, "student.kind=whisper"), "student.kind", "Choose one of")
+        is_one_line(retort("train", recipe, "student.kind=whispering"), "student.kind", "Choose one of")
         (tmp_path / "broken.yaml").write_text("name: [x\n")
         is_one_line(retort("info", "broken.yaml"), "broken.yaml")
         (tmp_path / "key.yaml").write_text("name: x\nstuden: {kind: cif}\n")

@@ -187,7 +187,7 @@ class SoundFileSource:
     @contextmanager
     def _opened(self, stream: BinaryIO, part: Part) -> Iterator[soundfile.SoundFile]:
         whole = not part.head and not part.start and part.end == os.fstat(stream.fileno()).st_size
-        with _SequentialFile(self.path if whole and self._copy is None else View(stream, part)) as file:
+        with _SequentialFile(os.fsencode(self.path) if whole and self._copy is None else View(stream, part)) as file:
             yield file
 
 

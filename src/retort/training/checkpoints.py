@@ -126,6 +126,7 @@ class CheckpointFolder:
                 fit(objective, tensors["objective"])
                 _check_optimizer(optimizer, tensors["optimizer"])
                 _check_random(tensors["random"])
+                load_optimizer(optimizer, tensors["optimizer"])
             except (
                 UserError,
                 OSError,
@@ -140,7 +141,6 @@ class CheckpointFolder:
                 continue
             load_weights(student, tensors["student"])
             load_weights(objective, tensors["objective"])
-            load_optimizer(optimizer, tensors["optimizer"])
             torch.set_rng_state(tensors["random"]["cpu"])
             if "cuda" in tensors["random"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state(tensors["random"]["cuda"])
