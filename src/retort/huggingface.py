@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from retort.checksums import verify
+from retort.json_reader import read_json
 
 _REMEDY = "Train or fetch it again"
 _FOREIGN = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config")
@@ -36,7 +36,7 @@ def _refuse_code(folder: Path, kind: str) -> None:
     """Raise a ValueError where a folder has a tokenizer with code of its own; transformers might take another."""
     path = folder / "tokenizer_config.json"
     if kind == "AutoTokenizer" and path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict) or "AutoTokenizer" in (content.get("auto_map") or {}):
             raise ValueError("its tokenizer is Python code in the folder, which is not run")
 

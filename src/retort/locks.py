@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retort.errors import UserError
+from retort.json_reader import read_json
 
 LOCK = ".lock"
 """Of an experiment, in its folder."""
@@ -250,7 +251,7 @@ def _run() -> str:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = read_json(path)
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}

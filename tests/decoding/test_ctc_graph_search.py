@@ -14,6 +14,7 @@ import tiny_graphs
 from retort.config import FeatureConfig, NormaliserConfig, StudentConfig
 from retort.decoding.ctc_graph_search import CtcGraphSearch, spellings
 from retort.decoding.graph_search import GraphSearch
+from retort.decoding.nbest import time_candidates
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.searches import open_search
@@ -284,7 +285,7 @@ def test_a_recogniser_reads_through_it(lm: str, tmp_path: Path) -> None:
     options = DecodingOptions(beam=4, nbest=3, graph=lm)
     (found,) = recogniser.opened(options)(encoded)
     assert isinstance(found, list)
-    readings = recogniser.readings(found, options, 1.0, 60.0)
+    readings = time_candidates(found, options.nbest, CHARACTERS, recogniser.frame_seconds, 1.0, 60.0)
     assert readings[0].transcript.text == "A BAD DAD"
     assert [word.text for word in readings[0].transcript.words] == ["A", "BAD", "DAD"]
     times = [time for word in readings[0].transcript.words for time in (word.start, word.end)]

@@ -234,7 +234,7 @@ def test_wrong_content_is_told(change: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged tokenizer"):
         open_tokenizer(tmp_path)
     path.write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="format (is )?99"):
+    with pytest.raises(UserError, match=r"format (is )?99"):
         open_tokenizer(tmp_path)
 
 

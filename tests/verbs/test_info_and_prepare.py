@@ -25,18 +25,18 @@ class TestInfo:
 
     def test_what_it_asks_of_a_gpu(self, retort: Retort, write_recipe: WriteRecipe) -> None:
         recipe = write_recipe()
-        settings = ("tokenizer.size=13", "training.steps=3000000000", "training.precision=bf16")
+        settings = ("tokenizer.size=13", "training.steps=1000000000", "training.precision=bf16")
         shown = retort("info", recipe, *settings, "--gpu", "V100", "--utterance", 5).out
         assert "tiny on V100, an estimate" in shown
         assert "12 s in utterances of 5 s" in shown
         assert "if 10% of 125 TFLOP/s are used" in shown
         assert "set training.precision=fp16" in shown
-        (hours,) = re.findall(r"3,000,000,000 updates: ([\d.,]+) h", shown)
+        (hours,) = re.findall(r"1,000,000,000 updates: ([\d.]+) h", shown)
         twice = retort(
             "info", recipe, *settings, "--gpu", "32:125", "--utterance", 5, "--utilisation", 0.2
         ).out
-        (half,) = re.findall(r"3,000,000,000 updates: ([\d.,]+) h", twice)
-        assert float(hours) == pytest.approx(2 * float(half), abs=0.16) != 0.0
+        (minutes,) = re.findall(r"1,000,000,000 updates: ([\d.]+) min", twice)
+        assert float(hours) == pytest.approx(2 * float(minutes) / 60, abs=0.06) != 0.0
         assert "fp16" not in twice
         assert "up to about" not in twice
         small = retort("info", recipe, *settings, "--gpu", "0.002:125").out

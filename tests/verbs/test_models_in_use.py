@@ -172,7 +172,7 @@ class TestTranscribe:
         found = [json.loads(line) for line in answer.out.splitlines()]
         assert len(found) == 2
         assert found[0] == found[1]
-        assert found[0].keys() == {"file", "text", "words", "tokens"}
+        assert found[0].keys() == {"file", "text", "words", "no_speech", "tokens"}
         assert len(found[0]["tokens"]) > 0
         seconds = soundfile.info(wave).duration
         for unit in ("words", "tokens"):

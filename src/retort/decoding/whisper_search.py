@@ -108,10 +108,11 @@ class Suppression:
         return cls(always, [*always, *tokenizer.begin_suppressed])
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """Log-probabilities `(M, V)` float32 of `logits (M, V)`, minus infinity for the ids that step may not give."""
-        log_probs = logits.float().log_softmax(-1)
-        log_probs[:, self.always if step else self.first] = NOTHING
-        return log_probs
+        """Log-probabilities `(M, V)` float32 of `logits (M, V)` among the ids that the step may give; of the others minus
+        infinity. `transformers` does the same with `renormalize_logits`."""
+        allowed = logits.float().clone()
+        allowed[:, self.always if step else self.first] = NOTHING
+        return allowed.log_softmax(-1)
 
 
 def token_limits(student: WhisperStudent, encoded: Encoded) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from retort.errors import UserError
+from retort.json_reader import read_json
 
 
 def base_of(experiment: Path) -> str:
@@ -17,7 +17,7 @@ def base_of(experiment: Path) -> str:
     remedy = "Name the model that the training started from: --base whisper-base"
     for path in (experiment / "recipe.json", experiment.parent / "recipe.json"):
         try:
-            recipe = json.loads(path.read_text(encoding="utf-8"))
+            recipe = read_json(path)
             found = str(recipe["student"]["encoder"]["model"] or recipe["tokenizer"].get("model", ""))
         except OSError:
             continue

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retort.decoding.recogniser import Recogniser
 from retort.export.whisper import WhisperExport, gather_whisper
 from retort.files import write_whole
+from retort.json_reader import parse_json
 from retort.pretrained.ctranslate2 import SPECIFICATION, VERSION
 
 REVISION = 3
@@ -51,7 +52,7 @@ def export_ctranslate2(recogniser: Recogniser, base: str, out: Path, *, half: bo
     for name, content in (
         ("config.json", _settings(found)),
         ("vocabulary.json", _vocabulary(found, size)),
-        ("tokenizer.json", json.loads(found.tokenizer.to_str())),
+        ("tokenizer.json", parse_json(found.tokenizer.to_str())),
         ("preprocessor_config.json", _preprocessor(found.architecture["num_mel_bins"])),
     ):
         write_whole(out / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")

@@ -27,6 +27,7 @@ from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, features_key
 from retort.errors import BadUtterance, UserError
 from retort.files import write_whole
+from retort.json_reader import parse_json, read_json
 from retort.locks import one_at_a_time
 from retort.nn.encoder import Encoder
 from retort.students.student import Student, check_length
@@ -55,7 +56,7 @@ class HiddenStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "about.json").read_text())
+        about = read_json(folder / "about.json")
         self.dim = int(about["dim"])
         self.subsampling = int(about["subsampling"])
         self.path = folder / "frames.float16"
@@ -172,7 +173,7 @@ def store_hidden(
 def _opened(folder: Path, cuts: CutSet) -> tuple[HiddenStore, list[Rejected]] | None:
     """A store that is complete, and the cuts that could not be encoded; None where anything is missing or damaged."""
     try:
-        rejected = [Rejected(*each) for each in json.loads((folder / "rejected.json").read_text())]
+        rejected = [Rejected(*each) for each in read_json(folder / "rejected.json")]
         store = HiddenStore(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -226,7 +227,7 @@ def _index(folder: Path) -> list[tuple[str, int]]:
         :-1
     ]:  # a last line that was cut short does not count
         try:
-            name, frames = json.loads(line)
+            name, frames = parse_json(line)
             found.append((str(name), int(frames)))
         except (ValueError, TypeError):
             break

@@ -100,6 +100,8 @@ def _tokenizer(recipe: LmRecipe, folder: Path, text: LmText) -> PreTrainedTokeni
     path = folder / "tokenizer"
     if not path.exists():
         tokenizer = _trained(recipe, text)
+        if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+            raise UserError("no sentence is left to learn from", remedy="Name more text, or hold out less")
         tokenizer.model_max_length = recipe.batches.longest
         save_whole(tokenizer.save_pretrained, path)
     return open_own_tokenizer(path)
