@@ -90,13 +90,7 @@ def open_speech_encoder(name: str) -> PreTrainedModel:
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)
-    missing = sorted(
-        str(key)
-        for key in (*report["missing_keys"], *report["mismatched_keys"])
-        if "masked_spec_embed" not in str(key)
-    )
-    if missing:
-        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    _check_whole(report, name)
     return model
 
 
@@ -140,13 +134,7 @@ def open_conformer_encoder(name: str) -> dict[str, Tensor]:
 
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, REMEDY)
-    missing = sorted(
-        str(key)
-        for key in (*report["missing_keys"], *report["mismatched_keys"])
-        if "masked_spec_embed" not in str(key)
-    )
-    if missing:
-        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    _check_whole(report, name)
     weights: dict[str, Tensor] = model.state_dict()
     return weights
 
@@ -164,3 +152,17 @@ def hears_normalised(name: str) -> bool | None:
     except UserError:
         return None
     return bool(values.get("do_normalize", True))
+
+
+def _check_whole(report: dict[str, Any], name: str) -> None:
+    """
+    Raises:
+        UserError: weights of the model are missing, or of another shape; what replaces masked frames is not needed.
+    """
+    missing = sorted(
+        str(key)
+        for key in (*report["missing_keys"], *report["mismatched_keys"])
+        if "masked_spec_embed" not in str(key)
+    )
+    if missing:
+        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
