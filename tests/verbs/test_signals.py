@@ -17,18 +17,24 @@ SLOW = """
 import os, sys, threading, time
 from pathlib import Path
 sys.argv = ["retort", *sys.argv[1:]]
-from retort import cli, files
+from retort import cli
 
 def stop(*_):
     Path("reached").touch()
     time.sleep(60)
 
-files._flush_folder = stop
 os.fsync = stop
 cli.main()
 """
 """The command, which stops where it first makes a file last."""
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+
+
+def usual_handlers() -> None:
+    """As a shell gives them, also where the tests themselves run under `nohup` or in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def stopped(folder: Path, number: signal.Signals, *arguments: object) -> tuple[int, str]:
@@ -40,7 +46,7 @@ def stopped(folder: Path, number: signal.Signals, *arguments: object) -> tuple[i
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=usual_handlers,
     )
     while process.poll() is None and not (folder / "reached").exists():
         time.sleep(0.02)
