@@ -141,7 +141,9 @@ def test_a_field_of_any_type_costs_one_line_at_most(tmp_path: Path, field: str) 
         assert "good" in list(found.cuts.ids)
         assert len(found.cuts) + len(found.rejected) == 2
         for cut in found.cuts:
-            with contextlib.suppress(BadUtterance):  # then it is listed when its audio is read
+            # A channel that the file lacks is found, and listed, when its audio is read.
+            late = field == "recording.sources.0.channels"
+            with contextlib.suppress(BadUtterance) if late else contextlib.nullcontext():
                 CutFeatures(FeatureConfig())(cut)
         write_rejected(found.rejected, tmp_path / "rejected.tsv")
 

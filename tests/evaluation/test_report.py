@@ -148,4 +148,4 @@ def test_the_verb(
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert run(copies / "plain", "--out", blocked / "below") == 2
-    assert "written" in capsys.readouterr().err
+    assert "nothing can be written here" in capsys.readouterr().err
