@@ -103,7 +103,7 @@ def _check_window(student: StudentConfig, where: str) -> None:
         return
     for key, other in (
         ("student.kind", None if student.kind == "cif" else student.kind),
-        ("student.decoder.kind", None if student.decoder.kind == "autoregressive" else student.decoder.kind),
+        ("student.decoder.kind", None if student.decoder.kind in ("autoregressive", "whisper") else student.decoder.kind),
         ("student.faithful", "true" if student.faithful else None),
     ):
         if other is not None:
@@ -213,7 +213,8 @@ def _check_speech(recipe: Recipe, where: str) -> None:
 
 def _check_whisper(recipe: Recipe, where: str) -> None:
     """A Whisper student, and what is of Whisper's features and tokenizer only."""
-    if recipe.student.kind == "whisper":
+    if recipe.student.has_whisper_decoder:
+        owner = "student.kind" if recipe.student.kind == "whisper" else "student.decoder.kind"
         for key, value, allowed in (
             ("student.encoder.kind", recipe.student.encoder.kind, ("pretrained",)),
             ("features.kind", recipe.features.kind, ("whisper",)),
@@ -221,7 +222,7 @@ def _check_whisper(recipe: Recipe, where: str) -> None:
         ):
             if value not in allowed:
                 raise UserError(
-                    f"{key} is {value}, but student.kind is whisper", where=where, remedy=f"Set {key}: {allowed[0]}"
+                    f"{key} is {value}, but {owner} is whisper", where=where, remedy=f"Set {key}: {allowed[0]}"
                 )
     if recipe.tokenizer.kind == "whisper" and not (recipe.tokenizer.model or recipe.student.encoder.model):
         raise UserError(

@@ -116,14 +116,16 @@ class CifConfig:
 @dataclass
 class DecoderConfig:
     kind: str = "autoregressive"
-    """`autoregressive` (token by token, as the reference) or `parallel` (all at once: Paraformer, Gao et al. 2022)."""
+    """`autoregressive` (token by token, as the reference), `parallel` (all at once: Paraformer, Gao et al. 2022) or
+    `whisper`: the decoder of the Whisper that the encoder is of, with its tokenizer, one step for each fire. Of the options
+    below a `whisper` decoder reads `window` and `history_dropout` alone (ours)."""
     cross_attention: bool = True
     """Whether a `parallel` decoder also reads the encoder's output."""
     glancing: float = number(0.75, 0, 1)
     """Of a `parallel` decoder in training: how many tokens it is shown, as a share of those that it gets wrong by itself."""
     window: int = number(0, 0, 1000)
-    """For an `autoregressive` decoder of a CIF student: how many encoder frames to each side of a token's fire its hidden
-    state attends to; 0 attends to none, as the reference."""
+    """For a CIF student: how many encoder frames to each side of a token's fire an `autoregressive` decoder's hidden state
+    attends to, none with 0, as the reference; for a `whisper` decoder the same, all frames with 0."""
     layers: int = number(2, 0, 1000)
     dim: int = number(256, 1, WIDEST)
     heads: int = number(4, 1, 1024)
@@ -191,6 +193,11 @@ class StudentConfig:
     alignment_weight: float = number(0.0, 0, MILLION)
     """Of keeping each token's share of the CIF weights where the CTC head hears the token (ours)."""
 
+    @property
+    def has_whisper_decoder(self) -> bool:
+        """Whether the decoder is that of a Whisper."""
+        return self.kind == "whisper" or (self.kind == "cif" and self.decoder.kind == "whisper")
+
 
 STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer", "whisper"),
@@ -198,7 +205,7 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
     "student.cif.fires": ("accumulate", "ctc"),
-    "student.decoder.kind": ("autoregressive", "parallel"),
+    "student.decoder.kind": ("autoregressive", "parallel", "whisper"),
     "student.decoder.output": ("own", "plm"),
     "student.encoder.kind": (
         "conformer",

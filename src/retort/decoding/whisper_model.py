@@ -42,6 +42,6 @@ def open_whisper_recogniser(
     with torch.random.fork_rng(devices=[]):
         student = build_student(config, tokenizer.size, bins)
     assert isinstance(student, WhisperStudent)
-    copy_whisper(student, open_whisper(name), tokenizer)
+    copy_whisper(student, student.decoder, open_whisper(name), tokenizer)
     features = FeatureConfig(kind="whisper", bins=bins, cmvn=False, storage="online", pad_seconds=pad_seconds)
     return Recogniser(student, tokenizer, features, NormaliserConfig(case="lower"), device)

@@ -39,6 +39,11 @@ class WhisperDecoderSizes:
     positions: int
     alignment_heads: tuple[tuple[int, int], ...]
 
+    @property
+    def prose(self) -> str:
+        """The sizes in words."""
+        return f"Whisper's: {self.layers} layers, dim {self.dim}, {self.heads} heads, feed-forward {self.feedforward}"
+
     @classmethod
     def read(cls, architecture: Mapping[str, Any]) -> WhisperDecoderSizes:
         """The sizes in what `retort.lm.whisper.whisper_architecture` gives.
@@ -147,9 +152,9 @@ class WhisperDecoder(nn.Module):
         Raises:
             UserError: the text is longer than the positions.
         """
-        hidden = contexts = self._with_prompt(previous_tokens)
+        hidden = contexts = self.with_prompt(previous_tokens)
         mask = attention_mask(lengths, source.shape[1])
-        for layer, memory in zip(self.layers, self._memory(source)):
+        for layer, memory in zip(self.layers, self.memories(source)):
             hidden, contexts, _ = layer(hidden, memory, mask)
         before = self.sizes.prompt - 1
         return WhisperDecoded(self.norm(hidden[:, before:]), contexts[:, before:])
@@ -160,7 +165,7 @@ class WhisperDecoder(nn.Module):
 
     def start(self, source: Tensor, lengths: Tensor) -> CrossState:
         """The state before the first token, with all of the prompt but its last token; arguments as :meth:`forward`."""
-        memory, mask = self._memory(source), attention_mask(lengths, source.shape[1])
+        memory, mask = self.memories(source), attention_mask(lengths, source.shape[1])
         count = self.sizes.prompt - 1
         if count == 0:
             return CrossState(memory, mask, [])
@@ -196,17 +201,21 @@ class WhisperDecoder(nn.Module):
 
     def alignment(self, previous_tokens: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
         """Attention weights `(B, heads, U, T)` of the alignment heads; arguments as :meth:`forward`."""
-        hidden = self._with_prompt(previous_tokens)
+        hidden = self.with_prompt(previous_tokens)
         mask, found = attention_mask(lengths, source.shape[1]), []
-        for number, (layer, memory) in enumerate(zip(self.layers, self._memory(source))):
+        for number, (layer, memory) in enumerate(zip(self.layers, self.memories(source))):
             heads = [head for index, head in self.sizes.alignment_heads if index == number]
             if heads and isinstance(layer, WhisperDecoderLayer):
                 found.append(layer.weights(hidden, memory, mask)[:, heads])
             hidden, _, _ = layer(hidden, memory, mask)
         return torch.cat(found, 1)[:, :, self.sizes.prompt - 1 :]
 
-    def _with_prompt(self, previous_tokens: Tensor) -> Tensor:
-        """Embeddings `(B, prompt - 1 + U, dim)` of the prompt and of the tokens after the start symbol."""
+    def with_prompt(self, previous_tokens: Tensor) -> Tensor:
+        """Embeddings `(B, prompt - 1 + U, dim)` of the prompt and of the tokens after the start symbol.
+
+        Raises:
+            UserError: the text is longer than the positions.
+        """
         size = self.sizes.prompt - 1 + previous_tokens.shape[1]
         if size > self.sizes.positions:
             raise UserError(
@@ -218,7 +227,8 @@ class WhisperDecoder(nn.Module):
         embedded: Tensor = self.dropout(hidden + self.positions[:size])
         return embedded
 
-    def _memory(self, source: Tensor) -> list[Memory]:
+    def memories(self, source: Tensor) -> list[Memory]:
+        """Keys and values of each layer, of the frames `source (B, T, dim)`."""
         return [layer.cross.memory(source) for layer in self.layers if isinstance(layer, CrossLayer)]
 
 

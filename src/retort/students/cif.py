@@ -20,7 +20,9 @@ from retort.nn.encoder import Encoder, context_layer
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.weights import WeightEstimator
-from retort.nn.window import FrameMemory, fire_frames
+from retort.nn.whisper_decoder import WhisperDecoderSizes
+from retort.nn.whisper_fired import FiredWhisperDecoder
+from retort.nn.window import fire_frames
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_log_probs, ctc_loss
@@ -32,11 +34,22 @@ from retort.students.taps import Tap
 from retort.students.tokens import TokenStudent, at_frames, utterance_tap
 from retort.text.tokenizers import BLANK, EOS, PAD
 
-DECODERS: dict[str, type[CifDecoder] | type[ParallelDecoder]] = {
-    "autoregressive": CifDecoder,
-    "parallel": ParallelDecoder,
-}
-"""By `decoder.kind`."""
+
+def make_decoder(
+    config: StudentConfig, vocabulary: int
+) -> CifDecoder | ParallelDecoder | FiredWhisperDecoder:
+    """The decoder that `decoder.kind` names, over fired embeddings as wide as the encoder.
+
+    Raises:
+        UserError: the encoder's architecture has no decoder of Whisper's.
+    """
+    dim = config.encoder.dim
+    if config.decoder.kind == "whisper":
+        sizes = WhisperDecoderSizes.read(config.encoder.architecture)
+        return FiredWhisperDecoder(sizes, vocabulary, dim, config.decoder.window)
+    if config.decoder.kind == "parallel":
+        return ParallelDecoder(config.decoder, vocabulary, dim)
+    return CifDecoder(config.decoder, vocabulary, dim)
 
 
 class CifStudent(TokenStudent):
@@ -48,7 +61,7 @@ class CifStudent(TokenStudent):
         bins: filter banks a frame.
     """
 
-    vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
+    vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.", "decoder.whisper.embedding.")
 
     def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
@@ -64,7 +77,7 @@ class CifStudent(TokenStudent):
         self.context = nn.ModuleList(
             context_layer(config.encoder, number + 1) for number in range(config.cif.context_layers)
         )
-        self.decoder = DECODERS[config.decoder.kind](config.decoder, vocabulary, dim)
+        self.decoder = make_decoder(config, vocabulary)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -77,22 +90,28 @@ class CifStudent(TokenStudent):
     @property
     def tap_dims(self) -> dict[str, int]:
         dim = self.config.encoder.dim
-        vocabulary = self.decoder.vocabulary.out_features
+        whisper = isinstance(self.decoder, FiredWhisperDecoder)
         return {
             "acoustic": dim,
-            "linguistic": self.config.decoder.dim,
+            "linguistic": dim if whisper else self.config.decoder.dim,
             "utterance": dim,
-            "tokens": vocabulary,
+            "tokens": self.ctc.out_features,
         } | layer_dims(self.config.encoder)
+
+    @property
+    def most_tokens(self) -> int | None:
+        return self.decoder.whisper.most_tokens if isinstance(self.decoder, FiredWhisperDecoder) else None
 
     @property
     def prose(self) -> str:
         config = self.config.decoder
+        fires = "" if self.weights is not None else ", fires at the peaks of the CTC head"
+        window = f", attention to {2 * config.window + 1} frames" if config.window else ""
+        if isinstance(self.decoder, FiredWhisperDecoder):
+            return f"decoder    {self.decoder.whisper.sizes.prose}{window}{fires}"
         output = (
             f", output through a PLM's embeddings of {config.output_dim}" if config.output == "plm" else ""
         )
-        window = f", attention to {2 * config.window + 1} frames" if config.window else ""
-        fires = "" if self.weights is not None else ", fires at the peaks of the CTC head"
         return (
             f"decoder    {config.layers} layers, dim {config.dim}, {config.heads} heads, feed-forward "
             f"{config.feedforward}{output}{', parallel' if config.kind == 'parallel' else ''}{window}{fires}"
@@ -184,7 +203,7 @@ class CifStudent(TokenStudent):
         are those of the second pass, over all positions, shown ones among them (as in the authors' code, FunASR; Qian et
         al. leave these out).
         """
-        if isinstance(self.decoder, CifDecoder):
+        if not isinstance(self.decoder, ParallelDecoder):
             previous = F.pad(self._forget(tokens), (1, 0), value=EOS)[:, :-1]
             return *self.decoder(previous, fired.embeddings, self._memory(fired, encoded)), {}
         given = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
@@ -201,7 +220,7 @@ class CifStudent(TokenStudent):
 
     def decode(self, encoded: Encoded, fired: FiredTokens, previous: Tensor) -> Tensor:
         """Logits `(B, U, V)` of an autoregressive decoder, given the token before each fire, `previous (B, U)`."""
-        if not isinstance(self.decoder, CifDecoder):
+        if isinstance(self.decoder, ParallelDecoder):
             raise ValueError("a parallel decoder has no history to be given")
         return self.decoder(previous, fired.embeddings, self._memory(fired, encoded))[1]
 
@@ -214,19 +233,22 @@ class CifStudent(TokenStudent):
         Raises:
             ValueError: that decoder is not given it.
         """
+        if isinstance(self.decoder, FiredWhisperDecoder):
+            return self.decoder.start(self._memory(fired, encoded))
         if isinstance(self.decoder, CifDecoder):
             return self.decoder.start(len(fired.embeddings), fired.embeddings, self._memory(fired, encoded))
         memory = (None, None) if encoded is None else (encoded.hidden, encoded.lengths)
         return self.decoder.start(fired.embeddings, fired.lengths, *memory)
 
-    def _memory(self, fired: FiredTokens, encoded: Encoded | None) -> FrameMemory | None:
-        """The frames that a decoder with a window attends to; None for one without."""
-        if not isinstance(self.decoder, CifDecoder) or self.decoder.window is None:
+    def _memory(self, fired: FiredTokens, encoded: Encoded | None) -> Any:
+        """The frames that a decoder attends to around each fire; None for one that attends to none."""
+        reader = self.decoder.window if isinstance(self.decoder, CifDecoder) else self.decoder
+        if reader is None or isinstance(reader, ParallelDecoder):
             return None
         if encoded is None:
             raise ValueError("a decoder with a window needs the encoder's frames")
         places = fire_frames(fired.fire_times, encoded.lengths)
-        return self.decoder.window.remember(encoded.hidden, encoded.lengths, places)
+        return reader.remember(encoded.hidden, encoded.lengths, places)
 
     def _forget(self, tokens: Tensor) -> Tensor:
         """`tokens (B, U)` with some of them unknown, while training."""

@@ -39,7 +39,7 @@ def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
     """
     encoder = config.encoder
     if encoder.kind == "pretrained" and not encoder.architecture:
-        read = whisper_architecture if config.kind == "whisper" else speech_architecture
+        read = whisper_architecture if config.has_whisper_decoder else speech_architecture
         encoder = replace(encoder, architecture=read(encoder.model))
         config = replace(config, encoder=encoder)
     return STUDENTS[config.kind](config, vocabulary, bins)

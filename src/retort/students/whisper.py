@@ -12,12 +12,13 @@ from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights
 from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes, copy_whisper_decoder
+from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_loss
 from retort.students.frames import layer_dims
 from retort.students.history import forgotten
-from retort.students.student import Encoded, StudentOutput
+from retort.students.student import Encoded, Student, StudentOutput
 from retort.students.taps import Tap
 from retort.students.tokens import TokenStudent, utterance_tap
 from retort.text.tokenizers import EOS, Tokenizer
@@ -81,12 +82,8 @@ class WhisperStudent(TokenStudent):
 
     @property
     def prose(self) -> str:
-        sizes = self.decoder.sizes
         ctc = "" if self.byte_ctc is None else ", CTC head over bytes"
-        return (
-            f"decoder    Whisper's: {sizes.layers} layers, dim {sizes.dim}, {sizes.heads} heads, "
-            f"feed-forward {sizes.feedforward}{ctc}"
-        )
+        return f"decoder    {self.decoder.sizes.prose}{ctc}"
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
@@ -150,11 +147,21 @@ class WhisperStudent(TokenStudent):
         return ctc_loss(self.byte_log_probs(encoded), encoded.lengths, labels, lengths)
 
 
-def copy_whisper(student: WhisperStudent, weights: Mapping[str, Tensor], tokenizer: WhisperTokenizer) -> int:
-    """Copy the weights of `transformers`' WhisperModel into the student; returns the number of tensors.
+def whisper_decoder(student: Student) -> WhisperDecoder | None:
+    """The decoder of a student that has Whisper's."""
+    decoder = getattr(student, "decoder", None)
+    decoder = decoder.whisper if isinstance(decoder, FiredWhisperDecoder) else decoder
+    return decoder if isinstance(decoder, WhisperDecoder) else None
+
+
+def copy_whisper(
+    student: Student, decoder: WhisperDecoder, weights: Mapping[str, Tensor], tokenizer: WhisperTokenizer
+) -> int:
+    """Copy the weights of `transformers`' WhisperModel into a student; returns the number of tensors.
 
     Args:
-        weights: its state dictionary.
+        decoder: the student's (:func:`whisper_decoder`).
+        weights: the state dictionary of the WhisperModel.
         tokenizer: the student's.
     """
     parts = {
@@ -167,4 +174,4 @@ def copy_whisper(student: WhisperStudent, weights: Mapping[str, Tensor], tokeniz
     layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
     taken = copy_whisper_weights(parts["encoder"], frontend, layers, norm)
     rows, prompt = tokenizer.pieces_of_whisper, tokenizer.prompt
-    return taken + copy_whisper_decoder(parts["decoder"], student.decoder, rows, prompt)
+    return taken + copy_whisper_decoder(parts["decoder"], decoder, rows, prompt)

@@ -37,7 +37,7 @@ from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
 from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.students.student import Student
-from retort.students.whisper import WhisperStudent, copy_whisper
+from retort.students.whisper import copy_whisper, whisper_decoder
 from retort.text.homophones import fold
 from retort.text.opening import open_tokenizer
 from retort.text.tokenizers import UNKNOWN, Tokenizer
@@ -231,7 +231,7 @@ def check_pretrained(recipe: Recipe) -> None:
             remedy=f"Set features.kind: {wanted}",
         )
     if kind == "whisper":
-        if recipe.student.kind == "whisper":
+        if recipe.student.has_whisper_decoder:
             WhisperDecoderSizes.read(whisper_architecture(config.model))
         with torch.device("meta"):
             whisper_parts(architecture, config.layers, recipe.features.bins, 0.0)
@@ -261,7 +261,7 @@ def check_pretrained(recipe: Recipe) -> None:
 def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | None = None) -> int:
     """Copy the weights of a speech encoder into that of the student; how many tensors, 0 without a name.
 
-    A Whisper student takes the decoder as well.
+    A student with the decoder of Whisper takes that as well.
 
     Args:
         tokenizer: of the student.
@@ -275,8 +275,9 @@ def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | No
         layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
         norm = student.encoder.norm
         assert isinstance(norm, nn.LayerNorm)
-        if isinstance(student, WhisperStudent) and isinstance(tokenizer, WhisperTokenizer):
-            return copy_whisper(student, open_whisper(name), tokenizer)
+        decoder = whisper_decoder(student)
+        if decoder is not None and isinstance(tokenizer, WhisperTokenizer):
+            return copy_whisper(student, decoder, open_whisper(name), tokenizer)
         return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
     if isinstance(student.encoder.frontend, ParakeetFrontend | W2vBertFrontend):
         weights = open_conformer_encoder(name)
