@@ -18,6 +18,7 @@ def check_student(recipe: Recipe, where: str) -> None:
     _check_kind(student, where)
     _check_fires(student, where)
     _check_window(student, where)
+    _check_spare(student, where)
     if student.faithful and student.encoder.positions != "relative":
         raise UserError(
             "student.faithful needs the reference's positions",
@@ -112,6 +113,16 @@ def _check_window(student: StudentConfig, where: str) -> None:
                 where=where,
                 remedy="Set window: 0: the autoregressive decoder of a CIF student that is not faithful alone has one",
             )
+
+
+def _check_spare(student: StudentConfig, where: str) -> None:
+    """Fires after the last one."""
+    if student.cif.spare and not (student.kind == "cif" and student.decoder.kind == "whisper"):
+        raise UserError(
+            f"student.cif.spare is {student.cif.spare}, but student.decoder.kind is {student.decoder.kind}",
+            where=where,
+            remedy="Set spare: 0, or decoder.kind: whisper, which ends a sentence by itself",
+        )
 
 
 def _check_stored_layers(recipe: Recipe, where: str) -> None:

@@ -111,6 +111,9 @@ class CifConfig:
     reference, in decoding those of the best path of all (ours; no weights are estimated)."""
     tail: float = number(0.5, 0, 1)
     """What remains after the last full token is a token if it weighs more than this (evaluation)."""
+    spare: int = number(0, 0, 1000)
+    """In decoding, so many more fires of the last frame follow the last one, for a `whisper` decoder, which ends a sentence
+    by itself: where CIF fires too few tokens, no words are lost. With it the end of a hypothesis costs once."""
 
 
 @dataclass
@@ -191,7 +194,8 @@ class StudentConfig:
     ctc_weight: float = number(0.5, 0, MILLION)
     quantity_weight: float = number(1.0, 0, MILLION)
     alignment_weight: float = number(0.0, 0, MILLION)
-    """Of keeping each token's share of the CIF weights where the CTC head hears the token (ours)."""
+    """Weight of the loss that keeps each token's share of the CIF weights where the CTC head has the token; with a
+    `whisper` decoder where its attention has it (ours)."""
 
     @property
     def has_whisper_decoder(self) -> bool:

@@ -126,7 +126,10 @@ def beam_fired(
         if scorer is not None:
             opinion, memory = scorer.step(memory, previous)
             gains = log_probs + opinion
-        beams, rows = _advance(beams, log_probs, gains, fired.lengths > step, beam)
+        running = (fired.lengths > step)[:, None].expand_as(beams.ended)
+        if student.config.cif.spare:
+            running = running & ~beams.ended
+        beams, rows = _advance(beams, log_probs, gains, running, beam)
         state = state.select(rows)
         memory = None if scorer is None else scorer.select(memory, rows)
     return _candidates(beams, fired)
@@ -141,7 +144,7 @@ def _advance(
         beams: N hypotheses of each of B utterances.
         log_probs: `(B N, V)`, the student's.
         gains: `(B N, V)`, what a token adds to the score.
-        running: `(B,)`, which utterances have this fire; in the others every hypothesis stays as it is.
+        running: `(B, N)`, which hypotheses go on with this fire; the others stay as they are.
         beam: hypotheses to keep.
 
     Returns:
@@ -152,9 +155,9 @@ def _advance(
     # Among equals topk may take another than the max of greedy decoding.
     gain, tokens = gains.max(-1, keepdim=True) if branches == 1 else gains.topk(branches)
     gain, tokens = gain.view(batch, width, branches).double(), tokens.view(batch, width, branches)
-    single = beams.ended[..., None] | ~running[:, None, None]
+    single = (beams.ended | ~running)[..., None]
     later = torch.arange(branches, device=gain.device) > 0
-    gain = torch.where(running[:, None, None], gain, 0.0).masked_fill(single & later, NOTHING)
+    gain = torch.where(running[..., None], gain, 0.0).masked_fill(single & later, NOTHING)
     scores = (beams.scores[..., None] + gain).flatten(1)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :beam], order[:, :beam]

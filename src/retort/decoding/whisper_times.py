@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from retort.nn.ctc import label_frames
+from retort.nn.whisper_alignment import token_runs
 from retort.students.student import Encoded
 from retort.students.whisper import WhisperStudent
 from retort.text.tokenizers import EOS, PAD
 
 Spans = tuple[list[float], list[float]]
 """First frame of each token, and the frame after its last."""
-MEDIAN_FRAMES = 7
-"""Width of the median filter over attention weights, as in openai-whisper."""
 
 
 @torch.inference_mode()
@@ -61,54 +58,16 @@ def _evenly(count: int, length: int) -> Spans:
 
 
 def _by_attention(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:
-    """From the attention weights of the alignment heads: the best division of the frames among the tokens.
-
-    Weights are normalised over the tokens, smoothed over the frames and averaged over the heads, as in openai-whisper.
-    """
+    """From the attention weights of the alignment heads: the best division of the frames among the tokens."""
     most = max(map(len, texts)) + 1
     previous = torch.full((len(texts), most), PAD, device=encoded.lengths.device)
     previous[:, 0] = EOS
     for row, ids in enumerate(texts):
         previous[row, 1 : len(ids) + 1] = torch.tensor(list(ids), dtype=torch.int64)
     weights = student.decoder.alignment(previous, encoded.hidden, encoded.lengths)
+    counts = torch.tensor([len(ids) + 1 for ids in texts])
     spans = []
-    for each, ids, length in zip(weights, texts, encoded.lengths.tolist()):
-        if not ids or length == 0:
-            spans.append(([0.0] * len(ids), [0.0] * len(ids)))
-            continue
-        scores = _scores(each[:, : len(ids) + 1, :length])
-        ends = divide_frames(scores)
-        spans.append(([0.0, *map(float, ends[:-2])], [float(end) for end in ends[:-1]]))
+    for ends in token_runs(weights, counts, encoded.lengths):
+        spoken = [float(end) for end in ends[:-1]]
+        spans.append(([0.0, *spoken[:-1]][: len(spoken)], spoken))
     return spans
-
-
-def _scores(weights: Tensor) -> NDArray[np.float64]:
-    """`(N, T)` from attention weights `(heads, N, T)`."""
-    deviation, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
-    normal = (weights - mean) / deviation.clamp(min=1e-10)
-    half = MEDIAN_FRAMES // 2
-    if normal.shape[-1] > half:
-        normal = torch.nn.functional.pad(normal, (half, half), mode="reflect")
-        normal = normal.unfold(-1, MEDIAN_FRAMES, 1).median(-1).values
-    found: NDArray[np.float64] = normal.mean(0).double().cpu().numpy()
-    return found
-
-
-def divide_frames(scores: NDArray[np.float64]) -> list[int]:
-    """The frame after the last of each of N tokens, for the division of T frames into N consecutive runs with the
-    greatest sum of `scores (N, T)`; a run may be empty, and the last one ends with the frames."""
-    count, frames = scores.shape
-    sums = np.concatenate((np.zeros((count, 1)), np.cumsum(scores, axis=1)), axis=1)
-    best = sums[0]
-    starts = np.zeros((count, frames + 1), np.int64)
-    for token in range(1, count):
-        gained = best - sums[token]
-        reached = np.maximum.accumulate(gained)
-        fresh = np.concatenate(([True], gained[1:] > reached[:-1]))
-        starts[token] = np.maximum.accumulate(np.where(fresh, np.arange(frames + 1), 0))
-        best = sums[token] + reached
-    ends, end = [frames], frames
-    for token in range(count - 1, 0, -1):
-        end = int(starts[token, end])
-        ends.append(end)
-    return ends[::-1]

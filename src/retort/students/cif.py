@@ -20,6 +20,7 @@ from retort.nn.encoder import Encoder, context_layer
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.weights import WeightEstimator
+from retort.nn.whisper_alignment import middle_frames, token_runs
 from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import fire_frames
@@ -122,8 +123,11 @@ class CifStudent(TokenStudent):
         if self.weights is None:
             if target_lengths is not None:
                 raise ValueError("fires at the peaks of the CTC head cannot be scaled to a number of tokens")
-            return self._in_context(self._fire_at_peaks(encoded))
-        return self._fire(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)
+            fired = self._in_context(self._fire_at_peaks(encoded))
+        else:
+            fired = self._fire(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)
+        spare = self.config.cif.spare if target_lengths is None else 0
+        return with_spare(fired, encoded, spare) if spare else fired
 
     def _fire(self, encoded: Encoded, alphas: Tensor, target_lengths: Tensor | None) -> FiredTokens:
         with torch.autocast(encoded.hidden.device.type, enabled=False):
@@ -167,7 +171,8 @@ class CifStudent(TokenStudent):
             "ctc": ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=self.config.faithful)
         }
         located = None
-        if self.weights is None or self.config.alignment_weight != 0.0:
+        by_ctc = self.weights is None or not isinstance(self.decoder, FiredWhisperDecoder)
+        if by_ctc and (self.weights is None or self.config.alignment_weight != 0.0):
             located = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
         if self.weights is None:
             assert located is not None
@@ -178,6 +183,9 @@ class CifStudent(TokenStudent):
             losses["quantity"] = (fired.quantity - token_lengths).abs().sum()
             if located is not None:
                 losses["alignment"] = alignment_loss(alphas, token_lengths, *located)
+            elif self.config.alignment_weight != 0.0:
+                middles = self._attended_middles(encoded, tokens[:, : fired.embeddings.shape[1]], token_lengths)
+                losses["alignment"] = spacing_loss(alphas, middles, token_lengths)
         tokens = tokens[:, : fired.embeddings.shape[1]]
         states, logits, counts = self._decode(encoded, fired, tokens)
         mask = valid_mask(token_lengths, tokens.shape[1])
@@ -193,6 +201,14 @@ class CifStudent(TokenStudent):
         if self.weights is not None:
             metrics["quantity_total"] = fired.quantity.detach().sum()
         return StudentOutput(losses, taps | layers, metrics | counts)
+
+    @torch.no_grad()
+    def _attended_middles(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """The middle frame `(B, U)` of each of `tokens (B, U)`, where the attention of Whisper's decoder has it."""
+        assert isinstance(self.decoder, FiredWhisperDecoder)
+        previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
+        weights = self.decoder.whisper.alignment(previous, encoded.hidden, encoded.lengths)
+        return middle_frames(token_runs(weights, token_lengths, encoded.lengths), encoded.lengths)
 
     def _decode(
         self, encoded: Encoded, fired: FiredTokens, tokens: Tensor
@@ -279,6 +295,20 @@ def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:
     return FiredTokens(embeddings.masked_fill(~mask[..., None], 0.0), lengths, times, lengths.to(times.dtype))
 
 
+def with_spare(fired: FiredTokens, encoded: Encoded, spare: int) -> FiredTokens:
+    """`fired`, and after the last fire of each utterance `spare` more of its last frame; none of one without frames."""
+    lengths = torch.where(encoded.lengths > 0, fired.lengths + spare, 0)
+    size = int(lengths.max()) if len(lengths) else 0
+    grown = size - fired.embeddings.shape[1]
+    own = torch.arange(size, device=lengths.device) < fired.lengths[:, None]
+    inside = valid_mask(lengths, size)
+    ends = encoded.lengths.to(fired.fire_times.dtype)[:, None]
+    times = torch.where(own, F.pad(fired.fire_times, (0, grown)), ends).masked_fill(~inside, 0.0)
+    last = at_frames(encoded.hidden, (encoded.lengths - 1).clamp(min=0)[:, None])
+    embeddings = torch.where(own[..., None], F.pad(fired.embeddings, (0, 0, 0, grown)), last)
+    return FiredTokens(embeddings.masked_fill(~inside[..., None], 0.0), lengths, times, fired.quantity)
+
+
 def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
     """How far from the middle of its share of the weights each token is heard, in tokens; summed.
 
@@ -300,3 +330,29 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
         before.gather(1, frames), middles.expand_as(frames).double(), reduction="none", delta=0.5
     )
     return distance[valid].sum().to(dtype)
+
+
+def spacing_loss(alphas: Tensor, middles: Tensor, token_lengths: Tensor) -> Tensor:
+    """How far the weight from the middle of each token to that of the next is from one token; summed.
+
+    The weight before the first middle should be a half, as should that after the last; between two middles 1. Each
+    distance counts as Huber's loss with threshold 0.5. In contrast to :func:`alignment_loss` the weights are not scaled, so
+    that their number is learned too, token by token. Ours.
+
+    Args:
+        alphas: `(B, T)` float32, zero behind each utterance.
+        middles: `(B, U)` int64, the frame of the middle of each token, EOS too.
+        token_lengths: `(B,)`, how many of them count; 0 counts nothing.
+    """
+    dtype, alphas = alphas.dtype, alphas.double()
+    before = (alphas.cumsum(1) - alphas / 2).gather(1, middles)
+    steps = before.diff(dim=1, prepend=before.new_zeros(len(before), 1))
+    wanted = torch.ones_like(steps)
+    wanted[:, 0] = 0.5
+    apart = F.huber_loss(steps, wanted, reduction="none", delta=0.5)
+    spoken = token_lengths > 0
+    last = before.gather(1, (token_lengths - 1).clamp(min=0)[:, None])[:, 0]
+    rest = alphas.sum(1) - last
+    ends = F.huber_loss(rest, torch.full_like(rest, 0.5), reduction="none", delta=0.5)
+    valid = valid_mask(token_lengths, middles.shape[1])
+    return (apart[valid].sum() + ends[spoken].sum()).to(dtype)
