@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from retort.nn.ctc import label_frames
 from retort.nn.whisper_alignment import token_runs

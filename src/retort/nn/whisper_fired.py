@@ -53,7 +53,7 @@ class FiredWhisperState:
 
 
 class FiredWhisperDecoder(nn.Module):
-    """Whisper's decoder with the fired embeddings of CIF, with the interface of :class:`retort.nn.decoder.CifDecoder` (ours).
+    """Whisper's decoder over the fired embeddings of CIF, with the interface of `retort.nn.decoder.CifDecoder` (ours).
 
     Step i reads the embedding of the token before it, as in Whisper, plus a projection of the embedding fired for token i,
     which is zero before training, and its attention to the frames is limited to a window around the fire. So training
