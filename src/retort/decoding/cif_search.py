@@ -20,7 +20,7 @@ from retort.decoding.prefix_beam import prefix_beam
 from retort.nn.cif import FiredTokens
 from retort.nn.ctc import label_frames
 from retort.students.cif import CifStudent, fire_at
-from retort.students.ctc import ctc_log_probs
+from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS
 
@@ -49,9 +49,9 @@ class CifSearch(PieceSearch[CifStudent]):
             scorer = self._joined(encoded)
         return self.ranked(beam_fired(self.student, fired, self.options.beam, scorer, encoded), encoded)
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
-        """Tokens of the CTC head's best path."""
-        return ctc_greedy(self.student, encoded)
+    def heard(self, encoded: Encoded) -> list[list[int]] | None:
+        """Tokens of the CTC head's best path; None without such a head."""
+        return ctc_greedy(self.student, encoded) if isinstance(self.student, HasCtc) else None
 
     def _joined(self, encoded: Encoded | None) -> Scorer:
         """The CTC prefix score, and the language model's if there is one; the decoder's weight is 1."""

@@ -53,7 +53,8 @@ from retort.text.tokenizers import Tokenizer
 from retort.weights import AGAIN, fit, pack, read_weights, unpack
 
 FORMAT = 1
-INT8_FORMAT = 2
+FORMATS = {"int8": 2, "int4": 3}
+"""Formats of models whose weights are stored otherwise than in :data:`FORMAT`."""
 """Of a model with int8 weights, which version 0.1 cannot read."""
 CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech"}
 """What stands in `config.json`; another key was written by a later version, which would compute something else."""
@@ -326,7 +327,7 @@ class Recogniser:
 
         Args:
             folder: made if missing.
-            stored: how the weights are stored: `float32`, `float16` or `int8` (:func:`retort.weights.pack`).
+            stored: how the weights are stored: `float32`, `float16`, `int8` or `int4` (:func:`retort.weights.pack`).
             link: share the bytes of the decoding graph, as :meth:`retort.hybrid.graph.Graph.save` does.
 
         Raises:
@@ -339,8 +340,7 @@ class Recogniser:
         if self.graph is not None:
             self.graph.graph.save(folder / "graph", link=link)
         config = self._config()
-        if stored == "int8":
-            config["format"] = INT8_FORMAT
+        config["format"] = FORMATS.get(stored, FORMAT)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         seal(folder)
 
@@ -451,7 +451,7 @@ def _model_root(folder: str | Path) -> Path:
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
     """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
 
-    Float16 and int8 weights become float32.
+    Float16, int8 and int4 weights become float32.
 
     Raises:
         UserError: no model there, or files of it are missing, broken or of another format.
@@ -495,8 +495,8 @@ def _read_config(root: Path) -> dict[str, Any]:
     config = read_json(root / "config.json")
     if not isinstance(config, dict):
         raise ValueError("config.json is not a table")
-    if config["format"] != FORMAT:
-        check_format(config["format"], INT8_FORMAT, root)
+    if config["format"] not in (FORMAT, *FORMATS.values()):
+        check_format(config["format"], max(FORMATS.values()), root)
     if unknown := sorted(map(str, config.keys() - CONFIG_KEYS)):
         raise UserError(
             f"its configuration has '{unknown[0]}', which this version does not know",

@@ -83,7 +83,7 @@ def _check(student: Student, options: DecodingOptions) -> None:
     kind = student.config.kind
     what = f"{'an' if kind == 'attention' else 'a'} {kind} student"
     attention, head = isinstance(student, AttentionStudent), isinstance(student, HasCtc)
-    if options.mode in ("ctc", "ctc_rescoring") and not head:
+    if options.mode in ("ctc", "ctc_rescoring", "joint") and not head:
         raise UserError(f"mode is {options.mode}, but {what} has no CTC head", remedy="Leave --mode out")
     if options.mode == "ctc_rescoring" and (attention or isinstance(student, CtcStudent)):
         raise UserError(

@@ -26,7 +26,7 @@ from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import fire_frames
 from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
-from retort.students.ctc import ctc_log_probs, ctc_loss
+from retort.students.ctc import HasCtc, ctc_log_probs, ctc_loss
 from retort.students.frames import layer_dims
 from retort.students.glancing import glance
 from retort.students.history import forgotten
@@ -69,7 +69,8 @@ class CifStudent(TokenStudent):
         self.config = config
         dim = config.encoder.dim
         self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
-        self.ctc = nn.Linear(dim, vocabulary)
+        if config.ctc_weight > 0.0 or config.decoder.kind != "whisper":
+            self.ctc = nn.Linear(dim, vocabulary)
         self.weights = (
             WeightEstimator(dim, config.cif.kernel, config.cif.dropout, config.cif.activation)
             if config.cif.fires == "accumulate"
@@ -79,11 +80,14 @@ class CifStudent(TokenStudent):
             context_layer(config.encoder, number + 1) for number in range(config.cif.context_layers)
         )
         self.decoder = make_decoder(config, vocabulary)
+        self.vocabulary = vocabulary
 
     @property
     def loss_weights(self) -> dict[str, float]:
         config = self.config
-        weights = {"ce": config.ce_weight, "ctc": config.ctc_weight}
+        weights = {"ce": config.ce_weight}
+        if isinstance(self, HasCtc):
+            weights["ctc"] = config.ctc_weight
         if self.weights is None:
             return weights
         return {**weights, "quantity": config.quantity_weight, "alignment": config.alignment_weight}
@@ -96,7 +100,7 @@ class CifStudent(TokenStudent):
             "acoustic": dim,
             "linguistic": dim if whisper else self.config.decoder.dim,
             "utterance": dim,
-            "tokens": self.ctc.out_features,
+            "tokens": self.vocabulary,
         } | layer_dims(self.config.encoder)
 
     @property
@@ -138,6 +142,7 @@ class CifStudent(TokenStudent):
 
     def _fire_at_peaks(self, encoded: Encoded) -> FiredTokens:
         """Fire the frames at the peaks of the CTC head's best path, and the last frame for EOS."""
+        assert isinstance(self, HasCtc)
         peaks = greedy_peaks(ctc_log_probs(self, encoded), encoded.lengths, (BLANK, PAD, EOS))
         counts = torch.tensor([len(each) for each in peaks], device=encoded.lengths.device)
         places = [torch.tensor([peak.frame for peak in each], dtype=torch.int64) for each in peaks]
@@ -165,15 +170,15 @@ class CifStudent(TokenStudent):
             token_lengths: `(B,)`, EOS counted.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
-        log_probs = ctc_log_probs(self, encoded)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
-        losses = {
-            "ctc": ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=self.config.faithful)
-        }
+        losses: dict[str, Tensor] = {}
         located = None
-        by_ctc = self.weights is None or not isinstance(self.decoder, FiredWhisperDecoder)
-        if by_ctc and (self.weights is None or self.config.alignment_weight != 0.0):
-            located = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
+        if isinstance(self, HasCtc):
+            log_probs, infinite = ctc_log_probs(self, encoded), self.config.faithful
+            losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=infinite)
+            aligned = self.config.alignment_weight != 0.0 and not isinstance(self.decoder, FiredWhisperDecoder)
+            if self.weights is None or aligned:
+                located = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
         if self.weights is None:
             assert located is not None
             fired = self._in_context(fire_at(encoded, located[0], label_lengths))
