@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from retort.alignment.alignment import Timed
+from retort.alignment.phones import SILENCE
+from retort.alignment.store import AlignmentStore
+from retort.common.progress import stage_progress
 from retort.corpora.features import load_samples
-from retort.corpora.opening import find_data, open_cuts
-from retort.hybrid.alignment import Timed
-from retort.hybrid.phones import SILENCE
-from retort.hybrid.store import AlignmentStore
-from retort.progress import stage_progress
+from retort.corpora.open_cuts import find_data, open_cuts
 
 RATE = 16_000
 WITHIN = (20, 50, 100)

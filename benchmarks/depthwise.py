@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from retort.nn.depthwise import Depthwise
+from retort.nn.cpu_kernels import Depthwise
 
 GOAL, ROUNDS = 0.6, 25
 SHAPES = {  # batch, frames, dim, kernel

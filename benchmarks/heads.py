@@ -22,17 +22,17 @@ from lhotse import CutSet
 from rich.console import Console
 from torch import Tensor
 
-from retort.config import AugmentConfig, Recipe
-from retort.corpora.opening import find_data, open_cuts
+from retort.common.progress import stage_progress
+from retort.config.loading import recipe_from_dict
+from retort.config.schema import AugmentConfig, Recipe
+from retort.corpora.open_cuts import find_data, open_cuts
 from retort.distill.row import Tally
-from retort.progress import stage_progress
-from retort.recipe import recipe_from_dict
+from retort.engine.checkpoints import CheckpointFolder, read_weights
 from retort.teachers.signal import Signal
 from retort.training.aligning import align, align_held_out
 from retort.training.batches import UtteranceDataset
-from retort.training.checkpoints import CheckpointFolder, read_weights
 from retort.training.frames import FrameLabels
-from retort.training.hybrid import plan_hybrid
+from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule, read_signals
 from retort.training.plan import Plan
 

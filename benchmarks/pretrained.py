@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from retort.environment import ALLOCATOR
+from retort.common.environment import ALLOCATOR
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):
@@ -30,13 +30,13 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from retort.config import LoraConfig  # noqa: E402
-from retort.student_config import DecoderConfig, EncoderConfig, StudentConfig  # noqa: E402
+from retort.config.schema import LoraConfig  # noqa: E402
+from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig  # noqa: E402
+from retort.engine.parameters import freeze  # noqa: E402
 from retort.students.cif import CifStudent  # noqa: E402
 from retort.students.factory import build_student  # noqa: E402
 from retort.training.hidden_store import lower_parts  # noqa: E402
 from retort.training.lora import add_lora  # noqa: E402
-from retort.training.parts import freeze  # noqa: E402
 
 SIZES = {"tiny": (384, 4, 6), "base": (512, 6, 8), "small": (768, 12, 12)}
 """Width, layers and heads of the published models."""

@@ -22,7 +22,7 @@ from scipy.signal import fftconvolve
 from retort.audio.segments import segments
 from retort.audio.speech import open_detector
 from retort.corpora.features import load_samples
-from retort.corpora.opening import find_data, open_cuts
+from retort.corpora.open_cuts import find_data, open_cuts
 
 RATE = 16000
 Wave = NDArray[np.float64]

@@ -21,7 +21,7 @@ from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
-from retort.environment import ALLOCATOR
+from retort.common.environment import ALLOCATOR
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):
@@ -31,11 +31,11 @@ import torch  # noqa: E402
 from lhotse import CutSet  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from retort.corpora.opening import find_data, open_cuts  # noqa: E402
+from retort.common.progress import stage_progress  # noqa: E402
+from retort.corpora.open_cuts import find_data, open_cuts  # noqa: E402
 from retort.decoding.options import DecodingOptions  # noqa: E402
 from retort.decoding.recogniser import Recogniser, load  # noqa: E402
 from retort.evaluation.recognise import recognise  # noqa: E402
-from retort.progress import stage_progress  # noqa: E402
 from retort.students.attention import AttentionStudent  # noqa: E402
 from retort.students.cif import CifStudent  # noqa: E402
 from retort.students.ctc import HasCtc  # noqa: E402

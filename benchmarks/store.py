@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retort.environment import ALLOCATOR
+from retort.common.environment import ALLOCATOR
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):

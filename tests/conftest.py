@@ -130,7 +130,7 @@ def write_recipe(recipe_text: Callable[[str], str], tmp_path: Path) -> WriteReci
 @pytest.fixture
 def read_recipe(write_recipe: WriteRecipe) -> Callable[..., object]:
     """`read_recipe(*overrides, extra="")`: the same as a checked `Recipe`."""
-    from retort.recipe import load_recipe
+    from retort.config.loading import load_recipe
 
     def read(*overrides: str, extra: str = "", name: str = "tiny") -> object:
         return load_recipe(str(write_recipe(name, extra)), overrides)

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import CHOICES, Recipe
+from retort.common.errors import UserError
+from retort.config.loading import (
+    OTHER_KINDS,
+    differing,
+    load_recipe,
+    recipe_from_dict,
+    recipe_names,
+    recipe_to_dict,
+)
+from retort.config.schema import CHOICES, Recipe
+from retort.config.student import StudentConfig
 from retort.distill import LOSSES
-from retort.errors import UserError
-from retort.recipe import OTHER_KINDS, differing, load_recipe, recipe_from_dict, recipe_names, recipe_to_dict
-from retort.student_config import StudentConfig
-from retort.training.describe import describe
+from retort.info.describe import describe
 
 
 def refused(recipe: str | Path, *overrides: str) -> UserError:

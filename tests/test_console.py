@@ -5,8 +5,8 @@ import io
 from rich.progress import Progress
 from rich.table import Table
 
-from retort.console import PlainColumn, PlainConsole
-from retort.errors import UserError, printable, system_error
+from retort.common.console import PlainColumn, PlainConsole
+from retort.common.errors import UserError, printable, system_error
 
 HOSTILE = "[/x] [red]a[/red] :smile: \x1b[2J\x9b1m \udcff \u202eabc"
 SHOWN = "[/x] [red]a[/red] :smile: \\x1b[2J\\x9b1m \\xff \\u202eabc"

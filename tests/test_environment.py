@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from retort import environment as module
-from retort.environment import ALLOCATOR, REPEATABLE, tune_environment
+from retort.common import environment as module
+from retort.common.environment import ALLOCATOR, REPEATABLE, tune_environment
 
 
 class Replaced(Exception):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from retort.errors import complain
+from retort.common.errors import complain
 
 
 def test_one_process_of_a_launch_speaks_for_all(

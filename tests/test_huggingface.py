@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retort.checksums import seal
-from retort.errors import UserError
-from retort.lm.pretrained import open_encoder, open_own_tokenizer, open_tokenizer
+from retort.common.checksums import seal
+from retort.common.errors import UserError
 from retort.nn.pretrained import speech_model
+from retort.pretrained.hub import open_encoder, open_own_tokenizer, open_tokenizer
 
 MakeBert = Callable[..., Path]
 

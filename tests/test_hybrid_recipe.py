@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.recipe import load_recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
 
 TEXT = """
 name: mine/hybrid

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import retort
-from retort.json_reader import DEEPEST, parse_json, read_json
+from retort.common.json_reader import DEEPEST, parse_json, read_json
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -9,13 +9,12 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 
-from retort.config import Recipe, RowConfig, TeacherConfig, TrainingConfig
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.ranges import check_ranges, range_of
+from retort.config.schema import AlignConfig, Recipe, RowConfig, TeacherConfig, TrainingConfig
 from retort.decoding.options import DecodingOptions
-from retort.errors import UserError
-from retort.hybrid_config import AlignConfig
 from retort.lm.config import LmRecipe, load_lm_recipe
-from retort.ranges import check_ranges, range_of
-from retort.recipe import load_recipe
 from retort.sweeps.config import SweepConfig
 
 NUMBERS = (int, float, int | None, float | None, list[int], list[float], dict[str, float])

@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from retort.cli import app
-from retort.recipe import load_recipe, recipe_names
+from retort.config.loading import load_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

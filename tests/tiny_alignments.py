@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retort.hybrid.alignment import Alignment, Timed, from_phones
-from retort.hybrid.phones import SILENCE, Phones
-from retort.hybrid.store import AlignmentStore, save_alignments
-from retort.hybrid.tree import SenoneTree
+from retort.alignment.alignment import Alignment, Timed, from_phones
+from retort.alignment.phones import SILENCE, Phones
+from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.tree import SenoneTree
 from retort.text.lexicon import Lexicon
 
 PHONES = Phones("abcdefgh")

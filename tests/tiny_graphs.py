@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.hybrid.fst import Fst
+from retort.graph.fst import Fst
 
 Words = tuple[str, ...]
 Labels = tuple[int, ...]

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retort.config import NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.lm.causal import BARRED, IMPOSSIBLE
+from retort.lm.factory import save_causal_lm
 from retort.lm.kneser_ney import estimate
 from retort.lm.ngram import NgramLM
-from retort.lm.opening import save_causal_lm
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, Tokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from retort.student_config import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.config.student import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from retort.student_config import StudentConfig, TransducerConfig
+from retort.config.student import StudentConfig, TransducerConfig
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent

@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from retort.hybrid.alignment import Alignment, Timed, from_phones
-from retort.hybrid.phones import Phones
-from retort.hybrid.store import AlignmentStore, save_alignments
-from retort.hybrid.tree import Node, Question, SenoneTree, Split
+from retort.alignment.alignment import Alignment, Timed, from_phones
+from retort.alignment.phones import Phones
+from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.tree import Node, Question, SenoneTree, Split
 from retort.text.lexicon import Lexicon
 
 SAID = "one W AH N, two T UW, three TH R IY, four F AO R, five F AY V, six S IH K S, seven S EH V AH N, eight EY T"

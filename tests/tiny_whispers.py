@@ -10,13 +10,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from retort.config import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig
 from retort.decoding.recogniser import Recogniser
-from retort.lm.whisper import whisper_architecture, whisper_tokenizer
-from retort.student_config import DecoderConfig, EncoderConfig, StudentConfig
+from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.factory import build_student
 from retort.students.whisper import WhisperStudent
-from retort.training.start import start_from_pretrained
+from retort.training.init import start_from_pretrained
 
 BASE = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>")
 TIMESTAMPS = 20

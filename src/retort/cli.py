@@ -13,19 +13,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from retort.console import PlainConsole, prepare_streams
-from retort.environment import tune_environment
-from retort.errors import UserError, complain, say_aside, system_error
-from retort.files import check_local
-from retort.signals import told
-from retort.verbs.evaluate import evaluate
-from retort.verbs.export import export
-from retort.verbs.fetch import fetch
-from retort.verbs.info import info
-from retort.verbs.label import label
-from retort.verbs.lm import lm
-from retort.verbs.release import release
-from retort.verbs.screen import (
+from retort.common.console import PlainConsole, prepare_streams
+from retort.common.environment import tune_environment
+from retort.common.errors import UserError, complain, say_aside, system_error
+from retort.common.files import check_local
+from retort.common.signals import told
+from retort.verbs.console import (
     EXPERIMENTS,
     Overrides,
     RecipeName,
@@ -40,6 +33,13 @@ from retort.verbs.screen import (
     tell,
     training_screen,
 )
+from retort.verbs.evaluate import evaluate
+from retort.verbs.export import export
+from retort.verbs.fetch import fetch
+from retort.verbs.info import info
+from retort.verbs.label import label
+from retort.verbs.lm import lm
+from retort.verbs.release import release
 from retort.verbs.sweep import sweep
 from retort.verbs.transcribe import transcribe
 from retort.verbs.tune import gap, tune
@@ -150,8 +150,8 @@ def prepare(
     ] = 24.0,
 ) -> None:
     """Turn a corpus into lhotse manifests."""
+    from retort.common.progress import stage_progress
     from retort.corpora import PREPARERS
-    from retort.progress import stage_progress
 
     check_local(source)
     check_places(out)
@@ -179,11 +179,11 @@ def teach(
     Under torchrun every process reads its share.
     """
     tune_environment()
-    from retort.recipe import load_recipe
+    from retort.config.loading import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     check_places(EXPERIMENTS)
-    from retort.progress import stage_progress
+    from retort.common.progress import stage_progress
     from retort.training.teach import teach as run_teaching
 
     screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
@@ -225,19 +225,19 @@ def train(
 ) -> None:
     """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
     tune_environment()
-    from retort.checks import check_recipe
-    from retort.recipe import load_recipe
+    from retort.config.checks import check_recipe
+    from retort.config.loading import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     loaded.training.allow += allow or []
     check_recipe(loaded, "--allow")
     check_places(EXPERIMENTS / loaded.name, results=results)
-    from retort.decoding.workplace import Workplace
+    from retort.common.progress import stage_progress
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.before import score_start
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
-    from retort.progress import stage_progress
+    from retort.graph.pool import Workplace
     from retort.training.run import train as run_training
 
     with training_screen(loaded.training.steps) as display:
@@ -334,8 +334,8 @@ def report(
     tune_environment()
     import torch
 
-    from retort.evaluation.report import write_report
-    from retort.progress import stage_progress
+    from retort.common.progress import stage_progress
+    from retort.report.report import write_report
 
     torch.set_num_threads(1)
     check_places(out)
@@ -368,7 +368,7 @@ def demo(
     tune_environment()
     import torch
 
-    from retort.demo import FINE_TUNING, FROM_SCRATCH, run_demo
+    from retort.verbs.demo import FINE_TUNING, FROM_SCRATCH, run_demo
 
     torch.set_num_threads(1)
     check_places(EXPERIMENTS)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT, Fbank, normalise_features
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 
 def wave(samples: int, seed: int = 0, rate: int = 16000) -> np.ndarray:

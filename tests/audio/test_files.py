@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from retort.audio.files import audio_info, check_wave, read_audio
-from retort.errors import BadUtterance, UserError
+from retort.common.errors import BadUtterance, UserError
 
 SECONDS = 0.5
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from retort.audio.files import audio_info, open_audio, read_audio
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 RATE = 16000
 FORMATS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from retort.audio.files import audio_info, open_audio, read_audio
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 RATE = 16000
 FORMATS = {

@@ -10,7 +10,7 @@ import soundfile
 
 from retort.audio.channels import choose_channels
 from retort.audio.files import check_wave, open_audio, read_audio, resample
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 RATE = 16000
 

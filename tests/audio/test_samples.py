@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retort.audio.samples import as_path, as_wave
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 WAVE = (0.9 * np.sin(np.arange(4000) / 20)).astype(np.float32)
 COARSE = {"uint8": 0.02, "int8": 0.02, "int16": 1e-4, "bfloat16": 0.01, "float16": 1e-3}

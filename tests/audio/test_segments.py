@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from retort.audio.segments import LONG_PAUSE, MARGIN, Segment, segments
 from retort.audio.speech import open_detector
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 RATE = 16000
 Parts = Iterable[tuple[str, float]]

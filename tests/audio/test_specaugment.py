@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.audio.specaugment import spec_augment
-from retort.config import AugmentConfig
+from retort.config.schema import AugmentConfig
 
 
 def generator(seed: int) -> torch.Generator:

@@ -7,7 +7,7 @@ import torch
 from retort.audio.fbank import Fbank
 from retort.audio.features import EXTRACTORS, normalised
 from retort.audio.wave import WaveFrames, normalise_wave
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 WAVE = FeatureConfig(kind="wave", bins=160, storage="online")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from miniatures import make_aishell1
 
+from retort.common.errors import UserError
 from retort.corpora.aishell1 import prepare
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 
 
 @pytest.fixture

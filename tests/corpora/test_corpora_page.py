@@ -15,8 +15,8 @@ import pytest
 from miniatures import SPEAKERS, make_aishell1, make_librispeech
 
 from retort import cli
+from retort.config.loading import recipe_names
 from retort.evaluation import read_score
-from retort.recipe import recipe_names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text(encoding="utf-8")
 SECONDS = 2.0

@@ -9,6 +9,7 @@ import pytest
 from lhotse import CutSet, Recording, RecordingSet
 from waves import write_wave
 
+from retort.common.errors import BadUtterance, UserError
 from retort.corpora import PREPARERS
 from retort.corpora.cuts import (
     CheckedCuts,
@@ -19,8 +20,7 @@ from retort.corpora.cuts import (
     write_rejected,
     write_split,
 )
-from retort.corpora.opening import find_data, open_cuts
-from retort.errors import BadUtterance, UserError
+from retort.corpora.open_cuts import find_data, open_cuts
 
 
 def cut_line(path: str, name: str = "a", **changes: Any) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 from torch import Tensor
 
-from retort.config import FeatureConfig
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import CutFeatures, features_key, load_samples, store_features
-from retort.corpora.opening import open_cuts
-from retort.errors import BadUtterance, UserError
+from retort.corpora.open_cuts import open_cuts
 
 CONFIG = FeatureConfig(bins=40)
 MakeCorpus = Callable[..., Path]

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from retort.common.errors import UserError
 from retort.corpora import grammar
-from retort.errors import UserError
 
 
 def test_sentences_are_distinct_lower_case_and_of_natural_length() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from waves import write_wave
 
+from retort.common.errors import UserError
 from retort.corpora.kaldi import prepare, read_kaldi
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from miniatures import make_librispeech
 
+from retort.common.errors import UserError
 from retort.corpora.librispeech import prepare
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 
 
 @pytest.fixture

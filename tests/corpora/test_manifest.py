@@ -14,12 +14,12 @@ import pytest
 from test_cuts import cut_line, write_lines
 from waves import write_wave
 
-from retort.config import FeatureConfig
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import write_rejected
 from retort.corpora.features import CutFeatures
 from retort.corpora.manifest import LONGEST_LINE
-from retort.corpora.opening import open_cuts
-from retort.errors import BadUtterance, UserError
+from retort.corpora.open_cuts import open_cuts
 
 
 def recording(**source: Any) -> dict[str, Any]:

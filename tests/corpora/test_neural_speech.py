@@ -12,13 +12,13 @@ import soundfile
 
 pytest.importorskip("onnxruntime")
 
-from retort.config import Recipe
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import Recipe
 from retort.corpora import neural_speech
 from retort.corpora.cuts import CheckedCuts
 from retort.corpora.kokoro import MODEL, VOICES, Kokoro
 from retort.corpora.neural_speech import Reading, read_by_kokoro
 from retort.corpora.synthetic import Conditions
-from retort.errors import BadUtterance, UserError
 from retort.training.data import load_data
 from tiny_kokoro import SAMPLES, write_tiny_kokoro
 

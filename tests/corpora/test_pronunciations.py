@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from retort.common.errors import UserError
 from retort.corpora.pronunciations import espeak_pronunciations, pocketsphinx_lexicon, with_english
-from retort.errors import UserError
 from retort.text.lexicon import Lexicon
 
 ARPABET = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from retort.common.errors import UserError
 from retort.corpora.sentences import Sentences
-from retort.errors import UserError
 
 TEXT = "one two\n\n  three  \nvier fünf\n"
 EXPECTED = ["one two", "three", "vier fünf"]

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from retort.common.errors import UserError
 from retort.corpora import espeak, grammar
 from retort.corpora.cuts import Prepared
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.corpora.synthetic import VOICES, Conditions, prepare, render
-from retort.errors import UserError
 
 pytest.importorskip("espeakng_loader")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from waves import write_wave
 
+from retort.common.errors import UserError
 from retort.corpora.cuts import Prepared
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.corpora.table import prepare
-from retort.errors import UserError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retort.config import FeatureConfig, NormaliserConfig
+from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
-from retort.student_config import StudentConfig
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 

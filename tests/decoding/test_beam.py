@@ -13,7 +13,7 @@ from tiny_searches import BINS, DIM, assert_same, build, distribution, fire, row
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retort.decoding.beam import Candidate, Scorer, beam_fired, beam_search
+from retort.decoding.cif import Candidate, Scorer, beam_fired, beam_search
 from retort.decoding.greedy import Hypothesis, greedy, greedy_fired
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from retort.common.errors import BadUtterance
 from retort.decoding.channels import channel_alternatives, turns
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.subtitles import to_srt, to_vtt
-from retort.decoding.transcript import TimedText, Transcript
-from retort.errors import BadUtterance
+from retort.decoding.transcript import TimedText, Transcript, to_srt, to_vtt
 
 RATE = 16000
 

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.decoding.beam import Candidate
-from retort.decoding.cif_search import CifSearch, forced_scores
-from retort.decoding.ctc_rescoring import ctc_log_likelihoods
+from retort.config.student import CifConfig, StudentConfig
+from retort.decoding.cif import Candidate
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.greedy import greedy_fired
 from retort.decoding.options import DecodingOptions
+from retort.decoding.rescoring import ctc_log_likelihoods
+from retort.decoding.token_search import CifSearch, forced_scores
 from retort.nn.ctc import greedy_peaks
-from retort.student_config import CifConfig, StudentConfig
 from retort.students.cif import CifStudent, fire_at
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
@@ -157,8 +157,8 @@ def test_the_ctc_scorer_adds_up_to_the_likelihood(ids: list[int], size: int, see
 
 
 def tokenizer() -> Tokenizer:
-    from retort.config import TokenizerConfig
-    from retort.text.opening import train_tokenizer as train
+    from retort.config.schema import TokenizerConfig
+    from retort.text.tokenizer_io import train_tokenizer as train
 
     return train(["abcde"], TokenizerConfig(kind="characters"), teacher=None, teacher_case="keep")
 

@@ -9,21 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from retort.config import FeatureConfig, NormaliserConfig
-from retort.decoding.alignment import with_times
-from retort.decoding.beam import Candidate
-from retort.decoding.ctc_search import CtcSearch
+from retort.common.errors import UserError
+from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.student import StudentConfig
+from retort.decoding.attention import teacher_forced
+from retort.decoding.cif import Candidate
+from retort.decoding.ctc import prefix_beam, with_times
+from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import Hypothesis, ctc_best_path
-from retort.decoding.joint_beam import teacher_forced
 from retort.decoding.options import DecodingOptions
-from retort.decoding.prefix_beam import prefix_beam
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import PieceJudge, rescore
-from retort.decoding.searches import open_search
-from retort.errors import UserError
+from retort.decoding.token_search import CtcSearch
 from retort.nn.ctc import label_frames
-from retort.student_config import StudentConfig
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.hybrid import HybridStudent

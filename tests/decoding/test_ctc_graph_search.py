@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import tiny_graphs
-from retort.config import FeatureConfig, NormaliserConfig, StudentConfig
-from retort.decoding.ctc_graph_search import CtcGraphSearch, spellings
-from retort.decoding.graph_search import GraphSearch
-from retort.decoding.nbest import time_candidates
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import FeatureConfig, NormaliserConfig, StudentConfig
+from retort.decoding.factory import open_search
+from retort.decoding.graph_search import CtcGraphSearch, spellings
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.searches import open_search
-from retort.decoding.workplace import Workplace
-from retort.errors import BadUtterance, UserError
-from retort.lm.opening import word_arpa
+from retort.decoding.transcript import time_candidates
+from retort.graph.pool import Workplace
+from retort.graph.search import GraphSearch
+from retort.lm.factory import word_arpa
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Encoded

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.decoding.ctc_prefix import Alignments, CtcPrefixes
+from retort.decoding.ctc import Alignments, CtcPrefixes
 from retort.text.tokenizers import BLANK
 
 CLASSES = 4

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config import FeatureConfig, NormaliserConfig
-from retort.decoding.beam import Candidate
-from retort.decoding.ctc_rescoring import ctc_log_likelihoods, ctc_rescored
+from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.decoding.cif import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
+from retort.decoding.rescoring import ctc_log_likelihoods, ctc_rescored
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, CharacterTokenizer

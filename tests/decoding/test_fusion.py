@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_searches import assert_same, build, distribution, fire, row_of, saying
 
-from retort.decoding.beam import Candidate, beam_fired
+from retort.common.errors import UserError
+from retort.decoding.cif import Candidate, beam_fired
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
 from retort.decoding.greedy import Hypothesis
-from retort.errors import UserError
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer

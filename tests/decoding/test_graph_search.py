@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_graphs
-from retort.decoding.graph_search import GraphSearch
-from retort.decoding.word_times import WordTimes
-from retort.errors import BadUtterance, UserError
-from retort.hybrid.fst import Fst, from_openfst, join, to_openfst
-from retort.hybrid.graph import About, Graph, build_ctc_graph, build_graph
+from retort.common.errors import BadUtterance, UserError
+from retort.graph.build import About, Graph, build_ctc_graph, build_graph
+from retort.graph.fst import Fst, from_openfst, join, to_openfst
+from retort.graph.search import GraphSearch
+from retort.graph.word_times import WordTimes
 
 LEXICON = {"read": [["r", "e"], ["r", "i"]], "reed": [["r", "i"]], "a": [["e"]], "are": [["e", "r", "r"]]}
 TREE = tiny_graphs.TinyTree("eir", states=2)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from retort.config.student import StudentConfig
 from retort.decoding.greedy import Hypothesis, ctc_greedy, greedy, greedy_fired
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
-from retort.student_config import StudentConfig
 from retort.students.cif import CifStudent
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD

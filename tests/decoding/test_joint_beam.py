@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.decoding.beam import Candidate
+from retort.config.student import StudentConfig
+from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
+from retort.decoding.cif import Candidate
 from retort.decoding.fusion import Fusion
-from retort.decoding.joint_beam import JointWeights, greedy_attention, joint_beam, teacher_forced
-from retort.student_config import StudentConfig
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student

@@ -10,12 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.decoding.beam import Candidate, beam_fired
+from retort.decoding.cif import Candidate, beam_fired
 from retort.decoding.greedy import Hypothesis
-from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.transcript import TimedText, Transcript
+from retort.decoding.transcript import Alternative, TimedText, Transcript, join_alternatives, time_candidates
 from retort.text.tokenizers import CharacterTokenizer
 
 RATE = 16000

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from retort.common.errors import UserError
 from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict, read_options
-from retort.errors import UserError
 
 
 def test_greedy_is_the_default() -> None:

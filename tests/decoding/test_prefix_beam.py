@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from retort.decoding.ctc import Prefix, prefix_beam
 from retort.decoding.fusion import Fusion
-from retort.decoding.prefix_beam import Prefix, prefix_beam
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_lms import TableLM
 

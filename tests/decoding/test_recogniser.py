@@ -17,11 +17,11 @@ import retort
 from retort.audio.files import resample
 from retort.audio.segments import segments
 from retort.audio.speech import open_detector
+from retort.common.errors import BadUtterance, UserError
 from retort.decoding.no_speech import UNCALIBRATED
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load, store_no_speech
 from retort.decoding.transcript import TimedText
-from retort.errors import BadUtterance, UserError
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer
 
 RATE = 16000

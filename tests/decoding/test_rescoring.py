@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny_searches import build, fire
 
-from retort.decoding.beam import Candidate, beam_fired
-from retort.decoding.cif_search import CifSearch
+from retort.common.errors import UserError
+from retort.decoding.cif import Candidate, beam_fired
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import PieceJudge, TextJudge, open_judge, rescore
-from retort.errors import UserError
+from retort.decoding.token_search import CifSearch
 from retort.lm.likelihood import MaskedPlm
 from retort.text.tokenizers import CharacterTokenizer
 from tiny_lms import TableLM

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.decoding.fusion import Fusion
-from retort.decoding.said import NO_NODE, ROOT, Opinions, SaidTree
+from retort.decoding.prefix_tree import NO_NODE, ROOT, Opinions, SaidTree
 from retort.lm.config import ModelConfig
 from retort.lm.neural import NETWORKS, NeuralLM
 from retort.text.normalise import Normaliser

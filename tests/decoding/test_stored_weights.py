@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retort.common.errors import UserError
+from retort.common.weights import pack, unpack
 from retort.decoding.recogniser import Recogniser, load
-from retort.errors import UserError
-from retort.weights import pack, unpack
 
 
 @settings(max_examples=30, deadline=None)

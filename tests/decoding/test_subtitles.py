@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.decoding.subtitles import LONGEST_LINE, LONGEST_PAUSE, to_srt, to_vtt
-from retort.decoding.transcript import TimedText, Transcript
+from retort.decoding.transcript import LONGEST_LINE, LONGEST_PAUSE, TimedText, Transcript, to_srt, to_vtt
 
 
 class Cue(NamedTuple):

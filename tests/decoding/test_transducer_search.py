@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config import NormaliserConfig
-from retort.decoding.beam import Candidate
+from retort.config.schema import NormaliserConfig
+from retort.decoding.cif import Candidate
+from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
 from retort.decoding.options import DecodingOptions
-from retort.decoding.searches import open_search
-from retort.decoding.transducer_beam import beam_transduced
-from retort.decoding.transducer_greedy import greedy_transduced
-from retort.decoding.transducer_search import TransducerSearch
+from retort.decoding.token_search import TransducerSearch
+from retort.decoding.transducer import beam_transduced, greedy_transduced
 from retort.nn.transducer import transducer_loss
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
@@ -265,8 +264,8 @@ class Judged:
 def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     student, encoded, tokenizer = build(9, seed=1), hear([10, 7], seed=4), tokenizer_of(9)
     lm = TableLM(tokenizer)
-    monkeypatch.setattr("retort.decoding.piece_search.open_fitting_lm", lambda *_: lm)
-    monkeypatch.setattr("retort.decoding.piece_search.open_judge", lambda *_: Judged())
+    monkeypatch.setattr("retort.decoding.token_search.open_fitting_lm", lambda *_: lm)
+    monkeypatch.setattr("retort.decoding.token_search.open_judge", lambda *_: Judged())
     normalise = Normaliser(NormaliserConfig())
 
     def search(before: TransducerSearch | None = None, **options: Any) -> TransducerSearch:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import tiny_graphs
-from retort.decoding.graph_search import GraphHypothesis, GraphSearch
-from retort.decoding.workplace import Readings, Workplace
-from retort.errors import BadUtterance, UserError
-from retort.hybrid.graph import Graph, build_graph
+from retort.common.errors import BadUtterance, UserError
+from retort.graph.build import Graph, build_graph
+from retort.graph.pool import Readings, Workplace
+from retort.graph.search import GraphHypothesis, GraphSearch
 
 LEXICON = {"read": [["r", "e"], ["r", "i"]], "reed": [["r", "i"]], "a": [["e"]], "are": [["e", "r", "r"]]}
 TREE = tiny_graphs.TinyTree("eir", states=2)

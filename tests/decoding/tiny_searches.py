@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retort.decoding.beam import Candidate
+from retort.config.student import StudentConfig
+from retort.decoding.cif import Candidate
 from retort.nn.cif import FiredTokens
-from retort.student_config import StudentConfig
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import EOS
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from retort.common.errors import UserError
 from retort.corpora.cuts import Prepared, Rejected
-from retort.corpora.opening import open_cuts
-from retort.demo import FINE_TUNING, FROM_SCRATCH, run_demo, tour
-from retort.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 from retort.evaluation import Comparison
-from retort.sweeps import side_by_side
+from retort.sweeps import launcher
+from retort.verbs import demo as tour
+from retort.verbs.demo import FINE_TUNING, FROM_SCRATCH, run_demo
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("matplotlib")
@@ -63,7 +64,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     assert Path(command[4]).is_file()
 
     # A second call starts nothing, and shows the same again.
-    monkeypatch.setattr(side_by_side, "COMMAND", ("no-such-program",))
+    monkeypatch.setattr(launcher, "COMMAND", ("no-such-program",))
     again = Console(file=io.StringIO(), width=160)
     run_demo(again, Path("exp"), TINY, SMALL)
     assert "trained and scored already" in text_of(again)
@@ -77,7 +78,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     first = weights.read_bytes()
     program = "import sys\nif 'demo/hkd' in sys.argv: sys.exit('retort: the teacher is ill')\n"
     program += "from retort.cli import main\nmain()"
-    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, "-c", program))
+    monkeypatch.setattr(launcher, "COMMAND", (sys.executable, "-c", program))
     monkeypatch.setattr(tour, "PREPARERS", {})
     again = Console(file=io.StringIO(), width=160)
     with pytest.raises(

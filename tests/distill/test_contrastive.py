@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill import contrastive_hits, contrastive_logits, contrastive_loss
 from retort.distill.losses.contrastive import _STRIP, contrastive_row, draw_ids, draw_rows
 from retort.distill.positions import Targets

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill import cosine_loss
 from retort.distill.losses.cosine import cosine_row
 from retort.distill.positions import Targets

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
 from retort.distill.symbols import FrameClasses, frame_classes, translated
-from retort.errors import UserError
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal, silence
 
 SPECIAL = ["<blank>", "<pad>", "<eos>", "<unk>"]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
-from retort.errors import UserError
-from retort.students.taps import Tap, Unit
+from retort.students.student import Tap, Unit
 from retort.teachers.signal import Signal
 
 DIMS = {"acoustic": 4, "linguistic": 3, "utterance": 4}

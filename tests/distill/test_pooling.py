@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.schema import RowConfig
 from retort.distill import Objective, Row, cosine_loss
 from retort.distill.pooling import AttentionPool, CifPool, make_pool
-from retort.errors import UserError
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal, silence
 
 DIM, TEACHER_DIM = 8, 5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill import regression_loss
 from retort.distill.losses.regression import regression_row
 from retort.distill.positions import Targets

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill import LOSSES, Row, relational_loss
 from retort.distill.registry import row_loss
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import ROW_CHOICES, RowConfig
+from retort.common.errors import UserError
+from retort.config.schema import ROW_CHOICES, RowConfig
 from retort.distill import LOSSES, Row, contrastive_hits, contrastive_logits, cosine_loss, regression_loss
-from retort.errors import UserError
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal
 
 LENGTHS = [4, 1, 6, 3]

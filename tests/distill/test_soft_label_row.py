@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal, silence
 
 LENGTHS, VOCABULARY, K = [4, 1, 6, 3], 9, 4

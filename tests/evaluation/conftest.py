@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config import Recipe
+from retort.config.schema import Recipe
 from retort.decoding.recogniser import Recogniser
 from retort.students.factory import build_student
 from retort.text.tokenizers import CharacterTokenizer
@@ -27,8 +27,8 @@ def experiments(
     recipe_text: Callable[[str], str], tone_bert: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder with the trained and scored `taught` and `plain`; read only."""
+    from retort.config.loading import load_recipe
     from retort.evaluation.evaluate import evaluate
-    from retort.recipe import load_recipe
     from retort.training.run import train
 
     root = tmp_path_factory.mktemp("experiments")

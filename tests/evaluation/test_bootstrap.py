@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.evaluation import bootstrap
 from retort.evaluation.bootstrap import SEED, compare, interval, intervals, pooled, share_of_gain
 from retort.evaluation.scoring import UNDEFINED, Counts, Score, UtteranceScore

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import Recipe
-from retort.corpora.opening import open_cuts
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import load
 from retort.evaluation.evaluate import evaluate
-from retort.evaluation.firing import length_errors, look_at
-from retort.evaluation.report import write_report
-from retort.recipe import load_recipe
 from retort.release.card import Terms
 from retort.release.release import release
+from retort.report.firing import length_errors, look_at
+from retort.report.report import write_report
 from retort.training.run import train
 
 FIRES = ("student.cif.fires=ctc", "student.decoder.window=2", "training.steps=2", "training.evaluate_steps=2")

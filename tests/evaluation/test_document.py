@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from retort.evaluation.document import (
+from retort.report.document import (
     Alignment,
     Document,
     Folded,

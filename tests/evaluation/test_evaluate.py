@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
+from retort.common.errors import UserError
 from retort.corpora import PREPARERS
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
 from retort.evaluation import read_score
 from retort.evaluation.evaluate import Evaluation, evaluate, evaluated
 

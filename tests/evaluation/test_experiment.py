@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from retort.errors import UserError
-from retort.evaluation.experiment import open_experiment, open_experiments
+from retort.common.errors import UserError
+from retort.report.experiment import open_experiment, open_experiments
 
 
 def test_what_is_there(experiments: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 import soundfile
 from lhotse.cut import Cut
 
-from retort.corpora.opening import open_cuts
+from retort.common.errors import BadUtterance
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser, load
-from retort.errors import BadUtterance
-from retort.evaluation.experiment import open_experiment
-from retort.evaluation.firing import END, length_errors, look_at
+from retort.report.experiment import open_experiment
+from retort.report.firing import END, length_errors, look_at
 
 
 @pytest.fixture

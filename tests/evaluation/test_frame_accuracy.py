@@ -11,15 +11,15 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from retort.config import Recipe
+from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.tree import SenoneTree
+from retort.config.schema import Recipe
 from retort.corpora.features import CutFeatures
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation import recognise as recognising
 from retort.evaluation.frame_accuracy import FrameAccuracy, FrameWatch
 from retort.evaluation.recognise import recognise
-from retort.hybrid.store import AlignmentStore, save_alignments
-from retort.hybrid.tree import SenoneTree
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Encoded
 from retort.text.lexicon import Lexicon

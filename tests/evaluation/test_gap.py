@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.evaluation.bootstrap import intervals, share_of_gain
-from retort.evaluation.gap import lm_gap, rates_table, shares_table
 from retort.evaluation.scoring import Counts, Score, UtteranceScore, score_to_dict
+from retort.tuning.lm_gap import lm_gap, rates_table, shares_table
 
 WORDS, UTTERANCES = 20, 40
 

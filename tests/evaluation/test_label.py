@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from lhotse import CutSet, Recording
 
-from retort.corpora.opening import open_cuts
+from retort.common.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.whisper_model import open_whisper_recogniser
-from retort.errors import UserError
 from retort.evaluation.label import label_cuts, write_labelled
 from tiny_whispers import tiny_whisper_folder, tiny_whisper_recogniser
 

@@ -8,10 +8,10 @@ import pytest
 from lhotse import CutSet
 
 from retort.audio.noise import KINDS, noise_clips
-from retort.corpora.opening import open_cuts
+from retort.common.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.no_speech import NoSpeech, Signal
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
 from retort.evaluation import noise as module
 from retort.evaluation.evaluate import evaluate
 from retort.evaluation.noise import calibrate, score_noise

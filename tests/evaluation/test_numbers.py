@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retort.common.errors import UserError
 from retort.decoding.options import GREEDY, DecodingOptions, read_options
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
-from retort.evaluation import numbers as module
-from retort.evaluation.numbers import LENGTH, SCALE, Tried, TunedNumber, try_scales, tune_number
+from retort.evaluation import scalar_search as module
+from retort.evaluation.scalar_search import LENGTH, SCALE, Tried, TunedNumber, try_scales, tune_number
 
 
 @pytest.mark.parametrize(

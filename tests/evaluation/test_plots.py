@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retort.errors import UserError
-from retort.evaluation.firing import Firing
-from retort.evaluation.frame_view import FrameView, Span
-from retort.evaluation.plots import (
+from retort.common.errors import UserError
+from retort.report.firing import Firing
+from retort.report.frame_view import FrameView, Span
+from retort.report.plots import (
     curve_pictures,
     fires_picture,
     frames_picture,
@@ -20,7 +20,7 @@ from retort.evaluation.plots import (
     plot_curves,
     plot_fires,
 )
-from retort.evaluation.similarity import Alike, BeforeAndAfter
+from retort.report.similarity import Alike, BeforeAndAfter
 
 METRICS = {
     "a": [{"step": float(step), "ce": 9.0 / step, "lr": 1e-3, "epoch": 0.0} for step in range(1, 100)],

@@ -11,7 +11,7 @@ from lhotse import CutSet
 
 from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import store_features
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation import recognise as module

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from retort import cli
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.evaluation import compare, read_score
-from retort.evaluation.chapters import by_error
-from retort.evaluation.experiment import open_experiment
-from retort.evaluation.report import Report, write_report
+from retort.report.chapters import by_error
+from retort.report.experiment import open_experiment
+from retort.report.report import Report, write_report
 
 
 def report(*folders: Path, out: Path | None = None, root: Path | None = None) -> Report:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
-from retort.errors import UserError
 from retort.evaluation import intervals, score
 from retort.evaluation.evaluate import Evaluation
 from retort.evaluation.results import add_entries, add_result, device_name, read_results

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.evaluation import alignment, intervals, read_score, score, score_from_dict, score_to_dict
 from retort.evaluation.scoring import Counts, Score, count_errors
 

@@ -8,14 +8,14 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from retort.config import Recipe, RowConfig, TeacherConfig
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
-from retort.evaluation import similarity
-from retort.evaluation.experiment import open_experiment
-from retort.evaluation.firing import END
-from retort.evaluation.similarity import before_and_after
-from retort.recipe import load_recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe, RowConfig, TeacherConfig
+from retort.corpora.open_cuts import open_cuts
+from retort.report import similarity
+from retort.report.experiment import open_experiment
+from retort.report.firing import END
+from retort.report.similarity import before_and_after
 from retort.training import run
 
 

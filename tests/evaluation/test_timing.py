@@ -8,8 +8,8 @@ import pytest
 from lhotse.cut import Cut
 from lhotse.supervision import AlignmentItem
 
+from retort.common.errors import UserError
 from retort.corpora.cuts import make_cut, open_recording
-from retort.errors import UserError
 from retort.evaluation.timing import read_word_ends, word_timing
 
 

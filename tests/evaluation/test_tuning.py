@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retort.common.errors import UserError
 from retort.decoding.options import DecodingOptions, read_options
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
-from retort.evaluation import tuning
 from retort.evaluation.evaluate import evaluate
-from retort.evaluation.tuning import Lists, Tuned, tune
+from retort.tuning import lm_weights as tuning
+from retort.tuning.lm_weights import Lists, Tuned, tune
 from tiny_lms import TableLM
 
 
@@ -80,7 +80,7 @@ def test_a_known_optimum_of_fusion_is_found(
         asked.append(weight)
         return Lists([utterance((0.0, 0.0, 1, round(1000 * abs(weight - optimum))), reference=10_000)])
 
-    monkeypatch.setattr("retort.evaluation.tuning._Decoder.lists", lists)
+    monkeypatch.setattr("retort.tuning.lm_weights._Decoder.lists", lists)
     options = DecodingOptions(beam=2, lm=lm)
     tuned = tune(recogniser, str(corpus / "validation"), tmp_path, options, lambda *_: None)
     assert tuned.options.lm_weight == pytest.approx(found)
@@ -157,7 +157,7 @@ class TestWhole:
     def test_a_model_that_cannot_be_used_is_told_before_decoding(
         self, tuned: Callable[..., Tuned], monkeypatch: pytest.MonkeyPatch, tone_bert: Path
     ) -> None:
-        monkeypatch.setattr("retort.evaluation.tuning.recognise", lambda *_: pytest.fail("decoded"))
+        monkeypatch.setattr("retort.tuning.lm_weights.recognise", lambda *_: pytest.fail("decoded"))
         with pytest.raises(UserError, match="without a language-modelling head"):
             tuned(rescore=str(tone_bert))
         with pytest.raises(UserError, match="nothing to tune"):

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration
 
+from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
 from retort.export.base import base_of
 from retort.export.ctranslate2 import export_ctranslate2
 from retort.export.whisper import export_transformers

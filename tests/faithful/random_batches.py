@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal
 
 

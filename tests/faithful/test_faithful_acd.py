@@ -12,10 +12,10 @@ from random_batches import tap_and_signal
 from slow_formulas import contrastive, project
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.losses.contrastive import contrastive_loss, draw_ids
 from retort.distill.objective import Objective
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal, token_signal
 from retort.teachers.teacher import Reading
 from retort.text.tokenizers import Piece

@@ -21,14 +21,14 @@ from slow_layers import (
 )
 from torch import Tensor, nn
 
+from retort.config.loading import load_recipe
+from retort.config.student import DecoderConfig, EncoderConfig, FrontendConfig
+from retort.nn.cif import WeightEstimator
 from retort.nn.conformer import ConformerLayer
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import Encoder, max_pool
 from retort.nn.frontend import Conv2dFrontend
 from retort.nn.normalisation import MaskedBatchNorm
-from retort.nn.weights import WeightEstimator
-from retort.recipe import load_recipe
-from retort.student_config import DecoderConfig, EncoderConfig, FrontendConfig
 from retort.students.factory import build_student
 
 BINS, HEADS = 11, 2

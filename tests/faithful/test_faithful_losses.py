@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from slow_formulas import contrastive, ctc, fire, project, smoothed_cross_entropy, squared_errors
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
+from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
 from retort.distill.losses.contrastive import draw_ids
 from retort.distill.objective import Objective
-from retort.student_config import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropy as fast_cross_entropy
 from retort.students.factory import build_student

@@ -12,9 +12,9 @@ from random_batches import tap_and_signal
 from slow_formulas import project, squared_errors, unit
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.objective import Objective
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers.signal import Signal
 
 TAP_DIM, TEACHER_DIM = 5, 768

@@ -29,16 +29,16 @@ from mutations import mutated_bytes, mutated_fields
 
 import retort
 from retort.audio.files import read_audio
-from retort.config import FeatureConfig, NormaliserConfig
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe, recipe_to_dict
+from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
 from retort.corpora.features import CutFeatures
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
-from retort.recipe import load_recipe, recipe_to_dict
-from retort.student_config import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.engine.checkpoints import CheckpointFolder
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.checkpoints import CheckpointFolder
 
 MEMORY = 12 * 2**30
 """Bytes of addresses: torch alone maps several gigabytes."""

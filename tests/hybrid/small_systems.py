@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import BadUtterance
-from retort.hybrid.growing import TriphoneStatistics, grow_tree
-from retort.hybrid.mfcc import CEPSTRA
-from retort.hybrid.phones import Phones
-from retort.hybrid.tree import SenoneTree
+from retort.alignment.mfcc import CEPSTRA
+from retort.alignment.phones import Phones
+from retort.alignment.tree import SenoneTree, TriphoneStatistics, grow_tree
+from retort.common.errors import BadUtterance
 from retort.text.lexicon import Lexicon
 
 LEXICON = Lexicon(

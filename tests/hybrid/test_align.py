@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from small_systems import LEXICON, SpokenCorpus
 
-from retort.errors import UserError
-from retort.hybrid.align import align_corpus, growing_passes
-from retort.hybrid.store import AlignmentStore
-from retort.hybrid_config import AlignConfig
+from retort.alignment.align import align_corpus, growing_passes
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import UserError
+from retort.config.schema import AlignConfig
 
 CONFIG = AlignConfig(
     senones=30,
@@ -133,14 +133,14 @@ def few() -> SpokenCorpus:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retort.hybrid.cepstra.SHARD_SECONDS", 4.0)
+    monkeypatch.setattr("retort.alignment.features.SHARD_SECONDS", 4.0)
 
 
 @pytest.fixture(scope="module")
 def whole(few: SpokenCorpus, tmp_path_factory: pytest.TempPathFactory) -> AlignmentStore:
     """In one go, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retort.hybrid.cepstra.SHARD_SECONDS", 4.0)
+        patch.setattr("retort.alignment.features.SHARD_SECONDS", 4.0)
         return align(few, tmp_path_factory.mktemp("whole"))
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from small_systems import LEXICON, SpokenCorpus
 
-from retort.errors import UserError
-from retort.hybrid.align import align_corpus
-from retort.hybrid.align_others import align_others
-from retort.hybrid.store import AlignmentStore, save_alignments
-from retort.hybrid_config import AlignConfig
+from retort.alignment.align import align_corpus
+from retort.alignment.align_others import align_others
+from retort.alignment.store import AlignmentStore, save_alignments
+from retort.common.errors import UserError
+from retort.config.schema import AlignConfig
 from retort.text.lexicon import Lexicon
 
 CONFIG = AlignConfig(
@@ -45,7 +45,7 @@ def others() -> SpokenCorpus:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retort.hybrid.cepstra.SHARD_SECONDS", 4.0)
+    monkeypatch.setattr("retort.alignment.features.SHARD_SECONDS", 4.0)
 
 
 def align(corpus: SpokenCorpus, aligner: Path, folder: Path, **more: Any) -> AlignmentStore:

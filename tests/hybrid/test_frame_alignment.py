@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_systems import LEXICON, PHONES, random_tree
 
-from retort.errors import BadUtterance, UserError
-from retort.hybrid.aligner import realign
-from retort.hybrid.alignment import Alignment, Timed, from_phones, segments, subsample
-from retort.hybrid.ctm import read_ctm, write_ctm
-from retort.hybrid.store import AlignmentStore, open_alignments, save_alignments
-from retort.hybrid.tree import SenoneTree
+from retort.alignment.aligner import realign
+from retort.alignment.alignment import Alignment, Timed, from_phones, segments, subsample
+from retort.alignment.ctm import read_ctm, write_ctm
+from retort.alignment.store import AlignmentStore, open_alignments, save_alignments
+from retort.alignment.tree import SenoneTree
+from retort.common.errors import BadUtterance, UserError
 
 TREE = random_tree(0, 3, 30)
 
@@ -117,7 +117,7 @@ def same(one: Alignment, other: Alignment) -> bool:
 
 
 def test_a_store_gives_back_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retort.hybrid.store._SHARD", 2)
+    monkeypatch.setattr("retort.alignment.store._SHARD", 2)
     _, alignments = store_of(tmp_path)
     store = open_alignments(tmp_path / "store")
     assert list(store) == [each.id for each in alignments]

@@ -9,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_graphs
-from retort.errors import UserError
-from retort.hybrid.epsilons import drop_epsilons
-from retort.hybrid.fst import Fst, check_const_fst, from_openfst, join, to_openfst, wheel, write_fst
-from retort.hybrid.lexicon_fst import disambiguate
-from retort.hybrid.senone_fst import add_self_loops
+from retort.common.errors import UserError
+from retort.graph.fst import (
+    Fst,
+    check_const_fst,
+    drop_epsilons,
+    from_openfst,
+    join,
+    to_openfst,
+    wheel,
+    write_fst,
+)
+from retort.graph.lexicon import disambiguate
+from retort.graph.states import add_self_loops
 
 STATE = st.integers(0, 5)
 ARCS = st.lists(

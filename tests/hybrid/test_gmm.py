@@ -9,9 +9,9 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from retort.errors import UserError
-from retort.hybrid.gmm import Gmms, single_gaussians, with_squares
-from retort.hybrid.topology import UNTRAINED_LOOP, priors, self_loops
+from retort.alignment.gmm import Gmms, single_gaussians, with_squares
+from retort.alignment.phones import UNTRAINED_LOOP, priors, self_loops
+from retort.common.errors import UserError
 
 
 def random_gmms(seed: int, mixtures: int = 3, senones: int = 4, dim: int = 2) -> Gmms:

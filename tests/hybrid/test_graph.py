@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_graphs
-from retort.errors import UserError
-from retort.hybrid.fst import from_openfst
-from retort.hybrid.graph import Graph, build_ctc_graph, build_graph
+from retort.common.errors import UserError
+from retort.graph.build import Graph, build_ctc_graph, build_graph
+from retort.graph.fst import from_openfst
 
 LEXICON = {
     "read": [["r", "e"], ["r", "i"]],  # two pronunciations

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retort.alignment.mfcc import Mfcc, with_differences
 from retort.audio.fbank import Fbank
-from retort.config import FeatureConfig
-from retort.corpora.cepstra import CutMfcc
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
-from retort.hybrid.mfcc import Mfcc, with_differences
+from retort.common.errors import UserError
+from retort.config.schema import FeatureConfig
+from retort.corpora.open_cuts import open_cuts
+from retort.training.aligning import CutMfcc
 
 
 @pytest.mark.parametrize("samples", [0, 399, 400, 8000, 16079, 16080, 16081])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.errors import BadUtterance
-from retort.hybrid.alignment import Alignment, Timed
-from retort.hybrid.pieces import piece_segments
+from retort.alignment.alignment import Alignment, Timed
+from retort.alignment.unit_text import piece_segments
+from retort.common.errors import BadUtterance
 
 Span = tuple[int, int]
 

@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from small_systems import PHONES, random_tree
 
-from retort.errors import UserError
-from retort.hybrid.growing import TriphoneStatistics, grow_tree, log_likelihood, phone_classes
-from retort.hybrid.phones import Phones
-from retort.hybrid.tree import Question, SenoneTree, Split
+from retort.alignment.phones import Phones
+from retort.alignment.tree import (
+    Question,
+    SenoneTree,
+    Split,
+    TriphoneStatistics,
+    grow_tree,
+    log_likelihood,
+    phone_classes,
+)
+from retort.common.errors import UserError
 
 
 def slow_log_likelihood(values: np.ndarray) -> float:

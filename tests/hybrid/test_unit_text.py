@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_systems import LEXICON, PHONES, random_tree
 
-from retort.errors import BadUtterance
-from retort.hybrid.alignment import Alignment, Timed, from_phones, subsample
-from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import (
+from retort.alignment.alignment import Alignment, Timed, from_phones, subsample
+from retort.alignment.tree import SenoneTree
+from retort.alignment.unit_text import (
     SpokenUnit,
     UnitSpeaker,
     pause_share,
@@ -23,6 +22,7 @@ from retort.hybrid.unit_text import (
     unit_symbols,
     unit_text,
 )
+from retort.common.errors import BadUtterance
 
 TREES = {states: random_tree(3, states, 30) for states in (1, 3)}
 UNITS = st.sampled_from(["senone", "phone"])

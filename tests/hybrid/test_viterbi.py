@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_systems import LEXICON, PHONES, random_tree
 
-from retort.hybrid.aligner import Transcriber
-from retort.hybrid.tree import SenoneTree
-from retort.hybrid.utterance import UtteranceHmm, utterance_hmm
-from retort.hybrid.viterbi import Arcs, Task, batches, best_paths
+from retort.alignment.aligner import Transcriber
+from retort.alignment.tree import SenoneTree
+from retort.alignment.utterance import UtteranceHmm, utterance_hmm
+from retort.alignment.viterbi import Arcs, Task, batches, best_paths
 
 WORDS = st.lists(st.sampled_from(LEXICON.words), min_size=1, max_size=2)
 

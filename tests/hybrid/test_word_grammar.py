@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import tiny_graphs
-from retort.errors import UserError
-from retort.hybrid.fst import from_openfst
-from retort.hybrid.grammar import grammar_fst, words_of
+from retort.common.errors import UserError
+from retort.graph.fst import from_openfst
+from retort.graph.lexicon import grammar_fst, words_of
 
 NGRAMS: tiny_graphs.Ngrams = {
     ("<s>",): (-99.0, -0.3),

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from retort.errors import UserError
-from retort.hybrid.workers import cores, workers
+from retort.common.errors import UserError
+from retort.common.workers import cores, workers
 
 OF = ("the test", "Do something")
 PARENT = """
 import sys, time
-from retort.hybrid.workers import workers
+from retort.common.workers import workers
 import os
 if __name__ == "__main__":
     with workers(2, "it", "") as pool:

@@ -20,7 +20,7 @@ def tiny_masked(tmp_path_factory: pytest.TempPathFactory, counting: Callable[[in
     from retort.lm.config import ModelConfig
     from retort.lm.masked import build_bert
     from retort.lm.pieces import train_wordpiece
-    from retort.lm.pretrained import save_model
+    from retort.pretrained.hub import save_model
 
     folder = tmp_path_factory.mktemp("masked")
     tokenizer = train_wordpiece(counting(200, 0), 24, True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from retort.errors import UserError
-from retort.lm.guessing import fixed_masks, guess, open_guesser, score_sentences, word_numbers
-from retort.lm.pretrained import PACKAGED, open_masked_lm, open_tokenizer
+from retort.common.errors import UserError
+from retort.lm.masked_scoring import fixed_masks, guess, open_guesser, score_sentences, word_numbers
+from retort.pretrained.hub import PACKAGED, open_masked_lm, open_tokenizer
 
 
 def slow_guess(folder: Path, ids: list[int], hidden: Sequence[int]) -> tuple[list[float], list[bool]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from retort.lm.likelihood import CausalPlm, MaskedPlm
-from retort.lm.pretrained import open_masked_lm
+from retort.pretrained.hub import open_masked_lm
 
 TEXTS = ["ab cd", "", "h", "abcdefgh gfe", "ab cd", "a b c"]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.loading import OTHER_KINDS, load_recipe, recipe_names
 from retort.lm.config import load_lm_recipe
-from retort.recipe import OTHER_KINDS, load_recipe, recipe_names
 
 RECIPE = "name: toy\ntext: [{source: a.txt}]\nheld_out: [b.txt]\n"
 

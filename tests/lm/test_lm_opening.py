@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retort.config import NormaliserConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import NormaliserConfig
 from retort.lm.config import ModelConfig
+from retort.lm.factory import is_causal_lm, open_causal_lm, save_causal_lm, word_arpa
 from retort.lm.kneser_ney import estimate
 from retort.lm.neural import NETWORKS, NeuralLM
 from retort.lm.ngram import NgramLM
-from retort.lm.opening import is_causal_lm, open_causal_lm, save_causal_lm, word_arpa
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, CharacterTokenizer, WordTokenizer
 

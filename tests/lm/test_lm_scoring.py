@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.lm.scoring import count_words, perplexity, score_text
 from retort.text.tokenizers import CharacterTokenizer
 

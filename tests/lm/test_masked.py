@@ -10,7 +10,7 @@ import torch
 from retort.lm.config import ModelConfig
 from retort.lm.masked import MaskedLM, Masking, build_bert, fast_attention, pad_rows
 from retort.lm.pieces import train_wordpiece
-from retort.lm.pretrained import open_masked_lm, open_tokenizer
+from retort.pretrained.hub import open_masked_lm, open_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retort.config import NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.lm.config import ModelConfig
 from retort.lm.neural import NETWORKS, CausalBatch, NeuralLM

@@ -10,8 +10,8 @@ import pytest
 import torch
 from slow_kneser_ney import SlowKneserNey
 
-from retort.config import NormaliserConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import NormaliserConfig
 from retort.lm.arpa import read_arpa, write_arpa
 from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.lm.kneser_ney import FALLBACK, discounts_of, estimate

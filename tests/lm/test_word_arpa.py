@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import tiny_graphs
-from retort.errors import UserError
-from retort.hybrid.fst import from_openfst
-from retort.hybrid.graph import build_graph
+from retort.common.errors import UserError
+from retort.graph.build import build_graph
+from retort.graph.fst import from_openfst
 from retort.lm.arpa import read_arpa
+from retort.lm.factory import word_arpa
 from retort.lm.ngram import NgramLM
-from retort.lm.opening import word_arpa
 from retort.lm.units import LmUnits
 from retort.text.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 from tiny_lms import save_ngram

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from retort.engine.log import read_metrics
 from retort.evaluation.results import read_results
-from retort.training.log import read_metrics
 
 WriteRecipe = Callable[..., Path]
 

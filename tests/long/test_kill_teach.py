@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from retort.config import TeacherConfig
+from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher, StoredTeacher, open_store
 
 MakeBert = Callable[..., Path]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.training.checkpoints import CheckpointFolder, read_weights
-from retort.training.log import read_metrics
+from retort.engine.checkpoints import CheckpointFolder, read_weights
+from retort.engine.log import read_metrics
 
 WriteRecipe = Callable[..., Path]
 KILLS = int(os.environ.get("RETORT_KILLS", "20"))

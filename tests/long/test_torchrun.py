@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from retort.training.checkpoints import CheckpointFolder, read_weights
-from retort.training.log import read_metrics
+from retort.engine.checkpoints import CheckpointFolder, read_weights
+from retort.engine.log import read_metrics
 
 WriteRecipe = Callable[..., Path]
 PATIENCE = 300

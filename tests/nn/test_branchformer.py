@@ -9,13 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retort.nn.branchformer import AverageMerge, BranchformerLayer, GatedMlp, SpatialGate
-from retort.nn.e_branchformer import ConvolutionMerge, EBranchformerLayer
+from retort.config.loading import load_recipe
+from retort.config.student import EncoderConfig
+from retort.info.describe import describe
+from retort.nn.branchformer import (
+    AverageMerge,
+    BranchformerLayer,
+    ConvolutionMerge,
+    EBranchformerLayer,
+    GatedMlp,
+    SpatialGate,
+)
 from retort.nn.encoder import LAYERS, Encoder
 from retort.nn.masks import attention_mask, valid_mask
-from retort.recipe import load_recipe
-from retort.student_config import EncoderConfig
-from retort.training.describe import describe
 from tiny_students import ENCODER, FRONTEND
 
 DIM, BINS = 8, 12

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from retort.config.student import EncoderConfig
 from retort.nn.conformer import ConformerLayer, ConvolutionBlock, FeedForward, TransformerLayer
 from retort.nn.masks import attention_mask, valid_mask
-from retort.student_config import EncoderConfig
 
 DIM = 8
 

@@ -20,14 +20,14 @@ from transformers import (
 )
 
 from retort.audio.features import EXTRACTORS
-from retort.config import FeatureConfig
-from retort.errors import UserError
-from retort.lm.speech import open_conformer_encoder, speech_architecture
+from retort.common.errors import UserError
+from retort.config.schema import FeatureConfig
+from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.conformer_encoders import copy_conformer_weights
 from retort.nn.encoder import Encoder
-from retort.student_config import EncoderConfig, FrontendConfig
+from retort.pretrained.speech import open_conformer_encoder, speech_architecture
 from retort.students.factory import build_student
-from retort.training.start import check_pretrained, start_from_pretrained
+from retort.training.init import check_pretrained, start_from_pretrained
 from tiny_speech import DIM
 
 SIZES: dict[str, Any] = {

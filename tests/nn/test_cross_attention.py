@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from retort.nn.cross_attention import CrossAttention
+from retort.nn.attention import CrossAttention
 from retort.nn.masks import attention_mask
 
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retort.config.student import DecoderConfig
 from retort.nn.cross_decoder import CrossDecoder, CrossLayer, CrossState
 from retort.nn.positions import sinusoids
-from retort.student_config import DecoderConfig
 from retort.text.tokenizers import EOS
 
 VOCABULARY, SOURCE = 11, 6

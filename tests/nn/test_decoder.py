@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retort.config.student import DecoderConfig
 from retort.nn.decoder import CausalLayer, CifDecoder, DecoderState
 from retort.nn.positions import sinusoids
-from retort.student_config import DecoderConfig
 from retort.text.tokenizers import EOS
 
 VOCABULARY, ACOUSTIC = 11, 6

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retort.nn.depthwise import Depthwise
+from retort.nn.cpu_kernels import Depthwise
 
 
 def pair(dim: int, kernel: int, bias: bool) -> tuple[Depthwise, nn.Conv1d]:

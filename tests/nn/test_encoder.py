@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.encoder import Encoder, max_pool
-from retort.student_config import EncoderConfig, FrontendConfig
 from tiny_students import ENCODER, FRONTEND
 
 BINS = 12

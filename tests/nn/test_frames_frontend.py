@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from retort.config.student import FrontendConfig
 from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
-from retort.student_config import FrontendConfig
 
 BINS, DIM = 5, 7
 

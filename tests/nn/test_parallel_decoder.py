@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retort.config.student import DecoderConfig
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.positions import rotary_table, rotate
-from retort.student_config import DecoderConfig
 
 ACOUSTIC, VOCABULARY = 6, 11
 CONFIG = DecoderConfig(

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retort.nn.joiner import Joiner
-from retort.nn.predictor import PREDICTORS, Predictor
-from retort.student_config import TransducerConfig
+from retort.config.student import TransducerConfig
+from retort.nn.predictor import PREDICTORS, Joiner, Predictor
 
 VOCABULARY, START = 11, 2
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.errors import UserError
-from retort.lm.speech import hears_normalised, open_speech_encoder, speech_architecture
+from retort.common.errors import UserError
+from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.encoder import Encoder
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights
-from retort.student_config import EncoderConfig, FrontendConfig
+from retort.pretrained.speech import hears_normalised, open_speech_encoder, speech_architecture
 from tiny_speech import DIM, KERNELS, KINDS, STRIDES, make_speech_encoder
 
 SAMPLES = 160

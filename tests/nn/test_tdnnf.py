@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.encoder import Encoder
 from retort.nn.tdnnf import SKIP, Bottleneck, TdnnfLayer, nearer_orthogonal
-from retort.student_config import EncoderConfig, FrontendConfig
 
 CONFIG = EncoderConfig(
     kind="tdnnf", layers=3, dim=10, bottleneck=4, dilations=[1, 3], dropout=0.0, pool_after=[]

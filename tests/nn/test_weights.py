@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from retort.nn.cif import WeightEstimator
 from retort.nn.masks import valid_mask
-from retort.nn.weights import WeightEstimator
 
 
 @pytest.mark.parametrize("activation", ["none", "relu"])

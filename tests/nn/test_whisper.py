@@ -8,11 +8,11 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from retort.audio.whisper import WhisperFeatures
-from retort.config import FeatureConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import FeatureConfig
+from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.encoder import Encoder
 from retort.nn.whisper import copy_whisper_weights
-from retort.student_config import EncoderConfig, FrontendConfig
 from tiny_speech import WHISPER, tiny_whisper
 
 

@@ -9,25 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from retort.config.loading import load_recipe
+from retort.config.student import EncoderConfig, ZipformerConfig
+from retort.info.describe import describe
 from retort.nn.encoder import LAYERS, Encoder, context_layer
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.positions import compact_table
-from retort.nn.zipformer import Downsample, ZipformerStack
-from retort.nn.zipformer_block import (
+from retort.nn.zipformer import (
     AttentionWeights,
     BiasNorm,
     Bypass,
     Convolution,
+    Downsample,
     FeedForward,
     NonLinearAttention,
     WeightedSum,
     ZipformerBlock,
+    ZipformerStack,
     swoosh_l,
     swoosh_r,
 )
-from retort.recipe import load_recipe
-from retort.student_config import EncoderConfig, ZipformerConfig
-from retort.training.describe import describe
 from tiny_students import FRONTEND
 
 BINS = 12

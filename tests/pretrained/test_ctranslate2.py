@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.pretrained.ctranslate2 import read_variables, read_whisper
 from retort.pretrained.whisper_folder import write_whisper_folder
 from tiny_pretrained import SPECIAL, VOCABULARY, ctranslate2_bytes, whisper_tokenizer

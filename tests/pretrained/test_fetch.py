@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.pretrained import cache_folder, load_catalogue, locate, resolve
 from retort.pretrained.archives import take_members, unzip_members
 from retort.pretrained.catalogue import Folder
@@ -193,7 +193,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_teachers_find_short_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tone_masked: Path
 ) -> None:
-    from retort.lm.pretrained import find_model, open_masked_lm
+    from retort.pretrained.hub import find_model, open_masked_lm
 
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="retort fetch mpnet-base"):

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retort.common.errors import UserError
 from retort.corpora.reading_check import ReadingCheck, error_rate
-from retort.errors import UserError
 from retort.pretrained.whisper_folder import write_whisper_folder
 
 

@@ -24,7 +24,7 @@ def root(
     recipe_text: Callable[[str], str], tone_bert: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder of experiments with `first` and, from its weights and taught, `second`; read only."""
-    from retort.recipe import load_recipe
+    from retort.config.loading import load_recipe
     from retort.training.run import train
 
     root = tmp_path_factory.mktemp("experiments")

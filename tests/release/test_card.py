@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from retort.config import Recipe, RowConfig, SpokenConfig, TeacherConfig
+from retort.common.errors import UserError
+from retort.config.schema import Recipe, RowConfig, SpokenConfig, TeacherConfig
 from retort.decoding.recogniser import load
-from retort.errors import UserError
 from retort.evaluation.evaluate import evaluate
-from retort.evaluation.experiment import open_experiment
 from retort.release.card import Terms
 from retort.release.lineage import heard, inside, shown, taught, trace
 from retort.release.release import Released
+from retort.report.experiment import open_experiment
 
 Release = Callable[..., Released]
 

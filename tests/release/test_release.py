@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from retort.common.errors import UserError
 from retort.decoding.recogniser import load
-from retort.errors import UserError
 from retort.evaluation import read_score
-from retort.evaluation.experiment import open_experiment, results_folder
-from retort.evaluation.report import write_report
 from retort.release.release import FILES, Released
+from retort.report.experiment import open_experiment, results_folder
+from retort.report.report import write_report
 from retort.students.factory import build_student
-from retort.training.start import start_from
+from retort.training.init import start_from
 
 ROOT = Path(__file__).parents[2]
 Release = Callable[..., Released]

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
-from retort.decoding.joint_beam import greedy_attention
+from retort.config.student import StudentConfig
+from retort.decoding.attention import greedy_attention
 from retort.nn.cross_decoder import Decoded
 from retort.nn.masks import valid_mask
-from retort.student_config import StudentConfig
 from retort.students.attention import AttentionStudent
 from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student

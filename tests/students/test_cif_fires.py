@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from utterances import BINS, VOCABULARY, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
-from retort.config import Recipe
-from retort.decoding.beam import beam_search
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.config.student import CifConfig, StudentConfig
+from retort.decoding.cif import beam_search
 from retort.decoding.greedy import ctc_best_path, ctc_greedy, greedy
-from retort.errors import UserError
+from retort.info.describe import describe
 from retort.nn.ctc import label_frames
-from retort.student_config import CifConfig, StudentConfig
 from retort.students.cif import CifStudent, fire_at
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
-from retort.training.describe import describe
 from tiny_students import DECODER, ENCODER, FRONTEND
 
 BOTH = pytest.mark.parametrize(("fires", "window"), [("ctc", 0), ("accumulate", 2), ("ctc", 2)])

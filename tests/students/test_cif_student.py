@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
+from retort.config.loading import load_recipe
+from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.greedy import ctc_greedy, greedy
+from retort.info.describe import describe
 from retort.nn.masks import valid_mask
-from retort.recipe import load_recipe
-from retort.student_config import CifConfig, StudentConfig
 from retort.students.cif import CifStudent, alignment_loss
 from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
-from retort.training.describe import describe
 from tiny_students import DECODER, ENCODER, FRONTEND
 
 

@@ -9,20 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import RowConfig
+from retort.config.student import StudentConfig
 from retort.decoding.greedy import ctc_best_path, ctc_greedy
 from retort.distill.row import Row
-from retort.errors import UserError
-from retort.recipe import load_recipe
-from retort.student_config import StudentConfig
+from retort.info.describe import describe
 from retort.students.ctc import CtcStudent, ctc_log_probs
 from retort.students.factory import build_student
-from retort.students.student import Encoded
-from retort.students.taps import Tap
+from retort.students.student import Encoded, Tap
 from retort.teachers.signal import token_signal
 from retort.teachers.teacher import Reading
 from retort.text.tokenizers import BLANK, EOS, CharacterTokenizer
-from retort.training.describe import describe
 from tiny_students import ENCODER, FRONTEND
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.student_config import EncoderConfig, FrontendConfig, StudentConfig
+from retort.config.student import EncoderConfig, FrontendConfig, StudentConfig
 from retort.students.factory import build_student
 from retort.students.hybrid import HybridStudent
 from retort.students.student import StudentOutput

@@ -13,14 +13,14 @@ import utterances
 from torch import Tensor
 from utterances import BINS, Batch, assert_a_batch_is_its_utterances
 
-from retort.decoding.beam import beam_fired, beam_search
-from retort.decoding.cif_search import CifSearch
+from retort.config.student import CifConfig, StudentConfig
+from retort.decoding.cif import beam_fired, beam_search
 from retort.decoding.greedy import greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
+from retort.decoding.token_search import CifSearch
 from retort.nn.cif import FiredTokens
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
-from retort.student_config import CifConfig, StudentConfig
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student

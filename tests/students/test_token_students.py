@@ -8,11 +8,11 @@ import pytest
 import torch
 from utterances import BINS, VOCABULARY, batch
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import RowConfig
+from retort.config.student import StudentConfig, TransducerConfig
 from retort.distill.objective import Objective
-from retort.errors import UserError
-from retort.recipe import load_recipe
-from retort.student_config import StudentConfig, TransducerConfig
 from retort.students.factory import STUDENTS, build_student
 from retort.students.student import Student
 from retort.students.tokens import TokenStudent, at_frames

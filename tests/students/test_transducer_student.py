@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
-from retort.config import RowConfig
+from retort.config.loading import load_recipe
+from retort.config.schema import RowConfig
 from retort.decoding.greedy import ctc_greedy
-from retort.decoding.transducer_greedy import greedy_transduced
+from retort.decoding.transducer import greedy_transduced
 from retort.distill.objective import Objective
+from retort.info.describe import describe
 from retort.nn.ctc import label_frames
 from retort.nn.transducer import lattice_cells, packed_arcs, token_frames, transducer_loss
-from retort.recipe import load_recipe
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.transducer import TransducerStudent
@@ -20,7 +21,6 @@ from retort.teachers.signal import token_signal, utterance_signal
 from retort.teachers.teacher import Reading
 from retort.text.tokenizers import EOS, Piece
 from retort.training.batches import empty_batch
-from retort.training.describe import describe
 from tiny_transducers import config
 
 KINDS = ["stateless", "lstm"]

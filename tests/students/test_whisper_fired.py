@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
-from retort.lm.whisper import whisper_architecture, whisper_tokenizer
 from retort.nn.whisper_alignment import middle_frames, token_runs
-from retort.student_config import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
+from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.cif import CifStudent, spacing_loss
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD
-from retort.training.start import start_from_pretrained
+from retort.training.init import start_from_pretrained
 from tiny_whispers import tiny_whisper_folder, tiny_whisper_recogniser
 
 
@@ -170,7 +171,7 @@ def test_the_weight_between_two_tokens_should_be_one(counts: list[int], seed: in
         places = [float(alphas[row, :frame].sum() + alphas[row, frame] / 2) for frame in middles[row, :count]]
         if not places:
             continue
-        apart = [places[0] - 0.5, *(after - before - 1.0 for before, after in zip(places, places[1:]))]
+        apart = [places[0] - 0.5, *(after - before - 1.0 for before, after in pairwise(places))]
         apart.append(float(alphas[row].sum()) - places[-1] - 0.5)
         expected += sum(0.5 * each**2 if abs(each) <= 0.5 else 0.5 * (abs(each) - 0.25) for each in apart)
     assert float(spacing_loss(alphas, middles, torch.tensor(counts))) == pytest.approx(expected)

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from retort.errors import UserError
-from retort.sweeps import side_by_side
-from retort.sweeps.side_by_side import Training, start_here, train_side_by_side
+from retort.common.errors import UserError
+from retort.sweeps import launcher
+from retort.sweeps.launcher import Training, start_here, train_side_by_side
 
 A, B, C = (Training(f"demo/{name}", 4, (f"demo/{name}",)) for name in "abc")
 TWO: list[dict[str, str]] = [{}, {}]
@@ -45,11 +45,11 @@ Play = Callable[[str], None]
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     """`play(program)`: what runs in place of `retort train`, in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(side_by_side, "POLL", 0.02)
+    monkeypatch.setattr(launcher, "POLL", 0.02)
 
     def use(program: str) -> None:
         command = (sys.executable, "-c", PLAYER + textwrap.dedent(program))
-        monkeypatch.setattr(side_by_side, "COMMAND", command)
+        monkeypatch.setattr(launcher, "COMMAND", command)
 
     return use
 
@@ -162,7 +162,7 @@ def test_a_signal_lets_all_write_their_checkpoint(play: Play, console: Console, 
 def test_one_that_does_not_stop_is_killed(
     play: Play, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(side_by_side, "PATIENCE", 0.2)
+    monkeypatch.setattr(launcher, "PATIENCE", 0.2)
     play("signal.signal(signal.SIGTERM, signal.SIG_IGN); (folder / 'here').touch(); time.sleep(60)")
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from retort.errors import UserError
-from retort.sweeps import side_by_side, slurm
-from retort.sweeps.side_by_side import Training, train_side_by_side
+from retort.common.errors import UserError
+from retort.sweeps import launcher, slurm
+from retort.sweeps.launcher import Training, train_side_by_side
 
 PROGRAM = """
 import pathlib, sys
@@ -31,8 +31,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurm, "CLUSTER", "local")
     monkeypatch.setattr(slurm, "LOOK", 0.02)
-    monkeypatch.setattr(side_by_side, "POLL", 0.05)
-    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, "-c", PROGRAM))
+    monkeypatch.setattr(launcher, "POLL", 0.05)
+    monkeypatch.setattr(launcher, "COMMAND", (sys.executable, "-c", PROGRAM))
 
 
 @pytest.mark.usefixtures("cluster")

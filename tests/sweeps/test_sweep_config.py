@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe, recipe_names
+from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
-from retort.errors import UserError
-from retort.recipe import load_recipe, recipe_names
+from retort.info.describe import describe
 from retort.sweeps.config import Sweep, View, load_sweep
-from retort.training.describe import describe
 
 WriteRecipe = Callable[..., Path]
 

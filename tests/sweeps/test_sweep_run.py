@@ -15,11 +15,11 @@ from rich.console import Console
 
 from retort import cli
 from retort.evaluation.results import read_results
+from retort.sweeps import launcher
 from retort.sweeps import run as sweeps
-from retort.sweeps import side_by_side
 from retort.sweeps.config import Sweep, load_sweep
+from retort.sweeps.launcher import Training
 from retort.sweeps.run import run_sweep
-from retort.sweeps.side_by_side import Training
 
 WriteRecipe = Callable[..., Path]
 LoadSweep = Callable[..., Sweep]
@@ -56,7 +56,7 @@ class Ended:
 def load(write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadSweep:
     """`load(*overrides)`: the sweep above, in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(side_by_side, "POLL", 0.0)
+    monkeypatch.setattr(launcher, "POLL", 0.0)
     warm = write_recipe("warm", "\nsystem: warm\n")
     warm.write_text(warm.read_text().replace("steps: 12,", "steps: 2,"))
     path = tmp_path / "study.yaml"

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retort.config import DataConfig, Recipe
+from retort.common.errors import UserError
+from retort.config.schema import DataConfig, Recipe
 from retort.decoding.options import DecodingOptions
-from retort.errors import UserError
 from retort.evaluation import intervals
 from retort.evaluation.bootstrap import SEED
 from retort.evaluation.evaluate import Evaluation
-from retort.evaluation.plots import Point, plot_setting
 from retort.evaluation.scoring import REPLICATES, Counts, Interval, Score, UtteranceScore
-from retort.sweeps.board import Board
+from retort.report.plots import Point, plot_setting
 from retort.sweeps.config import Row, Run, Sweep, View
+from retort.sweeps.results import Board
 from retort.sweeps.scored import Scored
 from retort.sweeps.table import comparison_table, line_to_dict, lines_of, rates_table, remarks, runs_table
 
@@ -176,7 +176,7 @@ def test_grids_over_a_number_become_curves(tmp_path: Path, monkeypatch: pytest.M
         drawn[path.name] = points, beside[0] if beside else ""
         plot_setting(points, key, label, path, beside)
 
-    monkeypatch.setattr("retort.sweeps.board.plot_setting", plot)
+    monkeypatch.setattr("retort.sweeps.results.plot_setting", plot)
     sweep = make_sweep("plain", "own", "w=0.1", "w=1", "w=10", "v=2", "v=3")
     own = replace(sweep.rows[1], curves={"w": ("weight", 0.5), "v": ("weight", 2.5)})
     sweep = replace(sweep, rows=(sweep.rows[0], own, *sweep.rows[2:]))

@@ -13,9 +13,9 @@ import pytest
 import torch
 from letters import DIM, TEXTS, Letters, check, shards, store_at
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.teachers import Estimate, Reading, fill
-from retort.teachers.filling import STALE_SECONDS, own_share
+from retort.teachers.fill_store import STALE_SECONDS, own_share
 from retort.teachers.shards import shard_bytes
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from retort.config import TeacherConfig
+from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher, open_fresh, open_store
 
 MakeBert = Callable[..., Path]

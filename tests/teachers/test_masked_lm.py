@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.config import TeacherConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
 from retort.teachers.masked_lm import MaskedLMTeacher, change_case
 from retort.text.alignment import align_spans
 

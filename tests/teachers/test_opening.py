@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config import TeacherConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher, open_teacher, teacher_tokenizer
 
 

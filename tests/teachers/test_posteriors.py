@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import TeacherConfig, TokenizerConfig
-from retort.errors import UserError
-from retort.lm.pretrained import open_tokenizer
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig, TokenizerConfig
+from retort.pretrained.hub import open_tokenizer
 from retort.teachers import (
     CachedTeacher,
     PosteriorTeacher,
@@ -22,7 +22,7 @@ from retort.teachers import (
 )
 from retort.teachers.posteriors import PieceLMTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
-from retort.text.opening import train_tokenizer
+from retort.text.tokenizer_io import train_tokenizer
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
 from tiny_lms import TableLM, causal_gpt, masked_bert
 
@@ -225,8 +225,8 @@ class TestOpening:
         )
         config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
         assert isinstance(open_fresh(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
-        monkeypatch.setattr("retort.teachers.opening.is_causal_lm", lambda name: name == "exp/lm")
-        monkeypatch.setattr("retort.teachers.opening.open_causal_lm", lambda name, device: TableLM(letters))
+        monkeypatch.setattr("retort.teachers.factory.is_causal_lm", lambda name: name == "exp/lm")
+        monkeypatch.setattr("retort.teachers.factory.open_causal_lm", lambda name, device: TableLM(letters))
         config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
         assert isinstance(open_fresh(config, tokenizer=letters), PieceLMTeacher)
 

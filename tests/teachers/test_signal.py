@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.config import TeacherConfig
+from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher
 from retort.teachers.signal import Signal, token_signal, utterance_signal
 from retort.teachers.teacher import Reading

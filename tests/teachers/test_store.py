@@ -10,7 +10,7 @@ import pytest
 import torch
 from letters import DIM, TEXTS, Letters, check, shards, store_at
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.teachers import fill
 from retort.teachers.shards import write_shard
 from retort.teachers.signal import token_signal, utterance_signal

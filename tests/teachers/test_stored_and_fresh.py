@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config import RowConfig, TeacherConfig
+from retort.config.schema import RowConfig, TeacherConfig
 from retort.distill import Objective
-from retort.students.taps import Tap
+from retort.students.student import Tap
 from retort.teachers import (
     StoredTeacher,
     Teacher,

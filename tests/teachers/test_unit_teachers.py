@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import NormaliserConfig, TeacherConfig
-from retort.errors import UserError
-from retort.hybrid.unit_text import SpokenUnit, spoken_units, unit_symbols, unit_text
+from retort.alignment.unit_text import SpokenUnit, spoken_units, unit_symbols, unit_text
+from retort.common.errors import UserError
+from retort.config.schema import NormaliserConfig, TeacherConfig
 from retort.lm.config import ModelConfig
+from retort.lm.factory import open_causal_lm, save_causal_lm
 from retort.lm.masked import build_bert
 from retort.lm.neural import CausalLstm, NeuralLM
-from retort.lm.opening import open_causal_lm, save_causal_lm
 from retort.lm.pieces import word_level
-from retort.lm.pretrained import open_masked_lm, open_tokenizer, save_model
 from retort.lm.units import LmUnits
+from retort.pretrained.hub import open_masked_lm, open_tokenizer, save_model
 from retort.teachers import (
     MaskedLMTeacher,
     StoredTeacher,

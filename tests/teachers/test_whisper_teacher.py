@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from retort.config import TeacherConfig
-from retort.errors import BadUtterance, UserError
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import TeacherConfig
 from retort.teachers.cache import CachedTeacher
-from retort.teachers.filling import fill
-from retort.teachers.opening import open_fresh
+from retort.teachers.factory import open_fresh
+from retort.teachers.fill_store import fill
 from retort.teachers.signal import token_signal
 from retort.teachers.store import StoredTeacher
 from retort.teachers.whisper import WhisperPosteriorTeacher, reads_audio, spoken_text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.text.lexicon import Lexicon, read_lexicon
 
 CONTENT = """;;; a comment

@@ -6,10 +6,10 @@ from typing import Any
 
 from tiny_teachers import ENGLISH, MIXED, byte_pairs, word_piece
 
-from retort.config import TokenizerConfig
+from retort.config.schema import TokenizerConfig
 from retort.text.matching import matching_places, shared_pieces
-from retort.text.opening import train_tokenizer
 from retort.text.teacher_pieces import TeacherReader
+from retort.text.tokenizer_io import train_tokenizer
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer, Piece, Tokenizer
 
 

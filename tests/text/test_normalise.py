@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.config import CHOICES, NormaliserConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import CHOICES, NormaliserConfig
 from retort.text.normalise import Form, Normaliser, character_class, is_cjk, recase
 
 FIELDS = ("form", "case", "punctuation", "spaces", "homophones")

@@ -16,10 +16,10 @@ from tiny_teachers import (
     word_piece,
 )
 
-from retort.config import TokenizerConfig
-from retort.errors import UserError
-from retort.text.opening import open_tokenizer, train_tokenizer
+from retort.common.errors import UserError
+from retort.config.schema import TokenizerConfig
 from retort.text.teacher_pieces import TeacherReader, TeacherTokenizer
+from retort.text.tokenizer_io import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
 
 

@@ -21,10 +21,10 @@ from tiny_teachers import (
     word_piece,
 )
 
-from retort.config import TokenizerConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import TokenizerConfig
 from retort.text import tokenizers as module
-from retort.text.opening import open_tokenizer, train_tokenizer
+from retort.text.tokenizer_io import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import (
     BLANK,
     EOS,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from retort.errors import UserError
-from retort.text.opening import open_tokenizer
+from retort.common.errors import UserError
+from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import EOS, UNKNOWN
 from retort.text.whisper_pieces import WhisperTokenizer
 from tiny_whispers import tiny_tokenizer

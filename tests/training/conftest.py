@@ -10,11 +10,11 @@ import pytest
 from lhotse import CutSet
 from torch import Tensor
 
-from retort.config import FeatureConfig, Recipe
+from retort.config.loading import load_recipe
+from retort.config.schema import FeatureConfig, Recipe
 from retort.corpora.features import store_features
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.lm.config import LmRecipe, load_lm_recipe
-from retort.recipe import load_recipe
 from retort.training.run import Outcome, train
 from retort.training.trainer import Trainer
 

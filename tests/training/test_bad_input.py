@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.training import checkpoints
-from retort.training.checkpoints import read_weights
-from retort.training.folder import claim
-from retort.training.log import read_metrics
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.engine import checkpoints
+from retort.engine.checkpoints import read_weights
+from retort.engine.folder import claim
+from retort.engine.log import read_metrics
 from retort.training.run import train
 
 ReadRecipe = Callable[..., Recipe]

@@ -14,11 +14,11 @@ from lhotse import CutSet
 from torch import Tensor
 
 from retort.audio.files import read_audio
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import load_samples
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 from retort.text.tokenizers import EOS, PAD, CharacterTokenizer
 from retort.training.batches import (
     FRAME_STEP,

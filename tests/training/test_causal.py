@@ -15,14 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from retort.cli import app
-from retort.errors import UserError
-from retort.lm.opening import open_causal_lm
+from retort.common.errors import UserError
+from retort.engine.log import read_metrics
+from retort.engine.loop import Stopped
+from retort.lm.factory import open_causal_lm
 from retort.lm.scoring import score_text
+from retort.lm_training.data import open_text
+from retort.lm_training.run import LmOutcome, train_lm
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.lm import LmOutcome, train_lm
-from retort.training.lm_data import open_text
-from retort.training.log import read_metrics
-from retort.training.loop import Stopped
 
 RECIPE = """
 kind: causal

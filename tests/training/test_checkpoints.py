@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from retort.errors import UserError
-from retort.training.checkpoints import CheckpointFolder, average_weights, read_weights
+from retort.common.errors import UserError
+from retort.engine.checkpoints import CheckpointFolder, average_weights, read_weights
 
 
 class Parts:
@@ -102,7 +102,7 @@ def test_a_save_that_is_broken_off_leaves_no_checkpoint(
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retort.training.checkpoints.json.dumps", stop)
+    monkeypatch.setattr("retort.engine.checkpoints.json.dumps", stop)
     with pytest.raises(KeyboardInterrupt):
         parts.save(folder, 6)
     assert folder.steps() == [5]
@@ -160,7 +160,7 @@ def test_a_kill_while_one_is_removed_leaves_no_half_of_it(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("retort.training.checkpoints.shutil.rmtree", killed)
+        patch.setattr("retort.engine.checkpoints.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             folder.remove(5)
     assert folder.steps() == [6]

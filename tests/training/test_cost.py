@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.recipe import load_recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
+from retort.info.cost import GPUS, Cost, Gpu, Scaled, _probe, find_gpu, measure
+from retort.info.describe import describe
 from retort.students.factory import build_student
-from retort.training.cost import GPUS, Cost, Gpu, Scaled, _probe, find_gpu, measure
-from retort.training.describe import describe
 
 FRAMES = 25
 """Of the encoder, a second of these recipes."""

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from retort.config import Recipe
+from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions, read_options
 from retort.decoding.recogniser import load
+from retort.engine.log import read_metrics
 from retort.evaluation.evaluate import evaluate
-from retort.evaluation.tuning import tune
-from retort.text.opening import open_tokenizer
+from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import BLANK
-from retort.training.log import read_metrics
 from retort.training.run import Outcome, train
+from retort.tuning.lm_weights import tune
 from tiny_lms import TableLM, masked_bert
 
 ReadRecipe = Callable[..., Recipe]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.training.run import finished, train
 
 ReadRecipe = Callable[..., Recipe]

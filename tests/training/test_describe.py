@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
 from retort.distill.objective import Objective
-from retort.errors import UserError
-from retort.recipe import load_recipe
+from retort.info.describe import describe
 from retort.students.factory import build_student
-from retort.training.describe import describe
 
 
 def test_the_published_sizes() -> None:

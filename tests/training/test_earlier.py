@@ -6,10 +6,10 @@ from threading import Thread
 
 import pytest
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.locks import alone_in
-from retort.training.earlier import train_teachers
+from retort.common.errors import UserError
+from retort.common.locks import alone_in
+from retort.config.schema import Recipe
+from retort.training.prerequisites import train_teachers
 from retort.training.run import train
 from retort.training.teach import teach
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retort.errors import BadUtterance, UserError
-from retort.hybrid.store import AlignmentStore
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import BadUtterance, UserError
 from retort.text.tokenizers import CharacterTokenizer, WordTokenizer
 from retort.training.frames import FrameLabels, FrameReader, collate
 from tiny_alignments import senone_symbols, store_alignments

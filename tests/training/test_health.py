@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from retort.config import TrainingConfig
+from retort.common.errors import UserError
+from retort.config.schema import TrainingConfig
 from retort.distill.row import Tally
-from retort.errors import UserError
+from retort.engine.health import PATIENCE, Health, mean_cosine
 from retort.teachers.signal import Signal
-from retort.training.health import PATIENCE, Health, mean_cosine
 
 CONFIG = TrainingConfig(warmup_steps=10, precision="bf16")
 

@@ -13,15 +13,15 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
-from retort.config import FeatureConfig, Recipe
-from retort.corpora.opening import open_cuts
-from retort.errors import BadUtterance, UserError
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import FeatureConfig, Recipe
+from retort.config.student import EncoderConfig, FrontendConfig
+from retort.corpora.open_cuts import open_cuts
+from retort.engine.checkpoints import read_weights
+from retort.info.describe import describe
 from retort.nn.encoder import Encoder
 from retort.nn.whisper import copy_whisper_weights
-from retort.student_config import EncoderConfig, FrontendConfig
 from retort.training import hidden_store
-from retort.training.checkpoints import read_weights
-from retort.training.describe import describe
 from retort.training.hidden_store import HiddenStore, store_hidden
 from retort.training.run import Outcome, train
 from tiny_speech import WHISPER, make_whisper, tiny_whisper, whisper_settings

@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config import Recipe
-from retort.corpora.opening import open_cuts
+from retort.alignment.store import AlignmentStore
+from retort.alignment.unit_text import unit_text
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
-from retort.decoding.workplace import Workplace
-from retort.errors import UserError
 from retort.evaluation.aligned import open_aligned
 from retort.evaluation.evaluate import evaluate, evaluated
-from retort.evaluation.experiment import open_experiment
-from retort.evaluation.frame_view import look_at_frames
-from retort.evaluation.numbers import Tried
 from retort.evaluation.recognise import recognise
-from retort.evaluation.report import write_report
 from retort.evaluation.results import add_result, read_results
-from retort.hybrid.store import AlignmentStore
-from retort.hybrid.unit_text import unit_text
-from retort.recipe import load_recipe
+from retort.evaluation.scalar_search import Tried
+from retort.graph.pool import Workplace
+from retort.report.experiment import open_experiment
+from retort.report.frame_view import look_at_frames
+from retort.report.report import write_report
 from retort.students.factory import build_student
 from retort.teachers import describe_teacher, teacher_symbols
 from retort.training.aligning import align_held_out
-from retort.training.hybrid import SCALES
+from retort.training.hybrid_run import SCALES
+from retort.training.init import start_from
 from retort.training.run import Outcome, train
-from retort.training.start import start_from
 from retort.training.teach import teach
 
 pytest.importorskip("kaldi_decoder")
@@ -315,7 +315,7 @@ def test_the_report_has_pictures_of_alignments(outcome: Outcome, root: Path, tmp
 def test_a_report_without_alignments_says_so(
     outcome: Outcome, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retort.evaluation.listening.open_aligned", lambda *_: None)
+    monkeypatch.setattr("retort.report.model_sections.open_aligned", lambda *_: None)
     report = write_report([outcome.folder], tmp_path, lambda *_: None, root / "exp")
     assert any("no alignment of its test data is here" in line for line in report.missing)
     assert ">recognised</text>" in report.html.read_text()
@@ -372,7 +372,7 @@ def test_another_system_takes_what_is_there(
     def complain(*_: object, **__: object) -> None:
         raise AssertionError("a language model was trained or asked again")
 
-    monkeypatch.setattr("retort.training.earlier.train_lm_here", complain)
+    monkeypatch.setattr("retort.training.prerequisites.train_lm_here", complain)
     monkeypatch.setattr("retort.training.teacher_notes.describe_teacher", complain)
     stages: set[str] = set()
     notes: list[str] = []

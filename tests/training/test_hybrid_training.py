@@ -13,11 +13,12 @@ from lhotse import CutSet
 from tiny_trainers import batch_of, update
 from torch import Tensor
 
-from retort.config import Recipe, TeacherConfig
-from retort.corpora.opening import open_cuts
+from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.tree import SenoneTree
+from retort.config.schema import Recipe, TeacherConfig
+from retort.corpora.open_cuts import open_cuts
 from retort.distill.objective import Objective
-from retort.hybrid.store import AlignmentStore, save_alignments
-from retort.hybrid.tree import SenoneTree
+from retort.engine.processes import make_accelerator
 from retort.students.factory import build_student
 from retort.teachers.posteriors import PieceLMTeacher
 from retort.text.lexicon import Lexicon
@@ -25,7 +26,6 @@ from retort.text.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 from retort.training.batches import UtteranceDataset, epoch_batches, make_sampler
 from retort.training.frames import FrameLabels, FrameReader
 from retort.training.module import TrainingModule
-from retort.training.processes import make_accelerator
 from retort.training.trainer import Trainer
 from tiny_alignments import PHONES, align_characters, senone_symbols
 from tiny_lms import TableLM

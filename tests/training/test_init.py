@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.training.run import Outcome, train
 
 ReadRecipe = Callable[..., Recipe]

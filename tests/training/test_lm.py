@@ -13,14 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from retort.cli import app
-from retort.config import TeacherConfig
-from retort.errors import UserError
-from retort.lm.guessing import open_guesser, score_sentences
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
+from retort.engine.log import read_metrics
+from retort.engine.loop import Stopped
+from retort.lm.masked_scoring import open_guesser, score_sentences
+from retort.lm_training import data as lm_data
+from retort.lm_training.run import LmOutcome, train_lm
 from retort.teachers import open_fresh
-from retort.training import lm_data
-from retort.training.lm import LmOutcome, train_lm
-from retort.training.log import read_metrics
-from retort.training.loop import Stopped
 
 RECIPE = """
 name: toy

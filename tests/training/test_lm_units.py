@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from retort.alignment.store import AlignmentStore
+from retort.alignment.unit_text import UnitSpeaker, pause_share, unit_symbols
 from retort.cli import app
+from retort.common.errors import UserError
 from retort.corpora import pronunciations
-from retort.errors import UserError
-from retort.hybrid.store import AlignmentStore
-from retort.hybrid.unit_text import UnitSpeaker, pause_share, unit_symbols
-from retort.lm.guessing import open_guesser, score_sentences
-from retort.lm.opening import open_causal_lm
+from retort.lm.factory import open_causal_lm
+from retort.lm.masked_scoring import open_guesser, score_sentences
 from retort.lm.scoring import score_text
 from retort.lm.units import LmUnits, read_units
-from retort.training.lm import LmOutcome, train_lm
-from retort.training.lm_data import open_text
-from retort.training.lm_units import LeftOut, open_units
+from retort.lm_training.data import open_text
+from retort.lm_training.run import LmOutcome, train_lm
+from retort.lm_training.units import LeftOut, open_units
 from tiny_units import LEXICON, tiny_alignments, tiny_tree
 
 RECIPE = """

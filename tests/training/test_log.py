@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from retort.errors import UserError
-from retort.training.log import MetricsLog, read_metrics
+from retort.common.errors import UserError
+from retort.engine.log import MetricsLog, read_metrics
 
 
 def steps(path: Path) -> list[int]:
@@ -89,7 +89,7 @@ def test_tensorboard_gets_the_numbers_where_it_is(tmp_path: Path, monkeypatch: p
         def close(self) -> None:
             seen.append(("closed", 0.0, 0))
 
-    monkeypatch.setattr("retort.training.log._tensorboard", lambda *_: Board())
+    monkeypatch.setattr("retort.engine.log._tensorboard", lambda *_: Board())
     write(tmp_path, range(1, 3))
     assert seen == [("loss", 1.0, 1), ("loss", 0.5, 2), ("closed", 0.0, 0)]
 
@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("retort.files.os.fsync", full)
+    monkeypatch.setattr("retort.common.files.os.fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*Free space, run again") as error:
         MetricsLog(tmp_path, 4)
     assert "\n" not in str(error.value)

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config import LoraConfig, Recipe
+from retort.common.errors import UserError
+from retort.config.schema import LoraConfig, Recipe
 from retort.decoding.recogniser import load
-from retort.errors import UserError
-from retort.evaluation.experiment import open_experiment
+from retort.engine.checkpoints import CheckpointFolder, average_weights, read_weights
+from retort.engine.parameters import freeze
+from retort.info.describe import describe
 from retort.nn.lora import merge_lora
+from retort.report.experiment import open_experiment
 from retort.students.factory import build_student
-from retort.training.checkpoints import CheckpointFolder, average_weights, read_weights
-from retort.training.describe import describe
 from retort.training.lora import adapted_layers, add_lora, lora_parameters
-from retort.training.parts import freeze
 from retort.training.run import Outcome, train
 from tiny_speech import DIM, make_speech_encoder, make_whisper, tiny_whisper, whisper_settings
 

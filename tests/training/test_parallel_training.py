@@ -11,15 +11,15 @@ from lhotse import CutSet
 from safetensors.torch import load_file
 from tiny_trainers import trainer_of
 
-from retort.config import Recipe
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import load
+from retort.engine.log import read_metrics
+from retort.info.describe import describe
 from retort.nn.parallel_decoder import ParallelDecoder
-from retort.recipe import load_recipe
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
-from retort.training.describe import describe
-from retort.training.log import read_metrics
 from retort.training.run import train
 
 ReadRecipe = Callable[..., Recipe]

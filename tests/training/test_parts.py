@@ -11,8 +11,8 @@ from lhotse import CutSet
 from tiny_trainers import NO_DROPOUT, trainer_of
 from torch import Tensor
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.training.trainer import Trainer
 
 ReadRecipe = Callable[..., Recipe]

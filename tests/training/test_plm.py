@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.config.student import DecoderConfig
 from retort.decoding.recogniser import load
-from retort.errors import UserError
+from retort.info.describe import describe
 from retort.nn.decoder import CausalLayer, CifDecoder
-from retort.student_config import DecoderConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.describe import describe
-from retort.training.plm import check_plm, start_from_plm
+from retort.training.init import check_plm, start_from_plm
 from retort.training.run import train
 from tiny_lms import causal_gpt, masked_bert
 

@@ -16,16 +16,16 @@ from tiny_trainers import NO_DROPOUT, read_cuts, trainer_of
 from torch import Tensor
 from two_processes import Task, results_of, run_in_two
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
 from retort.distill.losses import contrastive
-from retort.errors import UserError
+from retort.engine.loop import process_seed
+from retort.engine.processes import lost_processes_told
 from retort.lm.config import load_lm_recipe
+from retort.lm_training.run import train_lm
 from retort.nn.collectives import sum_over_processes
 from retort.nn.normalisation import MaskedBatchNorm
-from retort.recipe import load_recipe
-from retort.training.lm import train_lm
-from retort.training.loop import process_seed
-from retort.training.processes import lost_processes_told
 from retort.training.trainer import Trainer
 
 STILL = ("training.clip=1e9", *NO_DROPOUT)

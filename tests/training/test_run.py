@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from retort.config import Recipe
-from retort.corpora.opening import open_cuts
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import load
-from retort.errors import UserError
-from retort.training.log import read_metrics
+from retort.engine.log import read_metrics
 from retort.training.run import Outcome, train
 
 ReadRecipe = Callable[..., Recipe]
@@ -258,7 +258,7 @@ class TestFolder:
         recipe = read_recipe()
         first = trained(recipe, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("retort.training.tokens.load_data", lambda *_: pytest.fail("read its data again"))
+            patch.setattr("retort.training.token_run.load_data", lambda *_: pytest.fail("read its data again"))
             again = trained(recipe, tmp_path)
         assert (first.before, again.before) == (False, True)
         for name in ("folder", "seconds", "steps", "params", "averaged", "rejected"):
@@ -316,7 +316,7 @@ class TestEarlierStages:
         self, finished_root: Path, read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            "retort.training.tokens.train_tokenizer", lambda *_, **__: pytest.fail("trained again")
+            "retort.training.token_run.train_tokenizer", lambda *_, **__: pytest.fail("trained again")
         )
         trained(read_recipe(), finished_root)
 
@@ -332,7 +332,7 @@ class TestEarlierStages:
 
 @pytest.mark.long
 def test_the_four_systems_on_real_speech(tmp_path: Path) -> None:
-    from retort.recipe import load_recipe
+    from retort.config.loading import load_recipe
 
     data = Path(os.environ.get("RETORT_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
     if not (data / "speechocean762" / "tune" / "text").is_file():

@@ -17,13 +17,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from two_processes import results_of, run_in_two
 
-from retort.config import LoopConfig, Recipe
+from retort.config.schema import LoopConfig, Recipe
+from retort.config.student import EncoderConfig, ZipformerConfig
+from retort.engine.log import read_metrics
+from retort.engine.optim import ETA, LEAST, MOST, ScaledAdam, make_optimiser
+from retort.engine.sharding import load_optimizer, whole_optimizer, whole_weights
 from retort.nn.zipformer import ZipformerStack
-from retort.student_config import EncoderConfig, ZipformerConfig
-from retort.training.log import read_metrics
-from retort.training.optimiser import make_optimiser
-from retort.training.scaled_adam import ETA, LEAST, MOST, ScaledAdam
-from retort.training.sharding import load_optimizer, whole_optimizer, whole_weights
 from retort.training.trainer import Trainer
 
 ReadRecipe = Callable[..., Recipe]

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from retort.config import TrainingConfig
-from retort.training.schedule import learning_rate
+from retort.config.schema import TrainingConfig
+from retort.engine.optim import learning_rate
 
 
 def rates(config: TrainingConfig) -> list[float]:

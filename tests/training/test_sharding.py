@@ -18,15 +18,15 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 from two_processes import results_of, run_in_two
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.recipe import load_recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
+from retort.engine.checkpoints import CheckpointFolder, read_weights
+from retort.engine.log import read_metrics
+from retort.engine.processes import check_division, make_accelerator
+from retort.engine.sharding import whole_optimizer, whole_weights
 from retort.students.cif import CifStudent
-from retort.training.checkpoints import CheckpointFolder, read_weights
-from retort.training.log import read_metrics
 from retort.training.module import StepOutput
-from retort.training.processes import check_division, make_accelerator
-from retort.training.sharding import whole_optimizer, whole_weights
 from retort.training.trainer import Trainer
 
 OVERRIDES = (

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lhotse import MonoCut, Recording, SupervisionSegment
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.recipe import load_recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
+from retort.engine.checkpoints import read_weights
 from retort.training.batches import make_sampler
-from retort.training.checkpoints import read_weights
 from retort.training.data import load_data
 from retort.training.run import train
 from retort.training.shares import Group, ShareSampler

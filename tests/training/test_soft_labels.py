@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.text.opening import open_tokenizer
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.engine.log import read_metrics
+from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.log import read_metrics
 from retort.training.run import train
 from retort.training.teach import teach, training_texts
 from tiny_lms import TableLM, masked_bert
@@ -49,8 +49,8 @@ def piece_lm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Path) -> P
     (folder / "config.json").write_text('{"kind": "causal"}')
     lines = (corpus / "train" / "text").read_text().splitlines()
     tokenizer = CharacterTokenizer.train(dict.fromkeys(line.split(" ", 1)[1].lower() for line in lines))
-    monkeypatch.setattr("retort.teachers.opening.is_causal_lm", lambda name: name == str(folder))
-    monkeypatch.setattr("retort.teachers.opening.open_causal_lm", lambda name, device: TableLM(tokenizer))
+    monkeypatch.setattr("retort.teachers.factory.is_causal_lm", lambda name: name == str(folder))
+    monkeypatch.setattr("retort.teachers.factory.open_causal_lm", lambda name, device: TableLM(tokenizer))
     return folder
 
 

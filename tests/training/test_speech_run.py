@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.decoding.recogniser import load
-from retort.errors import UserError
-from retort.lm.speech import open_speech_encoder
+from retort.info.describe import describe
+from retort.pretrained.speech import open_speech_encoder
 from retort.students.factory import build_student
-from retort.training.describe import describe
 from retort.training.run import train
 from tiny_speech import DIM, make_speech_encoder
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from retort.config import Recipe, SpokenConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import Recipe, SpokenConfig
 from retort.training.data import load_data
 from retort.training.spoken import draw_sentences
 

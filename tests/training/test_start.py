@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config import FeatureConfig, NormaliserConfig
+from retort.common.errors import UserError
+from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
-from retort.student_config import StudentConfig
 from retort.students.cif import CifStudent
 from retort.text.homophones import fold
 from retort.text.tokenizers import SPECIAL, CharacterTokenizer
-from retort.training.start import start_from
+from retort.training.init import start_from
 from tiny_students import DECODER, ENCODER, FRONTEND
 
 CONFIG = StudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from retort.config import Recipe
-from retort.corpora.opening import open_cuts
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.corpora.open_cuts import open_cuts
+from retort.engine.log import read_metrics
 from retort.teachers import Estimate, MaskedLMTeacher, StoredTeacher, open_store, open_teacher
 from retort.teachers.teacher import Reading
-from retort.training.log import read_metrics
 from retort.training.run import train
 from retort.training.teach import complete_stores, normalised_texts, store_root, teach, training_texts
 

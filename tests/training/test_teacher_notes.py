@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from retort.config import Recipe, TeacherConfig
-from retort.errors import UserError
-from retort.hybrid.tree import SenoneTree
+from retort.alignment.tree import SenoneTree
+from retort.common.errors import UserError
+from retort.config.schema import Recipe, TeacherConfig
 from retort.teachers import CachedTeacher, StoredTeacher, TeacherDescription
 from retort.text.tokenizers import WordTokenizer
 from retort.training import teacher_notes as module

@@ -14,14 +14,14 @@ from lhotse import CutSet
 from tiny_trainers import NO_DROPOUT, batch_of, trainer_of, update
 from torch import Tensor
 
-from retort.config import Recipe
-from retort.errors import UserError
-from retort.recipe import load_recipe
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
+from retort.engine.checkpoints import CheckpointFolder
+from retort.engine.log import read_metrics
+from retort.engine.loop import Stopped
+from retort.engine.processes import make_accelerator
 from retort.text.tokenizers import CharacterTokenizer
-from retort.training.checkpoints import CheckpointFolder
-from retort.training.log import read_metrics
-from retort.training.loop import Stopped
-from retort.training.processes import make_accelerator
 from retort.training.run import Outcome, train
 from retort.training.trainer import Trainer
 
@@ -212,7 +212,7 @@ class TestResumed:
     OVERRIDES = ("augment.frequency_masks=2", "augment.time_masks=2", "batches.seconds=10")
 
     def weights(self, folder: Path) -> dict[str, Tensor]:
-        from retort.training.checkpoints import read_weights
+        from retort.engine.checkpoints import read_weights
 
         last = sorted((folder / "checkpoints").glob("step-*"))[-1]
         shipped = read_weights(folder / "model" / "model.safetensors")
@@ -271,8 +271,8 @@ class TestResumed:
         self, read_recipe: ReadRecipe, tmp_path: Path, stop: tuple[int, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A checkpoint between two log lines, and warnings that take longer than a session of the run."""
-        monkeypatch.setattr("retort.training.health.PROGRESS", 1.0)  # no accuracy is so much better
-        monkeypatch.setattr("retort.training.health.PATIENCE", 5)
+        monkeypatch.setattr("retort.engine.health.PROGRESS", 1.0)  # no accuracy is so much better
+        monkeypatch.setattr("retort.engine.health.PATIENCE", 5)
         recipe = read_recipe(
             *self.OVERRIDES, "training.log_steps=4", "training.evaluate_steps=2", "training.checkpoints=6",
             "training.peak_lr=1e-9",

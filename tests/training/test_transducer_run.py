@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import load
-from retort.errors import UserError
+from retort.engine.log import read_metrics
 from retort.evaluation.evaluate import evaluate
 from retort.students.transducer import TransducerStudent
-from retort.training.log import read_metrics
 from retort.training.run import Outcome, train
 from tiny_lms import masked_bert
 

@@ -15,19 +15,19 @@ from threading import Thread
 
 import pytest
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.common.files import PARTIAL, clear_partial, contents, write_whole
+from retort.common.locks import LOCK, alone_in, check_there, is_busy, one_at_a_time, try_lock
+from retort.config.schema import Recipe
+from retort.engine.folder import save_whole, tidy
 from retort.evaluation.results import add_entries, read_results
-from retort.files import PARTIAL, clear_partial, contents, write_whole
-from retort.locks import LOCK, alone_in, check_there, is_busy, one_at_a_time, try_lock
-from retort.training.folder import save_whole, tidy
 from retort.training.run import Outcome, train
 
 ReadRecipe = Callable[..., Recipe]
 HOLD = """
 import sys, time
 from pathlib import Path
-from retort.locks import alone_in
+from retort.common.locks import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

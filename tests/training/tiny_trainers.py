@@ -12,15 +12,15 @@ from accelerate import Accelerator
 from lhotse import CutSet
 from torch import Tensor
 
-from retort.config import Recipe
+from retort.config.schema import Recipe
 from retort.distill.objective import Objective
+from retort.engine.processes import make_accelerator
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.teachers import open_teacher
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.batches import Batch, UtteranceDataset
 from retort.training.module import TrainingModule
-from retort.training.processes import make_accelerator
 from retort.training.trainer import Trainer
 
 NO_DROPOUT = (

@@ -42,7 +42,7 @@ def retort(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 @pytest.fixture(scope="package")
 def experiment(recipe_text: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that was trained by the library for the verbs that only read one."""
-    from retort.recipe import load_recipe
+    from retort.config.loading import load_recipe
     from retort.training.run import train
 
     root = tmp_path_factory.mktemp("trained")

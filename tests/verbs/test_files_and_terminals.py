@@ -160,7 +160,7 @@ class TestDeepJson:
         assert "t.jsonl:2" in (tmp_path / "out" / "train.rejected.tsv").read_text()
 
     def test_a_line_of_a_manifest_is_listed(self, waves: list[Path], retort: Retort, tmp_path: Path) -> None:
-        from retort.corpora.opening import open_cuts
+        from retort.corpora.open_cuts import open_cuts
 
         (tmp_path / "t.csv").write_text(f"audio,text\n{waves[0]},HELLO\n")
         assert retort("prepare", "table", "t.csv", "out").code == 0

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from retort.evaluation.chapters import changes
-from retort.evaluation.document import Table
-from retort.evaluation.experiment import open_experiment
 from retort.evaluation.scoring import read_score
+from retort.report.chapters import changes
+from retort.report.document import Table
+from retort.report.experiment import open_experiment
 
 
 def test_each_test_set_before_and_after(

@@ -11,7 +11,7 @@ import pytest
 from answers import Retort, is_one_line
 from retort.evaluation import read_score
 from retort.evaluation.results import read_results
-from retort.text.opening import open_tokenizer
+from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import CharacterTokenizer, WordTokenizer
 from tiny_lms import save_ngram
 

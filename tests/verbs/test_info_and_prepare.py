@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from answers import Answer, Retort, is_one_line
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 
 MakeCorpus = Callable[..., Path]
 WriteRecipe = Callable[..., Path]

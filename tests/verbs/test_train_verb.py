@@ -40,7 +40,7 @@ def test_from_a_kaldi_folder_to_a_scored_model(
 
 
 def open_size(experiment: Path) -> int:
-    from retort.text.opening import open_tokenizer
+    from retort.text.tokenizer_io import open_tokenizer
 
     return open_tokenizer(experiment / "model" / "tokenizer").size
 
@@ -63,7 +63,7 @@ def test_a_finished_run_tells_its_scores_again(
     [
         ("train", "retort.training.run.train", "; the same command goes on from the last checkpoint"),
         ("teach", "retort.training.teach.teach", "; every whole shard is kept, and the same command goes on behind them"),
-        ("info", "retort.training.describe.describe", ""),
+        ("info", "retort.info.describe.describe", ""),
     ],
 )  # fmt: skip
 def test_a_stopped_command_says_how_to_go_on(

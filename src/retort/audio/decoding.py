@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 
 from retort.audio.layout import Part, Unreadable, find_parts
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -8,7 +8,7 @@ from lhotse.features.kaldi.extractors import Fbank as LhotseFbank
 from lhotse.features.kaldi.extractors import FbankConfig as LhotseFbankConfig
 from torch import Tensor
 
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 FRAME_SHIFT = 0.01
 """Seconds from one frame to the next."""

@@ -11,7 +11,7 @@ from retort.audio.fbank import Fbank, normalise_features
 from retort.audio.mel import ParakeetFeatures, W2vBertFeatures
 from retort.audio.wave import WaveFrames, normalise_wave
 from retort.audio.whisper import WhisperFeatures
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]] = {
     "fbank": Fbank,

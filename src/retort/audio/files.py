@@ -12,7 +12,7 @@ import numpy as np
 from retort.audio.channels import choose_channels
 from retort.audio.decoding import AudioInfo, open_source
 from retort.audio.resampling import Resampler, resample
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 __all__ = [
     "AudioInfo",

@@ -14,7 +14,7 @@ import numpy as np
 
 from retort.audio.decoding import AudioInfo, convert, readable
 from retort.audio.layout import Bytes, skip_id3
-from retort.errors import BadUtterance
+from retort.common.errors import BadUtterance
 
 _ONCE = {
     "matroska": re.compile(rb"\x1aE\xdf\xa3.{0,8}B[\x82\x86\xf7]", re.DOTALL),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 _SHORTEST = 2
 """Frames, of which there is a variance."""

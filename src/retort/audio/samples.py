@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from retort.errors import BadUtterance
-from retort.files import check_local
+from retort.common.errors import BadUtterance
+from retort.common.files import check_local
 
 INTEGERS = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
 """Types of integers that hold samples, and full scale of each."""

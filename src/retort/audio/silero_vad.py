@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 RATE = 16000
 _FRAME = 512

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from retort.config import AugmentConfig
+from retort.config.schema import AugmentConfig
 
 
 def spec_augment(features: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:

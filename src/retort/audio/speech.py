@@ -11,7 +11,7 @@ from scipy.ndimage import uniform_filter1d
 
 from retort.audio.energy_vad import EnergyDetector
 from retort.audio.silero_vad import SileroDetector
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 GAP = 0.1
 """Seconds below the threshold that do not end a range of speech."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 
 class WaveFrames:

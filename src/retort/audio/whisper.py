@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT
-from retort.config import FeatureConfig
+from retort.config.schema import FeatureConfig
 
 
 class WhisperFeatures:

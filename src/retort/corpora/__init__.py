@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retort.corpora.cuts import Prepared
-    from retort.corpora.opening import find_data, open_cuts
+    from retort.corpora.open_cuts import find_data, open_cuts
 
 __all__ = ["PREPARERS", "find_data", "open_cuts"]
 
@@ -30,5 +30,5 @@ PREPARERS: dict[str, Callable[..., Prepared]] = {
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # lhotse brings torch, which the command line's --help must not wait for
-        return getattr(import_module("retort.corpora.opening"), name)
+        return getattr(import_module("retort.corpora.open_cuts"), name)
     raise AttributeError(f"module 'retort.corpora' has no attribute '{name}'")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lhotse.recipes.aishell import prepare_aishell
 
+from retort.common.errors import UserError
 from retort.corpora.cuts import Prepared, Rejected, checked, write_split
 from retort.corpora.recipes import link_audio, read_transcripts, recipe_cuts, run_recipe
-from retort.errors import UserError
 
 PARTS = ("train", "dev", "test")
 TRANSCRIPTS = Path("transcript/aishell_transcript_v0.8.txt")

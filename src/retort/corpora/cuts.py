@@ -15,8 +15,8 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 
 from retort.audio.files import MAXIMUM_HOURS, log_warning, open_audio
-from retort.errors import BadUtterance, UserError, printable
-from retort.files import write_whole
+from retort.common.errors import BadUtterance, UserError, printable
+from retort.common.files import write_whole
 
 TOLERANCE = 0.1
 """Seconds by which an utterance may run over the end of its recording (rounded times); it is clipped."""

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 SAMPLING_RATE = 22050
 

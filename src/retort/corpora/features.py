@@ -20,14 +20,14 @@ from torch import Tensor
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.features import EXTRACTORS, normalised
-from retort.config import FeatureConfig
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import flush, write_whole
+from retort.common.json_reader import parse_json
+from retort.common.locks import one_at_a_time
+from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import Rejected, is_mix
 from retort.corpora.manifest import STORAGE, read_features
 from retort.corpora.waves import load_samples
-from retort.errors import BadUtterance, UserError
-from retort.files import flush, write_whole
-from retort.json_reader import parse_json
-from retort.locks import one_at_a_time
 
 Progress = Callable[[int, int], None]
 CHECKSUM = "features_crc32"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 RULES: dict[str, tuple[str, ...]] = {
     "SENTENCE": (

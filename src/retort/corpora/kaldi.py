@@ -17,6 +17,7 @@ from typing import NamedTuple
 from lhotse import MonoCut, Recording
 
 from retort.audio.files import MAXIMUM_HOURS
+from retort.common.errors import BadUtterance, UserError
 from retort.corpora.cuts import (
     CheckedCuts,
     Prepared,
@@ -27,7 +28,6 @@ from retort.corpora.cuts import (
     open_recording,
     write_split,
 )
-from retort.errors import BadUtterance, UserError
 
 
 class Segment(NamedTuple):

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import BadUtterance, UserError
-from retort.files import opening_model
-from retort.json_reader import read_json
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import opening_model
+from retort.common.json_reader import read_json
 from retort.pretrained import cache_folder, locate
 
 MODEL = "kokoro-82m"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, prepare_librispeech
 
+from retort.common.errors import UserError
 from retort.corpora.cuts import Prepared, Rejected, checked, write_split
 from retort.corpora.recipes import link_audio, read_transcripts, recipe_cuts, run_recipe
-from retort.errors import UserError
 
 PARTS: tuple[str, ...] = (*LIBRISPEECH, *MINI_LIBRISPEECH)
 

@@ -16,8 +16,8 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.supervision import AlignmentItem
 
-from retort.errors import BadUtterance
-from retort.json_reader import parse_json
+from retort.common.errors import BadUtterance
+from retort.common.json_reader import parse_json
 
 STORAGE = "numpy_files"
 """How stored features are kept: one `.npy` file an utterance."""

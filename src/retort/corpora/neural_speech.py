@@ -20,15 +20,15 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import PARTIAL, write_whole
+from retort.common.json_reader import read_json
+from retort.common.locks import one_at_a_time
+from retort.common.workers import cores, workers
 from retort.corpora.cuts import CheckedCuts, Rejected, checked, make_cut, open_recording
 from retort.corpora.kokoro import Kokoro, kokoro_folder, phonemise
 from retort.corpora.reading_check import ReadingCheck
 from retort.corpora.synthetic import SAMPLING_RATE, Conditions, in_a_room
-from retort.errors import BadUtterance, UserError
-from retort.files import PARTIAL, write_whole
-from retort.hybrid.workers import cores, workers
-from retort.json_reader import read_json
-from retort.locks import one_at_a_time
 from retort.pretrained.cache import RECORD, resolve
 
 VERSION = 1

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+from retort.common.errors import UserError
 from retort.corpora.espeak import phonemes
-from retort.errors import UserError
 from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
 from retort.text.normalise import recase
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.common.errors import BadUtterance, UserError
+from retort.common.huggingface import open_model, open_part
 from retort.corpora.kokoro import phonemise
-from retort.errors import BadUtterance, UserError
-from retort.huggingface import open_model, open_part
-from retort.lm.pretrained import load_pretrained, quiet
+from retort.pretrained.hub import load_pretrained, quiet
 
 RATE = 16000
 _MARGIN = 100

@@ -17,8 +17,8 @@ from typing import Any
 from lhotse import Recording
 
 from retort.audio.files import audio_info
+from retort.common.errors import BadUtterance, UserError
 from retort.corpora.cuts import CheckedCuts, Rejected, checked, make_cut, open_recording
-from retort.errors import BadUtterance, UserError
 
 
 def read_transcripts(path: Path, rejected: list[Rejected]) -> dict[str, str]:

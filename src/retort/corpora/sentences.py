@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from retort.corpora.opening import find_data, open_cuts
-from retort.errors import UserError
-from retort.files import LONGEST_TEXT, lines_up_to
+from retort.common.errors import UserError
+from retort.common.files import LONGEST_TEXT, lines_up_to
+from retort.corpora.open_cuts import find_data, open_cuts
 
 
 class Sentences:

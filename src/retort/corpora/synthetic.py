@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len
 from scipy.signal import resample_poly
 
+from retort.common.errors import BadUtterance, UserError
 from retort.corpora import espeak, grammar
 from retort.corpora.cuts import (
     CheckedCuts,
@@ -29,7 +30,6 @@ from retort.corpora.cuts import (
     write_split,
 )
 from retort.corpora.espeak import SpokenWord
-from retort.errors import BadUtterance, UserError
 
 Progress = Callable[[int, int], None]
 """Called with the utterances done and to do."""

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from lhotse import MonoCut
 
 from retort.audio.files import MAXIMUM_HOURS
+from retort.common.errors import BadUtterance, UserError
+from retort.common.json_reader import parse_json
 from retort.corpora.cuts import (
     Prepared,
     Rejected,
@@ -24,8 +26,6 @@ from retort.corpora.cuts import (
     open_recording,
     write_split,
 )
-from retort.errors import BadUtterance, UserError
-from retort.json_reader import parse_json
 
 NEEDED = ("audio", "text")
 KNOWN = (*NEEDED, "speaker", "split")

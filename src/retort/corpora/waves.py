@@ -22,8 +22,8 @@ from lhotse.utils import compute_num_samples, fastcopy
 
 from retort.audio.channels import choose_channels
 from retort.audio.files import audio_info, check_wave, open_audio, open_source
+from retort.common.errors import BadUtterance
 from retort.corpora.cuts import TOLERANCE, is_mix
-from retort.errors import BadUtterance
 
 
 def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:

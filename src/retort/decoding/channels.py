@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from retort.audio.files import MAXIMUM_HOURS, open_audio
-from retort.decoding.nbest import Alternative
+from retort.common.errors import BadUtterance
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.transcript import TimedText, Transcript
-from retort.errors import BadUtterance
+from retort.decoding.transcript import Alternative, TimedText, Transcript
 
 if TYPE_CHECKING:
     from retort.decoding.recogniser import Recogniser

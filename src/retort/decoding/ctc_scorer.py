@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from retort.decoding.ctc_prefix import Alignments, CtcPrefixes
+from retort.decoding.ctc import Alignments, CtcPrefixes
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 _LEAST = -1e4

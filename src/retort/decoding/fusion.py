@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retort.decoding.beam import Scorer
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.decoding.cif import Scorer
 from retort.lm.causal import CausalLM
-from retort.lm.opening import open_causal_lm
+from retort.lm.factory import open_causal_lm
 from retort.text.tokenizers import EOS, Tokenizer
 
 
@@ -36,7 +36,7 @@ class _Heard:
 
 
 class Fusion:
-    """A causal language model as a :class:`retort.decoding.beam.Scorer`: its log-probabilities times a weight.
+    """A causal language model as a :class:`retort.decoding.cif.Scorer`: its log-probabilities times a weight.
 
     The model is asked for all that a hypothesis says, EOS included, and never for what stands behind EOS. But
     hypotheses are compared over the same fires. If those behind EOS cost nothing, a sentence broken off early

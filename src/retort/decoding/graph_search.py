@@ -1,165 +1,321 @@
-"""The best words of a decoding graph for the scores of an acoustic model, by kaldi-decoder."""
+"""Searches whose scores of frames go through a decoding graph."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from retort.decoding.lattice import Lattice
-from retort.decoding.word_times import TimedWord, WordTimes
-from retort.errors import BadUtterance, UserError
-from retort.hybrid.fst import wheel
-from retort.hybrid.graph import Graph
+from retort.common.errors import BadUtterance, UserError
+from retort.decoding.cif import Candidate
+from retort.decoding.greedy import Hypothesis, ctc_greedy
+from retort.decoding.options import DecodingOptions
+from retort.decoding.search import Found, Search
+from retort.graph.build import Graph, build_ctc_graph
+from retort.graph.fst import from_openfst
+from retort.graph.lexicon import words_of
+from retort.graph.pool import Workplace
+from retort.graph.search import GraphHypothesis, GraphSearch
+from retort.lm.factory import word_arpa
+from retort.students.ctc import HasCtc, ctc_log_probs
+from retort.students.hybrid import HybridStudent
+from retort.students.student import Encoded, Student
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import BLANK, EOS, PAD, SPECIAL, UNKNOWN, Tokenizer, WordTokenizer
 
-_FEWEST = 20
-"""States that go on however far they are behind, as Kaldi has it."""
 
-
-@dataclass(frozen=True)
-class GraphHypothesis:
-    """What was heard.
+class FrameScores(NamedTuple):
+    """Of a batch on the CPU: what the graph adds up, and the log-probabilities that tell how sure it is.
 
     Attributes:
-        words: in order, with their frames.
-        numbers: of these words in the graph.
-        columns: `(T,)` int32, which of the scores each frame's is: its senone, or the column of CTC.
-        graph_cost: of lexicon, language model and transitions.
-        acoustic_cost: negative sum of the frames' scores, unscaled.
-        cost: what the search made smallest: the graph's and, scaled, the acoustic one.
+        scores, log_probs: `(B, T, S)` float32.
     """
 
-    words: list[TimedWord]
-    numbers: list[int]
-    columns: NDArray[np.int32]
-    graph_cost: float
-    acoustic_cost: float
-    cost: float
-
-    @property
-    def text(self) -> str:
-        """The words with spaces between them."""
-        return " ".join(word.text for word in self.words)
+    scores: NDArray[np.float32]
+    log_probs: NDArray[np.float32]
 
 
-class Settings(NamedTuple):
-    """Of a search, as :class:`GraphSearch` takes them."""
+class ThroughGraph(Search):
+    """From scores of frames to readings.
 
-    acoustic_scale: float
-    beam: float
-    max_active: int
-    lattice_beam: float
-
-
-class GraphSearch:
-    """Token passing with a beam.
+    `options.beam` is how many readings are kept of an utterance: of one the best path is looked for, of more those
+    of a lattice. How far a path may fall behind is the graph search's own beam.
 
     Args:
-        graph: what can be said.
-        acoustic_scale: of the scores against the graph.
-        beam: paths that cost so much more than the best one so far are given up.
-        max_active: most states at once, of :meth:`search`; at least 2.
-        lattice_beam: paths that cost so much more than the best one are none of :meth:`alternatives`.
+        options: how to search.
+        paths: the graph with its scale.
+        workplace: where to search.
+    """
+
+    def __init__(self, options: DecodingOptions, paths: GraphSearch, workplace: Workplace) -> None:
+        super().__init__(options)
+        self.paths, self.workplace = paths, workplace
+        self.workers = workplace.jobs
+
+    @abstractmethod
+    def frame_scores(self, encoded: Encoded) -> FrameScores:
+        """Of all frames, those behind an utterance too."""
+
+    @abstractmethod
+    def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
+        """A path as ids with their times.
+
+        Args:
+            log_probs: `(T, S)` of the utterance.
+        """
+
+    def __call__(self, encoded: Encoded) -> Sequence[Found]:
+        """Readings of each utterance, or why the graph has none."""
+        return self.batches([encoded])[0]
+
+    @torch.inference_mode()
+    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[Found]]:
+        """Those of several batches, whose utterances are searched side by side."""
+        utterances = []
+        for each in encoded:
+            made = self.frame_scores(each)
+            for row, length in enumerate(each.lengths.tolist()):
+                utterances.append(FrameScores(made.scores[row, :length], made.log_probs[row, :length]))
+        found = self.workplace.readings(self.paths, [each.scores for each in utterances], self.options.beam)
+        said = iter([self._candidates(*each) for each in zip(found, utterances)])
+        return [[next(said) for _ in range(len(each.lengths))] for each in encoded]
+
+    def prepare(self, utterances: int) -> None:
+        """Start the processes."""
+        self.workplace.prepare(self.paths, utterances)
+
+    def _candidates(self, found: list[GraphHypothesis] | BadUtterance, made: FrameScores) -> Found:
+        if isinstance(found, BadUtterance):
+            return found
+        return [Candidate(self.hypothesis(each, made.log_probs), -each.cost) for each in found]
+
+
+Spellings = dict[str, list[list[str]]]
+
+
+class CtcGraphSearch(ThroughGraph):
+    """From frames to pieces that spell words of the graph.
+
+    A hypothesis has the student's pieces, as that of any other search, each as sure as its frames are in the mean.
+
+    Args:
+        student: in eval mode; `student.ctc` is the layer that gives the logits of its tokens, blank among them.
+        tokenizer: the student's.
+        normalise: of the student's texts; words of the language model are brought into its form.
+        options: how to search; `graph` names the language model.
+        workplace: where to search, and where the graph is kept.
+        before: a search of the same student, whose graph is taken over if it is the same.
 
     Raises:
-        UserError: kaldi-decoder is not installed.
-        ValueError: an option is out of its range.
+        UserError: the student has no CTC head, or one that never learned; the language model is no n-gram model over
+            words, or none of its words can be spelled.
     """
 
     def __init__(
         self,
-        graph: Graph,
-        acoustic_scale: float = 0.1,
-        beam: float = 15.0,
-        max_active: int = 2000,
-        lattice_beam: float = 8.0,
+        student: Student,
+        tokenizer: Tokenizer,
+        normalise: Normaliser,
+        options: DecodingOptions,
+        workplace: Workplace,
+        before: CtcGraphSearch | None = None,
     ) -> None:
-        if min(acoustic_scale, beam, lattice_beam, max_active - 1) <= 0:
-            raise ValueError("acoustic_scale, beam and lattice_beam are positive, max_active is at least 2")
-        self.graph = graph
-        self.acoustic_scale, self.beam = acoustic_scale, beam
-        self.settings = Settings(acoustic_scale, beam, max_active, lattice_beam)
-        self._decoder = wheel("kaldi_decoder")
-        self._options = self._decoder.FasterDecoderOptions(
-            beam=beam, max_active=max_active, min_active=min(_FEWEST, max_active - 1)
-        )
-        self._lattice_options = self._decoder.LatticeSimpleDecoderConfig(beam=beam, lattice_beam=lattice_beam)
-        self._times = WordTimes(graph.about)
-
-    def search(self, scores: NDArray[np.floating]) -> GraphHypothesis:
-        """The best path.
-
-        Args:
-            scores: `(T, S)` log-likelihoods of the senones (log posterior less log prior), or CTC's log-posteriors.
-
-        Raises:
-            BadUtterance: no frames, scores that are no numbers, or no path fits within the beam.
-            UserError: S is not what the graph reads.
-        """
-        values = self._checked(scores)
-        # The decoder keeps neither graph nor scores alive: both have names here.
-        scaled = self._decoder.DecodableCtc(values * np.float32(self.acoustic_scale))
-        decoder = self._decoder.FasterDecoder(self.graph.fst, self._options)
-        decoder.decode(scaled)
-        if not decoder.reached_final():
-            raise self._dead()
-        found, path = decoder.get_best_path()
-        if not found:
-            raise self._dead()
-        _, inputs, outputs, weight = wheel("kaldifst").get_linear_symbol_sequence(path)
-        return self._hypothesis(values, inputs, outputs, weight.value1)
-
-    def alternatives(self, scores: NDArray[np.floating], most: int) -> list[GraphHypothesis]:
-        """The best paths that say different words, the best first: at most `most`, fewer within the lattice's beam.
-
-        The decoder of lattices knows no `max_active`: scores that tell little apart make it slow.
-
-        Raises:
-            As :meth:`search`.
-        """
-        values = self._checked(scores)
-        scaled = self._decoder.DecodableCtc(values * np.float32(self.acoustic_scale))
-        decoder = self._decoder.LatticeSimpleDecoder(self.graph.fst, self._lattice_options)
-        if not decoder.decode(scaled):
-            raise self._dead()
-        found, lattice = decoder.get_raw_lattice()
-        if not found:
-            raise self._dead()
-        paths = islice(Lattice.read(lattice).paths(), most)
-        return [self._hypothesis(values, path.inputs, path.outputs, path.graph) for path in paths]
-
-    def _checked(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
-        values = np.ascontiguousarray(scores, np.float32)
-        inputs = self.graph.about.inputs
-        if values.ndim != 2 or values.shape[1] != inputs:
-            raise UserError(
-                f"the decoding graph reads {inputs:,} scores a frame, not an array of {values.shape}",
-                remedy="Build the graph for this model",
+        self.student = _with_ctc(student)
+        if before is not None and before.options.graph == options.graph:
+            graph, arcs = before.paths.graph, before.parameters["graph"]
+        else:
+            graph = ctc_graph(options.graph, tokenizer, normalise, workplace)
+            arcs = len(from_openfst(graph.fst).sources)
+        super().__init__(options, GraphSearch(graph, options.acoustic_scale or 1.0), workplace)
+        self.parameters["student"] = sum(each.numel() for each in student.parameters())
+        self.parameters["graph"] = arcs
+        if left_out := graph.about.left_out:
+            total = len(left_out) + len(graph.words)
+            some = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+            self.notes.append(
+                f"{len(left_out):,} of the {total:,} words of {options.graph} are not in the decoding graph, for the "
+                f"model has no pieces that spell them: {some}"
             )
-        if not len(values):
-            raise BadUtterance("no frames to decode")
-        if not (values < np.inf).all():
-            raise BadUtterance("the model's scores are not finite")
-        return values
 
-    def _dead(self) -> Any:
-        return BadUtterance(
-            f"no path of the decoding graph ends with it (beam {self.beam:g})",
-            remedy="Widen the beam; if that does not help, it is too short for any words of the graph",
+    def frame_scores(self, encoded: Encoded) -> FrameScores:
+        """Log-probabilities of the tokens; those of pad and EOS, which stand for no sound, are the blank's too."""
+        log_probs = ctc_log_probs(self.student, encoded)
+        silent = log_probs[..., [BLANK, PAD, EOS]].logsumexp(-1)
+        log_probs[..., BLANK] = silent
+        values = log_probs.cpu().numpy()
+        return FrameScores(values, values)
+
+    def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
+        """The tokens of a path with their times."""
+        sure = log_probs[np.arange(len(found.columns)), found.columns]
+        ids, scores, starts, ends, frame = [], [], [], [], 0
+        for column, run in groupby(found.columns.tolist()):
+            end = frame + len(list(run))
+            if column != BLANK:
+                ids.append(column)
+                scores.append(float(sure[frame:end].mean()))
+                starts.append(float(frame))
+                ends.append(float(end))
+            frame = end
+        return Hypothesis(ids, scores, ends, starts)
+
+    def heard(self, encoded: Encoded) -> list[list[int]]:
+        """Tokens of the head's own best path."""
+        return ctc_greedy(self.student, encoded)
+
+
+def ctc_graph(lm: str, tokenizer: Tokenizer, normalise: Normaliser, workplace: Workplace) -> Graph:
+    """The graph of an n-gram model over words, spelled by a tokenizer; built if the workplace has not kept it.
+
+    Args:
+        lm: folder of `retort lm train`.
+
+    Raises:
+        UserError: it is no such model, or none of its words can be spelled.
+    """
+    arpa = word_arpa(lm)
+    following, first = spellings(words_of(arpa), tokenizer, normalise)
+    if not following:
+        raise UserError(
+            "none of its words can be spelled in the model's pieces",
+            where=lm,
+            remedy="Give a language model of the same language",
+        )
+    return build_ctc_graph(
+        following,
+        arpa,
+        tokenizer.symbols,
+        first=None if first == following else first,
+        blank=BLANK,
+        folder=workplace.graphs,
+        progress=workplace.progress,
+    )
+
+
+def spellings(
+    words: Sequence[str], tokenizer: Tokenizer, normalise: Normaliser
+) -> tuple[Spellings, Spellings]:
+    """How words are spelled behind another one, and at the start of a sentence; both have the same words.
+
+    A tokenizer may have the space before a word in its first piece, or as a piece of its own, and none of it where a
+    sentence begins. A word that is nothing in the student's normal form, or several words, or has unknown pieces, is
+    left out.
+
+    Args:
+        words: as the language model writes them, by which they are named.
+    """
+    separator = " " if normalise.config.spaces == "keep" else ""
+    following: Spellings = {}
+    first: Spellings = {}
+    anchors: list[str] = []
+    for word in words:
+        text = normalise(word)
+        alone = tokenizer.encode(text)
+        if not text or " " in text or not _spelled(alone):
+            continue
+        anchors = [*anchors, text] if len(anchors) < _ANCHORS else anchors
+        behind = _behind([text, *anchors], text, separator, tokenizer)
+        for spelled, ids in ((following, behind or alone), (first, alone)):
+            spelled[word] = [[tokenizer.symbols[each] for each in ids]]
+    return following, first
+
+
+_ANCHORS = 3
+"""Words behind which a word's spelling is looked for; more than one, since pieces may join where there are no spaces."""
+
+
+def _behind(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
+    """The pieces of a word behind another one that keeps its own; empty if there is no such word."""
+    for anchor in anchors:
+        before = tokenizer.encode(anchor)
+        both = tokenizer.encode(f"{anchor}{separator}{text}")
+        behind = both[len(before) :]
+        if both[: len(before)] == before and _spelled(behind):
+            return behind
+    return []
+
+
+def _spelled(ids: Sequence[int]) -> bool:
+    return bool(ids) and min(ids) > UNKNOWN
+
+
+def _with_ctc(student: Student) -> HasCtc:
+    if not isinstance(getattr(student, "ctc", None), nn.Linear):
+        raise UserError(
+            "the model has no CTC head, and nothing else of it can be heard through a graph",
+            remedy="Leave --graph out",
+        )
+    if student.loss_weights.get("ctc") == 0.0:
+        raise UserError(
+            "the model's CTC head never learned (student.ctc_weight is 0)", remedy="Leave --graph out"
+        )
+    return cast(HasCtc, student)
+
+
+@dataclass(frozen=True)
+class ScaledGraph:
+    """What a hybrid student is heard through.
+
+    Attributes:
+        graph: what can be said.
+        acoustic_scale: of the student's scores against it, where nothing else is asked for.
+    """
+
+    graph: Graph
+    acoustic_scale: float
+
+
+class HybridSearch(ThroughGraph):
+    """From frames to words.
+
+    Args:
+        student: in eval mode.
+        graph: what can be heard.
+        options: how to search; language models other than the graph's have no say.
+        workplace: where to search.
+
+    Raises:
+        UserError: the options name a language model.
+    """
+
+    def __init__(
+        self, student: HybridStudent, graph: ScaledGraph, options: DecodingOptions, workplace: Workplace
+    ) -> None:
+        if options.suffix:
+            raise UserError(
+                "a hybrid model's language model is in its decoding graph, another cannot join",
+                remedy="Leave --lm, --rescore and --graph out",
+            )
+        scale = options.acoustic_scale or graph.acoustic_scale
+        super().__init__(options, GraphSearch(graph.graph, scale), workplace)
+        self.student = student
+        self.parameters["student"] = sum(each.numel() for each in student.parameters())
+
+    def frame_scores(self, encoded: Encoded) -> FrameScores:
+        """Log posteriors less log priors of the senones."""
+        log_posteriors = self.student.log_posteriors(encoded)
+        scores = log_posteriors - self.student.log_priors
+        return FrameScores(scores.cpu().numpy(), log_posteriors.cpu().numpy())
+
+    def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
+        """Words with their times; each is as sure as its frames' senones are in the mean."""
+        sure = log_probs[np.arange(len(found.columns)), found.columns]
+        spans = [(word.start, word.start + word.frames) for word in found.words]
+        return Hypothesis(
+            [len(SPECIAL) + number for number in found.numbers],
+            [float(sure[start:end].mean()) for start, end in spans],
+            [float(end) for _, end in spans],
+            [float(start) for start, _ in spans],
         )
 
-    def _hypothesis(
-        self, values: NDArray[np.float32], inputs: Sequence[int], outputs: Sequence[int], graph_cost: float
-    ) -> GraphHypothesis:
-        columns = np.asarray(inputs, np.int32) - 1
-        numbers = [label - 1 for label in outputs]
-        acoustic = -float(values[np.arange(len(values)), columns].sum(dtype=np.float64))
-        spans = self._times(columns.tolist(), numbers)
-        words = [TimedWord(self.graph.words[number], *span) for number, span in zip(numbers, spans)]
-        return GraphHypothesis(
-            words, numbers, columns, graph_cost, acoustic, graph_cost + self.acoustic_scale * acoustic
-        )
+
+def graph_words(graph: Graph) -> WordTokenizer:
+    """The words of a graph as ids of hypotheses: their numbers behind the special ids."""
+    return WordTokenizer(graph.words)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from retort.errors import UserError
-from retort.json_reader import read_json
-from retort.ranges import check_ranges, number
+from retort.common.errors import UserError
+from retort.common.json_reader import read_json
+from retort.config.ranges import check_ranges, number
 
 KINDS = ("auto", "causal", "masked")
 CASES = ("keep", "upper", "lower")

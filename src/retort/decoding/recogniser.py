@@ -24,33 +24,32 @@ from retort.audio.samples import as_path, as_wave
 from retort.audio.segments import LONGEST, segments
 from retort.audio.speech import open_detector
 from retort.audio.texture import sound_signals
-from retort.checks import check_choices
-from retort.checksums import seal, verify
-from retort.config import CHOICES, FeatureConfig, NormaliserConfig, Recipe
+from retort.common.checksums import seal, verify
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import check_format, check_local, opening_model, write_whole
+from retort.common.json_reader import read_json
+from retort.common.weights import AGAIN, fit, pack, read_weights, unpack
+from retort.config.checks import check_choices
+from retort.config.loading import differing, read_saved
+from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
+from retort.config.student_checks import check_sizes
 from retort.decoding.channels import channel_alternatives
+from retort.decoding.factory import open_search
+from retort.decoding.graph_search import ScaledGraph
 from retort.decoding.greedy import Hypothesis
-from retort.decoding.hybrid_search import ScaledGraph
-from retort.decoding.nbest import Alternative, join_alternatives, time_candidates
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.piece import Piece
 from retort.decoding.search import Found, Search
-from retort.decoding.searches import open_search
 from retort.decoding.speech_times import within_speech
-from retort.decoding.transcript import Transcript
-from retort.decoding.workplace import Workplace
-from retort.errors import BadUtterance, UserError
-from retort.files import check_format, check_local, opening_model, write_whole
-from retort.hybrid.graph import Graph
-from retort.json_reader import read_json
-from retort.recipe import differing, read_saved
-from retort.size_checks import check_sizes
+from retort.decoding.transcript import Alternative, Transcript, join_alternatives, time_candidates
+from retort.graph.build import Graph
+from retort.graph.pool import Workplace
 from retort.students.factory import build_student
 from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.normalise import Normaliser
-from retort.text.opening import open_tokenizer
+from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
-from retort.weights import AGAIN, fit, pack, read_weights, unpack
 
 FORMAT = 1
 FORMATS = {"int8": 2, "int4": 3}
@@ -327,8 +326,8 @@ class Recogniser:
 
         Args:
             folder: made if missing.
-            stored: how the weights are stored: `float32`, `float16`, `int8` or `int4` (:func:`retort.weights.pack`).
-            link: share the bytes of the decoding graph, as :meth:`retort.hybrid.graph.Graph.save` does.
+            stored: how the weights are stored: `float32`, `float16`, `int8` or `int4` (:func:`retort.common.weights.pack`).
+            link: share the bytes of the decoding graph, as :meth:`retort.graph.build.Graph.save` does.
 
         Raises:
             UserError: a weight is beyond what float16 holds.

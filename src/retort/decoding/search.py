@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
-from retort.decoding.beam import Candidate
+from retort.common.errors import BadUtterance
+from retort.decoding.cif import Candidate
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import Judge
-from retort.errors import BadUtterance
 from retort.students.student import Encoded
 
 Found: TypeAlias = "list[Candidate] | BadUtterance"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
+from typing import NamedTuple, TypeAlias
 
+from retort.decoding.cif import Candidate
 from retort.decoding.greedy import Hypothesis
 from retort.text.tokenizers import Tokenizer
 
@@ -88,3 +91,127 @@ def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
         [token for part in parts for token in part.tokens],
         min((part.no_speech for part in parts), default=1.0),
     )
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A reading of a recording and the score that it is ranked by (:class:`retort.decoding.cif.Candidate`)."""
+
+    transcript: Transcript
+    score: float
+
+
+def time_candidates(
+    candidates: Iterable[Candidate],
+    most: int,
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    offset: float,
+    duration: float,
+) -> list[Alternative]:
+    """The first `most` candidates of different texts, laid on the clock as `time_hypothesis` does.
+
+    Different tokens may spell one text; the first of them, the best, stands for it.
+    """
+    timed = (
+        Alternative(time_hypothesis(each.hypothesis, tokenizer, frame_seconds, offset, duration), each.score)
+        for each in candidates
+    )
+    return _different(timed, most)
+
+
+def join_alternatives(parts: Sequence[Sequence[Alternative]], separator: str, most: int) -> list[Alternative]:
+    """The best readings of a whole recording from those of its stretches; scores add up.
+
+    Args:
+        parts: of each stretch in order, best first.
+        separator: what stands between words of the text.
+        most: readings wanted.
+    """
+    paths: list[tuple[float, list[Transcript]]] = [(0.0, [])]
+    for part in parts:
+        grown = [(score + each.score, [*said, each.transcript]) for score, said in paths for each in part]
+        paths = sorted(grown, key=lambda path: path[0], reverse=True)[:most]
+    joined = (Alternative(join_transcripts(said, separator), score) for score, said in paths)
+    return _different(joined, most)
+
+
+def _different(alternatives: Iterable[Alternative], most: int) -> list[Alternative]:
+    kept: dict[str, Alternative] = {}
+    for each in alternatives:
+        kept.setdefault(each.transcript.text, each)
+        if len(kept) == most:
+            break
+    return list(kept.values())
+
+
+LONGEST_LINE = 42
+"""Characters in one subtitle, the usual limit of broadcasters."""
+LONGEST_PAUSE = 1.0
+"""Seconds of silence after which a new subtitle begins."""
+SHORTEST = 0.001
+"""Seconds; WebVTT allows no subtitle that ends where it starts."""
+
+
+Spoken: TypeAlias = Transcript | Mapping[int, Transcript]
+"""A transcript, or one for each channel of a recording."""
+
+
+class _Subtitle(NamedTuple):
+    start: float
+    end: float
+    channel: int | None
+    """None where the recording has one transcript."""
+    text: str
+
+
+def to_srt(spoken: Spoken, separator: str = " ") -> str:
+    """SubRip text, with decimal commas and numbered subtitles; those of a channel begin with its number."""
+    blocks = []
+    for number, (start, end, channel, text) in enumerate(_subtitles(spoken, separator), start=1):
+        name = "" if channel is None else f"[channel {channel}] "
+        blocks.append(f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{name}{text}\n")
+    return "\n".join(blocks)
+
+
+def to_vtt(spoken: Spoken, separator: str = " ") -> str:
+    """WebVTT text, with its header; `&`, `<` and `>` are escaped, as the format asks; a channel is a voice."""
+    blocks = ["WEBVTT\n"]
+    for start, end, channel, text in _subtitles(spoken, separator):
+        voice = "" if channel is None else f"<v channel {channel}>"
+        blocks.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{voice}{escape(text, quote=False)}\n")
+    return "\n".join(blocks)
+
+
+def _subtitles(spoken: Spoken, separator: str) -> list[_Subtitle]:
+    if isinstance(spoken, Transcript):
+        return [_Subtitle(start, end, None, text) for start, end, text in _lines(spoken.words, separator)]
+    return sorted(
+        _Subtitle(start, end, channel, text)
+        for channel, transcript in spoken.items()
+        for start, end, text in _lines(transcript.words, separator)
+    )
+
+
+def _lines(words: Sequence[TimedText], separator: str) -> list[tuple[float, float, str]]:
+    lines: list[list[TimedText]] = []
+    for word in words:
+        length = sum(len(each.text) + len(separator) for each in lines[-1]) + len(word.text) if lines else 0
+        if not lines or length > LONGEST_LINE or word.start - lines[-1][-1].end > LONGEST_PAUSE:
+            lines.append([])
+        lines[-1].append(word)
+    return [
+        (
+            line[0].start,
+            max(line[-1].end, line[0].start + SHORTEST),
+            separator.join(each.text for each in line),
+        )
+        for line in lines
+    ]
+
+
+def _clock(seconds: float, mark: str) -> str:
+    milliseconds = round(seconds * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from retort.config import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig
 from retort.decoding.recogniser import Recogniser
-from retort.lm.whisper import open_whisper, whisper_architecture, whisper_tokenizer
-from retort.student_config import DecoderConfig, EncoderConfig, StudentConfig
+from retort.pretrained.whisper import open_whisper, whisper_architecture, whisper_tokenizer
 from retort.students.factory import build_student
 from retort.students.whisper import WhisperStudent, copy_whisper
 

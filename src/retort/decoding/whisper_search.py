@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retort.decoding.beam import NOTHING, Candidate, Scorer
+from retort.decoding.cif import NOTHING, Candidate, Scorer
 from retort.decoding.greedy import NEVER, Hypothesis, until_eos
 from retort.decoding.options import DecodingOptions
-from retort.decoding.piece_search import PieceSearch, singly
 from retort.decoding.search import Search
+from retort.decoding.token_search import PieceSearch, singly
 from retort.decoding.whisper_times import frames_of_tokens
 from retort.nn.ctc import greedy_peaks
 from retort.students.student import Encoded

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.schema import RowConfig
 from retort.distill.registry import LOSSES
 from retort.distill.row import Row, Tally
 from retort.distill.symbols import FrameClasses, frame_classes
-from retort.errors import UserError
 
 if TYPE_CHECKING:
-    from retort.students.taps import Tap, Unit
+    from retort.students.student import Tap, Unit
     from retort.teachers.signal import Signal
 
 Need: TypeAlias = "tuple[str, Unit]"

@@ -11,13 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from retort.config import RowConfig
-from retort.errors import UserError
-from retort.nn.cif import integrate_and_fire
-from retort.nn.cross_attention import CrossAttention
+from retort.common.errors import UserError
+from retort.config.schema import RowConfig
+from retort.nn.attention import CrossAttention
+from retort.nn.cif import WeightEstimator, integrate_and_fire
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.positions import sinusoids
-from retort.nn.weights import WeightEstimator
 
 KERNEL = 3
 """Of the convolution that estimates weights, frames."""

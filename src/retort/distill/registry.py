@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.positions import PositionLosses, Targets
 
 Compared = Literal["projected", "unprojected", "symbols"]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retort.config import RowConfig
+from retort.common.errors import UserError
+from retort.config.schema import RowConfig
 from retort.distill.pooling import make_pool
 from retort.distill.positions import Targets
 from retort.distill.registry import LOSSES
 from retort.distill.symbols import FrameClasses, translated
-from retort.errors import UserError
 
 # For the checker only: the losses must not drag students, teachers and their libraries into other toolkits.
 if TYPE_CHECKING:
-    from retort.students.taps import Tap
+    from retort.students.student import Tap
     from retort.teachers.signal import Signal
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from retort.config import Recipe
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import UserError
+from retort.common.json_reader import read_json
+from retort.config.loading import recipe_from_dict
+from retort.config.schema import Recipe
 from retort.decoding.options import GREEDY
-from retort.errors import UserError
 from retort.evaluation.evaluate import evaluation_name
-from retort.hybrid.store import AlignmentStore
-from retort.json_reader import read_json
-from retort.recipe import recipe_from_dict
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 

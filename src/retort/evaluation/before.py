@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.decoding.recogniser import load
-from retort.decoding.workplace import Workplace
-from retort.errors import UserError
 from retort.evaluation.evaluate import Evaluation, Progress, evaluate
+from retort.graph.pool import Workplace
 
 BEFORE = "before"
 """In an experiment's folder: what is measured of the model that it started from, in the same order as its own."""

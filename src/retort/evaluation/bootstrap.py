@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score, UtteranceScore, demand_words
 
 SEED = 20230820

@@ -10,20 +10,20 @@ from functools import partial
 from pathlib import Path
 
 from retort import __version__
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import UserError
+from retort.common.files import contents, write_whole
+from retort.common.json_reader import read_json
 from retort.corpora.cuts import CheckedCuts, Rejected, read_rejected, write_rejected
 from retort.corpora.features import features_key
-from retort.corpora.opening import find_data, open_cuts
+from retort.corpora.open_cuts import find_data, open_cuts
 from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
 from retort.evaluation.bootstrap import intervals
 from retort.evaluation.frame_accuracy import FrameAccuracy, watch_frames
 from retort.evaluation.noise import NoiseScore, score_noise
 from retort.evaluation.recognise import recognise, write_hypotheses
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
-from retort.files import contents, write_whole
-from retort.hybrid.store import AlignmentStore
-from retort.json_reader import read_json
 
 Progress = Callable[[str, int, int], None]
 

@@ -9,9 +9,9 @@ import numpy as np
 from lhotse.cut import Cut
 from torch import Tensor
 
-from retort.errors import BadUtterance
-from retort.hybrid.encoder_frames import EncoderFrames
-from retort.hybrid.store import AlignmentStore
+from retort.alignment.encoder_frames import EncoderFrames
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import BadUtterance
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Encoded, Student
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from lhotse import CutSet, MonoCut, SupervisionSegment
 from lhotse.cut import Cut
 
+from retort.common.errors import BadUtterance, UserError
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import load_samples
-from retort.corpora.opening import find_data, open_cuts
+from retort.corpora.open_cuts import find_data, open_cuts
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import Transcript
-from retort.errors import BadUtterance, UserError
 
 MOST_COMPRESSION = 2.4
 """A text that zlib shortens by a larger factor repeats itself (openai-whisper's threshold)."""

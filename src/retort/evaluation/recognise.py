@@ -15,16 +15,16 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from retort.audio.segments import LONGEST
+from retort.common.errors import BadUtterance
+from retort.common.files import write_whole
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.greedy import Hypothesis
-from retort.decoding.nbest import Alternative, join_alternatives
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.piece import Piece
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.search import Found
-from retort.errors import BadUtterance
-from retort.files import write_whole
+from retort.decoding.transcript import Alternative, join_alternatives
 from retort.students.student import Encoded
 
 Progress = Callable[[int, int], None]

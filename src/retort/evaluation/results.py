@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import read_json
+from retort.common.locks import one_at_a_time
+from retort.config.schema import Recipe
 from retort.evaluation.evaluate import Evaluation
 from retort.evaluation.scoring import defined
-from retort.files import write_whole
-from retort.json_reader import read_json
-from retort.locks import one_at_a_time
 
 
 def add_result(

@@ -14,8 +14,8 @@ from typing import Any
 
 import kaldialign
 
-from retort.errors import UserError
-from retort.json_reader import read_json
+from retort.common.errors import UserError
+from retort.common.json_reader import read_json
 from retort.text.normalise import split_words
 
 REPLICATES = 10_000

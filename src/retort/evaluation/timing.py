@@ -10,9 +10,9 @@ import numpy as np
 from lhotse.cut import Cut
 from numpy.typing import NDArray
 
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.common.json_reader import parse_json
 from retort.evaluation.scoring import alignment
-from retort.json_reader import parse_json
 
 WORD = "word"
 """lhotse's name for the alignment of a supervision that holds its words."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retort.errors import UserError
-from retort.json_reader import read_json
+from retort.common.errors import UserError
+from retort.common.json_reader import read_json
 
 
 def base_of(experiment: Path) -> str:

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.common.files import write_whole
+from retort.common.json_reader import parse_json
 from retort.decoding.recogniser import Recogniser
 from retort.export.whisper import WhisperExport, gather_whisper
-from retort.files import write_whole
-from retort.json_reader import parse_json
 from retort.pretrained.ctranslate2 import SPECIFICATION, VERSION
 
 REVISION = 3

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
-from retort.lm.whisper import open_whisper, whisper_architecture
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, named_encoder_weights
 from retort.nn.whisper_decoder import named_decoder_weights
+from retort.pretrained.whisper import open_whisper, whisper_architecture
 from retort.students.whisper import WhisperStudent
 from retort.text.tokenizers import EOS, SPECIAL
 from retort.text.whisper_pieces import WhisperTokenizer
@@ -33,8 +33,8 @@ class WhisperExport:
     Attributes:
         tensors: float32, under the names of `transformers`' WhisperForConditionalGeneration without its output layer,
             which is that of the embeddings.
-        architecture: sizes, as :func:`retort.lm.whisper.whisper_architecture` gives them, with this model's number of
-            encoder layers.
+        architecture: sizes, as :func:`retort.pretrained.whisper.whisper_architecture` gives them, with this model's
+            number of encoder layers.
         suppressed: Whisper's ids that a search never gives: those of the student, and pieces outside its vocabulary.
         begin_suppressed: the same for the first token of a text.
         tokenizer: Whisper's.
@@ -132,8 +132,8 @@ def export_transformers(recogniser: Recogniser, base: str, out: Path, *, half: b
         WhisperForConditionalGeneration,
     )
 
-    from retort.huggingface import open_part
-    from retort.lm.pretrained import find_model, open_tokenizer, quiet
+    from retort.common.huggingface import open_part
+    from retort.pretrained.hub import find_model, open_tokenizer, quiet
 
     found = gather_whisper(recogniser, base)
     source = find_model(base)

@@ -14,8 +14,8 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
-from retort.files import LONGEST_TEXT, lines_up_to, write_whole
+from retort.common.errors import UserError
+from retort.common.files import LONGEST_TEXT, lines_up_to, write_whole
 from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.lm.ngram import NgramTable
 from retort.text.tokenizers import EOS, UNKNOWN

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from retort.checks import check_choices
-from retort.config import SHARED_CHOICES, LoopConfig, NormaliserConfig
-from retort.errors import UserError
-from retort.ranges import BILLION, MILLION, SEEDS, WIDEST, number, numbers
-from retort.recipe import read_recipe
+from retort.common.errors import UserError
+from retort.config.checks import check_choices
+from retort.config.loading import read_recipe
+from retort.config.ranges import BILLION, MILLION, SEEDS, WIDEST, number, numbers
+from retort.config.schema import SHARED_CHOICES, LoopConfig, NormaliserConfig
 
 
 @dataclass
@@ -41,7 +41,7 @@ class UnitConfig:
     unit: str = ""
     """Empty: the text itself. `senone` or `phone`: what an alignment is made of, without silences."""
     alignments: str = ""
-    """Folder of alignments (`retort.hybrid.store`): their tree says which phones and senones there are, their lexicon
+    """Folder of alignments (`retort.alignment.store`): their tree says which phones and senones there are, their lexicon
     how the words are said that occur in them."""
     lexicon: list[str] = field(default_factory=list)
     """Further lexicons, in the style of the CMU dictionary, for words that the first ones lack. Paths as in `text`."""

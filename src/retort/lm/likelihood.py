@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from retort.errors import UserError
-from retort.lm.guessing import guess, open_guesser
+from retort.common.errors import UserError
 from retort.lm.masked import pad_rows
-from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer, text_start
+from retort.lm.masked_scoring import guess, open_guesser
+from retort.pretrained.hub import longest_input, open_causal_plm, open_tokenizer, text_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from retort.lm.causal import BARRED, IMPOSSIBLE
 from retort.lm.config import ModelConfig
 from retort.lm.masked import pad_rows
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.decoder import CausalLayer
-from retort.nn.dropout import Dropout
 from retort.nn.positions import sinusoids
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Tokenizer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.lm.config import PieceConfig
 from retort.text.tokenizers import EOS, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.lm.causal import CausalLM
 from retort.text.normalise import is_cjk
 from retort.text.tokenizers import UNKNOWN

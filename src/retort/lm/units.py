@@ -7,10 +7,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retort.errors import UserError
-from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import SpokenUnit, unit_symbols
-from retort.json_reader import read_json
+from retort.alignment.tree import SenoneTree
+from retort.alignment.unit_text import SpokenUnit, unit_symbols
+from retort.common.errors import UserError
+from retort.common.json_reader import read_json
 
 FILE = "units.json"
 

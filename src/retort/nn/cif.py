@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from retort.nn.cpu_kernels import Dropout
+from retort.nn.masks import valid_mask
 
 STARVED = 1e-30
 """A quantity below this counts as none: the gradient of its scaling, U / quantity, would leave float32."""
@@ -393,3 +396,28 @@ def _recurrence(
     embeddings = rows.new_zeros(len(rows), units, rows.size(2)).index_put(place, rows[utterance, frame])
     fire_times = rows.new_zeros(len(rows), units).index_put(place, torch.stack(times, 1)[utterance, frame])
     return FiredTokens(embeddings.to(hidden.dtype), counts, fire_times.to(dtype), quantity.to(dtype))
+
+
+class WeightEstimator(nn.Module):
+    """Convolution, dropout, linear, sigmoid (CIF-HKD, `conv` estimator: no activation between them).
+
+    Args:
+        dim: of the hidden frames.
+        kernel: of the convolution, frames.
+        dropout: behind the convolution.
+        activation: `none`, or `relu` behind the convolution (Dong and Xu 2020).
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float, activation: str = "none") -> None:
+        super().__init__()
+        self.activation = nn.ReLU() if activation == "relu" else nn.Identity()
+        self.convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2)
+        self.dropout = Dropout(dropout)
+        self.linear = nn.Linear(dim, 1)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, D)`, zero behind `lengths (B,)`, to alphas `(B, T)` in float32 or better, zero there too."""
+        mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
+        logits = self.linear(self.dropout(self.activation(mixed))).squeeze(-1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.sigmoid().masked_fill(~valid_mask(lengths, hidden.shape[1]), 0.0)

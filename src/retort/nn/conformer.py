@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import EncoderConfig
 from retort.nn.attention import ATTENTIONS
-from retort.nn.depthwise import Depthwise
-from retort.nn.dropout import Dropout
+from retort.nn.cpu_kernels import Depthwise, Dropout
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
-from retort.student_config import EncoderConfig
 
 
 class FeedForward(nn.Module):

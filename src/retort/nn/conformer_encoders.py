@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retort.errors import UserError
-from retort.huggingface import build_model
+from retort.common.errors import UserError
+from retort.common.huggingface import build_model
 from retort.nn.masks import valid_mask
 
 CONFORMER_KINDS = ("wav2vec2-bert", "parakeet_encoder")

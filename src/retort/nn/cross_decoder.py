@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retort.nn.cross_attention import CrossAttention, Memory
+from retort.config.student import DecoderConfig
+from retort.nn.attention import CrossAttention, Memory
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.decoder import HistoryLayer
-from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask
 from retort.nn.positions import sinusoids
-from retort.student_config import DecoderConfig
 
 
 class CrossLayer(HistoryLayer):

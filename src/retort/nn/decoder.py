@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import DecoderConfig
 from retort.nn.attention import SelfAttention
-from retort.nn.dropout import Dropout
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.positions import sinusoids
 from retort.nn.window import FrameMemory, WindowAttention
-from retort.student_config import DecoderConfig
 
 
 class HistoryLayer(SelfAttention):

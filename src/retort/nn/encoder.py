@@ -9,18 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.nn.branchformer import BranchformerLayer
+from retort.config.student import EncoderConfig, FrontendConfig
+from retort.nn.branchformer import BranchformerLayer, EBranchformerLayer
 from retort.nn.conformer import ConformerLayer, TransformerLayer
 from retort.nn.conformer_encoders import CONFORMER_KINDS, ParakeetFrontend, W2vBertFrontend, conformer_parts
-from retort.nn.dropout import Dropout
-from retort.nn.e_branchformer import EBranchformerLayer
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
 from retort.nn.masks import valid_mask
 from retort.nn.pretrained import SpeechFrontend, speech_parts
 from retort.nn.tdnnf import TdnnfLayer
 from retort.nn.whisper import WhisperFrontend, whisper_parts
 from retort.nn.zipformer import Downsample, ZipformerStack, widest_block
-from retort.student_config import EncoderConfig, FrontendConfig
 
 LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
     "conformer": lambda config, number: ConformerLayer(config),

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import FrontendConfig
 from retort.nn.masks import valid_mask
-from retort.student_config import FrontendConfig
 
 Size = TypeVar("Size", int, Tensor)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from retort.config import LoraConfig
+from retort.config.schema import LoraConfig
 
 ADAPTERS = (".lora_A.default.weight", ".lora_B.default.weight")
 """How the names of an adapter's two matrices end."""

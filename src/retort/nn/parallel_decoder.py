@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.nn.attention import RotaryAttention
+from retort.config.student import DecoderConfig
+from retort.nn.attention import CrossAttention, RotaryAttention
 from retort.nn.conformer import FeedForward
-from retort.nn.cross_attention import CrossAttention
-from retort.nn.dropout import Dropout
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import attention_mask
-from retort.student_config import DecoderConfig
 
 
 class ParallelLayer(nn.Module):

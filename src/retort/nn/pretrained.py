@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.errors import UserError
-from retort.huggingface import build_model
+from retort.common.errors import UserError
+from retort.common.huggingface import build_model
+from retort.config.student import EncoderConfig
 from retort.nn.masks import valid_mask
-from retort.student_config import EncoderConfig
 
 KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
 """What `model_type` may be: models that read the wave, whose padding a mask hides."""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.nn.dropout import Dropout
+from retort.config.student import EncoderConfig
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import valid_mask
-from retort.student_config import EncoderConfig
 
 SKIP = 0.66
 """Share of a layer's input that is added to its output (section 5 of the paper)."""

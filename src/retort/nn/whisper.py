@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.nn.attention import SelfAttention
-from retort.nn.dropout import Dropout
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import attention_mask, valid_mask
 
 

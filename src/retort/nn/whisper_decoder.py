@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.errors import UserError
-from retort.nn.cross_attention import Memory
+from retort.common.errors import UserError
+from retort.nn.attention import Memory
+from retort.nn.cpu_kernels import Dropout
 from retort.nn.cross_decoder import CrossLayer, CrossState
-from retort.nn.dropout import Dropout
 from retort.nn.masks import attention_mask
 
 
@@ -46,7 +46,7 @@ class WhisperDecoderSizes:
 
     @classmethod
     def read(cls, architecture: Mapping[str, Any]) -> WhisperDecoderSizes:
-        """The sizes in what `retort.lm.whisper.whisper_architecture` gives.
+        """The sizes in what `retort.pretrained.whisper.whisper_architecture` gives.
 
         Raises:
             UserError: it describes an encoder only.

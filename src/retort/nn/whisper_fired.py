@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.nn.cross_attention import Memory
+from retort.nn.attention import Memory
 from retort.nn.masks import attention_mask
 from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes
 

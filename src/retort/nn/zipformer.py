@@ -10,9 +10,223 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.nn.masks import valid_mask
-from retort.nn.zipformer_block import BiasNorm, Bypass, ZipformerBlock
-from retort.student_config import EncoderConfig
+from retort.config.student import EncoderConfig
+from retort.nn.attention import distance_to_key
+from retort.nn.cpu_kernels import Depthwise, Dropout
+from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.positions import compact_table
+
+LEAST, MOST, STRAIGHT = 0.2, 1.0, 0.9
+"""Between the first two the training loop keeps the weights of a :class:`Bypass`, at first between the last two (section
+3.2)."""
+_TINY = 1e-12
+
+
+def swoosh_r(hidden: Tensor) -> Tensor:
+    """log(1 + exp(x - 1)) - 0.08 x - 0.313261687, which passes through the origin (section 3.4)."""
+    return F.softplus(hidden - 1.0) - 0.08 * hidden - 0.313261687
+
+
+def swoosh_l(hidden: Tensor) -> Tensor:
+    """log(1 + exp(x - 4)) - 0.08 x - 0.035: of modules that are off most of the time (section 3.4)."""
+    return F.softplus(hidden - 4.0) - 0.08 * hidden - 0.035
+
+
+def scaled_linear(inputs: int, outputs: int, scale: float) -> nn.Linear:
+    """A linear layer whose first weights are `scale` times torch's, its bias uniform within 0.1 x `scale`."""
+    linear = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        linear.weight.mul_(scale)
+        nn.init.uniform_(linear.bias, -0.1 * scale, 0.1 * scale)
+    return linear
+
+
+class BiasNorm(nn.Module):
+    """x / RMS(x - bias) x exp(log_scale), with a bias for each channel and one scale (section 3.3)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(1e-4 * torch.randn(dim))
+        self.log_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`hidden (..., dim)` of any floating dtype to the same shape in float32 or better."""
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        power = (hidden - self.bias).square().mean(-1, keepdim=True)
+        return hidden * ((power + _TINY).rsqrt() * self.log_scale.exp())
+
+
+class Bypass(nn.Module):
+    """(1 - c) x before + c x after, with c for each channel (section 3.2).
+
+    :func:`retort.engine.parameters.constrain` keeps c within its limits.
+
+    Args:
+        dim: channels.
+        straight_steps: updates in which c is at least `STRAIGHT`, where it begins then; without any it begins at 0.5.
+    """
+
+    def __init__(self, dim: int, straight_steps: int = 0) -> None:
+        super().__init__()
+        self.straight_steps = straight_steps
+        self.weight = nn.Parameter(torch.full((dim,), STRAIGHT if straight_steps else 0.5))
+
+    def limits(self, step: int) -> tuple[float, float]:
+        """Of c behind update number `step`, counted from 0."""
+        return (STRAIGHT if step < self.straight_steps else LEAST), MOST
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Two tensors `(..., dim)`."""
+        return before + (after - before) * self.weight
+
+
+class AttentionWeights(nn.Module):
+    """What every frame attends to, by content and by distance (multi-head attention weight, section 3.2).
+
+    Queries and keys are not divided by the root of their width: their first weights are so much smaller.
+
+    Args:
+        dim: of the input.
+        heads: any number.
+        query: width of queries and keys in a head.
+        position: width of what is compared with distances, in a head.
+        table: width of the sinusoids of a distance.
+        dropout: on the weights.
+    """
+
+    def __init__(self, dim: int, heads: int, query: int, position: int, table: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.table = heads, table
+        self.sizes = (query, query, position)
+        self.projection = scaled_linear(dim, heads * sum(self.sizes), query**-0.25)
+        self.position = nn.Linear(table, heads * position, bias=False)
+        with torch.no_grad():
+            self.position.weight.mul_(0.05)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, 1, 1, T)` true for keys that may be attended to, to `(B, heads, T, T)`."""
+        parts = self.projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        query, key, place = parts.split(self.sizes, dim=-1)
+        table = compact_table(hidden.shape[1], self.table, hidden.device).to(hidden.dtype)
+        distances = self.position(table).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
+        scores = query @ key.transpose(-1, -2) + distance_to_key(place @ distances)
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~mask, float("-inf"))
+        weights: Tensor = self.dropout(wide.softmax(-1).to(scores.dtype))
+        return weights
+
+
+class WeightedSum(nn.Module):
+    """Self-attention whose weights are given: values, their weighted sums, a projection back to `dim`."""
+
+    def __init__(self, dim: int, heads: int, value: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.value = nn.Linear(dim, heads * value)
+        self.output = scaled_linear(heads * value, dim, 0.05)
+
+    def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `weights (B, heads, T, T)`."""
+        value = self.value(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        result: Tensor = self.output((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
+        return result
+
+
+class NonLinearAttention(nn.Module):
+    """linear(A x attention(tanh(B) x C)), each of 3/4 of the width, by the weights of one head (section 3.2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        width = 3 * dim // 4
+        self.projection = nn.Linear(dim, 3 * width)
+        self.output = scaled_linear(width, dim, 0.05)
+
+    def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `weights (B, heads, T, T)`, of which the first head counts."""
+        outer, gate, value = self.projection(hidden).chunk(3, dim=-1)
+        result: Tensor = self.output(outer * (weights[:, 0].to(value.dtype) @ (gate.tanh() * value)))
+        return result
+
+
+class FeedForward(nn.Module):
+    """Expansion with SwooshL, dropout, contraction; no norm."""
+
+    def __init__(self, dim: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, width)
+        self.contract = scaled_linear(width, dim, 0.1)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = self.contract(self.dropout(swoosh_l(self.expand(hidden))))
+        return result
+
+
+class Convolution(nn.Module):
+    """Pointwise convolution with GLU, depthwise convolution, SwooshR, pointwise convolution; no norm.
+
+    Args:
+        dim: of input and output.
+        kernel: of the depthwise convolution, frames, odd.
+    """
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, 2 * dim)
+        self.depthwise = Depthwise(dim, kernel)
+        self.output = scaled_linear(dim, dim, 0.05)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, T)`; padded frames are convolved as zeros."""
+        hidden = F.glu(self.gate(hidden), dim=-1).masked_fill(~mask[..., None], 0.0)
+        result: Tensor = self.output(swoosh_r(self.depthwise(hidden)))
+        return result
+
+
+class ZipformerBlock(nn.Module):
+    """Section 3.2, figure 2. The three feed-forwards are 3/4, 1 and 5/4 of the width that the configuration states.
+
+    The paper's Balancer and Whitener, which change nothing but gradients, and what its implementation leaves out
+    at random while training (modules, whole blocks, channels) are not here.
+
+    Args:
+        config: of the encoder.
+        stack: whose sizes the block has, counted from 0.
+    """
+
+    def __init__(self, config: EncoderConfig, stack: int) -> None:
+        super().__init__()
+        own = config.zipformer
+        dim, heads, width = own.dims[stack], own.heads[stack], own.feedforward[stack]
+        self.weights = AttentionWeights(
+            dim, heads, own.query_dim, own.position_dim, own.table_dim, config.attention_dropout
+        )
+        self.nonlinear = NonLinearAttention(dim)
+        self.attentions = nn.ModuleList(WeightedSum(dim, heads, own.value_dim) for _ in range(2))
+        self.convolutions = nn.ModuleList(Convolution(dim, own.kernels[stack]) for _ in range(2))
+        self.feedforwards = nn.ModuleList(
+            FeedForward(dim, quarters * width // 4, config.dropout) for quarters in (3, 4, 5)
+        )
+        self.bypasses = nn.ModuleList(Bypass(dim, own.straight_steps) for _ in range(2))
+        self.norm = BiasNorm(dim)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        frames = hidden.shape[1]
+        mask = valid_mask(lengths, frames)
+        weights = self.weights(hidden, attention_mask(lengths, frames))
+        before = hidden
+        hidden = hidden + self.feedforwards[0](hidden)
+        hidden = hidden + self.nonlinear(hidden, weights)
+        hidden = hidden + self.attentions[0](hidden, weights)
+        hidden = hidden + self.convolutions[0](hidden, mask)
+        hidden = hidden + self.feedforwards[1](hidden)
+        hidden = self.bypasses[0](before, hidden)
+        hidden = hidden + self.attentions[1](hidden, weights)
+        hidden = hidden + self.convolutions[1](hidden, mask)
+        hidden = hidden + self.feedforwards[2](hidden)
+        result: Tensor = self.bypasses[1](before, self.norm(hidden))
+        return result
 
 
 class Downsample(nn.Module):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.pretrained.catalogue import File, Folder
 
 _BLOCK = 1 << 20

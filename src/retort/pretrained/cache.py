@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.pretrained.catalogue import load_catalogue
 
 RECORD = "retort.json"

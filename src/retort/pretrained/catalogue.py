@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from retort.errors import UserError
-from retort.huggingface import open_part
+from retort.common.errors import UserError
+from retort.common.huggingface import open_part
 from retort.pretrained.whisper_folder import write_whisper_folder
 
 VOICE_SHAPE = (510, 256)

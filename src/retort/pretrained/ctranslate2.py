@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 VERSION = 6
 """Of the binary format; what writes it counts upwards with every change."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.pretrained.archives import sha256_of
 from retort.pretrained.catalogue import Package
 

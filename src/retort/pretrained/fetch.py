@@ -9,8 +9,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from retort.errors import UserError
-from retort.locks import one_at_a_time
+from retort.common.errors import UserError
+from retort.common.locks import one_at_a_time
 from retort.pretrained.archives import join_members, sha256_of, take_members, unzip_members
 from retort.pretrained.cache import RECORD, cache_folder
 from retort.pretrained.catalogue import Entry, load_catalogue

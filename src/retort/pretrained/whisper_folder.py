@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from retort.errors import UserError
-from retort.json_reader import read_json
+from retort.common.errors import UserError
+from retort.common.json_reader import read_json
 from retort.pretrained.ctranslate2 import Whisper, read_whisper
 
 SECONDS = 30

@@ -10,14 +10,14 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from retort import __version__
-from retort.config import NormaliserConfig, Recipe
+from retort.common.errors import UserError
+from retort.config.schema import NormaliserConfig, Recipe
 from retort.decoding.recogniser import Recogniser
-from retort.errors import UserError
-from retort.evaluation.document import Block, Paragraph, Section, Table, section_to_markdown
 from retort.evaluation.evaluate import Evaluation, data_name
+from retort.info.describe import outline
 from retort.pretrained.catalogue import load_catalogue
 from retort.release.lineage import Lineage, heard, inside, taught, teacher_name
-from retort.training.describe import outline
+from retort.report.document import Block, Paragraph, Section, Table, section_to_markdown
 
 TASK = "automatic-speech-recognition"
 MEASURES = ("wer", "cer")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
 from retort.evaluation.evaluate import data_name
-from retort.evaluation.experiment import Experiment, open_experiment
-from retort.recipe import load_recipe
+from retort.report.experiment import Experiment, open_experiment
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retort.checksums import SUMS
+from retort.common.checksums import SUMS
+from retort.common.errors import UserError
+from retort.common.files import write_whole
+from retort.config.loading import recipe_to_dict
 from retort.decoding.recogniser import Recogniser, load
-from retort.errors import UserError
+from retort.engine.folder import save_whole
 from retort.evaluation.evaluate import Evaluation, Progress, evaluate
-from retort.evaluation.experiment import open_experiment, results_of_release
 from retort.evaluation.results import commit
-from retort.files import write_whole
-from retort.recipe import recipe_to_dict
 from retort.release.card import Terms, model_card
 from retort.release.lineage import shown, trace
-from retort.training.folder import save_whole
+from retort.report.experiment import open_experiment, results_of_release
 
 CARD, RECIPE = "README.md", "recipe.json"
 FILES = {"model.safetensors", "config.json", "tokenizer", SUMS, RECIPE, CARD}
@@ -65,7 +65,7 @@ def release(
         tests: manifests or Kaldi folders.
         root: of the experiments.
         progress: called with what is being done, how much of it is done, and how much there is.
-        stored: how the weights are stored (:data:`retort.weights.STORED`).
+        stored: how the weights are stored (:data:`retort.common.weights.STORED`).
 
     Raises:
         UserError: no model there, nothing to score it on, or something else than a release in `out`.

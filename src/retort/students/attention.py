@@ -8,17 +8,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import StudentConfig
 from retort.nn.cross_decoder import CrossDecoder
 from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
-from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_log_probs, ctc_loss
-from retort.students.frames import layer_dims
-from retort.students.history import forgotten
-from retort.students.student import StudentOutput
-from retort.students.taps import Tap
-from retort.students.tokens import TokenStudent, utterance_tap
+from retort.students.glancing import forgotten
+from retort.students.student import StudentOutput, Tap
+from retort.students.tokens import TokenStudent, layer_dims, utterance_tap
 from retort.text.tokenizers import EOS
 
 

@@ -13,26 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.nn.cif import FiredTokens, integrate_and_fire
+from retort.config.student import StudentConfig
+from retort.nn.cif import FiredTokens, WeightEstimator, integrate_and_fire
 from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import Encoder, context_layer
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
-from retort.nn.weights import WeightEstimator
 from retort.nn.whisper_alignment import middle_frames, token_runs
 from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import fire_frames
-from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import HasCtc, ctc_log_probs, ctc_loss
-from retort.students.frames import layer_dims
-from retort.students.glancing import glance
-from retort.students.history import forgotten
-from retort.students.student import Encoded, StudentOutput
-from retort.students.taps import Tap
-from retort.students.tokens import TokenStudent, at_frames, utterance_tap
+from retort.students.glancing import forgotten, glance
+from retort.students.student import Encoded, StudentOutput, Tap
+from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 
@@ -183,7 +179,9 @@ class CifStudent(TokenStudent):
             assert located is not None
             fired = self._in_context(fire_at(encoded, located[0], label_lengths))
         else:
-            alphas = self.weights(encoded.hidden, encoded.lengths)
+            # What Whisper's encoder knows is not spent on the number of tokens.
+            whisper = isinstance(self.decoder, FiredWhisperDecoder)
+            alphas = self.weights(encoded.hidden.detach() if whisper else encoded.hidden, encoded.lengths)
             fired = self._fire(encoded, alphas, token_lengths)
             losses["quantity"] = (fired.quantity - token_lengths).abs().sum()
             if located is not None:

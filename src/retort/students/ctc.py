@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import StudentConfig
 from retort.nn.ctc import label_frames
 from retort.nn.encoder import Encoder
-from retort.student_config import StudentConfig
-from retort.students.frames import layer_dims
-from retort.students.student import Encoded, StudentOutput
-from retort.students.taps import Tap
-from retort.students.tokens import TokenStudent, at_frames, utterance_tap
+from retort.students.student import Encoded, StudentOutput, Tap
+from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from retort.lm.speech import speech_architecture
-from retort.lm.whisper import whisper_architecture
-from retort.student_config import StudentConfig
+from retort.config.student import StudentConfig
+from retort.pretrained.speech import speech_architecture
+from retort.pretrained.whisper import whisper_architecture
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent

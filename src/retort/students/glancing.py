@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retort.nn.masks import valid_mask
+from retort.text.tokenizers import UNKNOWN
 
 
 @torch.no_grad()
@@ -37,3 +38,10 @@ def glance(
     counts = (wrong.double() * ratio).floor()
     keys = torch.rand(tokens.shape, device=tokens.device, generator=generator).masked_fill(~valid, 2.0)
     return (keys.argsort(1).argsort(1) < counts[:, None]) & valid
+
+
+def forgotten(tokens: Tensor, share: float) -> Tensor:
+    """`tokens (B, U)` int64 with this share of them, drawn one by one, unknown."""
+    if share == 0.0:
+        return tokens
+    return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < share, UNKNOWN)

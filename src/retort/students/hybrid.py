@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.hybrid.unit_text import senone_symbol
+from retort.alignment.unit_text import senone_symbol
+from retort.config.student import StudentConfig
 from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
-from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
-from retort.students.frames import encode_in_layers, layer_dims
-from retort.students.student import Encoded, Labelled, Student, StudentOutput
-from retort.students.taps import Tap, Unit
+from retort.students.student import Encoded, Labelled, Student, StudentOutput, Tap, Unit
+from retort.students.tokens import encode_in_layers, layer_dims
 
 
 class HybridStudent(Student):

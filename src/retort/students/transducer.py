@@ -9,18 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import StudentConfig
 from retort.nn.ctc import label_frames
 from retort.nn.encoder import Encoder
-from retort.nn.joiner import Joiner
 from retort.nn.masks import valid_mask
-from retort.nn.predictor import PREDICTORS
+from retort.nn.predictor import PREDICTORS, Joiner
 from retort.nn.transducer import lattice_cells, packed_arcs, path_loss, token_frames
-from retort.student_config import StudentConfig
 from retort.students.ctc import ctc_log_probs, ctc_loss
-from retort.students.frames import layer_dims
-from retort.students.student import Labelled, StudentOutput
-from retort.students.taps import Tap
-from retort.students.tokens import TokenStudent, at_frames, utterance_tap
+from retort.students.student import Labelled, StudentOutput, Tap
+from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK, EOS
 
 

@@ -8,19 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.student import StudentConfig
 from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights
 from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes, copy_whisper_decoder
 from retort.nn.whisper_fired import FiredWhisperDecoder
-from retort.student_config import StudentConfig
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_loss
-from retort.students.frames import layer_dims
-from retort.students.history import forgotten
-from retort.students.student import Encoded, Student, StudentOutput
-from retort.students.taps import Tap
-from retort.students.tokens import TokenStudent, utterance_tap
+from retort.students.glancing import forgotten
+from retort.students.student import Encoded, Student, StudentOutput, Tap
+from retort.students.tokens import TokenStudent, layer_dims, utterance_tap
 from retort.text.tokenizers import EOS, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from retort.checks import check_choices
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.checks import check_choices
+from retort.config.loading import load_recipe, read_recipe, recipe_to_dict
+from retort.config.ranges import SEEDS, numbers
+from retort.config.schema import Recipe
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.errors import UserError
-from retort.ranges import SEEDS, numbers
-from retort.recipe import load_recipe, read_recipe, recipe_to_dict
 
 _NAME = re.compile(r"\w[\w.+=,-]*(/\w[\w.+=,-]*)*")
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.common.progress import stage_progress
+from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
-from retort.errors import UserError
 from retort.evaluation.scoring import percent
-from retort.progress import stage_progress
-from retort.sweeps.board import RESULTS, Board
 from retort.sweeps.config import Run, Sweep, View
-from retort.sweeps.side_by_side import Training, start_here, train_side_by_side
+from retort.sweeps.launcher import Training, start_here, train_side_by_side
+from retort.sweeps.results import RESULTS, Board
 from retort.sweeps.slurm import start_on_slurm
-from retort.training.earlier import missing_warm_start
+from retort.training.prerequisites import missing_warm_start
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 

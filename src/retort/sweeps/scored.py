@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retort.config import Recipe
+from retort.config.schema import Recipe
 from retort.evaluation.evaluate import Evaluation, evaluated
 from retort.sweeps.config import View
 from retort.training.run import finished

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retort.errors import UserError
-from retort.sweeps import side_by_side
-from retort.sweeps.side_by_side import Start, Training
+from retort.common.errors import UserError
+from retort.sweeps import launcher
+from retort.sweeps.launcher import Start, Training
 
 CLUSTER = "slurm"
 LOOK = 1.0
@@ -44,7 +44,7 @@ def start_on_slurm(folder: Path, settings: Mapping[str, Any]) -> Start:
         ) from None
 
     def start(training: Training, log: Path, environment: Mapping[str, str]) -> _Job:
-        command = (*side_by_side.COMMAND, *training.arguments)
+        command = (*launcher.COMMAND, *training.arguments)
         return _Job(executor.submit(_Command(command, log.absolute())), log)
 
     return start
@@ -79,7 +79,7 @@ class _Command:
         if self.process is not None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(side_by_side.PATIENCE)
+                self.process.wait(launcher.PATIENCE)
         return submitit.helpers.DelayedSubmission(_Command(self.command, self.log))
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.evaluation.bootstrap import Comparison, compare, intervals, pooled
-from retort.evaluation.document import Table
 from retort.evaluation.scoring import Interval, Score, percent
+from retort.report.document import Table
 from retort.sweeps.config import Row, Sweep, View
 from retort.sweeps.scored import Scored
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from retort.config import TeacherConfig
-from retort.json_reader import parse_json
+from retort.common.json_reader import parse_json
+from retort.config.schema import TeacherConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from retort.config import TeacherConfig
-from retort.errors import UserError
-from retort.lm.pretrained import check_frame, longest_input, open_encoder, open_tokenizer
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
+from retort.pretrained.hub import check_frame, longest_input, open_encoder, open_tokenizer
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint, unit_read
 from retort.teachers.teacher import Reading
 

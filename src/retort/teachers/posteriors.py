@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from retort.config import TeacherConfig
-from retort.errors import UserError
-from retort.lm.pretrained import find_model
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
+from retort.pretrained.hub import find_model
 from retort.teachers.fingerprint import folder_fingerprint, unit_read
 from retort.teachers.teacher import Reading
 from retort.text.tokenizers import EOS, Piece, Tokenizer

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retort.config import TeacherConfig
-from retort.errors import UserError
-from retort.lm.guessing import hidden_posteriors, open_guesser
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
 from retort.lm.masked import pad_rows
-from retort.lm.pretrained import longest_input, open_causal_plm, open_tokenizer, text_end, text_start
+from retort.lm.masked_scoring import hidden_posteriors, open_guesser
+from retort.pretrained.hub import longest_input, open_causal_plm, open_tokenizer, text_end, text_start
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
 from retort.teachers.masked_lm import change_case, strip_spaces
 from retort.teachers.posteriors import PosteriorTeacher, Said

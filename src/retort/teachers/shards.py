@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from retort.checksums import sha256
-from retort.errors import UserError
-from retort.files import write_whole
+from retort.common.checksums import sha256
+from retort.common.errors import UserError
+from retort.common.files import write_whole
 from retort.teachers.teacher import Reading
 
 SUFFIX = ".safetensors"

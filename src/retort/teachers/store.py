@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from retort.errors import UserError
-from retort.files import write_whole
-from retort.json_reader import read_json
+from retort.common.errors import UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import read_json
 from retort.teachers.fingerprint import identity_key
 from retort.teachers.shards import SUFFIX, BrokenShard, Shard, open_shard
 from retort.teachers.teacher import Reading

@@ -9,15 +9,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from retort.config import TeacherConfig
-from retort.errors import UserError
-from retort.hybrid.tree import SenoneTree
-from retort.hybrid.unit_text import SpokenUnit, senone_symbol
-from retort.lm.opening import is_causal_lm
-from retort.lm.pretrained import find_model, open_tokenizer
+from retort.alignment.tree import SenoneTree
+from retort.alignment.unit_text import SpokenUnit, senone_symbol
+from retort.common.errors import UserError
+from retort.config.schema import TeacherConfig
+from retort.lm.factory import is_causal_lm
 from retort.lm.units import LmUnits, read_units
-from retort.text.opening import open_tokenizer as open_own_tokenizer
+from retort.pretrained.hub import find_model, open_tokenizer
 from retort.text.teacher_pieces import TeacherTokenizer
+from retort.text.tokenizer_io import open_tokenizer as open_own_tokenizer
 from retort.text.tokenizers import SPECIAL, Tokenizer, WordTokenizer
 
 
@@ -28,7 +28,7 @@ def teacher_symbols(config: TeacherConfig, texts: Iterable[str] | None = None) -
     ids of the soft labels are its own, so a head that learns them has `.size` outputs. Of a language model of
     `retort lm train` that is causal or over units it is that model's, whole. A Hugging Face model over text has far
     more pieces than a small corpus needs: of it those are taken that `texts` have, and what it gives to others is
-    missing from the probabilities (:func:`retort.teachers.describing.describe_teacher` says how much that is).
+    missing from the probabilities (:func:`retort.teachers.statistics.describe_teacher` says how much that is).
 
     Args:
         texts: in normal form, of the training data; read only for a Hugging Face model over text.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from retort.audio.whisper import WhisperFeatures
-from retort.config import FeatureConfig, TeacherConfig, TokenizerConfig
-from retort.errors import BadUtterance, UserError
-from retort.lm.whisper import open_whisper_model, whisper_tokenizer
+from retort.common.errors import BadUtterance, UserError
+from retort.config.schema import FeatureConfig, TeacherConfig, TokenizerConfig
+from retort.pretrained.whisper import open_whisper_model, whisper_tokenizer
 from retort.teachers.fingerprint import model_fingerprint
 from retort.teachers.masked_lm import change_case
 from retort.teachers.posteriors import PosteriorTeacher, Said

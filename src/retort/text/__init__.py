@@ -1,8 +1,8 @@
 """Text: its normal form, the student's vocabulary, the alignment of vocabularies."""
 
 from retort.text.normalise import Normaliser
-from retort.text.opening import open_tokenizer, train_tokenizer
 from retort.text.teacher_pieces import TeacherTokenizer
+from retort.text.tokenizer_io import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import (
     BLANK,
     EOS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 _FIRST, _LAST = 0x4E00, 0x9FFF
 

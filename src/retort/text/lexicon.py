@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 
 Stress = Literal["keep", "strip"]
 Pronunciation = tuple[str, ...]

@@ -9,8 +9,8 @@ import re
 import unicodedata
 from typing import Literal, cast
 
-from retort.config import CHOICES, NormaliserConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import CHOICES, NormaliserConfig
 from retort.text.homophones import fold
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
@@ -62,7 +62,7 @@ class Normaliser:
     is "tis"; in text that is clean already, `punctuation: keep` leaves them.
 
     Args:
-        config: see :class:`retort.config.NormaliserConfig`.
+        config: see :class:`retort.config.schema.NormaliserConfig`.
 
     Raises:
         UserError: a value of the config is not among its choices.

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retort.errors import UserError
-from retort.huggingface import open_part
-from retort.json_reader import parse_json
+from retort.common.errors import UserError
+from retort.common.huggingface import open_part
+from retort.common.json_reader import parse_json
 from retort.text.normalise import UNKNOWN_TEXT, character_class, recase
 from retort.text.tokenizers import SPACE, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span
 

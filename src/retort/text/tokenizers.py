@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from retort.errors import UserError
-from retort.files import write_whole
+from retort.common.errors import UserError
+from retort.common.files import write_whole
 from retort.text.normalise import UNKNOWN_TEXT, is_cjk
 
 BLANK, PAD, EOS, UNKNOWN = 0, 1, 2, 3

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retort.errors import UserError
+from retort.common.errors import UserError
 from retort.text.normalise import UNKNOWN_TEXT
 from retort.text.tokenizers import EOS, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span, without_first_space
 

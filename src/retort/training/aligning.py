@@ -4,29 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from lhotse.cut import Cut
+from numpy.typing import NDArray
 
-from retort.config import Recipe
-from retort.corpora.cepstra import CutMfcc
-from retort.corpora.opening import find_data, open_cuts
+from retort.alignment.align import align_corpus
+from retort.alignment.align_others import align_others
+from retort.alignment.mfcc import Mfcc
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
+from retort.corpora.features import load_samples
+from retort.corpora.open_cuts import find_data, open_cuts
 from retort.corpora.pronunciations import pocketsphinx_lexicon, with_english
-from retort.errors import UserError
+from retort.engine.loop import Report
 from retort.evaluation.aligned import aligned_folder, aligner_folder
-from retort.hybrid.align import align_corpus
-from retort.hybrid.align_others import align_others
-from retort.hybrid.store import AlignmentStore
 from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
 from retort.text.normalise import Normaliser, recase
 from retort.training.data import Progress
-from retort.training.loop import Report
+
+
+class CutMfcc:
+    """Cepstra of one cut, made from its wave; other processes may be given it."""
+
+    def __init__(self, sampling_rate: int = 16000) -> None:
+        self.sampling_rate = sampling_rate
+        self._mfcc = Mfcc(sampling_rate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"sampling_rate": self.sampling_rate}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __call__(self, cut: Cut) -> NDArray[np.float32]:
+        """`(T, 13)` every 10 ms.
+
+        Raises:
+            BadUtterance: as :class:`retort.corpora.features.CutFeatures`.
+        """
+        return self._mfcc(load_samples(cut, self.sampling_rate))
 
 
 def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> AlignmentStore:
     """The alignments of `data.train`, at their own speed.
 
     Raises:
-        UserError: as :func:`retort.hybrid.align.align_corpus`.
+        UserError: as :func:`retort.alignment.align.align_corpus`.
     """
     words, cuts = _words(recipe), _cuts(recipe.data.train_sources)
     return align_corpus(

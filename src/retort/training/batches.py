@@ -19,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from retort.audio.specaugment import mask_hidden, spec_augment
-from retort.config import AugmentConfig, Recipe
+from retort.common.errors import BadUtterance
+from retort.config.schema import AugmentConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures
-from retort.errors import BadUtterance
 from retort.students.student import SHORTEST
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer

@@ -11,11 +11,11 @@ from pathlib import Path
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.corpora.cuts import CheckedCuts, Rejected
 from retort.corpora.features import features_key, store_features
-from retort.corpora.opening import find_data, open_cuts
-from retort.errors import UserError
+from retort.corpora.open_cuts import find_data, open_cuts
 from retort.training.shares import Group, make_groups
 from retort.training.spoken import draw_sentences, say
 

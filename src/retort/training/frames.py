@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.errors import UserError
-from retort.hybrid.alignment import Alignment
-from retort.hybrid.encoder_frames import EncoderFrames
-from retort.hybrid.pieces import piece_segments
-from retort.hybrid.store import AlignmentStore
-from retort.hybrid.unit_text import unit_text
+from retort.alignment.alignment import Alignment
+from retort.alignment.encoder_frames import EncoderFrames
+from retort.alignment.store import AlignmentStore
+from retort.alignment.unit_text import piece_segments, unit_text
+from retort.common.errors import UserError
 from retort.text.tokenizers import Piece, Tokenizer
 
 ReadUnit = Literal["text", "senone", "phone"]

@@ -22,18 +22,18 @@ from lhotse.cut import Cut
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.config import FeatureConfig, Recipe
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import parse_json, read_json
+from retort.common.locks import one_at_a_time
+from retort.config.schema import FeatureConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, features_key
-from retort.errors import BadUtterance, UserError
-from retort.files import write_whole
-from retort.json_reader import parse_json, read_json
-from retort.locks import one_at_a_time
+from retort.engine.parameters import freeze
 from retort.nn.encoder import Encoder
 from retort.students.student import Student, check_length
 from retort.training.data import Data
 from retort.training.data import Progress as StageProgress
-from retort.training.parts import freeze
 
 BATCH_SECONDS = 60.0
 """Audio that is encoded at once while the store is made."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from retort.config import LoraConfig
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import LoraConfig
+from retort.engine.parameters import check_parts, is_within
 from retort.nn.lora import ADAPTERS
-from retort.training.parts import check_parts, is_within
 
 
 def adapted_layers(student: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from retort.config import Recipe
+from retort.config.schema import Recipe
 from retort.corpora.cuts import write_rejected
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import torch
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.common.locks import Waiting, alone_in, check_there
+from retort.config.loading import load_recipe
+from retort.config.schema import Recipe
 from retort.corpora.cuts import Rejected, read_rejected
 from retort.decoding.recogniser import Recogniser, load
-from retort.errors import UserError
-from retort.locks import Waiting, alone_in, check_there
-from retort.recipe import load_recipe
-from retort.training.checkpoints import CheckpointFolder, chosen_steps
+from retort.engine.checkpoints import CheckpointFolder, chosen_steps
+from retort.engine.folder import claim, is_of, save_whole, tidy, tidy_if_free
+from retort.engine.loop import Report, noted
+from retort.engine.processes import lost_processes_told
 from retort.training.data import Progress
-from retort.training.earlier import missing_warm_start
-from retort.training.folder import claim, is_of, save_whole, tidy, tidy_if_free
-from retort.training.hybrid import plan_hybrid
-from retort.training.loop import Report, noted
+from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule
 from retort.training.plan import Plan
-from retort.training.processes import lost_processes_told
-from retort.training.tokens import plan_tokens
+from retort.training.prerequisites import missing_warm_start
+from retort.training.token_run import plan_tokens
 from retort.training.trainer import REJECTED, Trainer
 
 Planner = Callable[[Recipe, Path, str, Progress, Report], Plan]

@@ -14,8 +14,8 @@ from itertools import accumulate
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from retort.config import Recipe
-from retort.errors import UserError
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 
 FULLEST = 1.5
 """Most audio of a batch, padding counted, as a multiple of `batches.seconds`."""

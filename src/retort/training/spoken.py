@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from retort.config import SpokenConfig
+from retort.common.errors import UserError
+from retort.common.locks import one_at_a_time
+from retort.config.schema import SpokenConfig
 from retort.corpora.cuts import CheckedCuts, Prepared, read_rejected, write_split
-from retort.corpora.opening import open_cuts
+from retort.corpora.open_cuts import open_cuts
 from retort.corpora.sentences import Sentences
 from retort.corpora.synthetic import Conditions, read_aloud, voice_names
-from retort.errors import UserError
-from retort.locks import one_at_a_time
 from retort.text.normalise import recase
 
 Number = TypeVar("Number", int, float)

@@ -13,18 +13,18 @@ import torch
 from accelerate import Accelerator
 from lhotse.cut import Cut
 
-from retort.config import NormaliserConfig, Recipe
+from retort.common.errors import BadUtterance, UserError
+from retort.common.locks import one_at_a_time
+from retort.config.schema import NormaliserConfig, Recipe
 from retort.corpora.features import load_samples
-from retort.corpora.opening import find_data, open_cuts
-from retort.errors import BadUtterance, UserError
-from retort.locks import one_at_a_time
+from retort.corpora.open_cuts import find_data, open_cuts
+from retort.engine.loop import Report
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
 from retort.teachers.whisper import SamplesOf, spoken_text
 from retort.text.normalise import Normaliser
-from retort.text.opening import open_tokenizer
+from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
-from retort.training.earlier import train_teachers
-from retort.training.loop import Report
+from retort.training.prerequisites import train_teachers
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from retort.config import Recipe, TeacherConfig
-from retort.errors import UserError
-from retort.files import write_whole
-from retort.hybrid.tree import SenoneTree
-from retort.json_reader import read_json
+from retort.alignment.tree import SenoneTree
+from retort.common.errors import UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import read_json
+from retort.config.schema import Recipe, TeacherConfig
 from retort.teachers import (
     CachedTeacher,
     FreshTeacher,

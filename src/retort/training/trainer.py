@@ -14,17 +14,17 @@ from accelerate import Accelerator
 from lhotse import CutSet
 from torch import Tensor
 
-from retort.config import Recipe
+from retort.common.errors import UserError
+from retort.config.schema import Recipe
 from retort.corpora.cuts import Rejected, write_rejected
 from retort.distill.row import Tally
-from retort.errors import UserError
+from retort.engine.loop import Loop
+from retort.engine.parameters import freeze, parameter_groups
 from retort.nn.lora import merge_lora
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
-from retort.training.loop import Loop
 from retort.training.lora import add_lora
 from retort.training.module import TrainingModule, read_signals
-from retort.training.parts import freeze, parameter_groups
 from retort.training.shares import Group
 
 REJECTED = "rejected.tsv"

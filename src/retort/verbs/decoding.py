@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.errors import UserError
-from retort.ranges import THREADS
-from retort.verbs.screen import EXPERIMENTS, local_path
+from retort.common.errors import UserError
+from retort.config.ranges import THREADS
+from retort.verbs.console import EXPERIMENTS, local_path
 
 if TYPE_CHECKING:
     from retort.decoding.options import DecodingOptions

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.environment import tune_environment
-from retort.errors import UserError
+from retort.common.environment import tune_environment
+from retort.common.errors import UserError
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
 from retort.verbs.decoding import (
     GRAPHS,
     AcousticScale,
@@ -32,10 +33,9 @@ from retort.verbs.decoding import (
     Vad,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
 
 if TYPE_CHECKING:
-    from retort.config import Recipe
+    from retort.config.schema import Recipe
     from retort.training.run import Outcome
 
 
@@ -91,14 +91,14 @@ def evaluate(
     tune_environment()
     import torch
 
+    from retort.common.progress import stage_progress
     from retort.decoding.recogniser import load
-    from retort.decoding.workplace import Workplace
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
-    from retort.evaluation.experiment import results_folder
     from retort.evaluation.noise import CLIPS
     from retort.evaluation.results import add_result
-    from retort.progress import stage_progress
+    from retort.graph.pool import Workplace
+    from retort.report.experiment import results_folder
 
     options = decoding_options(
         nbest,
@@ -145,7 +145,7 @@ def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:
     """The recipe of an experiment and what its training came to."""
     import torch
 
-    from retort.evaluation.experiment import open_experiment
+    from retort.report.experiment import open_experiment
     from retort.training.run import finished
 
     threads = torch.get_num_threads()

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from retort.environment import tune_environment
-from retort.verbs.screen import tell
+from retort.common.environment import tune_environment
+from retort.verbs.console import tell
 
 
 class Engine(StrEnum):

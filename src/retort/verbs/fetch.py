@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from retort.verbs.screen import console, tell
+from retort.verbs.console import console, tell
 
 
 class Source(StrEnum):
@@ -30,11 +30,11 @@ def fetch(
     ] = Source.auto,
 ) -> None:
     """Fetch pretrained models into $RETORT_CACHE (~/.cache/retort); the same command goes on after a stop."""
+    from retort.common.progress import stage_progress
     from retort.pretrained.cache import cache_folder, locate
     from retort.pretrained.catalogue import load_catalogue
     from retort.pretrained.fetch import fetch as run_fetch
     from retort.pretrained.fetch import find_entry
-    from retort.progress import stage_progress
 
     if names:
         for name in names:

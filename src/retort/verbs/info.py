@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from retort.ranges import MILLION
-from retort.verbs.screen import Overrides, RecipeName, console, finite, tell
+from retort.config.ranges import MILLION
+from retort.verbs.console import Overrides, RecipeName, console, finite, tell
 
 if TYPE_CHECKING:
-    from retort.config import Recipe
-    from retort.training.describe import Description
+    from retort.config.schema import Recipe
+    from retort.info.describe import Description
 
 GIB = 2**30
 
@@ -41,8 +41,8 @@ def info(
     ] = 10.0,
 ) -> None:
     """Show a recipe's architecture and its exact number of parameters; needs no data."""
-    from retort.recipe import load_recipe
-    from retort.training.describe import describe
+    from retort.config.loading import load_recipe
+    from retort.info.describe import describe
 
     loaded = load_recipe(recipe, overrides or [])
     description = describe(loaded)
@@ -64,7 +64,7 @@ def info(
 def _estimate(
     recipe: Recipe, description: Description, name: str, utilisation: float | None, utterance: float
 ) -> None:
-    from retort.training.cost import UTILISATION, find_gpu, measure, tokens_per_second
+    from retort.info.cost import UTILISATION, find_gpu, measure, tokens_per_second
 
     gpu, share = find_gpu(name), utilisation or UTILISATION
     cost = measure(recipe, description)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from retort.environment import tune_environment
-from retort.verbs.screen import console, say_rejected, tell
+from retort.common.environment import tune_environment
+from retort.verbs.console import console, say_rejected, tell
 
 
 def label(
@@ -29,13 +29,13 @@ def label(
     tune_environment()
     import torch
 
+    from retort.common.errors import UserError
+    from retort.common.progress import stage_progress
     from retort.corpora.cuts import write_rejected
     from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import load
     from retort.decoding.whisper_model import open_whisper_recogniser
-    from retort.errors import UserError
     from retort.evaluation.label import label_cuts, write_labelled
-    from retort.progress import stage_progress
 
     if out.suffixes[-2:] != [".jsonl", ".gz"]:
         raise UserError("not the name of a manifest", where=out, remedy="Give a name that ends in .jsonl.gz")

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from retort.environment import tune_environment
-from retort.errors import UserError
-from retort.ranges import MILLION
-from retort.verbs.decoding import Threads
-from retort.verbs.screen import (
+from retort.common.environment import tune_environment
+from retort.common.errors import UserError
+from retort.config.ranges import MILLION
+from retort.verbs.console import (
     EXPERIMENTS,
     Overrides,
     RecipeName,
@@ -22,6 +21,7 @@ from retort.verbs.screen import (
     tell,
     training_screen,
 )
+from retort.verbs.decoding import Threads
 
 if TYPE_CHECKING:
     from retort.lm.scoring import LmScore
@@ -41,7 +41,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     loaded = load_lm_recipe(recipe, overrides or [])
     check_places(EXPERIMENTS / loaded.name)
-    from retort.training.lm import train_lm
+    from retort.lm_training.run import train_lm
 
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
@@ -85,8 +85,8 @@ def score(
     tune_environment()
     import torch
 
+    from retort.common.progress import stage_progress
     from retort.corpora.sentences import Sentences
-    from retort.progress import stage_progress
 
     torch.set_num_threads(threads)
     opened = _scorer(model, case, longest)
@@ -104,7 +104,7 @@ def _scorer(
     model: str, case: str, longest: int
 ) -> Callable[[list[str], Callable[[int, int], None]], LmScore]:
     """Scores sentences as they stand in a text, with a model of whatever kind."""
-    from retort.lm.opening import is_causal_lm, open_causal_lm
+    from retort.lm.factory import is_causal_lm, open_causal_lm
 
     if is_causal_lm(model):
         from retort.lm.scoring import score_text
@@ -113,7 +113,7 @@ def _scorer(
         return lambda sentences, progress: score_text(
             causal, [causal.normalise(each) for each in sentences], progress
         )
-    from retort.lm.guessing import open_guesser, score_sentences
+    from retort.lm.masked_scoring import open_guesser, score_sentences
     from retort.text.normalise import recase
 
     masked, tokenizer, limit = open_guesser(model)

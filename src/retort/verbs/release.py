@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from retort.environment import tune_environment
-from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
+from retort.common.environment import tune_environment
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
 
 
 def release(
@@ -42,11 +42,11 @@ def release(
     tune_environment()
     import torch
 
-    from retort.errors import UserError
-    from retort.progress import stage_progress
+    from retort.common.errors import UserError
+    from retort.common.progress import stage_progress
+    from retort.common.weights import STORED
     from retort.release.card import Terms
     from retort.release.release import SMALL, release
-    from retort.weights import STORED
 
     if weights not in STORED:
         raise UserError(f"--weights is {weights}", remedy=f"Choose one of {', '.join(STORED)}")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from retort.environment import tune_environment
-from retort.errors import UserError
-from retort.ranges import THREADS
-from retort.verbs.screen import EXPERIMENTS, Overrides, check_places, console, local_path, tell
+from retort.common.environment import tune_environment
+from retort.common.errors import UserError
+from retort.config.ranges import THREADS
+from retort.verbs.console import EXPERIMENTS, Overrides, check_places, console, local_path, tell
 
 
 def sweep(

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from retort.errors import BadUtterance, UserError
-from retort.files import check_writable
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import check_writable
 
 STDIN = "-"
 

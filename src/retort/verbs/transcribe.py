@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.console import is_unicode
-from retort.errors import UserError, printable, say_aside
-from retort.files import write_whole
+from retort.common.console import is_unicode
+from retort.common.errors import UserError, printable, say_aside
+from retort.common.files import write_whole
+from retort.verbs.console import finite, local_path
 from retort.verbs.decoding import (
     GRAPHS,
     AcousticScale,
@@ -36,15 +37,13 @@ from retort.verbs.decoding import (
     Vad,
     decoding_options,
 )
-from retort.verbs.screen import finite, local_path
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
     from retort.audio.files import Channel
-    from retort.decoding.nbest import Alternative
     from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import Recogniser
-    from retort.decoding.transcript import Transcript
+    from retort.decoding.transcript import Alternative, Transcript
 
 Found = dict[int | None, list["Alternative"]]
 """The n-best list of each channel of a file, or of None where it has one for all."""
@@ -119,7 +118,7 @@ def transcribe(
     import torch
 
     from retort.decoding.recogniser import load
-    from retort.decoding.workplace import Workplace
+    from retort.graph.pool import Workplace
 
     options = decoding_options(
         nbest,
@@ -186,7 +185,7 @@ def _form(suffix: str, separator: str, nbest: int, named: bool) -> Form:
         named: whether plain text has the file's name before it.
     """
     from retort.decoding.channels import turns
-    from retort.decoding.subtitles import to_srt, to_vtt
+    from retort.decoding.transcript import to_srt, to_vtt
 
     def table(readings: Sequence[Alternative]) -> dict[str, object]:
         line: dict[str, object] = asdict(readings[0].transcript)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from retort.environment import tune_environment
-from retort.errors import UserError
+from retort.common.environment import tune_environment
+from retort.common.errors import UserError
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, tell
 from retort.verbs.decoding import (
     GRAPHS,
     Cuts,
@@ -23,10 +24,9 @@ from retort.verbs.decoding import (
     Threads,
     decoding_options,
 )
-from retort.verbs.screen import EXPERIMENTS, check_places, console, local_path, tell
 
 if TYPE_CHECKING:
-    from retort.evaluation.numbers import TunedNumber
+    from retort.evaluation.scalar_search import TunedNumber
 
 
 def tune(
@@ -71,12 +71,12 @@ def tune(
     tune_environment()
     import torch
 
+    from retort.common.progress import stage_progress
     from retort.decoding.recogniser import load
-    from retort.decoding.workplace import Workplace
-    from retort.evaluation.experiment import results_folder
-    from retort.evaluation.numbers import LENGTH, SCALE, tune_number
-    from retort.evaluation.tuning import tune as run_tuning
-    from retort.progress import stage_progress
+    from retort.evaluation.scalar_search import LENGTH, SCALE, tune_number
+    from retort.graph.pool import Workplace
+    from retort.report.experiment import results_folder
+    from retort.tuning.lm_weights import tune as run_tuning
 
     if noise:
         if beam is not None or lm or rescore or graph or measure or out:
@@ -121,10 +121,10 @@ def tune(
 
 def _tune_noise(experiment: Path, cuts: str) -> None:
     """Calibrate no speech, and store it in the model's folder."""
-    from retort.corpora.opening import find_data, open_cuts
+    from retort.common.progress import stage_progress
+    from retort.corpora.open_cuts import find_data, open_cuts
     from retort.decoding.recogniser import load, store_no_speech
     from retort.evaluation.noise import calibrate
-    from retort.progress import stage_progress
 
     with stage_progress(console) as progress:
         found = calibrate(load(experiment), open_cuts(find_data(cuts)).cuts, progress)
@@ -169,9 +169,9 @@ def gap(
     Reads what `retort evaluate` wrote: of the student alone and with --lm or --rescore, of the twin alone or with
     them, too.
     """
-    from retort.evaluation.document import to_screen
-    from retort.evaluation.experiment import results_folder
-    from retort.evaluation.gap import lm_gap, rates_table, shares_table
+    from retort.report.document import to_screen
+    from retort.report.experiment import results_folder
+    from retort.tuning.lm_gap import lm_gap, rates_table, shares_table
 
     students, twins = ([results_folder(each, EXPERIMENTS) for each in side] for side in (student, distilled))
     found = lm_gap(students, twins, cuts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.positions import (
     PositionLosses,
     Reduction,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.positions import (
     PositionLosses,
     Reduction,

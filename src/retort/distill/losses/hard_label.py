@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.positions import PositionLosses, Targets, full_precision
 from retort.distill.registry import row_loss
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retort.config import RowConfig
+from retort.config.schema import RowConfig
 from retort.distill.positions import PositionLosses, Reduction, Targets, full_precision, reduce_positions
 from retort.distill.registry import row_loss
 

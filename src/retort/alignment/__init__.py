@@ -1,0 +1,1 @@
+"""GMM-HMM alignment from a flat start."""

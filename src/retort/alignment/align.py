@@ -1,0 +1,256 @@
+"""From transcripts and features to senones: the stages of alignment, each kept and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.alignment.features import Normalisation, Said, hours
+from retort.alignment.gmm import Gmms, single_gaussians
+from retort.alignment.mfcc import FRAME_SHIFT
+from retort.alignment.passes import Counted, Job, Setting, count_triphones, flat_start, train_pass
+from retort.alignment.phones import STATES, UNTRAINED_LOOP, Phones, self_loops
+from retort.alignment.stages import (
+    Progress,
+    Report,
+    Work,
+    alignment_workers,
+    identities,
+    is_done,
+    said_in,
+    shards_of,
+    used_words,
+    without_path,
+)
+from retort.alignment.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_store
+from retort.alignment.tree import SenoneTree, TriphoneStatistics, grow_tree
+from retort.common.locks import one_at_a_time
+from retort.config.schema import AlignConfig
+from retort.text.lexicon import Lexicon
+
+_VERSION = 1
+"""To be raised when a stage's result changes for the same input."""
+_GROUPS = 128
+"""Parts of a pass; their number must not depend on the machine, for sums depend on their order."""
+_FEW = 20
+"""Utterances below which none can be told from the others as a misfit."""
+
+
+def align_corpus(
+    cuts: Iterable[Any],
+    lexicon: Lexicon,
+    features: Callable[[Any], NDArray[np.float32]],
+    folder: str | Path,
+    config: AlignConfig,
+    *,
+    words: Callable[[str], Sequence[str]] = str.split,
+    progress: Progress | None = None,
+    report: Report | None = None,
+) -> AlignmentStore:
+    """Align a corpus from nothing but its transcripts, or open what an earlier call has made.
+
+    Stages: features, monophones from a flat start, tree, tied triphones, alignment. Each is kept in `folder` and
+    made again only if what it rests on has changed; a call that was stopped goes on at the pass or the shard of
+    utterances where it was. An utterance that cannot be aligned is left out: `skipped` of the store tells why.
+
+    Args:
+        cuts: utterances as lhotse's, each with one supervision; without a speaker, an utterance is its own.
+        lexicon: of the words that `words` makes of a transcript.
+        features: of a cut, `(T, 13)` float32 every 10 ms before normalisation; raises BadUtterance. It goes to
+            other processes, so it must be picklable unless `processes` is 1. Another function, or other audio under
+            the same names, is not noticed in a folder that has features.
+        words: of a supervision's text; a normaliser belongs here.
+        progress: called with a stage's name, what is done of it, and all of it.
+        report: given lines for the user: what was skipped, likelihoods, the cost.
+
+    Raises:
+        UserError: no utterance can be aligned, or the folder cannot be written.
+    """
+    root = Path(folder)
+    said = said_in(cuts, words)
+    used = used_words(said, lexicon)
+    keys = _keys(said, used, config)
+    with one_at_a_time(root / "lock"):
+        if is_done(root / "alignments", keys["alignments"]):
+            return AlignmentStore(root / "alignments")
+        with alignment_workers(config.processes) as pool:
+            work = Work(root, keys, pool, progress, report or (lambda line: None))
+            return _Corpus(work, said, used, features, config).align()
+
+
+def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
+    """Of each stage, what changes with anything that it rests on."""
+    rests_on = {
+        "features": [_VERSION, str(lexicon), identities(said)],
+        "monophones": [config.silence_probability, config.monophone_passes, config.monophone_mixtures],
+        "tree": [config.misfit, config.subsampling, config.states, config.senones, config.minimum_frames],
+        "triphones": [config.passes, config.mixtures],
+        "alignments": [],
+    }
+    keys: dict[str, str] = {}
+    key = ""
+    for stage, parts in rests_on.items():
+        key = hashlib.sha256(json.dumps([key, parts]).encode()).hexdigest()
+        keys[stage] = key
+    return keys
+
+
+@dataclass
+class _Corpus:
+    work: Work
+    said: list[Said]
+    lexicon: Lexicon
+    features: Callable[[Any], NDArray[np.float32]]
+    config: AlignConfig
+
+    def align(self) -> AlignmentStore:
+        """All stages, or what is left of them."""
+        config, phones = self.config, Phones(self.lexicon.phones)
+        shards, normal = self.work.features(self.said, self.lexicon, self.features)
+        self.work.tell_left_out(normal.skipped, len(self.said), "utterances left out")
+        monophones = SenoneTree.monophone(phones, STATES)
+        setting = Setting(self.lexicon, monophones, normal, config.silence_probability)
+        model, spent = self._train(
+            "monophones", setting, shards, config.monophone_passes, config.monophone_mixtures
+        )
+        first = self.work.align(
+            "monophones", setting, shards, model, told="monophone alignment", prefix="aligned-"
+        )
+        misfits = _misfits([Shard(path, monophones).facts["gaps"] for path in first], config.misfit)
+        self.work.tell_left_out(misfits, len(self.said), "transcripts do not fit their audio")
+        setting = replace(setting, subsampling=config.subsampling, left_out=frozenset(misfits))
+        setting, statistics = self._grow(setting, shards, first)
+        model, more = self._train("triphones", setting, shards, config.passes, config.mixtures, statistics)
+        last = self.work.align("alignments", setting, shards, model, told="alignment")
+        aligned = {name for path in last for name in Shard(path, setting.tree).ids}
+        skipped = normal.skipped | misfits
+        skipped |= without_path(self.said, aligned, skipped)
+        store = finish_store(
+            self.work.root / "alignments",
+            setting.tree,
+            self.lexicon,
+            skipped,
+            FRAME_SHIFT * config.subsampling,
+        )
+        spent += more + sum(Shard(path, monophones).facts["seconds"] for path in [*first, *last])
+        self._tell_cost(store, normal, spent)
+        return store
+
+    def _tell_cost(self, store: AlignmentStore, normal: Normalisation, seconds: float) -> None:
+        total = hours(normal.frames)
+        self.work.report(
+            f"{len(store)} utterances aligned to {store.tree.count} senones, {len(store.skipped)} left out. "
+            f"An hour of speech took {(seconds + normal.seconds) / total:,.0f} s of a core, "
+            f"{normal.seconds / total:,.0f} s of them for features; there are {total:.2f} hours"
+        )
+
+    def _train(
+        self,
+        stage: str,
+        setting: Setting,
+        shards: list[Path],
+        passes: int,
+        mixtures: int,
+        statistics: NDArray[np.float64] | None = None,
+    ) -> tuple[Path, float]:
+        """Passes of Viterbi training, the Gaussians doubled in between; the last model, and seconds of a core."""
+        folder = self.work.begin(stage)
+        jobs = _grouped(setting, shards)
+        model, done, seconds = latest_model(folder)
+        if model is None:
+            if statistics is None:
+                statistics = sum(self.work.over("flat start", flat_start, jobs))
+            model = folder / "00.safetensors"
+            assert statistics is not None
+            loops = np.full(setting.tree.count, UNTRAINED_LOOP)
+            single_gaussians(statistics).save(model, loops=loops, seconds=np.zeros(1))
+        for number in range(done, passes):
+            for job in jobs:
+                job.model = model
+            parts = self.work.over(stage, train_pass, jobs, number * len(jobs), passes * len(jobs))
+            counted: Counted = reduce(Counted.with_more, parts)
+            seconds += counted.seconds
+            gmms = Gmms.load(model)[0].updated(counted.statistics)
+            if number in growing_passes(passes, mixtures):
+                gmms = gmms.grown(counted.statistics, mixtures)
+            loops = self_loops(counted.statistics[..., -1].sum(0).round().astype(np.int64), counted.visits)
+            following = folder / f"{number + 1:02d}{SHARD_SUFFIX}"
+            gmms.save(following, loops=loops, seconds=np.array([seconds]))
+            model.unlink()
+            model = following
+            self.work.report(
+                f"{stage}, pass {number + 1} of {passes}: {counted.log_likelihood / max(counted.frames, 1):.3f} "
+                f"nats a frame before it, {gmms.count} Gaussians"
+            )
+        return model, seconds
+
+    def _grow(
+        self, setting: Setting, shards: list[Path], aligned: list[Path]
+    ) -> tuple[Setting, NDArray[np.float64]]:
+        """The setting with the tree, and `(S, 2 D + 1)` of its senones."""
+        config, phones = self.config, setting.tree.phones
+        folder = self.work.begin("tree")
+        jobs = _grouped(setting, shards, aligned)
+        statistics = TriphoneStatistics.together(list(self.work.over("tree", count_triphones, jobs)))
+        if not (folder / "tree.json").exists():
+            grow_tree(
+                statistics,
+                phones,
+                config.states,
+                senones=config.senones,
+                minimum_frames=config.minimum_frames,
+            ).save(folder / "tree.json")
+        tree = SenoneTree.load(folder / "tree.json")
+        sums = np.zeros((tree.count, statistics.sums.shape[1]))
+        np.add.at(sums, [tree.senone(*key) for key in statistics.keys.tolist()], statistics.sums)
+        return replace(setting, tree=tree), sums
+
+
+def growing_passes(passes: int, mixtures: int) -> set[int]:
+    """After which passes, from 0, the Gaussians are doubled: evenly spread, the last stretch without."""
+    doublings = math.ceil(math.log2(mixtures))
+    return {passes * (number + 1) // (doublings + 1) - 1 for number in range(doublings)}
+
+
+def _misfits(gaps: Sequence[dict[str, float]], limit: float) -> dict[str, str]:
+    """Utterances whose gap is an outlier, and why they are left out."""
+    every = {name: gap for part in gaps for name, gap in part.items()}
+    if limit <= 0 or len(every) < _FEW:
+        return {}
+    values = np.array(list(every.values()))
+    middle = float(np.median(values))
+    deviation = max(1.4826 * float(np.median(np.abs(values - middle))), 0.05 * middle)
+    return {
+        name: f"its transcript does not fit its audio ({gap:.1f} nats a frame from the best, half have {middle:.1f})"
+        for name, gap in every.items()
+        if gap > middle + limit * deviation
+    }
+
+
+def _grouped(setting: Setting, shards: Sequence[Path], aligned: Sequence[Path] = ()) -> list[Job]:
+    size = math.ceil(len(shards) / _GROUPS)
+    return [
+        Job(setting, list(shards[start : start + size]), aligned=list(aligned[start : start + size]))
+        for start in range(0, len(shards), size)
+    ]
+
+
+def latest_model(folder: Path) -> tuple[Path | None, int, float]:
+    """The model of the last pass, how many passes it has behind it, and the seconds they took."""
+    models = sorted(shards_of(folder), key=_number)
+    if not models:
+        return None, 0, 0.0
+    return models[-1], _number(models[-1]), float(Gmms.load(models[-1])[1]["seconds"][0])
+
+
+def _number(path: Path) -> int:
+    return int(path.stem)

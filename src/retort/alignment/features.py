@@ -1,0 +1,171 @@
+"""The features that alignment is trained on, kept in shards of some minutes each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.alignment.aligner import obstacle
+from retort.alignment.mfcc import CEPSTRA, DIM, FRAME_SHIFT, with_differences
+from retort.alignment.phones import STATES
+from retort.common.errors import BadUtterance, UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import parse_json
+from retort.text.lexicon import Lexicon
+
+SHARD_SECONDS = 600.0
+
+
+class Said(NamedTuple):
+    """An utterance before it has features."""
+
+    id: str
+    speaker: str
+    words: tuple[str, ...]
+    cut: Any
+    """What the caller's function of features is given."""
+
+
+class Heard(NamedTuple):
+    """An utterance with features."""
+
+    id: str
+    words: tuple[str, ...]
+    features: NDArray[np.float32]
+    """(T, 39), of zero mean over the speaker and unit variance over all."""
+
+
+@dataclass
+class ShardJob:
+    path: Path
+    said: list[Said]
+    lexicon: Lexicon
+    features: Callable[[Any], NDArray[np.float32]]
+
+
+class Normalisation(NamedTuple):
+    means: dict[str, NDArray[np.float64]]
+    """Of each speaker, `(13,)`."""
+    deviation: NDArray[np.float64]
+    """(39,)"""
+    frames: int
+    seconds: float
+    """Of a core, that the features took."""
+    skipped: dict[str, str]
+
+
+def divide(said: Sequence[Said], seconds: Callable[[Any], float]) -> list[list[Said]]:
+    """The utterances, in their order, in parts of about :data:`SHARD_SECONDS`."""
+    parts: list[list[Said]] = []
+    left = 0.0
+    for each in said:
+        if left <= 0:
+            parts.append([])
+            left = SHARD_SECONDS
+        parts[-1].append(each)
+        left -= seconds(each.cut)
+    return parts
+
+
+def make_shard(job: ShardJob) -> None:
+    """Write the cepstra of utterances that can be aligned, and why the others cannot; what is there stays."""
+    from safetensors.numpy import save
+
+    if job.path.exists():
+        return
+    began = time.process_time()
+    kept: list[tuple[Said, NDArray[np.float32]]] = []
+    skipped: dict[str, str] = {}
+    for each in job.said:
+        reason = obstacle(each.words, 1 << 40, job.lexicon, STATES)
+        if not reason:
+            try:
+                cepstra = np.asarray(job.features(each.cut), np.float32)
+            except BadUtterance as error:
+                reason = error.what
+            else:
+                reason = obstacle(each.words, len(cepstra), job.lexicon, STATES)
+                reason = reason or ("" if np.isfinite(cepstra).all() else "its features are not finite")
+        if reason:
+            skipped[each.id] = reason
+        else:
+            kept.append((each, cepstra))
+    slopes = [with_differences(cepstra)[:, CEPSTRA:] for _, cepstra in kept]
+    arrays = {
+        "cepstra": np.concatenate([np.zeros((0, CEPSTRA), np.float32), *(cepstra for _, cepstra in kept)]),
+        "lengths": np.array([len(cepstra) for _, cepstra in kept], np.int64),
+        "sums": np.array([cepstra.sum(0, np.float64) for _, cepstra in kept]).reshape(-1, CEPSTRA),
+        "squares": np.array([np.square(cepstra).sum(0, np.float64) for _, cepstra in kept]).reshape(
+            -1, CEPSTRA
+        ),
+        "slopes": np.array([np.square(each).sum(0, np.float64) for each in slopes]).reshape(
+            -1, DIM - CEPSTRA
+        ),
+    }
+    described = {
+        "utterances": [(each.id, each.speaker or each.id, each.words) for each, _ in kept],
+        "skipped": skipped,
+        "seconds": time.process_time() - began,
+    }
+    write_whole(job.path, save(arrays, {"described": json.dumps(described)}))
+
+
+def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of these names, and what the shard says of them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in names}
+            return arrays, parse_json(file.metadata()["described"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"cannot be read ({error})", where=path, remedy="Remove its folder, align anew"
+        ) from None
+
+
+def normalisation(shards: Sequence[Path]) -> Normalisation:
+    """Means and deviations over all shards, and what else they tell."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    counts: dict[str, int] = {}
+    square = np.zeros(DIM)
+    seconds, skipped = 0.0, {}
+    for path in shards:
+        arrays, described = _open(path, "lengths", "sums", "squares", "slopes")
+        for (_, speaker, _), total, length in zip(described["utterances"], arrays["sums"], arrays["lengths"]):
+            sums[speaker] = sums.get(speaker, 0.0) + total
+            counts[speaker] = counts.get(speaker, 0) + int(length)
+        square += np.concatenate([arrays["squares"].sum(0), arrays["slopes"].sum(0)])
+        seconds += described["seconds"]
+        skipped.update(described["skipped"])
+    frames = sum(counts.values())
+    if not frames:
+        return Normalisation({}, np.ones(DIM), 0, seconds, skipped)
+    means = {speaker: total / counts[speaker] for speaker, total in sums.items()}
+    for speaker, mean in means.items():
+        square[:CEPSTRA] -= counts[speaker] * np.square(mean)
+    return Normalisation(means, np.sqrt(np.maximum(square / frames, 1e-8)), frames, seconds, skipped)
+
+
+def read_shard(
+    path: Path, means: dict[str, NDArray[np.float64]], deviation: NDArray[np.float64]
+) -> Iterator[Heard]:
+    """The utterances of a shard, normalised."""
+    arrays, described = _open(path, "cepstra", "lengths")
+    start = 0
+    for (name, speaker, words), length in zip(described["utterances"], arrays["lengths"].tolist()):
+        cepstra = arrays["cepstra"][start : start + length] - means[speaker].astype(np.float32)
+        features = (with_differences(cepstra) / deviation).astype(np.float32)
+        yield Heard(name, tuple(words), features)
+        start += length
+
+
+def hours(frames: int) -> float:
+    return frames * FRAME_SHIFT / 3600

@@ -1,0 +1,258 @@
+"""Files that are whole or not there, at whatever moment the process that writes them dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from retort.common.errors import BadUtterance, UserError
+from retort.common.locks import lock_descriptor
+
+UPDATE = "Update Retort: pip install -U retort-asr"
+LONGEST_TEXT = 2**20
+"""Bytes of a line of text: a sentence, or an n-gram."""
+PARTIAL = ".partial"
+"""Suffix of what is being written, or was when its process died."""
+
+
+_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(PARTIAL)}")
+_STALE_SECONDS = 600.0
+"""Where there are no locks, what nobody touched for so long was left by a process that died."""
+_cleared: set[str] = set()
+_REMEDIES = {
+    errno.EISDIR: "A folder is in the place of the file: move it away",
+    errno.ENOTDIR: "A file is in the place of its folder: move it away",
+    errno.ENOENT: "Its folder was removed: run again",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Choose a folder that can be written"),
+}
+
+
+def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, run again") -> None:
+    """Write a file, or replace it in one step, so that nobody ever reads half of it.
+
+    The content goes to a name beside it that no other process has, is flushed to the disk and renamed; text is
+    written as UTF-8, in which half characters and bytes of names become escapes that JSON knows. What processes that have
+    ended left half written in the same folder is taken away.
+
+    Args:
+        path: in a folder that exists.
+        remedy: what to do when the disk is full.
+
+    Raises:
+        UserError: it cannot be written; what was there stays.
+    """
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    if (folder := os.path.abspath(path.parent)) not in _cleared:
+        _cleared.add(folder)
+        clear_partial(path.parent)
+    try:
+        try:
+            _write(path, data)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            _write(path, data)  # taken for one that was left, between the moments of its making and its lock
+        _flush(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            remedy=_REMEDIES.get(error.errno or 0, remedy),
+        ) from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            lock_descriptor(file.fileno())  # while it lives: what has no lock was left
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def clear_partial(folder: Path, *, within: bool = False) -> None:
+    """Take away what :func:`write_whole` had half written in processes that have ended.
+
+    Args:
+        within: also in the folders below.
+    """
+    for path in folder.rglob(f"*{PARTIAL}") if within else folder.glob(f"*{PARTIAL}"):
+        if not _NAME.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            old = time.time() - os.fstat(file.fileno()).st_mtime > _STALE_SECONDS
+            if (locked := lock_descriptor(file.fileno())) or (locked is None and old):
+                path.unlink()
+
+
+def remove(path: Path) -> None:
+    """Take away a file, or a folder with all that is in it, if it is there; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def lines_up_to(longest: int, file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The lines of a file that may be compressed, each of a bounded length: a few kilobytes may unpack to gigabytes.
+
+    Args:
+        longest: bytes of a line, its end counted.
+        file: opened for reading.
+        path: of the file, for the error.
+
+    Raises:
+        UserError: a line is longer.
+    """
+    number = 0
+    while line := file.readline(longest + 1):
+        number += 1
+        if len(line) > longest:
+            raise UserError(
+                f"line {number} is longer than {longest:,} bytes",
+                where=path,
+                remedy="Give a text file with lines",
+            )
+        yield line
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Wait until the disk has these files, and the names of them in their folders.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    folders: set[Path] = set()
+    for path in paths:
+        _flush(path)
+        folders.add(path.parent)
+    for folder in folders:
+        _flush(folder)
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def check_local(path: str) -> None:
+    """Refuse an address (`https://...`) where a file or folder of this machine is wanted.
+
+    Raises:
+        BadUtterance: with the address as it was written.
+    """
+    if _ADDRESS.match(path):
+        raise BadUtterance(
+            "an address on the network, not a file or folder here", where=path, remedy="Download it first"
+        )
+
+
+def expanded(path: str | Path) -> Path:
+    """With `~` at its beginning as the home folder; as it is where nobody knows of one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def check_format(found: object, known: int, where: Path) -> None:
+    """Refuse files of a format that this version does not read.
+
+    Raises:
+        UserError: with both numbers, and whether a later version wrote the files.
+    """
+    if found == known:
+        return
+    later = isinstance(found, int) and found > known
+    by = "a later version of Retort wrote it: " if later else ""
+    raise UserError(
+        f"{by}its format is {str(found)[:40]}, this version reads {known}",
+        where=where,
+        remedy=UPDATE if later else "Export or fetch it again",
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, before the work, a folder into which no file can be written; one that is missing could be made.
+
+    Nothing is left there.
+
+    Raises:
+        UserError: with the folder that refuses and the system's reason.
+    """
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = "a file stands here, not a folder" if there.is_file() else error.strerror or str(error)
+        raise UserError(
+            f"nothing can be written here ({what})", where=folder, remedy="Choose another folder"
+        ) from None
+
+
+def contents(path: str | Path) -> str:
+    """32 hex digits of the files in a folder, or in its folder `model` if it has one; empty where there is none."""
+    root = Path(path)
+    root = root / "model" if (root / "model").is_dir() else root
+    files = (
+        sorted(each for each in root.rglob("*") if each.is_file() and not _passing(each))
+        if root.is_dir()
+        else []
+    )
+    digest = hashlib.sha256()
+    for each in files:
+        digest.update(f"{each.relative_to(root)} {each.stat().st_size}\n".encode())
+        with each.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32] if files else ""
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file is there only while something works: a lock, or what is half written."""
+    return path.suffix == PARTIAL or path.suffix == ".lock" or path.name in (".lock", "lock")
+
+
+@contextlib.contextmanager
+def opening_model(folder: Path, remedy: str) -> Iterator[None]:
+    """Whatever the files of a model make fail, where they are read and put together, is one line.
+
+    They are somebody else's: any value may stand where another is expected.
+
+    Raises:
+        UserError: they are missing or broken, with the reason; one that is raised inside passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"its files are missing or broken ({reason})", where=folder, remedy=remedy) from None
+
+
+def _flush(path: Path) -> None:
+    """Make the content of a file, or a rename in a folder, last through a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,103 @@
+"""Progress bars of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+
+from retort.common.console import PlainColumn
+
+StageProgress = Callable[[str, int, int], None]
+
+SHOWN = {"loss": "loss", "ce": "CE", "ctc": "CTC", "quantity": "quantity", "correct": "accuracy"}
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        PlainColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        PlainColumn("{task.fields[values]}"),
+        console=console,
+        refresh_per_second=2,
+        speed_estimate_period=600,  # seconds; two reports of slow updates must fall into it
+    )
+
+
+class _Stages:
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total, values="")
+        self.progress.update(self.tasks[name], completed=done, total=total)
+
+
+@contextmanager
+def stage_progress(console: Console) -> Iterator[StageProgress]:
+    """A function `(stage, done, total)` that draws one bar a stage."""
+    with _progress(console) as progress:
+        yield _Stages(progress)
+
+
+class TrainingProgress:
+    """A bar of the updates with the losses beside it, a printed line for every evaluation."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self.console = console
+        self.steps = steps
+        self.progress = _progress(console)
+        self.stage = _Stages(self.progress)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> TrainingProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def report(self, step: int, values: dict[str, Any]) -> None:
+        """Show what was logged at `step`."""
+        if "note" in values:
+            self.progress.console.print(str(values["note"]), highlight=False)
+            return
+        if "warning" in values:
+            self.progress.console.print(
+                f"step {step:>6}  {values['warning']}", style="yellow", highlight=False
+            )
+            return
+        if self._task is None:
+            # From where a resumed run starts, or its speed would count what was done before.
+            self._task = self.progress.add_task("training", total=self.steps, completed=step, values="")
+        rows = {
+            key: value for key, value in values.items() if "." in key and not key.startswith("validation")
+        }
+        shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN} | rows
+        text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        if text:
+            speed = self.progress.tasks[self._task].speed
+            text += f"  {speed:.2f} steps/s" if speed else ""
+            self.progress.update(self._task, completed=step, values=text)
+        rates = {key.split(".")[1]: value for key, value in values.items() if key.startswith("validation.")}
+        if rates:
+            line = "  ".join(_validated(name, value) for name, value in rates.items())
+            how = "validation, free-running" if "cer" in rates else "validation"
+            self.progress.console.print(f"step {step:>6}  {how}: {line}", highlight=False)
+        if not self.console.is_terminal and text and step % 100 == 0:
+            self.console.print(f"step {step:>6}  {text}", highlight=False)
+
+
+def _validated(name: str, value: float) -> str:
+    shown = SHOWN.get(name, name.replace("_", " ").upper())
+    return f"{shown} {value:.3f}" if name == "ce" else f"{shown} {value:.2%}"

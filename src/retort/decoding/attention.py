@@ -1,0 +1,229 @@
+"""Beam search with a decoder with attention and the CTC head at once, from token to token.
+
+Source: Watanabe et al. 2017, section II-C: a hypothesis is as good as both find it, the CTC head by the probability
+that the utterance begins with it. Neither grows with a further token, so without a bonus for length a hypothesis that
+ended better than another stands will stay better: that is when the search ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from retort.decoding.cif import NOTHING, Candidate, Scorer
+from retort.decoding.ctc import CtcPrefixes
+from retort.decoding.greedy import NEVER, Hypothesis, until_eos
+from retort.nn.cross_decoder import CrossDecoder
+from retort.students.attention import AttentionStudent
+from retort.students.ctc import ctc_log_probs
+from retort.students.student import Encoded
+from retort.text.tokenizers import EOS
+
+
+@dataclass(frozen=True)
+class JointWeights:
+    """What counts how much.
+
+    Attributes:
+        ctc: of the CTC head's log-probabilities; the decoder's have the rest to 1.
+        length: added for every token.
+    """
+
+    ctc: float
+    length: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Beams:
+    """N hypotheses of each of B utterances, best first, none of them ended.
+
+    Attributes:
+        tokens: `(B, N, 1 + P)` int64, the start symbol and P tokens.
+        log_probs: `(B, N, P)` float32, the decoder's.
+        sums: `(B, N)` float64, all that their scores are made of but CTC's part.
+        scores: `(B, N)` float64; minus infinity where there is no hypothesis.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    sums: Tensor
+    scores: Tensor
+
+
+@dataclass
+class _Ended:
+    """The best hypotheses of an utterance that have ended, best first."""
+
+    most: int
+    found: list[Candidate] = field(default_factory=list)
+
+    @property
+    def worst(self) -> float:
+        """The score above which another one is among the best."""
+        return self.found[-1].score if len(self.found) == self.most else NOTHING
+
+    def add(self, candidate: Candidate) -> None:
+        self.found.append(candidate)
+        self.found.sort(key=lambda each: each.score, reverse=True)
+        del self.found[self.most :]
+
+
+@torch.inference_mode()
+def joint_beam(
+    student: AttentionStudent,
+    encoded: Encoded,
+    beam: int,
+    weights: JointWeights,
+    scorer: Scorer | None = None,
+) -> list[list[Candidate]]:
+    """The best hypotheses of each utterance, best first: up to `beam`, at least one, all different, without times.
+
+    Each has said EOS, and no more tokens than it has frames. At every step up to `beam` hypotheses go on; beside that
+    each of them may end.
+
+    Args:
+        student: in eval mode.
+        encoded: what it encoded.
+        beam: hypotheses kept.
+        weights: of the decoder, the CTC head and length.
+        scorer: asked for every token, EOS too.
+    """
+    decoder, lengths = student.decoder, encoded.lengths
+    batch, device = len(lengths), lengths.device
+    prefixes = CtcPrefixes(ctc_log_probs(student, encoded), lengths) if weights.ctc > 0.0 else None
+    alignments = None if prefixes is None else prefixes.start()
+    state, memory = decoder.start(encoded.hidden, lengths), None
+    if scorer is not None:
+        memory = scorer.start(batch, device)
+    zeros = torch.zeros(batch, 1, dtype=torch.float64, device=device)
+    beams = _Beams(
+        torch.full((batch, 1, 1), EOS, device=device), torch.zeros(batch, 1, 0, device=device), zeros, zeros
+    )
+    ended, limits = [_Ended(beam) for _ in range(batch)], lengths.tolist()
+    for step in range(max(limits, default=0) + 1):
+        previous = beams.tokens[..., -1].flatten()
+        logits, state = decoder.step(state, previous)
+        own = logits.float().log_softmax(-1).view(*beams.scores.shape, -1)
+        gains = (1.0 - weights.ctc) * own.double()
+        if scorer is not None:
+            opinion, memory = scorer.step(memory, previous)
+            gains = gains + opinion.view_as(own)
+        sums = beams.sums[..., None] + gains
+        scores, ends = sums + weights.length, sums[..., EOS]
+        if prefixes is not None and alignments is not None:
+            scores = scores + weights.ctc * prefixes.extended(alignments)
+            ends = ends + weights.ctc * prefixes.whole(alignments)
+        _collect(beams, ends.masked_fill(beams.scores == NOTHING, NOTHING), ended)
+        scores[..., [*NEVER, EOS]] = NOTHING
+        over = (lengths <= step)[:, None] | (beams.scores == NOTHING)
+        scores = scores.masked_fill(over[..., None], NOTHING)
+        beams, parents, said = _advance(beams, sums + weights.length, scores, own, beam)
+        if _settled(beams, ended, [limit - step - 1 for limit in limits], weights.length):
+            break
+        rows = (torch.arange(batch, device=device)[:, None] * scores.shape[1] + parents).flatten()
+        state = state.select(rows)
+        memory = None if scorer is None else scorer.select(memory, rows)
+        if prefixes is not None and alignments is not None:
+            alignments = prefixes.advance(alignments, parents, said)
+    return [each.found for each in ended]
+
+
+def _advance(
+    beams: _Beams, sums: Tensor, scores: Tensor, own: Tensor, beam: int
+) -> tuple[_Beams, Tensor, Tensor]:
+    """One token further.
+
+    Args:
+        sums, scores: `(B, N, V)` float64, what :class:`_Beams` has of these with each token behind it.
+        own: `(B, N, V)` float32, the decoder's log-probabilities.
+        beam: hypotheses to keep.
+
+    Returns:
+        the new hypotheses, which of the old ones each was, and its token, both `(B, K)`.
+    """
+    size = scores.shape[-1]
+    values, best = scores.flatten(1).topk(min(beam, scores.shape[1] * size))
+    parents, said = best.div(size, rounding_mode="floor"), best % size
+    rows = torch.arange(len(best), device=best.device)[:, None]
+    after = _Beams(
+        tokens=torch.cat((beams.tokens[rows, parents], said[..., None]), -1),
+        log_probs=torch.cat((beams.log_probs[rows, parents], own[rows, parents, said][..., None]), -1),
+        sums=sums[rows, parents, said],
+        scores=values,
+    )
+    return after, parents, said
+
+
+def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
+    """Take those of the hypotheses that would be among the best were they to end here with scores `ends (B, N)`."""
+    for row, (scores, best) in enumerate(zip(ends.tolist(), ended)):
+        for column, score in enumerate(scores):
+            if score > best.worst:
+                ids = beams.tokens[row, column, 1:].tolist()
+                said = beams.log_probs[row, column].tolist()
+                best.add(Candidate(Hypothesis(ids, said, []), score))
+
+
+def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) -> bool:
+    """Whether no hypothesis that goes on can be among the best any more, with so many tokens `left` to say."""
+    best = beams.scores[:, 0].tolist()
+    return all(
+        score == NOTHING or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
+        for score, each, tokens in zip(best, ended, left)
+    )
+
+
+@torch.inference_mode()
+def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypothesis]:
+    """The decoder's most probable token at every step, up to EOS or as many as there are frames; without times."""
+    lengths = encoded.lengths
+    previous = torch.full_like(lengths, EOS)
+    running = lengths > 0
+    state = student.decoder.start(encoded.hidden, lengths)
+    tokens, scores = [previous], [torch.zeros_like(lengths, dtype=torch.float32)]
+    while running.any():
+        logits, state = student.decoder.step(state, previous)
+        log_probs = logits.float().log_softmax(-1)
+        log_probs[:, NEVER] = NOTHING
+        score, previous = log_probs.max(-1)
+        tokens.append(previous)
+        scores.append(score)
+        running &= (previous != EOS) & (lengths >= len(tokens))
+    found = []
+    for ids, each, length in zip(
+        torch.stack(tokens, 1)[:, 1:].tolist(), torch.stack(scores, 1)[:, 1:].tolist(), lengths.tolist()
+    ):
+        found.append(until_eos(ids[:length], each, []))
+    return found
+
+
+@torch.inference_mode()
+def teacher_forced(
+    decoder: CrossDecoder, encoded: Encoded, found: list[list[list[int]]]
+) -> list[list[tuple[list[float], float]]]:
+    """What the decoder says of given sentences: log-probabilities of each one's tokens, and of EOS behind them.
+
+    Args:
+        found: ids of sentences, without EOS, of each utterance.
+    """
+    results = []
+    for row, sentences in enumerate(found):
+        most = max(map(len, sentences)) + 1
+        said = torch.full((len(sentences), most), EOS, device=encoded.hidden.device)
+        for place, ids in enumerate(sentences):
+            said[place, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        results.append(_read(decoder, encoded, row, said, [len(ids) for ids in sentences]))
+    return results
+
+
+def _read(
+    decoder: CrossDecoder, encoded: Encoded, row: int, said: Tensor, counts: list[int]
+) -> list[tuple[list[float], float]]:
+    previous = torch.nn.functional.pad(said, (1, 0), value=EOS)[:, :-1]
+    length = encoded.lengths[row : row + 1]
+    frames = encoded.hidden[row : row + 1, : max(int(length), 1)]
+    logits = decoder(previous, frames, length).logits
+    log_probs = logits.float().log_softmax(-1).gather(-1, said[..., None])[..., 0].tolist()
+    return [(each[:count], each[count]) for each, count in zip(log_probs, counts)]

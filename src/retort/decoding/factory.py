@@ -1,0 +1,119 @@
+"""The only place that maps `student.kind`, and what the options ask for, to a search."""
+
+from __future__ import annotations
+
+from retort.common.errors import UserError
+from retort.decoding.graph_search import CtcGraphSearch, HybridSearch, ScaledGraph
+from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.search import Search
+from retort.decoding.token_search import AttentionSearch, CifSearch, CtcSearch, TransducerSearch
+from retort.decoding.whisper_search import WhisperSearch
+from retort.graph.pool import Workplace
+from retort.students.attention import AttentionStudent
+from retort.students.cif import CifStudent
+from retort.students.ctc import CtcStudent, HasCtc
+from retort.students.hybrid import HybridStudent
+from retort.students.student import Student
+from retort.students.transducer import TransducerStudent
+from retort.students.whisper import WhisperStudent
+from retort.text.normalise import Normaliser
+from retort.text.tokenizers import Tokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
+
+
+def open_search(
+    student: Student,
+    tokenizer: Tokenizer,
+    normalise: Normaliser,
+    options: DecodingOptions,
+    before: Search | None = None,
+    graph: ScaledGraph | None = None,
+    workplace: Workplace | None = None,
+) -> Search:
+    """The search of a student.
+
+    Args:
+        normalise: of its texts.
+        before: an earlier search of the same student, whose models are taken over where they are the same.
+        graph: what a hybrid student is heard through.
+        workplace: of searches through graphs; by default this process, which keeps no graphs.
+
+    Raises:
+        UserError: a language model cannot be opened, or an option or a model does not fit the student.
+        ValueError: a hybrid student without a graph, or a kind that has no search.
+    """
+    _check(student, options)
+    place = workplace or Workplace()
+    if isinstance(student, HybridStudent):
+        if graph is None:
+            raise ValueError("a hybrid student is heard through a decoding graph")
+        return HybridSearch(student, graph, options, place)
+    if options.graph:
+        earlier = before if isinstance(before, CtcGraphSearch) else None
+        return CtcGraphSearch(student, tokenizer, normalise, options, place, earlier)
+    if options.acoustic_scale:
+        raise UserError(
+            f"acoustic scale is {options.acoustic_scale:g}, but there is no decoding graph",
+            remedy="Name a language model: --graph",
+        )
+    if isinstance(student, CtcStudent) or (options.mode == "ctc" and isinstance(student, HasCtc)):
+        return CtcSearch(student, tokenizer, options, before)
+    if isinstance(student, AttentionStudent):
+        return AttentionSearch(student, tokenizer, options, before)
+    if isinstance(student, TransducerStudent):
+        return TransducerSearch(student, tokenizer, options, before)
+    if isinstance(student, WhisperStudent):
+        if not isinstance(tokenizer, WhisperTokenizer):
+            raise ValueError("a Whisper student needs Whisper's tokenizer")
+        return WhisperSearch(student, tokenizer, options, before)
+    if not isinstance(student, CifStudent):
+        raise ValueError(f"no search for {type(student).__name__}")
+    return CifSearch(student, tokenizer, options, before)
+
+
+def _check(student: Student, options: DecodingOptions) -> None:
+    """
+    Raises:
+        UserError: an option that is not for this kind of student.
+    """
+    kind = student.config.kind
+    what = f"{'an' if kind == 'attention' else 'a'} {kind} student"
+    attention, head = isinstance(student, AttentionStudent), isinstance(student, HasCtc)
+    if options.mode in ("ctc", "ctc_rescoring", "joint") and not head:
+        raise UserError(f"mode is {options.mode}, but {what} has no CTC head", remedy="Leave --mode out")
+    if options.mode == "ctc_rescoring" and (attention or isinstance(student, CtcStudent)):
+        raise UserError(
+            f"mode is ctc_rescoring, but the search of {what} asks its CTC head already",
+            remedy="Leave --mode out",
+        )
+    cif = isinstance(student, CifStudent)
+    if options.mode == "joint" and not cif:
+        raise UserError(
+            f"mode is joint, but {what} is not a CIF student",
+            remedy="Leave --mode out: an attention student's own search is joint already",
+        )
+    own_fires = cif and student.config.cif.fires == "ctc" and student.config.decoder.kind == "autoregressive"
+    if options.mode == "attention_rescoring" and not (attention or own_fires):
+        raise UserError(
+            f"mode is attention_rescoring, but {what} has no decoder that takes the CTC head's hypotheses",
+            remedy="Leave --mode out",
+        )
+    both = options.mode in ("ctc_rescoring", "joint", "attention_rescoring") or (
+        attention and options.mode != "ctc"
+    )
+    if options.ctc_weight != GREEDY.ctc_weight and not both:
+        raise UserError(
+            f"ctc weight is {options.ctc_weight:g}, but {what} is not searched with a decoder and a CTC head"
+            if not attention
+            else f"ctc weight is {options.ctc_weight:g}, but mode ctc asks the CTC head alone",
+            remedy="Leave --ctc-weight out",
+        )
+    if options.length_weight and not options.rescore and options.mode != "ctc":
+        weight, remedy = f"length weight is {options.length_weight:g}", "Leave --length-weight out"
+        if isinstance(student, HybridStudent):
+            raise UserError(f"{weight}, but a decoding graph weighs its words itself", remedy=remedy)
+        if isinstance(student, CifStudent):
+            raise UserError(
+                f"{weight}, but {what} says as many tokens as it hears",
+                remedy=f"{remedy}, or rank anew with --rescore",
+            )

@@ -1,0 +1,230 @@
+"""Checkpoints without pickle: tensors in safetensors, the rest in JSON; and their averages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from retort.common.checksums import seal, verify_file
+from retort.common.errors import UserError
+from retort.common.files import flush
+from retort.common.json_reader import read_json
+from retort.common.weights import fit, read_weights
+from retort.config.schema import LoopConfig
+from retort.engine.sharding import load_optimizer, load_weights, whole_optimizer, whole_weights
+from retort.nn.collectives import process_index, wait_for_processes
+
+_REMEDY = "Remove this checkpoint, run again"
+_PARTS = ("student", "objective", "optimizer", "random")
+
+
+class CheckpointFolder:
+    """`checkpoints/step-N` of an experiment: the student, and what resuming needs.
+
+    Each is written beside its final name and then renamed, so a folder named `step-N` is always whole. All
+    processes of a run save and restore together, for each may hold but a part of the parameters; the first writes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, ascending."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+    def save(
+        self,
+        step: int,
+        student: nn.Module,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+    ) -> None:
+        """Write checkpoint `step`; `state` is anything that JSON can hold. Every process must call this.
+
+        Raises:
+            UserError: it cannot be written (disk full); the checkpoints before stay as they are.
+        """
+        parts = whole_weights(student), whole_weights(objective), whole_optimizer(optimizer), _random_states()
+        if process_index() > 0:
+            return
+        self.tidy()
+        partial = self.folder / f"partial-{step:08d}"
+        try:
+            partial.mkdir(parents=True)
+            for name, tensors in zip(_PARTS, parts):
+                save_file(tensors, partial / f"{name}.safetensors")
+            (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+            seal(partial)  # a rename must not outlive its content when the power goes
+            self.remove(step)
+            partial.rename(self.path(step))
+            flush([self.path(step)])
+        except (OSError, SafetensorError, UserError) as error:  # the second: safetensors of a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = error.what if isinstance(error, UserError) else error
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written ({reason})",
+                where=self.folder,
+                remedy="Free space, run again: it goes on from the checkpoint before",
+            ) from None
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What was saved beside the tensors of checkpoint `step`.
+
+        Raises:
+            OSError, ValueError, UserError: it is not whole.
+        """
+        path = self.path(step) / "state.json"
+        verify_file(path, _REMEDY)
+        state: Any = read_json(path)
+        if not isinstance(state, dict) or state.get("step") != step:
+            raise ValueError(f"state.json is not that of step {step}")
+        return state
+
+    def restore(
+        self,
+        student: nn.Module,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        check_state: Callable[[dict[str, Any]], object] = lambda state: None,
+    ) -> tuple[dict[str, Any] | None, list[str]]:
+        """Load the newest whole checkpoint into the three. Every process must call this.
+
+        Args:
+            check_state: raises a ValueError, KeyError or TypeError where it cannot go on from a `state`.
+
+        Returns:
+            Its `state`, or None where there is none, and a line for every one that was cut short and passed over.
+
+        Raises:
+            UserError: there are checkpoints, but none of them is whole.
+        """
+        passed_over: list[str] = []
+        steps = self.steps()
+        resumable = [step for step in steps if (self.path(step) / "optimizer.safetensors").exists()]
+        if steps and steps[-1] not in resumable:  # the newest was written with it, so it is damaged
+            resumable.append(steps[-1])
+        for step in reversed(resumable):
+            path = self.path(step)
+            try:
+                tensors = {name: read_weights(path / f"{name}.safetensors", _REMEDY) for name in _PARTS}
+                state = self.state(step)
+                check_state(state)
+                fit(student, tensors["student"])
+                fit(objective, tensors["objective"])
+                _check_optimizer(optimizer, tensors["optimizer"])
+                _check_random(tensors["random"])
+                load_optimizer(optimizer, tensors["optimizer"])
+            except (
+                UserError,
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ) as error:
+                reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                passed_over.append(f"{path.name} is not whole ({reason}); going on from the one before")
+                continue
+            load_weights(student, tensors["student"])
+            load_weights(objective, tensors["objective"])
+            torch.set_rng_state(tensors["random"]["cpu"])
+            if "cuda" in tensors["random"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random"]["cuda"])
+            wait_for_processes()  # another may still be reading what is removed here
+            if process_index() == 0:
+                for later in passed_over:
+                    self.remove(int(later.split()[0][5:]))
+            return state, passed_over
+        if passed_over:
+            raise UserError(
+                f"no checkpoint is whole; {passed_over[0].rpartition(';')[0]}",
+                where=self.folder,
+                remedy="Remove the folder to start again",
+            )
+        return None, []
+
+    def drop_training_state(self, step: int) -> None:
+        """Keep the student alone of a checkpoint that nobody will resume from."""
+        for name in ("objective", "optimizer", "random"):
+            (self.path(step) / f"{name}.safetensors").unlink(missing_ok=True)
+
+    def remove(self, step: int) -> None:
+        """Take a checkpoint away; under another name first, for a kill must not leave half of it under its own."""
+        doomed = self.folder / f"partial-{step:08d}-removed"
+        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path(step).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Take away what killed runs left half written or half removed."""
+        for path in self.folder.glob("partial-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def average(
+        self, steps: Sequence[int], merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    ) -> dict[str, Tensor]:
+        """Mean of the students of these checkpoints, each merged first; BatchNorm statistics too, counters from the last."""
+        return average_weights(
+            [merge(read_weights(self.path(step) / "student.safetensors", _REMEDY)) for step in steps]
+        )
+
+
+def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: LoopConfig) -> list[int]:
+    """The best or the last of `steps`, ascending, as `config` has it: what a model is averaged from."""
+    scored = [step for step in steps if str(step) in scores]
+    if config.keep == "best":
+        scored.sort(key=lambda step: (scores[str(step)], -step))
+        return sorted(scored[: config.checkpoints])
+    return scored[-config.checkpoints :]
+
+
+def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of floating-point tensors in float64; whole-number tensors are taken from the last state."""
+    averaged = {}
+    for name, last in states[-1].items():
+        if last.is_floating_point():
+            total = sum(
+                (state[name].double() for state in states), torch.zeros_like(last, dtype=torch.float64)
+            )
+            averaged[name] = (total / len(states)).to(last.dtype)
+        else:
+            averaged[name] = last
+    return averaged
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError where a tensor belongs to no parameter."""
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    for key in tensors:
+        index, _, name = key.partition(".")
+        if not index.isdigit() or int(index) >= count or not name:
+            raise ValueError(f"{key} is not a state of the optimiser")
+
+
+def _check_random(states: Mapping[str, Tensor]) -> None:
+    """Raise an error where a state of a generator is none."""
+    torch.Generator().set_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.Generator("cuda").set_state(states["cuda"])

@@ -1,0 +1,1 @@
+"""Weighted finite-state transducers: decoding graphs, the search in them, lattices."""

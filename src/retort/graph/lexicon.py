@@ -1,0 +1,280 @@
+"""LG: the words that a lexicon and a language model share, in units (phones, pieces), determinised and minimised."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from retort.common.errors import UserError
+from retort.common.files import LONGEST_TEXT, lines_up_to
+from retort.graph.fst import FINER, Fst, join, to_openfst, wheel
+
+_START, _END, _BACKOFF = "<s>", "</s>", "#0"
+_RESERVED = {_START, _END, _BACKOFF, "<eps>", "<unk>", "<UNK>"}
+_REMEDY = "Make the file again"
+
+
+def words_of(arpa: Path) -> list[str]:
+    """The words of an ARPA file, in its order, without those that stand for none (sentence ends, the unknown).
+
+    Raises:
+        UserError: it cannot be read, or has no words.
+    """
+    words: list[str] = []
+    inside = False
+    try:
+        with opened(arpa) as file:
+            for line in lines_up_to(LONGEST_TEXT, file, arpa):
+                text = line.rstrip(b"\r\n").decode()
+                if text.startswith("\\"):
+                    if inside:
+                        break
+                    inside = text.startswith("\\1-grams:")
+                elif inside:
+                    fields = [each for each in text.replace("\t", " ").split(" ") if each]
+                    words += fields[1:2]
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise UserError(f"cannot be read ({error})", where=arpa, remedy=_REMEDY) from None
+    words = [word for word in dict.fromkeys(words) if word not in _RESERVED]
+    if not words:
+        raise UserError("no words in it", where=arpa, remedy="Give an ARPA file")
+    return words
+
+
+def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
+    """The model as a `StdVectorFst`, sorted by input: word i has label i + 1, its back-off one more than the last.
+
+    N-grams with other words are left out, as are those of the unknown word.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    kaldifst = wheel("kaldifst")
+    wheel("kaldilm")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        symbols = ["<eps>", *words, _BACKOFF, _START, _END]
+        lines = "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols))
+        (folder / "words.txt").write_text(lines, encoding="utf-8")
+        with opened(arpa) as packed, (folder / "arpa").open("wb") as plain:
+            plain.writelines(lines_up_to(LONGEST_TEXT, packed, arpa))
+        # A process of its own: the library writes its log to the terminal, whatever Python's stderr is.
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "kaldilm", f"--disambig-symbol={_BACKOFF}", "--max-arpa-warnings=0"),
+                *("--read-symbol-table=words.txt", "arpa", "grammar.fst"),
+            ],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode or not (folder / "grammar.fst").exists():
+            said = [
+                line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("[E]")
+            ]
+            reason = said[-1].removeprefix("[E]").strip() if said else f"kaldilm ended with {done.returncode}"
+            raise UserError(f"no graph can be made of it ({reason})", where=arpa, remedy=_REMEDY)
+        return kaldifst.StdVectorFst.read(str(folder / "grammar.fst"))
+
+
+def opened(path: Path) -> IO[bytes]:
+    """What is in an ARPA file, whether it is compressed or not."""
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+Spellings = Sequence[tuple[int, tuple[int, ...]]]
+"""Pairs of a word's label and one of its pronunciations in labels of units."""
+
+
+def disambiguate(spellings: Spellings) -> list[int]:
+    """For each pronunciation which symbol must end it, from 1, so that no other is or begins with the same; 0: none."""
+    times = Counter(units for _, units in spellings)
+    beginnings = {units[:length] for units in times for length in range(1, len(units))}
+    used: Counter[tuple[int, ...]] = Counter()
+    found = []
+    for _, units in spellings:
+        if times[units] > 1 or units in beginnings:
+            used[units] += 1
+        found.append(used[units])
+    return found
+
+
+def lexicon_fst(
+    spellings: Spellings,
+    first_symbol: int,
+    backoff: int,
+    silence: int | None = None,
+    silence_probability: float = 0.5,
+    begun: Spellings | None = None,
+) -> Fst:
+    """Any sequence of words, with silence or without at the start and behind every word.
+
+    Args:
+        spellings: no pronunciation is empty.
+        first_symbol: label of the symbol that lets the grammar's back-off pass; those of :func:`disambiguate` follow.
+        backoff: label of back-off among the words.
+        silence: its label; None for units that know none.
+        silence_probability: of a silence at each place, in (0, 1).
+        begun: pronunciations of the first word of a sentence, if they are others; not together with silence.
+    """
+    loop, ends = 0, 1
+    rows: list[tuple[int, int, int, float, int]] = [(loop, first_symbol, backoff, 0.0, loop)]
+    start, states, without = loop, 1, 0.0
+    if silence is not None:
+        start, states = 2, 3
+        without = -math.log1p(-silence_probability)
+        pause = -math.log(silence_probability)
+        rows += [(start, 0, 0, without, loop), (start, 0, 0, pause, ends), (ends, silence, 0, 0.0, loop)]
+    elif begun is not None:
+        start, states = 1, 2
+        rows.append((start, first_symbol, backoff, 0.0, start))
+    places = [(loop, *each) for each in zip(spellings, disambiguate(spellings))]
+    places += [(start, *each) for each in zip(begun or [], disambiguate(begun or []))]
+    for place, (word, units), symbol in places:
+        labels = [*units, first_symbol + symbol] if symbol else list(units)
+        at, said = place, word
+        for label in labels[:-1]:
+            rows.append((at, label, said, 0.0, states))
+            at, said, states = states, 0, states + 1
+        rows.append((at, labels[-1], said, without, loop))
+        if silence is not None:
+            rows.append((at, labels[-1], said, pause, ends))
+    finals = np.full(states, np.inf, np.float32)
+    finals[loop] = 0.0
+    if begun is not None:
+        finals[start] = 0.0
+    return Fst(start, finals, *join(tuple(zip(*rows))))
+
+
+Pronunciations = Mapping[str, Sequence[Sequence[str]]]
+Spelled = list[list[int]]
+"""The pronunciations of a word in numbers of units."""
+
+
+class LexiconGrammar:
+    """Words with their pronunciations and what they cost in sentences.
+
+    Attributes:
+        words: of the language model, in its order, that have a pronunciation.
+        spellings: of each its pronunciations in units.
+        first: the same where a sentence begins; None if they are the same there.
+        left_out: the others.
+
+    Args:
+        lexicon: words to pronunciations; one with a symbol that is not in `units` is left out.
+        arpa: the language model.
+        units: their numbers.
+        first: pronunciations of words with which a sentence begins, if they are others there.
+
+    Raises:
+        UserError: the ARPA file cannot be read, or no word of it has a pronunciation.
+    """
+
+    def __init__(
+        self,
+        lexicon: Pronunciations,
+        arpa: Path,
+        units: Mapping[str, int],
+        first: Pronunciations | None = None,
+    ) -> None:
+        self.arpa = arpa
+        self.words: list[str] = []
+        self.spellings: list[Spelled] = []
+        self.first: list[Spelled] | None = None if first is None else []
+        self.left_out: list[str] = []
+        for word in words_of(arpa):
+            known = _known(lexicon, word, units)
+            begun = known if first is None else _known(first, word, units)
+            if known and begun:
+                self.words.append(word)
+                self.spellings.append(known)
+                if self.first is not None:
+                    self.first.append(begun)
+            else:
+                self.left_out.append(word)
+        if not self.words:
+            example = f"'{self.left_out[0]}' is the first"
+            raise UserError(
+                f"none of its {len(self.left_out):,} words has a pronunciation ({example})",
+                where=arpa,
+                remedy="Give a lexicon of the same language, spelled in the same case",
+            )
+
+    @property
+    def all_spellings(self) -> list[Spelled]:
+        """Of each word, those at the start of a sentence among them."""
+        if self.first is None:
+            return self.spellings
+        return [
+            [*spelled, *(each for each in begun if each not in spelled)]
+            for spelled, begun in zip(self.spellings, self.first)
+        ]
+
+    def key(self, *rest: Any) -> str:
+        """16 hex digits of the words, their spellings, what is in the ARPA file and of whatever else counts.
+
+        How the file is compressed, and when, does not count.
+        """
+        rest = rest if self.first is None else (*rest, self.first)
+        digest = hashlib.sha256(json.dumps([self.words, self.spellings, *rest]).encode())
+        with opened(self.arpa) as file:
+            content = hashlib.sha256()
+            while block := file.read(1 << 20):
+                content.update(block)
+        digest.update(content.digest())
+        return digest.hexdigest()[:16]
+
+    def fst(
+        self, units: int, silence: int | None = None, silence_probability: float = 0.5
+    ) -> tuple[Any, list[int]]:
+        """The transducer, of OpenFst: input label unit + 1, output label number of the word + 1.
+
+        Args:
+            units: all there are; disambiguation follows behind their labels.
+            silence: the unit that may stand at the start and behind every word; None: there is none.
+
+        Returns:
+            it and the labels of disambiguation.
+
+        Raises:
+            UserError: the ARPA file is broken.
+        """
+        kaldifst = wheel("kaldifst")
+        spellings = _labelled(self.spellings)
+        begun = None if self.first is None else _labelled(self.first)
+        first, backoff = units + 1, len(self.words) + 1
+        pause = None if silence is None else silence + 1
+        lexicon = to_openfst(lexicon_fst(spellings, first, backoff, pause, silence_probability, begun))
+        kaldifst.arcsort(lexicon, "olabel")
+        found = kaldifst.compose(lexicon, grammar_fst(self.arpa, self.words))
+        kaldifst.determinize_star(found, delta=FINER)
+        kaldifst.minimize_encoded(found, delta=FINER)
+        symbols = max([*disambiguate(spellings), *disambiguate(begun or [])])
+        return found, list(range(first, first + 1 + symbols))
+
+
+def _known(lexicon: Pronunciations, word: str, units: Mapping[str, int]) -> Spelled:
+    """The pronunciations of a word that have no other symbols than `units`."""
+    found = dict.fromkeys(map(tuple, lexicon[word])) if word in lexicon else {}
+    return [[units[unit] for unit in each] for each in found if each and all(u in units for u in each)]
+
+
+def _labelled(spellings: Sequence[Spelled]) -> list[tuple[int, tuple[int, ...]]]:
+    return [
+        (word, tuple(unit + 1 for unit in each))
+        for word, spelled in enumerate(spellings, 1)
+        for each in spelled
+    ]

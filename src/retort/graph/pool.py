@@ -1,0 +1,143 @@
+"""Where searches through decoding graphs work: in how many processes, and where graphs that they build are kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.common.errors import BadUtterance, UserError
+from retort.common.workers import Workers, cores, workers
+from retort.graph.build import Graph
+from retort.graph.search import GraphHypothesis, GraphSearch, Settings
+
+Progress = Callable[[str, int, int], None]
+Readings: TypeAlias = "list[GraphHypothesis] | BadUtterance"
+"""What a graph has for an utterance, best first; or why it has nothing."""
+
+
+class Workplace:
+    """Processes that search, started when they are first needed, and a folder of graphs.
+
+    kaldi-decoder holds Python's lock while it searches, so threads would wait for one another. Every process reads
+    the graph once; what it finds does not depend on how many there are. They end with :meth:`close`, with the
+    `with` block, or with this process.
+
+    Args:
+        jobs: processes; 1 searches in this one, 0 takes one a core that this process may use.
+        graphs: where graphs that a search builds are kept; None keeps none.
+        progress: told the stage, steps done and steps in all while a graph is built.
+
+    Attributes:
+        jobs: how many processes search.
+    """
+
+    def __init__(self, jobs: int = 1, graphs: Path | None = None, progress: Progress | None = None) -> None:
+        self.jobs = jobs or cores()
+        self.graphs, self.progress = graphs, progress
+        self._open = ExitStack()
+        self._pool: Workers | None = None
+        self._saved: list[tuple[Graph, Path]] = []
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; a later search starts others."""
+        self._pool = None
+        self._saved = []
+        self._open.close()
+
+    def prepare(self, search: GraphSearch, utterances: int) -> None:
+        """Start as many processes as so many utterances can use, and let them read the graph."""
+        count = min(self.jobs, utterances)
+        if count > 1:
+            list(self._workers().map(_read, [self._task(search)] * count))
+
+    def readings(
+        self, search: GraphSearch, scores: Sequence[NDArray[np.float32]], most: int
+    ) -> list[Readings]:
+        """Up to `most` readings of utterances of `(T, S)` scores, in their order.
+
+        Raises:
+            UserError: as :meth:`retort.graph.search.GraphSearch.search`, or a process was killed.
+        """
+        if self.jobs == 1 or len(scores) < 2:
+            return [_readings(search, each, most) for each in scores]
+        task = self._task(search)
+        return list(self._workers().map(_work, [_Job(task, each, most) for each in scores]))
+
+    def _workers(self) -> Workers:
+        if self._pool is None:
+            remedy = "If memory was short, give fewer --jobs"
+            self._pool = self._open.enter_context(workers(self.jobs, "the graph search", remedy))
+        return self._pool
+
+    def _task(self, search: GraphSearch) -> _Task:
+        return _Task(str(self._folder(search.graph)), search.graph.about.key, search.settings)
+
+    def _folder(self, graph: Graph) -> Path:
+        """Where the processes find a graph: where it came from, or, if it is not there, a copy."""
+        if graph.kept and graph.folder is not None:
+            return graph.folder.resolve()
+        for there, folder in self._saved:
+            if there is graph:
+                return folder
+        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory())) / "graph"
+        graph.save(folder)
+        self._saved.append((graph, folder))
+        return folder
+
+
+class _Task(NamedTuple):
+    """A search that a process can open."""
+
+    folder: str
+    key: str
+    settings: Settings
+
+
+class _Job(NamedTuple):
+    task: _Task
+    scores: NDArray[np.float32]
+    most: int
+
+
+def _readings(search: GraphSearch, scores: NDArray[np.float32], most: int) -> Readings:
+    try:
+        return [search.search(scores)] if most == 1 else search.alternatives(scores, most)
+    except BadUtterance as error:
+        return error
+
+
+def _work(job: _Job) -> Readings:
+    return _readings(_opened(job.task), job.scores, job.most)
+
+
+def _read(task: _Task) -> None:
+    _opened(task)
+
+
+@lru_cache(maxsize=1)
+def _opened(task: _Task) -> GraphSearch:
+    return GraphSearch(_graph(task.folder, task.key), *task.settings)
+
+
+@lru_cache(maxsize=1)
+def _graph(folder: str, key: str) -> Graph:
+    graph = Graph.load(folder)
+    if graph.about.key != key:
+        raise UserError("another decoding graph has taken its place", where=folder, remedy="Run again")
+    return graph

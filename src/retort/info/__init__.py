@@ -1,0 +1,1 @@
+"""What a recipe would train, described without training it."""

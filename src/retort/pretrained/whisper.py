@@ -1,0 +1,132 @@
+"""Opening whole Whisper models: sizes, weights and tokenizer; every failure is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from retort.common.errors import UserError
+from retort.common.huggingface import open_model, open_part
+from retort.config.schema import TokenizerConfig
+from retort.pretrained.hub import load_pretrained, open_tokenizer
+from retort.pretrained.speech import speech_architecture
+from retort.text.whisper_pieces import WhisperTokenizer
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+_REMEDY = "Give the folder of a Whisper model or its name, such as whisper-base (see `retort fetch`)"
+_DECODER = (
+    "decoder_layers",
+    "decoder_attention_heads",
+    "decoder_ffn_dim",
+    "max_target_positions",
+    "vocab_size",
+)
+_MULTILINGUAL = 51865
+"""Size of the vocabulary from which on Whisper models are multilingual, where their settings do not say it."""
+
+
+def whisper_architecture(name: str) -> dict[str, Any]:
+    """What rebuilds a whole Whisper without its files: sizes of encoder and decoder, tokens of the prompt, alignment heads.
+
+    Where the model names no alignment heads, they are all heads of the upper half of the decoder's layers.
+
+    Raises:
+        UserError: it cannot be found or opened, or is no Whisper.
+    """
+    values = speech_architecture(name)
+    if values["model_type"] != "whisper":
+        raise UserError(f"a model of type {values['model_type']}", where=name, remedy=_REMEDY)
+    config, generation = _configs(name)
+    layers, heads = config.decoder_layers, config.decoder_attention_heads
+    upper = [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
+    found = getattr(generation, "alignment_heads", None) or upper
+    if any(not (0 <= layer < layers and 0 <= head < heads) for layer, head in found):
+        raise UserError("its alignment_heads are not within its layers", where=name, remedy="Fetch the model again")
+    return {
+        **values,
+        **{key: getattr(config, key) for key in _DECODER},
+        "prompt": 4 if _multilingual(config, generation) else 2,
+        "alignment_heads": [[int(layer), int(head)] for layer, head in found],
+    }
+
+
+def open_whisper(name: str) -> dict[str, Tensor]:
+    """The weights of a Whisper, float32, under the names of `transformers`' WhisperModel.
+
+    Raises:
+        UserError: it cannot be found or opened, or lacks weights.
+    """
+    from transformers import WhisperModel
+
+    weights: dict[str, Tensor] = _open(WhisperModel, name).state_dict()
+    return weights
+
+
+def open_whisper_model(name: str) -> PreTrainedModel:
+    """A whole Whisper with its output layer, float32 on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: it cannot be found or opened, or lacks weights.
+    """
+    from transformers import WhisperForConditionalGeneration
+
+    return _open(WhisperForConditionalGeneration, name).eval().requires_grad_(False)
+
+
+def _open(kind: Any, name: str) -> PreTrainedModel:
+    def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return open_model(kind, source, local=local, dtype=torch.float32)
+
+    with torch.random.fork_rng(devices=[]):
+        model, report = load_pretrained(load, name, _REMEDY)
+    absent = (*report["missing_keys"], *report["mismatched_keys"])
+    missing = sorted(str(key) for key in absent if "proj_out" not in str(key))  # that of the embeddings
+    if missing:
+        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+    return model
+
+
+def whisper_tokenizer(name: str, config: TokenizerConfig, texts: Iterable[str]) -> WhisperTokenizer:
+    """The vocabulary that a recipe asks for, from a Whisper's tokenizer and its list of suppressed tokens.
+
+    Args:
+        texts: normalised transcripts of the training data.
+
+    Raises:
+        UserError: no model is named, it cannot be opened, or language or size do not fit it.
+    """
+    if not name:
+        raise UserError("tokenizer.kind is whisper without a model", remedy="Set tokenizer.model, e.g. whisper-base")
+    settings, generation = _configs(name)
+    language = config.language if _multilingual(settings, generation) else ""
+    return WhisperTokenizer.train(
+        texts,
+        open_tokenizer(name).backend_tokenizer,
+        language,
+        config.size,
+        getattr(generation, "suppress_tokens", None) or (),
+        getattr(generation, "begin_suppress_tokens", None) or (),
+    )
+
+
+def _configs(name: str) -> tuple[PretrainedConfig, GenerationConfig]:
+    """The configuration of the model, and that of its generation, which may be empty."""
+    from transformers import AutoConfig, GenerationConfig
+
+    def load(source: str, local: bool) -> tuple[PretrainedConfig, GenerationConfig]:
+        config = open_part(AutoConfig, source, local=local)
+        try:
+            return config, open_part(GenerationConfig, source, local=local)
+        except OSError:
+            return config, GenerationConfig()
+
+    return load_pretrained(load, name, _REMEDY)
+
+
+def _multilingual(config: PretrainedConfig, generation: GenerationConfig) -> bool:
+    return bool(getattr(generation, "is_multilingual", config.vocab_size >= _MULTILINGUAL))

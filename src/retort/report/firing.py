@@ -1,0 +1,117 @@
+"""What CIF does with an utterance: where it fires, and whether it fires as often as it should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+from numpy.typing import NDArray
+
+from retort.audio.fbank import FRAME_SHIFT
+from retort.common.errors import BadUtterance, UserError
+from retort.corpora.features import CutFeatures
+from retort.decoding.greedy import greedy_fired
+from retort.decoding.recogniser import Recogniser
+from retort.students.cif import CifStudent
+from retort.students.ctc import ctc_log_probs
+from retort.students.student import check_length
+from retort.text.tokenizers import BLANK
+
+END = "∎"
+"""How the end symbol is shown."""
+
+
+@dataclass(frozen=True)
+class Firing:
+    """One utterance, heard without help from its reference.
+
+    Attributes:
+        features: `(T, bins)` float32 after CMVN, a frame every 10 ms.
+        alphas: `(T',)` float32 weights, one an encoder frame; of fires at the peaks of the CTC head the probability of
+            any label but the blank.
+        fire_times: `(U,)` float32 encoder frames at which tokens were complete.
+        labels: of the U tokens; empty behind the end symbol.
+        frame_seconds: of one encoder frame.
+    """
+
+    features: NDArray[np.float32]
+    alphas: NDArray[np.float32]
+    fire_times: NDArray[np.float32]
+    labels: list[str]
+    frame_seconds: float
+
+
+@torch.inference_mode()
+def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
+    """Let the model hear one cut.
+
+    Raises:
+        UserError: the model is no CIF student.
+        BadUtterance: its audio cannot be used.
+    """
+    student = _cif(recogniser)
+    features = _features(recogniser, CutFeatures(recogniser.features), cut)
+    encoded = student.encode(features[None].to(recogniser.device), _length(recogniser, features))
+    fired = student.fire(encoded)
+    ids = greedy_fired(student, fired, encoded)[0].ids
+    count = int(fired.lengths[0])
+    labels = [surface.replace(" ", "␣") for surface in recogniser.tokenizer.surfaces(ids)]
+    labels = [*labels, END, *[""] * count][:count]
+    if student.weights is None:
+        alphas = 1.0 - ctc_log_probs(student, encoded)[..., BLANK].exp()
+    else:
+        alphas = student.weights(encoded.hidden, encoded.lengths)
+    alphas = alphas[0, : int(encoded.lengths[0])]
+    return Firing(
+        features.numpy(),
+        alphas.float().cpu().numpy(),
+        fired.fire_times[0, :count].float().cpu().numpy(),
+        labels,
+        FRAME_SHIFT * student.encoder.subsampling,
+    )
+
+
+@torch.inference_mode()
+def length_errors(
+    recogniser: Recogniser, cuts: Sequence[Cut], progress: Callable[[int, int], None] | None = None
+) -> dict[str, int]:
+    """Tokens fired freely minus tokens of the reference, the end symbol counted in both, by utterance id.
+
+    An utterance whose audio cannot be used is left out.
+
+    Raises:
+        UserError: the model is no CIF student.
+    """
+    student, made = _cif(recogniser), CutFeatures(recogniser.features)
+    errors = {}
+    for index, cut in enumerate(cuts):
+        try:
+            features = _features(recogniser, made, cut)
+        except BadUtterance:
+            continue
+        encoded = student.encode(features[None].to(recogniser.device), _length(recogniser, features))
+        text = recogniser.normalise(cut.supervisions[0].text or "")
+        wanted = len(recogniser.tokenizer.encode(text)) + 1
+        errors[cut.id] = int(student.fire(encoded).lengths[0]) - wanted
+        if progress is not None:
+            progress(index + 1, len(cuts))
+    return errors
+
+
+def _cif(recogniser: Recogniser) -> CifStudent:
+    if not isinstance(recogniser.student, CifStudent):
+        raise UserError(f"a {recogniser.student.config.kind} student fires no tokens")
+    return recogniser.student
+
+
+def _features(recogniser: Recogniser, made: CutFeatures, cut: Cut) -> torch.Tensor:
+    features = made(cut)
+    check_length(recogniser.student.encoder, features.shape[0], cut.id)
+    return features
+
+
+def _length(recogniser: Recogniser, features: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([features.shape[0]], device=recogniser.device)

@@ -1,0 +1,122 @@
+"""What a hybrid student does with an utterance, over time: its guesses beside the alignment, and the words it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+from numpy.typing import NDArray
+
+from retort.alignment.alignment import Timed, runs
+from retort.alignment.encoder_frames import EncoderFrames, Placed
+from retort.alignment.phones import SILENCE
+from retort.alignment.store import AlignmentStore
+from retort.common.errors import BadUtterance, UserError
+from retort.corpora.features import CutFeatures
+from retort.decoding.options import GREEDY
+from retort.decoding.recogniser import Recogniser
+from retort.decoding.transcript import time_candidates
+from retort.students.hybrid import HybridStudent
+from retort.students.student import Encoded, check_length
+
+
+class Span(NamedTuple):
+    """A text that lasts from `start` to `end`, seconds; whether it is what the alignment has there, if that is known."""
+
+    text: str
+    start: float
+    end: float
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """One utterance, heard without help from its reference.
+
+    Attributes:
+        features: `(T, bins)` float32 after CMVN, a frame every 10 ms.
+        words: of the alignment, silences between them; empty without one.
+        phones: of the alignment, silences left out.
+        guesses: phones of the senones that are most likely frame by frame, equal ones in a row as one, silences left
+            out. Right is one that is the aligned phone in half of its frames or more.
+        heard: words that were recognised.
+    """
+
+    features: NDArray[np.float32]
+    words: list[Span]
+    phones: list[Span]
+    guesses: list[Span]
+    heard: list[Span]
+
+
+@torch.inference_mode()
+def look_at_frames(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore | None) -> FrameView:
+    """Let the model hear one cut.
+
+    Args:
+        alignments: in the student's senones, of this cut or of others; without any, phones have no names.
+
+    Raises:
+        UserError: the model is no hybrid student.
+        BadUtterance: its audio cannot be used.
+    """
+    student = recogniser.student
+    if not isinstance(student, HybridStudent):
+        raise UserError(f"a {student.config.kind} student has no senones")
+    features = CutFeatures(recogniser.features)(cut)
+    check_length(student.encoder, features.shape[0], cut.id)
+    encoded = recogniser.encode([features])
+    length = int(encoded.lengths[0])
+    heard = _heard(recogniser, encoded, cut.duration)
+    if alignments is None:
+        return FrameView(features.numpy(), [], [], [], heard)
+    senones = student.log_posteriors(encoded)[0].argmax(-1)[:length].cpu().numpy()
+    try:
+        placed = EncoderFrames(alignments, student.encoder.subsampling)(cut.id, features.shape[0], length)
+    except BadUtterance:
+        placed = None
+    shift = alignments.frame_shift
+    return FrameView(
+        features.numpy(),
+        [] if placed is None else _spans(placed.alignment.words, shift),
+        [] if placed is None else _spans(placed.alignment.phones, shift),
+        _guesses(senones, alignments, placed, recogniser.frame_seconds),
+        heard,
+    )
+
+
+def _heard(recogniser: Recogniser, encoded: Encoded, duration: float) -> list[Span]:
+    (found,) = recogniser.opened(GREEDY)(encoded)
+    if isinstance(found, BadUtterance):
+        return []
+    (best,) = time_candidates(found, 1, recogniser.tokenizer, recogniser.frame_seconds, 0.0, duration)
+    return [Span(word.text, word.start, word.end) for word in best.transcript.words]
+
+
+def _spans(timed: Sequence[Timed], shift: float) -> list[Span]:
+    return [
+        Span(each.symbol, each.start * shift, (each.start + each.frames) * shift)
+        for each in timed
+        if each.symbol != SILENCE
+    ]
+
+
+def _guesses(
+    senones: NDArray[np.int64], alignments: AlignmentStore, placed: Placed | None, shift: float
+) -> list[Span]:
+    names = alignments.tree.phones_of_senones()
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    phone_of = np.array([numbers[name] for name in names])
+    phones = phone_of[senones]
+    agree = None if placed is None else phones == phone_of[placed.senones]
+    spans = []
+    for start, count in zip(*runs(phones)):
+        right = None if agree is None else bool(agree[start : start + count].mean() >= 0.5)
+        name = names[int(senones[start])]
+        if name != SILENCE:
+            spans.append(Span(name, start * shift, (start + count) * shift, right))
+    return spans

@@ -1,0 +1,478 @@
+"""The weights of another model that a student starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from retort.common.checksums import verify
+from retort.common.errors import UserError
+from retort.common.files import opening_model, write_whole
+from retort.common.json_reader import read_json
+from retort.common.locks import is_first_process
+from retort.common.weights import AGAIN, read_weights, unpack
+from retort.config.schema import Recipe
+from retort.config.student import DecoderConfig
+from retort.engine.checkpoints import CheckpointFolder
+from retort.engine.parameters import check_parts, is_within
+from retort.nn.conformer_encoders import (
+    CONFORMER_KINDS,
+    ParakeetFrontend,
+    W2vBertFrontend,
+    conformer_parts,
+    copy_conformer_weights,
+)
+from retort.nn.decoder import CifDecoder
+from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
+from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
+from retort.nn.whisper_decoder import WhisperDecoderSizes
+from retort.pretrained import hub
+from retort.pretrained.speech import (
+    FEATURES,
+    hears_normalised,
+    open_conformer_encoder,
+    open_speech_encoder,
+    open_whisper_encoder,
+    speech_architecture,
+)
+from retort.pretrained.whisper import open_whisper, whisper_architecture
+from retort.students.cif import CifStudent
+from retort.students.student import Student
+from retort.students.whisper import copy_whisper, whisper_decoder
+from retort.text.homophones import fold
+from retort.text.tokenizer_io import open_tokenizer
+from retort.text.tokenizers import EOS, PAD, SPECIAL, UNKNOWN, Tokenizer
+from retort.text.whisper_pieces import WhisperTokenizer
+
+NEW_OUTPUT = "new_output"
+"""In `training.allow` and `--allow`: the output layer of the model that a student starts from may be dropped."""
+RECORD = "init.json"
+"""In an experiment's folder: which tensors were taken of the model that it starts from, and why others were not."""
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a student can take of another model.
+
+    Attributes:
+        taken: tensors that fit.
+        left: names of the other model's tensors that are not taken, and why.
+        fresh: names of the student's tensors that keep their random numbers.
+        dropped: names among `left` that both models have as part of the output layer and its vocabulary.
+    """
+
+    taken: dict[str, Tensor]
+    left: dict[str, str]
+    fresh: list[str]
+    dropped: list[str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors are taken, not used and fresh."""
+        return {"taken": len(self.taken), "not_used": len(self.left), "fresh": len(self.fresh)}
+
+    def lines(self, origin: str) -> list[str]:
+        """Which tensors are not taken, and which are fresh, for the user; of many of a kind the first."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left.items():
+            reasons.setdefault(reason, []).append(name)
+        lines = [f"not taken from {origin} ({reason}): {_listed(names)}" for reason, names in reasons.items()]
+        return lines + (
+            [f"not in {origin}, so they start at random: {_listed(self.fresh)}"] if self.fresh else []
+        )
+
+
+def start_from(
+    student: Student,
+    tokenizer: Tokenizer | None,
+    experiment: str,
+    graph: str = "",
+    parts: Sequence[str] = (),
+) -> dict[str, int]:
+    """Copy the weights of another model that :func:`fit` finds; counts of tensors taken and left.
+
+    Raises:
+        UserError: as there.
+    """
+    found = fit(student, tokenizer, experiment, graph, parts)
+    student.load_state_dict(found.taken, strict=False)
+    return found.counts
+
+
+def take_start(
+    student: Student,
+    recipe: Recipe,
+    folder: Path,
+    origin: str,
+    report: Callable[[int, dict[str, Any]], None],
+    *,
+    tokenizer: Tokenizer | None = None,
+    graph: str = "",
+) -> None:
+    """Let a run's student start from `origin`; what is not taken is reported and written down in its folder.
+
+    A run that has checkpoints goes on from those, whatever it started from.
+
+    Args:
+        tokenizer, graph: as :func:`fit` has them.
+
+    Raises:
+        UserError: as there, or the output layer would be dropped and the recipe does not allow it.
+    """
+    found = fit(student, tokenizer, origin, graph, recipe.training.init_parts)
+    begun = bool(CheckpointFolder(folder / "checkpoints").steps())
+    if found.dropped and not begun and NEW_OUTPUT not in recipe.training.allow:
+        raise UserError(
+            f"its output layer does not fit and would be dropped: {_listed(found.dropped)} "
+            f"({found.left[found.dropped[0]]})",
+            where=origin,
+            remedy=f"Use its vocabulary (tokenizer.kind=init; the same alignments), or give --allow {NEW_OUTPUT}",
+        )
+    student.load_state_dict(found.taken, strict=False)
+    report(0, {f"init.{key}": value for key, value in found.counts.items()})
+    for line in found.lines(origin):
+        report(0, {"note": line})
+    if is_first_process() and not begun:
+        content = {
+            "from": origin,
+            "taken": sorted(found.taken),
+            "not_taken": found.left,
+            "fresh": found.fresh,
+        }
+        write_whole(folder / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+def fit(
+    student: Student,
+    tokenizer: Tokenizer | None,
+    experiment: str,
+    graph: str = "",
+    parts: Sequence[str] = (),
+) -> Fit:
+    """The weights of another model that fit a student by name and shape.
+
+    What belongs to the vocabulary (:attr:`Student.vocabulary_parts`) is taken only from a model with the same
+    vocabulary in the same order. Of a model with `normaliser.homophones: fold` a student with other characters takes
+    for each of them what stands for all that sound like it.
+
+    Args:
+        tokenizer: of the student; None if its outputs are senones.
+        experiment: folder of the other model.
+        graph: :attr:`~retort.graph.build.About.key` of the student's decoding graph, if it has one: senones are the
+            same where the graphs are.
+        parts: of the other model that are taken, by the first words of their names; all if empty.
+
+    Raises:
+        UserError: no model there, it has no such part, or nothing of it fits.
+    """
+    path = model_folder(experiment)
+    weights, own = unpack(read_weights(path / "model.safetensors")), student.state_dict()
+    check_parts(weights, parts, "training.init_parts")
+    if tokenizer is None:
+        other = not graph or _graph(path) != graph
+    else:
+        theirs = open_tokenizer(path / "tokenizer").symbols
+        other = theirs != tokenizer.symbols
+        if other and _folded(path):
+            weights = _unfolded(weights, student.vocabulary_parts, theirs, tokenizer.symbols)
+            other = False
+    taken: dict[str, Tensor] = {}
+    left: dict[str, str] = {}
+    for name, value in weights.items():
+        if name not in own:
+            left[name] = "this student has no such tensor"
+        elif parts and not is_within(name, parts):
+            left[name] = "not among training.init_parts"
+        elif other and name.startswith(student.vocabulary_parts):
+            left[name] = (
+                "its rows are of other tokens" if tokenizer is not None else "its senones may be others"
+            )
+        elif own[name].shape != value.shape:
+            left[name] = f"its shape is {_shape(value)}, this student's {_shape(own[name])}"
+        else:
+            taken[name] = value
+    if not taken:
+        raise UserError("none of its weights fit this student", where=experiment)
+    dropped = [
+        name
+        for name in left
+        if name in own and name.startswith(student.vocabulary_parts) and (not parts or is_within(name, parts))
+    ]
+    return Fit(taken, left, [name for name in own if name not in taken], dropped)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more, all in {RECORD}" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
+
+
+def check_pretrained(recipe: Recipe) -> None:
+    """Open the speech encoder that the recipe names, if it names one, and see whether it fits.
+
+    Raises:
+        UserError: it cannot be opened, has other sizes, or was trained on waves that are normalised otherwise.
+    """
+    config = recipe.student.encoder
+    if config.kind != "pretrained" or not config.model:
+        return
+    architecture = speech_architecture(config.model)
+    kind, reads = architecture["model_type"], recipe.features.kind
+    if (wanted := FEATURES.get(kind, "wave")) != reads:
+        raise UserError(
+            f"features.kind is {reads}, this model is a {kind}",
+            where=config.model,
+            remedy=f"Set features.kind: {wanted}",
+        )
+    if kind == "whisper":
+        if recipe.student.has_whisper_decoder:
+            WhisperDecoderSizes.read(whisper_architecture(config.model))
+        with torch.device("meta"):
+            whisper_parts(architecture, config.layers, recipe.features.bins, 0.0)
+        if architecture["d_model"] != config.dim:
+            raise UserError(
+                f"student.encoder.dim is {config.dim}, this Whisper has {architecture['d_model']}",
+                where=config.model,
+                remedy=f"Set student.encoder.dim: {architecture['d_model']}",
+            )
+        return
+    if kind in CONFORMER_KINDS:
+        with torch.device("meta"):
+            conformer_parts(architecture, config.layers, recipe.features.bins, config.dim)
+        return
+    with torch.device("meta"):
+        speech_parts(replace(config, architecture=architecture), recipe.features.bins)
+    cmvn = hears_normalised(config.model)
+    if cmvn is not None and cmvn != recipe.features.cmvn:
+        raise UserError(
+            f"it was trained on waves {'of unit variance' if cmvn else 'as they are'}",
+            where=config.model,
+            remedy=f"Set features.cmvn: {str(cmvn).lower()}",
+        )
+    open_speech_encoder(config.model)
+
+
+def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | None = None) -> int:
+    """Copy the weights of a speech encoder into that of the student; how many tensors, 0 without a name.
+
+    A student with the decoder of Whisper takes that as well.
+
+    Args:
+        tokenizer: of the student.
+
+    Raises:
+        UserError: as :func:`check_pretrained`.
+    """
+    if not name:
+        return 0
+    if isinstance(student.encoder.frontend, WhisperFrontend):
+        layers = [layer for layer in student.encoder.layers if isinstance(layer, WhisperLayer)]
+        norm = student.encoder.norm
+        assert isinstance(norm, nn.LayerNorm)
+        decoder = whisper_decoder(student)
+        if decoder is not None and isinstance(tokenizer, WhisperTokenizer):
+            return copy_whisper(student, decoder, open_whisper(name), tokenizer)
+        return copy_whisper_weights(open_whisper_encoder(name), student.encoder.frontend, layers, norm)
+    if isinstance(student.encoder.frontend, ParakeetFrontend | W2vBertFrontend):
+        weights = open_conformer_encoder(name)
+        return copy_conformer_weights(weights, student.encoder.frontend, list(student.encoder.layers))
+    frontend, transformer = student.encoder.frontend, student.encoder.layers[0]
+    assert isinstance(frontend, SpeechFrontend)
+    assert isinstance(transformer, SpeechTransformer)
+    return copy_speech_weights(open_speech_encoder(name), frontend, transformer)
+
+
+def _folded(path: Path) -> bool:
+    return bool(_config(path)["normaliser"].get("homophones") == "fold")
+
+
+def _graph(path: Path) -> str:
+    return str(_config(path).get("graph", {}).get("key", ""))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    with opening_model(path, AGAIN):
+        verify(path, "config.json", "tokenizer", editable=("config.json",), remedy=AGAIN)
+        config = read_json(path / "config.json")
+        if not isinstance(config, dict) or not isinstance(config["normaliser"], dict):
+            raise ValueError("config.json is not that of a model")
+        return config
+
+
+def _unfolded(
+    weights: dict[str, Tensor], parts: tuple[str, ...], theirs: Sequence[str], ours: Sequence[str]
+) -> dict[str, Tensor]:
+    """Rows of a folded vocabulary for another one: characters that sound alike share the probability of their syllable.
+
+    What the folded one does not have takes the row of the unknown token.
+    """
+    numbers = {symbol: number for number, symbol in enumerate(theirs)}
+    rows = torch.tensor([numbers.get(fold(symbol), UNKNOWN) for symbol in ours])
+    sharing = torch.bincount(rows, minlength=len(theirs))[rows].float().log()
+    result = dict(weights)
+    for name, value in weights.items():
+        if name.startswith(parts) and len(value) == len(theirs):
+            result[name] = value[rows] - sharing if value.dim() == 1 else value[rows]
+    return result
+
+
+def model_folder(experiment: str) -> Path:
+    """The folder of a trained model: that of an experiment, or the folder itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    root = Path(experiment)
+    for path in (root / "model", root):
+        if (path / "model.safetensors").is_file():
+            return path
+    raise UserError(
+        "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
+    )
+
+
+_LINEAR = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "expand": "intermediate.dense",
+    "contract": "output.dense",
+    "feedforward_norm": "attention.output.LayerNorm",
+}
+"""Parts of a decoder layer, and what they are called in BERT and its kin."""
+
+
+class _Layer(NamedTuple):
+    """A layer of the PLM, and the norm of what it reads, which stands behind the layer before it."""
+
+    layer: nn.Module
+    before: nn.Module
+
+
+def check_plm(recipe: Recipe) -> None:
+    """Check that what `student.decoder` wants of PLMs is there and fits; nothing else is needed for that.
+
+    Raises:
+        UserError: a model cannot be opened, or its sizes do not fit.
+    """
+    decoder = recipe.student.decoder
+    if decoder.output == "plm":
+        _embeddings(recipe)
+    if decoder.init:
+        _layers(decoder)
+
+
+def start_from_plm(student: CifStudent, recipe: Recipe, tokenizer: Tokenizer) -> int:
+    """Copy what `student.decoder.output` and `student.decoder.init` ask for; the number of tensors that were copied.
+
+    Raises:
+        UserError: as :func:`check_plm`, or a token is no piece of the PLM.
+    """
+    config, taken, decoder = recipe.student.decoder, 0, student.decoder
+    if not isinstance(decoder, CifDecoder):  # `check_recipe` lets no other start from a PLM
+        return 0
+    if config.output == "plm":
+        taken += _take_embeddings(decoder, recipe, tokenizer)
+    if config.init:
+        taken += _take_layers(decoder, config)
+    return taken
+
+
+@torch.no_grad()
+def _take_embeddings(decoder: CifDecoder, recipe: Recipe, tokenizer: Tokenizer) -> int:
+    """Of the pieces that the tokens are; EOS takes [SEP], blank, of which the PLM knows nothing, zeros."""
+    name, table = _output_model(recipe), _embeddings(recipe)
+    pieces, symbols = hub.open_tokenizer(name), tokenizer.symbols[len(SPECIAL) :]
+    known = pieces.get_vocab()
+    if strange := [symbol for symbol in symbols if symbol not in known]:
+        raise UserError(
+            f"it has no piece '{strange[0]}', which is a token of the student",
+            where=name,
+            remedy="Train the tokenizer of the student with this model",
+        )
+    rows = decoder.vocabulary.weight
+    rows[len(SPECIAL) :] = table[[known[symbol] for symbol in symbols]]
+    special = {PAD: pieces.pad_token_id, EOS: pieces.sep_token_id, UNKNOWN: pieces.unk_token_id}
+    for own in range(len(SPECIAL)):
+        there = special.get(own)
+        rows[own] = 0.0 if there is None else table[there]
+    decoder.vocabulary.bias.zero_()
+    return 1
+
+
+def _take_layers(decoder: CifDecoder, config: DecoderConfig) -> int:
+    """Each norm goes before the part that reads what it normed in the PLM.
+
+    The PLM norms behind its parts, the decoder before them, and it has GELU where the decoder has ReLU: a start, not
+    the same function.
+    """
+    taken, sources = 0, _layers(config)
+    for layer, source in zip(decoder.layers, sources):
+        parts = {part: source.layer.get_submodule(path) for part, path in _LINEAR.items()}
+        parts["attention_norm"] = source.before
+        taken += sum(_copy(layer.get_submodule(part), there) for part, there in parts.items())
+    return taken + _copy(decoder.norm, sources[-1].layer.get_submodule("output.LayerNorm"))
+
+
+def _output_model(recipe: Recipe) -> str:
+    return recipe.teachers[recipe.tokenizer.teacher].model
+
+
+def _embeddings(recipe: Recipe) -> Tensor:
+    """`(pieces, output_dim)`."""
+    table: Tensor = hub.open_encoder(_output_model(recipe)).get_input_embeddings().weight
+    _check_size("output_dim", recipe.student.decoder.output_dim, table.shape[1], _output_model(recipe))
+    return table
+
+
+def _layers(config: DecoderConfig) -> list[_Layer]:
+    """One for each of the decoder's."""
+    name = config.init
+    model = hub.open_encoder(name)
+    layers = getattr(getattr(model, "encoder", None), "layer", None)
+    if layers is None or not hasattr(layers[0], "intermediate"):
+        raise UserError(
+            f"{type(model).__name__} has no layers of BERT's kind",
+            where=name,
+            remedy="Choose a BERT or RoBERTa for student.decoder.init",
+        )
+    _check_size("dim", config.dim, model.config.hidden_size, name)
+    _check_size("heads", config.heads, model.config.num_attention_heads, name)
+    _check_size("feedforward", config.feedforward, model.config.intermediate_size, name)
+    numbers, count = config.init_layers or range(1, config.layers + 1), len(layers)
+    for number in numbers:
+        if not (1 <= number <= count or -count <= number <= -1):
+            raise UserError(
+                f"no layer {number}: it has {count}",
+                where=name,
+                remedy=f"Choose student.decoder.init_layers from 1 to {count}, or -1 (last) to -{count}",
+            )
+    norms = [model.embeddings.LayerNorm, *(layer.output.LayerNorm for layer in layers)]
+    places = [number - 1 if number > 0 else count + number for number in numbers]
+    return [_Layer(layers[place], norms[place]) for place in places]
+
+
+def _copy(own: nn.Module, other: nn.Module) -> int:
+    weights = other.state_dict()
+    own.load_state_dict(weights)
+    return len(weights)
+
+
+def _check_size(key: str, own: int | None, other: int, name: str) -> None:
+    if own != other:
+        raise UserError(
+            f"student.decoder.{key} is {own}, this model's is {other}",
+            where=name,
+            remedy=f"Set student.decoder.{key}: {other}, or choose another model",
+        )

@@ -1,0 +1,1 @@
+"""Choosing decoding options on tuning data."""

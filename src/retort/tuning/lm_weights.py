@@ -1,0 +1,337 @@
+"""`retort tune`: the weights of language models that make the fewest errors on a tuning set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.common.errors import UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import read_json
+from retort.corpora.open_cuts import find_data, open_cuts
+from retort.decoding.options import DecodingOptions, options_to_dict
+from retort.decoding.recogniser import Recogniser
+from retort.decoding.rescoring import Judge
+from retort.decoding.transcript import spoken
+from retort.evaluation.bootstrap import interval
+from retort.evaluation.evaluate import evaluation_key, evaluation_name
+from retort.evaluation.recognise import recognise
+from retort.evaluation.scoring import Counts, Interval, count_errors, no_words
+from retort.report.plots import Point, plot_setting
+from retort.text.normalise import split_words
+
+Progress = Callable[[str, int, int], None]
+
+COARSE = 0.2
+"""Step between the first weights of a language model in the search."""
+STEPS = 6
+"""So many of them, from 0 on; then more, one by one, while the largest is the best."""
+FINE = (-0.1, -0.05, 0.05, 0.1)
+"""Then tried around the best of them."""
+MOST = 2.0
+"""Weight of a language model beyond which nothing is tried."""
+RESCORE_WEIGHTS = np.linspace(0.0, MOST, 41)
+LENGTH_WEIGHTS = np.linspace(-2.0, 4.0, 25)
+
+_AT_ONCE = 64
+"""Utterances between two signs of progress of a judge."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One place of the grid and the error rate there, a fraction."""
+
+    lm_weight: float
+    rescore_weight: float
+    length_weight: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found.
+
+    Attributes:
+        options: with the best weights.
+        measure: `cer` or `wer`: what was made small.
+        alone: the rate without any language model.
+        best: the chosen weights.
+        tried: of each weight in the search, with the best of the others, by weight.
+        warnings: what to know of them.
+        file: what `retort evaluate --tuned` reads.
+    """
+
+    options: DecodingOptions
+    measure: str
+    alone: float
+    best: Weights
+    tried: list[Weights]
+    warnings: list[str]
+    file: Path
+
+
+class Lists:
+    """What a search with one weight kept of every utterance, as numbers.
+
+    Args:
+        utterances: a table of each: `speaker`, `reference` (its length), `candidates` (rows of the search's score,
+            the judge's log-probability, pieces and errors, best first).
+    """
+
+    def __init__(self, utterances: Sequence[dict[str, Any]]) -> None:
+        most = max((len(each["candidates"]) for each in utterances), default=1)
+        table = np.zeros((len(utterances), max(most, 1), 4))
+        table[..., 0] = -np.inf
+        for row, each in enumerate(utterances):
+            if each["candidates"]:
+                table[row, : len(each["candidates"])] = each["candidates"]
+            else:  # it could not be used, and counts as deleted
+                table[row, 0] = 0.0, 0.0, 0.0, each["reference"]
+        self.scores, self.opinions, self.pieces, self.mistakes = np.moveaxis(table, -1, 0)
+        self.references = [int(each["reference"]) for each in utterances]
+        self.speakers = [str(each["speaker"]) for each in utterances]
+
+    def errors(self, rescore_weight: float, length_weight: float) -> NDArray[np.int64]:
+        """Of the candidate of each utterance that these weights choose, as the search would."""
+        total = self.scores + rescore_weight * self.opinions + length_weight * self.pieces
+        chosen = total.argmax(1)
+        return self.mistakes[np.arange(len(chosen)), chosen].astype(np.int64)
+
+    def rate(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> float:
+        """Error rate, a fraction.
+
+        Raises:
+            UserError: no reference has a word.
+        """
+        if not sum(self.references):
+            raise no_words()
+        return float(self.errors(rescore_weight, length_weight).sum() / max(sum(self.references), 1))
+
+    def bounds(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> Interval:
+        """That with its interval."""
+        errors = self.errors(rescore_weight, length_weight).tolist()
+        return interval([Counts(*pair) for pair in zip(self.references, errors)], self.speakers)
+
+    def best(self, lm_weight: float, rescored: bool, weighed: bool) -> Weights:
+        """The weights of the fewest errors; among equals the smallest, so that the models say as little as need be.
+
+        Args:
+            rescored: whether there is a model that ranks anew.
+            weighed: whether length has a weight.
+        """
+        rescore_weights = RESCORE_WEIGHTS if rescored else [0.0]
+        length_weights = LENGTH_WEIGHTS if weighed else [0.0]
+        places = [(float(first), float(second)) for first in rescore_weights for second in length_weights]
+        rates = {place: self.rate(*place) for place in places}
+        place = min(places, key=lambda each: (rates[each], each[0], abs(each[1])))
+        return Weights(lm_weight, *place, rates[place])
+
+
+def tune(
+    recogniser: Recogniser,
+    source: str,
+    folder: Path,
+    options: DecodingOptions,
+    progress: Progress,
+    measure: str = "",
+) -> Tuned:
+    """Find the weights of `options.lm` and `options.rescore`; their own weights there are not looked at.
+
+    Every weight in the search needs a decoding, which is kept in `folder/tuning/NAME` and not done again.
+    What ranks its n-best lists anew needs none: all of their weights are tried at each. So it is with the
+    weight of length, also where the search itself will have it: its lists were found without. Writes `tuned.json`,
+    and pictures where matplotlib is installed.
+
+    Args:
+        source: manifest or Kaldi folder, another than that whose errors are reported.
+        measure: `cer` or `wer`; by default the latter where there are spaces between words.
+
+    Raises:
+        UserError: no model is named, or one of them cannot be used.
+    """
+    if not (options.lm or options.rescore):
+        raise UserError(
+            "there is nothing to tune", remedy="Name a language model: --lm, --rescore or both, or --graph"
+        )
+    measure = measure or ("wer" if recogniser.separator else "cer")
+    plain = replace(options, nbest=1, lm_weight=0.0, rescore_weight=0.0, length_weight=0.0)
+    decoder = _Decoder(
+        recogniser, source, folder / "tuning" / evaluation_name(source, plain), plain, progress
+    )
+    lists: dict[float, Lists] = {}
+    tried: dict[float, Weights] = {}
+
+    def look(weights: Sequence[float]) -> Weights:
+        for weight in weights:
+            weight = round(weight, 6)
+            if weight not in tried:
+                lists[weight] = decoder.lists(weight, measure)
+                tried[weight] = lists[weight].best(weight, bool(options.rescore), decoder.weighed)
+        return min(tried.values(), key=lambda each: (each.rate, each.lm_weight))
+
+    best = look([COARSE * step for step in range(STEPS)] if options.lm else [0.0])
+    while options.lm and best.lm_weight == max(tried) < MOST:
+        best = look([best.lm_weight + COARSE])
+    if options.lm:
+        best = look([weight for step in FINE if 0 < (weight := best.lm_weight + step) <= MOST])
+    chosen = asdict(best)
+    rate = chosen.pop("rate")
+    found = Tuned(
+        replace(plain, **chosen),
+        measure,
+        lists[0.0].rate(),
+        best,
+        [tried[weight] for weight in sorted(tried)],
+        _warnings(best, options, max(tried), decoder.weighed),
+        decoder.folder / "tuned.json",
+    )
+    found.warnings.extend(_draw(found, lists, decoder.folder, decoder.weighed))
+    told = {"data": source, "measure": measure, "rate": rate, "alone": found.alone}
+    tuning = {**told, "tried": [asdict(each) for each in found.tried], "warnings": found.warnings}
+    content = {**options_to_dict(found.options), "tuning": tuning}
+    write_whole(found.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return found
+
+
+class _Decoder:
+    """N-best lists at any weight of the language model in the search, decoded or read from an earlier call.
+
+    Args:
+        plain: the options with all weights zero.
+    """
+
+    def __init__(
+        self, recogniser: Recogniser, source: str, folder: Path, plain: DecodingOptions, progress: Progress
+    ) -> None:
+        self.recogniser, self.folder, self.progress = recogniser, folder, progress
+        self.opened = open_cuts(find_data(source))
+        self.key = evaluation_key(recogniser, self.opened, plain)
+        # At once, so that a model that does not fit is told before anything is decoded.
+        search = recogniser.opened(plain)
+        self.judge: Judge | None = search.judge
+        self.weighed = bool(plain.rescore) or search.weighs_length
+        self.options = replace(plain, rescore="", rescore_kind="auto", rescore_case="keep")
+        self.judged: dict[tuple[int, ...], float] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def lists(self, weight: float, measure: str) -> Lists:
+        path = self.folder / f"lists-{weight:g}.json"
+        utterances = self._read(path)
+        if utterances is None:
+            utterances = self._decode(weight)
+            content = {"key": self.key, "lm_weight": weight, "utterances": utterances}
+            write_whole(path, json.dumps(content) + "\n")
+        place = ("wer", "cer").index(measure)
+        return Lists(
+            [
+                {
+                    "speaker": each["speaker"],
+                    "reference": each["reference"][place],
+                    "candidates": [[*row[:3], row[3 + place]] for row in each["candidates"]],
+                }
+                for each in utterances
+            ]
+        )
+
+    def _read(self, path: Path) -> list[dict[str, Any]] | None:
+        """What an earlier call wrote for the same model, data and options."""
+        try:
+            content = read_json(path)
+            return content["utterances"] if content["key"] == self.key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _decode(self, weight: float) -> list[dict[str, Any]]:
+        name = f"lm weight {weight:g}" if self.options.lm else "decoding"
+        recognised = recognise(
+            self.recogniser,
+            self.opened.cuts,
+            lambda done, total: self.progress(name, done, total),
+            replace(self.options, lm_weight=weight),
+        )
+        candidates = recognised.candidates
+        self._judge(
+            [tuple(part.ids) for found in candidates.values() for each in found for part in each.parts]
+        )
+        utterances = []
+        for utterance, reference in recognised.references.items():
+            rows = []
+            for each in candidates.get(utterance, []):
+                parts = [tuple(part.ids) for part in each.parts]
+                texts = [spoken(self.recogniser.tokenizer, ids) for ids in parts]
+                text = self.recogniser.normalise(self.recogniser.separator.join(filter(None, texts)))
+                errors = (
+                    count_errors(split_words(reference), split_words(text)).errors,
+                    count_errors(reference, text).errors,
+                )
+                judged = sum(self.judged.get(ids, 0.0) for ids in parts)
+                rows.append([each.score, judged, sum(map(len, parts)), *errors])
+            lengths = [len(split_words(reference)), len(reference)]
+            speaker = recognised.speakers[utterance]
+            utterances.append({"id": utterance, "speaker": speaker, "reference": lengths, "candidates": rows})
+        return utterances
+
+    def _judge(self, sentences: Sequence[tuple[int, ...]]) -> None:
+        """Ask for what was not asked for at another weight."""
+        if self.judge is None:
+            return
+        asked = [each for each in dict.fromkeys(sentences) if each not in self.judged]
+        step = _AT_ONCE * self.options.beam
+        for start in range(0, len(asked), step):
+            part = asked[start : start + step]
+            self.judged.update(zip(part, self.judge.score(part)))
+            self.progress("rescoring", min(start + step, len(asked)), len(asked))
+
+
+def _warnings(best: Weights, options: DecodingOptions, largest: float, weighed: bool) -> list[str]:
+    edges = []
+    if options.lm:
+        edges.append(("lm weight", best.lm_weight, 0.0, largest))
+    if options.rescore:
+        edges.append(("rescore weight", best.rescore_weight, 0.0, float(RESCORE_WEIGHTS[-1])))
+    if weighed:
+        low, high = LENGTH_WEIGHTS[[0, -1]].tolist()
+        edges.append(("length weight", best.length_weight, low, high))
+    warnings = []
+    for name, weight, low, high in edges:
+        if weight == high or (weight == low and low):
+            warnings.append(f"the best {name}, {weight:g}, lies at the edge of what was tried")
+        elif weight == low:
+            warnings.append(f"the best {name} is 0: that model makes nothing better here")
+    return warnings
+
+
+def _draw(found: Tuned, lists: dict[float, Lists], folder: Path, weighed: bool) -> list[str]:
+    """Pictures of the error over each weight, the others being the best; what is to be told if there are none."""
+    best, measure = found.best, found.measure.upper()
+    at = lists[best.lm_weight]
+    beside = "search alone", lists[0.0].bounds()
+    curves: dict[str, list[tuple[float, Interval]]] = {}
+    if found.options.lm:
+        curves["lm weight"] = [
+            (each.lm_weight, lists[each.lm_weight].bounds(each.rescore_weight, each.length_weight))
+            for each in found.tried
+        ]
+    if found.options.rescore:
+        curves["rescore weight"] = [
+            (weight, at.bounds(weight, best.length_weight))
+            for weight in {*RESCORE_WEIGHTS[::4].tolist(), best.rescore_weight}
+        ]
+    if weighed:
+        curves["length weight"] = [
+            (weight, at.bounds(best.rescore_weight, weight))
+            for weight in {*LENGTH_WEIGHTS[::2].tolist(), best.length_weight}
+        ]
+    try:
+        for name, points in curves.items():
+            shown = [Point(value, rate, ()) for value, rate in points]
+            plot_setting(shown, name, measure, folder / f"{name.replace(' ', '_')}.png", beside)
+    except UserError as error:  # matplotlib is not everywhere; the table is
+        return [f"no pictures: {error}"]
+    return []
