@@ -34,6 +34,16 @@ def test_text_comes_back_and_spans_cover_it(text: str, size: int | None) -> None
         assert inner == inner.strip() or not inner.strip()
 
 
+def test_a_smaller_vocabulary_takes_the_commonest_pieces_of_more_texts() -> None:
+    def pieces(*more: str) -> set[str]:
+        made = WhisperTokenizer.train(("a",), tiny_tokenizer(), "en", 4 + 256 + 3, more_texts=more)
+        return {symbol for symbol in made.symbols if len(symbol) > 1}
+
+    assert pieces("all", "low tell", "low") == {"Ġa", "ll", "ow"}
+    assert pieces("shell", "she", "the") >= {"Ġa", "Ġs"}
+    assert len(pieces()) == 3
+
+
 def test_pieces_are_whispers_own() -> None:
     made, backend = tokenizer(), tiny_tokenizer()
     for text in ("the shower", "tell"):

@@ -193,6 +193,9 @@ class TokenizerConfig:
     """For `teacher`: whose pieces, a key of `teachers`."""
     model: str = ""
     """For `whisper`: the Whisper model, by name or folder; `student.encoder.model` by default."""
+    texts: list[str] = field(default_factory=list)
+    """For `whisper` with a `size`: text files, one sentence a line, whose commonest pieces fill the vocabulary after those
+    of the training text; without them Whisper's first pieces do."""
     language: str = "en"
     """For `whisper`: code of the language in the decoder's prompt; models of English only do not read it."""
 

@@ -91,11 +91,14 @@ def _open(kind: Any, name: str) -> PreTrainedModel:
     return model
 
 
-def whisper_tokenizer(name: str, config: TokenizerConfig, texts: Iterable[str]) -> WhisperTokenizer:
+def whisper_tokenizer(
+    name: str, config: TokenizerConfig, texts: Iterable[str], more_texts: Iterable[str] = ()
+) -> WhisperTokenizer:
     """The vocabulary that a recipe asks for, from a Whisper's tokenizer and its list of suppressed tokens.
 
     Args:
         texts: normalised transcripts of the training data.
+        more_texts: normalised sentences whose commonest pieces fill a vocabulary of `size`.
 
     Raises:
         UserError: no model is named, it cannot be opened, or language or size do not fit it.
@@ -111,6 +114,7 @@ def whisper_tokenizer(name: str, config: TokenizerConfig, texts: Iterable[str]) 
         config.size,
         getattr(generation, "suppress_tokens", None) or (),
         getattr(generation, "begin_suppress_tokens", None) or (),
+        more_texts,
     )
 
 

@@ -86,10 +86,12 @@ class WhisperTokenizer(Tokenizer):
         size: int | None = None,
         suppressed: Iterable[int] = (),
         begin_suppressed: Iterable[int] = (),
+        more_texts: Iterable[str] = (),
     ) -> WhisperTokenizer:
         """All pieces of Whisper, or `size` ids: those of single bytes, those of the texts, and the commonest others.
 
-        What the texts contain is not suppressed.
+        The commonest others are those of `more_texts`, by their number there, then Whisper's first pieces. What the texts
+        contain is not suppressed.
 
         Raises:
             UserError: as the class, or `size` is below what the texts need or above what there is.
@@ -110,7 +112,9 @@ class WhisperTokenizer(Tokenizer):
                     remedy=f"Set tokenizer.size to {len(needed) + len(SPECIAL)} or more, or leave it out",
                 )
             # Ids follow the order of the merges, in which the commonest pieces come first.
-            others = (each for each in range(ordinary) if each not in needed)
+            common = Counter(each for text in more_texts for each in whole.encode(text)).most_common()
+            ordered = dict.fromkeys([*(whole.pieces_of_whisper[each] for each, _ in common), *range(ordinary)])
+            others = (each for each in ordered if each not in needed)
             room = size - len(SPECIAL) - len(needed)
             pieces = sorted(needed | {each for each, _ in zip(others, range(room))})
         return cls(backend, pieces, language, set(suppressed) - seen, set(begin_suppressed) - {*seen})

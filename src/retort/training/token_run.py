@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from lhotse import CutSet
 
 from retort.config.schema import Recipe, TeacherConfig
+from retort.corpora.sentences import Sentences
 from retort.decoding.recogniser import Recogniser
 from retort.distill.objective import Objective
 from retort.engine.folder import save_whole
@@ -124,9 +125,9 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
     normalise = Normaliser(recipe.normaliser)
     texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
     if recipe.tokenizer.kind == "whisper":
-        tokenizer = whisper_tokenizer(
-            recipe.tokenizer.model or recipe.student.encoder.model, recipe.tokenizer, texts
-        )
+        model = recipe.tokenizer.model or recipe.student.encoder.model
+        more = (normalise(line) for path in recipe.tokenizer.texts for line in Sentences(path))
+        tokenizer = whisper_tokenizer(model, recipe.tokenizer, texts, more)
         save_whole(tokenizer.save, folder / "tokenizer")
         return tokenizer
     pieces, case = None, "keep"
