@@ -93,7 +93,7 @@ def pack(weights: Mapping[str, Tensor], stored: str) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         if not tensor.is_floating_point():
             packed[name] = tensor
-        elif stored == "int4" and tensor.dim() == 2 and tensor.shape[1] % GROUP == 0 and tensor.numel() >= _LEAST_SIZE:
+        elif stored == "int4" and _is_grouped(tensor):
             packed[name], packed[name + _SCALE] = _in_groups(name, tensor)
         elif stored in ("int8", "int4") and tensor.dim() > 1 and tensor.numel() >= _LEAST_SIZE:
             packed[name], packed[name + _SCALE] = _quantised(name, tensor)
@@ -126,6 +126,21 @@ def unpack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return restored
 
 
+def rounded(tensor: Tensor, stored: str) -> Tensor:
+    """About what :func:`unpack` gives of `tensor` after :func:`pack`, but fast: in int4 with the scale of each group at which
+    its largest magnitude is the level -8."""
+    if stored == "int4" and _is_grouped(tensor):
+        values = tensor.unflatten(1, (-1, GROUP))
+        scale = values.gather(-1, values.abs().argmax(-1, keepdim=True)) / -8.0
+        levels = (values / scale.where(scale != 0.0, 1.0)).round_().clamp_(-8, 7)
+        return (levels * scale).flatten(1)
+    return unpack(pack({"weight": tensor}, stored))["weight"].to(tensor.dtype)
+
+
+def _is_grouped(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.shape[1] % GROUP == 0 and tensor.numel() >= _LEAST_SIZE
+
+
 def _in_groups(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Int4 values and scales: of some scales for each group, those with the least squared error."""
     values = tensor.float().unflatten(1, (-1, GROUP))
@@ -134,7 +149,7 @@ def _in_groups(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
     extreme = values.gather(-1, values.abs().argmax(-1, keepdim=True))[..., 0]
     best = torch.full_like(extreme, float("inf"))
     scales, levels = torch.zeros_like(extreme), torch.zeros_like(values)
-    for levels_to_extreme in (-8.0, -8.5, -9.0, -7.5, 7.0, 7.5, 8.0, -10.0):
+    for levels_to_extreme in (-8.0, 7.0, -7.0, 6.0, -6.0, -8.5, -9.0, -7.5, 7.5, 8.0, -10.0):
         scale = (extreme / levels_to_extreme).half().float()
         found = (values / torch.where(scale == 0.0, 1.0, scale)[..., None]).round().clamp(-8, 7)
         error = (found * scale[..., None] - values).square().sum(-1)

@@ -149,6 +149,12 @@ def check_recipe(recipe: Recipe, where: str) -> None:
             _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)
         _choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers), where)
     _check_lora(recipe.training.lora, where)
+    if recipe.training.stored != "float32" and recipe.training.lora.parts:
+        raise UserError(
+            f"training.stored is {recipe.training.stored}, but training.lora trains adapters of exact weights",
+            where=where,
+            remedy="Leave one of them out",
+        )
     check_distillation(recipe, where)
     _check_tokenizer(recipe, where)
     _check_data(recipe, where)

@@ -362,6 +362,9 @@ class LoopConfig:
     """How many of the `keep` checkpoints are averaged into the final model; 1 takes the best."""
     keep: str = "best"
     """`best` (by validation error, of a language model by its loss) or `last`."""
+    stored: str = "float32"
+    """How `retort release --weights` will store the weights. With `int8` or `int4` training and evaluation compute with the
+    weights as they will be stored, so that the model learns to bear it (quantisation-aware training)."""
 
 
 @dataclass
@@ -438,6 +441,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "training.precision": ("fp32", "bf16", "fp16"),
     "training.device": ("auto", "cpu"),
     "training.keep": ("best", "last"),
+    "training.stored": ("float32", "int8", "int4"),
 }
 """Of every kind of recipe."""
 CHOICES: dict[str, tuple[str, ...]] = (

@@ -12,6 +12,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -29,6 +30,7 @@ from retort.engine.log import MetricsLog
 from retort.engine.optim import learning_rate, make_optimiser
 from retort.engine.parameters import SHARE, constrain, constrained_layers, parameter_groups
 from retort.engine.sharding import load_weights, whole, whole_weights
+from retort.engine.stored import as_stored, rounded_weights
 
 Report = Callable[[int, dict[str, Any]], None]
 """Called with the step and the values that were just logged."""
@@ -146,6 +148,8 @@ class Loop(ABC, Generic[BatchT]):
         shipped: nn.Module | None = None,
     ) -> None:
         self.merge: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+        if config.stored != "float32":
+            self.merge = partial(as_stored, stored=config.stored)
         self.config, self.seed, self.folder = config, seed, folder
         self.validate = validate
         self.accelerator = accelerator
@@ -298,7 +302,8 @@ class Loop(ABC, Generic[BatchT]):
         share = torch.zeros((), device=accelerator.device)
         for index, batch in enumerate(group):
             last = index == len(group) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
+            synced = contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped)
+            with synced, rounded_weights(self.module.student, self.config.stored):
                 with accelerator.autocast(), self.health.computing(step, self.module, "the loss"):
                     sums, tallies = self._forward(batch)
                 loss = sum((each / count for each, count in zip(sums, counts)), torch.zeros_like(share))
