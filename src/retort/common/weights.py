@@ -127,7 +127,7 @@ def unpack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rounded(tensor: Tensor, stored: str) -> Tensor:
-    """About what :func:`unpack` gives of `tensor` after :func:`pack`, but fast: in int4 with the scale of each group at which
+    """About what :func:`unpack` gives of `tensor` after :func:`pack`, but fast: in int4 with that scale of a group at which
     its largest magnitude is the level -8."""
     if stored == "int4" and _is_grouped(tensor):
         values = tensor.unflatten(1, (-1, GROUP))
