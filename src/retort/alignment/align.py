@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.alignment.features import Normalisation, Said, hours
+from retort.alignment.features import Normalisation, Utterance, hours
 from retort.alignment.gmm import Gmms, single_gaussians
 from retort.alignment.mfcc import FRAME_SHIFT
 from retort.alignment.passes import Counted, Job, Setting, count_triphones, flat_start, train_pass
@@ -26,9 +26,9 @@ from retort.alignment.stages import (
     alignment_workers,
     identities,
     is_done,
-    said_in,
     shards_of,
     used_words,
+    utterances_of,
     without_path,
 )
 from retort.alignment.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_store
@@ -76,21 +76,21 @@ def align_corpus(
         UserError: no utterance can be aligned, or the folder cannot be written.
     """
     root = Path(folder)
-    said = said_in(cuts, words)
-    used = used_words(said, lexicon)
-    keys = _keys(said, used, config)
+    utterances = utterances_of(cuts, words)
+    used = used_words(utterances, lexicon)
+    keys = _keys(utterances, used, config)
     with one_at_a_time(root / "lock"):
         if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
         with alignment_workers(config.processes) as pool:
             work = Work(root, keys, pool, progress, report or (lambda line: None))
-            return _Corpus(work, said, used, features, config).align()
+            return _Corpus(work, utterances, used, features, config).align()
 
 
-def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
+def _keys(utterances: Sequence[Utterance], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
     """Of each stage, what changes with anything that it rests on."""
     rests_on = {
-        "features": [_VERSION, str(lexicon), identities(said)],
+        "features": [_VERSION, str(lexicon), identities(utterances)],
         "monophones": [config.silence_probability, config.monophone_passes, config.monophone_mixtures],
         "tree": [config.misfit, config.subsampling, config.states, config.senones, config.minimum_frames],
         "triphones": [config.passes, config.mixtures],
@@ -107,7 +107,7 @@ def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[s
 @dataclass
 class _Corpus:
     work: Work
-    said: list[Said]
+    utterances: list[Utterance]
     lexicon: Lexicon
     features: Callable[[Any], NDArray[np.float32]]
     config: AlignConfig
@@ -115,25 +115,25 @@ class _Corpus:
     def align(self) -> AlignmentStore:
         """All stages, or what is left of them."""
         config, phones = self.config, Phones(self.lexicon.phones)
-        shards, normal = self.work.features(self.said, self.lexicon, self.features)
-        self.work.tell_left_out(normal.skipped, len(self.said), "utterances left out")
+        shards, normal = self.work.features(self.utterances, self.lexicon, self.features)
+        self.work.report_left_out(normal.skipped, len(self.utterances), "utterances left out")
         monophones = SenoneTree.monophone(phones, STATES)
         setting = Setting(self.lexicon, monophones, normal, config.silence_probability)
         model, spent = self._train(
             "monophones", setting, shards, config.monophone_passes, config.monophone_mixtures
         )
         first = self.work.align(
-            "monophones", setting, shards, model, told="monophone alignment", prefix="aligned-"
+            "monophones", setting, shards, model, name="monophone alignment", prefix="aligned-"
         )
         misfits = _misfits([Shard(path, monophones).facts["gaps"] for path in first], config.misfit)
-        self.work.tell_left_out(misfits, len(self.said), "transcripts do not fit their audio")
+        self.work.report_left_out(misfits, len(self.utterances), "transcripts do not fit their audio")
         setting = replace(setting, subsampling=config.subsampling, left_out=frozenset(misfits))
         setting, statistics = self._grow(setting, shards, first)
         model, more = self._train("triphones", setting, shards, config.passes, config.mixtures, statistics)
-        last = self.work.align("alignments", setting, shards, model, told="alignment")
+        last = self.work.align("alignments", setting, shards, model, name="alignment")
         aligned = {name for path in last for name in Shard(path, setting.tree).ids}
         skipped = normal.skipped | misfits
-        skipped |= without_path(self.said, aligned, skipped)
+        skipped |= without_path(self.utterances, aligned, skipped)
         store = finish_store(
             self.work.root / "alignments",
             setting.tree,
@@ -142,10 +142,10 @@ class _Corpus:
             FRAME_SHIFT * config.subsampling,
         )
         spent += more + sum(Shard(path, monophones).facts["seconds"] for path in [*first, *last])
-        self._tell_cost(store, normal, spent)
+        self._report_cost(store, normal, spent)
         return store
 
-    def _tell_cost(self, store: AlignmentStore, normal: Normalisation, seconds: float) -> None:
+    def _report_cost(self, store: AlignmentStore, normal: Normalisation, seconds: float) -> None:
         total = hours(normal.frames)
         self.work.report(
             f"{len(store)} utterances aligned to {store.tree.count} senones, {len(store.skipped)} left out. "

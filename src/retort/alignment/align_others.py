@@ -22,9 +22,9 @@ from retort.alignment.stages import (
     alignment_workers,
     identities,
     is_done,
-    said_in,
     shards_of,
     used_words,
+    utterances_of,
     without_path,
 )
 from retort.alignment.store import AlignmentStore, Shard, finish_store
@@ -70,16 +70,16 @@ def align_others(
     first, root = AlignmentStore(aligner), Path(folder)
     if root.resolve() == first.folder.parent.resolve():
         raise UserError("the new alignments would replace those of the aligner", where=folder)
-    said = said_in(cuts, words)
-    used = used_words(said, _in_phones(lexicon, first.tree.phones.symbols))
-    keys = _keys(first, [_VERSION, str(used), identities(said)], silence_probability)
+    utterances = utterances_of(cuts, words)
+    used = used_words(utterances, _in_phones(lexicon, first.tree.phones.symbols))
+    keys = _keys(first, [_VERSION, str(used), identities(utterances)], silence_probability)
     with one_at_a_time(root / "lock"):
         if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
-        model, deviation = _learned(first)
+        model, deviation = _trained(first)
         with alignment_workers(processes) as pool:
             work = Work(root, keys, pool, progress, report or (lambda line: None))
-            shards, normal = work.features(said, used, features)
+            shards, normal = work.features(utterances, used, features)
             setting = Setting(
                 used,
                 first.tree,
@@ -87,43 +87,43 @@ def align_others(
                 silence_probability,
                 subsampling=round(first.frame_shift / FRAME_SHIFT),
             )
-            made = work.align("alignments", setting, shards, model, told="alignment")
+            made = work.align("alignments", setting, shards, model, name="alignment")
         aligned = {name for path in made for name in Shard(path, first.tree).ids}
-        skipped = normal.skipped | without_path(said, aligned, normal.skipped)
-        work.tell_left_out(skipped, len(said), "utterances have no alignment")
+        skipped = normal.skipped | without_path(utterances, aligned, normal.skipped)
+        work.report_left_out(skipped, len(utterances), "utterances have no alignment")
         return finish_store(root / "alignments", first.tree, used, skipped, first.frame_shift)
 
 
-def _keys(first: AlignmentStore, heard: list[object], silence_probability: float) -> dict[str, str]:
+def _keys(first: AlignmentStore, inputs: list[object], silence_probability: float) -> dict[str, str]:
     """Of both stages; features do not depend on the aligner."""
     path = first.folder / "key"
     learned = path.read_text() if path.exists() else ""
-    features = hashlib.sha256(json.dumps(heard).encode()).hexdigest()
+    features = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     alignments = hashlib.sha256(json.dumps([features, learned, silence_probability]).encode()).hexdigest()
     return {"features": features, "alignments": alignments}
 
 
-def _learned(first: AlignmentStore) -> tuple[Path, NDArray[np.float64]]:
+def _trained(first: AlignmentStore) -> tuple[Path, NDArray[np.float64]]:
     """The model of the tied triphones, and the `(39,)` deviations of what it learned from."""
     root = first.folder.parent
     model, _, _ = latest_model(root / "triphones")
-    heard = normalisation(shards_of(root / "features"))
-    if model is None or not heard.frames:
+    normal = normalisation(shards_of(root / "features"))
+    if model is None or not normal.frames:
         raise UserError(
             f"it has alignments, but not the {'features' if model else 'Gaussians'} of their aligner",
             where=root,
             remedy="Remove the folder and align the training data again",
         )
-    return model, heard.deviation
+    return model, normal.deviation
 
 
 def _in_phones(lexicon: Lexicon, phones: Sequence[str]) -> Lexicon:
-    known = set(phones)
-    kept = {word: [each for each in found if known.issuperset(each)] for word, found in lexicon.items()}
-    if not any(kept.values()):
+    available = set(phones)
+    covered = {word: [each for each in found if available.issuperset(each)] for word, found in lexicon.items()}
+    if not any(covered.values()):
         raise UserError(
-            f"none of its {len(kept)} words can be said in the {len(known)} phones of the aligner",
+            f"none of its {len(covered)} words can be said in the {len(available)} phones of the aligner",
             where="lexicon",
             remedy="Give the lexicon that the training data was aligned with",
         )
-    return Lexicon(kept)
+    return Lexicon(covered)

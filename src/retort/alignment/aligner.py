@@ -39,8 +39,8 @@ class Transcriber:
     def hmm(self, words: Sequence[str]) -> UtteranceHmm:
         """Of words that the lexicon has, at least one."""
         ids = self.tree.phones.ids
-        ways = [[tuple(ids[phone] for phone in phones) for phones in self.lexicon[word]] for word in words]
-        return utterance_hmm(ways, self.tree, self.loops, self.silence_probability)
+        pronunciations = [[tuple(ids[phone] for phone in phones) for phones in self.lexicon[word]] for word in words]
+        return utterance_hmm(pronunciations, self.tree, self.loops, self.silence_probability)
 
 
 def obstacle(words: Sequence[str], frames: int, lexicon: Lexicon, states: int) -> str:

@@ -53,14 +53,14 @@ def from_path(
     phones = [
         Timed(symbols[phone], start, count) for phone, start, count in zip(hmm.phones[met], starts, frames)
     ]
-    said: list[Timed] = []
+    timed_words: list[Timed] = []
     owners = hmm.words[met].tolist()
     for owner, before, phone in zip(owners, [-1, *owners], phones):
         if owner >= 0 and owner == before:
-            said[-1] = Timed(said[-1].symbol, said[-1].start, said[-1].frames + phone.frames)
+            timed_words[-1] = Timed(timed_words[-1].symbol, timed_words[-1].start, timed_words[-1].frames + phone.frames)
         elif owner >= 0:
-            said.append(Timed(words[owner], phone.start, phone.frames))
-    return Alignment(name, said, phones, hmm.senones[states])
+            timed_words.append(Timed(words[owner], phone.start, phone.frames))
+    return Alignment(name, timed_words, phones, hmm.senones[states])
 
 
 def runs(values: NDArray[np.integer]) -> tuple[list[int], list[int]]:
@@ -118,13 +118,13 @@ def segments(
             index[word.start : word.start + word.frames] = number
         return [word.symbol for word in alignment.words], index
     symbols: list[int] | list[str]
-    spoken = [phone for phone in alignment.phones if silence or phone.symbol != SILENCE]
+    chosen = [phone for phone in alignment.phones if silence or phone.symbol != SILENCE]
     if unit == "phone":
-        for number, phone in enumerate(spoken):
+        for number, phone in enumerate(chosen):
             index[phone.start : phone.start + phone.frames] = number
-        return [phone.symbol for phone in spoken], index
+        return [phone.symbol for phone in chosen], index
     symbols = []
-    for phone in spoken:
+    for phone in chosen:
         own = alignment.senones[phone.start : phone.start + phone.frames]
         starts, frames = runs(own)
         index[phone.start : phone.start + phone.frames] = len(symbols) + np.repeat(

@@ -13,7 +13,7 @@ from retort.alignment.mfcc import FRAME_SHIFT
 from retort.alignment.store import AlignmentStore
 from retort.common.errors import BadUtterance, UserError
 
-APART = 0.03
+LENGTH_TOLERANCE = 0.03
 """Share by which features and alignment may differ in length; two frames of the alignment always may."""
 _AT_SPEED = re.compile(r"(.+)_sp(\d+(?:\.\d+)?)")
 """How lhotse names a cut at another speed."""
@@ -70,20 +70,20 @@ class EncoderFrames:
         """
         alignment, speed = self._find(name)
         own = len(alignment.senones)
-        heard = max(1, round(own / speed))
-        if abs(heard * self.shift - features) > max(APART * features, 2 * self.shift):
+        length = max(1, round(own / speed))
+        if abs(length * self.shift - features) > max(LENGTH_TOLERANCE * features, 2 * self.shift):
             raise BadUtterance(
-                f"its alignment has {heard * self.shift} frames of 10 ms, its features {features}", where=name
+                f"its alignment has {length * self.shift} frames of 10 ms, its features {features}", where=name
             )
         places = np.arange(frames) * self.factor + self.factor // 2
-        places = np.minimum(places, heard - 1)
+        places = np.minimum(places, length - 1)
         return Placed(alignment, np.minimum(((places + 0.5) * speed).astype(np.int64), own - 1))
 
     def _find(self, name: str) -> tuple[Alignment, float]:
         """Its alignment, and at which speed of that the cut is heard."""
         original, speed = name, 1.0
-        known = name in self.alignments or name in self.alignments.skipped
-        if not known and (match := _AT_SPEED.fullmatch(name)):
+        listed = name in self.alignments or name in self.alignments.skipped
+        if not listed and (match := _AT_SPEED.fullmatch(name)):
             original, speed = match[1], float(match[2])
         if original not in self.alignments:
             raise BadUtterance(self.alignments.skipped.get(original, "it has no alignment"), where=name)

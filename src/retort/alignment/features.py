@@ -23,7 +23,7 @@ from retort.text.lexicon import Lexicon
 SHARD_SECONDS = 600.0
 
 
-class Said(NamedTuple):
+class Utterance(NamedTuple):
     """An utterance before it has features."""
 
     id: str
@@ -33,7 +33,7 @@ class Said(NamedTuple):
     """What the caller's function of features is given."""
 
 
-class Heard(NamedTuple):
+class FeatureUtterance(NamedTuple):
     """An utterance with features."""
 
     id: str
@@ -45,7 +45,7 @@ class Heard(NamedTuple):
 @dataclass
 class ShardJob:
     path: Path
-    said: list[Said]
+    utterances: list[Utterance]
     lexicon: Lexicon
     features: Callable[[Any], NDArray[np.float32]]
 
@@ -61,11 +61,11 @@ class Normalisation(NamedTuple):
     skipped: dict[str, str]
 
 
-def divide(said: Sequence[Said], seconds: Callable[[Any], float]) -> list[list[Said]]:
+def divide(utterances: Sequence[Utterance], seconds: Callable[[Any], float]) -> list[list[Utterance]]:
     """The utterances, in their order, in parts of about :data:`SHARD_SECONDS`."""
-    parts: list[list[Said]] = []
+    parts: list[list[Utterance]] = []
     left = 0.0
-    for each in said:
+    for each in utterances:
         if left <= 0:
             parts.append([])
             left = SHARD_SECONDS
@@ -81,9 +81,9 @@ def make_shard(job: ShardJob) -> None:
     if job.path.exists():
         return
     began = time.process_time()
-    kept: list[tuple[Said, NDArray[np.float32]]] = []
+    aligned: list[tuple[Utterance, NDArray[np.float32]]] = []
     skipped: dict[str, str] = {}
-    for each in job.said:
+    for each in job.utterances:
         reason = obstacle(each.words, 1 << 40, job.lexicon, STATES)
         if not reason:
             try:
@@ -96,13 +96,13 @@ def make_shard(job: ShardJob) -> None:
         if reason:
             skipped[each.id] = reason
         else:
-            kept.append((each, cepstra))
-    slopes = [with_differences(cepstra)[:, CEPSTRA:] for _, cepstra in kept]
+            aligned.append((each, cepstra))
+    slopes = [with_differences(cepstra)[:, CEPSTRA:] for _, cepstra in aligned]
     arrays = {
-        "cepstra": np.concatenate([np.zeros((0, CEPSTRA), np.float32), *(cepstra for _, cepstra in kept)]),
-        "lengths": np.array([len(cepstra) for _, cepstra in kept], np.int64),
-        "sums": np.array([cepstra.sum(0, np.float64) for _, cepstra in kept]).reshape(-1, CEPSTRA),
-        "squares": np.array([np.square(cepstra).sum(0, np.float64) for _, cepstra in kept]).reshape(
+        "cepstra": np.concatenate([np.zeros((0, CEPSTRA), np.float32), *(cepstra for _, cepstra in aligned)]),
+        "lengths": np.array([len(cepstra) for _, cepstra in aligned], np.int64),
+        "sums": np.array([cepstra.sum(0, np.float64) for _, cepstra in aligned]).reshape(-1, CEPSTRA),
+        "squares": np.array([np.square(cepstra).sum(0, np.float64) for _, cepstra in aligned]).reshape(
             -1, CEPSTRA
         ),
         "slopes": np.array([np.square(each).sum(0, np.float64) for each in slopes]).reshape(
@@ -110,7 +110,7 @@ def make_shard(job: ShardJob) -> None:
         ),
     }
     described = {
-        "utterances": [(each.id, each.speaker or each.id, each.words) for each, _ in kept],
+        "utterances": [(each.id, each.speaker or each.id, each.words) for each, _ in aligned],
         "skipped": skipped,
         "seconds": time.process_time() - began,
     }
@@ -156,14 +156,14 @@ def normalisation(shards: Sequence[Path]) -> Normalisation:
 
 def read_shard(
     path: Path, means: dict[str, NDArray[np.float64]], deviation: NDArray[np.float64]
-) -> Iterator[Heard]:
+) -> Iterator[FeatureUtterance]:
     """The utterances of a shard, normalised."""
     arrays, described = _open(path, "cepstra", "lengths")
     start = 0
     for (name, speaker, words), length in zip(described["utterances"], arrays["lengths"].tolist()):
         cepstra = arrays["cepstra"][start : start + length] - means[speaker].astype(np.float32)
         features = (with_differences(cepstra) / deviation).astype(np.float32)
-        yield Heard(name, tuple(words), features)
+        yield FeatureUtterance(name, tuple(words), features)
         start += length
 
 

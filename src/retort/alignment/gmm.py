@@ -97,16 +97,16 @@ class Gmms:
         stays as it is.
         """
         frames = statistics[..., -1]
-        kept = (frames >= _LEAST) | (np.arange(len(frames))[:, None] == frames.argmax(0))
-        frames = np.where(kept & (frames > 1.0), frames, 0.0)
+        keep = (frames >= _LEAST) | (np.arange(len(frames))[:, None] == frames.argmax(0))
+        frames = np.where(keep & (frames > 1.0), frames, 0.0)
         divisor = np.maximum(frames, 1.0)[..., None]
         dim = self.means.shape[-1]
         means = statistics[..., :dim] / divisor
         variances = np.maximum(statistics[..., dim:-1] / divisor - np.square(means), VARIANCE_FLOOR)
-        silent = frames.sum(0) == 0
-        weights = np.where(silent, self.weights, frames / np.maximum(frames.sum(0), 1.0))
+        unseen = frames.sum(0) == 0
+        weights = np.where(unseen, self.weights, frames / np.maximum(frames.sum(0), 1.0))
         there = (weights > 0)[..., None]
-        fallback = silent[:, None] | ~there
+        fallback = unseen[:, None] | ~there
         return Gmms(
             weights, np.where(fallback, self.means, means), np.where(fallback, self.variances, variances)
         )

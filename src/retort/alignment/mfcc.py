@@ -66,7 +66,7 @@ def _slopes(values: NDArray[np.float32]) -> NDArray[np.float32]:
     count = len(values)
     total = np.zeros_like(values)
     for step in range(1, _REACH + 1):
-        ahead, behind = padded[_REACH + step :][:count], padded[_REACH - step :][:count]
-        total += step * (ahead - behind)
+        ahead, back = padded[_REACH + step :][:count], padded[_REACH - step :][:count]
+        total += step * (ahead - back)
     total /= 2 * sum(step * step for step in range(1, _REACH + 1))
     return total

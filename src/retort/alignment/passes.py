@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retort.alignment.aligner import Transcriber
 from retort.alignment.alignment import Alignment, from_path, output_frames, subsample, triphones
-from retort.alignment.features import Heard, Normalisation, read_shard
+from retort.alignment.features import FeatureUtterance, Normalisation, read_shard
 from retort.alignment.gmm import Gmms, with_squares
 from retort.alignment.mfcc import DIM
 from retort.alignment.phones import SILENCE
@@ -74,8 +74,8 @@ def flat_start(job: Job) -> NDArray[np.float64]:
     """`(S, 2 D + 1)` of utterances divided evenly among the states of a silence, their phones, and a silence."""
     tree, lexicon = job.setting.tree, job.setting.lexicon
     statistics = np.zeros((tree.count, 2 * DIM + 1))
-    for squared, said in _utterances(job):
-        ids = [tree.phones.ids[phone] for word in said.words for phone in lexicon[word][0]]
+    for squared, utterance in _utterances(job):
+        ids = [tree.phones.ids[phone] for word in utterance.words for phone in lexicon[word][0]]
         silence = tree.phones.ids[SILENCE]
         states = np.array(
             [
@@ -126,10 +126,10 @@ def align_pass(job: Job) -> None:
         gaps: dict[str, float] = {}
         tree = job.setting.tree
         for found in _aligned(job, shard, gmms, more["loops"]):
-            gaps[found.said.id] = _gap(gmms, found)
-            said = found.said
+            gaps[found.utterance.id] = _gap(gmms, found)
+            utterance = found.utterance
             alignments.append(
-                from_path(said.id, said.words, found.hmm, found.path.states, tree.phones.symbols)
+                from_path(utterance.id, utterance.words, found.hmm, found.path.states, tree.phones.symbols)
             )
         write_shard(target, alignments, tree, gaps=gaps, seconds=time.process_time() - began)
 
@@ -144,15 +144,15 @@ def count_triphones(job: Job) -> TriphoneStatistics:
     for shard, aligned in zip(job.shards, job.aligned):
         alignments = Shard(aligned, setting.tree)
         rows = {name: row for row, name in enumerate(alignments.ids)}
-        for squared, said in _utterances(Job(setting, [shard])):
-            if said.id in rows:
-                keys = _keys(alignments[rows[said.id]], setting.tree, setting.subsampling)
+        for squared, utterance in _utterances(Job(setting, [shard])):
+            if utterance.id in rows:
+                keys = _keys(alignments[rows[utterance.id]], setting.tree, setting.subsampling)
                 parts.append(TriphoneStatistics.of(keys, squared))
     return TriphoneStatistics.together(parts)
 
 
 class _Found(NamedTuple):
-    said: Heard
+    utterance: FeatureUtterance
     squared: NDArray[np.float32]
     """(T, 2 D + 1)"""
     hmm: UtteranceHmm
@@ -161,28 +161,28 @@ class _Found(NamedTuple):
     """(T,): log-likelihood of each frame in the senone of the path."""
 
 
-def _utterances(job: Job) -> Iterator[tuple[NDArray[np.float32], Heard]]:
+def _utterances(job: Job) -> Iterator[tuple[NDArray[np.float32], FeatureUtterance]]:
     setting = job.setting
     for shard in job.shards:
-        for heard in read_shard(shard, setting.normalisation.means, setting.normalisation.deviation):
-            if heard.id not in setting.left_out:
-                chosen = output_frames(len(heard.features), setting.subsampling)
-                yield with_squares(heard.features[chosen]), heard
+        for utterance in read_shard(shard, setting.normalisation.means, setting.normalisation.deviation):
+            if utterance.id not in setting.left_out:
+                chosen = output_frames(len(utterance.features), setting.subsampling)
+                yield with_squares(utterance.features[chosen]), utterance
 
 
 def _aligned(job: Job, shard: Path, gmms: Gmms, loops: NDArray[np.float64]) -> Iterator[_Found]:
     setting = job.setting
     transcriber = Transcriber(setting.lexicon, setting.tree, loops, setting.silence_probability)
-    heard = list(_utterances(Job(setting, [shard])))
-    hmms = [transcriber.hmm(said.words) for _, said in heard]
+    utterances = list(_utterances(Job(setting, [shard])))
+    hmms = [transcriber.hmm(utterance.words) for _, utterance in utterances]
     tasks = []
-    for hmm, (squared, _) in zip(hmms, heard):
+    for hmm, (squared, _) in zip(hmms, utterances):
         senones, columns = np.unique(hmm.senones, return_inverse=True)
         tasks.append(Task(hmm.arcs, gmms.log_likelihoods(squared, senones), columns))
-    for (squared, said), hmm, task, path in zip(heard, hmms, tasks, best_paths(tasks)):
+    for (squared, utterance), hmm, task, path in zip(utterances, hmms, tasks, best_paths(tasks)):
         if path is not None:
             scores = task.scores[np.arange(len(squared)), task.columns[path.states]]
-            yield _Found(said, squared, hmm, path, scores)
+            yield _Found(utterance, squared, hmm, path, scores)
 
 
 def _gap(gmms: Gmms, found: _Found) -> float:

@@ -23,15 +23,15 @@ class Phones:
     """
 
     def __init__(self, phones: Iterable[str]) -> None:
-        spoken = sorted(set(phones))
-        if not spoken:
+        names = sorted(set(phones))
+        if not names:
             raise UserError("no phones", remedy="Give a lexicon with words")
-        if SILENCE in spoken:
+        if SILENCE in names:
             raise UserError(
                 f"'{SILENCE}' is a phone of the lexicon",
                 remedy="Leave silences out: they stand between words anyway",
             )
-        self.symbols: tuple[str, ...] = (SILENCE, *spoken)
+        self.symbols: tuple[str, ...] = (SILENCE, *names)
         self.ids: dict[str, int] = {symbol: index for index, symbol in enumerate(self.symbols)}
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.alignment.features import Normalisation, Said, ShardJob, divide, make_shard, normalisation
+from retort.alignment.features import Normalisation, ShardJob, Utterance, divide, make_shard, normalisation
 from retort.alignment.passes import Job, Setting, align_pass
 from retort.alignment.store import SHARD_SUFFIX, reasons
 from retort.common.errors import UserError
@@ -31,32 +31,32 @@ def alignment_workers(processes: int) -> AbstractContextManager[Workers]:
     return workers(processes, "the alignment", remedy)
 
 
-def said_in(cuts: Iterable[Any], words: Callable[[str], Sequence[str]]) -> list[Said]:
+def utterances_of(cuts: Iterable[Any], words: Callable[[str], Sequence[str]]) -> list[Utterance]:
     """The utterances of cuts as lhotse's, each with one supervision, and their words."""
     return [
-        Said(cut.id, cut.supervisions[0].speaker or "", tuple(words(cut.supervisions[0].text or "")), cut)
+        Utterance(cut.id, cut.supervisions[0].speaker or "", tuple(words(cut.supervisions[0].text or "")), cut)
         for cut in cuts
     ]
 
 
-def used_words(said: Sequence[Said], lexicon: Lexicon) -> Lexicon:
+def used_words(utterances: Sequence[Utterance], lexicon: Lexicon) -> Lexicon:
     """What the lexicon has of the utterances, sorted, so that nothing else of it matters.
 
     Raises:
         UserError: none of their words.
     """
-    words = sorted({word for each in said for word in each.words if word in lexicon})
+    words = sorted({word for each in utterances for word in each.words if word in lexicon})
     if not words:
         raise UserError(
-            f"none of the words of {len(said)} utterances is in the lexicon",
+            f"none of the words of {len(utterances)} utterances is in the lexicon",
             remedy="See whether text and lexicon are of the same language and case",
         )
     return lexicon.only(words)
 
 
-def identities(said: Iterable[Said]) -> list[tuple[Any, ...]]:
+def identities(utterances: Iterable[Utterance]) -> list[tuple[Any, ...]]:
     """What utterances are, fit for JSON."""
-    return [(each.id, each.speaker, each.words, *_place(each.cut)) for each in said]
+    return [(each.id, each.speaker, each.words, *_place(each.cut)) for each in utterances]
 
 
 def _place(cut: Any) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ class Work:
             yield result
 
     def features(
-        self, said: Sequence[Said], lexicon: Lexicon, features: Callable[[Any], NDArray[np.float32]]
+        self, utterances: Sequence[Utterance], lexicon: Lexicon, features: Callable[[Any], NDArray[np.float32]]
     ) -> tuple[list[Path], Normalisation]:
         """Shards of cepstra, and what they tell of their speakers.
 
@@ -119,7 +119,7 @@ class Work:
             UserError: no utterance can be aligned.
         """
         folder = self.begin("features")
-        parts = divide(said, lambda cut: float(cut.duration))
+        parts = divide(utterances, lambda cut: float(cut.duration))
         shards = [folder / f"{number:05d}{SHARD_SUFFIX}" for number in range(len(parts))]
         jobs = [ShardJob(path, part, lexicon, features) for path, part in zip(shards, parts)]
         for _ in self.over("features", make_shard, jobs):
@@ -136,29 +136,29 @@ class Work:
         shards: Sequence[Path],
         model: Path,
         *,
-        told: str = "",
+        name: str = "",
         prefix: str = "",
     ) -> list[Path]:
         """One shard of alignments for each of cepstra.
 
         Args:
-            told: what it is called to the user, if not as the stage is.
+            name: what it is called to the user, if not as the stage is.
             prefix: of the names of the shards.
         """
         folder = self.begin(stage)
         targets = [folder / f"{prefix}{number:05d}{SHARD_SUFFIX}" for number in range(len(shards))]
         jobs = [Job(setting, [shard], model, [target]) for shard, target in zip(shards, targets)]
-        for _ in self.over(told or stage, align_pass, jobs):
+        for _ in self.over(name or stage, align_pass, jobs):
             pass
         return targets
 
-    def tell_left_out(self, skipped: dict[str, str], all_of_them: int, what: str) -> None:
+    def report_left_out(self, skipped: dict[str, str], all_of_them: int, what: str) -> None:
         """How many utterances are left out, with the reasons of a few."""
         if skipped:
             self.report(f"{len(skipped)} of {all_of_them} {what}{reasons(skipped)}")
 
 
-def without_path(said: Iterable[Said], aligned: set[str], skipped: dict[str, str]) -> dict[str, str]:
+def without_path(utterances: Iterable[Utterance], aligned: set[str], skipped: dict[str, str]) -> dict[str, str]:
     """Why utterances that are neither aligned nor skipped have no alignment."""
-    lost = {each.id for each in said} - aligned - skipped.keys()
+    lost = {each.id for each in utterances} - aligned - skipped.keys()
     return {name: "no path through its phones has its number of frames" for name in sorted(lost)}

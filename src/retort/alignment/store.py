@@ -237,8 +237,8 @@ def save_alignments(
 
 def reasons(skipped: Mapping[str, str]) -> str:
     """` (ID: REASON; ...)` of the first few."""
-    told = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-    return f" ({told})" if told else ""
+    text = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+    return f" ({text})" if text else ""
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from retort.alignment.phones import SILENCE
 from retort.alignment.tree import SenoneTree
 from retort.common.errors import BadUtterance
 
-SpokenUnit = Literal["senone", "phone"]
+AcousticUnit = Literal["senone", "phone"]
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
 
 
@@ -27,7 +27,7 @@ def senone_symbol(senone: int) -> str:
     return f"S{senone}"
 
 
-def unit_symbols(tree: SenoneTree, unit: SpokenUnit) -> list[str]:
+def unit_symbols(tree: SenoneTree, unit: AcousticUnit) -> list[str]:
     """All symbols that texts of a unit can have: senones by number, phones by name; none of silence."""
     if unit == "phone":
         return [symbol for symbol in tree.phones.symbols if symbol != SILENCE]
@@ -35,7 +35,7 @@ def unit_symbols(tree: SenoneTree, unit: SpokenUnit) -> list[str]:
     return [senone_symbol(senone) for senone in range(tree.count) if senone not in silent]
 
 
-def unit_text(alignment: Alignment, unit: SpokenUnit) -> tuple[str, NDArray[np.int64]]:
+def unit_text(alignment: Alignment, unit: AcousticUnit) -> tuple[str, NDArray[np.int64]]:
     """The text of an alignment, and which symbol of it each frame is.
 
     Runs are collapsed within phones, as the HMM has them: what two phones in a row share (the last of a word and the
@@ -61,22 +61,22 @@ def pause_share(alignments: Iterable[Alignment]) -> float:
     return sum(silent) / max(len(silent), 1)
 
 
-def spoken_units(
+def pronounce_units(
     words: Sequence[str],
     lexicon: Pronunciations,
     tree: SenoneTree,
-    unit: SpokenUnit,
+    unit: AcousticUnit,
     draw: random.Random | None = None,
 ) -> str:
-    """The text of words that nobody spoke: :class:`UnitSpeaker` for a single sentence.
+    """The text of words that nobody spoke: :class:`UnitPronouncer` for a single sentence.
 
     Raises:
         BadUtterance: a word has no pronunciation.
     """
-    return UnitSpeaker(lexicon, tree, unit)(words, draw)
+    return UnitPronouncer(lexicon, tree, unit)(words, draw)
 
 
-class UnitSpeaker:
+class UnitPronouncer:
     """Says words in units: a lexicon makes phones of them, a tree makes senones of phones and their neighbours.
 
     Beyond both ends is silence, as a neighbour only, and between words where the call says so. What it says is the
@@ -90,57 +90,57 @@ class UnitSpeaker:
         tree: of the senones; of phones, which there are.
     """
 
-    def __init__(self, lexicon: Pronunciations, tree: SenoneTree, unit: SpokenUnit) -> None:
+    def __init__(self, lexicon: Pronunciations, tree: SenoneTree, unit: AcousticUnit) -> None:
         self.lexicon, self.tree, self.unit = lexicon, tree, unit
-        self._ways: dict[str, tuple[_Way, ...]] = {}
+        self._known: dict[str, tuple[_Pronunciation, ...]] = {}
         self._triphones = _Triphones(tree)
 
     def __call__(
         self,
         words: Sequence[str],
         draw: random.Random | None = None,
-        apart: Sequence[bool] | None = None,
+        pauses: Sequence[bool] | None = None,
     ) -> str:
         """The text of `words`, of each the first pronunciation, or one that `draw` chooses.
 
         Args:
-            apart: of each word but the last whether a silence follows; None: after none. Only senones tell.
+            pauses: of each word but the last whether a silence follows; None: after none. Only senones tell.
 
         Raises:
             BadUtterance: a word has none.
         """
         chosen = []
         for word in words:
-            ways = self._ways.get(word) or self._said(word)
-            if not ways:
+            pronunciations = self._known.get(word) or self._pronounce(word)
+            if not pronunciations:
                 raise BadUtterance(f"no pronunciation of {word}")
-            chosen.append(ways[0] if draw is None or len(ways) == 1 else draw.choice(ways))
+            chosen.append(pronunciations[0] if draw is None or len(pronunciations) == 1 else draw.choice(pronunciations))
         if self.unit == "phone":
-            return " ".join(way.inside for way in chosen)
-        return self._senones(chosen, [False] * len(chosen[1:]) if apart is None else apart)
+            return " ".join(pronunciation.inside for pronunciation in chosen)
+        return self._senones(chosen, [False] * len(chosen[1:]) if pauses is None else pauses)
 
     def missing(self, words: Iterable[str]) -> list[str]:
         """The words that have no pronunciation in the tree's phones, each once, in their order."""
-        return [word for word in dict.fromkeys(words) if not (self._ways.get(word) or self._said(word))]
+        return [word for word in dict.fromkeys(words) if not (self._known.get(word) or self._pronounce(word))]
 
-    def _said(self, word: str) -> tuple[_Way, ...]:
+    def _pronounce(self, word: str) -> tuple[_Pronunciation, ...]:
         ids = self.tree.phones.ids
         found = [
             tuple(ids[phone] for phone in phones)
             for phones in self.lexicon.get(word, ())
             if phones and all(phone in ids and phone != SILENCE for phone in phones)
         ]
-        self._ways[word] = tuple(_Way(phones, self._inside(phones)) for phones in found)
-        return self._ways[word]
+        self._known[word] = tuple(_Pronunciation(phones, self._inside(phones)) for phones in found)
+        return self._known[word]
 
     def _inside(self, phones: tuple[int, ...]) -> str:
         if self.unit == "phone":
             return " ".join(self.tree.phones.symbols[phone] for phone in phones)
         return " ".join(self._triphones[each] for each in zip(phones, phones[1:], phones[2:]))
 
-    def _senones(self, chosen: Sequence[_Way], apart: Sequence[bool]) -> str:
+    def _senones(self, chosen: Sequence[_Pronunciation], pauses: Sequence[bool]) -> str:
         triphones, parts, left = self._triphones, [], 0
-        rights = [0 if silent else way.phones[0] for way, silent in zip(chosen[1:], apart)]
+        rights = [0 if silent else pronunciation.phones[0] for pronunciation, silent in zip(chosen[1:], pauses)]
         for (phones, inside), right in zip(chosen, [*rights, 0]):
             if len(phones) == 1:
                 parts.append(triphones[left, phones[0], right])
@@ -153,7 +153,7 @@ class UnitSpeaker:
         return " ".join(parts)
 
 
-class _Way(NamedTuple):
+class _Pronunciation(NamedTuple):
     """One pronunciation: phone ids, and the symbols in it that do not hang on the words around it."""
 
     phones: tuple[int, ...]
@@ -205,8 +205,8 @@ def piece_segments(alignment: Alignment, text: str, spans: Sequence[Span]) -> ND
     for word in alignment.words:
         own = letters[before : before + len(word.symbol)]
         before += len(own)
-        said = "".join(text[place] for place in own)
-        if said.casefold() != word.symbol.casefold():
+        spelled = "".join(text[place] for place in own)
+        if spelled.casefold() != word.symbol.casefold():
             raise _other_words(alignment)
         middles = (np.arange(word.frames) + 0.5) / word.frames
         places = np.array(own)[(middles * len(own)).astype(np.int64)]

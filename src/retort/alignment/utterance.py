@@ -110,11 +110,11 @@ class _Plan:
         self.before: list[list[tuple[int, float]]] = []
         taken, left_out = math.log(silence_probability), math.log1p(-silence_probability)
         last = [_EDGE]
-        for word, ways in enumerate(pronunciations):
+        for word, variants in enumerate(pronunciations):
             silence = self._add(_SILENCE, _EDGE, [(node, taken) for node in last])
             entries = [(silence, 0.0), *((node, left_out) for node in last)]
             last = []
-            for phones in ways:
+            for phones in variants:
                 arcs = entries
                 for phone in phones:
                     arcs = [(self._add(phone, word, arcs), 0.0)]

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NOTHING, Candidate, Scorer
+from retort.decoding.cif import NEG_INF, ScoredHypothesis, Scorer
 from retort.decoding.ctc import CtcPrefixes
-from retort.decoding.greedy import NEVER, Hypothesis, until_eos
+from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
 from retort.nn.cross_decoder import CrossDecoder
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -57,14 +57,14 @@ class _Ended:
     """The best hypotheses of an utterance that have ended, best first."""
 
     most: int
-    found: list[Candidate] = field(default_factory=list)
+    found: list[ScoredHypothesis] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
         """The score above which another one is among the best."""
-        return self.found[-1].score if len(self.found) == self.most else NOTHING
+        return self.found[-1].score if len(self.found) == self.most else NEG_INF
 
-    def add(self, candidate: Candidate) -> None:
+    def add(self, candidate: ScoredHypothesis) -> None:
         self.found.append(candidate)
         self.found.sort(key=lambda each: each.score, reverse=True)
         del self.found[self.most :]
@@ -77,7 +77,7 @@ def joint_beam(
     beam: int,
     weights: JointWeights,
     scorer: Scorer | None = None,
-) -> list[list[Candidate]]:
+) -> list[list[ScoredHypothesis]]:
     """The best hypotheses of each utterance, best first: up to `beam`, at least one, all different, without times.
 
     Each has said EOS, and no more tokens than it has frames. At every step up to `beam` hypotheses go on; beside that
@@ -108,25 +108,25 @@ def joint_beam(
         own = logits.float().log_softmax(-1).view(*beams.scores.shape, -1)
         gains = (1.0 - weights.ctc) * own.double()
         if scorer is not None:
-            opinion, memory = scorer.step(memory, previous)
-            gains = gains + opinion.view_as(own)
+            lm_scores, memory = scorer.step(memory, previous)
+            gains = gains + lm_scores.view_as(own)
         sums = beams.sums[..., None] + gains
         scores, ends = sums + weights.length, sums[..., EOS]
         if prefixes is not None and alignments is not None:
             scores = scores + weights.ctc * prefixes.extended(alignments)
             ends = ends + weights.ctc * prefixes.whole(alignments)
-        _collect(beams, ends.masked_fill(beams.scores == NOTHING, NOTHING), ended)
-        scores[..., [*NEVER, EOS]] = NOTHING
-        over = (lengths <= step)[:, None] | (beams.scores == NOTHING)
-        scores = scores.masked_fill(over[..., None], NOTHING)
-        beams, parents, said = _advance(beams, sums + weights.length, scores, own, beam)
+        _collect(beams, ends.masked_fill(beams.scores == NEG_INF, NEG_INF), ended)
+        scores[..., [*NEVER_EMITTED, EOS]] = NEG_INF
+        over = (lengths <= step)[:, None] | (beams.scores == NEG_INF)
+        scores = scores.masked_fill(over[..., None], NEG_INF)
+        beams, parents, chosen = _advance(beams, sums + weights.length, scores, own, beam)
         if _settled(beams, ended, [limit - step - 1 for limit in limits], weights.length):
             break
         rows = (torch.arange(batch, device=device)[:, None] * scores.shape[1] + parents).flatten()
         state = state.select(rows)
         memory = None if scorer is None else scorer.select(memory, rows)
         if prefixes is not None and alignments is not None:
-            alignments = prefixes.advance(alignments, parents, said)
+            alignments = prefixes.advance(alignments, parents, chosen)
     return [each.found for each in ended]
 
 
@@ -145,15 +145,15 @@ def _advance(
     """
     size = scores.shape[-1]
     values, best = scores.flatten(1).topk(min(beam, scores.shape[1] * size))
-    parents, said = best.div(size, rounding_mode="floor"), best % size
+    parents, chosen = best.div(size, rounding_mode="floor"), best % size
     rows = torch.arange(len(best), device=best.device)[:, None]
     after = _Beams(
-        tokens=torch.cat((beams.tokens[rows, parents], said[..., None]), -1),
-        log_probs=torch.cat((beams.log_probs[rows, parents], own[rows, parents, said][..., None]), -1),
-        sums=sums[rows, parents, said],
+        tokens=torch.cat((beams.tokens[rows, parents], chosen[..., None]), -1),
+        log_probs=torch.cat((beams.log_probs[rows, parents], own[rows, parents, chosen][..., None]), -1),
+        sums=sums[rows, parents, chosen],
         scores=values,
     )
-    return after, parents, said
+    return after, parents, chosen
 
 
 def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
@@ -162,15 +162,15 @@ def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
         for column, score in enumerate(scores):
             if score > best.worst:
                 ids = beams.tokens[row, column, 1:].tolist()
-                said = beams.log_probs[row, column].tolist()
-                best.add(Candidate(Hypothesis(ids, said, []), score))
+                log_probs = beams.log_probs[row, column].tolist()
+                best.add(ScoredHypothesis(Hypothesis(ids, log_probs, []), score))
 
 
 def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) -> bool:
     """Whether no hypothesis that goes on can be among the best any more, with so many tokens `left` to say."""
     best = beams.scores[:, 0].tolist()
     return all(
-        score == NOTHING or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
+        score == NEG_INF or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
         for score, each, tokens in zip(best, ended, left)
     )
 
@@ -186,7 +186,7 @@ def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypoth
     while running.any():
         logits, state = student.decoder.step(state, previous)
         log_probs = logits.float().log_softmax(-1)
-        log_probs[:, NEVER] = NOTHING
+        log_probs[:, NEVER_EMITTED] = NEG_INF
         score, previous = log_probs.max(-1)
         tokens.append(previous)
         scores.append(score)
@@ -211,19 +211,19 @@ def teacher_forced(
     results = []
     for row, sentences in enumerate(found):
         most = max(map(len, sentences)) + 1
-        said = torch.full((len(sentences), most), EOS, device=encoded.hidden.device)
+        targets = torch.full((len(sentences), most), EOS, device=encoded.hidden.device)
         for place, ids in enumerate(sentences):
-            said[place, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        results.append(_read(decoder, encoded, row, said, [len(ids) for ids in sentences]))
+            targets[place, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        results.append(_force(decoder, encoded, row, targets, [len(ids) for ids in sentences]))
     return results
 
 
-def _read(
-    decoder: CrossDecoder, encoded: Encoded, row: int, said: Tensor, counts: list[int]
+def _force(
+    decoder: CrossDecoder, encoded: Encoded, row: int, targets: Tensor, counts: list[int]
 ) -> list[tuple[list[float], float]]:
-    previous = torch.nn.functional.pad(said, (1, 0), value=EOS)[:, :-1]
+    previous = torch.nn.functional.pad(targets, (1, 0), value=EOS)[:, :-1]
     length = encoded.lengths[row : row + 1]
     frames = encoded.hidden[row : row + 1, : max(int(length), 1)]
     logits = decoder(previous, frames, length).logits
-    log_probs = logits.float().log_softmax(-1).gather(-1, said[..., None])[..., 0].tolist()
+    log_probs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].tolist()
     return [(each[:count], each[count]) for each, count in zip(log_probs, counts)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from retort.audio.files import MAXIMUM_HOURS, open_audio
 from retort.common.errors import BadUtterance
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.transcript import Alternative, TimedText, Transcript
+from retort.decoding.transcript import ScoredTranscript, TimedText, Transcript
 
 if TYPE_CHECKING:
     from retort.decoding.recogniser import Recogniser
@@ -31,13 +31,13 @@ class Turn(NamedTuple):
     text: str
 
 
-def channel_alternatives(
+def channel_nbest(
     recogniser: Recogniser,
     path: str,
     longest: float,
     options: DecodingOptions = GREEDY,
     maximum_hours: float = MAXIMUM_HOURS,
-) -> dict[int, list[Alternative]]:
+) -> dict[int, list[ScoredTranscript]]:
     """The n-best list of each channel of a file; times are those of the file.
 
     A channel that cannot be used (it is silent) has an empty transcript, and the reason is logged.
@@ -45,14 +45,14 @@ def channel_alternatives(
     Raises:
         UserError: the file cannot be read, or none of its channels can be used.
     """
-    found: dict[int, list[Alternative]] = {}
+    found: dict[int, list[ScoredTranscript]] = {}
     failed: dict[int, BadUtterance] = {}
     for channel in range(open_audio(path, maximum_hours=maximum_hours).channels):
         try:
             found[channel] = recogniser.alternatives(path, longest, options, channel, maximum_hours)
         except BadUtterance as error:
             failed[channel] = error
-            found[channel] = [Alternative(Transcript("", [], [], 1.0), 0.0)]
+            found[channel] = [ScoredTranscript(Transcript("", [], [], 1.0), 0.0)]
     if len(failed) == len(found):
         raise failed[0]
     for channel, reason in failed.items():

@@ -17,17 +17,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retort.decoding.greedy import NEVER, Hypothesis, until_eos
+from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS
 
-NOTHING = float("-inf")
+NEG_INF = float("-inf")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoredHypothesis:
     """A hypothesis of an n-best list.
 
     Attributes:
@@ -75,7 +75,7 @@ class _Beams:
 @torch.inference_mode()
 def beam_search(
     student: CifStudent, features: Tensor, feature_lengths: Tensor, beam: int, scorer: Scorer | None = None
-) -> list[list[Candidate]]:
+) -> list[list[ScoredHypothesis]]:
     """The most probable hypotheses of each utterance, best first: up to `beam`, at least one, all different.
 
     Args:
@@ -96,7 +96,7 @@ def beam_fired(
     beam: int,
     scorer: Scorer | None = None,
     encoded: Encoded | None = None,
-) -> list[list[Candidate]]:
+) -> list[list[ScoredHypothesis]]:
     """Beam search over embeddings that were fired already, as :func:`beam_search`.
 
     Only one fire's embeddings at a time are repeated for the hypotheses. Without a scorer, what it finds with a parallel
@@ -121,11 +121,11 @@ def beam_fired(
         embedding = fired.embeddings[:, step].repeat_interleave(beams.scores.shape[1], 0)
         logits, state = student.decoder.step(state, previous, embedding)
         log_probs = logits.float().log_softmax(-1)
-        log_probs[:, NEVER] = NOTHING
+        log_probs[:, NEVER_EMITTED] = NEG_INF
         gains = log_probs
         if scorer is not None:
-            opinion, memory = scorer.step(memory, previous)
-            gains = log_probs + opinion
+            lm_scores, memory = scorer.step(memory, previous)
+            gains = log_probs + lm_scores
         running = (fired.lengths > step)[:, None].expand_as(beams.ended)
         if student.config.cif.spare:
             running = running & ~beams.ended
@@ -157,24 +157,24 @@ def _advance(
     gain, tokens = gain.view(batch, width, branches).double(), tokens.view(batch, width, branches)
     single = (beams.ended | ~running)[..., None]
     later = torch.arange(branches, device=gain.device) > 0
-    gain = torch.where(running[..., None], gain, 0.0).masked_fill(single & later, NOTHING)
+    gain = torch.where(running[..., None], gain, 0.0).masked_fill(single & later, NEG_INF)
     scores = (beams.scores[..., None] + gain).flatten(1)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :beam], order[:, :beam]
     parents = order // branches
     utterance = torch.arange(batch, device=order.device)[:, None]
-    said = tokens.flatten(1).gather(1, order)
-    own = log_probs.view(batch, width, -1)[utterance, parents, said]
+    chosen = tokens.flatten(1).gather(1, order)
+    own = log_probs.view(batch, width, -1)[utterance, parents, chosen]
     after = _Beams(
-        tokens=torch.cat((beams.tokens[utterance, parents], said[..., None]), -1),
+        tokens=torch.cat((beams.tokens[utterance, parents], chosen[..., None]), -1),
         log_probs=torch.cat((beams.log_probs[utterance, parents], own[..., None]), -1),
         scores=scores,
-        ended=beams.ended[utterance, parents] | (said == EOS),
+        ended=beams.ended[utterance, parents] | (chosen == EOS),
     )
     return after, (utterance * width + parents).flatten()
 
 
-def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[Candidate]]:
+def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[ScoredHypothesis]]:
     """The hypotheses, cut at the last fire of their utterance and at their first EOS."""
     found = []
     for rows, own, scores, ends, length in zip(
@@ -186,8 +186,8 @@ def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[Candidate]]:
     ):
         each = []
         for ids, log_probs, score in zip(rows, own, scores):
-            if score == NOTHING:
+            if score == NEG_INF:
                 continue
-            each.append(Candidate(until_eos(ids[:length], log_probs, ends), score))
+            each.append(ScoredHypothesis(until_eos(ids[:length], log_probs, ends), score))
         found.append(each)
     return found

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.decoding.cif import NOTHING, Candidate
-from retort.decoding.greedy import UNSAID, Hypothesis
-from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, Joining, Opinions, SaidTree
+from retort.decoding.cif import NEG_INF, ScoredHypothesis
+from retort.decoding.greedy import NOT_FRAME_LABELS, Hypothesis
+from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, Joining, LmScores, PrefixTree
 from retort.nn.ctc import label_frames
 from retort.nn.masks import valid_mask
 from retort.text.tokenizers import BLANK, EOS, PAD
@@ -55,7 +55,7 @@ class _Beams:
     last: Tensor
     blank: Tensor
     label: Tensor
-    opinions: Tensor
+    lm_scores: Tensor
 
     @property
     def totals(self) -> Tensor:
@@ -83,22 +83,22 @@ def prefix_beam(
         length_weight: added for every label; without it a language model deletes.
     """
     device = log_probs.device
-    frames = log_probs.double().index_fill(2, torch.tensor(UNSAID, device=device), NOTHING)
+    frames = log_probs.double().index_fill(2, torch.tensor(NOT_FRAME_LABELS, device=device), NEG_INF)
     # Behind its end an utterance says blank with certainty, which changes nothing.
-    behind = ~valid_mask(lengths, log_probs.shape[1])
-    frames = frames.masked_fill(behind[..., None], NOTHING)
-    frames[..., BLANK] = frames[..., BLANK].masked_fill(behind, 0.0)
-    tree = SaidTree()
-    opinions = None if scorer is None else Opinions(scorer, device)
+    padding = ~valid_mask(lengths, log_probs.shape[1])
+    frames = frames.masked_fill(padding[..., None], NEG_INF)
+    frames[..., BLANK] = frames[..., BLANK].masked_fill(padding, 0.0)
+    tree = PrefixTree()
+    lm_scores = None if scorer is None else LmScores(scorer, device)
     beams = _start(len(frames), device)
     for frame in frames.unbind(1):
         gains = torch.full_like(frame, length_weight)[:, None]
-        if opinions is not None:
-            gains = gains + opinions.behind_all(beams.nodes, tree)
+        if lm_scores is not None:
+            gains = gains + lm_scores.after_all(beams.nodes, tree)
         beams = _advance(beams, frame, gains, beam, tree)
-    ends = beams.opinions
-    if opinions is not None:
-        ends = ends + opinions.behind_all(beams.nodes, tree)[..., EOS]
+    ends = beams.lm_scores
+    if lm_scores is not None:
+        ends = ends + lm_scores.after_all(beams.nodes, tree)[..., EOS]
     return _prefixes(beams, ends, tree)
 
 
@@ -110,12 +110,12 @@ def _start(batch: int, device: torch.device) -> _Beams:
         parents=torch.full_like(nodes, NO_PARENT),
         last=torch.full_like(nodes, BLANK),
         blank=zeros,
-        label=torch.full_like(zeros, NOTHING),
-        opinions=zeros,
+        label=torch.full_like(zeros, NEG_INF),
+        lm_scores=zeros,
     )
 
 
-def _advance(beams: _Beams, frame: Tensor, gains: Tensor, beam: int, tree: SaidTree) -> _Beams:
+def _advance(beams: _Beams, frame: Tensor, gains: Tensor, beam: int, tree: PrefixTree) -> _Beams:
     """One frame further.
 
     Args:
@@ -129,45 +129,45 @@ def _advance(beams: _Beams, frame: Tensor, gains: Tensor, beam: int, tree: SaidT
     # A label behind itself is another one only after a blank.
     again = (beams.blank + frame.gather(1, last))[..., None]
     grown = grown.scatter(2, last[..., None], again)
-    grown[..., BLANK] = NOTHING
+    grown[..., BLANK] = NEG_INF
     # Whether the second prefix is the first with one more label.
     same = beams.nodes[:, :, None] == beams.parents[:, None]
-    joined = grown.gather(2, last[:, None].expand(-1, width, -1)).masked_fill(~same, NOTHING)
+    joined = grown.gather(2, last[:, None].expand(-1, width, -1)).masked_fill(~same, NEG_INF)
     blank = totals + frame[:, BLANK, None]
     label = torch.logaddexp(beams.label + frame.gather(1, last), joined.amax(1))
     utterances, parents, children = same.nonzero(as_tuple=True)
-    grown[utterances, parents, last[utterances, children]] = NOTHING
+    grown[utterances, parents, last[utterances, children]] = NEG_INF
 
-    stay = torch.logaddexp(blank, label) + beams.opinions
-    opinions = beams.opinions[..., None] + gains
-    scores = torch.cat((stay, (grown + opinions).flatten(1)), 1)
+    stay = torch.logaddexp(blank, label) + beams.lm_scores
+    lm_scores = beams.lm_scores[..., None] + gains
+    scores = torch.cat((stay, (grown + lm_scores).flatten(1)), 1)
     values, best = scores.topk(min(beam, scores.shape[1]))
-    labels, missing = frame.shape[1], values == NOTHING
+    labels, missing = frame.shape[1], values == NEG_INF
     stays = (best < width) | missing
     parents = torch.where(best < width, best, (best - width).div(labels, rounding_mode="floor"))
-    said = torch.where(stays, last.gather(1, parents), (best - width) % labels)
+    tokens = torch.where(stays, last.gather(1, parents), (best - width) % labels)
     rows = torch.arange(batch, device=best.device)[:, None]
     before = beams.nodes[rows, parents]
     nodes = before.masked_fill(missing, NO_NODE)
-    nodes[~stays] = tree.children(before[~stays], said[~stays])
-    label = torch.where(stays, label[rows, parents], grown[rows, parents, said])
-    opinions = opinions.expand_as(grown)[rows, parents, said]
+    nodes[~stays] = tree.children(before[~stays], tokens[~stays])
+    label = torch.where(stays, label[rows, parents], grown[rows, parents, tokens])
+    lm_scores = lm_scores.expand_as(grown)[rows, parents, tokens]
     return _Beams(
         nodes=nodes,
         parents=torch.where(stays, beams.parents[rows, parents], before).masked_fill(missing, NO_PARENT),
-        last=said,
-        blank=blank[rows, parents].masked_fill(~stays | missing, NOTHING),
-        label=label.masked_fill(missing, NOTHING),
-        opinions=torch.where(stays, beams.opinions[rows, parents], opinions),
+        last=tokens,
+        blank=blank[rows, parents].masked_fill(~stays | missing, NEG_INF),
+        label=label.masked_fill(missing, NEG_INF),
+        lm_scores=torch.where(stays, beams.lm_scores[rows, parents], lm_scores),
     )
 
 
-def _prefixes(beams: _Beams, opinions: Tensor, tree: SaidTree) -> list[list[Prefix]]:
+def _prefixes(beams: _Beams, lm_scores: Tensor, tree: PrefixTree) -> list[list[Prefix]]:
     found = []
-    for nodes, totals, said in zip(beams.nodes.tolist(), beams.totals.tolist(), opinions.tolist()):
+    for nodes, totals, extras in zip(beams.nodes.tolist(), beams.totals.tolist(), lm_scores.tolist()):
         each = [
-            Prefix(tree.said(node), total, total + extra)
-            for node, total, extra in zip(nodes, totals, said)
+            Prefix(tree.tokens(node), total, total + extra)
+            for node, total, extra in zip(nodes, totals, extras)
             if node != NO_NODE
         ]
         found.append(sorted(each, key=lambda prefix: prefix.score, reverse=True))
@@ -175,8 +175,8 @@ def _prefixes(beams: _Beams, opinions: Tensor, tree: SaidTree) -> list[list[Pref
 
 
 def with_times(
-    found: Sequence[Sequence[Candidate]], log_probs: Tensor, lengths: Tensor, *, heard: bool
-) -> list[list[Candidate]]:
+    found: Sequence[Sequence[ScoredHypothesis]], log_probs: Tensor, lengths: Tensor, *, ctc_scores: bool
+) -> list[list[ScoredHypothesis]]:
     """The candidates with times: each token takes the frame where the best path of CTC through all of them has it.
 
     Where an utterance has too few frames for a candidate's tokens, these share its frames evenly.
@@ -188,10 +188,10 @@ def with_times(
         heard: whether the log-probabilities of the tokens are CTC's, too, at that frame, or the candidate's own.
     """
     columns = [
-        _timed(rank, log_probs, lengths, heard)
+        _timed(rank, log_probs, lengths, ctc_scores)
         for rank in zip_longest(*found)  # one rank of all utterances at a time: a list may be long
     ]
-    rows: list[list[Candidate]] = [[] for _ in found]
+    rows: list[list[ScoredHypothesis]] = [[] for _ in found]
     for column in columns:
         for row, each in zip(rows, column):
             if each is not None:
@@ -200,20 +200,20 @@ def with_times(
 
 
 def _timed(
-    candidates: Sequence[Candidate | None], log_probs: Tensor, lengths: Tensor, heard: bool
-) -> list[Candidate | None]:
-    spoken = [[] if each is None else each.hypothesis.ids for each in candidates]
-    most = max(map(len, spoken))
-    labels = torch.full((len(spoken), most), PAD, device=log_probs.device)
-    for row, ids in enumerate(spoken):
+    candidates: Sequence[ScoredHypothesis | None], log_probs: Tensor, lengths: Tensor, ctc_scores: bool
+) -> list[ScoredHypothesis | None]:
+    texts = [[] if each is None else each.hypothesis.ids for each in candidates]
+    most = max(map(len, texts))
+    labels = torch.full((len(texts), most), PAD, device=log_probs.device)
+    for row, ids in enumerate(texts):
         labels[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-    counts = torch.tensor([len(ids) for ids in spoken], device=log_probs.device)
+    counts = torch.tensor([len(ids) for ids in texts], device=log_probs.device)
     frames, valid = label_frames(log_probs, lengths, labels, counts, blank=BLANK)
-    utterances = torch.arange(len(spoken), device=log_probs.device)[:, None]
-    sure = log_probs[utterances, frames, labels].tolist()
-    timed: list[Candidate | None] = []
-    for each, places, known, scores, length in zip(
-        candidates, frames.tolist(), valid.tolist(), sure, lengths.tolist()
+    utterances = torch.arange(len(texts), device=log_probs.device)[:, None]
+    scores_of_tokens = log_probs[utterances, frames, labels].tolist()
+    timed: list[ScoredHypothesis | None] = []
+    for each, places, valid_row, scores, length in zip(
+        candidates, frames.tolist(), valid.tolist(), scores_of_tokens, lengths.tolist()
     ):
         if each is None:
             timed.append(None)
@@ -221,10 +221,10 @@ def _timed(
         ids, own = each.hypothesis.ids, each.hypothesis.log_probs
         size = len(ids)
         starts, ends = [float(place) for place in places[:size]], [place + 1.0 for place in places[:size]]
-        if not all(known[:size]):
+        if not all(valid_row[:size]):
             starts = [place * length / size for place in range(size)]
             ends = [(place + 1) * length / size for place in range(size)]
-        hypothesis = Hypothesis(ids, scores[:size] if heard else own, ends, starts)
+        hypothesis = Hypothesis(ids, scores[:size] if ctc_scores else own, ends, starts)
         timed.append(replace(each, hypothesis=hypothesis))
     return timed
 
@@ -262,7 +262,7 @@ class CtcPrefixes:
         """The empty prefix of each utterance."""
         silence = F.pad(self.log_probs[..., BLANK].cumsum(1), (1, 0))[:, None]
         last = torch.full(silence.shape[:2], BLANK, device=silence.device)
-        return Alignments(silence, torch.full_like(silence, NOTHING), last)
+        return Alignments(silence, torch.full_like(silence, NEG_INF), last)
 
     def whole(self, before: Alignments) -> Tensor:
         """`(B, N)`: log-probability that an utterance is the prefix and nothing else."""
@@ -271,35 +271,35 @@ class CtcPrefixes:
 
     def extended(self, before: Alignments) -> Tensor:
         """`(B, N, V)`: log-probability that it begins with the prefix and each label behind it; of blank undefined."""
-        ways = torch.logaddexp(before.blank, before.label)[..., :-1].masked_fill(
-            ~self.valid[:, None], NOTHING
+        paths = torch.logaddexp(before.blank, before.label)[..., :-1].masked_fill(
+            ~self.valid[:, None], NEG_INF
         )
-        most = ways.amax(-1, keepdim=True)
-        most = most.masked_fill(most == NOTHING, 0.0)
-        scores = ((ways - most).exp() @ self.probs).log() + most
-        again = before.blank[..., :-1] + self._of(before.last)
-        again = again.masked_fill(~self.valid[:, None], NOTHING).logsumexp(-1)
+        most = paths.amax(-1, keepdim=True)
+        most = most.masked_fill(most == NEG_INF, 0.0)
+        scores = ((paths - most).exp() @ self.probs).log() + most
+        again = before.blank[..., :-1] + self._label_log_probs(before.last)
+        again = again.masked_fill(~self.valid[:, None], NEG_INF).logsumexp(-1)
         return scores.scatter(2, before.last[..., None], again[..., None])
 
-    def advance(self, before: Alignments, parents: Tensor, said: Tensor) -> Alignments:
-        """The prefixes `parents (B, K)`, each with the label `said (B, K)` behind it."""
+    def advance(self, before: Alignments, parents: Tensor, tokens: Tensor) -> Alignments:
+        """The prefixes `parents (B, K)`, each with the label `tokens (B, K)` behind it."""
         rows = torch.arange(len(parents), device=parents.device)[:, None]
         blank, label, last = (each[rows, parents] for each in (before.blank, before.label, before.last))
-        ways = torch.where((said == last)[..., None], blank, torch.logaddexp(blank, label))[..., :-1]
-        labels = _carried(ways, self._of(said))
+        paths = torch.where((tokens == last)[..., None], blank, torch.logaddexp(blank, label))[..., :-1]
+        labels = _carried(paths, self._label_log_probs(tokens))
         blanks = _carried(
-            F.pad(labels, (1, 0), value=NOTHING)[..., :-1],
+            F.pad(labels, (1, 0), value=NEG_INF)[..., :-1],
             self.log_probs[..., BLANK][:, None].expand_as(labels),
         )
-        return Alignments(F.pad(blanks, (1, 0), value=NOTHING), F.pad(labels, (1, 0), value=NOTHING), said)
+        return Alignments(F.pad(blanks, (1, 0), value=NEG_INF), F.pad(labels, (1, 0), value=NEG_INF), tokens)
 
-    def _of(self, labels: Tensor) -> Tensor:
+    def _label_log_probs(self, labels: Tensor) -> Tensor:
         """`(B, K, T)` log-probabilities of `labels (B, K)`."""
         frames = self.log_probs.shape[1]
         return self.log_probs.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, frames))
 
 
-def _carried(entered: Tensor, kept: Tensor) -> Tensor:
-    """x of `x[t] = logaddexp(x[t - 1], entered[t]) + kept[t]`, from nothing on, along the last axis."""
-    total = kept.cumsum(-1)
-    return total + (entered - (total - kept)).logcumsumexp(-1)
+def _carried(entered: Tensor, stay: Tensor) -> Tensor:
+    """x of `x[t] = logaddexp(x[t - 1], entered[t]) + stay[t]`, from nothing on, along the last axis."""
+    total = stay.cumsum(-1)
+    return total + (entered - (total - stay)).logcumsumexp(-1)

@@ -52,17 +52,17 @@ class CtcPrefixScorer:
         return _State(alignments, None, torch.zeros_like(alignments.last, dtype=torch.bool))
 
     def step(self, state: _State, previous: Tensor) -> tuple[Tensor, _State]:
-        said = previous.view(state.ended.shape)
+        last = previous.view(state.ended.shape)
         if state.scores is None:  # `previous` is the start symbol
             alignments, ended = state.alignments, state.ended
-            before = torch.zeros_like(said, dtype=torch.float64)
+            before = torch.zeros_like(last, dtype=torch.float64)
         else:
-            before = state.scores.gather(2, said[..., None])[..., 0]
-            ended = state.ended | (said == EOS)
-            parents = torch.arange(said.shape[1], device=said.device).expand_as(said)
+            before = state.scores.gather(2, last[..., None])[..., 0]
+            ended = state.ended | (last == EOS)
+            parents = torch.arange(last.shape[1], device=last.device).expand_as(last)
             # An ended hypothesis goes on with any label; nothing is read from it.
             alignments = self.prefixes.advance(
-                state.alignments, parents, said.masked_fill(ended | (said == BLANK), EOS)
+                state.alignments, parents, last.masked_fill(ended | (last == BLANK), EOS)
             )
         scores = self.prefixes.extended(alignments)
         scores[..., EOS] = self.prefixes.whole(alignments)

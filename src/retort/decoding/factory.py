@@ -8,7 +8,7 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
 from retort.decoding.token_search import AttentionSearch, CifSearch, CtcSearch, TransducerSearch
 from retort.decoding.whisper_search import WhisperSearch
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc
@@ -28,7 +28,7 @@ def open_search(
     options: DecodingOptions,
     before: Search | None = None,
     graph: ScaledGraph | None = None,
-    workplace: Workplace | None = None,
+    pool: DecoderPool | None = None,
 ) -> Search:
     """The search of a student.
 
@@ -43,7 +43,7 @@ def open_search(
         ValueError: a hybrid student without a graph, or a kind that has no search.
     """
     _check(student, options)
-    place = workplace or Workplace()
+    place = pool or DecoderPool()
     if isinstance(student, HybridStudent):
         if graph is None:
             raise ValueError("a hybrid student is heard through a decoding graph")

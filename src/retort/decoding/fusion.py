@@ -17,20 +17,20 @@ from retort.text.tokenizers import EOS, Tokenizer
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _FusionState:
     """What a language model knows of M hypotheses.
 
     Attributes:
         memory: the model's own state; None before the first fire's start symbol was read.
         log_probs: `(M, V)`, what it said of the last fire; None before the first.
-        paid: `(M,)` float64, its log-probability of what was said, EOS included.
+        total: `(M,)` float64, its log-probability of what was said, EOS included.
         count: `(M,)` int64, tokens in that.
         ended: `(M,)`, whether EOS was said.
     """
 
     memory: Any
     log_probs: Tensor | None
-    paid: Tensor
+    total: Tensor
     count: Tensor
     ended: Tensor
 
@@ -55,38 +55,38 @@ class Fusion:
         self.lm = lm
         self.weight = weight
 
-    def start(self, rows: int, device: torch.device) -> _Heard:
+    def start(self, rows: int, device: torch.device) -> _FusionState:
         nothing = torch.zeros(rows, dtype=torch.int64, device=device)
-        return _Heard(self.lm.start(rows, device), None, nothing.double(), nothing, nothing.bool())
+        return _FusionState(self.lm.start(rows, device), None, nothing.double(), nothing, nothing.bool())
 
-    def step(self, state: _Heard, previous: Tensor) -> tuple[Tensor, _Heard]:
-        paid, count, ended = state.paid, state.count, state.ended
+    def step(self, state: _FusionState, previous: Tensor) -> tuple[Tensor, _FusionState]:
+        total, count, ended = state.total, state.count, state.ended
         if state.log_probs is not None:  # else `previous` is the start symbol
-            said = state.log_probs.gather(1, previous[:, None])[:, 0].double()
-            paid = torch.where(ended, paid, paid + said)
+            score = state.log_probs.gather(1, previous[:, None])[:, 0].double()
+            total = torch.where(ended, total, total + score)
             count = torch.where(ended, count, count + 1)
             ended = ended | (previous == EOS)
         log_probs, memory = self.lm.step(state.memory, previous)
-        mean = (paid / count.clamp(min=1)).to(log_probs.dtype)
-        opinion = self.weight * torch.where(ended[:, None], mean[:, None], log_probs)
-        return opinion, _Heard(memory, log_probs, paid, count, ended)
+        mean = (total / count.clamp(min=1)).to(log_probs.dtype)
+        lm_scores = self.weight * torch.where(ended[:, None], mean[:, None], log_probs)
+        return lm_scores, _FusionState(memory, log_probs, total, count, ended)
 
-    def select(self, state: _Heard, rows: Tensor) -> _Heard:
-        return _Heard(
+    def select(self, state: _FusionState, rows: Tensor) -> _FusionState:
+        return _FusionState(
             self.lm.select(state.memory, rows),
             None if state.log_probs is None else state.log_probs[rows],
-            state.paid[rows],
+            state.total[rows],
             state.count[rows],
             state.ended[rows],
         )
 
-    def join(self, states: Sequence[_Heard]) -> _Heard:
+    def join(self, states: Sequence[_FusionState]) -> _FusionState:
         """The rows of several states, all of which have read equally many tokens, as one."""
-        said = [each.log_probs for each in states if each.log_probs is not None]
-        return _Heard(
+        log_probs = [each.log_probs for each in states if each.log_probs is not None]
+        return _FusionState(
             self.lm.join([each.memory for each in states]),
-            torch.cat(said) if said else None,
-            torch.cat([each.paid for each in states]),
+            torch.cat(log_probs) if log_probs else None,
+            torch.cat([each.total for each in states]),
             torch.cat([each.count for each in states]),
             torch.cat([each.ended for each in states]),
         )
@@ -102,8 +102,8 @@ class Summed:
         return [each.start(rows, device) for each in self.scorers]
 
     def step(self, state: list[Any], previous: Tensor) -> tuple[Tensor, list[Any]]:
-        opinions, states = zip(*(each.step(own, previous) for each, own in zip(self.scorers, state)))
-        return sum(opinions[1:], start=opinions[0]), list(states)
+        scores, states = zip(*(each.step(own, previous) for each, own in zip(self.scorers, state)))
+        return sum(scores[1:], start=scores[0]), list(states)
 
     def select(self, state: list[Any], rows: Tensor) -> list[Any]:
         return [each.select(own, rows) for each, own in zip(self.scorers, state)]

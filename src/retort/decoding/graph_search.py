@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from retort.common.errors import BadUtterance, UserError
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.greedy import Hypothesis, ctc_greedy
 from retort.decoding.options import DecodingOptions
-from retort.decoding.search import Found, Search
+from retort.decoding.search import NBest, Search
 from retort.graph.build import Graph, build_ctc_graph
 from retort.graph.fst import from_openfst
 from retort.graph.lexicon import words_of
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.graph.search import GraphHypothesis, GraphSearch
 from retort.lm.factory import word_arpa
 from retort.students.ctc import HasCtc, ctc_log_probs
@@ -42,7 +42,7 @@ class FrameScores(NamedTuple):
     log_probs: NDArray[np.float32]
 
 
-class ThroughGraph(Search):
+class FrameSearch(Search):
     """From scores of frames to readings.
 
     `options.beam` is how many readings are kept of an utterance: of one the best path is looked for, of more those
@@ -54,10 +54,10 @@ class ThroughGraph(Search):
         workplace: where to search.
     """
 
-    def __init__(self, options: DecodingOptions, paths: GraphSearch, workplace: Workplace) -> None:
+    def __init__(self, options: DecodingOptions, paths: GraphSearch, pool: DecoderPool) -> None:
         super().__init__(options)
-        self.paths, self.workplace = paths, workplace
-        self.workers = workplace.jobs
+        self.paths, self.pool = paths, pool
+        self.workers = pool.jobs
 
     @abstractmethod
     def frame_scores(self, encoded: Encoded) -> FrameScores:
@@ -71,36 +71,36 @@ class ThroughGraph(Search):
             log_probs: `(T, S)` of the utterance.
         """
 
-    def __call__(self, encoded: Encoded) -> Sequence[Found]:
+    def __call__(self, encoded: Encoded) -> Sequence[NBest]:
         """Readings of each utterance, or why the graph has none."""
         return self.batches([encoded])[0]
 
     @torch.inference_mode()
-    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[Found]]:
+    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[NBest]]:
         """Those of several batches, whose utterances are searched side by side."""
         utterances = []
         for each in encoded:
             made = self.frame_scores(each)
             for row, length in enumerate(each.lengths.tolist()):
                 utterances.append(FrameScores(made.scores[row, :length], made.log_probs[row, :length]))
-        found = self.workplace.readings(self.paths, [each.scores for each in utterances], self.options.beam)
-        said = iter([self._candidates(*each) for each in zip(found, utterances)])
-        return [[next(said) for _ in range(len(each.lengths))] for each in encoded]
+        found = self.pool.decode(self.paths, [each.scores for each in utterances], self.options.beam)
+        lists = iter([self._candidates(*each) for each in zip(found, utterances)])
+        return [[next(lists) for _ in range(len(each.lengths))] for each in encoded]
 
     def prepare(self, utterances: int) -> None:
         """Start the processes."""
-        self.workplace.prepare(self.paths, utterances)
+        self.pool.prepare(self.paths, utterances)
 
-    def _candidates(self, found: list[GraphHypothesis] | BadUtterance, made: FrameScores) -> Found:
+    def _candidates(self, found: list[GraphHypothesis] | BadUtterance, made: FrameScores) -> NBest:
         if isinstance(found, BadUtterance):
             return found
-        return [Candidate(self.hypothesis(each, made.log_probs), -each.cost) for each in found]
+        return [ScoredHypothesis(self.hypothesis(each, made.log_probs), -each.cost) for each in found]
 
 
 Spellings = dict[str, list[list[str]]]
 
 
-class CtcGraphSearch(ThroughGraph):
+class CtcGraphSearch(FrameSearch):
     """From frames to pieces that spell words of the graph.
 
     A hypothesis has the student's pieces, as that of any other search, each as sure as its frames are in the mean.
@@ -124,16 +124,16 @@ class CtcGraphSearch(ThroughGraph):
         tokenizer: Tokenizer,
         normalise: Normaliser,
         options: DecodingOptions,
-        workplace: Workplace,
+        pool: DecoderPool,
         before: CtcGraphSearch | None = None,
     ) -> None:
         self.student = _with_ctc(student)
         if before is not None and before.options.graph == options.graph:
             graph, arcs = before.paths.graph, before.parameters["graph"]
         else:
-            graph = ctc_graph(options.graph, tokenizer, normalise, workplace)
+            graph = ctc_graph(options.graph, tokenizer, normalise, pool)
             arcs = len(from_openfst(graph.fst).sources)
-        super().__init__(options, GraphSearch(graph, options.acoustic_scale or 1.0), workplace)
+        super().__init__(options, GraphSearch(graph, options.acoustic_scale or 1.0), pool)
         self.parameters["student"] = sum(each.numel() for each in student.parameters())
         self.parameters["graph"] = arcs
         if left_out := graph.about.left_out:
@@ -147,31 +147,31 @@ class CtcGraphSearch(ThroughGraph):
     def frame_scores(self, encoded: Encoded) -> FrameScores:
         """Log-probabilities of the tokens; those of pad and EOS, which stand for no sound, are the blank's too."""
         log_probs = ctc_log_probs(self.student, encoded)
-        silent = log_probs[..., [BLANK, PAD, EOS]].logsumexp(-1)
-        log_probs[..., BLANK] = silent
+        blank = log_probs[..., [BLANK, PAD, EOS]].logsumexp(-1)
+        log_probs[..., BLANK] = blank
         values = log_probs.cpu().numpy()
         return FrameScores(values, values)
 
     def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
         """The tokens of a path with their times."""
-        sure = log_probs[np.arange(len(found.columns)), found.columns]
+        scores_of_frames = log_probs[np.arange(len(found.columns)), found.columns]
         ids, scores, starts, ends, frame = [], [], [], [], 0
         for column, run in groupby(found.columns.tolist()):
             end = frame + len(list(run))
             if column != BLANK:
                 ids.append(column)
-                scores.append(float(sure[frame:end].mean()))
+                scores.append(float(scores_of_frames[frame:end].mean()))
                 starts.append(float(frame))
                 ends.append(float(end))
             frame = end
         return Hypothesis(ids, scores, ends, starts)
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
         """Tokens of the head's own best path."""
         return ctc_greedy(self.student, encoded)
 
 
-def ctc_graph(lm: str, tokenizer: Tokenizer, normalise: Normaliser, workplace: Workplace) -> Graph:
+def ctc_graph(lm: str, tokenizer: Tokenizer, normalise: Normaliser, pool: DecoderPool) -> Graph:
     """The graph of an n-gram model over words, spelled by a tokenizer; built if the workplace has not kept it.
 
     Args:
@@ -181,21 +181,21 @@ def ctc_graph(lm: str, tokenizer: Tokenizer, normalise: Normaliser, workplace: W
         UserError: it is no such model, or none of its words can be spelled.
     """
     arpa = word_arpa(lm)
-    following, first = spellings(words_of(arpa), tokenizer, normalise)
-    if not following:
+    after_word, at_start = spellings(words_of(arpa), tokenizer, normalise)
+    if not after_word:
         raise UserError(
             "none of its words can be spelled in the model's pieces",
             where=lm,
             remedy="Give a language model of the same language",
         )
     return build_ctc_graph(
-        following,
+        after_word,
         arpa,
         tokenizer.symbols,
-        first=None if first == following else first,
+        first=None if at_start == after_word else at_start,
         blank=BLANK,
-        folder=workplace.graphs,
-        progress=workplace.progress,
+        folder=pool.graphs,
+        progress=pool.progress,
     )
 
 
@@ -212,33 +212,33 @@ def spellings(
         words: as the language model writes them, by which they are named.
     """
     separator = " " if normalise.config.spaces == "keep" else ""
-    following: Spellings = {}
-    first: Spellings = {}
+    after_word: Spellings = {}
+    at_start: Spellings = {}
     anchors: list[str] = []
     for word in words:
         text = normalise(word)
-        alone = tokenizer.encode(text)
-        if not text or " " in text or not _spelled(alone):
+        first_ids = tokenizer.encode(text)
+        if not text or " " in text or not _spelled(first_ids):
             continue
         anchors = [*anchors, text] if len(anchors) < _ANCHORS else anchors
-        behind = _behind([text, *anchors], text, separator, tokenizer)
-        for spelled, ids in ((following, behind or alone), (first, alone)):
+        inside = _spelling_after([text, *anchors], text, separator, tokenizer)
+        for spelled, ids in ((after_word, inside or first_ids), (at_start, first_ids)):
             spelled[word] = [[tokenizer.symbols[each] for each in ids]]
-    return following, first
+    return after_word, at_start
 
 
 _ANCHORS = 3
 """Words behind which a word's spelling is looked for; more than one, since pieces may join where there are no spaces."""
 
 
-def _behind(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
+def _spelling_after(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
     """The pieces of a word behind another one that keeps its own; empty if there is no such word."""
     for anchor in anchors:
         before = tokenizer.encode(anchor)
         both = tokenizer.encode(f"{anchor}{separator}{text}")
-        behind = both[len(before) :]
-        if both[: len(before)] == before and _spelled(behind):
-            return behind
+        word = both[len(before) :]
+        if both[: len(before)] == before and _spelled(word):
+            return word
     return []
 
 
@@ -272,7 +272,7 @@ class ScaledGraph:
     acoustic_scale: float
 
 
-class HybridSearch(ThroughGraph):
+class HybridSearch(FrameSearch):
     """From frames to words.
 
     Args:
@@ -286,7 +286,7 @@ class HybridSearch(ThroughGraph):
     """
 
     def __init__(
-        self, student: HybridStudent, graph: ScaledGraph, options: DecodingOptions, workplace: Workplace
+        self, student: HybridStudent, graph: ScaledGraph, options: DecodingOptions, pool: DecoderPool
     ) -> None:
         if options.suffix:
             raise UserError(
@@ -294,7 +294,7 @@ class HybridSearch(ThroughGraph):
                 remedy="Leave --lm, --rescore and --graph out",
             )
         scale = options.acoustic_scale or graph.acoustic_scale
-        super().__init__(options, GraphSearch(graph.graph, scale), workplace)
+        super().__init__(options, GraphSearch(graph.graph, scale), pool)
         self.student = student
         self.parameters["student"] = sum(each.numel() for each in student.parameters())
 
@@ -306,11 +306,11 @@ class HybridSearch(ThroughGraph):
 
     def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
         """Words with their times; each is as sure as its frames' senones are in the mean."""
-        sure = log_probs[np.arange(len(found.columns)), found.columns]
+        scores_of_frames = log_probs[np.arange(len(found.columns)), found.columns]
         spans = [(word.start, word.start + word.frames) for word in found.words]
         return Hypothesis(
             [len(SPECIAL) + number for number in found.numbers],
-            [float(sure[start:end].mean()) for start, end in spans],
+            [float(scores_of_frames[start:end].mean()) for start, end in spans],
             [float(end) for _, end in spans],
             [float(start) for start, _ in spans],
         )

@@ -14,9 +14,9 @@ from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 
-NEVER = [BLANK, PAD]
+NEVER_EMITTED = [BLANK, PAD]
 """Ids that no decoder emits."""
-UNSAID = [PAD, EOS]
+NOT_FRAME_LABELS = [PAD, EOS]
 """Ids that no frame says, to a CTC head or a transducer."""
 
 
@@ -64,7 +64,7 @@ def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | Non
     for step in range(most):
         logits, state = student.decoder.step(state, previous, fired.embeddings[:, step])
         log_probs = logits.float().log_softmax(-1)
-        log_probs[:, NEVER] = float("-inf")
+        log_probs[:, NEVER_EMITTED] = float("-inf")
         score, previous = log_probs.max(-1)
         tokens.append(previous)
         scores.append(score)
@@ -99,7 +99,7 @@ def ctc_best_path(student: HasCtc, encoded: Encoded) -> list[Hypothesis]:
 
     A token is as sure, and lies, where it is most probable: it takes that frame.
     """
-    peaks = greedy_peaks(ctc_log_probs(student, encoded), encoded.lengths, (BLANK, *UNSAID))
+    peaks = greedy_peaks(ctc_log_probs(student, encoded), encoded.lengths, (BLANK, *NOT_FRAME_LABELS))
     return [
         Hypothesis(
             [peak.label for peak in found],

@@ -115,10 +115,10 @@ def decoding_signals(
         return rows
     log_probs = ctc_log_probs(student, encoded).float()
     entropies = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1) / math.log(log_probs.shape[-1])
-    spoken = 1.0 - log_probs[..., BLANK].exp()
+    non_blank = 1.0 - log_probs[..., BLANK].exp()
     paths = ctc_best_path(student, encoded)
     for row, each, path, duration, length, entropy, share in zip(
-        rows, best, paths, seconds, encoded.lengths.tolist(), entropies, spoken
+        rows, best, paths, seconds, encoded.lengths.tolist(), entropies, non_blank
     ):
         count = len(path.ids)
         row |= {

@@ -33,18 +33,18 @@ from retort.config.checks import check_choices
 from retort.config.loading import differing, read_saved
 from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.config.student_checks import check_sizes
-from retort.decoding.channels import channel_alternatives
+from retort.decoding.channels import channel_nbest
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.piece import Piece
-from retort.decoding.search import Found, Search
+from retort.decoding.search import NBest, Search
 from retort.decoding.speech_times import within_speech
-from retort.decoding.transcript import Alternative, Transcript, join_alternatives, time_candidates
+from retort.decoding.transcript import ScoredTranscript, Transcript, join_nbest, time_candidates
 from retort.graph.build import Graph
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.students.factory import build_student
 from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.normalise import Normaliser
@@ -96,13 +96,13 @@ class Recogniser:
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
         self.no_speech = no_speech
-        self._workplace = Workplace()
+        self._pool = DecoderPool()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
 
-    def at(self, workplace: Workplace) -> Recogniser:
+    def use_pool(self, pool: DecoderPool) -> Recogniser:
         """Itself, its searches through decoding graphs from now on there."""
-        self._workplace, self._opened = workplace, None
+        self._pool, self._opened = pool, None
         return self
 
     def transcribe(
@@ -139,8 +139,8 @@ class Recogniser:
         Raises:
             UserError: as :meth:`transcribe`, for a file none of whose channels can be used.
         """
-        found = channel_alternatives(self, str(path), longest, options, maximum_hours)
-        return {channel: readings[0].transcript for channel, readings in found.items()}
+        found = channel_nbest(self, str(path), longest, options, maximum_hours)
+        return {channel: nbest[0].transcript for channel, nbest in found.items()}
 
     def transcribe_samples(
         self,
@@ -161,7 +161,7 @@ class Recogniser:
         Raises:
             UserError: another type or shape; or the samples are none, silent, not finite or too few.
         """
-        return self._alternatives([as_wave(samples, where)], longest, where, options)[0].transcript
+        return self._nbest([as_wave(samples, where)], longest, where, options)[0].transcript
 
     def alternatives(
         self,
@@ -170,23 +170,23 @@ class Recogniser:
         options: DecodingOptions = GREEDY,
         channel: Channel = "mix",
         maximum_hours: float = MAXIMUM_HOURS,
-    ) -> list[Alternative]:
+    ) -> list[ScoredTranscript]:
         """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`.
 
         A file is decoded while it is read: memory does not grow with its length.
         """
         path = as_path(audio)
         if path is None:
-            return self._alternatives([as_wave(audio, "samples")], longest, "samples", options)
+            return self._nbest([as_wave(audio, "samples")], longest, "samples", options)
         reader = open_audio(path, self.sampling_rate, channel, maximum_hours=maximum_hours)
-        found = self._alternatives(reader.blocks(), longest, path, options)
+        found = self._nbest(reader.blocks(), longest, path, options)
         log_warning(reader)
         return found
 
     @torch.inference_mode()
-    def _alternatives(
+    def _nbest(
         self, blocks: Iterable[np.ndarray], longest: float, where: str, options: DecodingOptions
-    ) -> list[Alternative]:
+    ) -> list[ScoredTranscript]:
         """The n-best list of a recording, decoded segment by segment while its blocks are read."""
         if not longest >= 1.0:
             raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
@@ -195,17 +195,17 @@ class Recogniser:
         for piece in self.pieces(_checked(blocks, check, where), options, longest):
             encoded = self.encode([piece.features])
             (found,) = self.opened(options)(encoded)
-            (readings,) = self.piece_readings([piece], encoded, [found], options)
-            if isinstance(readings, BadUtterance):
-                raise BadUtterance(readings.what, where=where, remedy=readings.remedy)
-            parts.append(readings)
+            (nbest,) = self.segment_nbest([piece], encoded, [found], options)
+            if isinstance(nbest, BadUtterance):
+                raise BadUtterance(nbest.what, where=where, remedy=nbest.remedy)
+            parts.append(nbest)
         check.finish(where)
         if not parts and check.samples < self.fewest_samples:
             shortest = FRAME_SHIFT * self._fewest_frames()
             raise BadUtterance(
                 f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
             )
-        return join_alternatives(parts, self.separator, options.nbest)
+        return join_nbest(parts, self.separator, options.nbest)
 
     def pieces(
         self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
@@ -232,32 +232,32 @@ class Recogniser:
                 yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
 
     @torch.inference_mode()
-    def piece_readings(
+    def segment_nbest(
         self,
         pieces: Sequence[Piece],
         encoded: Encoded,
-        found: Sequence[Found],
+        found: Sequence[NBest],
         options: DecodingOptions = GREEDY,
-    ) -> list[list[Alternative] | BadUtterance]:
+    ) -> list[list[ScoredTranscript] | BadUtterance]:
         """What the search kept of a batch of pieces as texts with times; a piece of noise has no words."""
         best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
         hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
         signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in pieces])
         threshold = options.no_speech_threshold or self.no_speech.threshold
-        readings: list[list[Alternative] | BadUtterance] = []
+        lists: list[list[ScoredTranscript] | BadUtterance] = []
         for piece, candidates, values in zip(pieces, found, signals):
             if isinstance(candidates, BadUtterance):
-                readings.append(candidates)
+                lists.append(candidates)
                 continue
             no_speech = self.no_speech({**values, **piece.sound})
             if no_speech > threshold:
-                silent = Alternative(Transcript("", [], [], no_speech), candidates[0].score)
-                readings.append([silent])
+                empty = ScoredTranscript(Transcript("", [], [], no_speech), candidates[0].score)
+                lists.append([empty])
                 continue
             timed = time_candidates(
                 candidates, options.nbest, self.tokenizer, self.frame_seconds, piece.offset, piece.duration
             )
-            readings.append(
+            lists.append(
                 [
                     replace(
                         each,
@@ -266,7 +266,7 @@ class Recogniser:
                     for each in timed
                 ]
             )
-        return readings
+        return lists
 
     @property
     def outputs(self) -> int:
@@ -292,7 +292,7 @@ class Recogniser:
         return hypotheses
 
     @torch.inference_mode()
-    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> Sequence[Found]:
+    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> Sequence[NBest]:
         """What the search keeps of utterances of `(T, bins)` normalised features, decoded in one batch."""
         return self.opened(options)(self.encode(features))
 
@@ -317,7 +317,7 @@ class Recogniser:
                 options,
                 self._opened,
                 self.graph,
-                self._workplace,
+                self._pool,
             )
         return self._opened
 
@@ -357,7 +357,7 @@ class Recogniser:
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
 
-    def _config(self, told: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
+    def _config(self, to_dict: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
         student = self.student.config
         # Where its weights began, it need not know.
         decoder = replace(student.decoder, init="", init_layers=[])
@@ -369,9 +369,9 @@ class Recogniser:
         return {
             "format": FORMAT,
             "vocabulary": self.outputs,
-            "student": told(student),
-            "features": told(self.features),
-            "normaliser": told(self.normalise.config),
+            "student": to_dict(student),
+            "features": to_dict(self.features),
+            "normaliser": to_dict(self.normalise.config),
             **graph,
             **({} if self.no_speech is UNCALIBRATED else {"no_speech": self.no_speech.to_dict()}),
         }
@@ -462,7 +462,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)
         parts = {key: config[key] for key in ("student", "features", "normaliser")}
         recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
-        _check_known(recipe, config, root)
+        _check_supported(recipe, config, root)
         weights = unpack(read_weights(root / "model.safetensors"))
         sizes = recipe.student, int(config["vocabulary"]), recipe.features.bins
         with torch.device("meta"):
@@ -505,7 +505,7 @@ def _read_config(root: Path) -> dict[str, Any]:
     return config
 
 
-def _check_known(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
+def _check_supported(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
     """Refuse choices that this version does not know; it would take another in their place."""
     try:
         check_choices(recipe, CHOICES, str(root / "config.json"))

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.fusion import open_fitting_lm
 from retort.decoding.options import DecodingOptions
-from retort.decoding.transcript import spoken
+from retort.decoding.transcript import hypothesis_text
 from retort.lm.causal import CausalLM
 from retort.lm.factory import is_causal_lm
 from retort.lm.likelihood import CausalPlm, MaskedPlm
@@ -23,7 +23,7 @@ from retort.text.normalise import recase
 from retort.text.tokenizers import BLANK, EOS, Tokenizer
 
 
-class Judge(Protocol):
+class RescoringLM(Protocol):
     """Says how probable whole sentences are."""
 
     @property
@@ -35,7 +35,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class PieceJudge:
+class TokenRescoringLM:
     """A causal language model over the student's pieces; it counts the end of the sentence, too."""
 
     lm: CausalLM
@@ -49,7 +49,7 @@ class PieceJudge:
 
 
 @dataclass(frozen=True)
-class TextJudge:
+class TextRescoringLM:
     """A pretrained language model that reads the student's sentences as text, in pieces of its own.
 
     Attributes:
@@ -67,13 +67,13 @@ class TextJudge:
         return self.plm.parameters
 
     def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
-        texts = [recase(spoken(self.tokenizer, ids), self.case) for ids in sentences]
+        texts = [recase(hypothesis_text(self.tokenizer, ids), self.case) for ids in sentences]
         different = list(dict.fromkeys(texts))
-        known = dict(zip(different, self.plm.score(different)))
-        return [known[text] for text in texts]
+        scores = dict(zip(different, self.plm.score(different)))
+        return [scores[text] for text in texts]
 
 
-def open_judge(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> Judge:
+def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> RescoringLM:
     """What `options.rescore` names: a language model of `retort lm train` over the student's pieces, or a pretrained one.
 
     Raises:
@@ -81,27 +81,27 @@ def open_judge(options: DecodingOptions, tokenizer: Tokenizer, device: torch.dev
     """
     name, kind = options.rescore, options.rescore_kind
     if kind != "masked" and is_causal_lm(name):
-        return PieceJudge(open_fitting_lm(name, tokenizer, device))
+        return TokenRescoringLM(open_fitting_lm(name, tokenizer, device))
     if kind == "auto":
         kind = plm_kind(name)
     plm = CausalPlm(name, device) if kind == "causal" else MaskedPlm(name, device)
-    return TextJudge(plm, tokenizer, options.rescore_case)
+    return TextRescoringLM(plm, tokenizer, options.rescore_case)
 
 
 def rescore(
-    found: Sequence[Sequence[Candidate]], judge: Judge, weight: float, length_weight: float
-) -> list[list[Candidate]]:
+    found: Sequence[Sequence[ScoredHypothesis]], lm: RescoringLM, weight: float, length_weight: float
+) -> list[list[ScoredHypothesis]]:
     """Rank the candidates of several utterances anew, all of them judged together.
 
     Score: what the search gave, plus `weight` times the judge's log-probability, plus `length_weight` for each
     of the student's pieces. Among equals the search's order stays.
     """
-    opinions = iter(judge.score([each.hypothesis.ids for candidates in found for each in candidates]))
+    lm_scores = iter(lm.score([each.hypothesis.ids for candidates in found for each in candidates]))
     scored = [
         [
             replace(
                 each,
-                score=each.score + weight * next(opinions) + length_weight * len(each.hypothesis.ids),
+                score=each.score + weight * next(lm_scores) + length_weight * len(each.hypothesis.ids),
             )
             for each in candidates
         ]
@@ -111,12 +111,12 @@ def rescore(
 
 
 def ctc_rescored(
-    found: Sequence[Sequence[Candidate]],
+    found: Sequence[Sequence[ScoredHypothesis]],
     log_probs: Tensor,
     lengths: Tensor,
     weight: float,
     faithful: bool = False,
-) -> list[list[Candidate]]:
+) -> list[list[ScoredHypothesis]]:
     """Rank the candidates of several utterances anew: (1 - w) of what each had, w of the CTC head's log-probability.
 
     What the head cannot say, having too few frames for it, goes, unless that is all there is: then the list stays as it
@@ -132,13 +132,13 @@ def ctc_rescored(
     ranked = []
     for candidates, own, frames in zip(found, log_probs, lengths.tolist()):
         sentences = [[*each.hypothesis.ids, *[EOS] * faithful] for each in candidates]
-        opinions = ctc_log_likelihoods(own[:frames], sentences)
-        anew = [
-            replace(each, score=(1.0 - weight) * each.score + weight * opinion)
-            for each, opinion in zip(candidates, opinions)
-            if math.isfinite(opinion)
+        ctc_scores = ctc_log_likelihoods(own[:frames], sentences)
+        rescored = [
+            replace(each, score=(1.0 - weight) * each.score + weight * ctc_score)
+            for each, ctc_score in zip(candidates, ctc_scores)
+            if math.isfinite(ctc_score)
         ]
-        ranked.append(sorted(anew, key=lambda each: each.score, reverse=True) or list(candidates))
+        ranked.append(sorted(rescored, key=lambda each: each.score, reverse=True) or list(candidates))
     return ranked
 
 

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
-from retort.decoding.cif import Candidate, Scorer, beam_fired
+from retort.decoding.cif import ScoredHypothesis, Scorer, beam_fired
 from retort.decoding.ctc import Prefix, prefix_beam, with_times
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
 from retort.decoding.greedy import Hypothesis, ctc_best_path, ctc_greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
-from retort.decoding.rescoring import ctc_rescored, open_judge, rescore
+from retort.decoding.rescoring import ctc_rescored, open_rescoring_lm, rescore
 from retort.decoding.search import Search
-from retort.decoding.transducer import beam_transduced, greedy_transduced
+from retort.decoding.transducer import transducer_beam, transducer_greedy
 from retort.lm.causal import CausalLM
 from retort.nn.cif import FiredTokens
 from retort.nn.ctc import label_frames
@@ -33,7 +33,7 @@ from retort.text.tokenizers import BLANK, EOS, Tokenizer
 S = TypeVar("S", bound=Student)
 
 
-class PieceSearch(Search, Generic[S]):
+class TokenSearch(Search, Generic[S]):
     """A search whose hypotheses are pieces of the student's, as its language models know them.
 
     Args:
@@ -60,18 +60,18 @@ class PieceSearch(Search, Generic[S]):
         device = next(student.parameters()).device
         self.lm: CausalLM | None = None
         if options.lm:
-            known = before.lm if isinstance(before, PieceSearch) else None
+            before_lm = before.lm if isinstance(before, TokenSearch) else None
             same = before is not None and before.options.lm == options.lm
-            self.lm = known if same and known else open_fitting_lm(options.lm, tokenizer, device)
+            self.lm = before_lm if same and before_lm else open_fitting_lm(options.lm, tokenizer, device)
             self.parameters["lm"] = self.lm.parameters
         self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
         weighed = self.weighs_length and bool(options.length_weight)
         self.greedy = options.beam == 1 and self.lm is None and not weighed
         if options.rescore:
-            self.judge = open_judge(options, tokenizer, device)
-            self.parameters["rescore"] = self.judge.parameters
+            self.rescoring_lm = open_rescoring_lm(options, tokenizer, device)
+            self.parameters["rescore"] = self.rescoring_lm.parameters
 
-    def ranked(self, found: list[list[Candidate]], encoded: Encoded | None = None) -> list[list[Candidate]]:
+    def ranked(self, found: list[list[ScoredHypothesis]], encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
         """What was found, in the order of what ranks it anew, if anything does: the CTC head, then a language model.
 
         Raises:
@@ -83,18 +83,18 @@ class PieceSearch(Search, Generic[S]):
             log_probs, config = ctc_log_probs(self.student, encoded), self.student.config
             weight = self.options.ctc_weight
             found = ctc_rescored(found, log_probs, encoded.lengths, weight, config.faithful)
-        if self.judge is None:
+        if self.rescoring_lm is None:
             return found
         length_weight = 0.0 if self.weighs_length else self.options.length_weight
-        return rescore(found, self.judge, self.options.rescore_weight, length_weight)
+        return rescore(found, self.rescoring_lm, self.options.rescore_weight, length_weight)
 
 
-def singly(hypotheses: Sequence[Hypothesis]) -> list[list[Candidate]]:
+def single_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[list[ScoredHypothesis]]:
     """Greedy hypotheses as lists of one."""
-    return [[Candidate(each, sum(each.log_probs))] for each in hypotheses]
+    return [[ScoredHypothesis(each, sum(each.log_probs))] for each in hypotheses]
 
 
-class CtcSearch(PieceSearch[Student]):
+class CtcSearch(TokenSearch[Student]):
     """From hidden frames to n-best lists, by the CTC head alone.
 
     Args:
@@ -119,29 +119,29 @@ class CtcSearch(PieceSearch[Student]):
         self.head: HasCtc = student
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """All that the search keeps of each utterance; without a language model the best path for beam 1."""
         if self.greedy:
-            return singly(ctc_best_path(self.head, encoded))
+            return single_hypotheses(ctc_best_path(self.head, encoded))
         log_probs = ctc_log_probs(self.head, encoded)
         options = self.options
         prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
-        return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, heard=True))
+        return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, ctc_scores=True))
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
         """Tokens of the best path."""
         return ctc_greedy(self.head, encoded)
 
 
-def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[Candidate]]:
+def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[ScoredHypothesis]]:
     """Prefixes as candidates that know neither times nor how sure each token is."""
     return [
-        [Candidate(Hypothesis(each.ids, [0.0] * len(each.ids), []), each.score) for each in row]
+        [ScoredHypothesis(Hypothesis(each.ids, [0.0] * len(each.ids), []), each.score) for each in row]
         for row in prefixes
     ]
 
 
-class AttentionSearch(PieceSearch[AttentionStudent]):
+class AttentionSearch(TokenSearch[AttentionStudent]):
     """From hidden frames to n-best lists; tokens are as sure as the decoder is, and lie where the CTC head has them.
 
     With `mode: attention_rescoring` the CTC head looks for the list and the decoder ranks it anew (Zhang et al. 2020,
@@ -170,62 +170,62 @@ class AttentionSearch(PieceSearch[AttentionStudent]):
         self.weights = JointWeights(options.ctc_weight, options.length_weight)
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""
         log_probs = ctc_log_probs(self.student, encoded)
         if self.options.mode == "attention_rescoring":
             found = self._rescored(encoded, log_probs)
         elif self.greedy:
-            found = singly(greedy_attention(self.student, encoded))
+            found = single_hypotheses(greedy_attention(self.student, encoded))
         else:
             found = joint_beam(self.student, encoded, self.options.beam, self.weights, self.scorer)
-        return self.ranked(with_times(found, log_probs, encoded.lengths, heard=False))
+        return self.ranked(with_times(found, log_probs, encoded.lengths, ctc_scores=False))
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
         """Tokens that the CTC head hears, by its best path."""
         return ctc_greedy(self.student, encoded)
 
-    def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[Candidate]]:
+    def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[ScoredHypothesis]]:
         """What the CTC head found, by the same sum of both as in the search with both."""
         options, weight = self.options, self.weights.ctc
         prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
-        said = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
+        forced = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
         found = []
-        for row, candidates, opinions in zip(prefixes, untimed(prefixes), said):
+        for row, candidates, scored in zip(prefixes, untimed(prefixes), forced):
             ranked = []
-            for prefix, candidate, (tokens, end) in zip(row, candidates, opinions):
+            for prefix, candidate, (tokens, end) in zip(row, candidates, scored):
                 others = prefix.score - prefix.log_prob
                 score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
-                ranked.append(Candidate(replace(candidate.hypothesis, log_probs=tokens), score))
+                ranked.append(ScoredHypothesis(replace(candidate.hypothesis, log_probs=tokens), score))
             found.append(sorted(ranked, key=lambda each: each.score, reverse=True))
         return found
 
 
-class CifSearch(PieceSearch[CifStudent]):
-    """From fired embeddings to n-best lists; the arguments are those of :class:`PieceSearch`.
+class CifSearch(TokenSearch[CifStudent]):
+    """From fired embeddings to n-best lists; the arguments are those of :class:`TokenSearch`.
 
     With `mode: joint` the score of a hypothesis is, at every token, (1 - w) of the decoder's and w of the CTC prefix
     score, w being `ctc_weight`. With `mode: attention_rescoring` the n-best list is that of the CTC head, each hypothesis
     with fires of its own, and the decoder rescores it (as Zhang et al. 2020, arXiv 2012.05481, with an attention decoder).
     """
 
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""
         if self.options.mode == "attention_rescoring":
             return self.ranked(self._rescored(encoded), encoded)
         return self.fired(self.student.fire(encoded), encoded)
 
-    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[Candidate]]:
+    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
         """The same of embeddings that were fired already."""
         joint = self.options.mode == "joint"
         if self.greedy and not joint:
-            return singly(greedy_fired(self.student, fired, encoded))
+            return single_hypotheses(greedy_fired(self.student, fired, encoded))
         scorer: Scorer | None = self.scorer
         if joint:
             scorer = self._joined(encoded)
         return self.ranked(beam_fired(self.student, fired, self.options.beam, scorer, encoded), encoded)
 
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
         """Tokens of the CTC head's best path; None without such a head."""
         return ctc_greedy(self.student, encoded) if isinstance(self.student, HasCtc) else None
 
@@ -238,7 +238,7 @@ class CifSearch(PieceSearch[CifStudent]):
         return ctc if self.scorer is None else Summed([ctc, self.scorer])
 
     @torch.inference_mode()
-    def _rescored(self, encoded: Encoded) -> list[list[Candidate]]:
+    def _rescored(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """The CTC head's n-best list, scored by both."""
         log_probs, weight = ctc_log_probs(self.student, encoded), self.options.ctc_weight
         prefixes = prefix_beam(log_probs, encoded.lengths, self.options.beam, self.scorer)
@@ -253,9 +253,9 @@ class CifSearch(PieceSearch[CifStudent]):
             for prefix, candidate, (tokens, end) in zip(own, candidates, scored):
                 others = prefix.score - prefix.log_prob
                 score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
-                ranked.append(Candidate(replace(candidate.hypothesis, log_probs=tokens), score))
+                ranked.append(ScoredHypothesis(replace(candidate.hypothesis, log_probs=tokens), score))
             found.append(sorted(ranked, key=lambda each: each.score, reverse=True))
-        return with_times(found, log_probs, encoded.lengths, heard=False)
+        return with_times(found, log_probs, encoded.lengths, ctc_scores=False)
 
 
 def forced_scores(
@@ -273,36 +273,36 @@ def forced_scores(
     """
     count, device = len(sentences), log_probs.device
     lengths = torch.tensor([len(each) for each in sentences], device=device)
-    said = torch.full((count, int(lengths.max()) + 1), EOS, device=device)
+    targets = torch.full((count, int(lengths.max()) + 1), EOS, device=device)
     for row, each in enumerate(sentences):
-        said[row, : len(each)] = torch.tensor(each, dtype=torch.int64)
+        targets[row, : len(each)] = torch.tensor(each, dtype=torch.int64)
     repeated = Encoded(encoded.hidden.expand(count, -1, -1), encoded.lengths.expand(count))
     frames, _ = label_frames(
-        log_probs.expand(count, -1, -1), repeated.lengths, said[:, :-1], lengths, blank=BLANK
+        log_probs.expand(count, -1, -1), repeated.lengths, targets[:, :-1], lengths, blank=BLANK
     )
     fired = fire_at(repeated, frames, lengths)
     if fired.embeddings.shape[1] == 0:
         return [([], 0.0) for _ in sentences]
-    previous = F.pad(said, (1, 0), value=EOS)[:, :-1]
+    previous = F.pad(targets, (1, 0), value=EOS)[:, :-1]
     logits = student.decode(repeated, fired, previous)
-    scores = logits.float().log_softmax(-1).gather(-1, said[..., None])[..., 0].tolist()
+    scores = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].tolist()
     return [(each[:size], each[size]) for each, size in zip(scores, lengths.tolist())]
 
 
-class TransducerSearch(PieceSearch[TransducerStudent]):
-    """From hidden frames to n-best lists; the arguments are those of :class:`PieceSearch`."""
+class TransducerSearch(TokenSearch[TransducerStudent]):
+    """From hidden frames to n-best lists; the arguments are those of :class:`TokenSearch`."""
 
     weighs_length = True
 
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """All that the search keeps of each utterance; without a language model or a weight of length greedy for beam 1."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols
-            return [[each] for each in greedy_transduced(self.student, encoded, symbols)]
+            return [[each] for each in transducer_greedy(self.student, encoded, symbols)]
         options = self.options
-        found = beam_transduced(self.student, encoded, options.beam, self.scorer, options.length_weight)
+        found = transducer_beam(self.student, encoded, options.beam, self.scorer, options.length_weight)
         return self.ranked(found, encoded)
 
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
         """Tokens that the CTC head hears, by its best path; None without one."""
         return ctc_greedy(self.student, encoded) if self.student.config.ctc_weight > 0.0 else None

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import NamedTuple, TypeAlias
 
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.greedy import Hypothesis
 from retort.text.tokenizers import Tokenizer
 
@@ -75,10 +75,10 @@ def time_hypothesis(
         )
         for word in tokenizer.words(hypothesis.ids)
     ]
-    return Transcript(spoken(tokenizer, hypothesis.ids), words, tokens)
+    return Transcript(hypothesis_text(tokenizer, hypothesis.ids), words, tokens)
 
 
-def spoken(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def hypothesis_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of a hypothesis: a model may say two spaces in a row, or one at an end."""
     return " ".join(tokenizer.decode(ids).split())
 
@@ -94,33 +94,33 @@ def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """A reading of a recording and the score that it is ranked by (:class:`retort.decoding.cif.Candidate`)."""
+class ScoredTranscript:
+    """A reading of a recording and the score that it is ranked by (:class:`retort.decoding.cif.ScoredHypothesis`)."""
 
     transcript: Transcript
     score: float
 
 
 def time_candidates(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[ScoredHypothesis],
     most: int,
     tokenizer: Tokenizer,
     frame_seconds: float,
     offset: float,
     duration: float,
-) -> list[Alternative]:
+) -> list[ScoredTranscript]:
     """The first `most` candidates of different texts, laid on the clock as `time_hypothesis` does.
 
     Different tokens may spell one text; the first of them, the best, stands for it.
     """
     timed = (
-        Alternative(time_hypothesis(each.hypothesis, tokenizer, frame_seconds, offset, duration), each.score)
+        ScoredTranscript(time_hypothesis(each.hypothesis, tokenizer, frame_seconds, offset, duration), each.score)
         for each in candidates
     )
     return _different(timed, most)
 
 
-def join_alternatives(parts: Sequence[Sequence[Alternative]], separator: str, most: int) -> list[Alternative]:
+def join_nbest(parts: Sequence[Sequence[ScoredTranscript]], separator: str, most: int) -> list[ScoredTranscript]:
     """The best readings of a whole recording from those of its stretches; scores add up.
 
     Args:
@@ -130,19 +130,19 @@ def join_alternatives(parts: Sequence[Sequence[Alternative]], separator: str, mo
     """
     paths: list[tuple[float, list[Transcript]]] = [(0.0, [])]
     for part in parts:
-        grown = [(score + each.score, [*said, each.transcript]) for score, said in paths for each in part]
+        grown = [(score + each.score, [*segments, each.transcript]) for score, segments in paths for each in part]
         paths = sorted(grown, key=lambda path: path[0], reverse=True)[:most]
-    joined = (Alternative(join_transcripts(said, separator), score) for score, said in paths)
+    joined = (ScoredTranscript(join_transcripts(segments, separator), score) for score, segments in paths)
     return _different(joined, most)
 
 
-def _different(alternatives: Iterable[Alternative], most: int) -> list[Alternative]:
-    kept: dict[str, Alternative] = {}
+def _different(alternatives: Iterable[ScoredTranscript], most: int) -> list[ScoredTranscript]:
+    distinct: dict[str, ScoredTranscript] = {}
     for each in alternatives:
-        kept.setdefault(each.transcript.text, each)
-        if len(kept) == most:
+        distinct.setdefault(each.transcript.text, each)
+        if len(distinct) == most:
             break
-    return list(kept.values())
+    return list(distinct.values())
 
 
 LONGEST_LINE = 42
@@ -153,7 +153,7 @@ SHORTEST = 0.001
 """Seconds; WebVTT allows no subtitle that ends where it starts."""
 
 
-Spoken: TypeAlias = Transcript | Mapping[int, Transcript]
+Transcripts: TypeAlias = Transcript | Mapping[int, Transcript]
 """A transcript, or one for each channel of a recording."""
 
 
@@ -165,30 +165,30 @@ class _Subtitle(NamedTuple):
     text: str
 
 
-def to_srt(spoken: Spoken, separator: str = " ") -> str:
+def to_srt(hypothesis_text: Transcripts, separator: str = " ") -> str:
     """SubRip text, with decimal commas and numbered subtitles; those of a channel begin with its number."""
     blocks = []
-    for number, (start, end, channel, text) in enumerate(_subtitles(spoken, separator), start=1):
+    for number, (start, end, channel, text) in enumerate(_subtitles(hypothesis_text, separator), start=1):
         name = "" if channel is None else f"[channel {channel}] "
         blocks.append(f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{name}{text}\n")
     return "\n".join(blocks)
 
 
-def to_vtt(spoken: Spoken, separator: str = " ") -> str:
+def to_vtt(hypothesis_text: Transcripts, separator: str = " ") -> str:
     """WebVTT text, with its header; `&`, `<` and `>` are escaped, as the format asks; a channel is a voice."""
     blocks = ["WEBVTT\n"]
-    for start, end, channel, text in _subtitles(spoken, separator):
+    for start, end, channel, text in _subtitles(hypothesis_text, separator):
         voice = "" if channel is None else f"<v channel {channel}>"
         blocks.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{voice}{escape(text, quote=False)}\n")
     return "\n".join(blocks)
 
 
-def _subtitles(spoken: Spoken, separator: str) -> list[_Subtitle]:
-    if isinstance(spoken, Transcript):
-        return [_Subtitle(start, end, None, text) for start, end, text in _lines(spoken.words, separator)]
+def _subtitles(hypothesis_text: Transcripts, separator: str) -> list[_Subtitle]:
+    if isinstance(hypothesis_text, Transcript):
+        return [_Subtitle(start, end, None, text) for start, end, text in _lines(hypothesis_text.words, separator)]
     return sorted(
         _Subtitle(start, end, channel, text)
-        for channel, transcript in spoken.items()
+        for channel, transcript in hypothesis_text.items()
         for start, end, text in _lines(transcript.words, separator)
     )
 

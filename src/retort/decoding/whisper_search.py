@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NOTHING, Candidate, Scorer
-from retort.decoding.greedy import NEVER, Hypothesis, until_eos
+from retort.decoding.cif import NEG_INF, ScoredHypothesis, Scorer
+from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
 from retort.decoding.options import DecodingOptions
 from retort.decoding.search import Search
-from retort.decoding.token_search import PieceSearch, singly
+from retort.decoding.token_search import TokenSearch, single_hypotheses
 from retort.decoding.whisper_times import frames_of_tokens
 from retort.nn.ctc import greedy_peaks
 from retort.students.student import Encoded
@@ -27,7 +27,7 @@ SPARE_TOKENS = 8
 """How many more a hypothesis may have."""
 
 
-class WhisperSearch(PieceSearch[WhisperStudent]):
+class WhisperSearch(TokenSearch[WhisperStudent]):
     """From hidden frames to n-best lists; times are those of the CTC head, or of the attention to the frames.
 
     Args:
@@ -56,10 +56,10 @@ class WhisperSearch(PieceSearch[WhisperStudent]):
         self.suppression = Suppression.of(tokenizer)
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """All that the search keeps of each utterance; without a language model greedy for beam 1."""
         if self.greedy:
-            found = singly(greedy_whisper(self.student, encoded, self.suppression))
+            found = single_hypotheses(greedy_whisper(self.student, encoded, self.suppression))
         else:
             options = self.options
             found = beam_whisper(
@@ -68,7 +68,7 @@ class WhisperSearch(PieceSearch[WhisperStudent]):
         return self.ranked(self._timed(found, encoded))
 
     @torch.inference_mode()
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
         """Tokens that spell the best path of the CTC head."""
         if self.student.byte_ctc is None:
             return None
@@ -76,8 +76,8 @@ class WhisperSearch(PieceSearch[WhisperStudent]):
         spelled = (bytes(peak.label - 1 for peak in row).decode("utf-8", "replace") for row in peaks)
         return [self.tokenizer.encode(text.strip()) for text in spelled]
 
-    def _timed(self, found: list[list[Candidate]], encoded: Encoded) -> list[list[Candidate]]:
-        rows: list[list[Candidate]] = [[] for _ in found]
+    def _timed(self, found: list[list[ScoredHypothesis]], encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        rows: list[list[ScoredHypothesis]] = [[] for _ in found]
         for column in zip_longest(*found):  # one rank of all utterances at a time: a list may be long
             spans = frames_of_tokens(
                 self.student, encoded, [[] if each is None else each.hypothesis.ids for each in column]
@@ -104,22 +104,22 @@ class Suppression:
     @classmethod
     def of(cls, tokenizer: WhisperTokenizer) -> Suppression:
         """Those of the tokenizer, and the special ids that are not Whisper's."""
-        always = [*NEVER, UNKNOWN, *tokenizer.suppressed]
+        always = [*NEVER_EMITTED, UNKNOWN, *tokenizer.suppressed]
         return cls(always, [*always, *tokenizer.begin_suppressed])
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
         """Log-probabilities `(M, V)` float32 of `logits (M, V)` among the ids that the step may give; of the others minus
         infinity. `transformers` does the same with `renormalize_logits`."""
         allowed = logits.float().clone()
-        allowed[:, self.always if step else self.first] = NOTHING
+        allowed[:, self.always if step else self.first] = NEG_INF
         return allowed.log_softmax(-1)
 
 
 def token_limits(student: WhisperStudent, encoded: Encoded) -> Tensor:
     """Most tokens `(B,)` of each utterance, EOS counted: more than anybody says in so many frames, and no more than the
     decoder has positions."""
-    spoken = encoded.lengths // FRAMES_OF_A_TOKEN + SPARE_TOKENS
-    return spoken.clamp(max=student.most_tokens).masked_fill(encoded.lengths == 0, 0)
+    limits = encoded.lengths // FRAMES_OF_A_TOKEN + SPARE_TOKENS
+    return limits.clamp(max=student.most_tokens).masked_fill(encoded.lengths == 0, 0)
 
 
 @torch.inference_mode()
@@ -164,10 +164,10 @@ class _Beam:
     tokens: list[list[int]] = field(default_factory=lambda: [[]])
     log_probs: list[list[float]] = field(default_factory=lambda: [[]])
     sums: list[float] = field(default_factory=lambda: [0.0])
-    ended: list[Candidate] = field(default_factory=list)
+    ended: list[ScoredHypothesis] = field(default_factory=list)
 
     def end(self, tokens: list[int], log_probs: list[float], score: float, most: int) -> None:
-        self.ended.append(Candidate(Hypothesis(tokens, log_probs, []), score))
+        self.ended.append(ScoredHypothesis(Hypothesis(tokens, log_probs, []), score))
         self.ended.sort(key=lambda each: each.score, reverse=True)
         del self.ended[most:]
 
@@ -181,7 +181,7 @@ def beam_whisper(
     length_weight: float = 0.0,
     scorer: Scorer | None = None,
     limits: Tensor | None = None,
-) -> list[list[Candidate]]:
+) -> list[list[ScoredHypothesis]]:
     """The best hypotheses of each utterance, best first: up to `beam`, at least one, without times.
 
     An utterance is done when `beam` hypotheses have ended and the best of those that go on is not better by its mean.
@@ -204,32 +204,32 @@ def beam_whisper(
         own = suppression(logits, step)
         gains = own.double()
         if scorer is not None:
-            opinion, memory = scorer.step(memory, previous)
-            gains = gains + opinion
+            lm_scores, memory = scorer.step(memory, previous)
+            gains = gains + lm_scores
         width = len(previous) // len(beams)
-        sums = [each.sums + [NOTHING] * (width - len(each.sums)) for each in beams]
+        sums = [each.sums + [NEG_INF] * (width - len(each.sums)) for each in beams]
         totals = torch.tensor(sums, dtype=torch.float64, device=device)[..., None] + gains.view(len(beams), width, -1)
         values, best = totals.flatten(1).topk(min(2 * beam, totals[0].numel()))
         parents, tokens = best.div(totals.shape[-1], rounding_mode="floor"), best % totals.shape[-1]
         rows = torch.arange(len(beams), device=device)[:, None]
-        said = own.view(len(beams), width, -1)[rows, parents, tokens]
+        own_scores = own.view(len(beams), width, -1)[rows, parents, tokens]
         origins: list[int] = []
         following: list[int] = []
         for row, (each, limit) in enumerate(zip(beams, most)):
-            kept: list[tuple[int, int]] = []
+            continued: list[tuple[int, int]] = []
             if step < limit and each.sums:
-                choices = zip(values[row].tolist(), parents[row].tolist(), tokens[row].tolist(), said[row].tolist())
-                kept = _advance(each, list(choices), beam, length_weight, last=step == limit - 1)
-            kept += [(0, EOS)] * (beam - len(kept))
-            origins += [row * width + parent for parent, _ in kept]
-            following += [token for _, token in kept]
+                choices = zip(values[row].tolist(), parents[row].tolist(), tokens[row].tolist(), own_scores[row].tolist())
+                continued = _advance(each, list(choices), beam, length_weight, last=step == limit - 1)
+            continued += [(0, EOS)] * (beam - len(continued))
+            origins += [row * width + parent for parent, _ in continued]
+            following += [token for _, token in continued]
         if not any(each.sums for each in beams):
             break
         chosen = torch.tensor(origins, device=device)
         state = state.select(chosen)
         memory = None if scorer is None else scorer.select(memory, chosen)
         previous = torch.tensor(following, device=device)
-    return [each.ended or [Candidate(Hypothesis([], [], []), 0.0)] for each in beams]
+    return [each.ended or [ScoredHypothesis(Hypothesis([], [], []), 0.0)] for each in beams]
 
 
 def _advance(
@@ -243,9 +243,9 @@ def _advance(
     tokens: list[list[int]] = []
     log_probs: list[list[float]] = []
     sums: list[float] = []
-    kept: list[tuple[int, int]] = []
+    continued: list[tuple[int, int]] = []
     for place, (total, parent, token, own) in enumerate(choices):
-        if total == NOTHING or len(kept) == most:
+        if total == NEG_INF or len(continued) == most:
             break
         before, scores = beam.tokens[parent], beam.log_probs[parent]
         if token == EOS:
@@ -255,7 +255,7 @@ def _advance(
         tokens.append([*before, token])
         log_probs.append([*scores, own])
         sums.append(total)
-        kept.append((parent, token))
+        continued.append((parent, token))
     count = len(beam.tokens[0]) + 1
     if last:
         for ids, scores, total in zip(tokens, log_probs, sums):
@@ -265,4 +265,4 @@ def _advance(
         beam.tokens, beam.log_probs, beam.sums = [], [], []
         return []
     beam.tokens, beam.log_probs, beam.sums = tokens, log_probs, sums
-    return kept
+    return continued

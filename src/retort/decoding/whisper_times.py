@@ -36,10 +36,10 @@ def _by_ctc(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[
     labels, counts = student.byte_labels(texts, encoded.lengths.device)
     frames, valid = label_frames(student.byte_log_probs(encoded), encoded.lengths, labels, counts)
     spans = []
-    for ids, places, known, length in zip(texts, frames.tolist(), valid.tolist(), encoded.lengths.tolist()):
+    for ids, places, has_path, length in zip(texts, frames.tolist(), valid.tolist(), encoded.lengths.tolist()):
         spellings = [student.spellings[each] for each in ids]
         ends = list(accumulate(len(each) for each in spellings))
-        if not all(known[: ends[-1]] if ends else []):
+        if not all(has_path[: ends[-1]] if ends else []):
             spans.append(_evenly(len(ids), length))
             continue
         first: list[float] = []
@@ -67,6 +67,6 @@ def _by_attention(student: WhisperStudent, encoded: Encoded, texts: Sequence[Seq
     counts = torch.tensor([len(ids) + 1 for ids in texts])
     spans = []
     for ends in token_runs(weights, counts, encoded.lengths):
-        spoken = [float(end) for end in ends[:-1]]
-        spans.append(([0.0, *spoken[:-1]][: len(spoken)], spoken))
+        text_ends = [float(end) for end in ends[:-1]]
+        spans.append(([0.0, *text_ends[:-1]][: len(text_ends)], text_ends))
     return spans

@@ -115,7 +115,7 @@ class Graph:
         write_whole(root / _ABOUT, json.dumps({"version": _VERSION, **about, _SUMS: sums}) + "\n")
 
     @property
-    def kept(self) -> bool:
+    def is_current(self) -> bool:
         """Whether :attr:`folder` still has just this graph."""
         try:
             return self.folder is not None and _read_about(self.folder)["key"] == self.about.key
@@ -123,13 +123,13 @@ class Graph:
             return False
 
     def _linked(self, path: Path) -> bool:
-        if not self.kept or self.folder is None:
+        if not self.is_current or self.folder is None:
             return False
         try:
             os.link(self.folder / _FST, path)
         except OSError:  # another file system, or one without links
             return False
-        if self.kept:  # else another took its place meanwhile
+        if self.is_current:  # else another took its place meanwhile
             return True
         path.unlink()
         return False
@@ -236,7 +236,7 @@ def build_graph(
         )
         return Graph(wheel("kaldifst").StdConstFst(to_openfst(fst)), language.words, about)
 
-    return _kept(folder, key, build, progress)
+    return _load_or_build(folder, key, build, progress)
 
 
 def build_ctc_graph(
@@ -292,7 +292,7 @@ def build_ctc_graph(
         )
         return Graph(kaldifst.StdConstFst(fst), language.words, about)
 
-    return _kept(None if folder is None else Path(folder) / key, key, build, progress)
+    return _load_or_build(None if folder is None else Path(folder) / key, key, build, progress)
 
 
 def _smallest(fst: Fst) -> Any:
@@ -311,7 +311,7 @@ def _content(tree: Tree) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _kept(
+def _load_or_build(
     folder: str | Path | None,
     key: str,
     build: Callable[[Callable[[], None]], Graph],
@@ -333,9 +333,9 @@ def _kept(
     root = Path(folder)
     with one_at_a_time(root / ".lock"):
         with contextlib.suppress(UserError):
-            kept = Graph.load(root)
-            if kept.about.key == key:
-                return kept
+            is_current = Graph.load(root)
+            if is_current.about.key == key:
+                return is_current
         graph = build(step)
         graph.save(root)
         step()

@@ -187,14 +187,14 @@ def drop_epsilons(fst: Fst) -> Fst:
     stays. States that nothing leads to any longer remain, as ends of no path.
     """
     for _ in range(_PASSES):
-        shorter = _join_before(_skip_behind(fst))
+        shorter = _join_before(_skip_forward(fst))
         if len(shorter.sources) == len(fst.sources) and (shorter.targets == fst.targets).all():
             return shorter
         fst = shorter
     return fst
 
 
-def _skip_behind(fst: Fst) -> Fst:
+def _skip_forward(fst: Fst) -> Fst:
     """Arcs into a state that has nothing but one arc without input lead to its end at once."""
     leaving = np.bincount(fst.sources, minlength=fst.states)
     only = np.full(fst.states, -1, np.int64)
@@ -203,11 +203,11 @@ def _skip_behind(fst: Fst) -> Fst:
     next_arc = only[fst.targets]
     joined = (next_arc >= 0) & (fst.inputs[next_arc] == 0) & (fst.targets[next_arc] != fst.targets)
     joined &= (fst.outputs == 0) | (fst.outputs[next_arc] == 0)
-    behind = next_arc[joined]
+    following = next_arc[joined]
     outputs, weights, targets = fst.outputs.copy(), fst.weights.copy(), fst.targets.copy()
-    outputs[joined] += fst.outputs[behind]
-    weights[joined] += fst.weights[behind]
-    targets[joined] = fst.targets[behind]
+    outputs[joined] += fst.outputs[following]
+    weights[joined] += fst.weights[following]
+    targets[joined] = fst.targets[following]
     return _reachable(replace(fst, outputs=outputs, weights=weights, targets=targets))
 
 

@@ -87,10 +87,10 @@ class Lattice:
         heap = [(to_come[self.start], next(number), self.start, (), None)]
         seen: set[tuple[int, tuple[int, ...]]] = set()
         while heap:
-            cost, _, state, said, step = heapq.heappop(heap)
-            if (state, said) in seen:
+            cost, _, state, words, step = heapq.heappop(heap)
+            if (state, words) in seen:
                 continue
-            seen.add((state, said))
+            seen.add((state, words))
             if state == _END:
                 yield _path(step)
                 continue
@@ -98,9 +98,9 @@ class Lattice:
             for arc in self.leaving[state]:
                 rest = to_come[arc.target]
                 if rest < np.inf:
-                    words = (*said, arc.output) if arc.output else said
+                    extended = (*words, arc.output) if arc.output else words
                     total = past + arc.graph + arc.acoustic + rest
-                    heapq.heappush(heap, (total, next(number), arc.target, words, _Step(arc, step)))
+                    heapq.heappush(heap, (total, next(number), arc.target, extended, _Step(arc, step)))
 
     def _to_come(self) -> list[float]:
         """Of each state the cost of the best path to an end; the last is that of the end itself."""

@@ -82,10 +82,10 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
             check=False,
         )
         if done.returncode or not (folder / "grammar.fst").exists():
-            said = [
+            errors = [
                 line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("[E]")
             ]
-            reason = said[-1].removeprefix("[E]").strip() if said else f"kaldilm ended with {done.returncode}"
+            reason = errors[-1].removeprefix("[E]").strip() if errors else f"kaldilm ended with {done.returncode}"
             raise UserError(f"no graph can be made of it ({reason})", where=arpa, remedy=_REMEDY)
         return kaldifst.StdVectorFst.read(str(folder / "grammar.fst"))
 
@@ -145,13 +145,13 @@ def lexicon_fst(
     places += [(start, *each) for each in zip(begun or [], disambiguate(begun or []))]
     for place, (word, units), symbol in places:
         labels = [*units, first_symbol + symbol] if symbol else list(units)
-        at, said = place, word
+        at, word_label = place, word
         for label in labels[:-1]:
-            rows.append((at, label, said, 0.0, states))
-            at, said, states = states, 0, states + 1
-        rows.append((at, labels[-1], said, without, loop))
+            rows.append((at, label, word_label, 0.0, states))
+            at, word_label, states = states, 0, states + 1
+        rows.append((at, labels[-1], word_label, without, loop))
         if silence is not None:
-            rows.append((at, labels[-1], said, pause, ends))
+            rows.append((at, labels[-1], word_label, pause, ends))
     finals = np.full(states, np.inf, np.float32)
     finals[loop] = 0.0
     if begun is not None:
@@ -160,7 +160,7 @@ def lexicon_fst(
 
 
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
-Spelled = list[list[int]]
+WordSpellings = list[list[int]]
 """The pronunciations of a word in numbers of units."""
 
 
@@ -192,15 +192,15 @@ class LexiconGrammar:
     ) -> None:
         self.arpa = arpa
         self.words: list[str] = []
-        self.spellings: list[Spelled] = []
-        self.first: list[Spelled] | None = None if first is None else []
+        self.spellings: list[WordSpellings] = []
+        self.first: list[WordSpellings] | None = None if first is None else []
         self.left_out: list[str] = []
         for word in words_of(arpa):
-            known = _known(lexicon, word, units)
-            begun = known if first is None else _known(first, word, units)
-            if known and begun:
+            spellings = _in_units(lexicon, word, units)
+            begun = spellings if first is None else _in_units(first, word, units)
+            if spellings and begun:
                 self.words.append(word)
-                self.spellings.append(known)
+                self.spellings.append(spellings)
                 if self.first is not None:
                     self.first.append(begun)
             else:
@@ -214,7 +214,7 @@ class LexiconGrammar:
             )
 
     @property
-    def all_spellings(self) -> list[Spelled]:
+    def all_spellings(self) -> list[WordSpellings]:
         """Of each word, those at the start of a sentence among them."""
         if self.first is None:
             return self.spellings
@@ -266,13 +266,13 @@ class LexiconGrammar:
         return found, list(range(first, first + 1 + symbols))
 
 
-def _known(lexicon: Pronunciations, word: str, units: Mapping[str, int]) -> Spelled:
+def _in_units(lexicon: Pronunciations, word: str, units: Mapping[str, int]) -> WordSpellings:
     """The pronunciations of a word that have no other symbols than `units`."""
     found = dict.fromkeys(map(tuple, lexicon[word])) if word in lexicon else {}
     return [[units[unit] for unit in each] for each in found if each and all(u in units for u in each)]
 
 
-def _labelled(spellings: Sequence[Spelled]) -> list[tuple[int, tuple[int, ...]]]:
+def _labelled(spellings: Sequence[WordSpellings]) -> list[tuple[int, tuple[int, ...]]]:
     return [
         (word, tuple(unit + 1 for unit in each))
         for word, spelled in enumerate(spellings, 1)

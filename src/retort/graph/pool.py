@@ -19,11 +19,11 @@ from retort.graph.build import Graph
 from retort.graph.search import GraphHypothesis, GraphSearch, Settings
 
 Progress = Callable[[str, int, int], None]
-Readings: TypeAlias = "list[GraphHypothesis] | BadUtterance"
+NBestList: TypeAlias = "list[GraphHypothesis] | BadUtterance"
 """What a graph has for an utterance, best first; or why it has nothing."""
 
 
-class Workplace:
+class DecoderPool:
     """Processes that search, started when they are first needed, and a folder of graphs.
 
     kaldi-decoder holds Python's lock while it searches, so threads would wait for one another. Every process reads
@@ -46,7 +46,7 @@ class Workplace:
         self._pool: Workers | None = None
         self._saved: list[tuple[Graph, Path]] = []
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> DecoderPool:
         return self
 
     def __exit__(
@@ -66,16 +66,16 @@ class Workplace:
         if count > 1:
             list(self._workers().map(_read, [self._task(search)] * count))
 
-    def readings(
+    def decode(
         self, search: GraphSearch, scores: Sequence[NDArray[np.float32]], most: int
-    ) -> list[Readings]:
+    ) -> list[NBestList]:
         """Up to `most` readings of utterances of `(T, S)` scores, in their order.
 
         Raises:
             UserError: as :meth:`retort.graph.search.GraphSearch.search`, or a process was killed.
         """
         if self.jobs == 1 or len(scores) < 2:
-            return [_readings(search, each, most) for each in scores]
+            return [_decode(search, each, most) for each in scores]
         task = self._task(search)
         return list(self._workers().map(_work, [_Job(task, each, most) for each in scores]))
 
@@ -90,7 +90,7 @@ class Workplace:
 
     def _folder(self, graph: Graph) -> Path:
         """Where the processes find a graph: where it came from, or, if it is not there, a copy."""
-        if graph.kept and graph.folder is not None:
+        if graph.is_current and graph.folder is not None:
             return graph.folder.resolve()
         for there, folder in self._saved:
             if there is graph:
@@ -115,15 +115,15 @@ class _Job(NamedTuple):
     most: int
 
 
-def _readings(search: GraphSearch, scores: NDArray[np.float32], most: int) -> Readings:
+def _decode(search: GraphSearch, scores: NDArray[np.float32], most: int) -> NBestList:
     try:
         return [search.search(scores)] if most == 1 else search.alternatives(scores, most)
     except BadUtterance as error:
         return error
 
 
-def _work(job: _Job) -> Readings:
-    return _readings(_opened(job.task), job.scores, job.most)
+def _work(job: _Job) -> NBestList:
+    return _decode(_opened(job.task), job.scores, job.most)
 
 
 def _read(task: _Task) -> None:

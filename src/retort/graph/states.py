@@ -82,14 +82,14 @@ def add_states(fst: Fst, windows: Sequence[Sequence[int]], tree: Tree) -> Senone
     labels = np.where(fst.inputs[other] > 0, fst.inputs[other] + len(emissions), 0)
     parts = [(fst.sources[other], labels, fst.outputs[other], fst.weights[other], fst.targets[other])]
     count = int(phone_arcs.sum())
-    at, said, weights = fst.sources[phone_arcs], fst.outputs[phone_arcs], fst.weights[phone_arcs]
+    at, outputs, weights = fst.sources[phone_arcs], fst.outputs[phone_arcs], fst.weights[phone_arcs]
     for state in range(tree.states):
         last = state == tree.states - 1
         to = (
             fst.targets[phone_arcs] if last else fst.states + state * count + np.arange(count, dtype=np.int32)
         )
-        parts.append((at, states[fst.inputs[phone_arcs], state], said, weights, to))
-        at, said, weights = to, np.zeros(count, np.int32), np.zeros(count, np.float32)
+        parts.append((at, states[fst.inputs[phone_arcs], state], outputs, weights, to))
+        at, outputs, weights = to, np.zeros(count, np.int32), np.zeros(count, np.float32)
     finals = np.concatenate((fst.finals, np.full(count * (tree.states - 1), np.inf, np.float32)))
     return SenoneArcs(Fst(fst.start, finals, *join(*parts)), emissions)
 

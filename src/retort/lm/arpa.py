@@ -165,7 +165,7 @@ def _section(
     words: list[int] = []
     log_probs: list[float] = []
     backoffs: list[float] = []
-    read = lost = 0
+    read = left_out = 0
     for place, line in lines:
         if line.startswith("\\"):
             break
@@ -182,17 +182,17 @@ def _section(
                 raise ValueError
         except ValueError:
             raise UserError(f"line {place} is not an n-gram of {order}", where=path, remedy=_REMEDY) from None
-        said = [ids.get(each, -1) for each in names]
-        if -1 in said or _END in names[:-1] or _START in names[1:]:
-            lost += 1
+        row = [ids.get(each, -1) for each in names]
+        if -1 in row or _END in names[:-1] or _START in names[1:]:
+            left_out += 1
             continue
-        words += said
+        words += row
         log_probs.append(math.nan if names == [_START] else log_prob)
         backoffs.append(backoff)
     else:
         raise UserError("it breaks off", where=path, remedy=_REMEDY)
     rows = np.array(words, np.int64).reshape(-1, order)
-    return _Section(order, rows, _natural(log_probs), _natural(backoffs), lost), read
+    return _Section(order, rows, _natural(log_probs), _natural(backoffs), left_out), read
 
 
 def _unigrams(section: _Section, vocabulary: int) -> _Part:

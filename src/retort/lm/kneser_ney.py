@@ -68,7 +68,7 @@ def estimate(
     below[BARRED] = 0.0
     probs: list[Floats] = []
     lefts: list[Floats] = []
-    kept, discounts = [], []
+    keeps, discounts = [], []
     for number, level in enumerate(levels, 1):
         counts = level.counts
         if number < order:
@@ -85,9 +85,9 @@ def estimate(
         left -= np.bincount(level.histories, shares, len(left))
         probs.append(shares + left[level.histories] * (probs[-1][level.shorter] if probs else below))
         lefts.append(left)
-        kept.append(keep)
+        keeps.append(keep)
         discounts.append(discount)
-    return _table(levels, probs, lefts, kept, vocabulary), discounts
+    return _table(levels, probs, lefts, keeps, vocabulary), discounts
 
 
 def discounts_of(counts: Ints) -> Discounts:
@@ -137,19 +137,19 @@ def _table(
     levels: list[_Level],
     probs: list[Floats],
     lefts: list[Floats],
-    kept: list[NDArray[np.bool_]],
+    keeps: list[NDArray[np.bool_]],
     vocabulary: int,
 ) -> NgramTable:
     """What is kept of every order; what is left behind a history becomes its backoff."""
     nodes, first = np.zeros(1, np.int64), 1
     keys, counts = [], []
-    for level, keep in zip(levels, kept):
+    for level, keep in zip(levels, keeps):
         keys.append((nodes[level.histories] * vocabulary + level.words)[keep])
         nodes = first + np.cumsum(keep) - 1
         counts.append(int(keep.sum()))
         first += counts[-1]
-    log_probs = [_log(each[keep]) for each, keep in zip(probs, kept)]
-    backoffs = [_log(left[keep]) for left, keep in zip(lefts[1:], kept)]
+    log_probs = [_log(each[keep]) for each, keep in zip(probs, keeps)]
+    backoffs = [_log(left[keep]) for left, keep in zip(lefts[1:], keeps)]
     return NgramTable(
         vocabulary,
         counts,

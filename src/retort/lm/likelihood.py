@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from retort.common.errors import UserError
 from retort.lm.masked import pad_rows
-from retort.lm.masked_scoring import guess, open_guesser
+from retort.lm.masked_scoring import open_masked_scorer, score_masked
 from retort.pretrained.hub import longest_input, open_causal_plm, open_tokenizer, text_start
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class MaskedPlm:
     """
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
-        model, self.tokenizer, self.longest = open_guesser(name)
+        model, self.tokenizer, self.longest = open_masked_scorer(name)
         self.model = model.to(device)
         self.parameters = sum(each.numel() for each in model.parameters())
 
@@ -86,7 +86,7 @@ class MaskedPlm:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.longest)["input_ids"]
         rows = [np.array(ids) for ids in encoded]
         alone = [np.arange(len(ids) - 2) for ids in rows]
-        return [-float(each.nll.sum()) for each in guess(self.model, self.tokenizer, rows, alone)]
+        return [-float(each.nll.sum()) for each in score_masked(self.model, self.tokenizer, rows, alone)]
 
 
 def _start(tokenizer: PreTrainedTokenizerFast, name: str) -> int:

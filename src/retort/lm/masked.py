@@ -93,14 +93,14 @@ def _attention(
     """transformers' `sdpa`; on a CPU in float32, whose backward pass the fused kernel computes faster."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    kept = query.dtype
+    dtype = query.dtype
     with torch.autocast(query.device.type, enabled=False):
         if query.device.type == "cpu":
             query, key, value = query.float(), key.float(), value.float()
         attended, weights = sdpa_attention_forward(
             module, query, key, value, mask, **{**options, "dropout": 0.0}
         )
-    return attended.to(kept), weights
+    return attended.to(dtype), weights
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Guess:
+class MaskedScores:
     """Of the pieces of one sentence, in order, the special ones left out.
 
     Attributes:
@@ -43,7 +43,7 @@ class Guess:
     correct: NDArray[np.bool_]
 
 
-def open_guesser(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
+def open_masked_scorer(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
     """A masked language model by Hugging Face name or folder, its tokenizer, and how many pieces it reads at most.
 
     Raises:
@@ -85,13 +85,13 @@ def score_sentences(
             word_numbers(text, [max(last - 1, 0) for _, last in spans[1:-1]])
             for text, spans in zip(texts, encoded["offset_mapping"])
         ]
-        for ids, each in zip(rows, guess(model, tokenizer, rows, alone)):
+        for ids, each in zip(rows, score_masked(model, tokenizer, rows, alone)):
             nll += float(each.nll.sum())
             correct += int(each.correct.sum())
             pieces += len(each.nll)
             known += len(each.nll) > 0
             unknown += int((ids[1:-1] == tokenizer.unk_token_id).sum())
-        for numbers, each in zip(by_word, guess(model, tokenizer, rows, by_word)):
+        for numbers, each in zip(by_word, score_masked(model, tokenizer, rows, by_word)):
             hits = [each.correct[numbers == number].all() for number in np.unique(numbers)]
             words += len(hits)
             whole += sum(map(bool, hits))
@@ -111,13 +111,13 @@ def score_sentences(
 
 
 @torch.no_grad()
-def guess(
+def score_masked(
     model: MaskedLM,
     tokenizer: PreTrainedTokenizerFast,
     sentences: Sequence[Ids],
     groups: Sequence[Ids],
     pieces: int = 4096,
-) -> list[Guess]:
+) -> list[MaskedScores]:
     """Guess every piece of every sentence once, hidden together with those of its group.
 
     The model is left in evaluation mode; an autocast that is on is used.
@@ -128,7 +128,7 @@ def guess(
             a number is one row for the model.
         pieces: in one forward pass, padding counted.
     """
-    results = [Guess(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
+    results = [MaskedScores(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
     for batch, targets, log_probs in hidden_posteriors(model, tokenizer, sentences, groups, pieces):
         nll = -log_probs.gather(-1, targets[:, None])[:, 0].cpu().numpy()
         correct = (log_probs.argmax(-1) == targets).cpu().numpy()
@@ -149,7 +149,7 @@ def hidden_posteriors(
     groups: Sequence[Ids],
     pieces: int = 4096,
 ) -> Iterator[tuple[list[tuple[int, Ids]], Tensor, Tensor]]:
-    """What the model makes of hidden pieces, batch by batch; arguments as of :func:`guess`.
+    """What the model makes of hidden pieces, batch by batch; arguments as of :func:`score_masked`.
 
     A piece whose number is negative is never hidden.
 
@@ -177,7 +177,7 @@ def hidden_posteriors(
 
 
 def fixed_masks(sentences: Sequence[Ids], share: float) -> list[Ids]:
-    """Groups for :func:`guess` that hide about `share` of a sentence at a time; the same at each call."""
+    """Groups for :func:`score_masked` that hide about `share` of a sentence at a time; the same at each call."""
     rows = round(1 / share)
     return [
         np.random.default_rng(index).permutation(len(ids) - 2) % rows for index, ids in enumerate(sentences)
@@ -191,8 +191,8 @@ def word_numbers(text: str, places: Sequence[int]) -> Ids:
     """
     number, before, numbers = -1, " ", []
     for character in text:
-        apart = before.isspace() or is_cjk(before) or is_cjk(character)
-        number += apart and not character.isspace()
+        boundary = before.isspace() or is_cjk(before) or is_cjk(character)
+        number += boundary and not character.isspace()
         numbers.append(number)
         before = character
     return np.array([numbers[place] for place in places], np.int64)

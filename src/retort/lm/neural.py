@@ -91,8 +91,8 @@ class CausalTransformer(CausalNetwork):
         after: State = []
         for index, layer in enumerate(self.layers):
             past = (state[2 * index], state[2 * index + 1]) if state else None
-            hidden, kept = layer(hidden, past)
-            after += kept
+            hidden, keys_values = layer(hidden, past)
+            after += keys_values
         return hidden, after
 
 
@@ -188,6 +188,6 @@ class NeuralLM:
             chosen, order = order[:count], order[count:]
             batch = CausalBatch.of([rows[index] for index in chosen]).to(device)
             log_probs = self.network(batch.previous)[0][batch.mask].float().log_softmax(-1)
-            said = log_probs.gather(-1, batch.targets[:, None])[:, 0].cpu()
-            results.update(zip(chosen, said.split([len(rows[index]) - 1 for index in chosen])))
+            target_log_probs = log_probs.gather(-1, batch.targets[:, None])[:, 0].cpu()
+            results.update(zip(chosen, target_log_probs.split([len(rows[index]) - 1 for index in chosen])))
         return [results[index] for index in range(len(rows))]

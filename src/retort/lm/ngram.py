@@ -143,12 +143,12 @@ class NgramLM:
             rows = [np.array([EOS, *sentences[index], EOS], np.int64) for index in chosen]
             ids, _ = pad_rows(rows, PAD)
             words = ids.to(self._keys.device).T
-            state, said = self._history[1 + words[0]], []
+            state, columns = self._history[1 + words[0]], []
             for each in words[1:]:
                 node, log_probs = self._descend(state, each)
                 state = self._history[node]
-                said.append(log_probs)
-            by_row = torch.stack(said, 1).cpu()
+                columns.append(log_probs)
+            by_row = torch.stack(columns, 1).cpu()
             results.update(
                 (index, log_probs[: len(row) - 1]) for index, log_probs, row in zip(chosen, by_row, rows)
             )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retort.alignment.tree import SenoneTree
-from retort.alignment.unit_text import SpokenUnit, unit_symbols
+from retort.alignment.unit_text import AcousticUnit, unit_symbols
 from retort.common.errors import UserError
 from retort.common.json_reader import read_json
 
@@ -28,7 +28,7 @@ class LmUnits:
     inventory: str
 
     @staticmethod
-    def of(unit: SpokenUnit, tree: SenoneTree) -> LmUnits:
+    def of(unit: AcousticUnit, tree: SenoneTree) -> LmUnits:
         """Those of a unit in a system with this tree."""
         content = str(tree) if unit == "senone" else " ".join(unit_symbols(tree, unit))
         return LmUnits(unit, hashlib.sha256(content.encode()).hexdigest()[:32])
