@@ -46,7 +46,7 @@ def test_nodes_are_equal_where_sequences_are() -> None:
     assert tree.child(ROOT, 5) == first != second
     assert tree.parent(second) == (first, 6)
     assert tree.children(torch.tensor([ROOT, first]), torch.tensor([5, 6])).tolist() == [first, second]
-    assert (tree.tokens(second), tree.said(ROOT)) == ([5, 6], [])
+    assert (tree.tokens(second), tree.tokens(ROOT)) == ([5, 6], [])
 
 
 def test_what_is_no_hypothesis_any_more_is_forgotten() -> None:

@@ -1,8 +1,8 @@
-"""Beam search with a decoder with attention and the CTC head at once, from token to token.
+"""Joint beam search with an attention decoder and the CTC head, label-synchronous.
 
-Source: Watanabe et al. 2017, section II-C: a hypothesis is as good as both find it, the CTC head by the probability
-that the utterance begins with it. Neither grows with a further token, so without a bonus for length a hypothesis that
-ended better than another stands will stay better: that is when the search ends.
+Source: Watanabe et al. 2017, section II-C. The score of a hypothesis combines the decoder's log-probability
+with the CTC prefix score. Neither increases with a further token, so without a length bonus the search ends
+when no active hypothesis is better than the ended ones.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from retort.text.tokenizers import EOS
 
 @dataclass(frozen=True)
 class JointWeights:
-    """What counts how much.
+    """Weights of a joint search.
 
     Attributes:
-        ctc: of the CTC head's log-probabilities; the decoder's have the rest to 1.
-        length: added for every token.
+        ctc: weight of the CTC head's log-probabilities; the decoder has 1 - ctc.
+        length: score added for every token.
     """
 
     ctc: float
@@ -37,13 +37,13 @@ class JointWeights:
 
 @dataclass(frozen=True)
 class _Beams:
-    """N hypotheses of each of B utterances, best first, none of them ended.
+    """N active hypotheses of each of B utterances, best first.
 
     Attributes:
         tokens: `(B, N, 1 + P)` int64, the start symbol and P tokens.
-        log_probs: `(B, N, P)` float32, the decoder's.
-        sums: `(B, N)` float64, all that their scores are made of but CTC's part.
-        scores: `(B, N)` float64; minus infinity where there is no hypothesis.
+        log_probs: `(B, N, P)` float32 of the decoder.
+        sums: `(B, N)` float64, scores without the CTC part.
+        scores: `(B, N)` float64; minus infinity for missing hypotheses.
     """
 
     tokens: Tensor
@@ -54,14 +54,14 @@ class _Beams:
 
 @dataclass
 class _Ended:
-    """The best hypotheses of an utterance that have ended, best first."""
+    """The best ended hypotheses of an utterance, best first."""
 
     most: int
     found: list[ScoredHypothesis] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
-        """The score above which another one is among the best."""
+        """A hypothesis with a higher score is added."""
         return self.found[-1].score if len(self.found) == self.most else NEG_INF
 
     def add(self, candidate: ScoredHypothesis) -> None:
@@ -78,17 +78,17 @@ def joint_beam(
     weights: JointWeights,
     scorer: Scorer | None = None,
 ) -> list[list[ScoredHypothesis]]:
-    """The best hypotheses of each utterance, best first: up to `beam`, at least one, all different, without times.
+    """N-best list of each utterance: up to `beam` different hypotheses, at least one, without times.
 
-    Each has said EOS, and no more tokens than it has frames. At every step up to `beam` hypotheses go on; beside that
-    each of them may end.
+    Every hypothesis ends in EOS and has at most as many tokens as the utterance has frames. At every step up
+    to `beam` hypotheses are extended, and each may also end.
 
     Args:
         student: in eval mode.
-        encoded: what it encoded.
-        beam: hypotheses kept.
-        weights: of the decoder, the CTC head and length.
-        scorer: asked for every token, EOS too.
+        encoded: encoder output.
+        beam: number of hypotheses.
+        weights: weights of the CTC head and of length.
+        scorer: scores every token, including EOS.
     """
     decoder, lengths = student.decoder, encoded.lengths
     batch, device = len(lengths), lengths.device
@@ -133,15 +133,15 @@ def joint_beam(
 def _advance(
     beams: _Beams, sums: Tensor, scores: Tensor, own: Tensor, beam: int
 ) -> tuple[_Beams, Tensor, Tensor]:
-    """One token further.
+    """Extend the hypotheses by one token.
 
     Args:
-        sums, scores: `(B, N, V)` float64, what :class:`_Beams` has of these with each token behind it.
-        own: `(B, N, V)` float32, the decoder's log-probabilities.
+        sums, scores: `(B, N, V)` float64, these values of :class:`_Beams` with each next token.
+        own: `(B, N, V)` float32, log-probabilities of the decoder.
         beam: hypotheses to keep.
 
     Returns:
-        the new hypotheses, which of the old ones each was, and its token, both `(B, K)`.
+        The new hypotheses, and the parent and the token of each, both `(B, K)`.
     """
     size = scores.shape[-1]
     values, best = scores.flatten(1).topk(min(beam, scores.shape[1] * size))
@@ -157,7 +157,7 @@ def _advance(
 
 
 def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
-    """Take those of the hypotheses that would be among the best were they to end here with scores `ends (B, N)`."""
+    """Add the hypotheses that are among the best if they end here with scores `ends (B, N)`."""
     for row, (scores, best) in enumerate(zip(ends.tolist(), ended)):
         for column, score in enumerate(scores):
             if score > best.worst:
@@ -167,7 +167,7 @@ def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
 
 
 def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) -> bool:
-    """Whether no hypothesis that goes on can be among the best any more, with so many tokens `left` to say."""
+    """Whether no active hypothesis can still be among the best with at most `left` more tokens."""
     best = beams.scores[:, 0].tolist()
     return all(
         score == NEG_INF or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
@@ -177,7 +177,7 @@ def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) 
 
 @torch.inference_mode()
 def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypothesis]:
-    """The decoder's most probable token at every step, up to EOS or as many as there are frames; without times."""
+    """Greedy decoding, up to EOS or as many tokens as there are frames; without times."""
     lengths = encoded.lengths
     previous = torch.full_like(lengths, EOS)
     running = lengths > 0
@@ -203,10 +203,10 @@ def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypoth
 def teacher_forced(
     decoder: CrossDecoder, encoded: Encoded, found: list[list[list[int]]]
 ) -> list[list[tuple[list[float], float]]]:
-    """What the decoder says of given sentences: log-probabilities of each one's tokens, and of EOS behind them.
+    """Decoder log-probabilities of given sentences: those of the tokens, and that of EOS.
 
     Args:
-        found: ids of sentences, without EOS, of each utterance.
+        found: token ids of sentences, without EOS, for each utterance.
     """
     results = []
     for row, sentences in enumerate(found):

@@ -1,4 +1,4 @@
-"""Recordings with a speaker on each channel, as call centres make them: a transcript for each."""
+"""Transcripts of recordings with one speaker per channel, such as call centre recordings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from retort.decoding.recogniser import Recogniser
 
 TURN_PAUSE = 1.0
-"""Seconds without a word of the same channel after which a new turn begins."""
+"""A new turn begins after this many seconds without a word of the same channel."""
 
 log = logging.getLogger(__name__)
 
 
 class Turn(NamedTuple):
-    """What is spoken on one channel without a long pause."""
+    """A stretch of speech on one channel without a long pause."""
 
     start: float
     """Seconds."""
@@ -40,7 +40,7 @@ def channel_nbest(
 ) -> dict[int, list[ScoredTranscript]]:
     """The n-best list of each channel of a file; times are those of the file.
 
-    A channel that cannot be used (it is silent) has an empty transcript, and the reason is logged.
+    A channel that cannot be used (such as a silent one) gets an empty transcript, and the reason is logged.
 
     Raises:
         UserError: the file cannot be read, or none of its channels can be used.
@@ -61,11 +61,11 @@ def channel_nbest(
 
 
 def turns(transcripts: Mapping[int, Transcript], separator: str) -> list[Turn]:
-    """The turns of all channels by their start.
+    """Turns of all channels, sorted by start time.
 
     Args:
         transcripts: by channel.
-        separator: between words of the text.
+        separator: separator between words.
     """
     found = []
     for channel, transcript in transcripts.items():

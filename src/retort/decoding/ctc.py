@@ -1,7 +1,7 @@
-"""Prefix beam search of CTC: all alignments of a label sequence count together.
+"""Prefix beam search for CTC, token times from CTC alignments, and CTC prefix scores.
 
-Sources: Graves et al. 2006 (the sums over alignments), Hannun et al. 2014, arXiv 1408.2873 (the beam of prefixes with a
-language model and a weight for length).
+Sources: Graves et al. 2006 (sums over alignments), Hannun et al. 2014, arXiv 1408.2873 (prefix beam search
+with a language model and a length weight).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from retort.text.tokenizers import BLANK, EOS, PAD
 
 @dataclass(frozen=True)
 class Prefix:
-    """A label sequence and how probable it is.
+    """A label sequence with its scores.
 
     Attributes:
         ids: the labels.
-        log_prob: log-probability that CTC says just these, summed over the alignments that the beam kept.
-        score: that, with the scorer's opinion, of the end too, and the weight of length.
+        log_prob: CTC log-probability of the sequence, summed over the alignments in the beam.
+        score: `log_prob` plus the LM score, including EOS, and the length weight.
     """
 
     ids: list[int]
@@ -42,12 +42,12 @@ class _Beams:
     """N prefixes of each of B utterances, best first.
 
     Attributes:
-        nodes: `(B, N)` int64, the labels, as a node of the tree.
-        parents: `(B, N)`, the node before the last label.
-        last: `(B, N)`, that label, blank of the empty prefix.
-        blank, label: `(B, N)` float64, log-probability of the alignments so far that end in a blank, in a label; both
-            minus infinity where there is no prefix.
-        opinions: `(B, N)` float64, of language model and length.
+        nodes: `(B, N)` int64, node of the label sequence in the prefix tree.
+        parents: `(B, N)`, node of the sequence without its last label.
+        last: `(B, N)`, the last label; blank for the empty prefix.
+        blank, label: `(B, N)` float64, log-probability of the alignments that end in a blank or in a label;
+            both are minus infinity for a missing prefix.
+        lm_scores: `(B, N)` float64, scores of the language model and the length weight.
     """
 
     nodes: Tensor
@@ -70,21 +70,21 @@ def prefix_beam(
     scorer: Joining | None = None,
     length_weight: float = 0.0,
 ) -> list[list[Prefix]]:
-    """The most probable label sequences of each utterance, best first: up to `beam`, at least one, all different.
+    """The n-best list of each utterance: up to `beam` different label sequences, at least one, best first.
 
-    Every label is tried behind every prefix; what is kept of a frame is up to `beam` prefixes. With a beam that holds
-    all there are the sums are exact.
+    Every prefix is extended by every label; `beam` prefixes are kept at each frame. With a beam that holds
+    all prefixes the sums are exact.
 
     Args:
-        log_probs: `(B, T, V)` of a CTC head; PAD and EOS are never said.
+        log_probs: `(B, T, V)` of a CTC head; PAD and EOS are never emitted.
         lengths: `(B,)`, valid frames.
-        beam: prefixes kept at every frame.
-        scorer: has its say of every label, and of EOS behind the last frame.
-        length_weight: added for every label; without it a language model deletes.
+        beam: number of prefixes.
+        scorer: scores every label, and EOS after the last frame.
+        length_weight: score added for every label; without it a language model causes deletions.
     """
     device = log_probs.device
     frames = log_probs.double().index_fill(2, torch.tensor(NOT_FRAME_LABELS, device=device), NEG_INF)
-    # Behind its end an utterance says blank with certainty, which changes nothing.
+    # Padded frames emit a blank with probability 1, which changes nothing.
     padding = ~valid_mask(lengths, log_probs.shape[1])
     frames = frames.masked_fill(padding[..., None], NEG_INF)
     frames[..., BLANK] = frames[..., BLANK].masked_fill(padding, 0.0)
@@ -116,21 +116,21 @@ def _start(batch: int, device: torch.device) -> _Beams:
 
 
 def _advance(beams: _Beams, frame: Tensor, gains: Tensor, beam: int, tree: PrefixTree) -> _Beams:
-    """One frame further.
+    """Extend the prefixes by one frame.
 
     Args:
         frame: `(B, V)`, log-probabilities.
-        gains: `(B, N or 1, V)`, what a label adds to the opinion of each prefix.
-        beam: prefixes to keep.
+        gains: `(B, N or 1, V)`, LM score and length weight of each label after each prefix.
+        beam: number of prefixes to keep.
     """
     batch, width = beams.nodes.shape
     totals, last = beams.totals, beams.last
     grown = totals[..., None] + frame[:, None]
-    # A label behind itself is another one only after a blank.
+    # A repeated label is a new label only after a blank.
     again = (beams.blank + frame.gather(1, last))[..., None]
     grown = grown.scatter(2, last[..., None], again)
     grown[..., BLANK] = NEG_INF
-    # Whether the second prefix is the first with one more label.
+    # Whether the second prefix is the first one extended by one label.
     same = beams.nodes[:, :, None] == beams.parents[:, None]
     joined = grown.gather(2, last[:, None].expand(-1, width, -1)).masked_fill(~same, NEG_INF)
     blank = totals + frame[:, BLANK, None]
@@ -177,19 +177,20 @@ def _prefixes(beams: _Beams, lm_scores: Tensor, tree: PrefixTree) -> list[list[P
 def with_times(
     found: Sequence[Sequence[ScoredHypothesis]], log_probs: Tensor, lengths: Tensor, *, ctc_scores: bool
 ) -> list[list[ScoredHypothesis]]:
-    """The candidates with times: each token takes the frame where the best path of CTC through all of them has it.
+    """Add times to hypotheses: each token gets the frame at which the best CTC path through all of them emits
+    it.
 
-    Where an utterance has too few frames for a candidate's tokens, these share its frames evenly.
+    Where an utterance has too few frames for the tokens, its frames are divided evenly among them.
 
     Args:
-        found: of B utterances.
+        found: n-best lists of B utterances.
         log_probs: `(B, T, V)` of the CTC head.
         lengths: `(B,)`.
-        heard: whether the log-probabilities of the tokens are CTC's, too, at that frame, or the candidate's own.
+        ctc_scores: replace the log-probabilities of the tokens by those of CTC at these frames.
     """
     columns = [
         _timed(rank, log_probs, lengths, ctc_scores)
-        for rank in zip_longest(*found)  # one rank of all utterances at a time: a list may be long
+        for rank in zip_longest(*found)  # one rank of all utterances at a time, since lists may be long
     ]
     rows: list[list[ScoredHypothesis]] = [[] for _ in found]
     for column in columns:
@@ -231,12 +232,12 @@ def _timed(
 
 @dataclass(frozen=True)
 class Alignments:
-    """Of N prefixes of each of B utterances, the alignments of each that end at each frame.
+    """CTC forward variables of N prefixes of each of B utterances, by the frame at which the alignments end.
 
     Attributes:
-        blank, label: `(B, N, 1 + T)` float64, log-probability of those that end in a blank, in a label; the first is
-            before all frames.
-        last: `(B, N)` int64, the last label, blank of the empty prefix.
+        blank, label: `(B, N, 1 + T)` float64, log-probability of the alignments that end in a blank or in a
+            label; index 0 is before the first frame.
+        last: `(B, N)` int64, the last label; blank for the empty prefix.
     """
 
     blank: Tensor
@@ -245,7 +246,7 @@ class Alignments:
 
 
 class CtcPrefixes:
-    """Scores prefixes of B utterances.
+    """CTC prefix scores for B utterances.
 
     Args:
         log_probs: `(B, T, V)` of a CTC head, finite within the lengths.
@@ -265,12 +266,13 @@ class CtcPrefixes:
         return Alignments(silence, torch.full_like(silence, NEG_INF), last)
 
     def whole(self, before: Alignments) -> Tensor:
-        """`(B, N)`: log-probability that an utterance is the prefix and nothing else."""
+        """`(B, N)`: log-probability that the whole utterance is the prefix."""
         ends = self.lengths[:, None, None].expand(-1, before.last.shape[1], 1)
         return torch.logaddexp(before.blank, before.label).gather(2, ends)[..., 0]
 
     def extended(self, before: Alignments) -> Tensor:
-        """`(B, N, V)`: log-probability that it begins with the prefix and each label behind it; of blank undefined."""
+        """`(B, N, V)`: log-probability that the utterance starts with the prefix and each next label;
+        undefined for blank."""
         paths = torch.logaddexp(before.blank, before.label)[..., :-1].masked_fill(
             ~self.valid[:, None], NEG_INF
         )
@@ -282,7 +284,7 @@ class CtcPrefixes:
         return scores.scatter(2, before.last[..., None], again[..., None])
 
     def advance(self, before: Alignments, parents: Tensor, tokens: Tensor) -> Alignments:
-        """The prefixes `parents (B, K)`, each with the label `tokens (B, K)` behind it."""
+        """Extend the prefixes `parents (B, K)` by the labels `tokens (B, K)`."""
         rows = torch.arange(len(parents), device=parents.device)[:, None]
         blank, label, last = (each[rows, parents] for each in (before.blank, before.label, before.last))
         paths = torch.where((tokens == last)[..., None], blank, torch.logaddexp(blank, label))[..., :-1]
@@ -300,6 +302,7 @@ class CtcPrefixes:
 
 
 def _carried(entered: Tensor, stay: Tensor) -> Tensor:
-    """x of `x[t] = logaddexp(x[t - 1], entered[t]) + stay[t]`, from nothing on, along the last axis."""
+    """Solve `x[t] = logaddexp(x[t - 1], entered[t]) + stay[t]` for x along the last axis, starting from minus
+    infinity."""
     total = stay.cumsum(-1)
     return total + (entered - (total - stay)).logcumsumexp(-1)

@@ -1,4 +1,4 @@
-"""Shallow fusion: a language model that has its say at every fire of the beam search."""
+"""Shallow fusion: adds LM log-probabilities at every fire of the beam search."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from retort.text.tokenizers import EOS, Tokenizer
 
 @dataclass(frozen=True)
 class _FusionState:
-    """What a language model knows of M hypotheses.
+    """State of the language model for M hypotheses.
 
     Attributes:
-        memory: the model's own state; None before the first fire's start symbol was read.
-        log_probs: `(M, V)`, what it said of the last fire; None before the first.
-        total: `(M,)` float64, its log-probability of what was said, EOS included.
-        count: `(M,)` int64, tokens in that.
-        ended: `(M,)`, whether EOS was said.
+        memory: the model's own state; None before the start symbol.
+        log_probs: `(M, V)`, log-probabilities at the last fire; None before the first.
+        total: `(M,)` float64, sum of the LM log-probabilities of the tokens, EOS included.
+        count: `(M,)` int64, number of these tokens.
+        ended: `(M,)`, whether the hypothesis contains EOS.
     """
 
     memory: Any
@@ -38,17 +38,15 @@ class _FusionState:
 class Fusion:
     """A causal language model as a :class:`retort.decoding.cif.Scorer`: its log-probabilities times a weight.
 
-    The model is asked for all that a hypothesis says, EOS included, and never for what stands behind EOS. But
-    hypotheses are compared over the same fires. If those behind EOS cost nothing, a sentence broken off early
-    would save the model's cost of all the rest, which for a long utterance can be more than the student asks
-    for an EOS in the wrong place. So each of them costs what a token of that hypothesis has cost the model on
-    average: its opinion of an ended hypothesis is the mean log-probability times the number of fires, and how
-    many tokens there are stays the affair of the fires. A hypothesis that ends at its last fire, as those of a
-    trained student do, has the plain sum.
+    All tokens of a hypothesis up to and including EOS are scored by the LM. Hypotheses are compared over the
+    same fires, so fires after EOS must cost something: otherwise ending a sentence early would save the LM
+    cost of the rest, which for a long utterance can exceed the student's cost of a wrong EOS. Each fire after
+    EOS therefore costs the mean log-probability per token of the hypothesis so far. A hypothesis that ends at
+    its last fire, as trained students do, has the plain sum.
 
     Args:
-        lm: over the student's pieces.
-        weight: of its log-probabilities.
+        lm: language model over the student's tokens.
+        weight: weight of the LM's log-probabilities for shallow fusion.
     """
 
     def __init__(self, lm: CausalLM, weight: float) -> None:
@@ -61,7 +59,7 @@ class Fusion:
 
     def step(self, state: _FusionState, previous: Tensor) -> tuple[Tensor, _FusionState]:
         total, count, ended = state.total, state.count, state.ended
-        if state.log_probs is not None:  # else `previous` is the start symbol
+        if state.log_probs is not None:  # otherwise `previous` is the start symbol
             score = state.log_probs.gather(1, previous[:, None])[:, 0].double()
             total = torch.where(ended, total, total + score)
             count = torch.where(ended, count, count + 1)
@@ -81,7 +79,7 @@ class Fusion:
         )
 
     def join(self, states: Sequence[_FusionState]) -> _FusionState:
-        """The rows of several states, all of which have read equally many tokens, as one."""
+        """Concatenate states that have all read the same number of tokens."""
         log_probs = [each.log_probs for each in states if each.log_probs is not None]
         return _FusionState(
             self.lm.join([each.memory for each in states]),
@@ -93,7 +91,7 @@ class Fusion:
 
 
 class Summed:
-    """Several scorers as one: their opinions added."""
+    """The sum of several scorers."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self.scorers = list(scorers)
@@ -110,21 +108,21 @@ class Summed:
 
 
 def open_fitting_lm(folder: str, tokenizer: Tokenizer, device: torch.device | str) -> CausalLM:
-    """A language model of `retort lm train`, checked to be over the student's pieces.
+    """Open a language model of `retort lm train` and check that its vocabulary is the student's.
 
     Raises:
-        UserError: it cannot be opened, or its pieces are not the student's, id by id.
+        UserError: it cannot be opened, or its vocabulary differs from the student's in any id.
     """
     lm = open_causal_lm(folder, device)
     theirs, ours = lm.symbols, tokenizer.symbols
     if theirs != ours:
-        remedy = "Train it over the student's pieces: `tokenizer` of its recipe names the student"
-        what = f"a language model of {len(theirs):,} pieces, the student has {len(ours):,}"
+        remedy = "Train it over the student's tokens: name the student in `tokenizer` of its recipe"
+        what = f"the language model has {len(theirs):,} tokens, the student {len(ours):,}"
         if len(theirs) == len(ours):
             first = next(index for index, pair in enumerate(zip(theirs, ours)) if pair[0] != pair[1])
             what = (
-                f"a language model of other pieces than the student's: id {first} is '{theirs[first]}' there, "
-                f"'{ours[first]}' here"
+                f"the vocabulary of the language model differs from the student's: id {first} is '{theirs[first]}', "
+                f"for the student '{ours[first]}'"
             )
         raise UserError(what, where=folder, remedy=remedy)
     return lm

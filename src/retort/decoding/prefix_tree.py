@@ -1,4 +1,4 @@
-"""What hypotheses have said that do not speak at the same time, and what a scorer makes of it."""
+"""Token prefixes of hypotheses as nodes of a tree, and LM scores cached by node."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from retort.decoding.cif import Scorer
 from retort.text.tokenizers import EOS
 
 ROOT = 0
-"""The node of those that have said nothing."""
+"""Node of the empty prefix."""
 
 NO_NODE, NO_PARENT = -1, -2
-"""What stands for the node of something that is no hypothesis, and for the node before it or before the root."""
+"""Placeholders: the node of a missing hypothesis, and the parent of the root or of a missing hypothesis."""
 
 
 class PrefixTree:
-    """Sequences of tokens as nodes: two are equal if and only if their nodes are."""
+    """Sequences of tokens as nodes; two sequences are equal if and only if their nodes are."""
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[int, int], int] = {}
         self._nodes_and_tokens = [(ROOT, EOS)]
 
     def child(self, node: int, token: int) -> int:
-        """The node of a sequence and one token more."""
+        """Node of the sequence of `node` followed by `token`."""
         found = self._nodes.setdefault((node, token), len(self._nodes_and_tokens))
         if found == len(self._nodes_and_tokens):
             self._nodes_and_tokens.append((node, token))
         return found
 
     def children(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The same for `nodes (M,)` and `tokens (M,)`, int64."""
+        """Like :meth:`child`, for `nodes (M,)` and `tokens (M,)`, int64."""
         found = [self.child(node, token) for node, token in zip(nodes.tolist(), tokens.tolist())]
         return torch.tensor(found, dtype=torch.int64, device=nodes.device)
 
     def parent(self, node: int) -> tuple[int, int]:
-        """The node before and the token that led from there; the root has itself and EOS."""
+        """Parent node and last token; for the root, the root itself and EOS."""
         return self._nodes_and_tokens[node]
 
     def tokens(self, node: int) -> list[int]:
-        """The tokens of a sequence."""
+        """The token sequence of a node."""
         tokens = []
         while node != ROOT:
             node, token = self._nodes_and_tokens[node]
@@ -53,16 +53,16 @@ class PrefixTree:
 
 
 class Joining(Scorer, Protocol):
-    """A scorer that can step hypotheses together which it stepped apart before."""
+    """A scorer whose states can be concatenated."""
 
     def join(self, states: Sequence[Any]) -> Any:
-        """The rows of several states, all of which have read equally many tokens, as one."""
+        """Concatenate states that have all read the same number of tokens."""
 
 
 @dataclass(frozen=True)
 class _Cached:
-    """What a scorer says behind a node of `length` tokens, `scores (V,)`, and its state there: a row of a state of
-    several."""
+    """Scores `(V,)` after a prefix of `length` tokens, and the scorer's state, which is row `row` of a
+    batched state."""
 
     scores: Tensor
     state: Any
@@ -71,11 +71,13 @@ class _Cached:
 
 
 class LmScores:
-    """A scorer that is asked of every sequence once, of all fresh ones of a length together.
+    """Cached scores of a language model for the prefixes of a search.
+
+    Every prefix is scored once; new prefixes of the same length are scored in one batch.
 
     Args:
-        scorer: what is asked.
-        device: where it computes.
+        scorer: the language model with its weight.
+        device: device of the scorer.
     """
 
     def __init__(self, scorer: Joining, device: torch.device) -> None:
@@ -84,9 +86,10 @@ class LmScores:
         self._cached = {ROOT: _Cached(scores[0], state, 0, 0)}
 
     def after(self, nodes: Sequence[int], tree: PrefixTree) -> Tensor:
-        """What the scorer adds to each token behind each node, `(M, V)`.
+        """Scores `(M, V)` of each next token after each node.
 
-        What is not among `nodes` is forgotten: each of them, or the node before it, was among those of the call before.
+        The cache keeps only `nodes`: each of them, or its parent, must have been among the nodes of the
+        previous call.
         """
         missing: dict[int, list[int]] = defaultdict(list)
         for node in dict.fromkeys(nodes):
@@ -99,8 +102,8 @@ class LmScores:
         return torch.stack([self._cached[node].scores for node in nodes])
 
     def _step(self, length: int, nodes: Sequence[int], tree: PrefixTree) -> dict[int, _Cached]:
-        """What is known behind nodes that are one token behind sequences of `length`."""
-        together: dict[int, list[int]] = defaultdict(list)  # of what was stepped together before
+        """Cache entries of nodes whose parents have `length` tokens."""
+        together: dict[int, list[int]] = defaultdict(list)  # by the batched state of the parents
         for node in nodes:
             together[id(self._cached[tree.parent(node)[0]].state)].append(node)
         states = []
@@ -114,7 +117,8 @@ class LmScores:
         return {node: _Cached(scores[row], state, row, length + 1) for row, node in enumerate(nodes)}
 
     def after_all(self, nodes: Tensor, tree: PrefixTree) -> Tensor:
-        """The same for `nodes (B, N)`, `(B, N, V)`; behind what is no hypothesis, that behind another."""
+        """Like :meth:`after` for `nodes (B, N)`: `(B, N, V)`; the rows of missing hypotheses have arbitrary
+        scores."""
         listed = nodes.flatten().tolist()
         any_node = next(node for node in listed if node != NO_NODE)
         cached = self.after([any_node if node == NO_NODE else node for node in listed], tree)

@@ -1,4 +1,4 @@
-"""N-best lists ranked anew by a language model that hears whole sentences."""
+"""Rescoring of n-best lists with language models that score whole sentences, and with the CTC head."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from retort.text.tokenizers import BLANK, EOS, Tokenizer
 
 
 class RescoringLM(Protocol):
-    """Says how probable whole sentences are."""
+    """A language model that scores whole sentences."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """Number of parameters."""
 
     def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
-        """Log-probability of each sentence, given by the student's ids without EOS."""
+        """Log-probability of each sentence, given as the student's token ids without EOS."""
 
 
 @dataclass(frozen=True)
 class TokenRescoringLM:
-    """A causal language model over the student's pieces; it counts the end of the sentence, too."""
+    """A causal language model over the student's tokens; the score includes EOS."""
 
     lm: CausalLM
 
@@ -50,12 +50,12 @@ class TokenRescoringLM:
 
 @dataclass(frozen=True)
 class TextRescoringLM:
-    """A pretrained language model that reads the student's sentences as text, in pieces of its own.
+    """A pretrained language model that scores the text of the sentences with its own tokenizer.
 
     Attributes:
-        plm: what it asks.
+        plm: the language model.
         tokenizer: the student's.
-        case: of the text: `keep`, `upper` or `lower`.
+        case: case of the text: `keep`, `upper` or `lower`.
     """
 
     plm: CausalPlm | MaskedPlm
@@ -74,10 +74,12 @@ class TextRescoringLM:
 
 
 def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> RescoringLM:
-    """What `options.rescore` names: a language model of `retort lm train` over the student's pieces, or a pretrained one.
+    """Open the model `options.rescore`: one of `retort lm train` over the student's tokens, or a pretrained
+    one.
 
     Raises:
-        UserError: it cannot be opened, has other pieces than the student, or lacks the head that its kind needs.
+        UserError: it cannot be opened, has another vocabulary than the student, or lacks the head of its
+            kind.
     """
     name, kind = options.rescore, options.rescore_kind
     if kind != "masked" and is_causal_lm(name):
@@ -91,10 +93,10 @@ def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: to
 def rescore(
     found: Sequence[Sequence[ScoredHypothesis]], lm: RescoringLM, weight: float, length_weight: float
 ) -> list[list[ScoredHypothesis]]:
-    """Rank the candidates of several utterances anew, all of them judged together.
+    """Rescore the n-best lists of several utterances; all sentences are scored in one call.
 
-    Score: what the search gave, plus `weight` times the judge's log-probability, plus `length_weight` for each
-    of the student's pieces. Among equals the search's order stays.
+    The score is the search score plus `weight` times the LM's log-probability plus `length_weight` for each
+    token. Ties keep their order.
     """
     lm_scores = iter(lm.score([each.hypothesis.ids for candidates in found for each in candidates]))
     scored = [
@@ -117,17 +119,17 @@ def ctc_rescored(
     weight: float,
     faithful: bool = False,
 ) -> list[list[ScoredHypothesis]]:
-    """Rank the candidates of several utterances anew: (1 - w) of what each had, w of the CTC head's log-probability.
+    """Rescore n-best lists with CTC: (1 - w) times the score plus w times the CTC log-probability.
 
-    What the head cannot say, having too few frames for it, goes, unless that is all there is: then the list stays as it
-    is. Among equals the order stays.
+    Hypotheses with more labels than CTC can align to the frames are dropped; if all are dropped, the list
+    stays unchanged. Ties keep their order.
 
     Args:
-        found: of B utterances, best first.
+        found: n-best lists of B utterances.
         log_probs: `(B, T, V)` of the CTC head.
         lengths: `(B,)`.
         weight: w, from 0 to 1.
-        faithful: whether EOS is a label of the head, behind the others.
+        faithful: whether EOS is the last label of a sequence for the CTC head.
     """
     ranked = []
     for candidates, own, frames in zip(found, log_probs, lengths.tolist()):
@@ -143,11 +145,12 @@ def ctc_rescored(
 
 
 def ctc_log_likelihoods(log_probs: Tensor, sentences: Sequence[Sequence[int]]) -> list[float]:
-    """The log-probability of each sentence, all alignments added; minus infinity of what does not fit into the frames.
+    """CTC log-probability of each sentence, summed over all alignments; minus infinity if none fits the
+    frames.
 
     Args:
         log_probs: `(T, V)`.
-        sentences: of tokens, none of them blank.
+        sentences: token ids without blank.
     """
     frames, count = len(log_probs), len(sentences)
     if not frames:

@@ -1,4 +1,4 @@
-"""What searches over the student's pieces share: the language models beside them, and lists of one."""
+"""Searches over the student's tokens, with shallow fusion and rescoring."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ S = TypeVar("S", bound=Student)
 
 
 class TokenSearch(Search, Generic[S]):
-    """A search whose hypotheses are pieces of the student's, as its language models know them.
+    """Base class of searches whose hypotheses are token sequences of the student's vocabulary.
 
     Args:
         student: in eval mode, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Attributes:
-        lm: that which joins the search, if any does.
-        scorer: the same with its weight, for searches that ask for every token.
-        greedy: whether one hypothesis is kept and neither a language model nor its length has a say in it.
+        lm: the language model for shallow fusion, or None.
+        scorer: the language model with its weight, as a scorer of the beam search.
+        greedy: whether the search is greedy: beam 1, no language model and no length weight.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -72,14 +72,14 @@ class TokenSearch(Search, Generic[S]):
             self.parameters["rescore"] = self.rescoring_lm.parameters
 
     def ranked(self, found: list[list[ScoredHypothesis]], encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
-        """What was found, in the order of what ranks it anew, if anything does: the CTC head, then a language model.
+        """Rescore n-best lists as the options require: with the CTC head, then with a language model.
 
         Raises:
-            ValueError: the CTC head is asked, but nothing was encoded or there is no such head.
+            ValueError: rescoring with the CTC head requires encoder output and a CTC head.
         """
         if self.options.mode == "ctc_rescoring":
             if encoded is None or not isinstance(self.student, HasCtc):
-                raise ValueError("a CTC head ranks anew by encoded frames")
+                raise ValueError("rescoring with the CTC head requires encoder output")
             log_probs, config = ctc_log_probs(self.student, encoded), self.student.config
             weight = self.options.ctc_weight
             found = ctc_rescored(found, log_probs, encoded.lengths, weight, config.faithful)
@@ -90,18 +90,18 @@ class TokenSearch(Search, Generic[S]):
 
 
 def single_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[list[ScoredHypothesis]]:
-    """Greedy hypotheses as lists of one."""
+    """Greedy hypotheses as n-best lists of length 1."""
     return [[ScoredHypothesis(each, sum(each.log_probs))] for each in hypotheses]
 
 
 class CtcSearch(TokenSearch[Student]):
-    """From hidden frames to n-best lists, by the CTC head alone.
+    """Search with the CTC head alone.
 
     Args:
         student: in eval mode, with a CTC head, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -120,7 +120,7 @@ class CtcSearch(TokenSearch[Student]):
 
     @torch.inference_mode()
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """All that the search keeps of each utterance; without a language model the best path for beam 1."""
+        """N-best list of each utterance; for beam 1 without a language model, the best path."""
         if self.greedy:
             return single_hypotheses(ctc_best_path(self.head, encoded))
         log_probs = ctc_log_probs(self.head, encoded)
@@ -129,12 +129,12 @@ class CtcSearch(TokenSearch[Student]):
         return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, ctc_scores=True))
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
-        """Tokens of the best path."""
+        """Token ids of the best path."""
         return ctc_greedy(self.head, encoded)
 
 
 def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[ScoredHypothesis]]:
-    """Prefixes as candidates that know neither times nor how sure each token is."""
+    """Prefixes as hypotheses without times and token probabilities."""
     return [
         [ScoredHypothesis(Hypothesis(each.ids, [0.0] * len(each.ids), []), each.score) for each in row]
         for row in prefixes
@@ -142,16 +142,16 @@ def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[ScoredHypothesis]
 
 
 class AttentionSearch(TokenSearch[AttentionStudent]):
-    """From hidden frames to n-best lists; tokens are as sure as the decoder is, and lie where the CTC head has them.
+    """Search with an attention decoder and the CTC head; times are those of the CTC head.
 
-    With `mode: attention_rescoring` the CTC head looks for the list and the decoder ranks it anew (Zhang et al. 2020,
-    arXiv 2012.05481).
+    With `mode: attention_rescoring` the n-best list is that of the CTC head, rescored by the decoder (Zhang
+    et al. 2020, arXiv 2012.05481).
 
     Args:
         student: in eval mode, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with; their `ctc_weight` is the CTC head's, the decoder has the rest to 1.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options; `ctc_weight` is the weight of the CTC head, the decoder has 1 - ctc_weight.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -171,7 +171,7 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
 
     @torch.inference_mode()
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+        """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         log_probs = ctc_log_probs(self.student, encoded)
         if self.options.mode == "attention_rescoring":
             found = self._rescored(encoded, log_probs)
@@ -182,11 +182,11 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
         return self.ranked(with_times(found, log_probs, encoded.lengths, ctc_scores=False))
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
-        """Tokens that the CTC head hears, by its best path."""
+        """Token ids of the CTC head's best path."""
         return ctc_greedy(self.student, encoded)
 
     def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[ScoredHypothesis]]:
-        """What the CTC head found, by the same sum of both as in the search with both."""
+        """The CTC head's n-best list, ranked by the same weighted sum as in the joint search."""
         options, weight = self.options, self.weights.ctc
         prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
         forced = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
@@ -202,21 +202,22 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
 
 
 class CifSearch(TokenSearch[CifStudent]):
-    """From fired embeddings to n-best lists; the arguments are those of :class:`TokenSearch`.
+    """Search over fired embeddings; arguments are those of :class:`TokenSearch`.
 
-    With `mode: joint` the score of a hypothesis is, at every token, (1 - w) of the decoder's and w of the CTC prefix
-    score, w being `ctc_weight`. With `mode: attention_rescoring` the n-best list is that of the CTC head, each hypothesis
-    with fires of its own, and the decoder rescores it (as Zhang et al. 2020, arXiv 2012.05481, with an attention decoder).
+    With `mode: joint` the score of every token is (1 - w) times the decoder's plus w times the CTC prefix
+    score, with w = `ctc_weight`. With `mode: attention_rescoring` the n-best list is that of the CTC head;
+    the decoder rescores each hypothesis with fires at its own CTC alignment (as Zhang et al. 2020, arXiv
+    2012.05481, with an attention decoder).
     """
 
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+        """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         if self.options.mode == "attention_rescoring":
             return self.ranked(self._rescored(encoded), encoded)
         return self.fired(self.student.fire(encoded), encoded)
 
     def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
-        """The same of embeddings that were fired already."""
+        """N-best lists from fired embeddings."""
         joint = self.options.mode == "joint"
         if self.greedy and not joint:
             return single_hypotheses(greedy_fired(self.student, fired, encoded))
@@ -226,20 +227,21 @@ class CifSearch(TokenSearch[CifStudent]):
         return self.ranked(beam_fired(self.student, fired, self.options.beam, scorer, encoded), encoded)
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens of the CTC head's best path; None without such a head."""
+        """Token ids of the CTC head's best path; None without a CTC head."""
         return ctc_greedy(self.student, encoded) if isinstance(self.student, HasCtc) else None
 
     def _joined(self, encoded: Encoded | None) -> Scorer:
-        """The CTC prefix score, and the language model's if there is one; the decoder's weight is 1."""
+        """CTC prefix scorer, combined with the language model if there is one, relative to a decoder weight
+        of 1."""
         if encoded is None:
-            raise ValueError("a joint search needs the encoder's frames")
+            raise ValueError("a joint search requires encoder output")
         share = self.options.ctc_weight
         ctc = CtcPrefixScorer(ctc_log_probs(self.student, encoded), encoded.lengths, share / (1.0 - share))
         return ctc if self.scorer is None else Summed([ctc, self.scorer])
 
     @torch.inference_mode()
     def _rescored(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """The CTC head's n-best list, scored by both."""
+        """The CTC head's n-best list, scored by the CTC head and the decoder."""
         log_probs, weight = ctc_log_probs(self.student, encoded), self.options.ctc_weight
         prefixes = prefix_beam(log_probs, encoded.lengths, self.options.beam, self.scorer)
         found = []
@@ -261,15 +263,15 @@ class CifSearch(TokenSearch[CifStudent]):
 def forced_scores(
     student: CifStudent, encoded: Encoded, log_probs: Tensor, sentences: Sequence[Sequence[int]]
 ) -> list[tuple[list[float], float]]:
-    """The decoder's log-probabilities of given sentences, each fired where the CTC head's best path has its tokens.
+    """Decoder log-probabilities of given sentences, with fires at the best CTC path of each sentence.
 
     Args:
-        encoded: of one utterance.
+        encoded: encoder output of one utterance.
         log_probs: `(1, T, V)` of its CTC head.
-        sentences: of tokens, without EOS.
+        sentences: token ids without EOS.
 
     Returns:
-        of each sentence its tokens' log-probabilities, and that of EOS.
+        For each sentence the log-probabilities of its tokens, and that of EOS.
     """
     count, device = len(sentences), log_probs.device
     lengths = torch.tensor([len(each) for each in sentences], device=device)
@@ -290,12 +292,13 @@ def forced_scores(
 
 
 class TransducerSearch(TokenSearch[TransducerStudent]):
-    """From hidden frames to n-best lists; the arguments are those of :class:`TokenSearch`."""
+    """Search of a transducer; arguments are those of :class:`TokenSearch`."""
 
     weighs_length = True
 
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """All that the search keeps of each utterance; without a language model or a weight of length greedy for beam 1."""
+        """N-best list of each utterance; for beam 1 without a language model and length weight the search is
+        greedy."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols
             return [[each] for each in transducer_greedy(self.student, encoded, symbols)]
@@ -304,5 +307,5 @@ class TransducerSearch(TokenSearch[TransducerStudent]):
         return self.ranked(found, encoded)
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens that the CTC head hears, by its best path; None without one."""
+        """Token ids of the CTC head's best path; None without a CTC head."""
         return ctc_greedy(self.student, encoded) if self.student.config.ctc_weight > 0.0 else None

@@ -1,14 +1,15 @@
-"""Modified beam search of transducers: at most one token a frame, all hypotheses of a whole batch at once.
+"""Modified beam search of transducers: at most one token per frame, batched over hypotheses and utterances.
 
-Kang et al. 2022 (arXiv 2211.00484) and the code of k2's icefall. Every hypothesis goes on by blank or by one token in
-every frame, so all of them have read the same frames and their scores can be compared as they are. The loss
-(:mod:`retort.nn.transducer`) has paths with several tokens in a frame, and behind each frame's last one a blank; here
-there are none. icefall decodes models of that loss in the same way. Of a monotonic one the score is the loss, negative.
+Kang et al. 2022 (arXiv 2211.00484) and the code of k2's icefall. Every hypothesis is extended by blank or one
+token in every frame, so all have consumed the same frames and their scores are comparable. Paths of the loss
+(:mod:`retort.nn.transducer`) may have several tokens per frame, each frame's last one followed by a blank;
+the search has neither. icefall decodes models of that loss in the same way. For a monotonic transducer the
+score is the negative loss.
 
-Two hypotheses that have said the same are one: the probabilities of their paths add up. Here they are joined before the
-beam is cut, in icefall behind that, so equal hypotheses never take the place of others.
+Hypotheses with equal token sequences are merged and their probabilities added. They are merged before pruning
+(icefall merges after), so that equal hypotheses do not take places in the beam.
 
-Tokens, times and confidences are those of the more probable of the paths that were joined.
+Tokens, times and confidences are those of the more probable of the merged paths.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from retort.text.tokenizers import BLANK, EOS
 
 
 def symbol_log_probs(logits: Tensor) -> Tensor:
-    """Log-probabilities of blank and tokens, minus infinity where a transducer never says one."""
+    """Log-probabilities of blank and tokens; minus infinity for symbols that a transducer may not emit."""
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     log_probs[..., NOT_FRAME_LABELS] = NEG_INF
     return log_probs
@@ -37,12 +38,13 @@ def symbol_log_probs(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int = 1) -> list[ScoredHypothesis]:
-    """The path of the most probable symbol at every step, its score the sum over the path, blanks included.
+    """Greedy decoding; the score is the sum over the path, blanks included.
 
     Args:
         student: in eval mode.
         encoded: B utterances.
-        symbols: tokens that may come from one frame; behind the last of them the next frame follows without a blank.
+        symbols: maximum number of tokens per frame; after the last of them the next frame follows without a
+            blank.
     """
     batch, frames = encoded.hidden.shape[:2]
     encoder_proj = student.joiner.project_encoder(encoded.hidden)
@@ -82,15 +84,15 @@ _OWN = -1  # in place of another hypothesis
 
 @dataclass
 class _Beams:
-    """The N hypotheses kept of each utterance, best first.
+    """N hypotheses of each of B utterances, best first.
 
     Attributes:
-        scores: `(B, N)` float64, minus infinity where there is no hypothesis.
-        nodes: `(B, N)` int64, what was said, as a node of the tree; -1 where there is no hypothesis.
-        parents: `(B, N)`, the node before the last token; -2 where nothing was said.
-        last: `(B, N)`, that token.
-        predictor_proj: `(B, N, dim)`, what the joiner reads behind it.
-        state: of the prediction network, B x N rows.
+        scores: `(B, N)` float64, minus infinity for missing hypotheses.
+        nodes: `(B, N)` int64, node of the token sequence in the prefix tree; -1 for missing hypotheses.
+        parents: `(B, N)`, node without the last token; -2 for the empty sequence.
+        last: `(B, N)`, the last token.
+        predictor_proj: `(B, N, dim)`, projected output of the prediction network after the last token.
+        state: state of the prediction network, B x N rows.
     """
 
     scores: Tensor
@@ -102,8 +104,8 @@ class _Beams:
 
 
 class _Step(NamedTuple):
-    """How the hypotheses of a frame came about, each `(B, N)`: from which of the frame before, by which symbol, and
-    its log-probability."""
+    """Back pointers of the hypotheses of a frame, each `(B, N)`: previous hypothesis, symbol, and
+    log-probability of the symbol."""
 
     origin: Tensor
     symbol: Tensor
@@ -118,18 +120,19 @@ def transducer_beam(
     scorer: Joining | None = None,
     length_weight: float = 0.0,
 ) -> list[list[ScoredHypothesis]]:
-    """The most probable hypotheses of each utterance, best first: up to `beam`, at least one, all different.
+    """N-best list of each utterance: up to `beam` different hypotheses, at least one, best first.
 
-    A scorer has its say of every token, none of blanks, and of EOS behind the last frame; it has none in the
+    A scorer scores every token, but no blank, and EOS after the last frame; it does not change the
     hypotheses' own log-probabilities.
 
     Args:
         student: in eval mode.
         encoded: B utterances.
-        beam: hypotheses kept at every frame; with 1, without a scorer and a weight, it finds what greedy decoding with
-            one token a frame finds.
-        length_weight: added for every token. A transducer of little training says too few, as the probability of
-            blanks adds up over all of them while that of a word is shared by what it may be.
+        beam: number of hypotheses; 1 without a scorer and a length weight gives the result of greedy decoding
+            with one token per frame.
+        length_weight: score added for every token. An undertrained transducer deletes tokens, because the
+            probability of blanks adds up over all of them while that of a word is divided among the
+            alternatives.
     """
     batch, frames = encoded.hidden.shape[:2]
     device = encoded.hidden.device
@@ -175,20 +178,20 @@ def _advance(
     beam: int,
     tree: PrefixTree,
 ) -> tuple[_Beams, _Step]:
-    """One frame further.
+    """Extend the hypotheses by one frame.
 
     Args:
         beams: N hypotheses of each of B utterances.
-        log_probs: `(B, N, V)`, the student's.
-        gains: `(B, N, V)`, what a symbol adds to the score.
-        running: `(B,)`, which utterances have this frame; in the others every hypothesis stays as it is.
-        beam: hypotheses to keep.
+        log_probs: `(B, N, V)` of the student.
+        gains: `(B, N, V)`, increase of the score for each symbol.
+        running: `(B,)`, whether the utterance has this frame; otherwise its hypotheses stay unchanged.
+        beam: number of hypotheses to keep.
     """
     batch, width, size = gains.shape
     utterance = torch.arange(batch, device=gains.device)[:, None]
     scores, joined = _scored(beams, gains, running)
     branches = min(beam, size)
-    # Among equals topk may take another than the max of greedy decoding.
+    # For ties, topk may select another token than the max of greedy decoding.
     best, symbols = scores.max(-1, keepdim=True) if branches == 1 else scores.topk(branches)
     values, order = best.flatten(1).sort(dim=1, descending=True, stable=True)
     values, order = values[:, :beam], order[:, :beam]
@@ -220,14 +223,14 @@ def _advance(
 
 
 def _scored(beams: _Beams, gains: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
-    """What each hypothesis is worth behind each symbol, those that say the same joined.
+    """Scores of each hypothesis with each next symbol; equal sequences are merged.
 
-    A hypothesis goes on by blank, and one that lacks only its last token says that token: both have said the same, so
-    the latter counts with the former.
+    A hypothesis extended by blank and its prefix extended by its last token are the same sequence, so the
+    score of the latter is added to the former.
 
     Returns:
-        scores `(B, N, V)` float64, and which hypothesis `(B, N)` has the better path to what each is behind blank,
-        where that is not its own: -1 where it is.
+        Scores `(B, N, V)` float64, and for the blank of each hypothesis the index `(B, N)` of the hypothesis
+        with the more probable path; -1 if it is its own.
     """
     stay = torch.zeros_like(gains[0, 0]).fill_(NEG_INF)
     stay[BLANK] = 0.0
@@ -245,7 +248,7 @@ def _scored(beams: _Beams, gains: Tensor, running: Tensor) -> tuple[Tensor, Tens
 
 
 def _candidates(scores: Tensor, steps: list[_Step]) -> list[list[ScoredHypothesis]]:
-    """The hypotheses of the last frame, followed back to the first."""
+    """Trace the hypotheses of the last frame back to the first."""
     scores, place = scores.sort(dim=1, descending=True, stable=True)
     trace: list[tuple[int, list[list[int]], list[list[float]]]] = []
     for frame in range(len(steps) - 1, -1, -1):

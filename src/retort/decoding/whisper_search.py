@@ -22,21 +22,21 @@ from retort.text.tokenizers import EOS, UNKNOWN
 from retort.text.whisper_pieces import WhisperTokenizer
 
 FRAMES_OF_A_TOKEN = 4
-"""Speech has fewer tokens than one in so many frames of 20 ms."""
+"""Speech has fewer than one token per this many frames of 20 ms."""
 SPARE_TOKENS = 8
-"""How many more a hypothesis may have."""
+"""Additional tokens that a hypothesis may have."""
 
 
 class WhisperSearch(TokenSearch[WhisperStudent]):
-    """From hidden frames to n-best lists; times are those of the CTC head, or of the attention to the frames.
+    """Search of a Whisper student; times are those of the CTC head, or of the attention to the frames.
 
     Args:
         student: in eval mode, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with. Without a `length_weight` hypotheses of the beam are ranked by their mean
-            log-probability of a token, as by `transformers` and openai-whisper, otherwise by the sum with that weight
-            for every token.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options. Without a `length_weight` hypotheses of the beam search are ranked by their
+            mean log-probability per token, as in `transformers` and openai-whisper, otherwise by the sum plus
+            that weight for every token.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -57,7 +57,7 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
 
     @torch.inference_mode()
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+        """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         if self.greedy:
             found = single_hypotheses(greedy_whisper(self.student, encoded, self.suppression))
         else:
@@ -69,7 +69,7 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
 
     @torch.inference_mode()
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens that spell the best path of the CTC head."""
+        """Token ids of the text of the CTC head's best path."""
         if self.student.byte_ctc is None:
             return None
         peaks = greedy_peaks(self.student.byte_log_probs(encoded), encoded.lengths, (0,))
@@ -78,7 +78,7 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
 
     def _timed(self, found: list[list[ScoredHypothesis]], encoded: Encoded) -> list[list[ScoredHypothesis]]:
         rows: list[list[ScoredHypothesis]] = [[] for _ in found]
-        for column in zip_longest(*found):  # one rank of all utterances at a time: a list may be long
+        for column in zip_longest(*found):  # one rank of all utterances at a time, since lists may be long
             spans = frames_of_tokens(
                 self.student, encoded, [[] if each is None else each.hypothesis.ids for each in column]
             )
@@ -91,11 +91,11 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
 
 @dataclass(frozen=True)
 class Suppression:
-    """Ids that a search never gives.
+    """Ids that a search may not output.
 
     Attributes:
-        always: at every step.
-        first: at the first step.
+        always: ids that are suppressed at every step.
+        first: ids that are suppressed at the first step.
     """
 
     always: list[int]
@@ -103,21 +103,21 @@ class Suppression:
 
     @classmethod
     def of(cls, tokenizer: WhisperTokenizer) -> Suppression:
-        """Those of the tokenizer, and the special ids that are not Whisper's."""
+        """The tokenizer's suppressed ids, and the special ids that Whisper does not have."""
         always = [*NEVER_EMITTED, UNKNOWN, *tokenizer.suppressed]
         return cls(always, [*always, *tokenizer.begin_suppressed])
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """Log-probabilities `(M, V)` float32 of `logits (M, V)` among the ids that the step may give; of the others minus
-        infinity. `transformers` does the same with `renormalize_logits`."""
+        """Log-probabilities `(M, V)` float32 of `logits (M, V)`, normalised over the allowed ids; minus
+        infinity for the others. `transformers` does the same with `renormalize_logits`."""
         allowed = logits.float().clone()
         allowed[:, self.always if step else self.first] = NEG_INF
         return allowed.log_softmax(-1)
 
 
 def token_limits(student: WhisperStudent, encoded: Encoded) -> Tensor:
-    """Most tokens `(B,)` of each utterance, EOS counted: more than anybody says in so many frames, and no more than the
-    decoder has positions."""
+    """Maximum number of tokens `(B,)` of each utterance, including EOS, from its duration and the decoder's
+    positions."""
     limits = encoded.lengths // FRAMES_OF_A_TOKEN + SPARE_TOKENS
     return limits.clamp(max=student.most_tokens).masked_fill(encoded.lengths == 0, 0)
 
@@ -126,11 +126,11 @@ def token_limits(student: WhisperStudent, encoded: Encoded) -> Tensor:
 def greedy_whisper(
     student: WhisperStudent, encoded: Encoded, suppression: Suppression, limits: Tensor | None = None
 ) -> list[Hypothesis]:
-    """The decoder's most probable token at every step, up to EOS or the limit of tokens; without times.
+    """Greedy decoding up to EOS or the limit of tokens; without times.
 
     Args:
         student: in eval mode.
-        encoded: what it encoded.
+        encoded: encoder output.
         limits: `(B,)`, by default those of :func:`token_limits`.
     """
     limits = token_limits(student, encoded) if limits is None else limits
@@ -153,12 +153,12 @@ def greedy_whisper(
 
 @dataclass
 class _Beam:
-    """The hypotheses of one utterance.
+    """Hypotheses of one utterance.
 
     Attributes:
-        tokens, log_probs: of those that go on.
-        sums: what these are ranked by.
-        ended: those that have ended, best first.
+        tokens, log_probs: of the active hypotheses.
+        sums: scores of the active hypotheses.
+        ended: hypotheses that have ended, best first.
     """
 
     tokens: list[list[int]] = field(default_factory=lambda: [[]])
@@ -182,17 +182,17 @@ def beam_whisper(
     scorer: Scorer | None = None,
     limits: Tensor | None = None,
 ) -> list[list[ScoredHypothesis]]:
-    """The best hypotheses of each utterance, best first: up to `beam`, at least one, without times.
+    """N-best list of each utterance: up to `beam` hypotheses, at least one, without times.
 
-    An utterance is done when `beam` hypotheses have ended and the best of those that go on is not better by its mean.
+    An utterance is finished when `beam` hypotheses have ended and no active one has a better mean.
 
     Args:
         student: in eval mode.
-        encoded: what it encoded.
-        beam: hypotheses kept.
-        length_weight: added for every token; 0 ranks by the mean of a token.
-        scorer: asked for every token, EOS too.
-        limits: `(B,)`, most tokens with EOS; by default those of :func:`token_limits`.
+        encoded: encoder output.
+        beam: number of hypotheses.
+        length_weight: score added for every token; 0 ranks by the mean per token.
+        scorer: scores every token, including EOS.
+        limits: `(B,)`, maximum number of tokens including EOS; by default those of :func:`token_limits`.
     """
     most, device = (token_limits(student, encoded) if limits is None else limits).tolist(), encoded.lengths.device
     beams = [_Beam() for _ in most]
@@ -235,7 +235,8 @@ def beam_whisper(
 def _advance(
     beam: _Beam, choices: list[tuple[float, int, int, float]], most: int, length_weight: float, *, last: bool
 ) -> list[tuple[int, int]]:
-    """One token further; returns parent and token of those that go on, none where the utterance is done."""
+    """Extend the hypotheses by one token; returns parent and token of the active ones, none if the utterance
+    is finished."""
 
     def rank(total: float, count: int) -> float:
         return total + length_weight * (count - 1) if length_weight else total / count
