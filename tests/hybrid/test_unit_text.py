@@ -129,7 +129,7 @@ def test_words_alone_say_the_same(
     if not any(apart):
         assert pronounce_units(list(chosen), chosen, tree, unit) == text
     speaker = UnitPronouncer(chosen, tree, unit)  # and no less so when it knows all of it already
-    assert {speaker(list(chosen), apart=apart) for _ in range(2)} == {text}
+    assert {speaker(list(chosen), pauses=apart) for _ in range(2)} == {text}
     assert set(symbols) <= set(unit_symbols(tree, unit))
 
 
@@ -141,7 +141,7 @@ def test_a_silence_between_words_changes_only_its_neighbours() -> None:
     alone = [pronounce_units([word], LEXICON, tree, "senone") for word in ("ca", "d")]
     assert text == " ".join(alone)
     assert text != pronounce_units(["ca", "d"], LEXICON, tree, "senone")
-    assert text == UnitPronouncer(LEXICON, tree, "senone")(["ca", "d"], apart=[True])
+    assert text == UnitPronouncer(LEXICON, tree, "senone")(["ca", "d"], pauses=[True])
 
 
 def test_long_frames() -> None:

@@ -83,7 +83,7 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
     sentences = dict.fromkeys(tuple(each) for each in lines(tmp_path / "held_out.txt"))
     for text, words in zip(texts, sentences, strict=True):
         silent = itertools.product((False, True), repeat=len(words) - 1)
-        assert text in {speaker(words, apart=apart) for apart in silent}
+        assert text in {speaker(words, pauses=apart) for apart in silent}
     folder = outcome.folder / "model"
     assert read_units(folder) == LmUnits.of(unit, TREE)  # type: ignore[arg-type]
     if kind == "masked":
@@ -107,8 +107,8 @@ def test_senones_are_told_of_as_many_pauses_as_the_alignments_have(read: Read, t
     texts = open_units(recipe, lambda: pairs, tmp_path / "kept")
     (tmp_path / "kept" / "tokenizer").touch()
     speaker = UnitPronouncer(LEXICON, TREE, "senone")
-    tell = [pair for pair in pairs if speaker(pair.split(), apart=[True]) != speaker(pair.split())]
-    silent = [texts(pair) == speaker(pair.split(), apart=[True]) for pair in tell]
+    tell = [pair for pair in pairs if speaker(pair.split(), pauses=[True]) != speaker(pair.split())]
+    silent = [texts(pair) == speaker(pair.split(), pauses=[True]) for pair in tell]
     assert abs(sum(silent) / len(silent) - share) < 4 * (share * (1 - share) / len(silent)) ** 0.5
     shutil.rmtree(tmp_path / "alignments")
     again = open_units(recipe, lambda: pairs, tmp_path / "kept")

@@ -1,4 +1,4 @@
-"""From transcripts and features to senones: the stages of alignment, each kept and gone on with."""
+"""Alignment of a corpus from transcripts and features to senones, in stages that are stored and resumed."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from retort.config.schema import AlignConfig
 from retort.text.lexicon import Lexicon
 
 _VERSION = 1
-"""To be raised when a stage's result changes for the same input."""
+"""Increase this when the result of a stage changes for the same input."""
 _GROUPS = 128
-"""Parts of a pass; their number must not depend on the machine, for sums depend on their order."""
+"""Parts of a pass; their number must not depend on the machine, since sums depend on their order."""
 _FEW = 20
-"""Utterances below which none can be told from the others as a misfit."""
+"""Below this number of utterances no misfits are detected."""
 
 
 def align_corpus(
@@ -56,21 +56,21 @@ def align_corpus(
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> AlignmentStore:
-    """Align a corpus from nothing but its transcripts, or open what an earlier call has made.
+    """Align a corpus from a flat start, or open the result of an earlier call.
 
-    Stages: features, monophones from a flat start, tree, tied triphones, alignment. Each is kept in `folder` and
-    made again only if what it rests on has changed; a call that was stopped goes on at the pass or the shard of
-    utterances where it was. An utterance that cannot be aligned is left out: `skipped` of the store tells why.
+    Stages: features, monophones from a flat start, tree, tied triphones, alignment. Each is stored in
+    `folder` and computed again only if its inputs changed; an interrupted call resumes at its pass or shard.
+    An utterance that cannot be aligned is left out, with the reason in `skipped` of the store.
 
     Args:
-        cuts: utterances as lhotse's, each with one supervision; without a speaker, an utterance is its own.
-        lexicon: of the words that `words` makes of a transcript.
-        features: of a cut, `(T, 13)` float32 every 10 ms before normalisation; raises BadUtterance. It goes to
-            other processes, so it must be picklable unless `processes` is 1. Another function, or other audio under
-            the same names, is not noticed in a folder that has features.
-        words: of a supervision's text; a normaliser belongs here.
-        progress: called with a stage's name, what is done of it, and all of it.
-        report: given lines for the user: what was skipped, likelihoods, the cost.
+        cuts: lhotse cuts with one supervision each; an utterance without a speaker is its own speaker.
+        lexicon: pronunciations of the words that `words` returns.
+        features: function from a cut to `(T, 13)` float32 every 10 ms before normalisation; raises
+            BadUtterance. It must be picklable unless `processes` is 1. Another function, or other audio with
+            the same names, is not detected in a folder that has features.
+        words: function from a supervision's text to its words, including normalisation.
+        progress: called with the stage, the steps done and the total.
+        report: called with messages for the user: skipped utterances, likelihoods, cost.
 
     Raises:
         UserError: no utterance can be aligned, or the folder cannot be written.
@@ -88,7 +88,7 @@ def align_corpus(
 
 
 def _keys(utterances: Sequence[Utterance], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
-    """Of each stage, what changes with anything that it rests on."""
+    """Hashes of the inputs of each stage."""
     rests_on = {
         "features": [_VERSION, str(lexicon), identities(utterances)],
         "monophones": [config.silence_probability, config.monophone_passes, config.monophone_mixtures],
@@ -113,7 +113,7 @@ class _Corpus:
     config: AlignConfig
 
     def align(self) -> AlignmentStore:
-        """All stages, or what is left of them."""
+        """Run all stages that are not complete."""
         config, phones = self.config, Phones(self.lexicon.phones)
         shards, normal = self.work.features(self.utterances, self.lexicon, self.features)
         self.work.report_left_out(normal.skipped, len(self.utterances), "utterances left out")
@@ -162,7 +162,8 @@ class _Corpus:
         mixtures: int,
         statistics: NDArray[np.float64] | None = None,
     ) -> tuple[Path, float]:
-        """Passes of Viterbi training, the Gaussians doubled in between; the last model, and seconds of a core."""
+        """Passes of Viterbi training with doubling of the Gaussians; returns the last model and core
+        seconds."""
         folder = self.work.begin(stage)
         jobs = _grouped(setting, shards)
         model, done, seconds = latest_model(folder)
@@ -189,14 +190,14 @@ class _Corpus:
             model = following
             self.work.report(
                 f"{stage}, pass {number + 1} of {passes}: {counted.log_likelihood / max(counted.frames, 1):.3f} "
-                f"nats a frame before it, {gmms.count} Gaussians"
+                f"nats per frame before it, {gmms.count} Gaussians"
             )
         return model, seconds
 
     def _grow(
         self, setting: Setting, shards: list[Path], aligned: list[Path]
     ) -> tuple[Setting, NDArray[np.float64]]:
-        """The setting with the tree, and `(S, 2 D + 1)` of its senones."""
+        """The setting with the tree, and the statistics `(S, 2 D + 1)` of its senones."""
         config, phones = self.config, setting.tree.phones
         folder = self.work.begin("tree")
         jobs = _grouped(setting, shards, aligned)
@@ -216,13 +217,13 @@ class _Corpus:
 
 
 def growing_passes(passes: int, mixtures: int) -> set[int]:
-    """After which passes, from 0, the Gaussians are doubled: evenly spread, the last stretch without."""
+    """The passes, from 0, after which the Gaussians are doubled, evenly spaced."""
     doublings = math.ceil(math.log2(mixtures))
     return {passes * (number + 1) // (doublings + 1) - 1 for number in range(doublings)}
 
 
 def _misfits(gaps: Sequence[dict[str, float]], limit: float) -> dict[str, str]:
-    """Utterances whose gap is an outlier, and why they are left out."""
+    """Utterances whose gap is an outlier, with the reasons."""
     every = {name: gap for part in gaps for name, gap in part.items()}
     if limit <= 0 or len(every) < _FEW:
         return {}
@@ -230,7 +231,7 @@ def _misfits(gaps: Sequence[dict[str, float]], limit: float) -> dict[str, str]:
     middle = float(np.median(values))
     deviation = max(1.4826 * float(np.median(np.abs(values - middle))), 0.05 * middle)
     return {
-        name: f"its transcript does not fit its audio ({gap:.1f} nats a frame from the best, half have {middle:.1f})"
+        name: f"its transcript does not fit its audio ({gap:.1f} nats per frame below the best, the median is {middle:.1f})"
         for name, gap in every.items()
         if gap > middle + limit * deviation
     }
@@ -245,7 +246,7 @@ def _grouped(setting: Setting, shards: Sequence[Path], aligned: Sequence[Path] =
 
 
 def latest_model(folder: Path) -> tuple[Path | None, int, float]:
-    """The model of the last pass, how many passes it has behind it, and the seconds they took."""
+    """The model of the last pass, the number of passes, and the seconds they took."""
     models = sorted(shards_of(folder), key=_number)
     if not models:
         return None, 0, 0.0

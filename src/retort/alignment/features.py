@@ -1,4 +1,4 @@
-"""The features that alignment is trained on, kept in shards of some minutes each."""
+"""Features for the alignment, stored in shards of about ten minutes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SHARD_SECONDS = 600.0
 
 
 class Utterance(NamedTuple):
-    """An utterance before it has features."""
+    """An utterance without features."""
 
     id: str
     speaker: str
     words: tuple[str, ...]
     cut: Any
-    """What the caller's function of features is given."""
+    """Argument of the caller's feature function."""
 
 
 class FeatureUtterance(NamedTuple):
@@ -39,7 +39,7 @@ class FeatureUtterance(NamedTuple):
     id: str
     words: tuple[str, ...]
     features: NDArray[np.float32]
-    """(T, 39), of zero mean over the speaker and unit variance over all."""
+    """(T, 39), with zero mean per speaker and unit variance over all."""
 
 
 @dataclass
@@ -52,17 +52,17 @@ class ShardJob:
 
 class Normalisation(NamedTuple):
     means: dict[str, NDArray[np.float64]]
-    """Of each speaker, `(13,)`."""
+    """Mean of each speaker, `(13,)`."""
     deviation: NDArray[np.float64]
     """(39,)"""
     frames: int
     seconds: float
-    """Of a core, that the features took."""
+    """Core seconds for the features."""
     skipped: dict[str, str]
 
 
 def divide(utterances: Sequence[Utterance], seconds: Callable[[Any], float]) -> list[list[Utterance]]:
-    """The utterances, in their order, in parts of about :data:`SHARD_SECONDS`."""
+    """Divide the utterances, in order, into parts of about :data:`SHARD_SECONDS`."""
     parts: list[list[Utterance]] = []
     left = 0.0
     for each in utterances:
@@ -75,7 +75,8 @@ def divide(utterances: Sequence[Utterance], seconds: Callable[[Any], float]) -> 
 
 
 def make_shard(job: ShardJob) -> None:
-    """Write the cepstra of utterances that can be aligned, and why the others cannot; what is there stays."""
+    """Write the cepstra of utterances that can be aligned, and the reasons for the others; an existing shard
+    is skipped."""
     from safetensors.numpy import save
 
     if job.path.exists():
@@ -118,7 +119,7 @@ def make_shard(job: ShardJob) -> None:
 
 
 def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The arrays of these names, and what the shard says of them."""
+    """Read the named arrays and the description of a shard."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -127,12 +128,12 @@ def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, A
             return arrays, parse_json(file.metadata()["described"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
-            f"cannot be read ({error})", where=path, remedy="Remove its folder, align anew"
+            f"cannot be read ({error})", where=path, remedy="Remove its folder and align again"
         ) from None
 
 
 def normalisation(shards: Sequence[Path]) -> Normalisation:
-    """Means and deviations over all shards, and what else they tell."""
+    """Means and standard deviations over all shards, with their totals."""
     sums: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
     square = np.zeros(DIM)
@@ -157,7 +158,7 @@ def normalisation(shards: Sequence[Path]) -> Normalisation:
 def read_shard(
     path: Path, means: dict[str, NDArray[np.float64]], deviation: NDArray[np.float64]
 ) -> Iterator[FeatureUtterance]:
-    """The utterances of a shard, normalised."""
+    """The normalised utterances of a shard."""
     arrays, described = _open(path, "cepstra", "lengths")
     start = 0
     for (name, speaker, words), length in zip(described["utterances"], arrays["lengths"].tolist()):

@@ -1,4 +1,4 @@
-"""What is done with every utterance, shard by shard, in one pass over the corpus; run by any process."""
+"""Passes over the corpus, shard by shard; jobs can run in any process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retort.text.lexicon import Lexicon
 
 @dataclass
 class Setting:
-    """What is the same in all passes of a stage."""
+    """Settings that are constant in all passes of a stage."""
 
     lexicon: Lexicon
     tree: SenoneTree
@@ -41,15 +41,15 @@ class Setting:
 class Job:
     setting: Setting
     shards: list[Path]
-    """Of cepstra."""
+    """Shards of cepstra."""
     model: Path = field(default_factory=Path)
-    """Of the pass before."""
+    """Model of the previous pass."""
     aligned: list[Path] = field(default_factory=list)
     """Shards of alignments, one for each shard of cepstra."""
 
 
 class Counted(NamedTuple):
-    """Of one pass, or of a part of it."""
+    """Statistics of a pass or a part of it."""
 
     statistics: NDArray[np.float64]
     """(M, S, 2 D + 1)"""
@@ -58,7 +58,7 @@ class Counted(NamedTuple):
     log_likelihood: float
     frames: int
     seconds: float
-    """Of a core."""
+    """Core seconds."""
 
     def with_more(self, other: Counted) -> Counted:
         return Counted(
@@ -71,7 +71,8 @@ class Counted(NamedTuple):
 
 
 def flat_start(job: Job) -> NDArray[np.float64]:
-    """`(S, 2 D + 1)` of utterances divided evenly among the states of a silence, their phones, and a silence."""
+    """Statistics `(S, 2 D + 1)` of utterances divided evenly among the states of silence, their phones, and
+    silence."""
     tree, lexicon = job.setting.tree, job.setting.lexicon
     statistics = np.zeros((tree.count, 2 * DIM + 1))
     for squared, utterance in _utterances(job):
@@ -90,7 +91,7 @@ def flat_start(job: Job) -> NDArray[np.float64]:
 
 
 def train_pass(job: Job) -> Counted:
-    """Find the best path of every utterance and count its frames for the Gaussians of its senones."""
+    """Align every utterance and accumulate its frames for the Gaussians of its senones."""
     began = time.process_time()
     gmms, more = Gmms.load(job.model)
     tree = job.setting.tree
@@ -113,9 +114,10 @@ def train_pass(job: Job) -> Counted:
 
 
 def align_pass(job: Job) -> None:
-    """Write the alignment of every utterance, shard by shard; what is there stays.
+    """Write the alignments of all utterances, shard by shard; existing shards are skipped.
 
-    With each goes how far its frames are, on average, from the best senones that they could have: `gaps`, in nats.
+    `gaps` is the mean difference in nats between the best senone of each frame and that of the path, by
+    utterance.
     """
     for shard, target in zip(job.shards, job.aligned):
         if target.exists():
@@ -135,9 +137,9 @@ def align_pass(job: Job) -> None:
 
 
 def count_triphones(job: Job) -> TriphoneStatistics:
-    """Of the frames of all states of triphones, as the shards of alignments have them.
+    """Statistics of the frames of all triphone states in the aligned shards.
 
-    Where frames are longer than those of the alignments, triphones have one state.
+    If the frames are longer than those of the alignments, triphones have one state.
     """
     setting = job.setting
     parts = [TriphoneStatistics(np.zeros((0, 4), np.int64), np.zeros((0, 2 * DIM + 1)))]
@@ -197,6 +199,6 @@ def _keys(alignment: Alignment, tree: SenoneTree, subsampling: int) -> NDArray[n
         alignment = subsample(alignment, subsampling)
     counts = [phone.frames for phone in alignment.phones]
     contexts = np.repeat(np.array(triphones(alignment.phones, tree), np.int64), counts, axis=0)
-    # Of monophones, a phone's senones are its states in their order.
+    # The senones of a monophone are its states in order.
     states = np.zeros(len(contexts), np.int64) if single else alignment.senones % tree.states
     return np.concatenate([contexts, states[:, None]], axis=1)

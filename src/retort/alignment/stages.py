@@ -1,4 +1,4 @@
-"""Stages of an alignment: each in a folder of its own, kept for as long as what it rests on stays the same."""
+"""Stages of an alignment; each is stored in its own folder and reused while its inputs stay the same."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Report = Callable[[str], None]
 
 
 def alignment_workers(processes: int) -> AbstractContextManager[Workers]:
-    """The processes of an alignment; 0 for one a core."""
-    remedy = "If memory was short, set fewer `processes`; run again, and it goes on where it was"
+    """The processes of an alignment; 0 uses all cores."""
+    remedy = "If memory was exhausted, set fewer `processes`; run again, and the alignment is resumed"
     return workers(processes, "the alignment", remedy)
 
 
 def utterances_of(cuts: Iterable[Any], words: Callable[[str], Sequence[str]]) -> list[Utterance]:
-    """The utterances of cuts as lhotse's, each with one supervision, and their words."""
+    """Utterances of lhotse cuts with one supervision each, and their words."""
     return [
         Utterance(cut.id, cut.supervisions[0].speaker or "", tuple(words(cut.supervisions[0].text or "")), cut)
         for cut in cuts
@@ -40,22 +40,22 @@ def utterances_of(cuts: Iterable[Any], words: Callable[[str], Sequence[str]]) ->
 
 
 def used_words(utterances: Sequence[Utterance], lexicon: Lexicon) -> Lexicon:
-    """What the lexicon has of the utterances, sorted, so that nothing else of it matters.
+    """The part of the lexicon that occurs in the utterances, sorted, so that other entries do not matter.
 
     Raises:
-        UserError: none of their words.
+        UserError: none of their words is in the lexicon.
     """
     words = sorted({word for each in utterances for word in each.words if word in lexicon})
     if not words:
         raise UserError(
             f"none of the words of {len(utterances)} utterances is in the lexicon",
-            remedy="See whether text and lexicon are of the same language and case",
+            remedy="Check that text and lexicon have the same language and case",
         )
     return lexicon.only(words)
 
 
 def identities(utterances: Iterable[Utterance]) -> list[tuple[Any, ...]]:
-    """What utterances are, fit for JSON."""
+    """Descriptions of utterances for hashing, as JSON values."""
     return [(each.id, each.speaker, each.words, *_place(each.cut)) for each in utterances]
 
 
@@ -64,26 +64,26 @@ def _place(cut: Any) -> tuple[Any, ...]:
 
 
 def is_begun(folder: Path, key: str) -> bool:
-    """Whether a stage was begun from just this."""
+    """Whether a stage was started with this key."""
     return (folder / "key").exists() and (folder / "key").read_text() == key
 
 
 def is_done(folder: Path, key: str) -> bool:
-    """Whether the folder holds the store that was made from just this."""
+    """Whether the folder contains the store for this key."""
     return is_begun(folder, key) and (folder / "store.json").exists()
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """The shards that are there, in their order."""
+    """Existing shards in their order."""
     return sorted(path for path in folder.glob(f"*{SHARD_SUFFIX}") if path.stem.isdigit())
 
 
 @dataclass
 class Work:
-    """Where stages are kept, who does them, who is told.
+    """Folders, processes and reporting of the stages.
 
     Attributes:
-        keys: of each stage, what changes with anything that it rests on.
+        keys: hash of each stage's inputs.
     """
 
     root: Path
@@ -93,7 +93,7 @@ class Work:
     report: Report
 
     def begin(self, stage: str) -> Path:
-        """The folder of a stage; emptied if it was begun from other data or settings."""
+        """The folder of a stage; it is emptied if it was started with other data or settings."""
         folder = self.root / stage
         if not is_begun(folder, self.keys[stage]):
             shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +104,7 @@ class Work:
     def over(
         self, stage: str, work: Callable[[Any], Any], jobs: Sequence[Any], done: int = 0, total: int = 0
     ) -> Iterator[Any]:
-        """Results of jobs, told as they come; `done` of `total` lie behind."""
+        """Run jobs and report progress; `done` of `total` were completed before."""
         for count, result in enumerate(self.pool.map(work, jobs), 1):
             if self.progress is not None:
                 self.progress(stage, done + count, total or len(jobs))
@@ -113,7 +113,7 @@ class Work:
     def features(
         self, utterances: Sequence[Utterance], lexicon: Lexicon, features: Callable[[Any], NDArray[np.float32]]
     ) -> tuple[list[Path], Normalisation]:
-        """Shards of cepstra, and what they tell of their speakers.
+        """Compute shards of cepstra and their normalisation.
 
         Raises:
             UserError: no utterance can be aligned.
@@ -139,11 +139,11 @@ class Work:
         name: str = "",
         prefix: str = "",
     ) -> list[Path]:
-        """One shard of alignments for each of cepstra.
+        """Align each shard of cepstra to a shard of alignments.
 
         Args:
-            name: what it is called to the user, if not as the stage is.
-            prefix: of the names of the shards.
+            name: name of the stage in progress reports, by default `stage`.
+            prefix: prefix of the file names of the shards.
         """
         folder = self.begin(stage)
         targets = [folder / f"{prefix}{number:05d}{SHARD_SUFFIX}" for number in range(len(shards))]
@@ -153,12 +153,12 @@ class Work:
         return targets
 
     def report_left_out(self, skipped: dict[str, str], all_of_them: int, what: str) -> None:
-        """How many utterances are left out, with the reasons of a few."""
+        """Report how many utterances are left out, with the reasons of a few."""
         if skipped:
             self.report(f"{len(skipped)} of {all_of_them} {what}{reasons(skipped)}")
 
 
 def without_path(utterances: Iterable[Utterance], aligned: set[str], skipped: dict[str, str]) -> dict[str, str]:
-    """Why utterances that are neither aligned nor skipped have no alignment."""
+    """Reasons for utterances that are neither aligned nor skipped."""
     lost = {each.id for each in utterances} - aligned - skipped.keys()
-    return {name: "no path through its phones has its number of frames" for name in sorted(lost)}
+    return {name: "no path through its phones has this number of frames" for name in sorted(lost)}

@@ -108,6 +108,7 @@ class CtcGraphSearch(FrameSearch):
 
     Args:
         student: in eval mode; `student.ctc` is the layer that gives the logits.
+        tokenizer: the student's.
         normalise: the student's text normaliser, applied to the words of the language model.
         options: decoding options; `graph` is the language model.
         pool: processes that search, and the folder of graphs.
