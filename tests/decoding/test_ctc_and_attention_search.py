@@ -202,22 +202,22 @@ def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
-        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder that takes"),
-        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder that takes"),
+        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder that can score"),
+        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder that can score"),
         ("hybrid", {"mode": "ctc"}, "a hybrid student has no CTC head"),
         ("hybrid", {"mode": "ctc_rescoring", "beam": 4}, "a hybrid student has no CTC head"),
         (
             "ctc",
             {"mode": "ctc_rescoring", "beam": 4},
-            "the search of a ctc student asks its CTC head already",
+            "the search of a ctc student uses its CTC head already",
         ),
         ("attention", {"mode": "ctc_rescoring", "beam": 4}, "the search of an attention student"),
         ("cif", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("ctc", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
-        ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc asks the CTC head alone"),
-        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "says as many tokens as it hears"),
-        ("cif", {"length_weight": 0.5}, "says as many tokens as it hears"),
-        ("hybrid", {"length_weight": 0.5}, "a decoding graph weighs its words itself"),
+        ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc uses the CTC head alone"),
+        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "the number of its fires"),
+        ("cif", {"length_weight": 0.5}, "the number of its fires"),
+        ("hybrid", {"length_weight": 0.5}, "the costs of a decoding graph"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, Any], words: str) -> None:

@@ -124,7 +124,7 @@ def test_several_scorers_add_up() -> None:
 
 @pytest.mark.parametrize(
     ("symbols", "words"),
-    [("ab", "6 pieces, the student has 7"), ("acb", "id 5 is 'c' there, 'b' here")],
+    [("ab", "6 tokens, the student 7"), ("acb", "id 5 is 'c', for the student 'b'")],
 )
 def test_other_pieces_than_the_students(symbols: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = TableLM(CharacterTokenizer(list(symbols)))

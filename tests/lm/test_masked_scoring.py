@@ -108,5 +108,5 @@ def test_the_packaged_sentence_model_has_none() -> None:
 
 def test_text_without_a_piece_is_told(tiny_masked: Path) -> None:
     guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
-    with pytest.raises(UserError, match="no sentence of it has a piece"):
+    with pytest.raises(UserError, match="no sentence contains a token"):
         score_sentences(guesser, tokenizer, ["\u200b"], limit)

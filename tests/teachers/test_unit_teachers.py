@@ -348,5 +348,5 @@ class TestSubwords:
 
     def test_texts_without_a_unit(self, bpe: Path) -> None:
         config = config_of(bpe, "text")
-        with pytest.raises(UserError, match="no sentence of it has a piece"):
+        with pytest.raises(UserError, match="no sentence contains a token"):
             describe_teacher(config, teacher_symbols(config), [""])

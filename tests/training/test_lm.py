@@ -178,7 +178,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
         (["text=[{source: EMPTY}]"], "no text in it"),
         (["held_out=[EMPTY]"], "no text in it"),
         (["held_out=[POINTS]"], "held_out has no text that the normaliser keeps"),
-        (["text=[{source: HELD}]"], "no sentence is left to learn from"),
+        (["text=[{source: HELD}]"], "no sentence is left for training"),
         (["init=./nowhere"], "no such folder"),
         (["init=BARE"], "its tokenizer has no vocabulary"),
         (["init=BERT"], "batches.longest is 16, the model reads 12 pieces"),

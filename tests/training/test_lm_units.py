@@ -215,7 +215,7 @@ def test_a_run_that_goes_on_reads_the_same_units(read: Read, tmp_path: Path) -> 
     (outcome.folder / "units" / "about.json").write_text("{}")
     with pytest.raises(UserError, match=r"units.*(cannot be read|damaged)"):
         run(recipe, tmp_path / "exp")
-    with pytest.raises(UserError, match="holds no alignments"):
+    with pytest.raises(UserError, match="contains no alignments"):
         run(read("kind=ngram", "units.unit=senone", "name=other"), tmp_path / "exp")
 
 
