@@ -237,7 +237,7 @@ def train(
     from retort.evaluation.before import score_start
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.results import add_result
-    from retort.graph.pool import Workplace
+    from retort.graph.pool import DecoderPool
     from retort.training.run import train as run_training
 
     with training_screen(loaded.training.steps) as display:
@@ -251,11 +251,11 @@ def train(
         f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
     )
     for source in loaded.data.test:
-        with stage_progress(console) as progress, Workplace(loaded.training.threads) as workplace:
-            model, folder = outcome.recogniser.at(workplace), outcome.folder
+        with stage_progress(console) as progress, DecoderPool(loaded.training.threads) as pool:
+            model, folder = outcome.recogniser.use_pool(pool), outcome.folder
             aligned = open_aligned(folder, source, model.student)
             evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
-            started = score_start(loaded, source, folder, workplace, progress)
+            started = score_start(loaded, source, folder, pool, progress)
         print_evaluation(source, evaluation)
         if started is not None:
             print_change(started.score, evaluation.score)

@@ -13,7 +13,7 @@ from tiny_searches import BINS, DIM, assert_same, build, distribution, fire, row
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retort.decoding.cif import Candidate, Scorer, beam_fired, beam_search
+from retort.decoding.cif import ScoredHypothesis, Scorer, beam_fired, beam_search
 from retort.decoding.greedy import Hypothesis, greedy, greedy_fired
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
@@ -44,7 +44,7 @@ def opinions(scorer: SumScorer | None, history: list[int], vocabulary: int) -> T
 
 
 @torch.inference_mode()
-def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None) -> list[Candidate]:
+def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None) -> list[ScoredHypothesis]:
     """Every hypothesis of one utterance, by the uncached decoder; behind EOS the best token, once a fire."""
     count, size = int(fired.lengths[0]), student.decoder.vocabulary.out_features
     speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]
@@ -64,7 +64,7 @@ def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None
             score += float(gains[token])
         length = ids.index(EOS) if EOS in ids else count
         ends = fired.fire_times[0, :length].tolist()
-        found.append(Candidate(Hypothesis(ids[:length], own[:length], ends), score))
+        found.append(ScoredHypothesis(Hypothesis(ids[:length], own[:length], ends), score))
     return sorted(found, key=lambda each: -each.score)
 
 
@@ -194,7 +194,7 @@ def test_blank_and_pad_are_never_said() -> None:
 
 def test_nothing_fired() -> None:
     student = build(16)
-    nothing = [Candidate(Hypothesis([], [], []), 0.0)]
+    nothing = [ScoredHypothesis(Hypothesis([], [], []), 0.0)]
     assert beam_fired(student, fire([0, 0]), 4) == [nothing, nothing]
     together = beam_fired(student, fire([0, 3]), 4)
     assert together[0] == nothing

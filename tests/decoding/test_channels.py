@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from retort.common.errors import BadUtterance
-from retort.decoding.channels import channel_alternatives, turns
+from retort.decoding.channels import channel_nbest, turns
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import TimedText, Transcript, to_srt, to_vtt
 
@@ -74,7 +74,7 @@ def test_a_silent_channel_has_no_text(
     wave = syllables(0)
     soundfile.write(tmp_path / "call.wav", np.stack([wave, 0 * wave], 1), RATE, subtype="FLOAT")
     with caplog.at_level(logging.WARNING):
-        found = channel_alternatives(recogniser, str(tmp_path / "call.wav"), 30.0)
+        found = channel_nbest(recogniser, str(tmp_path / "call.wav"), 30.0)
     assert found[1][0].transcript.text == ""
     assert found[0][0].transcript.text
     assert "channel 1" in caplog.text

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.config.student import CifConfig, StudentConfig
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.greedy import greedy_fired
 from retort.decoding.options import DecodingOptions
@@ -192,7 +192,7 @@ def test_a_joint_score_is_the_sum_of_both() -> None:
 
 def joint_scores_compared(model: CifStudent, encoded: Encoded, weight: float) -> int:
     """Compare the scores of hypotheses without EOS with sums; how many they were."""
-    found: list[Candidate] = search(model, beam=4, mode="joint", ctc_weight=weight)(encoded)[0]
+    found: list[ScoredHypothesis] = search(model, beam=4, mode="joint", ctc_weight=weight)(encoded)[0]
     fired, log_probs = model.fire(encoded), ctc_log_probs(model, encoded)
     whole = [each for each in found if len(each.hypothesis.ids) == int(fired.lengths[0])]
     for each in whole:

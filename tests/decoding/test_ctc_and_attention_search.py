@@ -13,14 +13,14 @@ from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig, NormaliserConfig
 from retort.config.student import StudentConfig
 from retort.decoding.attention import teacher_forced
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.ctc import prefix_beam, with_times
 from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import Hypothesis, ctc_best_path
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.rescoring import PieceJudge, rescore
+from retort.decoding.rescoring import TokenRescoringLM, rescore
 from retort.decoding.token_search import CtcSearch
 from retort.nn.ctc import label_frames
 from retort.students.ctc import ctc_log_probs
@@ -138,14 +138,14 @@ def test_ctc_says_how_sure_each_token_is_and_where(either: Recogniser) -> None:
             assert each.hypothesis.starts == frames[0].tolist()
             sure = log_probs[row, frames[0], labels[0]]
             assert each.hypothesis.log_probs == pytest.approx(sure.tolist(), abs=1e-6)
-    greedy = search.heard(encoded)
+    greedy = search.ctc_hypotheses(encoded)
     assert greedy == [each.ids for each in ctc_best_path(search.head, encoded)]
 
 
 def test_times_where_the_tokens_are_more_than_the_frames() -> None:
     hypothesis = Hypothesis([4, 4, 4], [-1.0, -2.0, -3.0], [])
     log_probs = torch.randn(1, 4, LETTERS.size).log_softmax(-1)
-    ((timed,),) = with_times([[Candidate(hypothesis, 0.0)]], log_probs, torch.tensor([4]), heard=False)
+    ((timed,),) = with_times([[ScoredHypothesis(hypothesis, 0.0)]], log_probs, torch.tensor([4]), ctc_scores=False)
     assert timed.hypothesis.starts == pytest.approx([0.0, 4 / 3, 8 / 3])
     assert timed.hypothesis.ends == pytest.approx([4 / 3, 8 / 3, 4.0])
     assert timed.hypothesis.log_probs == [-1.0, -2.0, -3.0]
@@ -154,8 +154,8 @@ def test_times_where_the_tokens_are_more_than_the_frames() -> None:
 def test_lists_of_different_lengths_keep_their_rows() -> None:
     log_probs = torch.randn(3, 9, LETTERS.size).log_softmax(-1)
     spoken = [[[4, 5]], [[6], [], [4, 4]], [[]]]
-    found = [[Candidate(Hypothesis(each, [0.0] * len(each), []), 0.0) for each in row] for row in spoken]
-    assert ids(with_times(found, log_probs, torch.tensor([9, 6, 9]), heard=True)) == spoken
+    found = [[ScoredHypothesis(Hypothesis(each, [0.0] * len(each), []), 0.0) for each in row] for row in spoken]
+    assert ids(with_times(found, log_probs, torch.tensor([9, 6, 9]), ctc_scores=True)) == spoken
 
 
 @torch.inference_mode()
@@ -183,7 +183,7 @@ def test_attention_rescoring_is_the_sum_of_both(attention: Recogniser, lm: Table
 def test_a_judge_ranks_anew_and_length_counts_once(either: Recogniser, lm: TableLM) -> None:
     first = DecodingOptions(beam=4, lm="lm", lm_weight=0.3, length_weight=0.6)
     both = replace(first, rescore="lm", rescore_weight=0.8)
-    expected = rescore(either.search(FEATURES, first), PieceJudge(lm), 0.8, 0.0)  # type: ignore[arg-type]
+    expected = rescore(either.search(FEATURES, first), TokenRescoringLM(lm), 0.8, 0.0)  # type: ignore[arg-type]
     assert either.search(FEATURES, both) == expected
     assert set(either.opened(both).parameters) == {"student", "lm", "rescore"}
 
@@ -202,22 +202,22 @@ def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
-        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder that takes"),
-        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder that takes"),
+        ("cif", {"mode": "attention_rescoring", "beam": 4}, "a cif student has no decoder that can score"),
+        ("ctc", {"mode": "attention_rescoring", "beam": 4}, "a ctc student has no decoder that can score"),
         ("hybrid", {"mode": "ctc"}, "a hybrid student has no CTC head"),
         ("hybrid", {"mode": "ctc_rescoring", "beam": 4}, "a hybrid student has no CTC head"),
         (
             "ctc",
             {"mode": "ctc_rescoring", "beam": 4},
-            "the search of a ctc student asks its CTC head already",
+            "the search of a ctc student uses its CTC head already",
         ),
         ("attention", {"mode": "ctc_rescoring", "beam": 4}, "the search of an attention student"),
         ("cif", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
         ("ctc", {"ctc_weight": 0.5}, "ctc weight is 0.5"),
-        ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc asks the CTC head alone"),
-        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "says as many tokens as it hears"),
-        ("cif", {"length_weight": 0.5}, "says as many tokens as it hears"),
-        ("hybrid", {"length_weight": 0.5}, "a decoding graph weighs its words itself"),
+        ("attention", {"ctc_weight": 0.5, "mode": "ctc"}, "mode ctc uses the CTC head alone"),
+        ("cif", {"lm": "lm", "lm_weight": 0.1, "length_weight": 0.5}, "the number of its fires"),
+        ("cif", {"length_weight": 0.5}, "the number of its fires"),
+        ("hybrid", {"length_weight": 0.5}, "the costs of a decoding graph"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, Any], words: str) -> None:

@@ -18,7 +18,7 @@ from retort.decoding.graph_search import CtcGraphSearch, spellings
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import time_candidates
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.graph.search import GraphSearch
 from retort.lm.factory import word_arpa
 from retort.students.cif import CifStudent
@@ -64,9 +64,9 @@ def random_logits(batch: int, frames: int, seed: int) -> np.ndarray:
 
 
 def searching(
-    student: CifStudent, options: DecodingOptions, workplace: Workplace | None = None
+    student: CifStudent, options: DecodingOptions, pool: DecoderPool | None = None
 ) -> CtcGraphSearch:
-    found = open_search(student, CHARACTERS, UPPER, options, workplace=workplace)
+    found = open_search(student, CHARACTERS, UPPER, options, pool=pool)
     assert isinstance(found, CtcGraphSearch)
     # Wide, so that nothing but the sum of costs decides.
     found.paths = GraphSearch(found.paths.graph, found.paths.acoustic_scale, 1e4, 10**6, 1e3)
@@ -134,8 +134,8 @@ def test_several_processes_hear_the_same(lm: str, tmp_path: Path) -> None:
     student, encoded = hearing(random_logits(4, 10, seed=7))
     options = DecodingOptions(beam=2, graph=lm)
     expected = open_search(student, CHARACTERS, UPPER, options)(encoded)
-    with Workplace(2, tmp_path) as workplace:
-        search = open_search(student, CHARACTERS, UPPER, options, workplace=workplace)
+    with DecoderPool(2, tmp_path) as pool:
+        search = open_search(student, CHARACTERS, UPPER, options, pool=pool)
         assert search.workers == 2
         search.prepare(4)
         assert search(encoded) == expected
@@ -151,14 +151,14 @@ def test_tokens_have_the_times_of_their_frames(lm: str) -> None:
     assert hypothesis.starts == [1.0, 4.0, 7.0, 10.0, 13.0, 16.0, 19.0]
     assert hypothesis.ends == [start + 2 for start in hypothesis.starts]
     assert all(-1e-3 < each <= 0 for each in hypothesis.log_probs)
-    assert search.heard(encoded) == [CHARACTERS.encode("BAD DAD")]
+    assert search.ctc_hypotheses(encoded) == [CHARACTERS.encode("BAD DAD")]
 
 
 def test_the_language_model_puts_right_what_was_heard_wrong(lm: str) -> None:
     logits = saying("BAD DAB")
     logits[0, :, :] /= 10.0
     student, encoded = hearing(logits)
-    assert CHARACTERS.decode(searching(student, DecodingOptions(graph=lm)).heard(encoded)[0]) == "BAD DAB"
+    assert CHARACTERS.decode(searching(student, DecodingOptions(graph=lm)).ctc_hypotheses(encoded)[0]) == "BAD DAB"
     (found,) = searching(student, DecodingOptions(graph=lm))(encoded)
     assert isinstance(found, list)
     assert CHARACTERS.decode(found[0].hypothesis.ids) == "BAD DAD"
@@ -197,13 +197,13 @@ def test_words_that_cannot_be_spelled_are_told(lm: str) -> None:
 def test_the_graph_is_built_once(lm: str, tmp_path: Path) -> None:
     student, encoded = hearing(saying("A BAD DAD"))
     said: list[str] = []
-    workplace = Workplace(1, tmp_path / "graphs", lambda stage, *_: said.append(stage))
-    first = open_search(student, CHARACTERS, UPPER, DecodingOptions(graph=lm), workplace=workplace)
+    pool = DecoderPool(1, tmp_path / "graphs", lambda stage, *_: said.append(stage))
+    first = open_search(student, CHARACTERS, UPPER, DecodingOptions(graph=lm), pool=pool)
     assert set(said) == {"decoding graph"}
     said.clear()
     scaled = DecodingOptions(graph=lm, acoustic_scale=0.5)
     for before in (None, first):
-        again = open_search(student, CHARACTERS, UPPER, scaled, before, workplace=workplace)
+        again = open_search(student, CHARACTERS, UPPER, scaled, before, pool=pool)
         assert isinstance(again, CtcGraphSearch)
         assert again.parameters == first.parameters
         assert again.paths.acoustic_scale == 0.5
@@ -255,7 +255,7 @@ class TestRefusals:
 
     def test_a_head_that_never_learned(self, student: CifStudent, lm: str) -> None:
         student.config = replace(student.config, ctc_weight=0.0)
-        self.refused(student, DecodingOptions(graph=lm), "never learned")
+        self.refused(student, DecodingOptions(graph=lm), "was not trained")
 
     def test_no_head(self, student: CifStudent, lm: str) -> None:
         del student.ctc
@@ -273,7 +273,7 @@ class TestRefusals:
 
     def test_another_language_model(self, lm: str) -> None:
         for more in ({"lm": "x", "lm_weight": 0.1}, {"rescore": "x", "beam": 2}):
-            with pytest.raises(UserError, match="another cannot join"):
+            with pytest.raises(UserError, match="cannot be combined"):
                 DecodingOptions(graph=lm, **more)  # type: ignore[arg-type]
 
 
@@ -281,7 +281,7 @@ def test_a_recogniser_reads_through_it(lm: str, tmp_path: Path) -> None:
     """Times, texts and n-best lists as of any other search."""
     student, encoded = hearing(saying("A BAD DAD"))
     recogniser = Recogniser(student, CHARACTERS, FeatureConfig(bins=20), NormaliserConfig(case="upper"))
-    recogniser.at(Workplace(graphs=tmp_path))
+    recogniser.use_pool(DecoderPool(graphs=tmp_path))
     options = DecodingOptions(beam=4, nbest=3, graph=lm)
     (found,) = recogniser.opened(options)(encoded)
     assert isinstance(found, list)

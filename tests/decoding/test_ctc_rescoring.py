@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import FeatureConfig, NormaliserConfig
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
@@ -55,8 +55,8 @@ def test_all_alignments_are_added(frames: int, seed: int) -> None:
     assert ctc_log_likelihoods(log_probs, SENTENCES) == pytest.approx(expected, abs=1e-5)
 
 
-def candidates(*scores: float) -> list[Candidate]:
-    return [Candidate(Hypothesis(ids, [-0.1] * len(ids), []), score) for ids, score in zip(SENTENCES, scores)]
+def candidates(*scores: float) -> list[ScoredHypothesis]:
+    return [ScoredHypothesis(Hypothesis(ids, [-0.1] * len(ids), []), score) for ids, score in zip(SENTENCES, scores)]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_searches import assert_same, build, distribution, fire, row_of, saying
 
 from retort.common.errors import UserError
-from retort.decoding.cif import Candidate, beam_fired
+from retort.decoding.cif import ScoredHypothesis, beam_fired
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
 from retort.decoding.greedy import Hypothesis
 from retort.nn.cif import FiredTokens
@@ -27,7 +27,7 @@ def letters(size: int) -> CharacterTokenizer:
 
 
 @torch.inference_mode()
-def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: float) -> list[Candidate]:
+def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: float) -> list[ScoredHypothesis]:
     """Every hypothesis of one utterance: the student's costs by its uncached decoder, the model's by `score`.
 
     What stands behind EOS costs the student its best token and the model the mean of what was said.
@@ -50,7 +50,7 @@ def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: flo
         mean = sum(opinions) / max(len(opinions), 1)
         score = sum(own) + weight * (sum(opinions) + mean * (count - len(ids)))
         ends = fired.fire_times[0, :length].tolist()
-        found.append(Candidate(Hypothesis(ids[:length], own[:length], ends), score))
+        found.append(ScoredHypothesis(Hypothesis(ids[:length], own[:length], ends), score))
     return sorted(found, key=lambda each: -each.score)
 
 
@@ -124,7 +124,7 @@ def test_several_scorers_add_up() -> None:
 
 @pytest.mark.parametrize(
     ("symbols", "words"),
-    [("ab", "6 pieces, the student has 7"), ("acb", "id 5 is 'c' there, 'b' here")],
+    [("ab", "6 tokens, the student 7"), ("acb", "id 5 is 'c', for the student 'b'")],
 )
 def test_other_pieces_than_the_students(symbols: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = TableLM(CharacterTokenizer(list(symbols)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retort.config.student import StudentConfig
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.fusion import Fusion
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -84,7 +84,7 @@ def everything(
     return sorted(found, key=lambda each: -each[2])
 
 
-def assert_same(found: list[Candidate], expected: list[tuple[list[int], list[float], float]]) -> None:
+def assert_same(found: list[ScoredHypothesis], expected: list[tuple[list[int], list[float], float]]) -> None:
     assert [each.hypothesis.ids for each in found] == [ids for ids, _, _ in expected]
     for each, (_, said, score) in zip(found, expected):
         assert each.score == pytest.approx(score, abs=1e-4)

@@ -10,19 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.decoding.cif import Candidate, beam_fired
+from retort.decoding.cif import ScoredHypothesis, beam_fired
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.transcript import Alternative, TimedText, Transcript, join_alternatives, time_candidates
+from retort.decoding.transcript import ScoredTranscript, TimedText, Transcript, join_nbest, time_candidates
 from retort.text.tokenizers import CharacterTokenizer
 
 RATE = 16000
 
 
-def reading(text: str, score: float, end: float = 1.0) -> Alternative:
+def reading(text: str, score: float, end: float = 1.0) -> ScoredTranscript:
     word = TimedText(text, end - 1.0, end, 0.5)
-    return Alternative(Transcript(text, [word], [word]), score)
+    return ScoredTranscript(Transcript(text, [word], [word]), score)
 
 
 scores = st.lists(st.integers(-50, 0).map(float), min_size=1, max_size=4)
@@ -34,7 +34,7 @@ def test_the_best_of_the_whole_are_the_best_of_all_combinations(parts: list[list
         [reading(f"s{index}r{rank}", score) for rank, score in enumerate(sorted(part, reverse=True))]
         for index, part in enumerate(parts)
     ]
-    joined = join_alternatives(readings, " ", most)
+    joined = join_nbest(readings, " ", most)
     everything = sorted((sum(each) for each in product(*parts)), reverse=True)
     assert [each.score for each in joined] == everything[:most]
     known = {each.transcript.text: each.score for part in readings for each in part}
@@ -48,7 +48,7 @@ def test_one_text_is_told_once_with_the_better_score() -> None:
     tokenizer = CharacterTokenizer(list("▁ab"))
     spelled = [[5, 6], [4, 5, 6], [5, 4, 4, 6], [5, 4, 6], [5]]
     candidates = [
-        Candidate(Hypothesis(ids, [-0.1] * len(ids), [1.0 * place for place in range(len(ids))]), -1.0 - rank)
+        ScoredHypothesis(Hypothesis(ids, [-0.1] * len(ids), [1.0 * place for place in range(len(ids))]), -1.0 - rank)
         for rank, ids in enumerate(spelled)
     ]
     told = time_candidates(candidates, 3, tokenizer, 0.04, 2.0, 1.0)

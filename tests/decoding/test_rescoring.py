@@ -9,11 +9,11 @@ import torch
 from tiny_searches import build, fire
 
 from retort.common.errors import UserError
-from retort.decoding.cif import Candidate, beam_fired
+from retort.decoding.cif import ScoredHypothesis, beam_fired
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.rescoring import PieceJudge, TextJudge, open_judge, rescore
+from retort.decoding.rescoring import TextRescoringLM, TokenRescoringLM, open_rescoring_lm, rescore
 from retort.decoding.token_search import CifSearch
 from retort.lm.likelihood import MaskedPlm
 from retort.text.tokenizers import CharacterTokenizer
@@ -22,9 +22,9 @@ from tiny_lms import TableLM
 LETTERS = CharacterTokenizer(list("abcdefghij") + ["▁", "k"])
 
 
-def candidate(text: str, score: float) -> Candidate:
+def candidate(text: str, score: float) -> ScoredHypothesis:
     ids = LETTERS.encode(text)
-    return Candidate(Hypothesis(ids, [-0.1] * len(ids), [1.0] * len(ids)), score)
+    return ScoredHypothesis(Hypothesis(ids, [-0.1] * len(ids), [1.0] * len(ids)), score)
 
 
 LISTS = [
@@ -34,14 +34,14 @@ LISTS = [
 ]
 
 
-def lengths_of(found: list[list[Candidate]]) -> list[list[int]]:
+def lengths_of(found: list[list[ScoredHypothesis]]) -> list[list[int]]:
     return [[len(each.hypothesis.ids) for each in row] for row in found]
 
 
 @pytest.mark.parametrize(("weight", "length_weight"), [(0.0, 0.0), (0.4, 0.0), (0.7, 1.3), (0.0, -2.0)])
 def test_scores_are_those_of_a_slow_sum(weight: float, length_weight: float) -> None:
     lm = TableLM(LETTERS)
-    for given, found in zip(LISTS, rescore(LISTS, PieceJudge(lm), weight, length_weight)):
+    for given, found in zip(LISTS, rescore(LISTS, TokenRescoringLM(lm), weight, length_weight)):
         expected = []
         for each in given:
             ids = each.hypothesis.ids
@@ -53,10 +53,10 @@ def test_scores_are_those_of_a_slow_sum(weight: float, length_weight: float) -> 
 
 
 def test_a_length_weight_turns_the_order() -> None:
-    judge = PieceJudge(TableLM(LETTERS))
-    assert lengths_of(rescore(LISTS, judge, 0.0, 0.0)) == lengths_of(LISTS)
-    assert lengths_of(rescore(LISTS, judge, 0.0, 5.0)) == [[3, 2, 0], [1], [4, 3]]
-    assert lengths_of(rescore(LISTS, judge, 0.0, -5.0)) == [[0, 2, 3], [1], [3, 4]]
+    lm = TokenRescoringLM(TableLM(LETTERS))
+    assert lengths_of(rescore(LISTS, lm, 0.0, 0.0)) == lengths_of(LISTS)
+    assert lengths_of(rescore(LISTS, lm, 0.0, 5.0)) == [[3, 2, 0], [1], [4, 3]]
+    assert lengths_of(rescore(LISTS, lm, 0.0, -5.0)) == [[0, 2, 3], [1], [3, 4]]
 
 
 def test_all_lists_are_judged_together() -> None:
@@ -68,29 +68,29 @@ def test_all_lists_are_judged_together() -> None:
             self.calls += 1
             return [0.0] * len(sentences)
 
-    judge = Counting()
-    assert rescore(LISTS, judge, 1.0, 0.0) == LISTS
-    assert judge.calls == 1
+    lm = Counting()
+    assert rescore(LISTS, lm, 1.0, 0.0) == LISTS
+    assert lm.calls == 1
 
 
 def test_a_masked_model_reads_the_text_in_its_case(tone_masked: Path) -> None:
     plm = MaskedPlm(str(tone_masked))
     upper = CharacterTokenizer(list("▁ABCDEFGH"))
     texts = ["AB CD", "", "H", "AB CD"]
-    found = TextJudge(plm, upper, "lower").score([upper.encode(text) for text in texts])
+    found = TextRescoringLM(plm, upper, "lower").score([upper.encode(text) for text in texts])
     assert found == pytest.approx(plm.score([text.lower() for text in texts]))
     assert found[0] == found[3] < 0.0 == found[1]
-    assert TextJudge(plm, upper, "keep").score([upper.encode("AB")]) == pytest.approx(plm.score(["AB"]))
+    assert TextRescoringLM(plm, upper, "keep").score([upper.encode("AB")]) == pytest.approx(plm.score(["AB"]))
     assert plm.score(["AB"]) != pytest.approx(plm.score(["ab"]))
 
 
 def test_the_model_says_what_kind_it_is(tone_masked: Path, tone_gpt: Path, tone_bert: Path) -> None:
     def opened(name: Path, kind: str = "auto") -> str:
         options = DecodingOptions(beam=2, rescore=str(name), rescore_kind=kind)
-        judge = open_judge(options, LETTERS, "cpu")
-        assert isinstance(judge, TextJudge)
-        assert judge.parameters > 1000
-        return type(judge.plm).__name__
+        lm = open_rescoring_lm(options, LETTERS, "cpu")
+        assert isinstance(lm, TextRescoringLM)
+        assert lm.parameters > 1000
+        return type(lm.plm).__name__
 
     assert opened(tone_masked) == opened(tone_masked, "masked") == "MaskedPlm"
     assert opened(tone_gpt) == opened(tone_gpt, "causal") == "CausalPlm"
@@ -132,7 +132,7 @@ class TestSearch:
         )
         first = recogniser.search(features, fused)
         assert first != recogniser.search(features, DecodingOptions(beam=4))
-        expected = rescore(recogniser.search(features, fused), PieceJudge(lm), 0.8, 0.5)
+        expected = rescore(recogniser.search(features, fused), TokenRescoringLM(lm), 0.8, 0.5)
         assert recogniser.search(features, both) == expected
         assert recogniser.opened(both).parameters == {
             "student": sum(each.numel() for each in recogniser.student.parameters()),
@@ -159,7 +159,7 @@ class TestSearch:
     def test_transcribing_a_file(self, recogniser: Recogniser, lm: TableLM, say: Callable[..., Any]) -> None:
         options = DecodingOptions(beam=3, nbest=3, rescore="lm", rescore_weight=2.0)
         plain = recogniser.search([recogniser._features(say("abc"))], DecodingOptions(beam=3, nbest=3))
-        found = recogniser._alternatives([say("abc")], 30.0, "x", options)
+        found = recogniser._nbest([say("abc")], 30.0, "x", options)
         assert sorted(each.score for each in found) != sorted(each.score for each in plain[0])
         assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
 

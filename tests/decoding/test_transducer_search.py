@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import NormaliserConfig
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
 from retort.decoding.options import DecodingOptions
 from retort.decoding.token_search import TransducerSearch
-from retort.decoding.transducer import beam_transduced, greedy_transduced
+from retort.decoding.transducer import transducer_beam, transducer_greedy
 from retort.nn.transducer import transducer_loss
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
@@ -39,7 +39,7 @@ def table_fusion(size: int, weight: float = 0.7) -> Fusion:
 def symbol_table(student: TransducerStudent, hidden: Tensor, ids: tuple[int, ...]) -> Tensor:
     """Log-probabilities `(T, U + 1, V)` of one utterance, by the network that reads whole sequences."""
     predicted = student.predictor(torch.tensor([ids], dtype=torch.int64), EOS)
-    _, logits = student.joiner(student.joiner.hear(hidden)[:, None], student.joiner.read(predicted))
+    _, logits = student.joiner(student.joiner.project_encoder(hidden)[:, None], student.joiner.project_predictor(predicted))
     return logits.log_softmax(-1)
 
 
@@ -80,7 +80,7 @@ def test_a_beam_wide_enough_finds_all_there_is(
     student, encoded = build(6, predictor, seed), hear([frames], seed)
     scorer = table_fusion(6) if fused else None
     expected = exhaustive(student, encoded, scorer, length_weight)
-    (found,) = beam_transduced(student, encoded, 1000, scorer, length_weight)
+    (found,) = transducer_beam(student, encoded, 1000, scorer, length_weight)
     assert {tuple(each.hypothesis.ids): each.score for each in found} == pytest.approx(expected, abs=1e-5)
     assert len(found) == len(expected) == sum(3**count for count in range(frames + 1))
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
@@ -88,7 +88,7 @@ def test_a_beam_wide_enough_finds_all_there_is(
 
 def test_its_scores_are_the_loss_of_a_monotonic_transducer() -> None:
     student, encoded = build(6), hear([5], seed=3)
-    (found,) = beam_transduced(student, encoded, 1000)
+    (found,) = transducer_beam(student, encoded, 1000)
     for each in found[::20]:
         ids = each.hypothesis.ids
         with torch.inference_mode():
@@ -107,8 +107,8 @@ def test_its_scores_are_the_loss_of_a_monotonic_transducer() -> None:
 @settings(max_examples=20)
 def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) -> None:
     student, encoded = build(9, predictor, seed), hear(lengths, seed)
-    greedy = greedy_transduced(student, encoded)
-    for own, (best,) in zip(greedy, beam_transduced(student, encoded, 1)):
+    greedy = transducer_greedy(student, encoded)
+    for own, (best,) in zip(greedy, transducer_beam(student, encoded, 1)):
         assert own.hypothesis.ids == best.hypothesis.ids
         assert own.hypothesis.ends == best.hypothesis.ends
         assert own.hypothesis.log_probs == pytest.approx(best.hypothesis.log_probs)
@@ -118,7 +118,7 @@ def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) 
 @pytest.mark.parametrize("weight", [-2.5, -4.0])
 def test_a_weight_of_length_is_what_others_take_from_blanks(weight: float) -> None:
     student, encoded = build(9, seed=1), hear([15], seed=4)
-    ((found, *_),) = beam_transduced(student, encoded, 1, length_weight=weight)
+    ((found, *_),) = transducer_beam(student, encoded, 1, length_weight=weight)
     ids: list[int] = []
     with torch.inference_mode():
         for frame in range(15):
@@ -128,14 +128,14 @@ def test_a_weight_of_length_is_what_others_take_from_blanks(weight: float) -> No
             if (token := int(column.argmax())) != BLANK:
                 ids.append(token)
     assert found.hypothesis.ids == ids
-    (plain,) = greedy_transduced(student, encoded)
+    (plain,) = transducer_greedy(student, encoded)
     assert len(ids) < len(plain.hypothesis.ids)
 
 
 @pytest.mark.parametrize("symbols", [1, 2, 4])
 def test_greedy_takes_the_best_symbol_at_every_step(symbols: int) -> None:
     student, encoded = build(9, seed=1), hear([15], seed=4)
-    (found,) = greedy_transduced(student, encoded, symbols)
+    (found,) = transducer_greedy(student, encoded, symbols)
     ids: list[int] = []
     ends, score = [], 0.0
     with torch.inference_mode():
@@ -162,23 +162,23 @@ def test_padding_and_batching_change_nothing(predictor: str, beam: int, fused: b
     student, scorer = build(9, predictor, seed=6), table_fusion(9) if fused else None
     lengths = [9, 0, 14, 5]
     together, dirty = hear(lengths, 3), hear(lengths, 3, behind=1e3)
-    batched = [beam_transduced(student, each, beam, scorer) for each in (together, dirty)]
-    paths = [greedy_transduced(student, each) for each in (together, dirty)]
+    batched = [transducer_beam(student, each, beam, scorer) for each in (together, dirty)]
+    paths = [transducer_greedy(student, each) for each in (together, dirty)]
     assert batched[0] == batched[1]
     assert paths[0] == paths[1]
     for row, length in enumerate(lengths):
         alone = Encoded(together.hidden[row : row + 1, :length], torch.tensor([length]))
-        (expected,) = beam_transduced(student, alone, beam, scorer)
+        (expected,) = transducer_beam(student, alone, beam, scorer)
         assert [each.hypothesis.ids for each in batched[0][row]] == [each.hypothesis.ids for each in expected]
         assert [each.score for each in batched[0][row]] == pytest.approx([each.score for each in expected])
-        (own,) = greedy_transduced(student, alone)
+        (own,) = transducer_greedy(student, alone)
         assert paths[0][row].hypothesis.ids == own.hypothesis.ids
     assert [each.hypothesis.ids for each in batched[0][1]] == [[]]
 
 
 def test_hypotheses_are_all_different_and_well_formed() -> None:
     student, encoded = build(16, seed=2), hear([30, 22], seed=2)
-    for found, length in zip(beam_transduced(student, encoded, 8), (30, 22)):
+    for found, length in zip(transducer_beam(student, encoded, 8), (30, 22)):
         assert len(found) == 8
         assert len({tuple(each.hypothesis.ids) for each in found}) == 8
         for each in found:
@@ -193,7 +193,7 @@ def test_hypotheses_are_all_different_and_well_formed() -> None:
 
 def test_times_and_confidences_are_those_of_the_tokens_on_their_path() -> None:
     student, encoded = build(8, seed=5), hear([8], seed=5)
-    for each in beam_transduced(student, encoded, 5, table_fusion(8))[0]:
+    for each in transducer_beam(student, encoded, 5, table_fusion(8))[0]:
         said = each.hypothesis
         with torch.inference_mode():
             table = symbol_table(student, encoded.hidden[0], tuple(said.ids))
@@ -210,7 +210,7 @@ def test_equal_hypotheses_do_not_crowd_out_others() -> None:
     with torch.no_grad():
         student.joiner.output.weight.zero_()
         student.joiner.output.bias.copy_(torch.tensor([0.5, 1e-9, 1e-9, 0.1, 0.4]).log())
-    (found,) = beam_transduced(student, hear([3]), 2)
+    (found,) = transducer_beam(student, hear([3]), 2)
     assert [each.hypothesis.ids for each in found] == [[4], [4, 4]]
     # [4] in any of three frames; behind the second, [4] has 2 * 0.4 * 0.5 and [] 0.5 ** 2: [4, 4] begins anew.
     assert math.exp(found[0].score) == pytest.approx(3 * 0.4 * 0.5**2, rel=1e-6)
@@ -240,8 +240,8 @@ class Counting:
 
 def test_a_scorer_is_asked_of_every_sequence_once() -> None:
     student, encoded, scorer = build(9, seed=1), hear([10, 10], seed=4), Counting()
-    found = beam_transduced(student, encoded, 4, scorer)
-    plain = beam_transduced(student, encoded, 4)
+    found = transducer_beam(student, encoded, 4, scorer)
+    plain = transducer_beam(student, encoded, 4)
     assert [[each.hypothesis for each in own] for own in found] == [
         [each.hypothesis for each in own] for own in plain
     ]
@@ -265,7 +265,7 @@ def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None
     student, encoded, tokenizer = build(9, seed=1), hear([10, 7], seed=4), tokenizer_of(9)
     lm = TableLM(tokenizer)
     monkeypatch.setattr("retort.decoding.token_search.open_fitting_lm", lambda *_: lm)
-    monkeypatch.setattr("retort.decoding.token_search.open_judge", lambda *_: Judged())
+    monkeypatch.setattr("retort.decoding.token_search.open_rescoring_lm", lambda *_: Judged())
     normalise = Normaliser(NormaliserConfig())
 
     def search(before: TransducerSearch | None = None, **options: Any) -> TransducerSearch:
@@ -274,22 +274,22 @@ def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None
         return opened
 
     plain = search()
-    assert plain(encoded) == [[each] for each in greedy_transduced(student, encoded)]
+    assert plain(encoded) == [[each] for each in transducer_greedy(student, encoded)]
     student.config.transducer.symbols = 3
-    assert plain(encoded) == [[each] for each in greedy_transduced(student, encoded, 3)]
-    assert search(beam=4)(encoded) == beam_transduced(student, encoded, 4)
+    assert plain(encoded) == [[each] for each in transducer_greedy(student, encoded, 3)]
+    assert search(beam=4)(encoded) == transducer_beam(student, encoded, 4)
     for beam in (1, 4):
         weighed = search(beam=beam, length_weight=1.5)
-        assert weighed(encoded) == beam_transduced(student, encoded, beam, None, 1.5)
+        assert weighed(encoded) == transducer_beam(student, encoded, beam, None, 1.5)
     fused = search(beam=4, lm="x", lm_weight=0.7)
-    assert fused(encoded) == beam_transduced(student, encoded, 4, Fusion(lm, 0.7))
+    assert fused(encoded) == transducer_beam(student, encoded, 4, Fusion(lm, 0.7))
     assert fused.parameters["lm"] == lm.parameters
     again = search(fused, beam=2, lm="x", lm_weight=0.1)
     assert again.scorer is not None
     assert again.scorer.lm is lm
-    longest: list[list[Candidate]] = search(beam=4, rescore="x", rescore_weight=1.0)(encoded)
+    longest: list[list[ScoredHypothesis]] = search(beam=4, rescore="x", rescore_weight=1.0)(encoded)
     for found in longest:
         assert len(found[0].hypothesis.ids) == max(len(each.hypothesis.ids) for each in found)
-    assert len(plain.heard(encoded) or []) == 2
+    assert len(plain.ctc_hypotheses(encoded) or []) == 2
     student.config.ctc_weight = 0.0
-    assert plain.heard(encoded) is None
+    assert plain.ctc_hypotheses(encoded) is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retort.config.student import StudentConfig
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import EOS
@@ -51,7 +51,7 @@ def row_of(fired: FiredTokens, row: int) -> FiredTokens:
     )
 
 
-def assert_same(found: list[Candidate], expected: list[Candidate]) -> None:
+def assert_same(found: list[ScoredHypothesis], expected: list[ScoredHypothesis]) -> None:
     assert [each.hypothesis.ids for each in found] == [each.hypothesis.ids for each in expected]
     for one, other in zip(found, expected):
         assert one.score == pytest.approx(other.score, abs=1e-5)

@@ -181,10 +181,10 @@ def mistakes(aligner: Path, tmp_path: Path) -> dict[str, tuple[Path, Path, Lexic
     save_alignments(made, [first[name] for name in first], first.tree, first.lexicon)
     foreign = Lexicon({word: [["X", "Y"]] for word in LEXICON})
     return {
-        "not the Gaussians of their aligner": (made.parent, tmp_path / "b", LEXICON),
+        "not the Gaussians of the aligner": (made.parent, tmp_path / "b", LEXICON),
         "would replace those of the aligner": (aligner, aligner, LEXICON),
-        "holds no alignments": (tmp_path / "none", tmp_path / "b", LEXICON),
-        r"none of its 6 words can be said in the 5 phones": (aligner, tmp_path / "b", foreign),
+        "contains no alignments": (tmp_path / "none", tmp_path / "b", LEXICON),
+        r"none of its 6 words can be spelled in the 5 phones": (aligner, tmp_path / "b", foreign),
     }
 
 

@@ -144,7 +144,7 @@ def test_a_new_store_replaces_the_old(tmp_path: Path) -> None:
 
 
 def test_bad_stores_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no alignments"):
+    with pytest.raises(UserError, match="contains no alignments"):
         open_alignments(tmp_path)
     with pytest.raises(UserError, match=r"no utterance could be aligned \(u: too short\)"):
         save_alignments(tmp_path, [], TREE, LEXICON, skipped={"u": "too short"})
@@ -178,7 +178,7 @@ def test_ctm_of_others(tmp_path: Path) -> None:
         ("u 1 0.0 1.0\n", "line 1 is not"),
         ("u 1 0 1 a\nu 1 -1 2 b\n", "line 2 is not"),
         ("u 1 nan 2 b\n", "line 1 is not"),
-        (";; nothing\n", "holds no line"),
+        (";; nothing\n", "contains no lines"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=what):

@@ -245,7 +245,7 @@ class TestFolders:
         assert (tmp_path / "kept" / "graph.fst").read_bytes() != before
         assert Graph.load(tmp_path / "linked").about.key == kept.about.key != other.about.key
         kept.save(tmp_path / "late", link=True)  # another has taken its place: what is kept is this one
-        assert not kept.kept
+        assert not kept.is_current
         hold_same(Graph.load(tmp_path / "late"), Graph.load(tmp_path / "linked"))
 
     def test_what_a_process_left_that_died_is_not_written_into(self, kept: Graph, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from small_systems import LEXICON, PHONES, random_tree
 from retort.alignment.alignment import Alignment, Timed, from_phones, subsample
 from retort.alignment.tree import SenoneTree
 from retort.alignment.unit_text import (
-    SpokenUnit,
-    UnitSpeaker,
+    AcousticUnit,
+    UnitPronouncer,
     pause_share,
-    spoken_units,
+    pronounce_units,
     unit_symbols,
     unit_text,
 )
@@ -56,7 +56,7 @@ def spoken(
     return from_phones("u", timed, phones, tree)
 
 
-def slowly(alignment: Alignment, unit: SpokenUnit) -> tuple[list[str], list[int]]:
+def slowly(alignment: Alignment, unit: AcousticUnit) -> tuple[list[str], list[int]]:
     """Frame by frame: a symbol begins with a phone, and within it where the senone changes."""
     symbols: list[str] = []
     index = [-1] * len(alignment.senones)
@@ -90,7 +90,7 @@ def test_what_two_phones_share_is_two_symbols_and_what_two_states_share_is_one()
     alignment = from_phones("u", [], [Timed("A", 0, 4), Timed("B", 4, 2), Timed("B", 6, 2)], tied)
     text, index = unit_text(alignment, "senone")
     assert (text, index.tolist()) == ("S1 S1 S2 S1 S2", [0, 0, 0, 0, 1, 2, 3, 4])
-    assert spoken_units(["x"], {"x": [["A", "B", "B"]]}, tied, "senone") == text
+    assert pronounce_units(["x"], {"x": [["A", "B", "B"]]}, tied, "senone") == text
     assert tied.states_of_senones() == [-1, -1, 1, -1, 0, 1]
     assert SenoneTree.monophone(PHONES, 3).states_of_senones() == [0, 1, 2] * len(PHONES)
 
@@ -101,7 +101,7 @@ def test_only_silence_is_an_empty_text() -> None:
     for unit in ("senone", "phone"):
         text, index = unit_text(alignment, unit)
         assert (text, index.tolist()) == ("", [-1] * 9)
-        assert spoken_units([], LEXICON, tree, unit) == ""
+        assert pronounce_units([], LEXICON, tree, unit) == ""
 
 
 @settings(max_examples=40)
@@ -114,7 +114,7 @@ def test_only_silence_is_an_empty_text() -> None:
     st.integers(0, 99),
 )
 def test_words_alone_say_the_same(
-    words: list[str], ways: list[int], unit: SpokenUnit, states: int, silent: list[bool], seed: int
+    words: list[str], ways: list[int], unit: AcousticUnit, states: int, silent: list[bool], seed: int
 ) -> None:
     tree, apart = TREES[states], silent[: len(words) - 1]
     alignment = spoken(words, ways, tree, random.Random(seed), apart)
@@ -127,9 +127,9 @@ def test_words_alone_say_the_same(
         for place, (word, way) in enumerate(zip(words, ways))
     }
     if not any(apart):
-        assert spoken_units(list(chosen), chosen, tree, unit) == text
-    speaker = UnitSpeaker(chosen, tree, unit)  # and no less so when it knows all of it already
-    assert {speaker(list(chosen), apart=apart) for _ in range(2)} == {text}
+        assert pronounce_units(list(chosen), chosen, tree, unit) == text
+    speaker = UnitPronouncer(chosen, tree, unit)  # and no less so when it knows all of it already
+    assert {speaker(list(chosen), pauses=apart) for _ in range(2)} == {text}
     assert set(symbols) <= set(unit_symbols(tree, unit))
 
 
@@ -138,10 +138,10 @@ def test_a_silence_between_words_changes_only_its_neighbours() -> None:
     tree = TREES[3]
     phones = [Timed("C", 0, 3), Timed("A", 3, 3), Timed("SIL", 6, 3), Timed("D", 9, 3)]
     text, _ = unit_text(from_phones("u", [], phones, tree), "senone")
-    alone = [spoken_units([word], LEXICON, tree, "senone") for word in ("ca", "d")]
+    alone = [pronounce_units([word], LEXICON, tree, "senone") for word in ("ca", "d")]
     assert text == " ".join(alone)
-    assert text != spoken_units(["ca", "d"], LEXICON, tree, "senone")
-    assert text == UnitSpeaker(LEXICON, tree, "senone")(["ca", "d"], apart=[True])
+    assert text != pronounce_units(["ca", "d"], LEXICON, tree, "senone")
+    assert text == UnitPronouncer(LEXICON, tree, "senone")(["ca", "d"], pauses=[True])
 
 
 def test_long_frames() -> None:
@@ -154,24 +154,24 @@ def test_long_frames() -> None:
         3,
     )
     text, index = unit_text(low, "senone")
-    assert text == spoken_units(["bad", "d"], LEXICON, tree, "senone")
+    assert text == pronounce_units(["bad", "d"], LEXICON, tree, "senone")
     assert len(index) == len(alignment.senones)
 
 
 def test_a_draw_chooses_among_pronunciations() -> None:
     draw = random.Random(1)
-    said = {spoken_units(["ca", "d"], LEXICON, TREES[1], "phone", draw) for _ in range(20)}
+    said = {pronounce_units(["ca", "d"], LEXICON, TREES[1], "phone", draw) for _ in range(20)}
     assert said == {"C A D", "B D"}
-    speaker = UnitSpeaker(LEXICON, TREES[3], "senone")
+    speaker = UnitPronouncer(LEXICON, TREES[3], "senone")
     drawn = [speaker(["ca", "ca"], random.Random(seed)) for seed in (5, 5)]
     assert drawn[0] == drawn[1]
     ways = [{"1": [first], "2": [second]} for first, second in itertools.product(LEXICON["ca"], repeat=2)]
-    assert drawn[0] in {spoken_units(["1", "2"], each, TREES[3], "senone") for each in ways}
+    assert drawn[0] in {pronounce_units(["1", "2"], each, TREES[3], "senone") for each in ways}
 
 
 def test_words_without_a_pronunciation() -> None:
     lexicon = {"a": [["A"]], "foreign": [["A", "X"]], "silent": [["SIL"]], "two": [["X"], ["B"]], "none": []}
-    speaker = UnitSpeaker(lexicon, TREES[1], "phone")
+    speaker = UnitPronouncer(lexicon, TREES[1], "phone")
     assert speaker(["a", "two"]) == "A B"
     assert speaker.missing(["a", "foreign", "two", "silent", "new", "none", "new"]) == [
         "foreign",

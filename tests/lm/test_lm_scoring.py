@@ -35,7 +35,7 @@ def test_ends_count_as_pieces_and_as_words() -> None:
 
 
 def test_text_without_a_piece_is_one_line() -> None:
-    with pytest.raises(UserError, match="no sentence of it has a piece"):
+    with pytest.raises(UserError, match="no sentence contains a token"):
         score("", "")
 
 

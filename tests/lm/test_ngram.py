@@ -207,13 +207,13 @@ def test_an_arpa_file_of_another_tool(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("\\data\\", "", "no n-grams in it"),
-        ("ngram 2=4", "ngram 2=5", "it has 4 n-grams of 2 and announces 5"),
+        ("\\data\\", "", "contains no n-grams"),
+        ("ngram 2=4", "ngram 2=5", "it has 4 n-grams of order 2, but its header states 5"),
         ("ngram 2=4", "ngram 2=many", "'many' is not a number"),
-        ("\\end\\", "", "it breaks off"),
-        ("-0.2\ta b\t-0.6", "-0.2\ta", "is not an n-gram of 2"),
-        ("-0.2\ta b\t-0.6", "low\ta b", "is not an n-gram of 2"),
-        ("-0.05\t<s> a b", "-0.05\tb a b", "n-grams of 3 without their history"),
+        ("\\end\\", "", "it is truncated"),
+        ("-0.2\ta b\t-0.6", "-0.2\ta", "is not an n-gram of order 2"),
+        ("-0.2\ta b\t-0.6", "low\ta b", "is not an n-gram of order 2"),
+        ("-0.05\t<s> a b", "-0.05\tb a b", "n-grams of order 3 without their histories"),
     ],
 )
 def test_what_is_wrong_with_an_arpa_file_is_one_line(

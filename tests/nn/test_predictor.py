@@ -62,7 +62,7 @@ def test_the_joiner_over_lattices_is_the_joiner_cell_by_cell() -> None:
     torch.manual_seed(0)
     joiner = Joiner(5, 6, 7, VOCABULARY)
     hidden, predicted = torch.randn(2, 4, 5), torch.randn(2, 4, 6)
-    heard, read = joiner.hear(hidden), joiner.read(predicted)
+    heard, read = joiner.project_encoder(hidden), joiner.project_predictor(predicted)
     logits = joiner.over_lattices(heard, read, torch.tensor([4, 2]), torch.tensor([1, 3]))
     cells = [(0, t, u) for t in range(4) for u in range(2)] + [(1, t, u) for t in range(2) for u in range(4)]
     assert logits.shape == (len(cells), VOCABULARY)

@@ -12,7 +12,7 @@ from retort.common.errors import UserError
 from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.encoder import Encoder
 from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights
-from retort.pretrained.speech import hears_normalised, open_speech_encoder, speech_architecture
+from retort.pretrained.speech import normalises_wave, open_speech_encoder, speech_architecture
 from tiny_speech import DIM, KERNELS, KINDS, STRIDES, make_speech_encoder
 
 SAMPLES = 160
@@ -211,9 +211,9 @@ class TestOpening:
     def test_what_it_says_of_the_wave(self, tmp_path: Path) -> None:
         for normalise in (True, False):
             folder = make_speech_encoder(tmp_path / str(normalise), normalise=normalise)
-            assert hears_normalised(str(folder)) is normalise
+            assert normalises_wave(str(folder)) is normalise
         (folder / "preprocessor_config.json").unlink()
-        assert hears_normalised(str(folder)) is None
+        assert normalises_wave(str(folder)) is None
 
     def test_models_that_hear_otherwise(self, tmp_path: Path, uncased_folder: Path) -> None:
         with pytest.raises(UserError, match=r"type bert\. Choose one of wav2vec2, hubert"):

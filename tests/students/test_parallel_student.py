@@ -240,7 +240,7 @@ def test_lists_are_ranked_anew() -> None:
     letters = CharacterTokenizer(list("abcde"))
     plain = CifSearch(student, letters, DecodingOptions(beam=5))
     search = CifSearch(student, letters, plain.options)
-    search.judge, search.options = (
+    search.rescoring_lm, search.options = (
         Contrary(),
         DecodingOptions(beam=5, rescore="contrary", rescore_weight=100.0),
     )

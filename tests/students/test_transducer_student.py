@@ -9,7 +9,7 @@ from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances
 from retort.config.loading import load_recipe
 from retort.config.schema import RowConfig
 from retort.decoding.greedy import ctc_greedy
-from retort.decoding.transducer import greedy_transduced
+from retort.decoding.transducer import transducer_greedy
 from retort.distill.objective import Objective
 from retort.info.describe import describe
 from retort.nn.ctc import label_frames
@@ -36,8 +36,8 @@ def build(predictor: str = "stateless", **options: float) -> TransducerStudent:
 def dense_logits(student: TransducerStudent, given: Batch) -> tuple[Tensor, Tensor]:
     """Logits `(B, T, U + 1, V)` of all cells, padded ones as well, and the encoder's lengths."""
     encoded = student.encode(given.features, given.feature_lengths)
-    heard = student.joiner.hear(encoded.hidden)
-    read = student.joiner.read(student.predictor(given.tokens[:, :-1], EOS))
+    heard = student.joiner.project_encoder(encoded.hidden)
+    read = student.joiner.project_predictor(student.predictor(given.tokens[:, :-1], EOS))
     return student.joiner(heard[:, :, None], read[:, None])[1], encoded.lengths
 
 
@@ -153,7 +153,7 @@ def test_autocast_keeps_the_loss_in_float32(kind: str) -> None:
         output = student(*given)
         encoded = student.encode(given.features, given.feature_lengths)
         with torch.no_grad():
-            found = greedy_transduced(student, encoded)
+            found = transducer_greedy(student, encoded)
     assert len(found) == 2
     for name, loss in output.losses.items():
         assert loss.dtype == torch.float32
@@ -237,5 +237,5 @@ def recalled(student: TransducerStudent, given: Batch) -> tuple[list[list[int]],
     """What the transducer and what the CTC head say."""
     encoded = student.encode(given.features, given.feature_lengths)
     symbols = student.config.transducer.symbols
-    said = [each.hypothesis.ids for each in greedy_transduced(student, encoded, symbols)]
+    said = [each.hypothesis.ids for each in transducer_greedy(student, encoded, symbols)]
     return said, ctc_greedy(student, encoded)

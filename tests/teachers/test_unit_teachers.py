@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.alignment.unit_text import SpokenUnit, spoken_units, unit_symbols, unit_text
+from retort.alignment.unit_text import AcousticUnit, pronounce_units, unit_symbols, unit_text
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig, TeacherConfig
 from retort.lm.config import ModelConfig
@@ -38,12 +38,12 @@ from tiny_lms import causal_gpt, masked_bert
 from tiny_units import LEXICON, aligned, tiny_tree
 
 TREE = tiny_tree()
-UNITS: tuple[SpokenUnit, ...] = ("senone", "phone")
+UNITS: tuple[AcousticUnit, ...] = ("senone", "phone")
 WORDS = [["one", "two"], ["eight"], ["three", "six", "one"], ["one", "two"]]
 
 
-def texts_of(unit: SpokenUnit) -> list[str]:
-    return [spoken_units(words, LEXICON, TREE, unit) for words in WORDS]
+def texts_of(unit: AcousticUnit) -> list[str]:
+    return [pronounce_units(words, LEXICON, TREE, unit) for words in WORDS]
 
 
 def save_lstm(folder: Path, tokenizer: Tokenizer, units: LmUnits | None, sharpness: float = 4.0) -> Path:
@@ -115,17 +115,17 @@ def slowly(config: TeacherConfig, text: str) -> Tensor:
 @pytest.mark.parametrize("kind", ["causal_lm", "masked_lm"])
 class TestUnits:
     @pytest.fixture
-    def config(self, kind: str, unit: SpokenUnit, request: pytest.FixtureRequest) -> TeacherConfig:
+    def config(self, kind: str, unit: AcousticUnit, request: pytest.FixtureRequest) -> TeacherConfig:
         models = request.getfixturevalue("causal" if kind == "causal_lm" else "masked")
         return config_of(models[unit], unit, kind=kind)
 
-    def test_its_symbols_are_all_of_the_unit(self, config: TeacherConfig, unit: SpokenUnit) -> None:
+    def test_its_symbols_are_all_of_the_unit(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         own = teacher_symbols(config)
         assert own.symbols[4:] == unit_symbols(TREE, unit)
         text = texts_of(unit)[2]
         assert [own.symbols[piece.id] for piece in own.pieces(text)] == text.split()
 
-    def test_it_says_what_the_model_says(self, config: TeacherConfig, unit: SpokenUnit) -> None:
+    def test_it_says_what_the_model_says(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         texts, own = texts_of(unit), teacher_symbols(config)
         signal = token_signal(
             open_teacher(config, tokenizer=own).read(texts), texts, [own.pieces(text) for text in texts]
@@ -140,7 +140,7 @@ class TestUnits:
             named = expected.gather(1, signal.ids[row, :count])
             torch.testing.assert_close(named, top.values, rtol=1e-4, atol=1e-6)
 
-    def test_other_texts_beside_one_change_nothing(self, config: TeacherConfig, unit: SpokenUnit) -> None:
+    def test_other_texts_beside_one_change_nothing(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         texts = [*texts_of(unit), ""]  # an utterance of silence alone
         teacher = open_fresh(config)
         for text, together in zip(texts, teacher.read(texts), strict=True):
@@ -148,7 +148,7 @@ class TestUnits:
             torch.testing.assert_close(alone.vectors, together.vectors, rtol=1e-5, atol=1e-7)
 
     def test_equal_units_share_a_reading_on_disk(
-        self, config: TeacherConfig, unit: SpokenUnit, tmp_path: Path
+        self, config: TeacherConfig, unit: AcousticUnit, tmp_path: Path
     ) -> None:
         config.storage = "disk"
         texts, own = texts_of(unit), teacher_symbols(config)
@@ -167,7 +167,7 @@ class TestUnits:
         assert store.identity["unit"] == unit
         assert store.identity["tokenizer"] == own.fingerprint()
 
-    def test_its_description_is_what_one_counts(self, config: TeacherConfig, unit: SpokenUnit) -> None:
+    def test_its_description_is_what_one_counts(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         texts, own = texts_of(unit), teacher_symbols(config)
         tree = TREE if unit == "senone" else None
         found = describe_teacher(config, own, texts, tree=tree)
@@ -202,7 +202,7 @@ class TestUnits:
             )
         assert found.mass < found.kept <= 1.0 + 1e-6
 
-    def test_a_frame_takes_what_is_said_of_its_unit(self, config: TeacherConfig, unit: SpokenUnit) -> None:
+    def test_a_frame_takes_what_is_said_of_its_unit(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         alignment = aligned("u", ["two", "seven"], TREE)
         text, index = unit_text(alignment, unit)
         own = teacher_symbols(config)
@@ -348,5 +348,5 @@ class TestSubwords:
 
     def test_texts_without_a_unit(self, bpe: Path) -> None:
         config = config_of(bpe, "text")
-        with pytest.raises(UserError, match="no sentence of it has a piece"):
+        with pytest.raises(UserError, match="no sentence contains a token"):
             describe_teacher(config, teacher_symbols(config), [""])

@@ -128,7 +128,7 @@ def test_the_words_of_an_arpa_file_are_its_own(read: Read, tmp_path: Path) -> No
     assert sorted(open_causal_lm(taken.folder).symbols) == sorted(open_causal_lm(own.folder).symbols)
     assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
     (tmp_path / "no.arpa").write_text("\\data\\\n")
-    with pytest.raises(UserError, match="no n-grams in it"):
+    with pytest.raises(UserError, match="contains no n-grams"):
         run(read(*words, "name=none", "text=[]", f"ngram.arpa={tmp_path}/no.arpa"), tmp_path / "exp")
 
 

@@ -80,7 +80,7 @@ def test_alignments_of_30_ms(tmp_path: Path) -> None:
     found = FrameLabels(store, {}, 3)("u", "ab", 89, 30)
     assert np.array_equal(found.senones, store["u"].senones)
     assert len(FrameLabels(store, {}, 6)("u", "ab", 89, 15).senones) == 15
-    with pytest.raises(UserError, match=r"frames are of 30 ms, the student's of 20 ms"):
+    with pytest.raises(UserError, match=r"frames have 30 ms, the student's 20 ms"):
         FrameLabels(store, {}, 2)
 
 

@@ -22,7 +22,7 @@ from retort.evaluation.evaluate import evaluate, evaluated
 from retort.evaluation.recognise import recognise
 from retort.evaluation.results import add_result, read_results
 from retort.evaluation.scalar_search import Tried
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.report.experiment import open_experiment
 from retort.report.frame_view import look_at_frames
 from retort.report.report import write_report
@@ -227,8 +227,8 @@ def test_several_processes_hear_the_same(outcome: Outcome, root: Path, most: int
     options = DecodingOptions(beam=most, nbest=most)
     alone = recognise(outcome.recogniser, cuts, options=options)
     told: list[tuple[int, int]] = []
-    with Workplace(2) as workplace:
-        recogniser = load(outcome.folder).at(workplace)
+    with DecoderPool(2) as pool:
+        recogniser = load(outcome.folder).use_pool(pool)
         crowd = recognise(recogniser, cuts, lambda *counts: told.append(counts), options)
     assert crowd.lines == alone.lines
     assert crowd.workers == 2
@@ -244,7 +244,7 @@ def test_several_readings(recogniser: Recogniser, root: Path) -> None:
 
 
 def test_no_other_language_model_joins(recogniser: Recogniser) -> None:
-    with pytest.raises(UserError, match="in its decoding graph"):
+    with pytest.raises(UserError, match="decoding graph"):
         recogniser.opened(DecodingOptions(beam=2, lm="lm", lm_weight=0.2))
 
 

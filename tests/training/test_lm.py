@@ -17,7 +17,7 @@ from retort.common.errors import UserError
 from retort.config.schema import TeacherConfig
 from retort.engine.log import read_metrics
 from retort.engine.loop import Stopped
-from retort.lm.masked_scoring import open_guesser, score_sentences
+from retort.lm.masked_scoring import open_masked_scorer, score_sentences
 from retort.lm_training import data as lm_data
 from retort.lm_training.run import LmOutcome, train_lm
 from retort.teachers import open_fresh
@@ -72,7 +72,7 @@ def test_it_learns_to_count_and_is_a_teacher(
     assert not (further.folder / "tokenizer").exists()
 
     monkeypatch.chdir(tmp_path)
-    guesser, tokenizer, limit = open_guesser("exp/toy/model")
+    guesser, tokenizer, limit = open_masked_scorer("exp/toy/model")
     again = score_sentences(guesser, tokenizer, lm_data.open_text(read()).held_out, limit)
     assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-4)
     readings = []
@@ -167,7 +167,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
     torch.testing.assert_close(vectors(tmp_path / "toy"), vectors(encoder))
     trained = run(read(*init, "name=trained"), tmp_path)
     assert not torch.allclose(vectors(trained.folder), vectors(encoder), atol=1e-2)
-    assert open_guesser(str(trained.folder))[1].convert_ids_to_tokens(5) == "one"
+    assert open_masked_scorer(str(trained.folder))[1].convert_ids_to_tokens(5) == "one"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
         (["text=[{source: EMPTY}]"], "no text in it"),
         (["held_out=[EMPTY]"], "no text in it"),
         (["held_out=[POINTS]"], "held_out has no text that the normaliser keeps"),
-        (["text=[{source: HELD}]"], "no sentence is left to learn from"),
+        (["text=[{source: HELD}]"], "no sentence is left for training"),
         (["init=./nowhere"], "no such folder"),
         (["init=BARE"], "its tokenizer has no vocabulary"),
         (["init=BERT"], "batches.longest is 16, the model reads 12 pieces"),

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from retort.alignment.store import AlignmentStore
-from retort.alignment.unit_text import UnitSpeaker, pause_share, unit_symbols
+from retort.alignment.unit_text import UnitPronouncer, pause_share, unit_symbols
 from retort.cli import app
 from retort.common.errors import UserError
 from retort.corpora import pronunciations
 from retort.lm.factory import open_causal_lm
-from retort.lm.masked_scoring import open_guesser, score_sentences
+from retort.lm.masked_scoring import open_masked_scorer, score_sentences
 from retort.lm.scoring import score_text
 from retort.lm.units import LmUnits, read_units
 from retort.lm_training.data import open_text
@@ -79,15 +79,15 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
 
     texts = open_text(recipe, outcome.folder).held_out
     assert outcome.score.pieces == sum(len(each.split()) for each in texts)
-    speaker = UnitSpeaker(LEXICON, TREE, unit)  # type: ignore[arg-type]
+    speaker = UnitPronouncer(LEXICON, TREE, unit)  # type: ignore[arg-type]
     sentences = dict.fromkeys(tuple(each) for each in lines(tmp_path / "held_out.txt"))
     for text, words in zip(texts, sentences, strict=True):
         silent = itertools.product((False, True), repeat=len(words) - 1)
-        assert text in {speaker(words, apart=apart) for apart in silent}
+        assert text in {speaker(words, pauses=apart) for apart in silent}
     folder = outcome.folder / "model"
     assert read_units(folder) == LmUnits.of(unit, TREE)  # type: ignore[arg-type]
     if kind == "masked":
-        guesser, tokenizer, _ = open_guesser(str(folder))
+        guesser, tokenizer, _ = open_masked_scorer(str(folder))
         assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))[5:] == symbols
         again = score_sentences(guesser, tokenizer, texts, 128)
     else:
@@ -106,9 +106,9 @@ def test_senones_are_told_of_as_many_pauses_as_the_alignments_have(read: Read, t
     pairs = [f"{first} {second}" for first, second in itertools.product(LEXICON.words, repeat=2)]
     texts = open_units(recipe, lambda: pairs, tmp_path / "kept")
     (tmp_path / "kept" / "tokenizer").touch()
-    speaker = UnitSpeaker(LEXICON, TREE, "senone")
-    tell = [pair for pair in pairs if speaker(pair.split(), apart=[True]) != speaker(pair.split())]
-    silent = [texts(pair) == speaker(pair.split(), apart=[True]) for pair in tell]
+    speaker = UnitPronouncer(LEXICON, TREE, "senone")
+    tell = [pair for pair in pairs if speaker(pair.split(), pauses=[True]) != speaker(pair.split())]
+    silent = [texts(pair) == speaker(pair.split(), pauses=[True]) for pair in tell]
     assert abs(sum(silent) / len(silent) - share) < 4 * (share * (1 - share) / len(silent)) ** 0.5
     shutil.rmtree(tmp_path / "alignments")
     again = open_units(recipe, lambda: pairs, tmp_path / "kept")
@@ -215,7 +215,7 @@ def test_a_run_that_goes_on_reads_the_same_units(read: Read, tmp_path: Path) -> 
     (outcome.folder / "units" / "about.json").write_text("{}")
     with pytest.raises(UserError, match=r"units.*(cannot be read|damaged)"):
         run(recipe, tmp_path / "exp")
-    with pytest.raises(UserError, match="holds no alignments"):
+    with pytest.raises(UserError, match="contains no alignments"):
         run(read("kind=ngram", "units.unit=senone", "name=other"), tmp_path / "exp")
 
 
@@ -247,7 +247,7 @@ def test_words_of_a_masked_model_without_units(read: Read, tmp_path: Path) -> No
         "tokenizer.size=11",
     )
     outcome = run(read(*masked), tmp_path / "exp")
-    tokenizer = open_guesser(str(outcome.folder))[1]
+    tokenizer = open_masked_scorer(str(outcome.folder))[1]
     assert len(tokenizer) == 11
     assert tokenizer.tokenize("one two,") == ["one", "[UNK]"]
     assert outcome.score.unknown > 0

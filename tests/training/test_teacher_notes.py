@@ -53,7 +53,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[str], 
     ) -> TeacherDescription:
         calls.append((config.unit, list(texts), more["tree"]))
         if config.unit == "text":
-            raise UserError("no sentence of it has a piece")
+            raise UserError("no sentence contains a token")
         return FOUND
 
     monkeypatch.setattr(module, "describe_teacher", describe)
@@ -97,7 +97,7 @@ def test_a_line_each(tmp_path: Path, measured: list[Any]) -> None:
         "validation texts)"
     )
     assert found[1].startswith("teacher p: perplexity 12.3")
-    assert found[2] == "teacher t: what it knows was not measured (no sentence of it has a piece)"
+    assert found[2] == "teacher t: what it knows was not measured (no sentence contains a token)"
     assert len(found) == 3  # one of hidden states has no distributions, one has no texts
 
 

@@ -89,10 +89,10 @@ def test_mistakes(retort: Retort, experiment: Path, corpus: Path, lm: Path, tmp_
     is_one_line(retort("evaluate", experiment, test, "--acoustic-scale", 0.5), "no decoding graph", "--graph")
     is_one_line(retort("evaluate", experiment, test, "--graph", "x"), "x: no n-gram model here")
     both = ("--graph", lm, "--lm", lm, "--lm-weight", 0.1)
-    is_one_line(retort("evaluate", experiment, test, *both), "another cannot join")
+    is_one_line(retort("evaluate", experiment, test, *both), "cannot be combined")
     is_one_line(retort("evaluate", experiment, test, "--graph", lm, "--nbest", 2), "beam of at least 2")
     is_one_line(retort("tune", experiment, test, "--graph", lm, "--beam", 4), "--beam")
-    is_one_line(retort("tune", experiment, test, "--graph", lm, "--lm", "x"), "another cannot join")
+    is_one_line(retort("tune", experiment, test, "--graph", lm, "--lm", "x"), "cannot be combined")
     save_ngram(tmp_path / "letters", CharacterTokenizer.train(["abc"]), ["abc"], 1)
     wave = test / "wav/test-000.wav"
     is_one_line(retort("transcribe", experiment, "--graph", "letters", wave), "ngram, over characters")

@@ -1,4 +1,4 @@
-"""From transcripts and features to senones: the stages of alignment, each kept and gone on with."""
+"""Alignment of a corpus from transcripts and features to senones, in stages that are stored and resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.alignment.features import Normalisation, Said, hours
+from retort.alignment.features import Normalisation, Utterance, hours
 from retort.alignment.gmm import Gmms, single_gaussians
 from retort.alignment.mfcc import FRAME_SHIFT
 from retort.alignment.passes import Counted, Job, Setting, count_triphones, flat_start, train_pass
@@ -26,9 +26,9 @@ from retort.alignment.stages import (
     alignment_workers,
     identities,
     is_done,
-    said_in,
     shards_of,
     used_words,
+    utterances_of,
     without_path,
 )
 from retort.alignment.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_store
@@ -38,11 +38,11 @@ from retort.config.schema import AlignConfig
 from retort.text.lexicon import Lexicon
 
 _VERSION = 1
-"""To be raised when a stage's result changes for the same input."""
+"""Increase this when the result of a stage changes for the same input."""
 _GROUPS = 128
-"""Parts of a pass; their number must not depend on the machine, for sums depend on their order."""
+"""Parts of a pass; their number must not depend on the machine, since sums depend on their order."""
 _FEW = 20
-"""Utterances below which none can be told from the others as a misfit."""
+"""Below this number of utterances no misfits are detected."""
 
 
 def align_corpus(
@@ -56,41 +56,41 @@ def align_corpus(
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> AlignmentStore:
-    """Align a corpus from nothing but its transcripts, or open what an earlier call has made.
+    """Align a corpus from a flat start, or open the result of an earlier call.
 
-    Stages: features, monophones from a flat start, tree, tied triphones, alignment. Each is kept in `folder` and
-    made again only if what it rests on has changed; a call that was stopped goes on at the pass or the shard of
-    utterances where it was. An utterance that cannot be aligned is left out: `skipped` of the store tells why.
+    Stages: features, monophones from a flat start, tree, tied triphones, alignment. Each is stored in
+    `folder` and computed again only if its inputs changed; an interrupted call resumes at its pass or shard.
+    An utterance that cannot be aligned is left out, with the reason in `skipped` of the store.
 
     Args:
-        cuts: utterances as lhotse's, each with one supervision; without a speaker, an utterance is its own.
-        lexicon: of the words that `words` makes of a transcript.
-        features: of a cut, `(T, 13)` float32 every 10 ms before normalisation; raises BadUtterance. It goes to
-            other processes, so it must be picklable unless `processes` is 1. Another function, or other audio under
-            the same names, is not noticed in a folder that has features.
-        words: of a supervision's text; a normaliser belongs here.
-        progress: called with a stage's name, what is done of it, and all of it.
-        report: given lines for the user: what was skipped, likelihoods, the cost.
+        cuts: lhotse cuts with one supervision each; an utterance without a speaker is its own speaker.
+        lexicon: pronunciations of the words that `words` returns.
+        features: function from a cut to `(T, 13)` float32 every 10 ms before normalisation; raises
+            BadUtterance. It must be picklable unless `processes` is 1. Another function, or other audio with
+            the same names, is not detected in a folder that has features.
+        words: function from a supervision's text to its words, including normalisation.
+        progress: called with the stage, the steps done and the total.
+        report: called with messages for the user: skipped utterances, likelihoods, cost.
 
     Raises:
         UserError: no utterance can be aligned, or the folder cannot be written.
     """
     root = Path(folder)
-    said = said_in(cuts, words)
-    used = used_words(said, lexicon)
-    keys = _keys(said, used, config)
+    utterances = utterances_of(cuts, words)
+    used = used_words(utterances, lexicon)
+    keys = _keys(utterances, used, config)
     with one_at_a_time(root / "lock"):
         if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
         with alignment_workers(config.processes) as pool:
             work = Work(root, keys, pool, progress, report or (lambda line: None))
-            return _Corpus(work, said, used, features, config).align()
+            return _Corpus(work, utterances, used, features, config).align()
 
 
-def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
-    """Of each stage, what changes with anything that it rests on."""
+def _keys(utterances: Sequence[Utterance], lexicon: Lexicon, config: AlignConfig) -> dict[str, str]:
+    """Hashes of the inputs of each stage."""
     rests_on = {
-        "features": [_VERSION, str(lexicon), identities(said)],
+        "features": [_VERSION, str(lexicon), identities(utterances)],
         "monophones": [config.silence_probability, config.monophone_passes, config.monophone_mixtures],
         "tree": [config.misfit, config.subsampling, config.states, config.senones, config.minimum_frames],
         "triphones": [config.passes, config.mixtures],
@@ -107,33 +107,33 @@ def _keys(said: Sequence[Said], lexicon: Lexicon, config: AlignConfig) -> dict[s
 @dataclass
 class _Corpus:
     work: Work
-    said: list[Said]
+    utterances: list[Utterance]
     lexicon: Lexicon
     features: Callable[[Any], NDArray[np.float32]]
     config: AlignConfig
 
     def align(self) -> AlignmentStore:
-        """All stages, or what is left of them."""
+        """Run all stages that are not complete."""
         config, phones = self.config, Phones(self.lexicon.phones)
-        shards, normal = self.work.features(self.said, self.lexicon, self.features)
-        self.work.tell_left_out(normal.skipped, len(self.said), "utterances left out")
+        shards, normal = self.work.features(self.utterances, self.lexicon, self.features)
+        self.work.report_left_out(normal.skipped, len(self.utterances), "utterances left out")
         monophones = SenoneTree.monophone(phones, STATES)
         setting = Setting(self.lexicon, monophones, normal, config.silence_probability)
         model, spent = self._train(
             "monophones", setting, shards, config.monophone_passes, config.monophone_mixtures
         )
         first = self.work.align(
-            "monophones", setting, shards, model, told="monophone alignment", prefix="aligned-"
+            "monophones", setting, shards, model, name="monophone alignment", prefix="aligned-"
         )
         misfits = _misfits([Shard(path, monophones).facts["gaps"] for path in first], config.misfit)
-        self.work.tell_left_out(misfits, len(self.said), "transcripts do not fit their audio")
+        self.work.report_left_out(misfits, len(self.utterances), "transcripts do not fit their audio")
         setting = replace(setting, subsampling=config.subsampling, left_out=frozenset(misfits))
         setting, statistics = self._grow(setting, shards, first)
         model, more = self._train("triphones", setting, shards, config.passes, config.mixtures, statistics)
-        last = self.work.align("alignments", setting, shards, model, told="alignment")
+        last = self.work.align("alignments", setting, shards, model, name="alignment")
         aligned = {name for path in last for name in Shard(path, setting.tree).ids}
         skipped = normal.skipped | misfits
-        skipped |= without_path(self.said, aligned, skipped)
+        skipped |= without_path(self.utterances, aligned, skipped)
         store = finish_store(
             self.work.root / "alignments",
             setting.tree,
@@ -142,10 +142,10 @@ class _Corpus:
             FRAME_SHIFT * config.subsampling,
         )
         spent += more + sum(Shard(path, monophones).facts["seconds"] for path in [*first, *last])
-        self._tell_cost(store, normal, spent)
+        self._report_cost(store, normal, spent)
         return store
 
-    def _tell_cost(self, store: AlignmentStore, normal: Normalisation, seconds: float) -> None:
+    def _report_cost(self, store: AlignmentStore, normal: Normalisation, seconds: float) -> None:
         total = hours(normal.frames)
         self.work.report(
             f"{len(store)} utterances aligned to {store.tree.count} senones, {len(store.skipped)} left out. "
@@ -162,7 +162,8 @@ class _Corpus:
         mixtures: int,
         statistics: NDArray[np.float64] | None = None,
     ) -> tuple[Path, float]:
-        """Passes of Viterbi training, the Gaussians doubled in between; the last model, and seconds of a core."""
+        """Passes of Viterbi training with doubling of the Gaussians; returns the last model and core
+        seconds."""
         folder = self.work.begin(stage)
         jobs = _grouped(setting, shards)
         model, done, seconds = latest_model(folder)
@@ -189,14 +190,14 @@ class _Corpus:
             model = following
             self.work.report(
                 f"{stage}, pass {number + 1} of {passes}: {counted.log_likelihood / max(counted.frames, 1):.3f} "
-                f"nats a frame before it, {gmms.count} Gaussians"
+                f"nats per frame before it, {gmms.count} Gaussians"
             )
         return model, seconds
 
     def _grow(
         self, setting: Setting, shards: list[Path], aligned: list[Path]
     ) -> tuple[Setting, NDArray[np.float64]]:
-        """The setting with the tree, and `(S, 2 D + 1)` of its senones."""
+        """The setting with the tree, and the statistics `(S, 2 D + 1)` of its senones."""
         config, phones = self.config, setting.tree.phones
         folder = self.work.begin("tree")
         jobs = _grouped(setting, shards, aligned)
@@ -216,13 +217,13 @@ class _Corpus:
 
 
 def growing_passes(passes: int, mixtures: int) -> set[int]:
-    """After which passes, from 0, the Gaussians are doubled: evenly spread, the last stretch without."""
+    """The passes, from 0, after which the Gaussians are doubled, evenly spaced."""
     doublings = math.ceil(math.log2(mixtures))
     return {passes * (number + 1) // (doublings + 1) - 1 for number in range(doublings)}
 
 
 def _misfits(gaps: Sequence[dict[str, float]], limit: float) -> dict[str, str]:
-    """Utterances whose gap is an outlier, and why they are left out."""
+    """Utterances whose gap is an outlier, with the reasons."""
     every = {name: gap for part in gaps for name, gap in part.items()}
     if limit <= 0 or len(every) < _FEW:
         return {}
@@ -230,7 +231,7 @@ def _misfits(gaps: Sequence[dict[str, float]], limit: float) -> dict[str, str]:
     middle = float(np.median(values))
     deviation = max(1.4826 * float(np.median(np.abs(values - middle))), 0.05 * middle)
     return {
-        name: f"its transcript does not fit its audio ({gap:.1f} nats a frame from the best, half have {middle:.1f})"
+        name: f"its transcript does not fit its audio ({gap:.1f} nats per frame below the best, the median is {middle:.1f})"
         for name, gap in every.items()
         if gap > middle + limit * deviation
     }
@@ -245,7 +246,7 @@ def _grouped(setting: Setting, shards: Sequence[Path], aligned: Sequence[Path] =
 
 
 def latest_model(folder: Path) -> tuple[Path | None, int, float]:
-    """The model of the last pass, how many passes it has behind it, and the seconds they took."""
+    """The model of the last pass, the number of passes, and the seconds they took."""
     models = sorted(shards_of(folder), key=_number)
     if not models:
         return None, 0, 0.0

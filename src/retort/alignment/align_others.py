@@ -1,4 +1,4 @@
-"""Alignment of utterances that the aligner did not learn from, with the tree and the Gaussians that it has kept."""
+"""Alignment of further utterances with the tree and the Gaussians of an existing alignment."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from retort.alignment.stages import (
     alignment_workers,
     identities,
     is_done,
-    said_in,
     shards_of,
     used_words,
+    utterances_of,
     without_path,
 )
 from retort.alignment.store import AlignmentStore, Shard, finish_store
@@ -33,7 +33,7 @@ from retort.common.locks import one_at_a_time
 from retort.text.lexicon import Lexicon
 
 _VERSION = 1
-"""To be raised when the result changes for the same input."""
+"""Increase this when the result changes for the same input."""
 
 
 def align_others(
@@ -49,37 +49,37 @@ def align_others(
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> AlignmentStore:
-    """The best paths of utterances through the HMMs of a finished alignment, which learns nothing from them.
+    """Align utterances with the HMMs of a finished alignment, without training.
 
-    Cepstra lose the mean of their own speaker, as in training; variances are those of the training data. A transcript
-    that does not fit its audio keeps its alignment: whoever measures on these utterances must not choose among
-    them. Kept in `folder` and gone on with as :func:`retort.alignment.align.align_corpus` does; made again if the aligner
-    has changed. Self-loops and priors of the store are counts of these utterances, not what the aligner learned.
-
+    The mean of each speaker is subtracted from the cepstra, as in training; variances are those of the
+    training data. A transcript that does not fit its audio keeps its alignment, so that evaluations on these
+    utterances have no selection. The result is stored in `folder` and resumed as in
+    :func:`retort.alignment.align.align_corpus`; it is computed again if the aligner changes. Self-loops and
+    priors of the store are counts of these utterances, not those of the aligner.
     Args:
-        cuts, features, words, progress, report: as there.
-        lexicon: of whatever words; pronunciations with a phone that the tree lacks are left out.
-        aligner: folder of `align_corpus`, whole.
-        folder: of these alignments; another one than `aligner`.
-        silence_probability, processes: as :class:`retort.config.schema.AlignConfig` has them.
+        cuts, features, words, progress, report: as in `align_corpus`.
+        lexicon: pronunciations with a phone that is not in the tree are left out.
+        aligner: complete folder of `align_corpus`.
+        folder: folder of these alignments, different from `aligner`.
+        silence_probability, processes: as in :class:`retort.config.schema.AlignConfig`.
 
     Raises:
-        UserError: `aligner` has no alignment or not what made it, no utterance can be aligned, or the folder cannot be
-            written.
+        UserError: `aligner` has no alignment or lacks its model, no utterance can be aligned, or the folder
+            cannot be written.
     """
     first, root = AlignmentStore(aligner), Path(folder)
     if root.resolve() == first.folder.parent.resolve():
         raise UserError("the new alignments would replace those of the aligner", where=folder)
-    said = said_in(cuts, words)
-    used = used_words(said, _in_phones(lexicon, first.tree.phones.symbols))
-    keys = _keys(first, [_VERSION, str(used), identities(said)], silence_probability)
+    utterances = utterances_of(cuts, words)
+    used = used_words(utterances, _in_phones(lexicon, first.tree.phones.symbols))
+    keys = _keys(first, [_VERSION, str(used), identities(utterances)], silence_probability)
     with one_at_a_time(root / "lock"):
         if is_done(root / "alignments", keys["alignments"]):
             return AlignmentStore(root / "alignments")
-        model, deviation = _learned(first)
+        model, deviation = _trained(first)
         with alignment_workers(processes) as pool:
             work = Work(root, keys, pool, progress, report or (lambda line: None))
-            shards, normal = work.features(said, used, features)
+            shards, normal = work.features(utterances, used, features)
             setting = Setting(
                 used,
                 first.tree,
@@ -87,43 +87,43 @@ def align_others(
                 silence_probability,
                 subsampling=round(first.frame_shift / FRAME_SHIFT),
             )
-            made = work.align("alignments", setting, shards, model, told="alignment")
+            made = work.align("alignments", setting, shards, model, name="alignment")
         aligned = {name for path in made for name in Shard(path, first.tree).ids}
-        skipped = normal.skipped | without_path(said, aligned, normal.skipped)
-        work.tell_left_out(skipped, len(said), "utterances have no alignment")
+        skipped = normal.skipped | without_path(utterances, aligned, normal.skipped)
+        work.report_left_out(skipped, len(utterances), "utterances have no alignment")
         return finish_store(root / "alignments", first.tree, used, skipped, first.frame_shift)
 
 
-def _keys(first: AlignmentStore, heard: list[object], silence_probability: float) -> dict[str, str]:
-    """Of both stages; features do not depend on the aligner."""
+def _keys(first: AlignmentStore, inputs: list[object], silence_probability: float) -> dict[str, str]:
+    """Keys of both stages; features do not depend on the aligner."""
     path = first.folder / "key"
     learned = path.read_text() if path.exists() else ""
-    features = hashlib.sha256(json.dumps(heard).encode()).hexdigest()
+    features = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     alignments = hashlib.sha256(json.dumps([features, learned, silence_probability]).encode()).hexdigest()
     return {"features": features, "alignments": alignments}
 
 
-def _learned(first: AlignmentStore) -> tuple[Path, NDArray[np.float64]]:
-    """The model of the tied triphones, and the `(39,)` deviations of what it learned from."""
+def _trained(first: AlignmentStore) -> tuple[Path, NDArray[np.float64]]:
+    """The triphone model, and the `(39,)` standard deviations of its training data."""
     root = first.folder.parent
     model, _, _ = latest_model(root / "triphones")
-    heard = normalisation(shards_of(root / "features"))
-    if model is None or not heard.frames:
+    normal = normalisation(shards_of(root / "features"))
+    if model is None or not normal.frames:
         raise UserError(
-            f"it has alignments, but not the {'features' if model else 'Gaussians'} of their aligner",
+            f"it contains alignments, but not the {'features' if model else 'Gaussians'} of the aligner",
             where=root,
             remedy="Remove the folder and align the training data again",
         )
-    return model, heard.deviation
+    return model, normal.deviation
 
 
 def _in_phones(lexicon: Lexicon, phones: Sequence[str]) -> Lexicon:
-    known = set(phones)
-    kept = {word: [each for each in found if known.issuperset(each)] for word, found in lexicon.items()}
-    if not any(kept.values()):
+    available = set(phones)
+    covered = {word: [each for each in found if available.issuperset(each)] for word, found in lexicon.items()}
+    if not any(covered.values()):
         raise UserError(
-            f"none of its {len(kept)} words can be said in the {len(known)} phones of the aligner",
+            f"none of its {len(covered)} words can be spelled in the {len(available)} phones of the aligner",
             where="lexicon",
-            remedy="Give the lexicon that the training data was aligned with",
+            remedy="Give the lexicon of the training data",
         )
-    return Lexicon(kept)
+    return Lexicon(covered)

@@ -1,4 +1,4 @@
-"""Aligning transcripts with scores of their frames, whoever gives the scores."""
+"""Alignment of transcripts with given frame scores."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from retort.common.errors import UserError
 from retort.text.lexicon import Lexicon
 
 _TOGETHER = 64
-"""Utterances whose scores are held at once."""
+"""Utterances whose scores are in memory at once."""
 
 
 class Transcriber:
-    """Transcripts to HMMs.
+    """Converts transcripts to HMMs.
 
     Args:
-        loops: `(S,)`, the probability of staying in each senone.
+        loops: `(S,)`, self-loop probability of each senone.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class Transcriber:
         self.silence_probability = silence_probability
 
     def hmm(self, words: Sequence[str]) -> UtteranceHmm:
-        """Of words that the lexicon has, at least one."""
+        """The HMM of at least one word, all in the lexicon."""
         ids = self.tree.phones.ids
-        ways = [[tuple(ids[phone] for phone in phones) for phones in self.lexicon[word]] for word in words]
-        return utterance_hmm(ways, self.tree, self.loops, self.silence_probability)
+        pronunciations = [[tuple(ids[phone] for phone in phones) for phones in self.lexicon[word]] for word in words]
+        return utterance_hmm(pronunciations, self.tree, self.loops, self.silence_probability)
 
 
 def obstacle(words: Sequence[str], frames: int, lexicon: Lexicon, states: int) -> str:
-    """Why a transcript cannot be aligned with so many frames; empty where it can be."""
+    """The reason why a transcript cannot be aligned with this number of frames; empty if it can."""
     if not words:
         return "its transcript is empty"
     if missing := lexicon.missing(words):
@@ -60,21 +60,22 @@ def realign(
     *,
     silence_probability: float = 0.5,
 ) -> AlignmentStore:
-    """Align the same words anew by other scores, such as those of a network that learned from the old alignment.
+    """Align the same words with other scores, such as those of a network that was trained on the old
+    alignment.
 
-    Every pronunciation and every silence is chosen anew. What cannot be aligned is skipped, with the reason.
+    Pronunciations and silences are chosen again. What cannot be aligned is skipped, with the reason.
 
     Args:
-        store: gives words, lexicon, tree, self-loops and the frame shift.
-        log_likelihoods: utterance ids with `(T, S)`: log p(frame | senone), or anything that differs from it by a
-            constant a frame, such as log posterior less log prior. Consumed as they come.
-        folder: of the new store; another one than that of `store`.
+        store: source of words, lexicon, tree, self-loops and frame shift.
+        log_likelihoods: utterance ids with `(T, S)`: log p(frame | senone) up to a constant per frame, such
+            as log posterior minus log prior. They are consumed one by one.
+        folder: folder of the new store, different from that of `store`.
 
     Raises:
-        UserError: scores of another number of senones, or no utterance could be aligned.
+        UserError: the number of senones differs, or no utterance could be aligned.
     """
     if Path(folder).resolve() == store.folder.resolve():
-        raise UserError("the new alignments would replace those they come from", where=folder)
+        raise UserError("the new alignments would replace their source", where=folder)
     skipped = dict(store.skipped)
     aligned = _realigned(store, iter(log_likelihoods), skipped, silence_probability)
     return save_alignments(

@@ -1,4 +1,4 @@
-"""An alignment: which words, phones and senones an utterance is, frame by frame."""
+"""The alignment of an utterance: its words, phones and senones by frame."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Timed(NamedTuple):
 
 @dataclass
 class Alignment:
-    """Of one utterance of T frames."""
+    """Alignment of an utterance of T frames."""
 
     id: str
     words: list[Timed]
-    """In their order, silences between them."""
+    """Words in order, without silences."""
     phones: list[Timed]
-    """From frame 0 to T without a gap; silences are `SIL`."""
+    """Contiguous phones from frame 0 to T; silences are `SIL`."""
     senones: NDArray[np.int32]
     """(T,)"""
 
@@ -40,12 +40,12 @@ class Alignment:
 def from_path(
     name: str, words: Sequence[str], hmm: UtteranceHmm, states: NDArray[np.integer], symbols: Sequence[str]
 ) -> Alignment:
-    """What a path through the HMM of a transcript says.
+    """Convert a path through the HMM of a transcript to an alignment.
 
     Args:
         words: the transcript.
         states: `(T,)`, the path.
-        symbols: of the phone ids.
+        symbols: symbols of the phone ids.
     """
     places = hmm.places[states]
     starts, frames = runs(places)
@@ -53,27 +53,27 @@ def from_path(
     phones = [
         Timed(symbols[phone], start, count) for phone, start, count in zip(hmm.phones[met], starts, frames)
     ]
-    said: list[Timed] = []
+    timed_words: list[Timed] = []
     owners = hmm.words[met].tolist()
     for owner, before, phone in zip(owners, [-1, *owners], phones):
         if owner >= 0 and owner == before:
-            said[-1] = Timed(said[-1].symbol, said[-1].start, said[-1].frames + phone.frames)
+            timed_words[-1] = Timed(timed_words[-1].symbol, timed_words[-1].start, timed_words[-1].frames + phone.frames)
         elif owner >= 0:
-            said.append(Timed(words[owner], phone.start, phone.frames))
-    return Alignment(name, said, phones, hmm.senones[states])
+            timed_words.append(Timed(words[owner], phone.start, phone.frames))
+    return Alignment(name, timed_words, phones, hmm.senones[states])
 
 
 def runs(values: NDArray[np.integer]) -> tuple[list[int], list[int]]:
-    """Where runs of equal values start, and how long they are."""
+    """Starts and lengths of runs of equal values."""
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
     return starts.tolist(), np.diff(starts, append=len(values)).tolist()
 
 
 def from_phones(name: str, words: list[Timed], phones: list[Timed], tree: SenoneTree) -> Alignment:
-    """Senones for phones whose times are known, such as those of a CTM: each phone is divided evenly.
+    """Assign senones to phones with known times, such as those of a CTM; each phone is divided evenly.
 
     Raises:
-        BadUtterance: a phone that the tree lacks or a gap between phones.
+        BadUtterance: a phone is not in the tree, or there is a gap between phones.
     """
     senones: list[int] = []
     ids = tree.phones.ids
@@ -82,7 +82,7 @@ def from_phones(name: str, words: list[Timed], phones: list[Timed], tree: Senone
             raise BadUtterance(f"the tree has no phone '{phone.symbol}'", where=name)
     for phone, (left, middle, right) in zip(phones, triphones(phones, tree)):
         if phone.start != len(senones) or phone.frames < 1:
-            raise BadUtterance(f"its phone at frame {phone.start} does not follow the one before", where=name)
+            raise BadUtterance(f"its phone at frame {phone.start} does not follow the previous one", where=name)
         senones += [
             tree.senone(left, middle, right, frame * tree.states // phone.frames)
             for frame in range(phone.frames)
@@ -91,7 +91,7 @@ def from_phones(name: str, words: list[Timed], phones: list[Timed], tree: Senone
 
 
 def triphones(phones: Sequence[Timed], tree: SenoneTree) -> list[tuple[int, int, int]]:
-    """Each phone between its neighbours, as ids; silence stands before the first and behind the last."""
+    """Triphones as ids; the context outside the utterance is silence."""
     ids = [tree.phones.ids[phone.symbol] for phone in phones]
     edge = tree.phones.ids[SILENCE]
     return list(zip([edge, *ids], ids, [*ids[1:], edge]))
@@ -100,13 +100,13 @@ def triphones(phones: Sequence[Timed], tree: SenoneTree) -> list[tuple[int, int,
 def segments(
     alignment: Alignment, unit: Unit, *, silence: bool = True
 ) -> tuple[list[int] | list[str], NDArray[np.int32]]:
-    """The sequence of units, and which of them each frame belongs to.
+    """The sequence of units, and the unit of each frame.
 
-    A senone is a unit for as long as its state lasts: the same senone in two phones in a row is two units, as it
-    is where senones come from text. Silences are no words.
+    A senone is one unit per visit of its state: the same senone in two consecutive phones is two units, as in
+    senones generated from text. Silences are not words.
 
     Args:
-        silence: whether silences are units; without, and for words, their frames belong to none.
+        silence: whether silences are units; otherwise, and for words, their frames belong to no unit.
 
     Returns:
         symbols: senone ids, phones or words.
@@ -118,13 +118,13 @@ def segments(
             index[word.start : word.start + word.frames] = number
         return [word.symbol for word in alignment.words], index
     symbols: list[int] | list[str]
-    spoken = [phone for phone in alignment.phones if silence or phone.symbol != SILENCE]
+    chosen = [phone for phone in alignment.phones if silence or phone.symbol != SILENCE]
     if unit == "phone":
-        for number, phone in enumerate(spoken):
+        for number, phone in enumerate(chosen):
             index[phone.start : phone.start + phone.frames] = number
-        return [phone.symbol for phone in spoken], index
+        return [phone.symbol for phone in chosen], index
     symbols = []
-    for phone in spoken:
+    for phone in chosen:
         own = alignment.senones[phone.start : phone.start + phone.frames]
         starts, frames = runs(own)
         index[phone.start : phone.start + phone.frames] = len(symbols) + np.repeat(
@@ -135,17 +135,18 @@ def segments(
 
 
 def output_frames(frames: int, factor: int) -> NDArray[np.int64]:
-    """Which of `frames` stand for the longer frames of an output: the middle one of every `factor`, or the last.
+    """Indices of the frames that represent the longer frames of an output: the middle one of every `factor`,
+    or the last.
 
-    There are ceil(frames / factor) of them, and one at least in any run of `factor` frames.
+    There are ceil(frames / factor) of them, at least one in any run of `factor` frames.
     """
     return np.minimum(np.arange(0, frames, factor) + factor // 2, frames - 1)
 
 
 def subsample(alignment: Alignment, factor: int) -> Alignment:
-    """The alignment at a lower rate, each longer frame labelled as its middle is.
+    """Subsample the alignment; each longer frame has the label of its middle.
 
-    Phones and words of `factor` frames or more are still there; shorter ones may vanish.
+    Phones and words of at least `factor` frames remain; shorter ones may disappear.
     """
     chosen = output_frames(len(alignment.senones), factor)
 

@@ -1,4 +1,4 @@
-"""CTM, the table of times that recognisers and aligners exchange: `utterance channel start duration symbol`."""
+"""CTM files, the exchange format for times: `utterance channel start duration symbol`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from retort.common.files import write_whole
 def read_ctm(path: str | Path, frame_shift: float = 0.01) -> dict[str, list[Timed]]:
     """Words or phones of each utterance, sorted by time, in frames.
 
-    Start and end are rounded, so that what touches in seconds touches in frames. Fields behind the symbol are
-    left alone; lines that begin with `;;` are comments.
+    Start and end are rounded separately, so that adjacent units stay adjacent. Further fields are ignored;
+    lines that begin with `;;` are comments.
 
     Args:
         frame_shift: seconds.
 
     Raises:
-        UserError: it cannot be read, holds nothing, or a line is not of this form.
+        UserError: the file cannot be read, is empty, or has an invalid line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
     except UnicodeDecodeError:
-        raise UserError("is not UTF-8 text", where=path) from None
+        raise UserError("it is not UTF-8 text", where=path) from None
     found: dict[str, list[Timed]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";;"):
@@ -47,7 +47,7 @@ def read_ctm(path: str | Path, frame_shift: float = 0.01) -> dict[str, list[Time
         begin = round(first / frame_shift)
         found.setdefault(name, []).append(Timed(symbol, begin, round(last / frame_shift) - begin))
     if not found:
-        raise UserError("holds no line", where=path)
+        raise UserError("it contains no lines", where=path)
     return {name: sorted(timed, key=lambda each: each.start) for name, timed in found.items()}
 
 

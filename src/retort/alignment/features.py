@@ -1,4 +1,4 @@
-"""The features that alignment is trained on, kept in shards of some minutes each."""
+"""Features for the alignment, stored in shards of about ten minutes."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from retort.text.lexicon import Lexicon
 SHARD_SECONDS = 600.0
 
 
-class Said(NamedTuple):
-    """An utterance before it has features."""
+class Utterance(NamedTuple):
+    """An utterance without features."""
 
     id: str
     speaker: str
     words: tuple[str, ...]
     cut: Any
-    """What the caller's function of features is given."""
+    """Argument of the caller's feature function."""
 
 
-class Heard(NamedTuple):
+class FeatureUtterance(NamedTuple):
     """An utterance with features."""
 
     id: str
     words: tuple[str, ...]
     features: NDArray[np.float32]
-    """(T, 39), of zero mean over the speaker and unit variance over all."""
+    """(T, 39), with zero mean per speaker and unit variance over all."""
 
 
 @dataclass
 class ShardJob:
     path: Path
-    said: list[Said]
+    utterances: list[Utterance]
     lexicon: Lexicon
     features: Callable[[Any], NDArray[np.float32]]
 
 
 class Normalisation(NamedTuple):
     means: dict[str, NDArray[np.float64]]
-    """Of each speaker, `(13,)`."""
+    """Mean of each speaker, `(13,)`."""
     deviation: NDArray[np.float64]
     """(39,)"""
     frames: int
     seconds: float
-    """Of a core, that the features took."""
+    """Core seconds for the features."""
     skipped: dict[str, str]
 
 
-def divide(said: Sequence[Said], seconds: Callable[[Any], float]) -> list[list[Said]]:
-    """The utterances, in their order, in parts of about :data:`SHARD_SECONDS`."""
-    parts: list[list[Said]] = []
+def divide(utterances: Sequence[Utterance], seconds: Callable[[Any], float]) -> list[list[Utterance]]:
+    """Divide the utterances, in order, into parts of about :data:`SHARD_SECONDS`."""
+    parts: list[list[Utterance]] = []
     left = 0.0
-    for each in said:
+    for each in utterances:
         if left <= 0:
             parts.append([])
             left = SHARD_SECONDS
@@ -75,15 +75,16 @@ def divide(said: Sequence[Said], seconds: Callable[[Any], float]) -> list[list[S
 
 
 def make_shard(job: ShardJob) -> None:
-    """Write the cepstra of utterances that can be aligned, and why the others cannot; what is there stays."""
+    """Write the cepstra of utterances that can be aligned, and the reasons for the others; an existing shard
+    is skipped."""
     from safetensors.numpy import save
 
     if job.path.exists():
         return
     began = time.process_time()
-    kept: list[tuple[Said, NDArray[np.float32]]] = []
+    aligned: list[tuple[Utterance, NDArray[np.float32]]] = []
     skipped: dict[str, str] = {}
-    for each in job.said:
+    for each in job.utterances:
         reason = obstacle(each.words, 1 << 40, job.lexicon, STATES)
         if not reason:
             try:
@@ -96,13 +97,13 @@ def make_shard(job: ShardJob) -> None:
         if reason:
             skipped[each.id] = reason
         else:
-            kept.append((each, cepstra))
-    slopes = [with_differences(cepstra)[:, CEPSTRA:] for _, cepstra in kept]
+            aligned.append((each, cepstra))
+    slopes = [with_differences(cepstra)[:, CEPSTRA:] for _, cepstra in aligned]
     arrays = {
-        "cepstra": np.concatenate([np.zeros((0, CEPSTRA), np.float32), *(cepstra for _, cepstra in kept)]),
-        "lengths": np.array([len(cepstra) for _, cepstra in kept], np.int64),
-        "sums": np.array([cepstra.sum(0, np.float64) for _, cepstra in kept]).reshape(-1, CEPSTRA),
-        "squares": np.array([np.square(cepstra).sum(0, np.float64) for _, cepstra in kept]).reshape(
+        "cepstra": np.concatenate([np.zeros((0, CEPSTRA), np.float32), *(cepstra for _, cepstra in aligned)]),
+        "lengths": np.array([len(cepstra) for _, cepstra in aligned], np.int64),
+        "sums": np.array([cepstra.sum(0, np.float64) for _, cepstra in aligned]).reshape(-1, CEPSTRA),
+        "squares": np.array([np.square(cepstra).sum(0, np.float64) for _, cepstra in aligned]).reshape(
             -1, CEPSTRA
         ),
         "slopes": np.array([np.square(each).sum(0, np.float64) for each in slopes]).reshape(
@@ -110,7 +111,7 @@ def make_shard(job: ShardJob) -> None:
         ),
     }
     described = {
-        "utterances": [(each.id, each.speaker or each.id, each.words) for each, _ in kept],
+        "utterances": [(each.id, each.speaker or each.id, each.words) for each, _ in aligned],
         "skipped": skipped,
         "seconds": time.process_time() - began,
     }
@@ -118,7 +119,7 @@ def make_shard(job: ShardJob) -> None:
 
 
 def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The arrays of these names, and what the shard says of them."""
+    """Read the named arrays and the description of a shard."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -127,12 +128,12 @@ def _open(path: Path, *names: str) -> tuple[dict[str, NDArray[Any]], dict[str, A
             return arrays, parse_json(file.metadata()["described"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
-            f"cannot be read ({error})", where=path, remedy="Remove its folder, align anew"
+            f"cannot be read ({error})", where=path, remedy="Remove its folder and align again"
         ) from None
 
 
 def normalisation(shards: Sequence[Path]) -> Normalisation:
-    """Means and deviations over all shards, and what else they tell."""
+    """Means and standard deviations over all shards, with their totals."""
     sums: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
     square = np.zeros(DIM)
@@ -156,14 +157,14 @@ def normalisation(shards: Sequence[Path]) -> Normalisation:
 
 def read_shard(
     path: Path, means: dict[str, NDArray[np.float64]], deviation: NDArray[np.float64]
-) -> Iterator[Heard]:
-    """The utterances of a shard, normalised."""
+) -> Iterator[FeatureUtterance]:
+    """The normalised utterances of a shard."""
     arrays, described = _open(path, "cepstra", "lengths")
     start = 0
     for (name, speaker, words), length in zip(described["utterances"], arrays["lengths"].tolist()):
         cepstra = arrays["cepstra"][start : start + length] - means[speaker].astype(np.float32)
         features = (with_differences(cepstra) / deviation).astype(np.float32)
-        yield Heard(name, tuple(words), features)
+        yield FeatureUtterance(name, tuple(words), features)
         start += length
 
 

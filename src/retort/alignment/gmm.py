@@ -1,4 +1,5 @@
-"""Mixtures of diagonal Gaussians, one mixture a senone: likelihoods, Viterbi training, growth."""
+"""Gaussian mixture models with diagonal covariances, one per senone: likelihoods, Viterbi training,
+growth."""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ from retort.common.files import write_whole
 VARIANCE_FLOOR = 0.01
 """Features have a variance of about 1."""
 _LEAST = 10.0
-"""Frames below which a Gaussian is dropped."""
+"""A Gaussian with fewer frames is dropped."""
 _DIVISIBLE = 80.0
-"""Frames from which a Gaussian is divided."""
+"""A Gaussian with at least this many frames is split."""
 _APART = 0.2
-"""Standard deviations by which the halves of a divided Gaussian are moved from its mean."""
+"""Distance of the halves of a split Gaussian from its mean, in standard deviations."""
 _ABSENT = -1e30
-"""Log-likelihood of a Gaussian that is not there; finite, for infinity times 0 is nothing."""
+"""Log-likelihood of a missing Gaussian; finite, since infinity times 0 is NaN."""
 
 
 def with_squares(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`(T, D)` to `(T, 2 D + 1)`: values, squares, 1. Densities and statistics are products with it."""
+    """`(T, D)` to `(T, 2 D + 1)`: values, squares, 1. Densities and statistics are products with this."""
     ones = np.ones((len(features), 1), np.float32)
     return np.concatenate([features, np.square(features), ones], axis=1)
 
@@ -33,7 +34,7 @@ class Gmms:
     """Up to M Gaussians for each of S senones.
 
     Args:
-        weights: `(M, S)`, each senone's sum to 1; 0 for a Gaussian that is not there.
+        weights: `(M, S)`, each senone's sum to 1; 0 for a missing Gaussian.
         means, variances: `(M, S, D)`.
     """
 
@@ -58,7 +59,7 @@ class Gmms:
 
     @property
     def count(self) -> int:
-        """Gaussians there are in all."""
+        """Number of Gaussians."""
         return int((self.weights > 0).sum())
 
     def log_likelihoods(
@@ -74,7 +75,8 @@ class Gmms:
     def accumulate(
         self, squared: NDArray[np.float32], labels: NDArray[np.integer], statistics: NDArray[np.float64]
     ) -> None:
-        """Add frames, each shared out among the Gaussians of its senone, to `statistics (M, S, 2 D + 1)`.
+        """Add frames, weighted by the posteriors of the Gaussians of their senones, to `statistics (M, S, 2 D
+        + 1)`.
 
         Args:
             squared: `(T, 2 D + 1)`.
@@ -91,39 +93,37 @@ class Gmms:
             statistics[:, senone] += shares @ own
 
     def updated(self, statistics: NDArray[np.float64]) -> Gmms:
-        """Maximum likelihood of what was accumulated.
+        """Maximum likelihood estimate from accumulated statistics.
 
-        A Gaussian with too few frames is dropped unless it is its senone's largest, and a senone that had no frame
-        stays as it is.
+        A Gaussian with too few frames is dropped unless it is the largest of its senone; a senone without
+        frames stays unchanged.
         """
         frames = statistics[..., -1]
-        kept = (frames >= _LEAST) | (np.arange(len(frames))[:, None] == frames.argmax(0))
-        frames = np.where(kept & (frames > 1.0), frames, 0.0)
+        keep = (frames >= _LEAST) | (np.arange(len(frames))[:, None] == frames.argmax(0))
+        frames = np.where(keep & (frames > 1.0), frames, 0.0)
         divisor = np.maximum(frames, 1.0)[..., None]
         dim = self.means.shape[-1]
         means = statistics[..., :dim] / divisor
         variances = np.maximum(statistics[..., dim:-1] / divisor - np.square(means), VARIANCE_FLOOR)
-        silent = frames.sum(0) == 0
-        weights = np.where(silent, self.weights, frames / np.maximum(frames.sum(0), 1.0))
+        unseen = frames.sum(0) == 0
+        weights = np.where(unseen, self.weights, frames / np.maximum(frames.sum(0), 1.0))
         there = (weights > 0)[..., None]
-        fallback = silent[:, None] | ~there
+        fallback = unseen[:, None] | ~there
         return Gmms(
             weights, np.where(fallback, self.means, means), np.where(fallback, self.variances, variances)
         )
 
     def grown(self, statistics: NDArray[np.float64], mixtures: int) -> Gmms:
-        """Every Gaussian that has frames enough for two is divided in two, up to `mixtures` a senone.
-
-        The largest are divided first; the halves lie to both sides of it.
+        """Split every Gaussian that has enough frames, up to `mixtures` per senone, the largest first.
 
         Args:
-            statistics: of which these Gaussians are the update.
+            statistics: statistics from which these Gaussians were estimated.
         """
         total = min(2 * self.mixtures, mixtures)
         senones, dim = self.weights.shape[1], self.means.shape[-1]
         weights = np.zeros((total, senones))
         means, variances = np.zeros((total, senones, dim)), np.ones((total, senones, dim))
-        # A senone's own Gaussians come first, the largest of them in front, then the second halves.
+        # The Gaussians of a senone come first, sorted by weight, followed by the second halves.
         order = np.argsort(-self.weights, axis=0, kind="stable")
         for rank in range(self.mixtures):
             chosen = (order[rank], np.arange(senones))
@@ -144,7 +144,7 @@ class Gmms:
         return Gmms(weights, means, variances)
 
     def save(self, path: Path, **more: NDArray[np.float64]) -> None:
-        """Write them whole, as safetensors, with `more` arrays beside."""
+        """Save as safetensors, atomically, together with the arrays `more`."""
         from safetensors.numpy import save
 
         own = {"weights": self.weights, "means": self.means, "variances": self.variances}
@@ -153,10 +153,10 @@ class Gmms:
 
     @classmethod
     def load(cls, path: Path) -> tuple[Gmms, dict[str, NDArray[np.float64]]]:
-        """What :meth:`save` wrote.
+        """Load what :meth:`save` wrote.
 
         Raises:
-            UserError: it is missing or broken.
+            UserError: the file is missing or damaged.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -165,11 +165,11 @@ class Gmms:
             arrays = load_file(path)
             return cls(arrays.pop("weights"), arrays.pop("means"), arrays.pop("variances")), arrays
         except (OSError, KeyError, SafetensorError) as error:
-            raise UserError(f"cannot be read ({error})", where=path, remedy="Remove it, align anew") from None
+            raise UserError(f"cannot be read ({error})", where=path, remedy="Remove the file and align again") from None
 
 
 def single_gaussians(statistics: NDArray[np.float64]) -> Gmms:
-    """One Gaussian a senone of `(S, 2 D + 1)`; where there is no frame, that of all frames together."""
+    """One Gaussian per senone from `(S, 2 D + 1)`; senones without frames get that of all frames."""
     dim = (statistics.shape[-1] - 1) // 2
     total = statistics.sum(0, keepdims=True)
     filled = np.where(statistics[:, -1:] > 1.0, statistics, total)

@@ -1,4 +1,4 @@
-"""Features of the GMM-HMM: 13 cepstra with their first and second differences."""
+"""Features of the GMM-HMM: 13 cepstral coefficients with first and second differences."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from retort.common.errors import UserError
 
 CEPSTRA = 13
 DIM = 3 * CEPSTRA
-"""With their differences."""
+"""Including the differences."""
 FRAME_SHIFT = 0.01
 """Seconds from one frame to the next."""
 _WINDOW = 0.025
 _REACH = 2
-"""Frames to each side that a difference looks at."""
+"""Frames to each side in the window of a difference."""
 
 
 class Mfcc:
-    """Kaldi's cepstra by kaldi-native-fbank: 25 ms windows every 10 ms, no dither, no energy.
+    """Kaldi's MFCCs by kaldi-native-fbank: 25 ms windows every 10 ms, no dither, no energy.
 
-    There are as many frames as :class:`retort.audio.fbank.Fbank` makes of the same samples.
+    The number of frames is that of :class:`retort.audio.fbank.Fbank` for the same samples.
 
     Raises:
         UserError: kaldi-native-fbank is not installed.
@@ -31,7 +31,7 @@ class Mfcc:
             import kaldi_native_fbank
         except ImportError:
             raise UserError(
-                "cepstra are made by kaldi-native-fbank, which is not installed",
+                "cepstra require kaldi-native-fbank, which is not installed",
                 remedy="Run: pip install 'retort-asr[hybrid]'",
             ) from None
         self.sampling_rate = sampling_rate
@@ -55,7 +55,7 @@ class Mfcc:
 def with_differences(cepstra: NDArray[np.float32]) -> NDArray[np.float32]:
     """`(T, F)` to `(T, 3 F)`: values, their slopes over five frames, and the slopes of these.
 
-    Beyond the ends the last frame goes on.
+    The first and the last frame are repeated at the ends.
     """
     first = _slopes(cepstra)
     return np.concatenate([cepstra, first, _slopes(first)], axis=1)
@@ -66,7 +66,7 @@ def _slopes(values: NDArray[np.float32]) -> NDArray[np.float32]:
     count = len(values)
     total = np.zeros_like(values)
     for step in range(1, _REACH + 1):
-        ahead, behind = padded[_REACH + step :][:count], padded[_REACH - step :][:count]
-        total += step * (ahead - behind)
+        ahead, back = padded[_REACH + step :][:count], padded[_REACH - step :][:count]
+        total += step * (ahead - back)
     total /= 2 * sum(step * step for step in range(1, _REACH + 1))
     return total

@@ -1,4 +1,4 @@
-"""What is done with every utterance, shard by shard, in one pass over the corpus; run by any process."""
+"""Passes over the corpus, shard by shard; jobs can run in any process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retort.alignment.aligner import Transcriber
 from retort.alignment.alignment import Alignment, from_path, output_frames, subsample, triphones
-from retort.alignment.features import Heard, Normalisation, read_shard
+from retort.alignment.features import FeatureUtterance, Normalisation, read_shard
 from retort.alignment.gmm import Gmms, with_squares
 from retort.alignment.mfcc import DIM
 from retort.alignment.phones import SILENCE
@@ -27,7 +27,7 @@ from retort.text.lexicon import Lexicon
 
 @dataclass
 class Setting:
-    """What is the same in all passes of a stage."""
+    """Settings that are constant in all passes of a stage."""
 
     lexicon: Lexicon
     tree: SenoneTree
@@ -41,15 +41,15 @@ class Setting:
 class Job:
     setting: Setting
     shards: list[Path]
-    """Of cepstra."""
+    """Shards of cepstra."""
     model: Path = field(default_factory=Path)
-    """Of the pass before."""
+    """Model of the previous pass."""
     aligned: list[Path] = field(default_factory=list)
     """Shards of alignments, one for each shard of cepstra."""
 
 
 class Counted(NamedTuple):
-    """Of one pass, or of a part of it."""
+    """Statistics of a pass or a part of it."""
 
     statistics: NDArray[np.float64]
     """(M, S, 2 D + 1)"""
@@ -58,7 +58,7 @@ class Counted(NamedTuple):
     log_likelihood: float
     frames: int
     seconds: float
-    """Of a core."""
+    """Core seconds."""
 
     def with_more(self, other: Counted) -> Counted:
         return Counted(
@@ -71,11 +71,12 @@ class Counted(NamedTuple):
 
 
 def flat_start(job: Job) -> NDArray[np.float64]:
-    """`(S, 2 D + 1)` of utterances divided evenly among the states of a silence, their phones, and a silence."""
+    """Statistics `(S, 2 D + 1)` of utterances divided evenly among the states of silence, their phones, and
+    silence."""
     tree, lexicon = job.setting.tree, job.setting.lexicon
     statistics = np.zeros((tree.count, 2 * DIM + 1))
-    for squared, said in _utterances(job):
-        ids = [tree.phones.ids[phone] for word in said.words for phone in lexicon[word][0]]
+    for squared, utterance in _utterances(job):
+        ids = [tree.phones.ids[phone] for word in utterance.words for phone in lexicon[word][0]]
         silence = tree.phones.ids[SILENCE]
         states = np.array(
             [
@@ -90,7 +91,7 @@ def flat_start(job: Job) -> NDArray[np.float64]:
 
 
 def train_pass(job: Job) -> Counted:
-    """Find the best path of every utterance and count its frames for the Gaussians of its senones."""
+    """Align every utterance and accumulate its frames for the Gaussians of its senones."""
     began = time.process_time()
     gmms, more = Gmms.load(job.model)
     tree = job.setting.tree
@@ -113,9 +114,10 @@ def train_pass(job: Job) -> Counted:
 
 
 def align_pass(job: Job) -> None:
-    """Write the alignment of every utterance, shard by shard; what is there stays.
+    """Write the alignments of all utterances, shard by shard; existing shards are skipped.
 
-    With each goes how far its frames are, on average, from the best senones that they could have: `gaps`, in nats.
+    `gaps` is the mean difference in nats between the best senone of each frame and that of the path, by
+    utterance.
     """
     for shard, target in zip(job.shards, job.aligned):
         if target.exists():
@@ -126,33 +128,33 @@ def align_pass(job: Job) -> None:
         gaps: dict[str, float] = {}
         tree = job.setting.tree
         for found in _aligned(job, shard, gmms, more["loops"]):
-            gaps[found.said.id] = _gap(gmms, found)
-            said = found.said
+            gaps[found.utterance.id] = _gap(gmms, found)
+            utterance = found.utterance
             alignments.append(
-                from_path(said.id, said.words, found.hmm, found.path.states, tree.phones.symbols)
+                from_path(utterance.id, utterance.words, found.hmm, found.path.states, tree.phones.symbols)
             )
         write_shard(target, alignments, tree, gaps=gaps, seconds=time.process_time() - began)
 
 
 def count_triphones(job: Job) -> TriphoneStatistics:
-    """Of the frames of all states of triphones, as the shards of alignments have them.
+    """Statistics of the frames of all triphone states in the aligned shards.
 
-    Where frames are longer than those of the alignments, triphones have one state.
+    If the frames are longer than those of the alignments, triphones have one state.
     """
     setting = job.setting
     parts = [TriphoneStatistics(np.zeros((0, 4), np.int64), np.zeros((0, 2 * DIM + 1)))]
     for shard, aligned in zip(job.shards, job.aligned):
         alignments = Shard(aligned, setting.tree)
         rows = {name: row for row, name in enumerate(alignments.ids)}
-        for squared, said in _utterances(Job(setting, [shard])):
-            if said.id in rows:
-                keys = _keys(alignments[rows[said.id]], setting.tree, setting.subsampling)
+        for squared, utterance in _utterances(Job(setting, [shard])):
+            if utterance.id in rows:
+                keys = _keys(alignments[rows[utterance.id]], setting.tree, setting.subsampling)
                 parts.append(TriphoneStatistics.of(keys, squared))
     return TriphoneStatistics.together(parts)
 
 
 class _Found(NamedTuple):
-    said: Heard
+    utterance: FeatureUtterance
     squared: NDArray[np.float32]
     """(T, 2 D + 1)"""
     hmm: UtteranceHmm
@@ -161,28 +163,28 @@ class _Found(NamedTuple):
     """(T,): log-likelihood of each frame in the senone of the path."""
 
 
-def _utterances(job: Job) -> Iterator[tuple[NDArray[np.float32], Heard]]:
+def _utterances(job: Job) -> Iterator[tuple[NDArray[np.float32], FeatureUtterance]]:
     setting = job.setting
     for shard in job.shards:
-        for heard in read_shard(shard, setting.normalisation.means, setting.normalisation.deviation):
-            if heard.id not in setting.left_out:
-                chosen = output_frames(len(heard.features), setting.subsampling)
-                yield with_squares(heard.features[chosen]), heard
+        for utterance in read_shard(shard, setting.normalisation.means, setting.normalisation.deviation):
+            if utterance.id not in setting.left_out:
+                chosen = output_frames(len(utterance.features), setting.subsampling)
+                yield with_squares(utterance.features[chosen]), utterance
 
 
 def _aligned(job: Job, shard: Path, gmms: Gmms, loops: NDArray[np.float64]) -> Iterator[_Found]:
     setting = job.setting
     transcriber = Transcriber(setting.lexicon, setting.tree, loops, setting.silence_probability)
-    heard = list(_utterances(Job(setting, [shard])))
-    hmms = [transcriber.hmm(said.words) for _, said in heard]
+    utterances = list(_utterances(Job(setting, [shard])))
+    hmms = [transcriber.hmm(utterance.words) for _, utterance in utterances]
     tasks = []
-    for hmm, (squared, _) in zip(hmms, heard):
+    for hmm, (squared, _) in zip(hmms, utterances):
         senones, columns = np.unique(hmm.senones, return_inverse=True)
         tasks.append(Task(hmm.arcs, gmms.log_likelihoods(squared, senones), columns))
-    for (squared, said), hmm, task, path in zip(heard, hmms, tasks, best_paths(tasks)):
+    for (squared, utterance), hmm, task, path in zip(utterances, hmms, tasks, best_paths(tasks)):
         if path is not None:
             scores = task.scores[np.arange(len(squared)), task.columns[path.states]]
-            yield _Found(said, squared, hmm, path, scores)
+            yield _Found(utterance, squared, hmm, path, scores)
 
 
 def _gap(gmms: Gmms, found: _Found) -> float:
@@ -197,6 +199,6 @@ def _keys(alignment: Alignment, tree: SenoneTree, subsampling: int) -> NDArray[n
         alignment = subsample(alignment, subsampling)
     counts = [phone.frames for phone in alignment.phones]
     contexts = np.repeat(np.array(triphones(alignment.phones, tree), np.int64), counts, axis=0)
-    # Of monophones, a phone's senones are its states in their order.
+    # The senones of a monophone are its states in order.
     states = np.zeros(len(contexts), np.int64) if single else alignment.senones % tree.states
     return np.concatenate([contexts, states[:, None]], axis=1)

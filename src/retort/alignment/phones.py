@@ -13,25 +13,25 @@ SILENCE = "SIL"
 
 
 class Phones:
-    """Id 0 is silence, then come the phones, sorted.
+    """The phone inventory: id 0 is silence, followed by the phones in sorted order.
 
     Args:
-        phones: of the lexicon, without silence.
+        phones: phones of the lexicon, without silence.
 
     Raises:
-        UserError: there is none, or one has the name of silence.
+        UserError: there are no phones, or one has the name of silence.
     """
 
     def __init__(self, phones: Iterable[str]) -> None:
-        spoken = sorted(set(phones))
-        if not spoken:
-            raise UserError("no phones", remedy="Give a lexicon with words")
-        if SILENCE in spoken:
+        names = sorted(set(phones))
+        if not names:
+            raise UserError("there are no phones", remedy="Give a lexicon with words")
+        if SILENCE in names:
             raise UserError(
                 f"'{SILENCE}' is a phone of the lexicon",
-                remedy="Leave silences out: they stand between words anyway",
+                remedy="Remove silences from the lexicon: they are optional between words",
             )
-        self.symbols: tuple[str, ...] = (SILENCE, *spoken)
+        self.symbols: tuple[str, ...] = (SILENCE, *names)
         self.ids: dict[str, int] = {symbol: index for index, symbol in enumerate(self.symbols)}
 
     def __len__(self) -> int:
@@ -45,18 +45,18 @@ class Phones:
 
 
 STATES = 3
-"""Emitting states of a phone where a frame is 10 ms; one where it is 30 ms."""
+"""Emitting states of a phone for frames of 10 ms; it is 1 for frames of 30 ms."""
 UNTRAINED_LOOP = 0.75
-"""Probability of staying in a state of which nothing is known."""
+"""Self-loop probability of a state without training data."""
 _LOOPS = (0.01, 0.99)
 _PRIOR_VISITS = 2.0
-"""So many visits as :data:`UNTRAINED_LOOP` expects are added to what was counted."""
+"""Number of visits with the duration of :data:`UNTRAINED_LOOP` that are added to the counts."""
 
 
 def self_loops(frames: NDArray[np.integer], visits: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Probability of staying in each senone, from how often it was entered and how long it lasted in all.
+    """Self-loop probability of each senone, from its number of frames and visits.
 
-    A visit of n frames is n - 1 loops and one step on. Counts are smoothed, the result is within [0.01, 0.99].
+    A visit of n frames has n - 1 loops and one exit. Counts are smoothed; the result is within [0.01, 0.99].
 
     Args:
         frames, visits: `(S,)`.
@@ -67,6 +67,6 @@ def self_loops(frames: NDArray[np.integer], visits: NDArray[np.integer]) -> NDAr
 
 
 def priors(frames: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Share of each senone among all frames, `(S,)`; one that never occurs counts as half a frame."""
+    """Relative frequency of each senone, `(S,)`; one that never occurs counts as half a frame."""
     counts = np.maximum(frames, 0.5)
     return counts / counts.sum()

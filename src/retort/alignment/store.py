@@ -1,4 +1,4 @@
-"""Alignments on disk: shards of safetensors, and beside them all that is needed to use or renew them."""
+"""Alignments on disk: shards of safetensors, with the tree, lexicon and counts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from retort.text.lexicon import Lexicon, read_lexicon
 
 SHARD_SUFFIX = ".safetensors"
 _SHARD = 2048
-"""Utterances."""
+"""Utterances per shard."""
 _REMEDY = "Remove the folder and align again"
 
 
 class Shard(Sequence[Alignment]):
-    """Some alignments in one file, read one by one."""
+    """Alignments in one file, read one by one."""
 
     def __init__(self, path: Path, tree: SenoneTree) -> None:
         from safetensors import safe_open
@@ -40,7 +40,7 @@ class Shard(Sequence[Alignment]):
         self.ids: list[str] = [name for name, _ in utterances]
         self._words: list[list[str]] = [words for _, words in utterances]
         self.facts: dict[str, Any] = parse_json(described["facts"])
-        """What else was written into it."""
+        """Further values that were written into the shard."""
         self._symbols = tree.phones.symbols
         counts = self._file.get_tensor("counts")
         self._offsets = np.concatenate([np.zeros((1, 3), np.int64), counts.cumsum(0)])
@@ -71,7 +71,7 @@ class Shard(Sequence[Alignment]):
         )
 
     def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Frames of each senone, and how often it was entered: `(S,)` each."""
+        """Number of frames and number of visits of each senone, `(S,)` each."""
         return self._file.get_tensor("frames"), self._file.get_tensor("visits")
 
 
@@ -79,10 +79,10 @@ class AlignmentStore(Mapping[str, Alignment]):
     """Alignments by utterance id, read from disk one by one.
 
     Args:
-        folder: of the store, or the one that `align_corpus` made it in.
+        folder: folder of the store, or that of `align_corpus`.
 
     Raises:
-        UserError: the folder holds no store, or a broken one.
+        UserError: the folder contains no store, or a damaged one.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -93,22 +93,22 @@ class AlignmentStore(Mapping[str, Alignment]):
         if not (self.folder / "store.json").exists() and (self.folder / "alignments").exists():
             self.folder /= "alignments"
         if not (self.folder / "store.json").exists():
-            raise UserError("holds no alignments", where=folder, remedy="Align first")
+            raise UserError("it contains no alignments", where=folder, remedy="Align first")
         verify(self.folder, remedy=_REMEDY)
         try:
             content = read_json(self.folder / "store.json")
             self.frame_shift = float(content["frame_shift"])
             """Seconds."""
             self.skipped: dict[str, str] = content["skipped"]
-            """Utterances without an alignment, and why."""
+            """Utterances without an alignment, with the reasons."""
             self.tree = SenoneTree.load(self.folder / "tree.json")
             self.lexicon: Lexicon = read_lexicon(self.folder / "lexicon.txt", stress="keep")
-            """Of the words that occur."""
+            """Pronunciations of the words that occur."""
             counts = load_file(self.folder / "counts.safetensors")
             self.frames: NDArray[np.int64] = counts["frames"]
-            """(S,): of each senone."""
+            """(S,): number of frames of each senone."""
             self.visits: NDArray[np.int64] = counts["visits"]
-            """(S,): how often each senone was entered."""
+            """(S,): number of visits of each senone."""
             self._places: dict[str, tuple[Shard, int]] = {}
             for path in _shards(self.folder):
                 shard = Shard(path, self.tree)
@@ -136,12 +136,12 @@ class AlignmentStore(Mapping[str, Alignment]):
 
     @cached_property
     def self_loops(self) -> NDArray[np.float64]:
-        """(S,): probability of staying in each senone."""
+        """(S,): self-loop probability of each senone."""
         return self_loops(self.frames, self.visits)
 
     @cached_property
     def priors(self) -> NDArray[np.float64]:
-        """(S,): share of each senone among all frames."""
+        """(S,): relative frequency of each senone."""
         return priors(self.frames)
 
 
@@ -149,11 +149,11 @@ open_alignments = AlignmentStore
 
 
 def write_shard(path: Path, alignments: Iterable[Alignment], tree: SenoneTree, **facts: Any) -> None:
-    """Write one shard whole.
+    """Write one shard, atomically.
 
     Args:
-        path: in the folder of a store, its name ends in :data:`SHARD_SUFFIX`.
-        facts: what else is to be kept, as JSON; see :attr:`Shard.facts`.
+        path: file in the folder of a store; its name ends in :data:`SHARD_SUFFIX`.
+        facts: further JSON values; see :attr:`Shard.facts`.
     """
     from safetensors.numpy import save
 
@@ -181,7 +181,7 @@ def write_shard(path: Path, alignments: Iterable[Alignment], tree: SenoneTree, *
 def finish_store(
     folder: Path, tree: SenoneTree, lexicon: Lexicon, skipped: Mapping[str, str], frame_shift: float
 ) -> AlignmentStore:
-    """Put beside the shards in a folder what makes them a store, and open it."""
+    """Write tree, lexicon and counts next to the shards, and open the store."""
     from safetensors.numpy import save
 
     frames, visits = np.zeros(tree.count, np.int64), np.zeros(tree.count, np.int64)
@@ -206,18 +206,18 @@ def save_alignments(
     skipped: Mapping[str, str] | None = None,
     frame_shift: float = FRAME_SHIFT,
 ) -> AlignmentStore:
-    """Store alignments, whatever made them; one that was in the folder is replaced.
+    """Store alignments; a store in the folder is replaced.
 
     Self-loops and priors are estimated from them.
 
     Args:
-        alignments: consumed as they come.
-        lexicon: which the words were pronounced by; those that do not occur are left out.
-        skipped: utterances that have none, and why; read when all alignments have come.
+        alignments: alignments, consumed one by one.
+        lexicon: pronunciations of the words; words that do not occur are left out.
+        skipped: utterances without an alignment, with the reasons; read after all alignments.
         frame_shift: seconds.
 
     Raises:
-        UserError: there is none, or they cannot be written.
+        UserError: there are no alignments, or they cannot be written.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -236,9 +236,9 @@ def save_alignments(
 
 
 def reasons(skipped: Mapping[str, str]) -> str:
-    """` (ID: REASON; ...)` of the first few."""
-    told = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-    return f" ({told})" if told else ""
+    """The first few as ` (ID: REASON; ...)`."""
+    text = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+    return f" ({text})" if text else ""
 
 
 def _shards(folder: Path) -> list[Path]:

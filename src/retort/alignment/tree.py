@@ -1,4 +1,4 @@
-"""The senones of a system: which triphone states are one, by a decision tree for each state of each phone."""
+"""Senones: tied triphone states, by a decision tree for each state of each phone."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from retort.common.json_reader import read_json
 
 @dataclass(frozen=True)
 class Question:
-    """Whether a neighbour is one of a class of phones."""
+    """A question whether a neighbour is in a class of phones."""
 
     right: bool
-    """The neighbour to the right, else to the left."""
+    """The right neighbour if true, otherwise the left one."""
     phones: frozenset[int]
 
 
@@ -37,15 +37,15 @@ class Split:
 
 
 Node = int | Split
-"""A leaf is its senone."""
+"""A leaf is a senone."""
 
 
 class SenoneTree:
-    """Senones 0 to count - 1 of triphone states, those never seen included.
+    """A decision tree from triphone states to senones 0 to count - 1, including unseen triphones.
 
     Args:
-        phones: ids of phones are theirs.
-        states: emitting states of a phone.
+        phones: the phone inventory.
+        states: number of emitting states of a phone.
         roots: `roots[phone][state]`; those of silence are leaves.
 
     Raises:
@@ -71,7 +71,7 @@ class SenoneTree:
 
     @classmethod
     def monophone(cls, phones: Phones, states: int) -> SenoneTree:
-        """One senone for each state of each phone, whatever its neighbours."""
+        """A tree with one senone for each state of each phone, independent of context."""
         return cls(
             phones,
             states,
@@ -79,7 +79,8 @@ class SenoneTree:
         )
 
     def senone(self, left: int, phone: int, right: int, state: int) -> int:
-        """Of a state of a phone (ids) between two others; silence (0) has no contexts, but is one."""
+        """The senone of a state of a phone between two others (ids); silence (0) is a context, but has
+        none."""
         key = (left, phone, right, state)
         if key not in self._known:
             node = self.roots[phone][state]
@@ -90,7 +91,7 @@ class SenoneTree:
         return self._known[key]
 
     def states_of_senones(self) -> list[int]:
-        """Of each senone which HMM state (from 0) it is; -1 of one that several share."""
+        """HMM state (from 0) of each senone; -1 if several states share it."""
         found: dict[int, set[int]] = {senone: set() for senone in range(self.count)}
         for row in self.roots:
             for state, root in enumerate(row):
@@ -99,7 +100,7 @@ class SenoneTree:
         return [states.pop() if len(states) == 1 else -1 for states in found.values()]
 
     def phones_of_senones(self) -> list[str]:
-        """Of each senone the phone that it is of; of one that several share, the first of them."""
+        """Phone of each senone; the first one if several share it."""
         found = dict.fromkeys(range(self.count), "")
         for symbol, row in zip(self.phones.symbols, self.roots):
             for leaf in (leaf for root in row for leaf in _leaves(root)):
@@ -107,7 +108,7 @@ class SenoneTree:
         return list(found.values())
 
     def __str__(self) -> str:
-        """As :meth:`load` reads it: JSON, phones by name."""
+        """JSON in the format of :meth:`load`, with phones by name."""
         roots = {
             symbol: [_written(node, self.phones.symbols) for node in row]
             for symbol, row in zip(self.phones.symbols, self.roots)
@@ -115,7 +116,7 @@ class SenoneTree:
         return json.dumps({"states": self.states, "roots": roots}, ensure_ascii=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; phones by name."""
+        """Write the tree as JSON."""
         write_whole(Path(path), str(self))
 
     @classmethod
@@ -123,10 +124,10 @@ class SenoneTree:
         """Read what :meth:`save` wrote.
 
         Raises:
-            UserError: there is none, or it is broken.
+            UserError: the file is missing or damaged.
         """
         try:
-            content = read_json(path, deepest=900)  # an object for each question on the way to a leaf
+            content = read_json(path, deepest=900)  # nesting is the depth of the tree
             phones = Phones(symbol for symbol in content["roots"] if symbol != SILENCE)
             roots = [
                 [_read(node, phones.ids) for node in content["roots"][symbol]] for symbol in phones.symbols
@@ -165,16 +166,16 @@ _SILENCE = 0
 
 @dataclass
 class TriphoneStatistics:
-    """What was seen of each state of each triphone: all that the tree has to know."""
+    """Statistics of each state of each triphone, from which the tree is built."""
 
     keys: NDArray[np.int64]
-    """(K, 4): left phone, phone, right phone, state; sorted, each once."""
+    """(K, 4): left phone, phone, right phone, state; sorted and distinct."""
     sums: NDArray[np.float64]
-    """(K, 2 D + 1): sums of the features, of their squares, and the number of frames."""
+    """(K, 2 D + 1): sums of the features, sums of their squares, number of frames."""
 
     @classmethod
     def of(cls, keys: NDArray[np.integer], squared: NDArray[np.floating]) -> TriphoneStatistics:
-        """Of frames, or of statistics to be added: `(T, 4)` and `(T, 2 D + 1)`."""
+        """Statistics of frames, or sums of statistics: `(T, 4)` and `(T, 2 D + 1)`."""
         distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
         order = np.argsort(inverse.reshape(-1), kind="stable")
         firsts = np.searchsorted(inverse.reshape(-1)[order], np.arange(len(distinct)))
@@ -190,7 +191,8 @@ class TriphoneStatistics:
 
 
 def log_likelihood(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of frames under the diagonal Gaussian that fits them best: `(..., 2 D + 1)` to `(...)`."""
+    """Log-likelihood of frames under their maximum likelihood diagonal Gaussian: `(..., 2 D + 1)` to
+    `(...)`."""
     dim = (sums.shape[-1] - 1) // 2
     frames = sums[..., -1]
     divisor = np.maximum(frames, 1e-10)[..., None]
@@ -200,13 +202,13 @@ def log_likelihood(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def phone_classes(statistics: TriphoneStatistics, phones: int, state: int) -> list[frozenset[int]]:
-    """Classes of phones that sound alike: every cluster on the way from single phones to all of them.
+    """Classes of acoustically similar phones by agglomerative clustering: all intermediate clusters.
 
-    Those two clusters are joined next that lose the least likelihood as one Gaussian. Phones that were never seen
-    are in no class. Silence is a phone like any other.
+    The two clusters whose merge into one Gaussian loses the least likelihood are merged next. Phones without
+    data are in no class. Silence is treated like any other phone.
 
     Args:
-        state: which state of a phone stands for it.
+        state: state that represents a phone.
     """
     clusters: dict[frozenset[int], NDArray[np.float64]] = {}
     for phone in range(phones):
@@ -233,7 +235,7 @@ class _Best(NamedTuple):
 
 
 class _Leaf:
-    """Some triphones of one state of one phone; where it hangs in the tree."""
+    """A set of triphones of one state of one phone, with its position in the tree."""
 
     def __init__(self, keys: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
         self.keys, self.sums = keys, sums
@@ -253,10 +255,10 @@ class _Leaf:
 def grow_tree(
     statistics: TriphoneStatistics, phones: Phones, states: int, *, senones: int, minimum_frames: float
 ) -> SenoneTree:
-    """Divide the states of phones by their neighbours until there are `senones` of them.
+    """Split the states of phones by context until there are `senones` of them.
 
-    Always that leaf is divided, by that question, which gains the most likelihood, if either part keeps
-    `minimum_frames`. Silence is not divided. There is at least one senone for each state of each phone.
+    The split with the greatest gain in likelihood is next, if both parts keep `minimum_frames`. Silence is
+    not split. There is at least one senone for each state of each phone.
     """
     classes = phone_classes(statistics, len(phones), states // 2)
     roots = []

@@ -1,8 +1,7 @@
-"""Alignments and sentences as texts of units: what a language model over senones or phones reads.
+"""Texts of senones or phones for language models, from alignments and from sentences.
 
-Such a text is the sequence of units, each a symbol ("S12" for senone 12, a phone for itself), with one space between
-them. Silences are left out, for text that was never spoken has none.
-"""
+A text is a sequence of unit symbols ("S12" for senone 12, a phone for itself) separated by spaces. Silences
+are left out, since text without audio has none."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from retort.alignment.phones import SILENCE
 from retort.alignment.tree import SenoneTree
 from retort.common.errors import BadUtterance
 
-SpokenUnit = Literal["senone", "phone"]
+AcousticUnit = Literal["senone", "phone"]
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
 
 
@@ -27,7 +26,7 @@ def senone_symbol(senone: int) -> str:
     return f"S{senone}"
 
 
-def unit_symbols(tree: SenoneTree, unit: SpokenUnit) -> list[str]:
+def unit_symbols(tree: SenoneTree, unit: AcousticUnit) -> list[str]:
     """All symbols that texts of a unit can have: senones by number, phones by name; none of silence."""
     if unit == "phone":
         return [symbol for symbol in tree.phones.symbols if symbol != SILENCE]
@@ -35,16 +34,14 @@ def unit_symbols(tree: SenoneTree, unit: SpokenUnit) -> list[str]:
     return [senone_symbol(senone) for senone in range(tree.count) if senone not in silent]
 
 
-def unit_text(alignment: Alignment, unit: SpokenUnit) -> tuple[str, NDArray[np.int64]]:
+def unit_text(alignment: Alignment, unit: AcousticUnit) -> tuple[str, NDArray[np.int64]]:
     """The text of an alignment, and which symbol of it each frame is.
 
-    Runs are collapsed within phones, as the HMM has them: what two phones in a row share (the last of a word and the
-    first of the next, or a senone that both are tied to) is two symbols, the states of one phone that are tied to one
-    senone are one. So a text is of what was said, and not of how long.
-
+    Runs are merged within phones, as in the HMM: equal symbols of two consecutive phones stay two symbols,
+    while states of one phone that share a senone are one. Durations have no influence on the text.
     Returns:
-        text: without silences; empty if there is nothing else.
-        index: `(T,)` int64, the number of the symbol from 0, -1 in silences.
+        text: text without silences; may be empty.
+        index: `(T,)` int64, index of the symbol of each frame, -1 in silences.
     """
     symbols, index = segments(alignment, unit, silence=False)
     names = [senone_symbol(each) if isinstance(each, int) else each for each in symbols]
@@ -52,7 +49,7 @@ def unit_text(alignment: Alignment, unit: SpokenUnit) -> tuple[str, NDArray[np.i
 
 
 def pause_share(alignments: Iterable[Alignment]) -> float:
-    """Share of the places between two words that have a silence; 0 without any such place."""
+    """Fraction of word boundaries with a silence; 0 without word boundaries."""
     silent = [
         after.start > before.start + before.frames
         for each in alignments
@@ -61,86 +58,87 @@ def pause_share(alignments: Iterable[Alignment]) -> float:
     return sum(silent) / max(len(silent), 1)
 
 
-def spoken_units(
+def pronounce_units(
     words: Sequence[str],
     lexicon: Pronunciations,
     tree: SenoneTree,
-    unit: SpokenUnit,
+    unit: AcousticUnit,
     draw: random.Random | None = None,
 ) -> str:
-    """The text of words that nobody spoke: :class:`UnitSpeaker` for a single sentence.
+    """The text of words without audio: :class:`UnitPronouncer` for a single sentence.
 
     Raises:
         BadUtterance: a word has no pronunciation.
     """
-    return UnitSpeaker(lexicon, tree, unit)(words, draw)
+    return UnitPronouncer(lexicon, tree, unit)(words, draw)
 
 
-class UnitSpeaker:
-    """Says words in units: a lexicon makes phones of them, a tree makes senones of phones and their neighbours.
+class UnitPronouncer:
+    """Converts words to units: a lexicon maps words to phones, a tree maps phones in context to senones.
 
-    Beyond both ends is silence, as a neighbour only, and between words where the call says so. What it says is the
-    :func:`unit_text` of an alignment of the same pronunciations that has silences in the same places, and a frame or
-    more in every state.
+    The context outside the sentence is silence, and also between words with a pause. The result is the
+    :func:`unit_text` of an alignment of the same pronunciations with silences at the same positions and at
+    least one frame in every state.
 
-    Words, and phones between neighbours, are kept once they were said: 12 words take some 20 microseconds.
+    Results for words and triphones are cached: 12 words take about 20 microseconds.
 
     Args:
-        lexicon: pronunciations with a phone that the tree does not know are left out.
-        tree: of the senones; of phones, which there are.
+        lexicon: pronunciations with a phone that is not in the tree are left out.
+        tree: tree of the senones and phones.
     """
 
-    def __init__(self, lexicon: Pronunciations, tree: SenoneTree, unit: SpokenUnit) -> None:
+    def __init__(self, lexicon: Pronunciations, tree: SenoneTree, unit: AcousticUnit) -> None:
         self.lexicon, self.tree, self.unit = lexicon, tree, unit
-        self._ways: dict[str, tuple[_Way, ...]] = {}
+        self._known: dict[str, tuple[_Pronunciation, ...]] = {}
         self._triphones = _Triphones(tree)
 
     def __call__(
         self,
         words: Sequence[str],
         draw: random.Random | None = None,
-        apart: Sequence[bool] | None = None,
+        pauses: Sequence[bool] | None = None,
     ) -> str:
-        """The text of `words`, of each the first pronunciation, or one that `draw` chooses.
+        """The text of `words`, with the first pronunciation of each or one that `draw` chooses.
 
         Args:
-            apart: of each word but the last whether a silence follows; None: after none. Only senones tell.
+            pauses: for each word but the last whether a silence follows; None for no silences. Only senones
+                depend on it.
 
         Raises:
-            BadUtterance: a word has none.
+            BadUtterance: a word has no pronunciation.
         """
         chosen = []
         for word in words:
-            ways = self._ways.get(word) or self._said(word)
-            if not ways:
+            pronunciations = self._known.get(word) or self._pronounce(word)
+            if not pronunciations:
                 raise BadUtterance(f"no pronunciation of {word}")
-            chosen.append(ways[0] if draw is None or len(ways) == 1 else draw.choice(ways))
+            chosen.append(pronunciations[0] if draw is None or len(pronunciations) == 1 else draw.choice(pronunciations))
         if self.unit == "phone":
-            return " ".join(way.inside for way in chosen)
-        return self._senones(chosen, [False] * len(chosen[1:]) if apart is None else apart)
+            return " ".join(pronunciation.inside for pronunciation in chosen)
+        return self._senones(chosen, [False] * len(chosen[1:]) if pauses is None else pauses)
 
     def missing(self, words: Iterable[str]) -> list[str]:
-        """The words that have no pronunciation in the tree's phones, each once, in their order."""
-        return [word for word in dict.fromkeys(words) if not (self._ways.get(word) or self._said(word))]
+        """Words without a pronunciation in the tree's phones, without duplicates, in order."""
+        return [word for word in dict.fromkeys(words) if not (self._known.get(word) or self._pronounce(word))]
 
-    def _said(self, word: str) -> tuple[_Way, ...]:
+    def _pronounce(self, word: str) -> tuple[_Pronunciation, ...]:
         ids = self.tree.phones.ids
         found = [
             tuple(ids[phone] for phone in phones)
             for phones in self.lexicon.get(word, ())
             if phones and all(phone in ids and phone != SILENCE for phone in phones)
         ]
-        self._ways[word] = tuple(_Way(phones, self._inside(phones)) for phones in found)
-        return self._ways[word]
+        self._known[word] = tuple(_Pronunciation(phones, self._inside(phones)) for phones in found)
+        return self._known[word]
 
     def _inside(self, phones: tuple[int, ...]) -> str:
         if self.unit == "phone":
             return " ".join(self.tree.phones.symbols[phone] for phone in phones)
         return " ".join(self._triphones[each] for each in zip(phones, phones[1:], phones[2:]))
 
-    def _senones(self, chosen: Sequence[_Way], apart: Sequence[bool]) -> str:
+    def _senones(self, chosen: Sequence[_Pronunciation], pauses: Sequence[bool]) -> str:
         triphones, parts, left = self._triphones, [], 0
-        rights = [0 if silent else way.phones[0] for way, silent in zip(chosen[1:], apart)]
+        rights = [0 if silent else pronunciation.phones[0] for pronunciation, silent in zip(chosen[1:], pauses)]
         for (phones, inside), right in zip(chosen, [*rights, 0]):
             if len(phones) == 1:
                 parts.append(triphones[left, phones[0], right])
@@ -153,15 +151,15 @@ class UnitSpeaker:
         return " ".join(parts)
 
 
-class _Way(NamedTuple):
-    """One pronunciation: phone ids, and the symbols in it that do not hang on the words around it."""
+class _Pronunciation(NamedTuple):
+    """A pronunciation: phone ids, and the symbols that do not depend on the neighbouring words."""
 
     phones: tuple[int, ...]
     inside: str
 
 
 class _Triphones(dict[tuple[int, int, int], str]):
-    """Left, middle and right phone to the text of the middle one's senones, filled as triphones are met."""
+    """Cache from triphones (left, middle, right) to the text of the middle phone's senones."""
 
     def __init__(self, tree: SenoneTree) -> None:
         super().__init__()
@@ -178,19 +176,19 @@ Span = tuple[int, int]
 
 
 def piece_segments(alignment: Alignment, text: str, spans: Sequence[Span]) -> NDArray[np.int64]:
-    """Which piece of its transcript each frame belongs to.
+    """The token of the transcript that each frame belongs to.
 
-    The borders of words are the alignment's. Inside a word its frames are divided evenly among its characters, and
-    each character's go to the piece that it stands in: pieces of a word get frames in proportion to their characters.
-    A piece of a word with fewer frames than pieces may get none, and so does a piece that is a space alone.
+    The frames of a word are divided evenly among its characters, and each character's frames belong to its
+    token: tokens have frames in proportion to their characters. A token may get no frames if the word has
+    fewer frames than tokens, and so does a token of a space alone.
 
     Args:
-        text: the transcript; the alignment's words are in it one after the other, in whatever case.
-        spans: half-open character spans of the pieces in `text`, in order. Of pieces that share a character the
-            first has it.
+        text: the transcript; it contains the alignment's words in order, in any case.
+        spans: half-open character spans of the tokens in `text`, in order. A shared character belongs to the
+            first token.
 
     Returns:
-        `(T,)`, -1 for frames that are in no word or of characters in no piece.
+        `(T,)`, -1 for frames outside words or of characters without a token.
 
     Raises:
         BadUtterance: the alignment is of another transcript.
@@ -205,8 +203,8 @@ def piece_segments(alignment: Alignment, text: str, spans: Sequence[Span]) -> ND
     for word in alignment.words:
         own = letters[before : before + len(word.symbol)]
         before += len(own)
-        said = "".join(text[place] for place in own)
-        if said.casefold() != word.symbol.casefold():
+        spelled = "".join(text[place] for place in own)
+        if spelled.casefold() != word.symbol.casefold():
             raise _other_words(alignment)
         middles = (np.arange(word.frames) + 0.5) / word.frames
         places = np.array(own)[(middles * len(own)).astype(np.int64)]

@@ -1,4 +1,4 @@
-"""The HMM of one transcript: its words in order, any of their pronunciations, silence between them or not."""
+"""The HMM of a transcript: its words with all pronunciations, and optional silence between them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from retort.alignment.tree import SenoneTree
 from retort.alignment.viterbi import Arcs
 
 Pronunciations = Sequence[Sequence[tuple[int, ...]]]
-"""Of each word of a transcript, the ways to say it, in phone ids."""
+"""Pronunciations of each word of a transcript, in phone ids."""
 
 _EDGE = -1
-"""What stands before the first phone and behind the last; as a context it is silence."""
+"""Placeholder for the context outside the utterance, which is silence."""
 _SILENCE = 0
 
 
 @dataclass
 class UtteranceHmm:
-    """Emitting states 0 to N - 1, what each is, and the arcs between them."""
+    """Emitting states 0 to N - 1 with their senones, and the arcs between them."""
 
     senones: NDArray[np.int32]
     """(N,)"""
     places: NDArray[np.int32]
-    """(N,): which phone of the graph a state is part of; a path meets a place once."""
+    """(N,): the phone instance of each state; a path visits an instance at most once."""
     phones: NDArray[np.int32]
     """(places,): phone ids."""
     words: NDArray[np.int32]
@@ -41,14 +41,15 @@ def utterance_hmm(
     loops: NDArray[np.float64],
     silence_probability: float,
 ) -> UtteranceHmm:
-    """Put the HMM of a transcript together; at least one word.
+    """Build the HMM of a transcript with at least one word.
 
-    Phones know their neighbours across words and silences, so a phone beside an optional silence or a word with
-    several pronunciations stands there once for each pair of neighbours. All pronunciations weigh the same.
+    Phones have context across words and silences, so a phone next to an optional silence or a word with
+    several pronunciations has one instance for each pair of neighbours. All pronunciations have the same
+    weight.
 
     Args:
-        loops: `(S,)`, the probability of staying in each senone.
-        silence_probability: of silence at either end and between any two words.
+        loops: `(S,)`, self-loop probability of each senone.
+        silence_probability: probability of silence at either end and between any two words.
     """
     plan = _Plan(pronunciations, silence_probability)
     places, entries, endings = _in_context(plan)
@@ -102,7 +103,7 @@ def utterance_hmm(
 
 
 class _Plan:
-    """Phones without their contexts: what each is, and from which others it is entered."""
+    """Phones without contexts, and their predecessors."""
 
     def __init__(self, pronunciations: Pronunciations, silence_probability: float) -> None:
         self.phones: list[int] = []
@@ -110,11 +111,11 @@ class _Plan:
         self.before: list[list[tuple[int, float]]] = []
         taken, left_out = math.log(silence_probability), math.log1p(-silence_probability)
         last = [_EDGE]
-        for word, ways in enumerate(pronunciations):
+        for word, variants in enumerate(pronunciations):
             silence = self._add(_SILENCE, _EDGE, [(node, taken) for node in last])
             entries = [(silence, 0.0), *((node, left_out) for node in last)]
             last = []
-            for phones in ways:
+            for phones in variants:
                 arcs = entries
                 for phone in phones:
                     arcs = [(self._add(phone, word, arcs), 0.0)]
@@ -130,13 +131,14 @@ class _Plan:
 
 
 Place = tuple[int, int, int]
-"""A phone of the plan with its left and right phone ids; of a silence these are :data:`_EDGE`, for any."""
+"""A phone of the plan with its left and right phone ids; for silence these are :data:`_EDGE`, which matches
+any."""
 
 
 def _in_context(
     plan: _Plan,
 ) -> tuple[list[Place], list[list[tuple[int, float]]], list[tuple[int, float]]]:
-    """The plan's phones, each once for every pair of neighbours; what they are entered from; the last ones."""
+    """The plan's phones, one instance for every pair of neighbours; their predecessors; the final ones."""
     lefts = [{plan.phones[node] if node != _EDGE else _SILENCE for node, _ in arcs} for arcs in plan.before]
     rights: list[set[int]] = [set() for _ in plan.phones]
     for node, arcs in enumerate(plan.before):

@@ -1,4 +1,4 @@
-"""The best path through the HMM of a transcript: exact, without a beam, for many utterances at once."""
+"""Exact Viterbi search through the HMMs of transcripts, without a beam, for many utterances at once."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CELLS = 4_000_000
-"""States times frames of the utterances that are searched together."""
+"""Maximum of states times frames of a batch."""
 
 
 @dataclass
 class Arcs:
-    """Between the states 0 to N - 1 of an HMM, with log weights.
+    """Arcs between the states 0 to N - 1 of an HMM, with log weights.
 
-    A state is entered from itself, from the state before it in the numbering (most are in the midst of a chain),
-    and the `targets` also from further `sources`.
+    A state is entered from itself and from the state with the previous number (most states are inside a
+    chain); the `targets` are also entered from further `sources`.
     """
 
     loops: NDArray[np.float64]
     """(N,)"""
     steps: NDArray[np.float64]
-    """(N,): from the state before, -inf where there is no such arc."""
+    """(N,): from the previous state, -inf if there is no such arc."""
     targets: NDArray[np.int64]
     """(E,)"""
     sources: NDArray[np.int64]
     """(E, K)"""
     weights: NDArray[np.float64]
-    """(E, K), -inf where a target has fewer than K further sources."""
+    """(E, K), -inf if a target has fewer than K further sources."""
     starts: NDArray[np.float64]
-    """(N,): of beginning in a state."""
+    """(N,): initial log-probabilities."""
     ends: NDArray[np.float64]
-    """(N,): of ending behind a state."""
+    """(N,): log-probabilities of ending after each state."""
 
 
 class Task(NamedTuple):
@@ -49,11 +49,12 @@ class Path(NamedTuple):
     states: NDArray[np.int64]
     """(T,)"""
     score: float
-    """Natural logarithm, with the weights of all arcs, start and end."""
+    """Natural logarithm, including the weights of all arcs, start and end."""
 
 
 def batches(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Indices of utterances of like length that fit into memory together, from (states, frames) of each."""
+    """Batches of indices of utterances with similar lengths, limited in memory, from (states, frames) of
+    each."""
     batch: list[int] = []
     states = 0
     for index in sorted(range(len(sizes)), key=lambda each: -sizes[each][1]):
@@ -67,10 +68,10 @@ def batches(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
 
 
 def best_paths(tasks: Sequence[Task]) -> list[Path | None]:
-    """The most probable state sequence of each utterance; None where no path has its number of frames.
+    """The most probable state sequence of each utterance; None if no path has its number of frames.
 
-    The HMMs of a batch are searched as one that falls into parts, so that each frame costs a few operations on
-    long vectors; every utterance ends at its own last frame.
+    The HMMs of a batch are searched as one HMM with separate components, so that each frame needs few vector
+    operations; every utterance ends at its own last frame.
     """
     found: list[Path | None] = [None] * len(tasks)
     sizes = [(len(task.columns), len(task.scores)) for task in tasks]
@@ -103,7 +104,7 @@ def _search(tasks: Sequence[Task]) -> Iterable[Path | None]:
 
 
 def _joined(parts: Sequence[Arcs]) -> Arcs:
-    """Those of several HMMs as of one that falls into parts."""
+    """Arcs of several HMMs as those of one with separate components."""
     offsets = np.cumsum([0] + [len(arcs.loops) for arcs in parts])
     width = max(arcs.sources.shape[1] for arcs in parts)
     sources, weights = [], []
@@ -129,7 +130,7 @@ def _forward(
     lengths: NDArray[np.integer],
     offsets: NDArray[np.integer],
 ) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.float64]]:
-    """Backpointers `(T, N)`: 0 stayed, 1 from the state before, 2 + k from source k; last states and scores."""
+    """Back pointers `(T, N)`: 0 self-loop, 1 previous state, 2 + k source k; last states and scores."""
     frames, count = len(scores), len(arcs.loops)
     back = np.zeros((frames, count), np.int8)
     finals, totals = np.zeros(len(lengths), np.int64), np.full(len(lengths), -np.inf)
@@ -163,7 +164,7 @@ def _forward(
 def _trace(
     arcs: Arcs, back: NDArray[np.int8], finals: NDArray[np.int64], lengths: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """States `(T, utterances)` of the joint HMM; behind an utterance's end its last state."""
+    """States `(T, utterances)` of the joint HMM; after the end of an utterance its last state."""
     row = np.zeros(len(arcs.loops), np.int64)
     row[arcs.targets] = np.arange(len(arcs.targets))
     states = np.empty((len(back), len(finals)), np.int64)

@@ -1,8 +1,8 @@
-"""Beam search with a decoder with attention and the CTC head at once, from token to token.
+"""Joint beam search with an attention decoder and the CTC head, label-synchronous.
 
-Source: Watanabe et al. 2017, section II-C: a hypothesis is as good as both find it, the CTC head by the probability
-that the utterance begins with it. Neither grows with a further token, so without a bonus for length a hypothesis that
-ended better than another stands will stay better: that is when the search ends.
+Source: Watanabe et al. 2017, section II-C. The score of a hypothesis combines the decoder's log-probability
+with the CTC prefix score. Neither increases with a further token, so without a length bonus the search ends
+when no active hypothesis is better than the ended ones.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NOTHING, Candidate, Scorer
+from retort.decoding.cif import NEG_INF, ScoredHypothesis, Scorer
 from retort.decoding.ctc import CtcPrefixes
-from retort.decoding.greedy import NEVER, Hypothesis, until_eos
+from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
 from retort.nn.cross_decoder import CrossDecoder
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -24,11 +24,11 @@ from retort.text.tokenizers import EOS
 
 @dataclass(frozen=True)
 class JointWeights:
-    """What counts how much.
+    """Weights of a joint search.
 
     Attributes:
-        ctc: of the CTC head's log-probabilities; the decoder's have the rest to 1.
-        length: added for every token.
+        ctc: weight of the CTC head's log-probabilities; the decoder has 1 - ctc.
+        length: score added for every token.
     """
 
     ctc: float
@@ -37,13 +37,13 @@ class JointWeights:
 
 @dataclass(frozen=True)
 class _Beams:
-    """N hypotheses of each of B utterances, best first, none of them ended.
+    """N active hypotheses of each of B utterances, best first.
 
     Attributes:
         tokens: `(B, N, 1 + P)` int64, the start symbol and P tokens.
-        log_probs: `(B, N, P)` float32, the decoder's.
-        sums: `(B, N)` float64, all that their scores are made of but CTC's part.
-        scores: `(B, N)` float64; minus infinity where there is no hypothesis.
+        log_probs: `(B, N, P)` float32 of the decoder.
+        sums: `(B, N)` float64, scores without the CTC part.
+        scores: `(B, N)` float64; minus infinity for missing hypotheses.
     """
 
     tokens: Tensor
@@ -54,17 +54,17 @@ class _Beams:
 
 @dataclass
 class _Ended:
-    """The best hypotheses of an utterance that have ended, best first."""
+    """The best ended hypotheses of an utterance, best first."""
 
     most: int
-    found: list[Candidate] = field(default_factory=list)
+    found: list[ScoredHypothesis] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
-        """The score above which another one is among the best."""
-        return self.found[-1].score if len(self.found) == self.most else NOTHING
+        """A hypothesis with a higher score is added."""
+        return self.found[-1].score if len(self.found) == self.most else NEG_INF
 
-    def add(self, candidate: Candidate) -> None:
+    def add(self, candidate: ScoredHypothesis) -> None:
         self.found.append(candidate)
         self.found.sort(key=lambda each: each.score, reverse=True)
         del self.found[self.most :]
@@ -77,18 +77,18 @@ def joint_beam(
     beam: int,
     weights: JointWeights,
     scorer: Scorer | None = None,
-) -> list[list[Candidate]]:
-    """The best hypotheses of each utterance, best first: up to `beam`, at least one, all different, without times.
+) -> list[list[ScoredHypothesis]]:
+    """N-best list of each utterance: up to `beam` different hypotheses, at least one, without times.
 
-    Each has said EOS, and no more tokens than it has frames. At every step up to `beam` hypotheses go on; beside that
-    each of them may end.
+    Every hypothesis ends in EOS and has at most as many tokens as the utterance has frames. At every step up
+    to `beam` hypotheses are extended, and each may also end.
 
     Args:
         student: in eval mode.
-        encoded: what it encoded.
-        beam: hypotheses kept.
-        weights: of the decoder, the CTC head and length.
-        scorer: asked for every token, EOS too.
+        encoded: encoder output.
+        beam: number of hypotheses.
+        weights: weights of the CTC head and of length.
+        scorer: scores every token, including EOS.
     """
     decoder, lengths = student.decoder, encoded.lengths
     batch, device = len(lengths), lengths.device
@@ -108,76 +108,76 @@ def joint_beam(
         own = logits.float().log_softmax(-1).view(*beams.scores.shape, -1)
         gains = (1.0 - weights.ctc) * own.double()
         if scorer is not None:
-            opinion, memory = scorer.step(memory, previous)
-            gains = gains + opinion.view_as(own)
+            lm_scores, memory = scorer.step(memory, previous)
+            gains = gains + lm_scores.view_as(own)
         sums = beams.sums[..., None] + gains
         scores, ends = sums + weights.length, sums[..., EOS]
         if prefixes is not None and alignments is not None:
             scores = scores + weights.ctc * prefixes.extended(alignments)
             ends = ends + weights.ctc * prefixes.whole(alignments)
-        _collect(beams, ends.masked_fill(beams.scores == NOTHING, NOTHING), ended)
-        scores[..., [*NEVER, EOS]] = NOTHING
-        over = (lengths <= step)[:, None] | (beams.scores == NOTHING)
-        scores = scores.masked_fill(over[..., None], NOTHING)
-        beams, parents, said = _advance(beams, sums + weights.length, scores, own, beam)
+        _collect(beams, ends.masked_fill(beams.scores == NEG_INF, NEG_INF), ended)
+        scores[..., [*NEVER_EMITTED, EOS]] = NEG_INF
+        over = (lengths <= step)[:, None] | (beams.scores == NEG_INF)
+        scores = scores.masked_fill(over[..., None], NEG_INF)
+        beams, parents, chosen = _advance(beams, sums + weights.length, scores, own, beam)
         if _settled(beams, ended, [limit - step - 1 for limit in limits], weights.length):
             break
         rows = (torch.arange(batch, device=device)[:, None] * scores.shape[1] + parents).flatten()
         state = state.select(rows)
         memory = None if scorer is None else scorer.select(memory, rows)
         if prefixes is not None and alignments is not None:
-            alignments = prefixes.advance(alignments, parents, said)
+            alignments = prefixes.advance(alignments, parents, chosen)
     return [each.found for each in ended]
 
 
 def _advance(
     beams: _Beams, sums: Tensor, scores: Tensor, own: Tensor, beam: int
 ) -> tuple[_Beams, Tensor, Tensor]:
-    """One token further.
+    """Extend the hypotheses by one token.
 
     Args:
-        sums, scores: `(B, N, V)` float64, what :class:`_Beams` has of these with each token behind it.
-        own: `(B, N, V)` float32, the decoder's log-probabilities.
+        sums, scores: `(B, N, V)` float64, these values of :class:`_Beams` with each next token.
+        own: `(B, N, V)` float32, log-probabilities of the decoder.
         beam: hypotheses to keep.
 
     Returns:
-        the new hypotheses, which of the old ones each was, and its token, both `(B, K)`.
+        The new hypotheses, and the parent and the token of each, both `(B, K)`.
     """
     size = scores.shape[-1]
     values, best = scores.flatten(1).topk(min(beam, scores.shape[1] * size))
-    parents, said = best.div(size, rounding_mode="floor"), best % size
+    parents, chosen = best.div(size, rounding_mode="floor"), best % size
     rows = torch.arange(len(best), device=best.device)[:, None]
     after = _Beams(
-        tokens=torch.cat((beams.tokens[rows, parents], said[..., None]), -1),
-        log_probs=torch.cat((beams.log_probs[rows, parents], own[rows, parents, said][..., None]), -1),
-        sums=sums[rows, parents, said],
+        tokens=torch.cat((beams.tokens[rows, parents], chosen[..., None]), -1),
+        log_probs=torch.cat((beams.log_probs[rows, parents], own[rows, parents, chosen][..., None]), -1),
+        sums=sums[rows, parents, chosen],
         scores=values,
     )
-    return after, parents, said
+    return after, parents, chosen
 
 
 def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
-    """Take those of the hypotheses that would be among the best were they to end here with scores `ends (B, N)`."""
+    """Add the hypotheses that are among the best if they end here with scores `ends (B, N)`."""
     for row, (scores, best) in enumerate(zip(ends.tolist(), ended)):
         for column, score in enumerate(scores):
             if score > best.worst:
                 ids = beams.tokens[row, column, 1:].tolist()
-                said = beams.log_probs[row, column].tolist()
-                best.add(Candidate(Hypothesis(ids, said, []), score))
+                log_probs = beams.log_probs[row, column].tolist()
+                best.add(ScoredHypothesis(Hypothesis(ids, log_probs, []), score))
 
 
 def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) -> bool:
-    """Whether no hypothesis that goes on can be among the best any more, with so many tokens `left` to say."""
+    """Whether no active hypothesis can still be among the best with at most `left` more tokens."""
     best = beams.scores[:, 0].tolist()
     return all(
-        score == NOTHING or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
+        score == NEG_INF or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
         for score, each, tokens in zip(best, ended, left)
     )
 
 
 @torch.inference_mode()
 def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypothesis]:
-    """The decoder's most probable token at every step, up to EOS or as many as there are frames; without times."""
+    """Greedy decoding, up to EOS or as many tokens as there are frames; without times."""
     lengths = encoded.lengths
     previous = torch.full_like(lengths, EOS)
     running = lengths > 0
@@ -186,7 +186,7 @@ def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypoth
     while running.any():
         logits, state = student.decoder.step(state, previous)
         log_probs = logits.float().log_softmax(-1)
-        log_probs[:, NEVER] = NOTHING
+        log_probs[:, NEVER_EMITTED] = NEG_INF
         score, previous = log_probs.max(-1)
         tokens.append(previous)
         scores.append(score)
@@ -203,27 +203,27 @@ def greedy_attention(student: AttentionStudent, encoded: Encoded) -> list[Hypoth
 def teacher_forced(
     decoder: CrossDecoder, encoded: Encoded, found: list[list[list[int]]]
 ) -> list[list[tuple[list[float], float]]]:
-    """What the decoder says of given sentences: log-probabilities of each one's tokens, and of EOS behind them.
+    """Decoder log-probabilities of given sentences: those of the tokens, and that of EOS.
 
     Args:
-        found: ids of sentences, without EOS, of each utterance.
+        found: token ids of sentences, without EOS, for each utterance.
     """
     results = []
     for row, sentences in enumerate(found):
         most = max(map(len, sentences)) + 1
-        said = torch.full((len(sentences), most), EOS, device=encoded.hidden.device)
+        targets = torch.full((len(sentences), most), EOS, device=encoded.hidden.device)
         for place, ids in enumerate(sentences):
-            said[place, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        results.append(_read(decoder, encoded, row, said, [len(ids) for ids in sentences]))
+            targets[place, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        results.append(_force(decoder, encoded, row, targets, [len(ids) for ids in sentences]))
     return results
 
 
-def _read(
-    decoder: CrossDecoder, encoded: Encoded, row: int, said: Tensor, counts: list[int]
+def _force(
+    decoder: CrossDecoder, encoded: Encoded, row: int, targets: Tensor, counts: list[int]
 ) -> list[tuple[list[float], float]]:
-    previous = torch.nn.functional.pad(said, (1, 0), value=EOS)[:, :-1]
+    previous = torch.nn.functional.pad(targets, (1, 0), value=EOS)[:, :-1]
     length = encoded.lengths[row : row + 1]
     frames = encoded.hidden[row : row + 1, : max(int(length), 1)]
     logits = decoder(previous, frames, length).logits
-    log_probs = logits.float().log_softmax(-1).gather(-1, said[..., None])[..., 0].tolist()
+    log_probs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].tolist()
     return [(each[:count], each[count]) for each, count in zip(log_probs, counts)]

@@ -1,4 +1,4 @@
-"""Recordings with a speaker on each channel, as call centres make them: a transcript for each."""
+"""Transcripts of recordings with one speaker per channel, such as call centre recordings."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from retort.audio.files import MAXIMUM_HOURS, open_audio
 from retort.common.errors import BadUtterance
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.transcript import Alternative, TimedText, Transcript
+from retort.decoding.transcript import ScoredTranscript, TimedText, Transcript
 
 if TYPE_CHECKING:
     from retort.decoding.recogniser import Recogniser
 
 TURN_PAUSE = 1.0
-"""Seconds without a word of the same channel after which a new turn begins."""
+"""A new turn begins after this many seconds without a word of the same channel."""
 
 log = logging.getLogger(__name__)
 
 
 class Turn(NamedTuple):
-    """What is spoken on one channel without a long pause."""
+    """A stretch of speech on one channel without a long pause."""
 
     start: float
     """Seconds."""
@@ -31,28 +31,28 @@ class Turn(NamedTuple):
     text: str
 
 
-def channel_alternatives(
+def channel_nbest(
     recogniser: Recogniser,
     path: str,
     longest: float,
     options: DecodingOptions = GREEDY,
     maximum_hours: float = MAXIMUM_HOURS,
-) -> dict[int, list[Alternative]]:
+) -> dict[int, list[ScoredTranscript]]:
     """The n-best list of each channel of a file; times are those of the file.
 
-    A channel that cannot be used (it is silent) has an empty transcript, and the reason is logged.
+    A channel that cannot be used (such as a silent one) gets an empty transcript, and the reason is logged.
 
     Raises:
         UserError: the file cannot be read, or none of its channels can be used.
     """
-    found: dict[int, list[Alternative]] = {}
+    found: dict[int, list[ScoredTranscript]] = {}
     failed: dict[int, BadUtterance] = {}
     for channel in range(open_audio(path, maximum_hours=maximum_hours).channels):
         try:
             found[channel] = recogniser.alternatives(path, longest, options, channel, maximum_hours)
         except BadUtterance as error:
             failed[channel] = error
-            found[channel] = [Alternative(Transcript("", [], [], 1.0), 0.0)]
+            found[channel] = [ScoredTranscript(Transcript("", [], [], 1.0), 0.0)]
     if len(failed) == len(found):
         raise failed[0]
     for channel, reason in failed.items():
@@ -61,11 +61,11 @@ def channel_alternatives(
 
 
 def turns(transcripts: Mapping[int, Transcript], separator: str) -> list[Turn]:
-    """The turns of all channels by their start.
+    """Turns of all channels, sorted by start time.
 
     Args:
         transcripts: by channel.
-        separator: between words of the text.
+        separator: separator between words.
     """
     found = []
     for channel, transcript in transcripts.items():

@@ -1,6 +1,7 @@
-"""The CTC prefix score as a scorer of a beam search that goes from token to token.
+"""The CTC prefix score as a scorer of a label-synchronous beam search.
 
-Source: Watanabe et al. 2017, section II-C; here for CIF students, whose number of tokens is the number of fires.
+Source: Watanabe et al. 2017, section II-C; here for CIF students, whose number of tokens is the number of
+fires.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from retort.decoding.ctc import Alignments, CtcPrefixes
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 _LEAST = -1e4
-"""Log-probability of what CTC cannot emit: finite, since differences of it are taken."""
+"""Log-probability of what CTC cannot emit; finite, because differences are computed."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class _State:
     """N hypotheses of each of B utterances.
 
     Attributes:
-        alignments: of each hypothesis without its last token.
-        scores: `(B, N, V)` float64, log-probability of the hypothesis with each token after it; None before the first.
-        ended: `(B, N)`, whether EOS is among its tokens.
+        alignments: CTC variables of each hypothesis without its last token.
+        scores: `(B, N, V)` float64, log-probability of the hypothesis with each next token; None before the
+            first.
+        ended: `(B, N)`, whether the hypothesis contains EOS.
     """
 
     alignments: Alignments
@@ -33,14 +35,14 @@ class _State:
 
 
 class CtcPrefixScorer:
-    """Adds `weight` times what the CTC head's log-probability of the prefix changes with each token.
+    """Adds `weight` times the change of the CTC prefix log-probability by each token.
 
-    EOS changes the probability of the prefix to that of the whole utterance; tokens after EOS change nothing.
+    EOS changes the prefix probability to that of the whole utterance; tokens after EOS change nothing.
 
     Args:
         log_probs: `(B, T, V)` of the CTC head.
         lengths: `(B,)`, valid frames.
-        weight: of its log-probabilities, the decoder's having 1.
+        weight: weight of the CTC log-probabilities, relative to a decoder weight of 1.
     """
 
     def __init__(self, log_probs: Tensor, lengths: Tensor, weight: float) -> None:
@@ -52,17 +54,17 @@ class CtcPrefixScorer:
         return _State(alignments, None, torch.zeros_like(alignments.last, dtype=torch.bool))
 
     def step(self, state: _State, previous: Tensor) -> tuple[Tensor, _State]:
-        said = previous.view(state.ended.shape)
+        last = previous.view(state.ended.shape)
         if state.scores is None:  # `previous` is the start symbol
             alignments, ended = state.alignments, state.ended
-            before = torch.zeros_like(said, dtype=torch.float64)
+            before = torch.zeros_like(last, dtype=torch.float64)
         else:
-            before = state.scores.gather(2, said[..., None])[..., 0]
-            ended = state.ended | (said == EOS)
-            parents = torch.arange(said.shape[1], device=said.device).expand_as(said)
-            # An ended hypothesis goes on with any label; nothing is read from it.
+            before = state.scores.gather(2, last[..., None])[..., 0]
+            ended = state.ended | (last == EOS)
+            parents = torch.arange(last.shape[1], device=last.device).expand_as(last)
+            # An ended hypothesis is extended by an arbitrary label; the result is not used.
             alignments = self.prefixes.advance(
-                state.alignments, parents, said.masked_fill(ended | (said == BLANK), EOS)
+                state.alignments, parents, last.masked_fill(ended | (last == BLANK), EOS)
             )
         scores = self.prefixes.extended(alignments)
         scores[..., EOS] = self.prefixes.whole(alignments)

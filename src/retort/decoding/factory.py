@@ -1,4 +1,5 @@
-"""The only place that maps `student.kind`, and what the options ask for, to a search."""
+"""Creation of the search for a student; the only place that maps `student.kind` and the options to a
+search."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
 from retort.decoding.token_search import AttentionSearch, CifSearch, CtcSearch, TransducerSearch
 from retort.decoding.whisper_search import WhisperSearch
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc
@@ -28,25 +29,25 @@ def open_search(
     options: DecodingOptions,
     before: Search | None = None,
     graph: ScaledGraph | None = None,
-    workplace: Workplace | None = None,
+    pool: DecoderPool | None = None,
 ) -> Search:
-    """The search of a student.
+    """Create the search of a student.
 
     Args:
-        normalise: of its texts.
-        before: an earlier search of the same student, whose models are taken over where they are the same.
-        graph: what a hybrid student is heard through.
-        workplace: of searches through graphs; by default this process, which keeps no graphs.
+        normalise: the student's text normaliser.
+        before: an earlier search of the same student; its language models are reused if they are the same.
+        graph: decoding graph of a hybrid student.
+        pool: processes for graph searches; by default this process, without stored graphs.
 
     Raises:
         UserError: a language model cannot be opened, or an option or a model does not fit the student.
-        ValueError: a hybrid student without a graph, or a kind that has no search.
+        ValueError: a hybrid student is given without a graph, or there is no search for the student's kind.
     """
     _check(student, options)
-    place = workplace or Workplace()
+    place = pool or DecoderPool()
     if isinstance(student, HybridStudent):
         if graph is None:
-            raise ValueError("a hybrid student is heard through a decoding graph")
+            raise ValueError("a hybrid student needs a decoding graph")
         return HybridSearch(student, graph, options, place)
     if options.graph:
         earlier = before if isinstance(before, CtcGraphSearch) else None
@@ -54,7 +55,7 @@ def open_search(
     if options.acoustic_scale:
         raise UserError(
             f"acoustic scale is {options.acoustic_scale:g}, but there is no decoding graph",
-            remedy="Name a language model: --graph",
+            remedy="Give a language model with --graph",
         )
     if isinstance(student, CtcStudent) or (options.mode == "ctc" and isinstance(student, HasCtc)):
         return CtcSearch(student, tokenizer, options, before)
@@ -74,7 +75,7 @@ def open_search(
 def _check(student: Student, options: DecodingOptions) -> None:
     """
     Raises:
-        UserError: an option that is not for this kind of student.
+        UserError: an option does not apply to this kind of student.
     """
     kind = student.config.kind
     what = f"{'an' if kind == 'attention' else 'a'} {kind} student"
@@ -83,7 +84,7 @@ def _check(student: Student, options: DecodingOptions) -> None:
         raise UserError(f"mode is {options.mode}, but {what} has no CTC head", remedy="Leave --mode out")
     if options.mode == "ctc_rescoring" and (attention or isinstance(student, CtcStudent)):
         raise UserError(
-            f"mode is ctc_rescoring, but the search of {what} asks its CTC head already",
+            f"mode is ctc_rescoring, but the search of {what} uses its CTC head already",
             remedy="Leave --mode out",
         )
     cif = isinstance(student, CifStudent)
@@ -95,7 +96,7 @@ def _check(student: Student, options: DecodingOptions) -> None:
     own_fires = cif and student.config.cif.fires == "ctc" and student.config.decoder.kind == "autoregressive"
     if options.mode == "attention_rescoring" and not (attention or own_fires):
         raise UserError(
-            f"mode is attention_rescoring, but {what} has no decoder that takes the CTC head's hypotheses",
+            f"mode is attention_rescoring, but {what} has no decoder that can score the CTC head's hypotheses",
             remedy="Leave --mode out",
         )
     both = options.mode in ("ctc_rescoring", "joint", "attention_rescoring") or (
@@ -103,17 +104,17 @@ def _check(student: Student, options: DecodingOptions) -> None:
     )
     if options.ctc_weight != GREEDY.ctc_weight and not both:
         raise UserError(
-            f"ctc weight is {options.ctc_weight:g}, but {what} is not searched with a decoder and a CTC head"
+            f"ctc weight is {options.ctc_weight:g}, but the search of {what} does not combine a decoder with a CTC head"
             if not attention
-            else f"ctc weight is {options.ctc_weight:g}, but mode ctc asks the CTC head alone",
+            else f"ctc weight is {options.ctc_weight:g}, but mode ctc uses the CTC head alone",
             remedy="Leave --ctc-weight out",
         )
     if options.length_weight and not options.rescore and options.mode != "ctc":
         weight, remedy = f"length weight is {options.length_weight:g}", "Leave --length-weight out"
         if isinstance(student, HybridStudent):
-            raise UserError(f"{weight}, but a decoding graph weighs its words itself", remedy=remedy)
+            raise UserError(f"{weight}, but the costs of a decoding graph include the length of the text", remedy=remedy)
         if isinstance(student, CifStudent):
             raise UserError(
-                f"{weight}, but {what} says as many tokens as it hears",
-                remedy=f"{remedy}, or rank anew with --rescore",
+                f"{weight}, but the number of tokens of {what} is the number of its fires",
+                remedy=f"{remedy}, or rescore with --rescore",
             )

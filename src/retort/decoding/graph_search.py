@@ -1,4 +1,4 @@
-"""Searches whose scores of frames go through a decoding graph."""
+"""Searches of a decoding graph with frame scores of a student."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from retort.common.errors import BadUtterance, UserError
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.greedy import Hypothesis, ctc_greedy
 from retort.decoding.options import DecodingOptions
-from retort.decoding.search import Found, Search
+from retort.decoding.search import NBest, Search
 from retort.graph.build import Graph, build_ctc_graph
 from retort.graph.fst import from_openfst
 from retort.graph.lexicon import words_of
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.graph.search import GraphHypothesis, GraphSearch
 from retort.lm.factory import word_arpa
 from retort.students.ctc import HasCtc, ctc_log_probs
@@ -32,90 +32,91 @@ from retort.text.tokenizers import BLANK, EOS, PAD, SPECIAL, UNKNOWN, Tokenizer,
 
 
 class FrameScores(NamedTuple):
-    """Of a batch on the CPU: what the graph adds up, and the log-probabilities that tell how sure it is.
+    """Frame scores of a batch, on the CPU.
 
     Attributes:
-        scores, log_probs: `(B, T, S)` float32.
+        scores, log_probs: `(B, T, S)` float32: the scores that the graph search sums, and log-probabilities
+            for confidences.
     """
 
     scores: NDArray[np.float32]
     log_probs: NDArray[np.float32]
 
 
-class ThroughGraph(Search):
-    """From scores of frames to readings.
+class FrameSearch(Search):
+    """Base class of graph searches.
 
-    `options.beam` is how many readings are kept of an utterance: of one the best path is looked for, of more those
-    of a lattice. How far a path may fall behind is the graph search's own beam.
+    `options.beam` is the length of the n-best list: for 1 only the best path is searched, for more a lattice
+    is generated. The pruning beam is that of the graph search.
 
     Args:
-        options: how to search.
-        paths: the graph with its scale.
-        workplace: where to search.
+        options: decoding options.
+        paths: graph search with its scale.
+        pool: processes that search.
     """
 
-    def __init__(self, options: DecodingOptions, paths: GraphSearch, workplace: Workplace) -> None:
+    def __init__(self, options: DecodingOptions, paths: GraphSearch, pool: DecoderPool) -> None:
         super().__init__(options)
-        self.paths, self.workplace = paths, workplace
-        self.workers = workplace.jobs
+        self.paths, self.pool = paths, pool
+        self.workers = pool.jobs
 
     @abstractmethod
     def frame_scores(self, encoded: Encoded) -> FrameScores:
-        """Of all frames, those behind an utterance too."""
+        """Scores of all frames, including padding."""
 
     @abstractmethod
     def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
-        """A path as ids with their times.
+        """Token ids and times of a path.
 
         Args:
             log_probs: `(T, S)` of the utterance.
         """
 
-    def __call__(self, encoded: Encoded) -> Sequence[Found]:
-        """Readings of each utterance, or why the graph has none."""
+    def __call__(self, encoded: Encoded) -> Sequence[NBest]:
+        """N-best list of each utterance, or the reason why there is none."""
         return self.batches([encoded])[0]
 
     @torch.inference_mode()
-    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[Found]]:
-        """Those of several batches, whose utterances are searched side by side."""
+    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[NBest]]:
+        """N-best lists of several batches, whose utterances are searched in parallel."""
         utterances = []
         for each in encoded:
             made = self.frame_scores(each)
             for row, length in enumerate(each.lengths.tolist()):
                 utterances.append(FrameScores(made.scores[row, :length], made.log_probs[row, :length]))
-        found = self.workplace.readings(self.paths, [each.scores for each in utterances], self.options.beam)
-        said = iter([self._candidates(*each) for each in zip(found, utterances)])
-        return [[next(said) for _ in range(len(each.lengths))] for each in encoded]
+        found = self.pool.decode(self.paths, [each.scores for each in utterances], self.options.beam)
+        lists = iter([self._candidates(*each) for each in zip(found, utterances)])
+        return [[next(lists) for _ in range(len(each.lengths))] for each in encoded]
 
     def prepare(self, utterances: int) -> None:
         """Start the processes."""
-        self.workplace.prepare(self.paths, utterances)
+        self.pool.prepare(self.paths, utterances)
 
-    def _candidates(self, found: list[GraphHypothesis] | BadUtterance, made: FrameScores) -> Found:
+    def _candidates(self, found: list[GraphHypothesis] | BadUtterance, made: FrameScores) -> NBest:
         if isinstance(found, BadUtterance):
             return found
-        return [Candidate(self.hypothesis(each, made.log_probs), -each.cost) for each in found]
+        return [ScoredHypothesis(self.hypothesis(each, made.log_probs), -each.cost) for each in found]
 
 
 Spellings = dict[str, list[list[str]]]
 
 
-class CtcGraphSearch(ThroughGraph):
-    """From frames to pieces that spell words of the graph.
+class CtcGraphSearch(FrameSearch):
+    """Search of a TLG graph with the CTC head of a student.
 
-    A hypothesis has the student's pieces, as that of any other search, each as sure as its frames are in the mean.
+    Hypotheses are sequences of the student's tokens; the confidence of a token is the mean over its frames.
 
     Args:
-        student: in eval mode; `student.ctc` is the layer that gives the logits of its tokens, blank among them.
+        student: in eval mode; `student.ctc` is the layer that gives the logits.
         tokenizer: the student's.
-        normalise: of the student's texts; words of the language model are brought into its form.
-        options: how to search; `graph` names the language model.
-        workplace: where to search, and where the graph is kept.
-        before: a search of the same student, whose graph is taken over if it is the same.
+        normalise: the student's text normaliser, applied to the words of the language model.
+        options: decoding options; `graph` is the language model.
+        pool: processes that search, and the folder of graphs.
+        before: an earlier search of the same student; its graph is reused if it is the same one.
 
     Raises:
-        UserError: the student has no CTC head, or one that never learned; the language model is no n-gram model over
-            words, or none of its words can be spelled.
+        UserError: the student has no trained CTC head, the language model is not a word n-gram model, or none
+            of its words can be spelled.
     """
 
     def __init__(
@@ -124,121 +125,123 @@ class CtcGraphSearch(ThroughGraph):
         tokenizer: Tokenizer,
         normalise: Normaliser,
         options: DecodingOptions,
-        workplace: Workplace,
+        pool: DecoderPool,
         before: CtcGraphSearch | None = None,
     ) -> None:
         self.student = _with_ctc(student)
         if before is not None and before.options.graph == options.graph:
             graph, arcs = before.paths.graph, before.parameters["graph"]
         else:
-            graph = ctc_graph(options.graph, tokenizer, normalise, workplace)
+            graph = ctc_graph(options.graph, tokenizer, normalise, pool)
             arcs = len(from_openfst(graph.fst).sources)
-        super().__init__(options, GraphSearch(graph, options.acoustic_scale or 1.0), workplace)
+        super().__init__(options, GraphSearch(graph, options.acoustic_scale or 1.0), pool)
         self.parameters["student"] = sum(each.numel() for each in student.parameters())
         self.parameters["graph"] = arcs
         if left_out := graph.about.left_out:
             total = len(left_out) + len(graph.words)
             some = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
             self.notes.append(
-                f"{len(left_out):,} of the {total:,} words of {options.graph} are not in the decoding graph, for the "
-                f"model has no pieces that spell them: {some}"
+                f"{len(left_out):,} of the {total:,} words of {options.graph} are not in the decoding graph, because the "
+                f"model's tokens cannot spell them: {some}"
             )
 
     def frame_scores(self, encoded: Encoded) -> FrameScores:
-        """Log-probabilities of the tokens; those of pad and EOS, which stand for no sound, are the blank's too."""
+        """Log-probabilities of the tokens; those of pad and EOS are added to the blank."""
         log_probs = ctc_log_probs(self.student, encoded)
-        silent = log_probs[..., [BLANK, PAD, EOS]].logsumexp(-1)
-        log_probs[..., BLANK] = silent
+        blank = log_probs[..., [BLANK, PAD, EOS]].logsumexp(-1)
+        log_probs[..., BLANK] = blank
         values = log_probs.cpu().numpy()
         return FrameScores(values, values)
 
     def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
-        """The tokens of a path with their times."""
-        sure = log_probs[np.arange(len(found.columns)), found.columns]
+        """Token ids and times of a path."""
+        scores_of_frames = log_probs[np.arange(len(found.columns)), found.columns]
         ids, scores, starts, ends, frame = [], [], [], [], 0
         for column, run in groupby(found.columns.tolist()):
             end = frame + len(list(run))
             if column != BLANK:
                 ids.append(column)
-                scores.append(float(sure[frame:end].mean()))
+                scores.append(float(scores_of_frames[frame:end].mean()))
                 starts.append(float(frame))
                 ends.append(float(end))
             frame = end
         return Hypothesis(ids, scores, ends, starts)
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
-        """Tokens of the head's own best path."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
+        """Token ids of the CTC head's best path."""
         return ctc_greedy(self.student, encoded)
 
 
-def ctc_graph(lm: str, tokenizer: Tokenizer, normalise: Normaliser, workplace: Workplace) -> Graph:
-    """The graph of an n-gram model over words, spelled by a tokenizer; built if the workplace has not kept it.
+def ctc_graph(lm: str, tokenizer: Tokenizer, normalise: Normaliser, pool: DecoderPool) -> Graph:
+    """The TLG graph of a word n-gram model, spelled by a tokenizer; built unless the pool's folder has it.
 
     Args:
         lm: folder of `retort lm train`.
 
     Raises:
-        UserError: it is no such model, or none of its words can be spelled.
+        UserError: it is not such a model, or none of its words can be spelled.
     """
     arpa = word_arpa(lm)
-    following, first = spellings(words_of(arpa), tokenizer, normalise)
-    if not following:
+    after_word, at_start = spellings(words_of(arpa), tokenizer, normalise)
+    if not after_word:
         raise UserError(
-            "none of its words can be spelled in the model's pieces",
+            "none of its words can be spelled in the model's tokens",
             where=lm,
             remedy="Give a language model of the same language",
         )
     return build_ctc_graph(
-        following,
+        after_word,
         arpa,
         tokenizer.symbols,
-        first=None if first == following else first,
+        first=None if at_start == after_word else at_start,
         blank=BLANK,
-        folder=workplace.graphs,
-        progress=workplace.progress,
+        folder=pool.graphs,
+        progress=pool.progress,
     )
 
 
 def spellings(
     words: Sequence[str], tokenizer: Tokenizer, normalise: Normaliser
 ) -> tuple[Spellings, Spellings]:
-    """How words are spelled behind another one, and at the start of a sentence; both have the same words.
+    """Spellings of words after another word and at the start of a sentence; both have the same words.
 
-    A tokenizer may have the space before a word in its first piece, or as a piece of its own, and none of it where a
-    sentence begins. A word that is nothing in the student's normal form, or several words, or has unknown pieces, is
-    left out.
+    A tokenizer may attach the space before a word to its first token or have a token for it, and neither
+    occurs at the start of a sentence. A word whose normal form is empty or several words, or contains unknown
+    tokens, is left out.
 
     Args:
-        words: as the language model writes them, by which they are named.
+        words: words in the form of the language model.
     """
     separator = " " if normalise.config.spaces == "keep" else ""
-    following: Spellings = {}
-    first: Spellings = {}
+    after_word: Spellings = {}
+    at_start: Spellings = {}
     anchors: list[str] = []
     for word in words:
         text = normalise(word)
-        alone = tokenizer.encode(text)
-        if not text or " " in text or not _spelled(alone):
+        first_ids = tokenizer.encode(text)
+        if not text or " " in text or not _spelled(first_ids):
             continue
         anchors = [*anchors, text] if len(anchors) < _ANCHORS else anchors
-        behind = _behind([text, *anchors], text, separator, tokenizer)
-        for spelled, ids in ((following, behind or alone), (first, alone)):
+        inside = _spelling_after([text, *anchors], text, separator, tokenizer)
+        for spelled, ids in ((after_word, inside or first_ids), (at_start, first_ids)):
             spelled[word] = [[tokenizer.symbols[each] for each in ids]]
-    return following, first
+    return after_word, at_start
 
 
 _ANCHORS = 3
-"""Words behind which a word's spelling is looked for; more than one, since pieces may join where there are no spaces."""
+"""Number of words after which a spelling is tried; more than one, since tokens may join across words without
+spaces."""
 
 
-def _behind(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
-    """The pieces of a word behind another one that keeps its own; empty if there is no such word."""
+def _spelling_after(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a word after an anchor whose own tokens do not change; empty if there is no such
+    anchor."""
     for anchor in anchors:
         before = tokenizer.encode(anchor)
         both = tokenizer.encode(f"{anchor}{separator}{text}")
-        behind = both[len(before) :]
-        if both[: len(before)] == before and _spelled(behind):
-            return behind
+        word = both[len(before) :]
+        if both[: len(before)] == before and _spelled(word):
+            return word
     return []
 
 
@@ -249,73 +252,73 @@ def _spelled(ids: Sequence[int]) -> bool:
 def _with_ctc(student: Student) -> HasCtc:
     if not isinstance(getattr(student, "ctc", None), nn.Linear):
         raise UserError(
-            "the model has no CTC head, and nothing else of it can be heard through a graph",
+            "the model has no CTC head, which decoding with a graph requires",
             remedy="Leave --graph out",
         )
     if student.loss_weights.get("ctc") == 0.0:
         raise UserError(
-            "the model's CTC head never learned (student.ctc_weight is 0)", remedy="Leave --graph out"
+            "the model's CTC head was not trained (student.ctc_weight is 0)", remedy="Leave --graph out"
         )
     return cast(HasCtc, student)
 
 
 @dataclass(frozen=True)
 class ScaledGraph:
-    """What a hybrid student is heard through.
+    """The decoding graph of a hybrid student.
 
     Attributes:
-        graph: what can be said.
-        acoustic_scale: of the student's scores against it, where nothing else is asked for.
+        graph: the decoding graph.
+        acoustic_scale: default scale of the student's scores.
     """
 
     graph: Graph
     acoustic_scale: float
 
 
-class HybridSearch(ThroughGraph):
-    """From frames to words.
+class HybridSearch(FrameSearch):
+    """Search of an HCLG graph with the senone scores of a hybrid student.
 
     Args:
         student: in eval mode.
-        graph: what can be heard.
-        options: how to search; language models other than the graph's have no say.
-        workplace: where to search.
+        graph: the decoding graph.
+        options: decoding options, without language models.
+        pool: processes that search.
 
     Raises:
-        UserError: the options name a language model.
+        UserError: the options include a language model.
     """
 
     def __init__(
-        self, student: HybridStudent, graph: ScaledGraph, options: DecodingOptions, workplace: Workplace
+        self, student: HybridStudent, graph: ScaledGraph, options: DecodingOptions, pool: DecoderPool
     ) -> None:
         if options.suffix:
             raise UserError(
-                "a hybrid model's language model is in its decoding graph, another cannot join",
+                "a hybrid model's decoding graph contains its language model and cannot be combined with another",
                 remedy="Leave --lm, --rescore and --graph out",
             )
         scale = options.acoustic_scale or graph.acoustic_scale
-        super().__init__(options, GraphSearch(graph.graph, scale), workplace)
+        super().__init__(options, GraphSearch(graph.graph, scale), pool)
         self.student = student
         self.parameters["student"] = sum(each.numel() for each in student.parameters())
 
     def frame_scores(self, encoded: Encoded) -> FrameScores:
-        """Log posteriors less log priors of the senones."""
+        """Log posteriors minus log priors of the senones."""
         log_posteriors = self.student.log_posteriors(encoded)
         scores = log_posteriors - self.student.log_priors
         return FrameScores(scores.cpu().numpy(), log_posteriors.cpu().numpy())
 
     def hypothesis(self, found: GraphHypothesis, log_probs: NDArray[np.float32]) -> Hypothesis:
-        """Words with their times; each is as sure as its frames' senones are in the mean."""
-        sure = log_probs[np.arange(len(found.columns)), found.columns]
+        """Words with times; the confidence of a word is the mean over its frames."""
+        scores_of_frames = log_probs[np.arange(len(found.columns)), found.columns]
         spans = [(word.start, word.start + word.frames) for word in found.words]
         return Hypothesis(
             [len(SPECIAL) + number for number in found.numbers],
-            [float(sure[start:end].mean()) for start, end in spans],
+            [float(scores_of_frames[start:end].mean()) for start, end in spans],
             [float(end) for _, end in spans],
             [float(start) for start, _ in spans],
         )
 
 
 def graph_words(graph: Graph) -> WordTokenizer:
-    """The words of a graph as ids of hypotheses: their numbers behind the special ids."""
+    """A tokenizer of the words of a graph: their numbers, after the special ids."""
     return WordTokenizer(graph.words)

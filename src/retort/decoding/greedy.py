@@ -14,21 +14,22 @@ from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 
-NEVER = [BLANK, PAD]
-"""Ids that no decoder emits."""
-UNSAID = [PAD, EOS]
-"""Ids that no frame says, to a CTC head or a transducer."""
+NEVER_EMITTED = [BLANK, PAD]
+"""Ids that no decoder may emit."""
+NOT_FRAME_LABELS = [PAD, EOS]
+"""Ids that neither a CTC head nor a transducer may emit."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What was recognised in one utterance.
+    """A recognised token sequence with times.
 
     Attributes:
-        ids: tokens up to the end symbol, which is not among them.
-        log_probs: of each token, natural logarithm.
-        ends: encoder frame, with its share, at which each token was complete; never descending.
-        starts: the same of where each begins; None where a token begins as the one before it ends.
+        ids: tokens up to the end symbol, which is excluded.
+        log_probs: natural log-probability of each token.
+        ends: encoder frame, as a fraction, at which each token ends; non-decreasing.
+        starts: likewise, the frame at which each token starts; None if a token starts at the end of the
+            previous one.
     """
 
     ids: list[int]
@@ -39,7 +40,7 @@ class Hypothesis:
 
 @torch.inference_mode()
 def greedy(student: CifStudent, features: Tensor, feature_lengths: Tensor) -> list[Hypothesis]:
-    """The most probable token at every fire.
+    """Greedy decoding: the most probable token at every fire.
 
     Args:
         student: in eval mode.
@@ -51,10 +52,10 @@ def greedy(student: CifStudent, features: Tensor, feature_lengths: Tensor) -> li
 
 
 def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | None = None) -> list[Hypothesis]:
-    """Greedy decoding of embeddings that were fired already; each hypothesis is cut at its first EOS.
+    """Greedy decoding of fired embeddings; each hypothesis is cut at its first EOS.
 
     Args:
-        encoded: what was fired, for a decoder that reads it (:meth:`CifStudent.start`).
+        encoded: encoder output, for a decoder that attends to it (:meth:`CifStudent.start`).
     """
     batch, most = fired.embeddings.shape[:2]
     previous = torch.full((batch,), EOS, device=fired.embeddings.device)
@@ -64,7 +65,7 @@ def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | Non
     for step in range(most):
         logits, state = student.decoder.step(state, previous, fired.embeddings[:, step])
         log_probs = logits.float().log_softmax(-1)
-        log_probs[:, NEVER] = float("-inf")
+        log_probs[:, NEVER_EMITTED] = float("-inf")
         score, previous = log_probs.max(-1)
         tokens.append(previous)
         scores.append(score)
@@ -83,13 +84,13 @@ def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | Non
 
 
 def until_eos(ids: list[int], log_probs: list[float], ends: list[float]) -> Hypothesis:
-    """What was said before the first EOS; the lists may go on behind the ids."""
+    """The hypothesis up to the first EOS; the lists may be longer than the ids."""
     count = ids.index(EOS) if EOS in ids else len(ids)
     return Hypothesis(ids[:count], log_probs[:count], ends[:count])
 
 
 def ctc_greedy(student: HasCtc, encoded: Encoded) -> list[list[int]]:
-    """The CTC head's best path without repeats and blanks: whether the encoder hears, whatever the decoder knows."""
+    """Token ids of the CTC head's best path, without repeats and blanks."""
     return [each.ids for each in ctc_best_path(student, encoded)]
 
 
@@ -97,9 +98,9 @@ def ctc_greedy(student: HasCtc, encoded: Encoded) -> list[list[int]]:
 def ctc_best_path(student: HasCtc, encoded: Encoded) -> list[Hypothesis]:
     """The most probable label of every frame, without repeats and blanks.
 
-    A token is as sure, and lies, where it is most probable: it takes that frame.
+    The probability and the time of a token are those of the frame in which it is most probable.
     """
-    peaks = greedy_peaks(ctc_log_probs(student, encoded), encoded.lengths, (BLANK, *UNSAID))
+    peaks = greedy_peaks(ctc_log_probs(student, encoded), encoded.lengths, (BLANK, *NOT_FRAME_LABELS))
     return [
         Hypothesis(
             [peak.label for peak in found],

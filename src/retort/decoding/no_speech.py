@@ -1,4 +1,4 @@
-"""How likely it is that what was recognised is no speech: noise, music, a hum."""
+"""Probability that a segment contains no speech but noise, music or a hum."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from retort.students.student import Encoded, Student
 from retort.text.tokenizers import BLANK
 
 MOST_RATIO = 3.0
-"""CTC tokens per token beyond which more does not count."""
+"""Upper limit of the ratio of CTC tokens to tokens."""
 
 
 FARTHEST = 4.0
-"""Standard deviations from the mean beyond which a signal counts no more."""
+"""Limit of a standardised signal, in standard deviations."""
 
 
 class Signal(NamedTuple):
-    """How a signal enters: `weight * (value - mean) / deviation`, within `FARTHEST`."""
+    """Parameters of a signal, which contributes `weight * (value - mean) / deviation`, clamped to
+    `FARTHEST`."""
 
     mean: float
     deviation: float
@@ -32,13 +33,13 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True)
 class NoSpeech:
-    """Logistic regression over signals of the decoder, of the CTC head and of the sound itself.
+    """Logistic regression over signals of the decoder, the CTC head and the audio.
 
     Attributes:
-        signals: by name (see :func:`decoding_signals` and :func:`retort.audio.texture.sound_signals`); one that a
-            student lacks counts as its mean.
-        bias: of the logit of no speech.
-        threshold: above it there are no words. With 1 the words always stay.
+        signals: by name (see :func:`decoding_signals` and :func:`retort.audio.texture.sound_signals`); one
+            that a student lacks counts as its mean.
+        bias: bias of the logit of no speech.
+        threshold: a segment with a higher probability is empty; 1 keeps all words.
     """
 
     signals: Mapping[str, Signal]
@@ -46,7 +47,7 @@ class NoSpeech:
     threshold: float
 
     def __call__(self, values: Mapping[str, float]) -> float:
-        """Probability of no speech, 0 to 1."""
+        """Probability of no speech, in [0, 1]."""
         logit = self.bias
         for name, signal in self.signals.items():
             if name in values:
@@ -55,7 +56,7 @@ class NoSpeech:
         return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, logit))))
 
     def to_dict(self) -> dict[str, Any]:
-        """For `config.json`."""
+        """The content of `config.json`."""
         rounded = {name: [float(f"{value:.6g}") for value in each] for name, each in self.signals.items()}
         return {
             "signals": rounded,
@@ -65,10 +66,10 @@ class NoSpeech:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> NoSpeech:
-        """Of what :meth:`to_dict` gave.
+        """Create an instance from the output of :meth:`to_dict`.
 
         Raises:
-            ValueError: numbers that cannot be.
+            ValueError: a number is not valid.
         """
         if not isinstance(content, Mapping) or not isinstance(content.get("signals"), Mapping):
             raise ValueError("no_speech has no signals")
@@ -76,33 +77,34 @@ class NoSpeech:
         made = cls(signals, float(content["bias"]), float(content["threshold"]))
         numbers = [made.bias, made.threshold, *(number for each in signals.values() for number in each)]
         if not all(map(math.isfinite, numbers)) or any(each.deviation <= 0 for each in signals.values()):
-            raise ValueError("no_speech has numbers that cannot be")
+            raise ValueError("no_speech has invalid numbers")
         return made
 
 
 UNCALIBRATED = NoSpeech(
     {"confidence": Signal(0.3, 0.1, -1.0), "ctc_ratio": Signal(0.7, 0.25, -1.0)}, bias=-1.0, threshold=1.0
 )
-"""Of a model for which `retort tune --noise` has chosen nothing: it removes no words."""
+"""Parameters of a model without calibration by `retort tune --noise`: no words are removed."""
 
 
 @torch.inference_mode()
 def decoding_signals(
     student: Student, encoded: Encoded, best: Sequence[Hypothesis], seconds: Sequence[float]
 ) -> list[dict[str, float]]:
-    """What tells speech from noise, of each utterance of a batch; only what the student has.
+    """Signals that distinguish speech from noise, for each utterance of a batch; those that the student has.
 
-    - `confidence`: geometric mean of the probabilities of the tokens, 0 without any;
-    - `token_rate`: tokens a second;
+    - `confidence`: geometric mean of the token probabilities, 0 without tokens;
+    - `token_rate`: tokens per second;
     - `ctc_ratio`: tokens of the CTC head's best path per token;
-    - `ctc_rate`: tokens of the CTC head a second;
+    - `ctc_rate`: tokens of the CTC head per second;
     - `ctc_confidence`: mean probability of these tokens;
-    - `ctc_entropy`: of the CTC head's distributions, mean over frames, relative to the logarithm of the vocabulary;
-    - `ctc_spoken`: probability that a frame is no blank, mean over frames.
+    - `ctc_entropy`: entropy of the CTC head's distributions, mean over frames, relative to the logarithm of
+      the vocabulary;
+    - `ctc_spoken`: probability that a frame is not blank, mean over frames.
 
     Args:
-        best: the best hypothesis of each.
-        seconds: of each.
+        best: the best hypothesis of each utterance.
+        seconds: duration of each utterance.
     """
     rows = [
         {
@@ -115,10 +117,10 @@ def decoding_signals(
         return rows
     log_probs = ctc_log_probs(student, encoded).float()
     entropies = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1) / math.log(log_probs.shape[-1])
-    spoken = 1.0 - log_probs[..., BLANK].exp()
+    non_blank = 1.0 - log_probs[..., BLANK].exp()
     paths = ctc_best_path(student, encoded)
     for row, each, path, duration, length, entropy, share in zip(
-        rows, best, paths, seconds, encoded.lengths.tolist(), entropies, spoken
+        rows, best, paths, seconds, encoded.lengths.tolist(), entropies, non_blank
     ):
         count = len(path.ids)
         row |= {

@@ -15,42 +15,44 @@ CASES = ("keep", "upper", "lower")
 VADS = ("energy", "silero", "none")
 MODES = ("own", "joint", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
-"""Modes that rank a list anew, and what does it."""
+"""Modes that rescore an n-best list, and the part of the model that rescores it."""
 CTC_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How wide to search, which language models have a say, and how much of what was found to tell.
+    """The width of the search, the language models, and the size of the n-best list.
 
     Attributes:
-        beam: hypotheses kept of an utterance; 1 is greedy decoding.
-        nbest: readings told of an utterance, the best first; at most `beam`.
-        lm: folder of a causal language model over the student's pieces that joins the search (shallow fusion).
-        lm_weight: of its log-probabilities, the student's having 1.
-        rescore: folder or Hugging Face name of a language model that ranks what the search kept anew.
-        rescore_kind: `causal`, `masked` (pseudo-log-likelihood), or `auto`: as the model itself says.
-        rescore_case: of the text that a pretrained one reads: `keep`, `upper` or `lower`.
-        rescore_weight: of its log-probability of the whole sentence.
-        length_weight: added for every piece of the student's in a hypothesis: of CTC, attention and transducer students
-            in the search and in what ranks anew, of a CIF student where it is ranked anew. Of a transducer that says
-            one token a frame it is what others take from the log-probability of a blank.
-        mode: which search: the student's `own`; `ctc`, with its CTC head alone; for CIF students `joint`, with the CTC
-            prefix score at every token; for attention students, and CIF students whose fires are the CTC head's,
-            `attention_rescoring`: the CTC head's n-best list, rescored by the decoder; for CIF and transducer students
-            `ctc_rescoring`: their n-best list, rescored by the CTC head.
-        ctc_weight: weight of the CTC head's log-probabilities wherever it is combined with a decoder, whose weight is the
-            rest to 1.
-        graph: folder of an n-gram model over words: the student's CTC head is heard through a decoding graph of it,
-            and the beam is how many readings are kept.
-        acoustic_scale: of a student's scores against its decoding graph; 0 takes the hybrid model's own, of a CTC
-            head 1.
-        vad: speech detection: `energy`, `silero` (the packaged network), or `none`: silence is decoded as well.
-        no_speech_threshold: a segment has no words where its probability of no speech is above it; 0 takes the
-            model's own, and with 1 the words stay.
+        beam: number of hypotheses; 1 is greedy decoding.
+        nbest: number of hypotheses in the n-best list, at most `beam`.
+        lm: folder of a causal language model over the student's tokens, for shallow fusion.
+        lm_weight: weight of the LM's log-probabilities for shallow fusion; the student's weight is 1.
+        rescore: folder or Hugging Face name of a language model that rescores the n-best list.
+        rescore_kind: `causal`, `masked` (pseudo-log-likelihood), or `auto`: detected from the checkpoint.
+        rescore_case: case of the text for a pretrained LM: `keep`, `upper` or `lower`.
+        rescore_weight: weight of the rescoring LM's log-probability of the whole sentence.
+        length_weight: a score added for every token of a hypothesis. CTC, attention and transducer students
+            use it in the search and in rescoring, CIF students only in rescoring. For a transducer with at
+            most one token a frame it has the effect of a blank penalty.
+        mode: the search. `own`: that of the student. `ctc`: of the CTC head alone. `joint` (CIF students):
+            with the CTC prefix score at every token. `attention_rescoring` (attention students, and CIF
+            students whose fires are those of the CTC head): the n-best list of the CTC head, rescored by the
+            decoder. `ctc_rescoring` (CIF and transducer students): the n-best list of the student, rescored
+            by the CTC head.
+        ctc_weight: weight of the CTC head's log-probabilities where they are combined with those of a
+            decoder, whose weight is 1 - ctc_weight.
+        graph: folder of a word n-gram model: the CTC head is decoded with a TLG graph built from it, and the
+            beam is the length of the n-best list.
+        acoustic_scale: scale of the student's scores in a decoding graph; 0 selects the hybrid model's own
+            scale, or 1 for a CTC head.
+        vad: voice activity detection: `energy`, `silero` (the packaged network), or `none` (silence is
+            decoded, too).
+        no_speech_threshold: a segment is empty where its no-speech probability is above this; 0 selects the
+            model's own threshold, 1 keeps all words.
 
     Raises:
-        UserError: a number that cannot be, an unknown word, or a weight without its model.
+        UserError: a number is out of its range, a value is unknown, or a weight is given without its model.
     """
 
     beam: int = number(1, 1, 10_000)
@@ -73,7 +75,7 @@ class DecodingOptions:
         check_ranges(self)
         if self.nbest > self.beam:
             raise UserError(
-                f"nbest {self.nbest} is more than the beam of {self.beam} keeps",
+                f"nbest {self.nbest} is larger than the beam of {self.beam}",
                 remedy=f"Give a beam of at least {self.nbest}",
             )
         for name, word, allowed in (
@@ -86,19 +88,19 @@ class DecodingOptions:
                 raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
         if self.mode in RESCORING and self.beam == 1:
             raise UserError(
-                f"greedy decoding keeps one hypothesis, which the {RESCORING[self.mode]} cannot rank anew",
+                f"greedy decoding gives one hypothesis, so the {RESCORING[self.mode]} has nothing to rescore",
                 remedy="Give a beam of 2 or more",
             )
         if self.mode == "joint" and self.ctc_weight == 1.0:
             raise UserError("ctc weight is 1 in a joint search", remedy="Give less, or --mode ctc")
         if self.graph and (self.lm or self.rescore):
             raise UserError(
-                "a decoding graph has its language model in it, another cannot join",
-                remedy="Give --graph alone, or --lm and --rescore without it",
+                "a decoding graph contains its language model and cannot be combined with another",
+                remedy="Give --graph alone, or --lm and --rescore without --graph",
             )
         if self.graph and self.mode != "own":
             raise UserError(
-                f"mode is {self.mode}, but a decoding graph asks the CTC head alone",
+                f"mode is {self.mode}, but a decoding graph is searched with the CTC head alone",
                 remedy="Leave --mode out",
             )
         self._check_weights()
@@ -109,30 +111,31 @@ class DecodingOptions:
             ("rescore weight", self.rescore_weight, self.rescore),
         ):
             if weight and not model:
-                raise UserError(f"{name} is {weight:g}, but no model is named for it", remedy="Name one")
+                raise UserError(f"{name} is {weight:g}, but no model is given", remedy="Give the model")
         if self.graph and self.length_weight:
             raise UserError(
-                f"length weight is {self.length_weight:g}, but a decoding graph weighs its words itself",
+                f"length weight is {self.length_weight:g}, but the costs of a decoding graph include the length of the text",
                 remedy="Leave --length-weight out",
             )
         if self.rescore and self.beam == 1:
             raise UserError(
-                "greedy decoding keeps one hypothesis, which cannot be ranked anew",
+                "greedy decoding gives one hypothesis, so there is nothing to rescore",
                 remedy="Give a beam of 2 or more",
             )
 
     @property
     def suffix(self) -> str:
-        """What stands behind a system's name in lists of results."""
+        """Suffix of a system's name in lists of results."""
         mode = f"+{self.mode}" * (self.mode != "own")
         models = "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore) + "+graph" * bool(self.graph)
         return mode + models + "+length" * self._length_alone
 
     @property
     def label(self) -> str:
-        """A short name of mode, beam and models, empty for greedy decoding; weights are not in it.
+        """A short name of mode, beam and models, empty for greedy decoding.
 
-        But a hybrid's acoustic scale is, and a weight of length without a model, so that such scores do not take the
+        Weights are not in it, except a hybrid's acoustic scale and a length weight without a model, so that
+        the results of different values do not overwrite each other.
         place of those without.
         """
         parts = [self.mode] * (self.mode != "own")
@@ -148,7 +151,7 @@ class DecodingOptions:
 
     @property
     def _length_alone(self) -> bool:
-        """Whether length has a weight without a language model that needs one."""
+        """Whether there is a length weight without a language model."""
         return bool(self.length_weight) and not (self.lm or self.rescore)
 
 
@@ -156,10 +159,10 @@ GREEDY = DecodingOptions()
 
 
 def read_options(path: str | Path) -> DecodingOptions:
-    """The options in a JSON file, such as `retort tune` writes; what is not an option is left aside.
+    """Read options from a JSON file, such as `retort tune` writes; other keys are ignored.
 
     Raises:
-        UserError: no such file, no options in it, or values that cannot be.
+        UserError: the file does not exist, has no options, or has invalid values.
     """
     remedy = "Give the tuned.json that `retort tune` wrote"
     try:
@@ -179,7 +182,7 @@ def read_options(path: str | Path) -> DecodingOptions:
 
 
 def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
-    """The content that :func:`read_options` takes; of models that are not named, nothing."""
+    """Content for :func:`read_options`; settings of models that are not given are left out."""
     content = asdict(options)
     if not options.lm:
         content = {key: value for key, value in content.items() if not key.startswith("lm")}
@@ -194,6 +197,6 @@ def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
 
 
 def _short(model: str) -> str:
-    """The last part of a folder's path, or of a name, that tells one from another."""
+    """The last part of a path or name that distinguishes one model from another."""
     parts = [part for part in Path(model).parts if part not in ("/", ".", "..", "model")]
     return parts[-1] if parts else "model"

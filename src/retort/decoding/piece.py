@@ -1,4 +1,4 @@
-"""A segment of a recording, ready for the encoder."""
+"""A segment of a recording with its features."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Piece:
     """One segment of a recording with speech.
 
     Attributes:
-        offset: seconds of the recording before it.
+        offset: start in the recording, seconds.
         duration: seconds.
-        speech: ranges in seconds of the recording in which it has speech; empty where silence is kept.
+        speech: ranges of the recording that contain speech, seconds; empty if silence is decoded, too.
         features: `(T, bins)`, normalised over the segment.
-        sound: what the sound is like (:func:`retort.audio.texture.sound_signals`).
+        sound: acoustic descriptors (:func:`retort.audio.texture.sound_signals`).
     """
 
     offset: float

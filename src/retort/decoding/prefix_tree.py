@@ -1,4 +1,4 @@
-"""What hypotheses have said that do not speak at the same time, and what a scorer makes of it."""
+"""Token prefixes of hypotheses as nodes of a tree, and LM scores cached by node."""
 
 from __future__ import annotations
 
@@ -14,108 +14,112 @@ from retort.decoding.cif import Scorer
 from retort.text.tokenizers import EOS
 
 ROOT = 0
-"""The node of those that have said nothing."""
+"""Node of the empty prefix."""
 
 NO_NODE, NO_PARENT = -1, -2
-"""What stands for the node of something that is no hypothesis, and for the node before it or before the root."""
+"""Placeholders: the node of a missing hypothesis, and the parent of the root or of a missing hypothesis."""
 
 
-class SaidTree:
-    """Sequences of tokens as nodes: two are equal if and only if their nodes are."""
+class PrefixTree:
+    """Sequences of tokens as nodes; two sequences are equal if and only if their nodes are."""
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[int, int], int] = {}
-        self._ways = [(ROOT, EOS)]
+        self._nodes_and_tokens = [(ROOT, EOS)]
 
     def child(self, node: int, token: int) -> int:
-        """The node of a sequence and one token more."""
-        found = self._nodes.setdefault((node, token), len(self._ways))
-        if found == len(self._ways):
-            self._ways.append((node, token))
+        """Node of the sequence of `node` followed by `token`."""
+        found = self._nodes.setdefault((node, token), len(self._nodes_and_tokens))
+        if found == len(self._nodes_and_tokens):
+            self._nodes_and_tokens.append((node, token))
         return found
 
     def children(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The same for `nodes (M,)` and `tokens (M,)`, int64."""
+        """Like :meth:`child`, for `nodes (M,)` and `tokens (M,)`, int64."""
         found = [self.child(node, token) for node, token in zip(nodes.tolist(), tokens.tolist())]
         return torch.tensor(found, dtype=torch.int64, device=nodes.device)
 
-    def way(self, node: int) -> tuple[int, int]:
-        """The node before and the token that led from there; the root has itself and EOS."""
-        return self._ways[node]
+    def parent(self, node: int) -> tuple[int, int]:
+        """Parent node and last token; for the root, the root itself and EOS."""
+        return self._nodes_and_tokens[node]
 
-    def said(self, node: int) -> list[int]:
-        """The tokens of a sequence."""
+    def tokens(self, node: int) -> list[int]:
+        """The token sequence of a node."""
         tokens = []
         while node != ROOT:
-            node, token = self._ways[node]
+            node, token = self._nodes_and_tokens[node]
             tokens.append(token)
         return tokens[::-1]
 
 
 class Joining(Scorer, Protocol):
-    """A scorer that can step hypotheses together which it stepped apart before."""
+    """A scorer whose states can be concatenated."""
 
     def join(self, states: Sequence[Any]) -> Any:
-        """The rows of several states, all of which have read equally many tokens, as one."""
+        """Concatenate states that have all read the same number of tokens."""
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What a scorer says behind a node of `length` tokens, `opinion (V,)`, and its state there: a row of a state of
-    several."""
+class _Cached:
+    """Scores `(V,)` after a prefix of `length` tokens, and the scorer's state, which is row `row` of a
+    batched state."""
 
-    opinion: Tensor
+    scores: Tensor
     state: Any
     row: int
     length: int
 
 
-class Opinions:
-    """A scorer that is asked of every sequence once, of all fresh ones of a length together.
+class LmScores:
+    """Cached scores of a language model for the prefixes of a search.
+
+    Every prefix is scored once; new prefixes of the same length are scored in one batch.
 
     Args:
-        scorer: what is asked.
-        device: where it computes.
+        scorer: the language model with its weight.
+        device: device of the scorer.
     """
 
     def __init__(self, scorer: Joining, device: torch.device) -> None:
         self.scorer, self.device = scorer, device
-        opinion, state = scorer.step(scorer.start(1, device), torch.tensor([EOS], device=device))
-        self._known = {ROOT: _Known(opinion[0], state, 0, 0)}
+        scores, state = scorer.step(scorer.start(1, device), torch.tensor([EOS], device=device))
+        self._cached = {ROOT: _Cached(scores[0], state, 0, 0)}
 
-    def behind(self, nodes: Sequence[int], tree: SaidTree) -> Tensor:
-        """What the scorer adds to each token behind each node, `(M, V)`.
+    def after(self, nodes: Sequence[int], tree: PrefixTree) -> Tensor:
+        """Scores `(M, V)` of each next token after each node.
 
-        What is not among `nodes` is forgotten: each of them, or the node before it, was among those of the call before.
+        The cache keeps only `nodes`: each of them, or its parent, must have been among the nodes of the
+        previous call.
         """
-        fresh: dict[int, list[int]] = defaultdict(list)
+        missing: dict[int, list[int]] = defaultdict(list)
         for node in dict.fromkeys(nodes):
-            if node not in self._known:
-                fresh[self._known[tree.way(node)[0]].length].append(node)
-        known = dict(self._known)
-        for length, group in fresh.items():
-            known |= self._step(length, group, tree)
-        self._known = {node: known[node] for node in nodes}
-        return torch.stack([self._known[node].opinion for node in nodes])
+            if node not in self._cached:
+                missing[self._cached[tree.parent(node)[0]].length].append(node)
+        cached = dict(self._cached)
+        for length, group in missing.items():
+            cached |= self._step(length, group, tree)
+        self._cached = {node: cached[node] for node in nodes}
+        return torch.stack([self._cached[node].scores for node in nodes])
 
-    def _step(self, length: int, nodes: Sequence[int], tree: SaidTree) -> dict[int, _Known]:
-        """What is known behind nodes that are one token behind sequences of `length`."""
-        together: dict[int, list[int]] = defaultdict(list)  # of what was stepped together before
+    def _step(self, length: int, nodes: Sequence[int], tree: PrefixTree) -> dict[int, _Cached]:
+        """Cache entries of nodes whose parents have `length` tokens."""
+        together: dict[int, list[int]] = defaultdict(list)  # by the batched state of the parents
         for node in nodes:
-            together[id(self._known[tree.way(node)[0]].state)].append(node)
+            together[id(self._cached[tree.parent(node)[0]].state)].append(node)
         states = []
         for group in together.values():
-            before = [self._known[tree.way(node)[0]] for node in group]
+            before = [self._cached[tree.parent(node)[0]] for node in group]
             rows = torch.tensor([each.row for each in before], device=self.device)
             states.append(self.scorer.select(before[0].state, rows))
         nodes = [node for group in together.values() for node in group]
-        tokens = torch.tensor([tree.way(node)[1] for node in nodes], device=self.device)
-        opinion, state = self.scorer.step(states[0] if len(states) == 1 else self.scorer.join(states), tokens)
-        return {node: _Known(opinion[row], state, row, length + 1) for row, node in enumerate(nodes)}
+        tokens = torch.tensor([tree.parent(node)[1] for node in nodes], device=self.device)
+        scores, state = self.scorer.step(states[0] if len(states) == 1 else self.scorer.join(states), tokens)
+        return {node: _Cached(scores[row], state, row, length + 1) for row, node in enumerate(nodes)}
 
-    def behind_all(self, nodes: Tensor, tree: SaidTree) -> Tensor:
-        """The same for `nodes (B, N)`, `(B, N, V)`; behind what is no hypothesis, that behind another."""
+    def after_all(self, nodes: Tensor, tree: PrefixTree) -> Tensor:
+        """Like :meth:`after` for `nodes (B, N)`: `(B, N, V)`; the rows of missing hypotheses have arbitrary
+        scores."""
         listed = nodes.flatten().tolist()
-        some = next(node for node in listed if node != NO_NODE)
-        known = self.behind([some if node == NO_NODE else node for node in listed], tree)
-        return known.view(*nodes.shape, -1)
+        any_node = next(node for node in listed if node != NO_NODE)
+        cached = self.after([any_node if node == NO_NODE else node for node in listed], tree)
+        return cached.view(*nodes.shape, -1)

@@ -1,4 +1,4 @@
-"""A trained model, opened: what `retort.load` gives."""
+"""The `Recogniser`: a trained model that transcribes audio, as returned by `retort.load`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from retort.config.checks import check_choices
 from retort.config.loading import differing, read_saved
 from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.config.student_checks import check_sizes
-from retort.decoding.channels import channel_alternatives
+from retort.decoding.channels import channel_nbest
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.piece import Piece
-from retort.decoding.search import Found, Search
+from retort.decoding.search import NBest, Search
 from retort.decoding.speech_times import within_speech
-from retort.decoding.transcript import Alternative, Transcript, join_alternatives, time_candidates
+from retort.decoding.transcript import ScoredTranscript, Transcript, join_nbest, time_candidates
 from retort.graph.build import Graph
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.students.factory import build_student
 from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.normalise import Normaliser
@@ -53,13 +53,12 @@ from retort.text.tokenizers import Tokenizer
 
 FORMAT = 1
 FORMATS = {"int8": 2, "int4": 3}
-"""Formats of models whose weights are stored otherwise than in :data:`FORMAT`."""
-"""Of a model with int8 weights, which version 0.1 cannot read."""
+"""Formats of models with quantised weights."""
 CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech"}
-"""What stands in `config.json`; another key was written by a later version, which would compute something else."""
+"""Keys of `config.json`; another key was written by a later version and may change the result."""
 _LARGEST, _MOST_LAYERS = 1 << 24, 1024
 _LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
-"""Of numbers in a configuration: no model has larger ones, and a damaged file must not ask for all memory."""
+"""Limits of numbers in a configuration, so that a damaged file cannot request all memory."""
 
 
 Samples: TypeAlias = "np.ndarray | Tensor | Sequence[float]"
@@ -71,9 +70,9 @@ class Recogniser:
 
     Attributes:
         student: in eval mode.
-        graph: what a hybrid student is heard through; its words are then the tokenizer's.
-        sampling_rate: of the samples it takes, Hz.
-        no_speech: what tells noise from speech, and from where on there are no words.
+        graph: decoding graph of a hybrid student; the tokenizer then contains the words of the graph.
+        sampling_rate: sampling rate of the input, Hz.
+        no_speech: classifier of segments without speech.
     """
 
     def __init__(
@@ -96,13 +95,13 @@ class Recogniser:
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
         self.no_speech = no_speech
-        self._workplace = Workplace()
+        self._pool = DecoderPool()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
 
-    def at(self, workplace: Workplace) -> Recogniser:
-        """Itself, its searches through decoding graphs from now on there."""
-        self._workplace, self._opened = workplace, None
+    def use_pool(self, pool: DecoderPool) -> Recogniser:
+        """Use these processes for graph searches; returns the recogniser itself."""
+        self._pool, self._opened = pool, None
         return self
 
     def transcribe(
@@ -116,11 +115,11 @@ class Recogniser:
         """Recognise a file of any sampling rate and number of channels.
 
         Args:
-            audio: the path of a file, or samples, as :meth:`transcribe_samples` takes them.
-            longest: seconds; a longer file is cut at its pauses into stretches no longer than this.
-            options: how to decode.
-            channel: of a file, counted from 0, or "mix", the mean of all.
-            maximum_hours: a longer file is refused.
+            audio: path of a file, or samples as in :meth:`transcribe_samples`.
+            longest: seconds; a longer file is split at its pauses into segments of at most this length.
+            options: decoding options.
+            channel: channel of a file, from 0, or "mix" for the mean of all.
+            maximum_hours: a longer file raises an error.
 
         Raises:
             UserError: the file is missing, not audio, empty, silent or too short.
@@ -134,13 +133,14 @@ class Recogniser:
         options: DecodingOptions = GREEDY,
         maximum_hours: float = MAXIMUM_HOURS,
     ) -> dict[int, Transcript]:
-        """Recognise each channel of a file by itself; :func:`retort.decoding.channels.turns` puts them in order.
+        """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by
+        time.
 
         Raises:
-            UserError: as :meth:`transcribe`, for a file none of whose channels can be used.
+            UserError: as in :meth:`transcribe`, if no channel can be used.
         """
-        found = channel_alternatives(self, str(path), longest, options, maximum_hours)
-        return {channel: readings[0].transcript for channel, readings in found.items()}
+        found = channel_nbest(self, str(path), longest, options, maximum_hours)
+        return {channel: nbest[0].transcript for channel, nbest in found.items()}
 
     def transcribe_samples(
         self,
@@ -149,19 +149,20 @@ class Recogniser:
         where: str = "samples",
         options: DecodingOptions = GREEDY,
     ) -> Transcript:
-        """Recognise `samples (N,)` of one channel at :attr:`sampling_rate`; times are of the whole.
+        """Recognise `samples (N,)` of one channel at :attr:`sampling_rate`.
 
         Args:
-            samples: floats in [-1, 1], or integers (int8, int16, int32, uint8) whose full scale is taken for 1, in an
-                array, a tensor or a list; `(N, 1)` and `(1, N)` will do.
-            longest: as of :meth:`transcribe`.
-            where: what the samples are called in errors.
-            options: how to decode.
+            samples: floats in [-1, 1], or integers (int8, int16, int32, uint8), which are divided by their
+                full scale, as an array, tensor or list; `(N, 1)` and `(1, N)` are accepted.
+            longest: as in :meth:`transcribe`.
+            where: name of the samples in error messages.
+            options: decoding options.
 
         Raises:
-            UserError: another type or shape; or the samples are none, silent, not finite or too few.
+            UserError: the type or shape is not supported, or the samples are empty, silent, not finite or too
+                few.
         """
-        return self._alternatives([as_wave(samples, where)], longest, where, options)[0].transcript
+        return self._nbest([as_wave(samples, where)], longest, where, options)[0].transcript
 
     def alternatives(
         self,
@@ -170,24 +171,25 @@ class Recogniser:
         options: DecodingOptions = GREEDY,
         channel: Channel = "mix",
         maximum_hours: float = MAXIMUM_HOURS,
-    ) -> list[Alternative]:
-        """Up to `options.nbest` readings of a file, all different, best first; else as :meth:`transcribe`.
+    ) -> list[ScoredTranscript]:
+        """The n-best list of a file: up to `options.nbest` different transcripts, best first.
 
-        A file is decoded while it is read: memory does not grow with its length.
+        Arguments and errors are those of :meth:`transcribe`. A file is decoded while it is read, so memory
+        does not grow with its length.
         """
         path = as_path(audio)
         if path is None:
-            return self._alternatives([as_wave(audio, "samples")], longest, "samples", options)
+            return self._nbest([as_wave(audio, "samples")], longest, "samples", options)
         reader = open_audio(path, self.sampling_rate, channel, maximum_hours=maximum_hours)
-        found = self._alternatives(reader.blocks(), longest, path, options)
+        found = self._nbest(reader.blocks(), longest, path, options)
         log_warning(reader)
         return found
 
     @torch.inference_mode()
-    def _alternatives(
+    def _nbest(
         self, blocks: Iterable[np.ndarray], longest: float, where: str, options: DecodingOptions
-    ) -> list[Alternative]:
-        """The n-best list of a recording, decoded segment by segment while its blocks are read."""
+    ) -> list[ScoredTranscript]:
+        """The n-best list of a recording; segments are decoded while its blocks are read."""
         if not longest >= 1.0:
             raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
         check = WaveCheck(self.sampling_rate)
@@ -195,29 +197,30 @@ class Recogniser:
         for piece in self.pieces(_checked(blocks, check, where), options, longest):
             encoded = self.encode([piece.features])
             (found,) = self.opened(options)(encoded)
-            (readings,) = self.piece_readings([piece], encoded, [found], options)
-            if isinstance(readings, BadUtterance):
-                raise BadUtterance(readings.what, where=where, remedy=readings.remedy)
-            parts.append(readings)
+            (nbest,) = self.segment_nbest([piece], encoded, [found], options)
+            if isinstance(nbest, BadUtterance):
+                raise BadUtterance(nbest.what, where=where, remedy=nbest.remedy)
+            parts.append(nbest)
         check.finish(where)
         if not parts and check.samples < self.fewest_samples:
             shortest = FRAME_SHIFT * self._fewest_frames()
             raise BadUtterance(
                 f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
             )
-        return join_alternatives(parts, self.separator, options.nbest)
+        return join_nbest(parts, self.separator, options.nbest)
 
     def pieces(
         self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
     ) -> Iterator[Piece]:
-        """The segments of a recording with speech, as :func:`retort.audio.segments.segments` makes them, with features.
+        """The segments of a recording that contain speech, with features
+        (:func:`retort.audio.segments.segments`).
 
-        One that is too short to be recognised is left out.
+        Segments that are too short to be recognised are left out.
 
         Args:
-            blocks: `(n,)` float32 each, finite, of one channel at :attr:`sampling_rate`.
-            options: of them the kind of speech detection.
-            longest: seconds; at most what the encoder has positions for.
+            blocks: `(n,)` float32 each, finite, one channel at :attr:`sampling_rate`.
+            options: decoding options; only the voice activity detection is used.
+            longest: seconds; limited by the positions of the encoder.
         """
         if self.student.encoder.longest is not None:
             longest = min(longest, self.student.encoder.longest * FRAME_SHIFT)
@@ -232,32 +235,32 @@ class Recogniser:
                 yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
 
     @torch.inference_mode()
-    def piece_readings(
+    def segment_nbest(
         self,
         pieces: Sequence[Piece],
         encoded: Encoded,
-        found: Sequence[Found],
+        found: Sequence[NBest],
         options: DecodingOptions = GREEDY,
-    ) -> list[list[Alternative] | BadUtterance]:
-        """What the search kept of a batch of pieces as texts with times; a piece of noise has no words."""
+    ) -> list[list[ScoredTranscript] | BadUtterance]:
+        """N-best lists of a batch of segments as texts with times; a segment without speech has no words."""
         best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
         hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
         signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in pieces])
         threshold = options.no_speech_threshold or self.no_speech.threshold
-        readings: list[list[Alternative] | BadUtterance] = []
+        lists: list[list[ScoredTranscript] | BadUtterance] = []
         for piece, candidates, values in zip(pieces, found, signals):
             if isinstance(candidates, BadUtterance):
-                readings.append(candidates)
+                lists.append(candidates)
                 continue
             no_speech = self.no_speech({**values, **piece.sound})
             if no_speech > threshold:
-                silent = Alternative(Transcript("", [], [], no_speech), candidates[0].score)
-                readings.append([silent])
+                empty = ScoredTranscript(Transcript("", [], [], no_speech), candidates[0].score)
+                lists.append([empty])
                 continue
             timed = time_candidates(
                 candidates, options.nbest, self.tokenizer, self.frame_seconds, piece.offset, piece.duration
             )
-            readings.append(
+            lists.append(
                 [
                     replace(
                         each,
@@ -266,23 +269,23 @@ class Recogniser:
                     for each in timed
                 ]
             )
-        return readings
+        return lists
 
     @property
     def outputs(self) -> int:
-        """Classes of the student's output: ids of the tokenizer, or senones of the graph."""
+        """Number of output classes: ids of the tokenizer, or senones of the graph."""
         return self.tokenizer.size if self.graph is None else self.graph.graph.about.inputs
 
     @property
     def separator(self) -> str:
-        """What stands between words of the text."""
+        """Separator between the words of a text."""
         return " " if self.normalise.config.spaces == "keep" else ""
 
     def decode(self, features: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise utterances of `(T, bins)` normalised features in one batch, without language models beside it.
+        """Recognise a batch of utterances of `(T, bins)` normalised features, without language models.
 
         Raises:
-            BadUtterance: the search found nothing for one of them.
+            BadUtterance: the search found no hypothesis for one of them.
         """
         hypotheses = []
         for found in self.search(features):
@@ -292,19 +295,19 @@ class Recogniser:
         return hypotheses
 
     @torch.inference_mode()
-    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> Sequence[Found]:
-        """What the search keeps of utterances of `(T, bins)` normalised features, decoded in one batch."""
+    def search(self, features: Sequence[Tensor], options: DecodingOptions = GREEDY) -> Sequence[NBest]:
+        """N-best lists of a batch of utterances of `(T, bins)` normalised features."""
         return self.opened(options)(self.encode(features))
 
     @torch.inference_mode()
     def encode(self, features: Sequence[Tensor]) -> Encoded:
-        """What the encoder makes of utterances of `(T, bins)` normalised features, as one batch."""
+        """Encode a batch of utterances of `(T, bins)` normalised features."""
         lengths = torch.tensor([each.shape[0] for each in features])
         padded = pad_sequence(list(features), batch_first=True)
         return self.student.encode(padded.to(self.device), lengths.to(self.device))
 
     def opened(self, options: DecodingOptions) -> Search:
-        """The search that the options describe; the last one stays open, so that models are read once.
+        """The search for the options; the last one is cached, so that models are read once.
 
         Raises:
             UserError: a language model cannot be opened, or an option or a model does not fit the student.
@@ -317,20 +320,21 @@ class Recogniser:
                 options,
                 self._opened,
                 self.graph,
-                self._workplace,
+                self._pool,
             )
         return self._opened
 
     def save(self, folder: Path, *, stored: str = "float32", link: bool = False) -> None:
-        """Write what :func:`load` reads, and nothing else.
+        """Save the model in the format of :func:`load`.
 
         Args:
-            folder: made if missing.
-            stored: how the weights are stored: `float32`, `float16`, `int8` or `int4` (:func:`retort.common.weights.pack`).
-            link: share the bytes of the decoding graph, as :meth:`retort.graph.build.Graph.save` does.
+            folder: output folder, created if missing.
+            stored: format of the weights: `float32`, `float16`, `int8` or `int4`
+                (:func:`retort.common.weights.pack`).
+            link: hard-link the decoding graph, as in :meth:`retort.graph.build.Graph.save`.
 
         Raises:
-            UserError: a weight is beyond what float16 holds.
+            UserError: a weight is out of the range of float16.
         """
         weights = pack(self._weights(), stored)
         folder.mkdir(parents=True, exist_ok=True)
@@ -344,9 +348,10 @@ class Recogniser:
         seal(folder)
 
     def fingerprint(self) -> str:
-        """32 hex digits of all that :meth:`save` writes: models of one fingerprint hear alike.
+        """Hash (32 hex digits) of all that :meth:`save` writes: models with equal fingerprints give equal
+        results.
 
-        Keys of the configuration that came after the model was made do not change it.
+        New configuration keys of later versions do not change it.
         """
         digest = hashlib.sha256(json.dumps([self._config(differing), self.tokenizer.symbols]).encode())
         for name, tensor in sorted(self._weights().items()):
@@ -357,9 +362,9 @@ class Recogniser:
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
 
-    def _config(self, told: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
+    def _config(self, to_dict: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
         student = self.student.config
-        # Where its weights began, it need not know.
+        # The initial weights are not part of the model.
         decoder = replace(student.decoder, init="", init_layers=[])
         student = replace(student, decoder=decoder, encoder=replace(student.encoder, model=""))
         graph: dict[str, Any] = {}
@@ -369,20 +374,20 @@ class Recogniser:
         return {
             "format": FORMAT,
             "vocabulary": self.outputs,
-            "student": told(student),
-            "features": told(self.features),
-            "normaliser": told(self.normalise.config),
+            "student": to_dict(student),
+            "features": to_dict(self.features),
+            "normaliser": to_dict(self.normalise.config),
             **graph,
             **({} if self.no_speech is UNCALIBRATED else {"no_speech": self.no_speech.to_dict()}),
         }
 
     @property
     def fewest_samples(self) -> int:
-        """Of a recording that can be recognised."""
+        """Smallest number of samples that can be recognised."""
         return int((self._fewest_frames() - 0.5) * FRAME_SHIFT * self.sampling_rate)
 
     def _fewest_frames(self) -> int:
-        """Feature frames that give `SHORTEST` encoder frames."""
+        """Smallest number of feature frames that gives `SHORTEST` encoder frames."""
         frames = torch.arange(4 * SHORTEST * self.student.encoder.subsampling)
         return int((self.student.encoder.output_lengths(frames) < SHORTEST).sum())
 
@@ -391,7 +396,7 @@ class Recogniser:
 
 
 def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iterator[np.ndarray]:
-    """The blocks, noted by `check`; the first value that is not finite or far too large ends them with an error."""
+    """Pass the blocks through `check`; invalid values raise an error."""
     blocks = iter(blocks)
     for block in blocks:
         check.add(block)
@@ -404,19 +409,19 @@ def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iter
 
 @cache
 def _work_after_fork() -> None:
-    """Let a process that is forked from this one compute with one thread.
+    """Make forked child processes compute with one thread.
 
-    Threads are not forked: where PyTorch has computed with several, the child would wait for them for good.
+    Threads do not survive a fork, so a child would wait forever for PyTorch's thread pool.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
-    """Write what tells noise from speech into the configuration of the model in `folder`; returns that file.
+    """Write the no-speech classifier into the `config.json` of the model in `folder`; returns the path.
 
     Raises:
-        UserError: no model there, or it cannot be written.
+        UserError: there is no model, or the file cannot be written.
     """
     path = _model_root(folder) / "config.json"
     try:
@@ -428,7 +433,7 @@ def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
         raise UserError(
             f"cannot be written ({error.strerror or error})",
             where=path,
-            remedy="Copy the model to a folder of yours",
+            remedy="Copy the model to a folder with write access",
         ) from None
     return path
 
@@ -440,7 +445,7 @@ def _model_root(folder: str | Path) -> Path:
         root = root / "model"
     if not (root / "config.json").is_file():
         raise UserError(
-            "no trained model here",
+            "there is no trained model here",
             where=folder,
             remedy="Give an experiment that `retort train` finished, or a release",
         )
@@ -448,12 +453,12 @@ def _model_root(folder: str | Path) -> Path:
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
-    """Open the model of an experiment: `EXP`, or `EXP/model` wherever it was moved; or a release of it.
+    """Load a trained model: `EXP`, `EXP/model`, or a release.
 
-    Float16, int8 and int4 weights become float32.
+    Float16, int8 and int4 weights are converted to float32.
 
     Raises:
-        UserError: no model there, or files of it are missing, broken or of another format.
+        UserError: there is no model, or files are missing, damaged or of another format.
     """
     _work_after_fork()
     root = _model_root(folder)
@@ -462,7 +467,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
         verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)
         parts = {key: config[key] for key in ("student", "features", "normaliser")}
         recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
-        _check_known(recipe, config, root)
+        _check_supported(recipe, config, root)
         weights = unpack(read_weights(root / "model.safetensors"))
         sizes = recipe.student, int(config["vocabulary"]), recipe.features.bins
         with torch.device("meta"):
@@ -485,10 +490,10 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
 
 
 def _read_config(root: Path) -> dict[str, Any]:
-    """`config.json` of a format and with keys that this version knows.
+    """Read `config.json` and check that this version supports its format and keys.
 
     Raises:
-        UserError: it is of a later version.
+        UserError: it was written by a later version.
         OSError, ValueError, KeyError: it cannot be read.
     """
     config = read_json(root / "config.json")
@@ -498,20 +503,20 @@ def _read_config(root: Path) -> dict[str, Any]:
         check_format(config["format"], max(FORMATS.values()), root)
     if unknown := sorted(map(str, config.keys() - CONFIG_KEYS)):
         raise UserError(
-            f"its configuration has '{unknown[0]}', which this version does not know",
+            f"its configuration has '{unknown[0]}', which this version does not support",
             where=root / "config.json",
             remedy="Install a later version of retort-asr",
         )
     return config
 
 
-def _check_known(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
-    """Refuse choices that this version does not know; it would take another in their place."""
+def _check_supported(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
+    """Raise an error for values that this version does not support."""
     try:
         check_choices(recipe, CHOICES, str(root / "config.json"))
     except UserError as error:
         raise UserError(
-            f"{error.what}, which this version does not know",
+            f"{error.what}, which this version does not support",
             where=error.where,
             remedy="Install a later version of retort-asr",
         ) from None
@@ -522,7 +527,7 @@ def _check_known(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers of a configuration with the names of their keys."""
+    """All numbers of a configuration with their keys."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _numbers(each, str(key))

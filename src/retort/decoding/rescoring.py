@@ -1,4 +1,4 @@
-"""N-best lists ranked anew by a language model that hears whole sentences."""
+"""Rescoring of n-best lists with language models that score whole sentences, and with the CTC head."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.fusion import open_fitting_lm
 from retort.decoding.options import DecodingOptions
-from retort.decoding.transcript import spoken
+from retort.decoding.transcript import hypothesis_text
 from retort.lm.causal import CausalLM
 from retort.lm.factory import is_causal_lm
 from retort.lm.likelihood import CausalPlm, MaskedPlm
@@ -23,20 +23,20 @@ from retort.text.normalise import recase
 from retort.text.tokenizers import BLANK, EOS, Tokenizer
 
 
-class Judge(Protocol):
-    """Says how probable whole sentences are."""
+class RescoringLM(Protocol):
+    """A language model that scores whole sentences."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """Number of parameters."""
 
     def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
-        """Log-probability of each sentence, given by the student's ids without EOS."""
+        """Log-probability of each sentence, given as the student's token ids without EOS."""
 
 
 @dataclass(frozen=True)
-class PieceJudge:
-    """A causal language model over the student's pieces; it counts the end of the sentence, too."""
+class TokenRescoringLM:
+    """A causal language model over the student's tokens; the score includes EOS."""
 
     lm: CausalLM
 
@@ -49,13 +49,13 @@ class PieceJudge:
 
 
 @dataclass(frozen=True)
-class TextJudge:
-    """A pretrained language model that reads the student's sentences as text, in pieces of its own.
+class TextRescoringLM:
+    """A pretrained language model that scores the text of the sentences with its own tokenizer.
 
     Attributes:
-        plm: what it asks.
+        plm: the language model.
         tokenizer: the student's.
-        case: of the text: `keep`, `upper` or `lower`.
+        case: case of the text: `keep`, `upper` or `lower`.
     """
 
     plm: CausalPlm | MaskedPlm
@@ -67,41 +67,43 @@ class TextJudge:
         return self.plm.parameters
 
     def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
-        texts = [recase(spoken(self.tokenizer, ids), self.case) for ids in sentences]
+        texts = [recase(hypothesis_text(self.tokenizer, ids), self.case) for ids in sentences]
         different = list(dict.fromkeys(texts))
-        known = dict(zip(different, self.plm.score(different)))
-        return [known[text] for text in texts]
+        scores = dict(zip(different, self.plm.score(different)))
+        return [scores[text] for text in texts]
 
 
-def open_judge(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> Judge:
-    """What `options.rescore` names: a language model of `retort lm train` over the student's pieces, or a pretrained one.
+def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> RescoringLM:
+    """Open the model `options.rescore`: one of `retort lm train` over the student's tokens, or a pretrained
+    one.
 
     Raises:
-        UserError: it cannot be opened, has other pieces than the student, or lacks the head that its kind needs.
+        UserError: it cannot be opened, has another vocabulary than the student, or lacks the head of its
+            kind.
     """
     name, kind = options.rescore, options.rescore_kind
     if kind != "masked" and is_causal_lm(name):
-        return PieceJudge(open_fitting_lm(name, tokenizer, device))
+        return TokenRescoringLM(open_fitting_lm(name, tokenizer, device))
     if kind == "auto":
         kind = plm_kind(name)
     plm = CausalPlm(name, device) if kind == "causal" else MaskedPlm(name, device)
-    return TextJudge(plm, tokenizer, options.rescore_case)
+    return TextRescoringLM(plm, tokenizer, options.rescore_case)
 
 
 def rescore(
-    found: Sequence[Sequence[Candidate]], judge: Judge, weight: float, length_weight: float
-) -> list[list[Candidate]]:
-    """Rank the candidates of several utterances anew, all of them judged together.
+    found: Sequence[Sequence[ScoredHypothesis]], lm: RescoringLM, weight: float, length_weight: float
+) -> list[list[ScoredHypothesis]]:
+    """Rescore the n-best lists of several utterances; all sentences are scored in one call.
 
-    Score: what the search gave, plus `weight` times the judge's log-probability, plus `length_weight` for each
-    of the student's pieces. Among equals the search's order stays.
+    The score is the search score plus `weight` times the LM's log-probability plus `length_weight` for each
+    token. Ties keep their order.
     """
-    opinions = iter(judge.score([each.hypothesis.ids for candidates in found for each in candidates]))
+    lm_scores = iter(lm.score([each.hypothesis.ids for candidates in found for each in candidates]))
     scored = [
         [
             replace(
                 each,
-                score=each.score + weight * next(opinions) + length_weight * len(each.hypothesis.ids),
+                score=each.score + weight * next(lm_scores) + length_weight * len(each.hypothesis.ids),
             )
             for each in candidates
         ]
@@ -111,43 +113,44 @@ def rescore(
 
 
 def ctc_rescored(
-    found: Sequence[Sequence[Candidate]],
+    found: Sequence[Sequence[ScoredHypothesis]],
     log_probs: Tensor,
     lengths: Tensor,
     weight: float,
     faithful: bool = False,
-) -> list[list[Candidate]]:
-    """Rank the candidates of several utterances anew: (1 - w) of what each had, w of the CTC head's log-probability.
+) -> list[list[ScoredHypothesis]]:
+    """Rescore n-best lists with CTC: (1 - w) times the score plus w times the CTC log-probability.
 
-    What the head cannot say, having too few frames for it, goes, unless that is all there is: then the list stays as it
-    is. Among equals the order stays.
+    Hypotheses with more labels than CTC can align to the frames are dropped; if all are dropped, the list
+    stays unchanged. Ties keep their order.
 
     Args:
-        found: of B utterances, best first.
+        found: n-best lists of B utterances.
         log_probs: `(B, T, V)` of the CTC head.
         lengths: `(B,)`.
         weight: w, from 0 to 1.
-        faithful: whether EOS is a label of the head, behind the others.
+        faithful: whether EOS is the last label of a sequence for the CTC head.
     """
     ranked = []
     for candidates, own, frames in zip(found, log_probs, lengths.tolist()):
         sentences = [[*each.hypothesis.ids, *[EOS] * faithful] for each in candidates]
-        opinions = ctc_log_likelihoods(own[:frames], sentences)
-        anew = [
-            replace(each, score=(1.0 - weight) * each.score + weight * opinion)
-            for each, opinion in zip(candidates, opinions)
-            if math.isfinite(opinion)
+        ctc_scores = ctc_log_likelihoods(own[:frames], sentences)
+        rescored = [
+            replace(each, score=(1.0 - weight) * each.score + weight * ctc_score)
+            for each, ctc_score in zip(candidates, ctc_scores)
+            if math.isfinite(ctc_score)
         ]
-        ranked.append(sorted(anew, key=lambda each: each.score, reverse=True) or list(candidates))
+        ranked.append(sorted(rescored, key=lambda each: each.score, reverse=True) or list(candidates))
     return ranked
 
 
 def ctc_log_likelihoods(log_probs: Tensor, sentences: Sequence[Sequence[int]]) -> list[float]:
-    """The log-probability of each sentence, all alignments added; minus infinity of what does not fit into the frames.
+    """CTC log-probability of each sentence, summed over all alignments; minus infinity if none fits the
+    frames.
 
     Args:
         log_probs: `(T, V)`.
-        sentences: of tokens, none of them blank.
+        sentences: token ids without blank.
     """
     frames, count = len(log_probs), len(sentences)
     if not frames:

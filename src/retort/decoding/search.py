@@ -1,4 +1,4 @@
-"""From what an encoder gave to n-best lists, whatever the student; each kind of student has a search of its own."""
+"""The interface of searches, from encoder output to n-best lists; each kind of student has its own search."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
 from retort.common.errors import BadUtterance
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.options import DecodingOptions
-from retort.decoding.rescoring import Judge
+from retort.decoding.rescoring import RescoringLM
 from retort.students.student import Encoded
 
-Found: TypeAlias = "list[Candidate] | BadUtterance"
-"""What is kept of an utterance, best first, at least one; or why nothing is."""
+NBest: TypeAlias = "list[ScoredHypothesis] | BadUtterance"
+"""The n-best list of an utterance, at least one hypothesis, or the reason why there is none."""
 
 
 class Search(ABC):
-    """A search as the options say, its language models opened.
+    """A search with given options; its language models are open.
 
     Args:
-        options: what to search with.
+        options: decoding options.
 
     Attributes:
-        parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
-        judge: what ranks the lists anew, if anything does.
-        weighs_length: whether the options' weight of length is in its scores already.
-        workers: processes that search.
-        notes: lines for the user, of what the search cannot do.
+        parameters: number of parameters at run time of `student`, `lm` and `rescore`.
+        rescoring_lm: the language model that rescores n-best lists, or None.
+        weighs_length: whether the scores of the search include the length weight.
+        workers: number of search processes.
+        notes: messages for the user about limitations of the search.
     """
 
     weighs_length: ClassVar[bool] = False
@@ -35,22 +35,22 @@ class Search(ABC):
     def __init__(self, options: DecodingOptions) -> None:
         self.options = options
         self.parameters: dict[str, int] = {}
-        self.judge: Judge | None = None
+        self.rescoring_lm: RescoringLM | None = None
         self.workers = 1
         self.notes: list[str] = []
 
     @abstractmethod
-    def __call__(self, encoded: Encoded) -> Sequence[Found]:
-        """All that the search keeps of each utterance of a batch."""
+    def __call__(self, encoded: Encoded) -> Sequence[NBest]:
+        """The n-best list of each utterance of a batch."""
 
-    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[Found]]:
-        """The same of several batches, side by side where the search can."""
+    def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[NBest]]:
+        """The n-best lists of several batches, searched in parallel where possible."""
         return [self(each) for each in encoded]
 
     def prepare(self, utterances: int) -> None:
-        """Open now what so many utterances need."""
+        """Start processes and open models for this number of utterances."""
         return
 
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens that the encoder's CTC head alone hears; None of a student that has none."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
+        """Token ids of the CTC head's best path for each utterance; None for a student without a CTC head."""
         return None

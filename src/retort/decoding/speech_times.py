@@ -1,4 +1,4 @@
-"""Times of tokens and words moved into the speech: a word does not begin before it is spoken."""
+"""Moves the times of tokens and words into the detected speech."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from retort.decoding.transcript import TimedText, Transcript
 Seconds: TypeAlias = tuple[float, float]
 
 PAUSE = 0.4
-"""Seconds without speech that a word does not span; shorter ones are closures of stops."""
+"""A word does not span a longer stretch without speech, in seconds; shorter ones are closures of stops."""
 LATE = 0.1
-"""Seconds after the end of the speech that a token may still end."""
+"""A token may end at most this many seconds after the end of the speech."""
 
 
 def within_speech(transcript: Transcript, speech: Sequence[Seconds]) -> Transcript:
-    """The transcript with no time in a pause.
+    """Move all times of a transcript out of the pauses.
 
-    A token or word belongs to the range of speech in which it ends, or else to the nearest, and begins in it.
+    A token or word is assigned to the range of speech in which it ends, or else to the nearest one, and is
+    clipped to it.
 
     Args:
-        speech: ranges `[start, end)` in seconds of the recording, ascending; without any, nothing changes.
+        speech: ranges `[start, end)` in seconds of the recording, ascending; if empty, nothing changes.
     """
     ranges = _joined(speech)
     if not ranges:

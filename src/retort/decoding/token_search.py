@@ -1,4 +1,4 @@
-"""What searches over the student's pieces share: the language models beside them, and lists of one."""
+"""Searches over the student's tokens, with shallow fusion and rescoring."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
-from retort.decoding.cif import Candidate, Scorer, beam_fired
+from retort.decoding.cif import ScoredHypothesis, Scorer, beam_fired
 from retort.decoding.ctc import Prefix, prefix_beam, with_times
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
 from retort.decoding.greedy import Hypothesis, ctc_best_path, ctc_greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
-from retort.decoding.rescoring import ctc_rescored, open_judge, rescore
+from retort.decoding.rescoring import ctc_rescored, open_rescoring_lm, rescore
 from retort.decoding.search import Search
-from retort.decoding.transducer import beam_transduced, greedy_transduced
+from retort.decoding.transducer import transducer_beam, transducer_greedy
 from retort.lm.causal import CausalLM
 from retort.nn.cif import FiredTokens
 from retort.nn.ctc import label_frames
@@ -33,19 +33,19 @@ from retort.text.tokenizers import BLANK, EOS, Tokenizer
 S = TypeVar("S", bound=Student)
 
 
-class PieceSearch(Search, Generic[S]):
-    """A search whose hypotheses are pieces of the student's, as its language models know them.
+class TokenSearch(Search, Generic[S]):
+    """Base class of searches whose hypotheses are token sequences of the student's vocabulary.
 
     Args:
         student: in eval mode, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Attributes:
-        lm: that which joins the search, if any does.
-        scorer: the same with its weight, for searches that ask for every token.
-        greedy: whether one hypothesis is kept and neither a language model nor its length has a say in it.
+        lm: the language model for shallow fusion, or None.
+        scorer: the language model with its weight, as a scorer of the beam search.
+        greedy: whether the search is greedy: beam 1, no language model and no length weight.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -60,48 +60,48 @@ class PieceSearch(Search, Generic[S]):
         device = next(student.parameters()).device
         self.lm: CausalLM | None = None
         if options.lm:
-            known = before.lm if isinstance(before, PieceSearch) else None
+            before_lm = before.lm if isinstance(before, TokenSearch) else None
             same = before is not None and before.options.lm == options.lm
-            self.lm = known if same and known else open_fitting_lm(options.lm, tokenizer, device)
+            self.lm = before_lm if same and before_lm else open_fitting_lm(options.lm, tokenizer, device)
             self.parameters["lm"] = self.lm.parameters
         self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
         weighed = self.weighs_length and bool(options.length_weight)
         self.greedy = options.beam == 1 and self.lm is None and not weighed
         if options.rescore:
-            self.judge = open_judge(options, tokenizer, device)
-            self.parameters["rescore"] = self.judge.parameters
+            self.rescoring_lm = open_rescoring_lm(options, tokenizer, device)
+            self.parameters["rescore"] = self.rescoring_lm.parameters
 
-    def ranked(self, found: list[list[Candidate]], encoded: Encoded | None = None) -> list[list[Candidate]]:
-        """What was found, in the order of what ranks it anew, if anything does: the CTC head, then a language model.
+    def ranked(self, found: list[list[ScoredHypothesis]], encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
+        """Rescore n-best lists as the options require: with the CTC head, then with a language model.
 
         Raises:
-            ValueError: the CTC head is asked, but nothing was encoded or there is no such head.
+            ValueError: rescoring with the CTC head requires encoder output and a CTC head.
         """
         if self.options.mode == "ctc_rescoring":
             if encoded is None or not isinstance(self.student, HasCtc):
-                raise ValueError("a CTC head ranks anew by encoded frames")
+                raise ValueError("rescoring with the CTC head requires encoder output")
             log_probs, config = ctc_log_probs(self.student, encoded), self.student.config
             weight = self.options.ctc_weight
             found = ctc_rescored(found, log_probs, encoded.lengths, weight, config.faithful)
-        if self.judge is None:
+        if self.rescoring_lm is None:
             return found
         length_weight = 0.0 if self.weighs_length else self.options.length_weight
-        return rescore(found, self.judge, self.options.rescore_weight, length_weight)
+        return rescore(found, self.rescoring_lm, self.options.rescore_weight, length_weight)
 
 
-def singly(hypotheses: Sequence[Hypothesis]) -> list[list[Candidate]]:
-    """Greedy hypotheses as lists of one."""
-    return [[Candidate(each, sum(each.log_probs))] for each in hypotheses]
+def single_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[list[ScoredHypothesis]]:
+    """Greedy hypotheses as n-best lists of length 1."""
+    return [[ScoredHypothesis(each, sum(each.log_probs))] for each in hypotheses]
 
 
-class CtcSearch(PieceSearch[Student]):
-    """From hidden frames to n-best lists, by the CTC head alone.
+class CtcSearch(TokenSearch[Student]):
+    """Search with the CTC head alone.
 
     Args:
         student: in eval mode, with a CTC head, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -119,39 +119,39 @@ class CtcSearch(PieceSearch[Student]):
         self.head: HasCtc = student
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance; without a language model the best path for beam 1."""
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        """N-best list of each utterance; for beam 1 without a language model, the best path."""
         if self.greedy:
-            return singly(ctc_best_path(self.head, encoded))
+            return single_hypotheses(ctc_best_path(self.head, encoded))
         log_probs = ctc_log_probs(self.head, encoded)
         options = self.options
         prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
-        return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, heard=True))
+        return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, ctc_scores=True))
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
-        """Tokens of the best path."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
+        """Token ids of the best path."""
         return ctc_greedy(self.head, encoded)
 
 
-def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[Candidate]]:
-    """Prefixes as candidates that know neither times nor how sure each token is."""
+def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[ScoredHypothesis]]:
+    """Prefixes as hypotheses without times and token probabilities."""
     return [
-        [Candidate(Hypothesis(each.ids, [0.0] * len(each.ids), []), each.score) for each in row]
+        [ScoredHypothesis(Hypothesis(each.ids, [0.0] * len(each.ids), []), each.score) for each in row]
         for row in prefixes
     ]
 
 
-class AttentionSearch(PieceSearch[AttentionStudent]):
-    """From hidden frames to n-best lists; tokens are as sure as the decoder is, and lie where the CTC head has them.
+class AttentionSearch(TokenSearch[AttentionStudent]):
+    """Search with an attention decoder and the CTC head; times are those of the CTC head.
 
-    With `mode: attention_rescoring` the CTC head looks for the list and the decoder ranks it anew (Zhang et al. 2020,
-    arXiv 2012.05481).
+    With `mode: attention_rescoring` the n-best list is that of the CTC head, rescored by the decoder (Zhang
+    et al. 2020, arXiv 2012.05481).
 
     Args:
         student: in eval mode, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with; their `ctc_weight` is the CTC head's, the decoder has the rest to 1.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options; `ctc_weight` is the weight of the CTC head, the decoder has 1 - ctc_weight.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -170,76 +170,78 @@ class AttentionSearch(PieceSearch[AttentionStudent]):
         self.weights = JointWeights(options.ctc_weight, options.length_weight)
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         log_probs = ctc_log_probs(self.student, encoded)
         if self.options.mode == "attention_rescoring":
             found = self._rescored(encoded, log_probs)
         elif self.greedy:
-            found = singly(greedy_attention(self.student, encoded))
+            found = single_hypotheses(greedy_attention(self.student, encoded))
         else:
             found = joint_beam(self.student, encoded, self.options.beam, self.weights, self.scorer)
-        return self.ranked(with_times(found, log_probs, encoded.lengths, heard=False))
+        return self.ranked(with_times(found, log_probs, encoded.lengths, ctc_scores=False))
 
-    def heard(self, encoded: Encoded) -> list[list[int]]:
-        """Tokens that the CTC head hears, by its best path."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
+        """Token ids of the CTC head's best path."""
         return ctc_greedy(self.student, encoded)
 
-    def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[Candidate]]:
-        """What the CTC head found, by the same sum of both as in the search with both."""
+    def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[ScoredHypothesis]]:
+        """The CTC head's n-best list, ranked by the same weighted sum as in the joint search."""
         options, weight = self.options, self.weights.ctc
         prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
-        said = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
+        forced = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
         found = []
-        for row, candidates, opinions in zip(prefixes, untimed(prefixes), said):
+        for row, candidates, scored in zip(prefixes, untimed(prefixes), forced):
             ranked = []
-            for prefix, candidate, (tokens, end) in zip(row, candidates, opinions):
+            for prefix, candidate, (tokens, end) in zip(row, candidates, scored):
                 others = prefix.score - prefix.log_prob
                 score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
-                ranked.append(Candidate(replace(candidate.hypothesis, log_probs=tokens), score))
+                ranked.append(ScoredHypothesis(replace(candidate.hypothesis, log_probs=tokens), score))
             found.append(sorted(ranked, key=lambda each: each.score, reverse=True))
         return found
 
 
-class CifSearch(PieceSearch[CifStudent]):
-    """From fired embeddings to n-best lists; the arguments are those of :class:`PieceSearch`.
+class CifSearch(TokenSearch[CifStudent]):
+    """Search over fired embeddings; arguments are those of :class:`TokenSearch`.
 
-    With `mode: joint` the score of a hypothesis is, at every token, (1 - w) of the decoder's and w of the CTC prefix
-    score, w being `ctc_weight`. With `mode: attention_rescoring` the n-best list is that of the CTC head, each hypothesis
-    with fires of its own, and the decoder rescores it (as Zhang et al. 2020, arXiv 2012.05481, with an attention decoder).
+    With `mode: joint` the score of every token is (1 - w) times the decoder's plus w times the CTC prefix
+    score, with w = `ctc_weight`. With `mode: attention_rescoring` the n-best list is that of the CTC head;
+    the decoder rescores each hypothesis with fires at its own CTC alignment (as Zhang et al. 2020, arXiv
+    2012.05481, with an attention decoder).
     """
 
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         if self.options.mode == "attention_rescoring":
             return self.ranked(self._rescored(encoded), encoded)
         return self.fired(self.student.fire(encoded), encoded)
 
-    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[Candidate]]:
-        """The same of embeddings that were fired already."""
+    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
+        """N-best lists from fired embeddings."""
         joint = self.options.mode == "joint"
         if self.greedy and not joint:
-            return singly(greedy_fired(self.student, fired, encoded))
+            return single_hypotheses(greedy_fired(self.student, fired, encoded))
         scorer: Scorer | None = self.scorer
         if joint:
             scorer = self._joined(encoded)
         return self.ranked(beam_fired(self.student, fired, self.options.beam, scorer, encoded), encoded)
 
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens of the CTC head's best path; None without such a head."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
+        """Token ids of the CTC head's best path; None without a CTC head."""
         return ctc_greedy(self.student, encoded) if isinstance(self.student, HasCtc) else None
 
     def _joined(self, encoded: Encoded | None) -> Scorer:
-        """The CTC prefix score, and the language model's if there is one; the decoder's weight is 1."""
+        """CTC prefix scorer, combined with the language model if there is one, relative to a decoder weight
+        of 1."""
         if encoded is None:
-            raise ValueError("a joint search needs the encoder's frames")
+            raise ValueError("a joint search requires encoder output")
         share = self.options.ctc_weight
         ctc = CtcPrefixScorer(ctc_log_probs(self.student, encoded), encoded.lengths, share / (1.0 - share))
         return ctc if self.scorer is None else Summed([ctc, self.scorer])
 
     @torch.inference_mode()
-    def _rescored(self, encoded: Encoded) -> list[list[Candidate]]:
-        """The CTC head's n-best list, scored by both."""
+    def _rescored(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        """The CTC head's n-best list, scored by the CTC head and the decoder."""
         log_probs, weight = ctc_log_probs(self.student, encoded), self.options.ctc_weight
         prefixes = prefix_beam(log_probs, encoded.lengths, self.options.beam, self.scorer)
         found = []
@@ -253,56 +255,57 @@ class CifSearch(PieceSearch[CifStudent]):
             for prefix, candidate, (tokens, end) in zip(own, candidates, scored):
                 others = prefix.score - prefix.log_prob
                 score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
-                ranked.append(Candidate(replace(candidate.hypothesis, log_probs=tokens), score))
+                ranked.append(ScoredHypothesis(replace(candidate.hypothesis, log_probs=tokens), score))
             found.append(sorted(ranked, key=lambda each: each.score, reverse=True))
-        return with_times(found, log_probs, encoded.lengths, heard=False)
+        return with_times(found, log_probs, encoded.lengths, ctc_scores=False)
 
 
 def forced_scores(
     student: CifStudent, encoded: Encoded, log_probs: Tensor, sentences: Sequence[Sequence[int]]
 ) -> list[tuple[list[float], float]]:
-    """The decoder's log-probabilities of given sentences, each fired where the CTC head's best path has its tokens.
+    """Decoder log-probabilities of given sentences, with fires at the best CTC path of each sentence.
 
     Args:
-        encoded: of one utterance.
+        encoded: encoder output of one utterance.
         log_probs: `(1, T, V)` of its CTC head.
-        sentences: of tokens, without EOS.
+        sentences: token ids without EOS.
 
     Returns:
-        of each sentence its tokens' log-probabilities, and that of EOS.
+        For each sentence the log-probabilities of its tokens, and that of EOS.
     """
     count, device = len(sentences), log_probs.device
     lengths = torch.tensor([len(each) for each in sentences], device=device)
-    said = torch.full((count, int(lengths.max()) + 1), EOS, device=device)
+    targets = torch.full((count, int(lengths.max()) + 1), EOS, device=device)
     for row, each in enumerate(sentences):
-        said[row, : len(each)] = torch.tensor(each, dtype=torch.int64)
+        targets[row, : len(each)] = torch.tensor(each, dtype=torch.int64)
     repeated = Encoded(encoded.hidden.expand(count, -1, -1), encoded.lengths.expand(count))
     frames, _ = label_frames(
-        log_probs.expand(count, -1, -1), repeated.lengths, said[:, :-1], lengths, blank=BLANK
+        log_probs.expand(count, -1, -1), repeated.lengths, targets[:, :-1], lengths, blank=BLANK
     )
     fired = fire_at(repeated, frames, lengths)
     if fired.embeddings.shape[1] == 0:
         return [([], 0.0) for _ in sentences]
-    previous = F.pad(said, (1, 0), value=EOS)[:, :-1]
+    previous = F.pad(targets, (1, 0), value=EOS)[:, :-1]
     logits = student.decode(repeated, fired, previous)
-    scores = logits.float().log_softmax(-1).gather(-1, said[..., None])[..., 0].tolist()
+    scores = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].tolist()
     return [(each[:size], each[size]) for each, size in zip(scores, lengths.tolist())]
 
 
-class TransducerSearch(PieceSearch[TransducerStudent]):
-    """From hidden frames to n-best lists; the arguments are those of :class:`PieceSearch`."""
+class TransducerSearch(TokenSearch[TransducerStudent]):
+    """Search of a transducer; arguments are those of :class:`TokenSearch`."""
 
     weighs_length = True
 
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance; without a language model or a weight of length greedy for beam 1."""
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        """N-best list of each utterance; for beam 1 without a language model and length weight the search is
+        greedy."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols
-            return [[each] for each in greedy_transduced(self.student, encoded, symbols)]
+            return [[each] for each in transducer_greedy(self.student, encoded, symbols)]
         options = self.options
-        found = beam_transduced(self.student, encoded, options.beam, self.scorer, options.length_weight)
+        found = transducer_beam(self.student, encoded, options.beam, self.scorer, options.length_weight)
         return self.ranked(found, encoded)
 
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens that the CTC head hears, by its best path; None without one."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
+        """Token ids of the CTC head's best path; None without a CTC head."""
         return ctc_greedy(self.student, encoded) if self.student.config.ctc_weight > 0.0 else None

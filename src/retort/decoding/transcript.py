@@ -1,4 +1,4 @@
-"""What a recogniser says of a recording: text, and a time and a confidence for every token and word."""
+"""Transcripts with times and confidences of tokens and words, n-best lists, and subtitles."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import NamedTuple, TypeAlias
 
-from retort.decoding.cif import Candidate
+from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.greedy import Hypothesis
 from retort.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
 class TimedText:
-    """A token or a word: seconds from the start of the recording, confidence in [0, 1]."""
+    """A token or a word with start and end in seconds of the recording and a confidence in [0, 1]."""
 
     text: str
     start: float
@@ -26,10 +26,10 @@ class TimedText:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of a recording with its tokens and words in order; times never descend.
+    """The text of a recording with its tokens and words in order; times are non-decreasing.
 
     Attributes:
-        no_speech: 0 to 1, how likely the recording is without speech; 1 where the speech detector found none.
+        no_speech: probability that the recording contains no speech; 1 if no speech was detected.
     """
 
     text: str
@@ -38,22 +38,22 @@ class Transcript:
     no_speech: float = 0.0
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """The transcript as a JSON object."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
 def time_hypothesis(
     hypothesis: Hypothesis, tokenizer: Tokenizer, frame_seconds: float, offset: float, duration: float
 ) -> Transcript:
-    """Lay a hypothesis on the clock.
+    """Convert a hypothesis to a transcript with times in seconds.
 
-    A token that fired begins where the one before it did and ends where it fires. A word's confidence is the
-    product of its tokens'.
+    A fired token starts at the end of the previous one and ends where it fires. The confidence of a word is
+    the product of those of its tokens.
 
     Args:
-        frame_seconds: of one encoder frame.
-        offset: seconds before this stretch of audio in the recording.
-        duration: seconds of this stretch; no time lies outside it.
+        frame_seconds: duration of an encoder frame.
+        offset: start of the segment in the recording, seconds.
+        duration: duration of the segment; times are limited to it.
     """
     begins = [0.0, *hypothesis.ends[:-1]] if hypothesis.starts is None else hypothesis.starts
     ends, starts = (
@@ -75,16 +75,17 @@ def time_hypothesis(
         )
         for word in tokenizer.words(hypothesis.ids)
     ]
-    return Transcript(spoken(tokenizer, hypothesis.ids), words, tokens)
+    return Transcript(hypothesis_text(tokenizer, hypothesis.ids), words, tokens)
 
 
-def spoken(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of a hypothesis: a model may say two spaces in a row, or one at an end."""
+def hypothesis_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of a hypothesis, without repeated spaces and spaces at the ends."""
     return " ".join(tokenizer.decode(ids).split())
 
 
 def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
-    """The transcripts of consecutive segments as one; without any, that of a recording without speech."""
+    """Join the transcripts of consecutive segments; without segments, the transcript of a recording without
+    speech."""
     return Transcript(
         separator.join(part.text for part in parts if part.text),
         [word for part in parts for word in part.words],
@@ -94,66 +95,67 @@ def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """A reading of a recording and the score that it is ranked by (:class:`retort.decoding.cif.Candidate`)."""
+class ScoredTranscript:
+    """A transcript of an n-best list with its ranking score
+    (:class:`retort.decoding.cif.ScoredHypothesis`)."""
 
     transcript: Transcript
     score: float
 
 
 def time_candidates(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[ScoredHypothesis],
     most: int,
     tokenizer: Tokenizer,
     frame_seconds: float,
     offset: float,
     duration: float,
-) -> list[Alternative]:
-    """The first `most` candidates of different texts, laid on the clock as `time_hypothesis` does.
+) -> list[ScoredTranscript]:
+    """Convert the first `most` hypotheses with different texts to transcripts, as :func:`time_hypothesis`.
 
-    Different tokens may spell one text; the first of them, the best, stands for it.
+    Several token sequences may spell the same text; the best of them is used.
     """
     timed = (
-        Alternative(time_hypothesis(each.hypothesis, tokenizer, frame_seconds, offset, duration), each.score)
+        ScoredTranscript(time_hypothesis(each.hypothesis, tokenizer, frame_seconds, offset, duration), each.score)
         for each in candidates
     )
     return _different(timed, most)
 
 
-def join_alternatives(parts: Sequence[Sequence[Alternative]], separator: str, most: int) -> list[Alternative]:
-    """The best readings of a whole recording from those of its stretches; scores add up.
+def join_nbest(parts: Sequence[Sequence[ScoredTranscript]], separator: str, most: int) -> list[ScoredTranscript]:
+    """N-best list of a recording from those of its segments; scores are added.
 
     Args:
-        parts: of each stretch in order, best first.
-        separator: what stands between words of the text.
-        most: readings wanted.
+        parts: n-best lists of the segments in order.
+        separator: separator between words.
+        most: maximum length of the n-best list.
     """
     paths: list[tuple[float, list[Transcript]]] = [(0.0, [])]
     for part in parts:
-        grown = [(score + each.score, [*said, each.transcript]) for score, said in paths for each in part]
+        grown = [(score + each.score, [*segments, each.transcript]) for score, segments in paths for each in part]
         paths = sorted(grown, key=lambda path: path[0], reverse=True)[:most]
-    joined = (Alternative(join_transcripts(said, separator), score) for score, said in paths)
+    joined = (ScoredTranscript(join_transcripts(segments, separator), score) for score, segments in paths)
     return _different(joined, most)
 
 
-def _different(alternatives: Iterable[Alternative], most: int) -> list[Alternative]:
-    kept: dict[str, Alternative] = {}
+def _different(alternatives: Iterable[ScoredTranscript], most: int) -> list[ScoredTranscript]:
+    distinct: dict[str, ScoredTranscript] = {}
     for each in alternatives:
-        kept.setdefault(each.transcript.text, each)
-        if len(kept) == most:
+        distinct.setdefault(each.transcript.text, each)
+        if len(distinct) == most:
             break
-    return list(kept.values())
+    return list(distinct.values())
 
 
 LONGEST_LINE = 42
-"""Characters in one subtitle, the usual limit of broadcasters."""
+"""Maximum number of characters of a subtitle, the usual limit of broadcasters."""
 LONGEST_PAUSE = 1.0
-"""Seconds of silence after which a new subtitle begins."""
+"""A new subtitle begins after this many seconds of silence."""
 SHORTEST = 0.001
-"""Seconds; WebVTT allows no subtitle that ends where it starts."""
+"""Minimum duration in seconds; WebVTT does not allow subtitles of duration 0."""
 
 
-Spoken: TypeAlias = Transcript | Mapping[int, Transcript]
+Transcripts: TypeAlias = Transcript | Mapping[int, Transcript]
 """A transcript, or one for each channel of a recording."""
 
 
@@ -161,34 +163,35 @@ class _Subtitle(NamedTuple):
     start: float
     end: float
     channel: int | None
-    """None where the recording has one transcript."""
+    """None if the recording has one transcript."""
     text: str
 
 
-def to_srt(spoken: Spoken, separator: str = " ") -> str:
-    """SubRip text, with decimal commas and numbered subtitles; those of a channel begin with its number."""
+def to_srt(hypothesis_text: Transcripts, separator: str = " ") -> str:
+    """SubRip text, with decimal commas and numbered subtitles; for several channels each subtitle starts with
+    the channel's number."""
     blocks = []
-    for number, (start, end, channel, text) in enumerate(_subtitles(spoken, separator), start=1):
+    for number, (start, end, channel, text) in enumerate(_subtitles(hypothesis_text, separator), start=1):
         name = "" if channel is None else f"[channel {channel}] "
         blocks.append(f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{name}{text}\n")
     return "\n".join(blocks)
 
 
-def to_vtt(spoken: Spoken, separator: str = " ") -> str:
-    """WebVTT text, with its header; `&`, `<` and `>` are escaped, as the format asks; a channel is a voice."""
+def to_vtt(hypothesis_text: Transcripts, separator: str = " ") -> str:
+    """WebVTT text; `&`, `<` and `>` are escaped, and channels are voices."""
     blocks = ["WEBVTT\n"]
-    for start, end, channel, text in _subtitles(spoken, separator):
+    for start, end, channel, text in _subtitles(hypothesis_text, separator):
         voice = "" if channel is None else f"<v channel {channel}>"
         blocks.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{voice}{escape(text, quote=False)}\n")
     return "\n".join(blocks)
 
 
-def _subtitles(spoken: Spoken, separator: str) -> list[_Subtitle]:
-    if isinstance(spoken, Transcript):
-        return [_Subtitle(start, end, None, text) for start, end, text in _lines(spoken.words, separator)]
+def _subtitles(hypothesis_text: Transcripts, separator: str) -> list[_Subtitle]:
+    if isinstance(hypothesis_text, Transcript):
+        return [_Subtitle(start, end, None, text) for start, end, text in _lines(hypothesis_text.words, separator)]
     return sorted(
         _Subtitle(start, end, channel, text)
-        for channel, transcript in spoken.items()
+        for channel, transcript in hypothesis_text.items()
         for start, end, text in _lines(transcript.words, separator)
     )
 

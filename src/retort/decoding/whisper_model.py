@@ -1,4 +1,4 @@
-"""A Whisper model of `transformers` as a recogniser, as it is."""
+"""Opens a Whisper model of `transformers` as a recogniser."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from retort.students.whisper import WhisperStudent, copy_whisper
 def open_whisper_recogniser(
     name: str, language: str = "en", *, pad_seconds: float = 30.0, device: torch.device | str = "cpu"
 ) -> Recogniser:
-    """Open a Whisper without training it.
+    """Open a Whisper model without training it.
 
     Args:
-        name: folder, or name of `retort fetch` or the hub.
-        language: code of the language of the audio; models of English only do not read it.
-        pad_seconds: shorter audio is padded to this; without the 30 seconds of its training it repeats itself.
+        name: folder, name of `retort fetch`, or Hugging Face name.
+        language: language of the model (ISO 639); ignored by English-only models.
+        pad_seconds: shorter audio is padded to this duration; Whisper was trained on 30 s and repeats itself
+            otherwise.
 
     Raises:
-        UserError: it cannot be found or opened, is no Whisper, or does not know the language.
+        UserError: the model cannot be found or opened, is not a Whisper model, or does not support the
+            language.
     """
     architecture = whisper_architecture(name)
     tokenizer = whisper_tokenizer(name, TokenizerConfig(kind="whisper", language=language), ())

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NOTHING, Candidate, Scorer
-from retort.decoding.greedy import NEVER, Hypothesis, until_eos
+from retort.decoding.cif import NEG_INF, ScoredHypothesis, Scorer
+from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
 from retort.decoding.options import DecodingOptions
 from retort.decoding.search import Search
-from retort.decoding.token_search import PieceSearch, singly
+from retort.decoding.token_search import TokenSearch, single_hypotheses
 from retort.decoding.whisper_times import frames_of_tokens
 from retort.nn.ctc import greedy_peaks
 from retort.students.student import Encoded
@@ -22,21 +22,21 @@ from retort.text.tokenizers import EOS, UNKNOWN
 from retort.text.whisper_pieces import WhisperTokenizer
 
 FRAMES_OF_A_TOKEN = 4
-"""Speech has fewer tokens than one in so many frames of 20 ms."""
+"""Speech has fewer than one token per this many frames of 20 ms."""
 SPARE_TOKENS = 8
-"""How many more a hypothesis may have."""
+"""Additional tokens that a hypothesis may have."""
 
 
-class WhisperSearch(PieceSearch[WhisperStudent]):
-    """From hidden frames to n-best lists; times are those of the CTC head, or of the attention to the frames.
+class WhisperSearch(TokenSearch[WhisperStudent]):
+    """Search of a Whisper student; times are those of the CTC head, or of the attention to the frames.
 
     Args:
         student: in eval mode, on the device where all of it computes.
         tokenizer: the student's.
-        options: what to search with. Without a `length_weight` hypotheses of the beam are ranked by their mean
-            log-probability of a token, as by `transformers` and openai-whisper, otherwise by the sum with that weight
-            for every token.
-        before: a search of the same student, whose language model is taken over if it is the same.
+        options: decoding options. Without a `length_weight` hypotheses of the beam search are ranked by their
+            mean log-probability per token, as in `transformers` and openai-whisper, otherwise by the sum plus
+            that weight for every token.
+        before: an earlier search of the same student; its language model is reused if it is the same one.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -56,10 +56,10 @@ class WhisperSearch(PieceSearch[WhisperStudent]):
         self.suppression = Suppression.of(tokenizer)
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[Candidate]]:
-        """All that the search keeps of each utterance; without a language model greedy for beam 1."""
+    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         if self.greedy:
-            found = singly(greedy_whisper(self.student, encoded, self.suppression))
+            found = single_hypotheses(greedy_whisper(self.student, encoded, self.suppression))
         else:
             options = self.options
             found = beam_whisper(
@@ -68,17 +68,17 @@ class WhisperSearch(PieceSearch[WhisperStudent]):
         return self.ranked(self._timed(found, encoded))
 
     @torch.inference_mode()
-    def heard(self, encoded: Encoded) -> list[list[int]] | None:
-        """Tokens that spell the best path of the CTC head."""
+    def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
+        """Token ids of the text of the CTC head's best path."""
         if self.student.byte_ctc is None:
             return None
         peaks = greedy_peaks(self.student.byte_log_probs(encoded), encoded.lengths, (0,))
         spelled = (bytes(peak.label - 1 for peak in row).decode("utf-8", "replace") for row in peaks)
         return [self.tokenizer.encode(text.strip()) for text in spelled]
 
-    def _timed(self, found: list[list[Candidate]], encoded: Encoded) -> list[list[Candidate]]:
-        rows: list[list[Candidate]] = [[] for _ in found]
-        for column in zip_longest(*found):  # one rank of all utterances at a time: a list may be long
+    def _timed(self, found: list[list[ScoredHypothesis]], encoded: Encoded) -> list[list[ScoredHypothesis]]:
+        rows: list[list[ScoredHypothesis]] = [[] for _ in found]
+        for column in zip_longest(*found):  # one rank of all utterances at a time, since lists may be long
             spans = frames_of_tokens(
                 self.student, encoded, [[] if each is None else each.hypothesis.ids for each in column]
             )
@@ -91,11 +91,11 @@ class WhisperSearch(PieceSearch[WhisperStudent]):
 
 @dataclass(frozen=True)
 class Suppression:
-    """Ids that a search never gives.
+    """Ids that a search may not output.
 
     Attributes:
-        always: at every step.
-        first: at the first step.
+        always: ids that are suppressed at every step.
+        first: ids that are suppressed at the first step.
     """
 
     always: list[int]
@@ -103,34 +103,34 @@ class Suppression:
 
     @classmethod
     def of(cls, tokenizer: WhisperTokenizer) -> Suppression:
-        """Those of the tokenizer, and the special ids that are not Whisper's."""
-        always = [*NEVER, UNKNOWN, *tokenizer.suppressed]
+        """The tokenizer's suppressed ids, and the special ids that Whisper does not have."""
+        always = [*NEVER_EMITTED, UNKNOWN, *tokenizer.suppressed]
         return cls(always, [*always, *tokenizer.begin_suppressed])
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """Log-probabilities `(M, V)` float32 of `logits (M, V)` among the ids that the step may give; of the others minus
-        infinity. `transformers` does the same with `renormalize_logits`."""
+        """Log-probabilities `(M, V)` float32 of `logits (M, V)`, normalised over the allowed ids; minus
+        infinity for the others. `transformers` does the same with `renormalize_logits`."""
         allowed = logits.float().clone()
-        allowed[:, self.always if step else self.first] = NOTHING
+        allowed[:, self.always if step else self.first] = NEG_INF
         return allowed.log_softmax(-1)
 
 
 def token_limits(student: WhisperStudent, encoded: Encoded) -> Tensor:
-    """Most tokens `(B,)` of each utterance, EOS counted: more than anybody says in so many frames, and no more than the
-    decoder has positions."""
-    spoken = encoded.lengths // FRAMES_OF_A_TOKEN + SPARE_TOKENS
-    return spoken.clamp(max=student.most_tokens).masked_fill(encoded.lengths == 0, 0)
+    """Maximum number of tokens `(B,)` of each utterance, including EOS, from its duration and the decoder's
+    positions."""
+    limits = encoded.lengths // FRAMES_OF_A_TOKEN + SPARE_TOKENS
+    return limits.clamp(max=student.most_tokens).masked_fill(encoded.lengths == 0, 0)
 
 
 @torch.inference_mode()
 def greedy_whisper(
     student: WhisperStudent, encoded: Encoded, suppression: Suppression, limits: Tensor | None = None
 ) -> list[Hypothesis]:
-    """The decoder's most probable token at every step, up to EOS or the limit of tokens; without times.
+    """Greedy decoding up to EOS or the limit of tokens; without times.
 
     Args:
         student: in eval mode.
-        encoded: what it encoded.
+        encoded: encoder output.
         limits: `(B,)`, by default those of :func:`token_limits`.
     """
     limits = token_limits(student, encoded) if limits is None else limits
@@ -153,21 +153,21 @@ def greedy_whisper(
 
 @dataclass
 class _Beam:
-    """The hypotheses of one utterance.
+    """Hypotheses of one utterance.
 
     Attributes:
-        tokens, log_probs: of those that go on.
-        sums: what these are ranked by.
-        ended: those that have ended, best first.
+        tokens, log_probs: of the active hypotheses.
+        sums: scores of the active hypotheses.
+        ended: hypotheses that have ended, best first.
     """
 
     tokens: list[list[int]] = field(default_factory=lambda: [[]])
     log_probs: list[list[float]] = field(default_factory=lambda: [[]])
     sums: list[float] = field(default_factory=lambda: [0.0])
-    ended: list[Candidate] = field(default_factory=list)
+    ended: list[ScoredHypothesis] = field(default_factory=list)
 
     def end(self, tokens: list[int], log_probs: list[float], score: float, most: int) -> None:
-        self.ended.append(Candidate(Hypothesis(tokens, log_probs, []), score))
+        self.ended.append(ScoredHypothesis(Hypothesis(tokens, log_probs, []), score))
         self.ended.sort(key=lambda each: each.score, reverse=True)
         del self.ended[most:]
 
@@ -181,18 +181,18 @@ def beam_whisper(
     length_weight: float = 0.0,
     scorer: Scorer | None = None,
     limits: Tensor | None = None,
-) -> list[list[Candidate]]:
-    """The best hypotheses of each utterance, best first: up to `beam`, at least one, without times.
+) -> list[list[ScoredHypothesis]]:
+    """N-best list of each utterance: up to `beam` hypotheses, at least one, without times.
 
-    An utterance is done when `beam` hypotheses have ended and the best of those that go on is not better by its mean.
+    An utterance is finished when `beam` hypotheses have ended and no active one has a better mean.
 
     Args:
         student: in eval mode.
-        encoded: what it encoded.
-        beam: hypotheses kept.
-        length_weight: added for every token; 0 ranks by the mean of a token.
-        scorer: asked for every token, EOS too.
-        limits: `(B,)`, most tokens with EOS; by default those of :func:`token_limits`.
+        encoded: encoder output.
+        beam: number of hypotheses.
+        length_weight: score added for every token; 0 ranks by the mean per token.
+        scorer: scores every token, including EOS.
+        limits: `(B,)`, maximum number of tokens including EOS; by default those of :func:`token_limits`.
     """
     most, device = (token_limits(student, encoded) if limits is None else limits).tolist(), encoded.lengths.device
     beams = [_Beam() for _ in most]
@@ -204,38 +204,39 @@ def beam_whisper(
         own = suppression(logits, step)
         gains = own.double()
         if scorer is not None:
-            opinion, memory = scorer.step(memory, previous)
-            gains = gains + opinion
+            lm_scores, memory = scorer.step(memory, previous)
+            gains = gains + lm_scores
         width = len(previous) // len(beams)
-        sums = [each.sums + [NOTHING] * (width - len(each.sums)) for each in beams]
+        sums = [each.sums + [NEG_INF] * (width - len(each.sums)) for each in beams]
         totals = torch.tensor(sums, dtype=torch.float64, device=device)[..., None] + gains.view(len(beams), width, -1)
         values, best = totals.flatten(1).topk(min(2 * beam, totals[0].numel()))
         parents, tokens = best.div(totals.shape[-1], rounding_mode="floor"), best % totals.shape[-1]
         rows = torch.arange(len(beams), device=device)[:, None]
-        said = own.view(len(beams), width, -1)[rows, parents, tokens]
+        own_scores = own.view(len(beams), width, -1)[rows, parents, tokens]
         origins: list[int] = []
         following: list[int] = []
         for row, (each, limit) in enumerate(zip(beams, most)):
-            kept: list[tuple[int, int]] = []
+            continued: list[tuple[int, int]] = []
             if step < limit and each.sums:
-                choices = zip(values[row].tolist(), parents[row].tolist(), tokens[row].tolist(), said[row].tolist())
-                kept = _advance(each, list(choices), beam, length_weight, last=step == limit - 1)
-            kept += [(0, EOS)] * (beam - len(kept))
-            origins += [row * width + parent for parent, _ in kept]
-            following += [token for _, token in kept]
+                choices = zip(values[row].tolist(), parents[row].tolist(), tokens[row].tolist(), own_scores[row].tolist())
+                continued = _advance(each, list(choices), beam, length_weight, last=step == limit - 1)
+            continued += [(0, EOS)] * (beam - len(continued))
+            origins += [row * width + parent for parent, _ in continued]
+            following += [token for _, token in continued]
         if not any(each.sums for each in beams):
             break
         chosen = torch.tensor(origins, device=device)
         state = state.select(chosen)
         memory = None if scorer is None else scorer.select(memory, chosen)
         previous = torch.tensor(following, device=device)
-    return [each.ended or [Candidate(Hypothesis([], [], []), 0.0)] for each in beams]
+    return [each.ended or [ScoredHypothesis(Hypothesis([], [], []), 0.0)] for each in beams]
 
 
 def _advance(
     beam: _Beam, choices: list[tuple[float, int, int, float]], most: int, length_weight: float, *, last: bool
 ) -> list[tuple[int, int]]:
-    """One token further; returns parent and token of those that go on, none where the utterance is done."""
+    """Extend the hypotheses by one token; returns parent and token of the active ones, none if the utterance
+    is finished."""
 
     def rank(total: float, count: int) -> float:
         return total + length_weight * (count - 1) if length_weight else total / count
@@ -243,9 +244,9 @@ def _advance(
     tokens: list[list[int]] = []
     log_probs: list[list[float]] = []
     sums: list[float] = []
-    kept: list[tuple[int, int]] = []
+    continued: list[tuple[int, int]] = []
     for place, (total, parent, token, own) in enumerate(choices):
-        if total == NOTHING or len(kept) == most:
+        if total == NEG_INF or len(continued) == most:
             break
         before, scores = beam.tokens[parent], beam.log_probs[parent]
         if token == EOS:
@@ -255,7 +256,7 @@ def _advance(
         tokens.append([*before, token])
         log_probs.append([*scores, own])
         sums.append(total)
-        kept.append((parent, token))
+        continued.append((parent, token))
     count = len(beam.tokens[0]) + 1
     if last:
         for ids, scores, total in zip(tokens, log_probs, sums):
@@ -265,4 +266,4 @@ def _advance(
         beam.tokens, beam.log_probs, beam.sums = [], [], []
         return []
     beam.tokens, beam.log_probs, beam.sums = tokens, log_probs, sums
-    return kept
+    return continued

@@ -1,4 +1,4 @@
-"""Which frames the tokens of a Whisper student were said in: by its CTC head, or by its attention to the frames."""
+"""Frames of the tokens of a Whisper student, from its CTC head or from its attention to the frames."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from retort.students.whisper import WhisperStudent
 from retort.text.tokenizers import EOS, PAD
 
 Spans = tuple[list[float], list[float]]
-"""First frame of each token, and the frame after its last."""
+"""First frame of each token, and the frame after its last one."""
 
 
 @torch.inference_mode()
 def frames_of_tokens(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:
-    """The frames of every token of B texts, starts and ends never descending.
+    """Start and end frames of every token of B texts, both non-decreasing.
 
     Args:
         texts: ids of each utterance, without EOS; may be empty.
@@ -32,14 +32,14 @@ def frames_of_tokens(student: WhisperStudent, encoded: Encoded, texts: Sequence[
 
 
 def _by_ctc(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:
-    """From the best path of CTC through the bytes of a text."""
+    """From the best CTC path through the bytes of the text."""
     labels, counts = student.byte_labels(texts, encoded.lengths.device)
     frames, valid = label_frames(student.byte_log_probs(encoded), encoded.lengths, labels, counts)
     spans = []
-    for ids, places, known, length in zip(texts, frames.tolist(), valid.tolist(), encoded.lengths.tolist()):
+    for ids, places, has_path, length in zip(texts, frames.tolist(), valid.tolist(), encoded.lengths.tolist()):
         spellings = [student.spellings[each] for each in ids]
         ends = list(accumulate(len(each) for each in spellings))
-        if not all(known[: ends[-1]] if ends else []):
+        if not all(has_path[: ends[-1]] if ends else []):
             spans.append(_evenly(len(ids), length))
             continue
         first: list[float] = []
@@ -57,7 +57,8 @@ def _evenly(count: int, length: int) -> Spans:
 
 
 def _by_attention(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:
-    """From the attention weights of the alignment heads: the best division of the frames among the tokens."""
+    """From the attention weights of the alignment heads, by the best division of the frames among the
+    tokens."""
     most = max(map(len, texts)) + 1
     previous = torch.full((len(texts), most), PAD, device=encoded.lengths.device)
     previous[:, 0] = EOS
@@ -67,6 +68,6 @@ def _by_attention(student: WhisperStudent, encoded: Encoded, texts: Sequence[Seq
     counts = torch.tensor([len(ids) + 1 for ids in texts])
     spans = []
     for ends in token_runs(weights, counts, encoded.lengths):
-        spoken = [float(end) for end in ends[:-1]]
-        spans.append(([0.0, *spoken[:-1]][: len(spoken)], spoken))
+        text_ends = [float(end) for end in ends[:-1]]
+        spans.append(([0.0, *text_ends[:-1]][: len(text_ends)], text_ends))
     return spans

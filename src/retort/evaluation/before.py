@@ -8,14 +8,14 @@ from retort.common.errors import UserError
 from retort.config.schema import Recipe
 from retort.decoding.recogniser import load
 from retort.evaluation.evaluate import Evaluation, Progress, evaluate
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 
 BEFORE = "before"
 """In an experiment's folder: what is measured of the model that it started from, in the same order as its own."""
 
 
 def score_start(
-    recipe: Recipe, source: str, folder: Path, workplace: Workplace, progress: Progress
+    recipe: Recipe, source: str, folder: Path, pool: DecoderPool, progress: Progress
 ) -> Evaluation | None:
     """Score the model of `training.init` on a manifest or Kaldi folder, once.
 
@@ -31,4 +31,4 @@ def score_start(
         recogniser = load(recipe.training.init)
     except UserError:
         return None
-    return evaluate(recogniser.at(workplace), source, folder / BEFORE, progress, reuse=True)
+    return evaluate(recogniser.use_pool(pool), source, folder / BEFORE, progress, reuse=True)

@@ -23,8 +23,8 @@ from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.piece import Piece
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.search import Found
-from retort.decoding.transcript import Alternative, join_alternatives
+from retort.decoding.search import NBest
+from retort.decoding.transcript import ScoredTranscript, join_nbest
 from retort.students.student import Encoded
 
 Progress = Callable[[int, int], None]
@@ -130,8 +130,8 @@ class _Utterance(NamedTuple):
 class _Part(NamedTuple):
     """What became of one segment of an utterance."""
 
-    found: Found
-    readings: list[Alternative] | BadUtterance
+    found: NBest
+    readings: list[ScoredTranscript] | BadUtterance
     ctc: str | None
 
 
@@ -180,8 +180,8 @@ def _decode(
     parts: dict[tuple[int, int], _Part] = {}
     for batch, hidden, found in zip(batches, encoded, search.batches(encoded)):
         pieces = [utterances[row].pieces[place] for row, place in batch]
-        readings = recogniser.piece_readings(pieces, hidden, found, options)
-        heads = search.heard(hidden)
+        readings = recogniser.segment_nbest(pieces, hidden, found, options)
+        heads = search.ctc_hypotheses(hidden)
         paths = (
             [None] * len(batch) if heads is None else [recogniser.tokenizer.decode(path) for path in heads]
         )
@@ -200,7 +200,7 @@ def _enter(
     heads = [part.ctc for part in parts if part.ctc is not None]
     if heads or not parts:
         result.ctc[cut.id] = recogniser.normalise(recogniser.separator.join(filter(None, heads)))
-    lists: list[list[Alternative]] = []
+    lists: list[list[ScoredTranscript]] = []
     for part in parts:
         if isinstance(part.readings, BadUtterance) or isinstance(part.found, BadUtterance):
             bad = part.readings if isinstance(part.readings, BadUtterance) else part.found
@@ -208,7 +208,7 @@ def _enter(
             result.rejected.append(Rejected(cut.id, bad.what))
             return
         lists.append(part.readings)
-    readings = join_alternatives(lists, recogniser.separator, options.nbest)
+    readings = join_nbest(lists, recogniser.separator, options.nbest)
     best = readings[0]
     result.candidates[cut.id] = _joined([part.found for part in parts], options.beam)
     result.short += any(len(part.found) < options.beam for part in parts if isinstance(part.found, list))
@@ -230,7 +230,7 @@ def _enter(
     result.lines.append(line)
 
 
-def _joined(found: Sequence[Found], most: int) -> list[ScoredTokens]:
+def _joined(found: Sequence[NBest], most: int) -> list[ScoredTokens]:
     """The best hypotheses of an utterance from those of its segments."""
     joined = [ScoredTokens((), 0.0)]
     for part in found:

@@ -1,8 +1,8 @@
-"""The decoding graph: what may be heard, as the words that it says, with what the language model asks for them.
+"""Construction of decoding graphs (HCLG and TLG).
 
-Built as Kaldi builds it (Povey et al., "Generating exact lattices in the WFST framework", 2012, section 2):
-lexicon and grammar are composed, determinised and minimised, then context and HMM states are added and all is
-determinised again, and only then come self-loops, which could not be determinised.
+HCLG is built as in Kaldi (Povey et al., "Generating exact lattices in the WFST framework", 2012, section 2):
+lexicon and grammar are composed, determinised and minimised, then context and HMM states are added and the
+result is determinised again; self-loops are added last, because they cannot be determinised.
 """
 
 from __future__ import annotations
@@ -43,21 +43,22 @@ _VERSION = 1
 _STEPS = 4
 _FST, _WORDS, _ABOUT = "graph.fst", "words.txt", "graph.json"
 _SUMS = "sha256"
-"""In `graph.json`, which is written last: the digests of all three."""
+"""Key in `graph.json`, which is written last: the checksums of all three files."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a graph is, beside its arcs.
+    """Description of a graph.
 
     Attributes:
-        inputs: columns of the scores that it reads; its input label i is column i - 1.
-        spellings: of each word its pronunciations in units (phones or columns of CTC).
-        emissions: unit, state and column, each once: which columns a state of a unit may be.
-        between: unit that may stand between words: silence; with CTC the blank, between all units.
-        blanks: whether equal units in a row need one between them, as CTC has it.
-        left_out: words of the language model that have no pronunciation in the units.
-        key: of what it was built from.
+        inputs: number of columns of the scores; input label i is column i - 1.
+        spellings: pronunciations of each word in units (phones or CTC columns).
+        emissions: distinct unit, state and column: the columns that a state of a unit emits.
+        between: unit that may occur between words: silence, or the CTC blank, which may occur between all
+            units.
+        blanks: whether equal units in a row need a blank between them, as in CTC.
+        left_out: words of the language model without a pronunciation in the units.
+        key: hash of the inputs of the construction.
     """
 
     inputs: int
@@ -74,9 +75,9 @@ class Graph:
     """A decoding graph.
 
     Attributes:
-        fst: OpenFst transducer (a `StdConstFst`); input label column + 1, output label number of the word + 1.
+        fst: OpenFst transducer (a `StdConstFst`); input label column + 1, output label word number + 1.
         words: by number.
-        folder: where it was when it was opened or kept; None of one that is only here.
+        folder: folder of the graph; None if it exists only in memory.
     """
 
     fst: Any
@@ -85,12 +86,11 @@ class Graph:
     folder: Path | None = field(default=None, compare=False)
 
     def save(self, folder: str | Path, *, link: bool = False) -> None:
-        """Write it; the file that tells what it is comes last, so that half a graph is none.
+        """Save the graph; `graph.json` is written last, so that an incomplete graph is not valid.
 
         Args:
-            link: share the bytes of the arcs with :attr:`folder` where the file system can (a hard link). Both are
-                whole by themselves, and since no file of a graph is ever written into, only replaced, neither
-                changes with the other.
+            link: hard-link the arcs of :attr:`folder` if possible. Files of graphs are replaced and never
+                modified, so the two graphs stay independent.
 
         Raises:
             UserError: it cannot be written.
@@ -100,7 +100,7 @@ class Graph:
         try:
             root.mkdir(parents=True, exist_ok=True)
             (root / _ABOUT).unlink(missing_ok=True)
-            partial.unlink(missing_ok=True)  # of a process that died; it may share its bytes
+            partial.unlink(missing_ok=True)  # left by a killed process; it may be a hard link
             if not (link and self._linked(partial)):
                 write_fst(self.fst, partial)
             partial.rename(root / _FST)
@@ -115,31 +115,31 @@ class Graph:
         write_whole(root / _ABOUT, json.dumps({"version": _VERSION, **about, _SUMS: sums}) + "\n")
 
     @property
-    def kept(self) -> bool:
-        """Whether :attr:`folder` still has just this graph."""
+    def is_current(self) -> bool:
+        """Whether :attr:`folder` still contains this graph."""
         try:
             return self.folder is not None and _read_about(self.folder)["key"] == self.about.key
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def _linked(self, path: Path) -> bool:
-        if not self.kept or self.folder is None:
+        if not self.is_current or self.folder is None:
             return False
         try:
             os.link(self.folder / _FST, path)
         except OSError:  # another file system, or one without links
             return False
-        if self.kept:  # else another took its place meanwhile
+        if self.is_current:  # otherwise it was replaced meanwhile
             return True
         path.unlink()
         return False
 
     @classmethod
     def load(cls, folder: str | Path) -> Graph:
-        """Open what :meth:`save` wrote.
+        """Load a graph that :meth:`save` wrote.
 
         Raises:
-            UserError: there is none, it is broken or of another version.
+            UserError: there is no graph, or it is damaged or of another version.
         """
         root = Path(folder)
         remedy = "Build it again"
@@ -148,18 +148,18 @@ class Graph:
             version = content.pop("version")
             if version != _VERSION:
                 raise UserError(f"a graph of version {version}, not {_VERSION}", where=root, remedy=remedy)
-            sums = content.pop(_SUMS, None)  # an earlier version wrote none
+            sums = content.pop(_SUMS, None)  # an earlier version did not write them
             if sums is not None:
                 found = {_FST: sha256(root / _FST), _WORDS: sha256(root / _WORDS), _ABOUT: _digest(content)}
                 if changed := [name for name in found if found[name] != sums.get(name)]:
-                    raise ValueError(f"{changed[0]} is damaged: its SHA-256 is another")
+                    raise ValueError(f"{changed[0]} is damaged: its SHA-256 differs")
             about = About(**content)
             lines = (root / _WORDS).read_text(encoding="utf-8").split("\n")[1:-1]
             words = [line.rpartition(" ")[0] for line in lines]
             check_const_fst(root / _FST, about.inputs, len(words))
             fst = wheel("kaldifst").StdConstFst.read(str(root / _FST))
             if fst is None:
-                raise ValueError(f"{_FST} is torn")
+                raise ValueError(f"{_FST} is damaged")
             return cls(fst, words, about, root)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
@@ -186,22 +186,21 @@ def build_graph(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Graph:
-    """HCLG: from senones to the words that lexicon and language model share.
+    """Build an HCLG graph, from senones to the words that lexicon and language model share.
 
-    It has the transition probabilities of the HMM in it. What is beyond the ends of the utterance is silence to the
-    tree.
+    It includes the transition probabilities of the HMM. Outside the utterance the context is silence.
 
     Args:
-        lexicon: words to pronunciations in phones; those with a phone that the tree does not know are left out.
+        lexicon: words to pronunciations in phones; those with a phone that is not in the tree are left out.
         arpa: an n-gram model in an ARPA file, `.gz` or plain.
-        self_loops: `(S,)` probability of staying in each senone, in (0, 1).
-        silence_probability: of a silence at the start and behind every word, in (0, 1).
-        folder: where it is kept; opened instead of built if it was built from the same.
-        progress: told the stage, steps done and steps in all.
+        self_loops: `(S,)`, self-loop probability of each senone, in (0, 1).
+        silence_probability: probability of silence at the start and after every word, in (0, 1).
+        folder: folder of the graph; a graph with the same inputs is loaded instead of built.
+        progress: called with the stage, the steps done and the total.
 
     Raises:
-        UserError: the ARPA file is broken, no word of it has a pronunciation, or a wheel is missing.
-        ValueError: a probability is out of its range, or `self_loops` does not fit the tree.
+        UserError: the ARPA file is invalid, no word of it has a pronunciation, or a wheel is missing.
+        ValueError: a probability is out of range, or `self_loops` does not match the tree.
     """
     loops = np.asarray(self_loops, np.float64)
     if loops.shape != (tree.count,) or not ((loops > 0) & (loops < 1)).all():
@@ -236,7 +235,7 @@ def build_graph(
         )
         return Graph(wheel("kaldifst").StdConstFst(to_openfst(fst)), language.words, about)
 
-    return _kept(folder, key, build, progress)
+    return _load_or_build(folder, key, build, progress)
 
 
 def build_ctc_graph(
@@ -249,20 +248,20 @@ def build_ctc_graph(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Graph:
-    """TLG: from the columns of a CTC output to the words that lexicon and language model share.
+    """Build a TLG graph, from the columns of a CTC output to the words that lexicon and language model share.
 
-    Its size and time grow with the square of the number of symbols that the lexicon uses.
+    Its size and construction time grow with the square of the number of symbols in the lexicon.
 
     Args:
         lexicon: words to spellings in symbols; those with another symbol are left out.
-        arpa: as :func:`build_graph` has it, and so the rest.
-        symbols: of the columns; one that is there several times is its first column.
-        first: spellings of the same words where a sentence begins, if they are others there (without a space).
+        arpa, progress: as in :func:`build_graph`.
+        symbols: symbols of the columns; a repeated symbol is its first column.
+        first: spellings of the same words at the start of a sentence, if they differ (without a space).
         blank: column of the blank.
-        folder: where graphs are kept, each in a folder of its key.
+        folder: folder for graphs, each in a subfolder named by its key.
 
     Raises:
-        UserError: as there.
+        UserError: as in :func:`build_graph`.
     """
     units = {symbol: column for column, symbol in reversed(list(enumerate(symbols))) if column != blank}
     language = LexiconGrammar(lexicon, Path(arpa), units, first)
@@ -292,11 +291,11 @@ def build_ctc_graph(
         )
         return Graph(kaldifst.StdConstFst(fst), language.words, about)
 
-    return _kept(None if folder is None else Path(folder) / key, key, build, progress)
+    return _load_or_build(None if folder is None else Path(folder) / key, key, build, progress)
 
 
 def _smallest(fst: Fst) -> Any:
-    """The smallest transducer of OpenFst that is found for the same paths."""
+    """Minimise a transducer."""
     kaldifst = wheel("kaldifst")
     found = to_openfst(drop_epsilons(fst))
     kaldifst.connect(found)
@@ -311,13 +310,13 @@ def _content(tree: Tree) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _kept(
+def _load_or_build(
     folder: str | Path | None,
     key: str,
     build: Callable[[Callable[[], None]], Graph],
     progress: Progress | None,
 ) -> Graph:
-    """The graph in `folder` if it has the key, else one that is built and kept there."""
+    """Load the graph in `folder` if it has the key; otherwise build and save it."""
     done = 0
 
     def step() -> None:
@@ -333,9 +332,9 @@ def _kept(
     root = Path(folder)
     with one_at_a_time(root / ".lock"):
         with contextlib.suppress(UserError):
-            kept = Graph.load(root)
-            if kept.about.key == key:
-                return kept
+            is_current = Graph.load(root)
+            if is_current.about.key == key:
+                return is_current
         graph = build(step)
         graph.save(root)
         step()

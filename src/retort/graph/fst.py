@@ -1,8 +1,8 @@
-"""Weighted transducers as arrays, and the way to and from OpenFst.
+"""Weighted transducers as arrays, and conversion from and to OpenFst.
 
-Python objects are too slow for the arcs of a decoding graph, so they cross in OpenFst's own binary format of
-`const` transducers, which is nothing but arrays. States are numbered from 0, label 0 is epsilon, weights are costs
-(negative natural logarithms) of which a path has the sum and the smallest counts (the tropical semiring).
+Python objects are too slow for the arcs of a decoding graph, so transducers are converted through OpenFst's
+binary `const` format, which consists of arrays. States are numbered from 0, label 0 is epsilon, and weights
+are costs (negative natural logarithms) in the tropical semiring.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from retort.common.errors import UserError
 
 _MAGIC = 0x7EB2FDD6
 _VERSION = 2
-_EXPANDED = 1  # of all properties the one that holds for every such file
+_EXPANDED = 1  # the property that holds for every such file
 _STATE = np.dtype(
     [("final", "<f4"), ("first", "<u4"), ("arcs", "<u4"), ("inputs", "<u4"), ("outputs", "<u4")]
 )
 _ARC = np.dtype([("input", "<i4"), ("output", "<i4"), ("weight", "<f4"), ("target", "<i4")])
 _SIZES = struct.Struct("<iiQqqq")  # version, flags, properties, start, states, arcs
 FINER = 1e-5
-"""Weights nearer than this are the same where states are merged: costs of whole paths stay exact to 0.001."""
+"""Weights closer than this are equal when states are merged; costs of whole paths stay exact to 0.001."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Fst:
     """A transducer of N states and A arcs.
 
     Attributes:
-        start: where paths begin.
-        finals: `(N,)` float32, cost of ending in a state, inf where none may.
+        start: start state.
+        finals: `(N,)` float32, final costs; inf for states that are not final.
         sources, inputs, outputs, targets: `(A,)` int32.
         weights: `(A,)` float32.
     """
@@ -57,7 +57,7 @@ class Fst:
 
 
 def wheel(name: str) -> Any:
-    """One of the Kaldi wheels.
+    """Import one of the Kaldi wheels.
 
     Raises:
         UserError: it is not installed.
@@ -70,7 +70,7 @@ def wheel(name: str) -> Any:
 
 
 def from_openfst(fst: Any) -> Fst:
-    """The arrays of a `StdVectorFst` or `StdConstFst`."""
+    """Convert a `StdVectorFst` or `StdConstFst` to arrays."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fst"
         write_fst(fst, path)
@@ -85,10 +85,10 @@ def from_openfst(fst: Any) -> Fst:
 
 
 def _parts(content: bytes) -> tuple[int, NDArray[Any], NDArray[Any]]:
-    """Start, states and arcs in OpenFst's format of `const` transducers.
+    """Parse OpenFst's `const` format: start, states and arcs.
 
     Raises:
-        ValueError: it is not one, or has not just the length that it states.
+        ValueError: it has another format or length.
     """
     try:
         if struct.unpack_from("<I", content)[0] != _MAGIC:
@@ -103,7 +103,7 @@ def _parts(content: bytes) -> tuple[int, NDArray[Any], NDArray[Any]]:
         raise ValueError(f"not an OpenFst file ({error})") from None
     offset += _SIZES.size
     if names != [b"const", b"standard"] or version != _VERSION or flags:
-        raise ValueError("not a const transducer as Retort writes it")
+        raise ValueError("not a const transducer in Retort's format")
     if states < 0 or arcs < 0 or len(content) != offset + states * _STATE.itemsize + arcs * _ARC.itemsize:
         raise ValueError(f"{len(content)} bytes do not hold {states} states and {arcs} arcs")
     rows = np.frombuffer(content, _STATE, states, offset)
@@ -111,21 +111,21 @@ def _parts(content: bytes) -> tuple[int, NDArray[Any], NDArray[Any]]:
 
 
 def check_const_fst(path: Path, inputs: int, outputs: int) -> None:
-    """Check a file before OpenFst maps it, which follows whatever numbers stand there.
+    """Check a file before OpenFst maps it, since OpenFst does not check the numbers in it.
 
     Args:
         inputs, outputs: the largest labels.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not whole, or a number in it leads nowhere.
+        ValueError: the file is incomplete, or a number in it is out of range.
     """
     start, rows, arcs = _parts(path.read_bytes())
     counts = rows["arcs"].astype(np.int64)
     if not (-1 <= start < len(rows)) or counts.sum() != len(arcs):
-        raise ValueError(f"{path.name} has no such start, or other arcs than it states")
+        raise ValueError(f"{path.name} has an invalid start or number of arcs")
     if (rows["first"][counts > 0] != (np.cumsum(counts) - counts)[counts > 0]).any():
-        raise ValueError(f"{path.name} has states whose arcs are not where they should be")
+        raise ValueError(f"{path.name} has states with invalid arc offsets")
     for name, last in (("target", len(rows) - 1), ("input", inputs), ("output", outputs)):
         if ((arcs[name] < 0) | (arcs[name] > last)).any():
             raise ValueError(f"{path.name} has an arc whose {name} does not exist")
@@ -134,11 +134,11 @@ def check_const_fst(path: Path, inputs: int, outputs: int) -> None:
     sources = np.repeat(np.arange(len(rows)), counts)
     for name, labels in (("inputs", arcs["input"]), ("outputs", arcs["output"])):
         if (rows[name] != np.bincount(sources[labels == 0], minlength=len(rows))).any():
-            raise ValueError(f"{path.name} counts other arcs without a label than it has")
+            raise ValueError(f"{path.name} has an invalid number of epsilon arcs")
 
 
 def to_openfst(fst: Fst) -> Any:
-    """A `StdVectorFst`; the arcs of a state keep their order."""
+    """Convert to a `StdVectorFst`; the arcs of a state keep their order."""
     kaldifst = wheel("kaldifst")
     order = np.argsort(fst.sources, kind="stable")
     arcs = np.empty(len(order), _ARC)
@@ -169,33 +169,34 @@ def write_fst(fst: Any, path: Path) -> None:
 
 
 def join(*parts: Sequence[ArrayLike]) -> list[NDArray[Any]]:
-    """Sources, inputs, outputs, weights and targets of several sets of arcs; a number stands for all of a set."""
+    """Concatenate sources, inputs, outputs, weights and targets of several sets of arcs; scalars are
+    broadcast."""
     sets = [np.broadcast_arrays(*(np.asarray(column) for column in part)) for part in parts]
     kinds = (np.int32, np.int32, np.int32, np.float32, np.int32)
     return [np.concatenate([each[column] for each in sets]).astype(kind) for column, kind in enumerate(kinds)]
 
 
 _PASSES = 20
-"""Chains of epsilons are shorter; a circle of them would never end."""
+"""Maximum number of passes; chains of epsilons are shorter."""
 
 
 def drop_epsilons(fst: Fst) -> Fst:
-    """The same transducer without most of the arcs that disambiguation has left.
+    """Remove most of the epsilon arcs that remain from disambiguation.
 
-    An arc is joined with the one behind it where that is the only one there and has no input label; an arc
-    without labels with all behind it where it is the only one that leads there. What a path reads, says and costs
-    stays. States that nothing leads to any longer remain, as ends of no path.
+    An arc is merged with its successor if that is the only arc there and has no input label. An arc without
+    labels is merged with its successors if it is the only arc that leads there. Labels and costs of paths
+    stay the same. Unreachable states remain without arcs.
     """
     for _ in range(_PASSES):
-        shorter = _join_before(_skip_behind(fst))
+        shorter = _join_before(_skip_forward(fst))
         if len(shorter.sources) == len(fst.sources) and (shorter.targets == fst.targets).all():
             return shorter
         fst = shorter
     return fst
 
 
-def _skip_behind(fst: Fst) -> Fst:
-    """Arcs into a state that has nothing but one arc without input lead to its end at once."""
+def _skip_forward(fst: Fst) -> Fst:
+    """Merge arcs with the single input-epsilon arc that follows them."""
     leaving = np.bincount(fst.sources, minlength=fst.states)
     only = np.full(fst.states, -1, np.int64)
     only[fst.sources] = np.arange(len(fst.sources))
@@ -203,22 +204,22 @@ def _skip_behind(fst: Fst) -> Fst:
     next_arc = only[fst.targets]
     joined = (next_arc >= 0) & (fst.inputs[next_arc] == 0) & (fst.targets[next_arc] != fst.targets)
     joined &= (fst.outputs == 0) | (fst.outputs[next_arc] == 0)
-    behind = next_arc[joined]
+    following = next_arc[joined]
     outputs, weights, targets = fst.outputs.copy(), fst.weights.copy(), fst.targets.copy()
-    outputs[joined] += fst.outputs[behind]
-    weights[joined] += fst.weights[behind]
-    targets[joined] = fst.targets[behind]
+    outputs[joined] += fst.outputs[following]
+    weights[joined] += fst.weights[following]
+    targets[joined] = fst.targets[following]
     return _reachable(replace(fst, outputs=outputs, weights=weights, targets=targets))
 
 
 def _join_before(fst: Fst) -> Fst:
-    """The arcs of a state that a single arc without labels leads to begin where that arc begins."""
+    """Merge a single epsilon arc with the arcs that follow it."""
     entering = np.bincount(fst.targets, minlength=fst.states)
     dropped = (fst.inputs == 0) & (fst.outputs == 0) & (entering[fst.targets] == 1)
     dropped &= (fst.targets != fst.start) & ~np.isfinite(fst.finals[fst.targets])
     gone = np.zeros(fst.states, bool)
     gone[fst.targets[dropped]] = True
-    dropped &= ~gone[fst.sources]  # one link of a chain at a time
+    dropped &= ~gone[fst.sources]  # one arc of a chain at a time
     moved = np.arange(fst.states, dtype=np.int32)
     moved[fst.targets[dropped]] = fst.sources[dropped]
     added = np.zeros(fst.states, np.float32)
@@ -236,7 +237,7 @@ def _join_before(fst: Fst) -> Fst:
 
 
 def _reachable(fst: Fst) -> Fst:
-    """Without the arcs of states that no arc leads to."""
+    """Remove the arcs of unreachable states."""
     while True:
         entered = np.zeros(fst.states, bool)
         entered[fst.targets] = True

@@ -1,4 +1,4 @@
-"""Lattices: the paths that a search has kept, and the best of them that say different words."""
+"""Lattices, and n-best lists of paths with different words."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ARC = np.dtype(
     [("input", "<i4"), ("output", "<i4"), ("graph", "<f4"), ("acoustic", "<f4"), ("target", "<i4")]
 )
 _SIZES = struct.Struct("<iiQqqq")  # version, flags, properties, start, states, arcs
-_FINAL = struct.Struct("<ffq")  # costs of graph and sound, arcs
+_FINAL = struct.Struct("<ffq")  # graph cost, acoustic cost, arcs
 _END = -1
 
 
 class Arc(NamedTuple):
-    """One step, and what it costs by the graph and by the sound."""
+    """An arc with its graph cost and acoustic cost."""
 
     source: int
     input: int
@@ -33,7 +33,7 @@ class Arc(NamedTuple):
 
 
 class LatticePath(NamedTuple):
-    """One way through a lattice: labels without epsilons, and its cost by the graph."""
+    """A path through a lattice: labels without epsilons, and graph cost."""
 
     inputs: list[int]
     outputs: list[int]
@@ -42,11 +42,11 @@ class LatticePath(NamedTuple):
 
 @dataclass(frozen=True)
 class Lattice:
-    """Arcs without circles.
+    """An acyclic lattice.
 
     Attributes:
-        start: the state where paths begin.
-        leaving: of each state its arcs; ends are arcs to the state -1.
+        start: start state.
+        leaving: outgoing arcs of each state; final costs are arcs to the state -1.
     """
 
     start: int
@@ -54,7 +54,7 @@ class Lattice:
 
     @classmethod
     def read(cls, lattice: Any) -> Lattice:
-        """From OpenFst's, which hands its arcs out in no way but through a file."""
+        """Convert an OpenFst lattice, whose arcs are accessible only through a file."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "lattice"
             lattice.write(str(file))
@@ -76,10 +76,10 @@ class Lattice:
         return cls(start, leaving)
 
     def paths(self) -> Iterator[LatticePath]:
-        """The best path of every sequence of words, the best first.
+        """The best path of every word sequence, best first.
 
-        A* with the exact cost of what is still to come, in which the first path to a state after certain words is
-        the best of those: others with the same words behind it are not followed.
+        A* search with the exact cost to the end. The first path to a state after given words is the best one;
+        others with the same words are dropped.
         """
         to_come = self._to_come()
         number = itertools.count()
@@ -87,10 +87,10 @@ class Lattice:
         heap = [(to_come[self.start], next(number), self.start, (), None)]
         seen: set[tuple[int, tuple[int, ...]]] = set()
         while heap:
-            cost, _, state, said, step = heapq.heappop(heap)
-            if (state, said) in seen:
+            cost, _, state, words, step = heapq.heappop(heap)
+            if (state, words) in seen:
                 continue
-            seen.add((state, said))
+            seen.add((state, words))
             if state == _END:
                 yield _path(step)
                 continue
@@ -98,12 +98,12 @@ class Lattice:
             for arc in self.leaving[state]:
                 rest = to_come[arc.target]
                 if rest < np.inf:
-                    words = (*said, arc.output) if arc.output else said
+                    extended = (*words, arc.output) if arc.output else words
                     total = past + arc.graph + arc.acoustic + rest
-                    heapq.heappush(heap, (total, next(number), arc.target, words, _Step(arc, step)))
+                    heapq.heappush(heap, (total, next(number), arc.target, extended, _Step(arc, step)))
 
     def _to_come(self) -> list[float]:
-        """Of each state the cost of the best path to an end; the last is that of the end itself."""
+        """Cost of the best path from each state to an end; the last entry is the end itself."""
         costs = [np.inf] * len(self.leaving) + [0.0]
         for state in reversed(self._order()):
             for arc in self.leaving[state]:
@@ -111,7 +111,7 @@ class Lattice:
         return costs
 
     def _order(self) -> list[int]:
-        """States, each before those that it leads to."""
+        """The states in topological order."""
         entering = [0] * (len(self.leaving) + 1)
         for arcs in self.leaving:
             for arc in arcs:

@@ -1,4 +1,4 @@
-"""LG: the words that a lexicon and a language model share, in units (phones, pieces), determinised and minimised."""
+"""LG: lexicon and grammar composed, determinised and minimised."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _REMEDY = "Make the file again"
 
 
 def words_of(arpa: Path) -> list[str]:
-    """The words of an ARPA file, in its order, without those that stand for none (sentence ends, the unknown).
+    """The words of an ARPA file, in its order, without sentence ends and the unknown word.
 
     Raises:
-        UserError: it cannot be read, or has no words.
+        UserError: the file cannot be read, or has no words.
     """
     words: list[str] = []
     inside = False
@@ -49,14 +49,15 @@ def words_of(arpa: Path) -> list[str]:
         raise UserError(f"cannot be read ({error})", where=arpa, remedy=_REMEDY) from None
     words = [word for word in dict.fromkeys(words) if word not in _RESERVED]
     if not words:
-        raise UserError("no words in it", where=arpa, remedy="Give an ARPA file")
+        raise UserError("it contains no words", where=arpa, remedy="Give an ARPA file")
     return words
 
 
 def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
-    """The model as a `StdVectorFst`, sorted by input: word i has label i + 1, its back-off one more than the last.
+    """The language model as a `StdVectorFst`, sorted by input: word i has label i + 1; the last label + 1 is
+    back-off.
 
-    N-grams with other words are left out, as are those of the unknown word.
+    N-grams with other words or the unknown word are left out.
 
     Raises:
         UserError: the file is broken.
@@ -70,7 +71,8 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
         (folder / "words.txt").write_text(lines, encoding="utf-8")
         with opened(arpa) as packed, (folder / "arpa").open("wb") as plain:
             plain.writelines(lines_up_to(LONGEST_TEXT, packed, arpa))
-        # A process of its own: the library writes its log to the terminal, whatever Python's stderr is.
+        # A separate process, because the library writes its log to the terminal regardless of Python's
+        # stderr.
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "kaldilm", f"--disambig-symbol={_BACKOFF}", "--max-arpa-warnings=0"),
@@ -82,25 +84,25 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
             check=False,
         )
         if done.returncode or not (folder / "grammar.fst").exists():
-            said = [
+            errors = [
                 line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("[E]")
             ]
-            reason = said[-1].removeprefix("[E]").strip() if said else f"kaldilm ended with {done.returncode}"
-            raise UserError(f"no graph can be made of it ({reason})", where=arpa, remedy=_REMEDY)
+            reason = errors[-1].removeprefix("[E]").strip() if errors else f"kaldilm ended with {done.returncode}"
+            raise UserError(f"a graph cannot be built from it ({reason})", where=arpa, remedy=_REMEDY)
         return kaldifst.StdVectorFst.read(str(folder / "grammar.fst"))
 
 
 def opened(path: Path) -> IO[bytes]:
-    """What is in an ARPA file, whether it is compressed or not."""
+    """Open an ARPA file, compressed or not."""
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 Spellings = Sequence[tuple[int, tuple[int, ...]]]
-"""Pairs of a word's label and one of its pronunciations in labels of units."""
+"""Pairs of a word's label and a pronunciation in labels of units."""
 
 
 def disambiguate(spellings: Spellings) -> list[int]:
-    """For each pronunciation which symbol must end it, from 1, so that no other is or begins with the same; 0: none."""
+    """Number of the disambiguation symbol of each pronunciation, from 1; 0 if none is needed."""
     times = Counter(units for _, units in spellings)
     beginnings = {units[:length] for units in times for length in range(1, len(units))}
     used: Counter[tuple[int, ...]] = Counter()
@@ -120,15 +122,15 @@ def lexicon_fst(
     silence_probability: float = 0.5,
     begun: Spellings | None = None,
 ) -> Fst:
-    """Any sequence of words, with silence or without at the start and behind every word.
+    """Lexicon transducer: any sequence of words, with optional silence at the start and after every word.
 
     Args:
-        spellings: no pronunciation is empty.
-        first_symbol: label of the symbol that lets the grammar's back-off pass; those of :func:`disambiguate` follow.
-        backoff: label of back-off among the words.
-        silence: its label; None for units that know none.
-        silence_probability: of a silence at each place, in (0, 1).
-        begun: pronunciations of the first word of a sentence, if they are others; not together with silence.
+        spellings: non-empty pronunciations.
+        first_symbol: input label of back-off arcs of the grammar; those of :func:`disambiguate` follow.
+        backoff: back-off label among the words.
+        silence: label of silence; None for units without silence.
+        silence_probability: probability of silence at each position, in (0, 1).
+        begun: pronunciations of the first word of a sentence, if they differ; not together with silence.
     """
     loop, ends = 0, 1
     rows: list[tuple[int, int, int, float, int]] = [(loop, first_symbol, backoff, 0.0, loop)]
@@ -145,13 +147,13 @@ def lexicon_fst(
     places += [(start, *each) for each in zip(begun or [], disambiguate(begun or []))]
     for place, (word, units), symbol in places:
         labels = [*units, first_symbol + symbol] if symbol else list(units)
-        at, said = place, word
+        at, word_label = place, word
         for label in labels[:-1]:
-            rows.append((at, label, said, 0.0, states))
-            at, said, states = states, 0, states + 1
-        rows.append((at, labels[-1], said, without, loop))
+            rows.append((at, label, word_label, 0.0, states))
+            at, word_label, states = states, 0, states + 1
+        rows.append((at, labels[-1], word_label, without, loop))
         if silence is not None:
-            rows.append((at, labels[-1], said, pause, ends))
+            rows.append((at, labels[-1], word_label, pause, ends))
     finals = np.full(states, np.inf, np.float32)
     finals[loop] = 0.0
     if begun is not None:
@@ -160,24 +162,24 @@ def lexicon_fst(
 
 
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
-Spelled = list[list[int]]
+WordSpellings = list[list[int]]
 """The pronunciations of a word in numbers of units."""
 
 
 class LexiconGrammar:
-    """Words with their pronunciations and what they cost in sentences.
+    """The words of a language model with their pronunciations.
 
     Attributes:
-        words: of the language model, in its order, that have a pronunciation.
-        spellings: of each its pronunciations in units.
-        first: the same where a sentence begins; None if they are the same there.
-        left_out: the others.
+        words: words of the language model that have a pronunciation, in its order.
+        spellings: pronunciations of each word in units.
+        first: pronunciations at the start of a sentence; None if they are the same.
+        left_out: the other words.
 
     Args:
-        lexicon: words to pronunciations; one with a symbol that is not in `units` is left out.
+        lexicon: words to pronunciations; those with a symbol that is not in `units` are left out.
         arpa: the language model.
-        units: their numbers.
-        first: pronunciations of words with which a sentence begins, if they are others there.
+        units: numbers of the units.
+        first: pronunciations at the start of a sentence, if they differ.
 
     Raises:
         UserError: the ARPA file cannot be read, or no word of it has a pronunciation.
@@ -192,15 +194,15 @@ class LexiconGrammar:
     ) -> None:
         self.arpa = arpa
         self.words: list[str] = []
-        self.spellings: list[Spelled] = []
-        self.first: list[Spelled] | None = None if first is None else []
+        self.spellings: list[WordSpellings] = []
+        self.first: list[WordSpellings] | None = None if first is None else []
         self.left_out: list[str] = []
         for word in words_of(arpa):
-            known = _known(lexicon, word, units)
-            begun = known if first is None else _known(first, word, units)
-            if known and begun:
+            spellings = _in_units(lexicon, word, units)
+            begun = spellings if first is None else _in_units(first, word, units)
+            if spellings and begun:
                 self.words.append(word)
-                self.spellings.append(known)
+                self.spellings.append(spellings)
                 if self.first is not None:
                     self.first.append(begun)
             else:
@@ -214,8 +216,8 @@ class LexiconGrammar:
             )
 
     @property
-    def all_spellings(self) -> list[Spelled]:
-        """Of each word, those at the start of a sentence among them."""
+    def all_spellings(self) -> list[WordSpellings]:
+        """Pronunciations of each word, including those at the start of a sentence."""
         if self.first is None:
             return self.spellings
         return [
@@ -224,9 +226,9 @@ class LexiconGrammar:
         ]
 
     def key(self, *rest: Any) -> str:
-        """16 hex digits of the words, their spellings, what is in the ARPA file and of whatever else counts.
+        """Hash (16 hex digits) of the words, their spellings, the content of the ARPA file and `rest`.
 
-        How the file is compressed, and when, does not count.
+        The compression of the file has no influence.
         """
         rest = rest if self.first is None else (*rest, self.first)
         digest = hashlib.sha256(json.dumps([self.words, self.spellings, *rest]).encode())
@@ -240,17 +242,17 @@ class LexiconGrammar:
     def fst(
         self, units: int, silence: int | None = None, silence_probability: float = 0.5
     ) -> tuple[Any, list[int]]:
-        """The transducer, of OpenFst: input label unit + 1, output label number of the word + 1.
+        """The OpenFst transducer: input label unit + 1, output label word number + 1.
 
         Args:
-            units: all there are; disambiguation follows behind their labels.
-            silence: the unit that may stand at the start and behind every word; None: there is none.
+            units: number of units; the labels of disambiguation symbols follow.
+            silence: the unit that may occur at the start and after every word, or None.
 
         Returns:
-            it and the labels of disambiguation.
+            The transducer and the labels of the disambiguation symbols.
 
         Raises:
-            UserError: the ARPA file is broken.
+            UserError: the ARPA file is invalid.
         """
         kaldifst = wheel("kaldifst")
         spellings = _labelled(self.spellings)
@@ -266,13 +268,13 @@ class LexiconGrammar:
         return found, list(range(first, first + 1 + symbols))
 
 
-def _known(lexicon: Pronunciations, word: str, units: Mapping[str, int]) -> Spelled:
-    """The pronunciations of a word that have no other symbols than `units`."""
+def _in_units(lexicon: Pronunciations, word: str, units: Mapping[str, int]) -> WordSpellings:
+    """The pronunciations of a word that use only symbols in `units`."""
     found = dict.fromkeys(map(tuple, lexicon[word])) if word in lexicon else {}
     return [[units[unit] for unit in each] for each in found if each and all(u in units for u in each)]
 
 
-def _labelled(spellings: Sequence[Spelled]) -> list[tuple[int, tuple[int, ...]]]:
+def _labelled(spellings: Sequence[WordSpellings]) -> list[tuple[int, tuple[int, ...]]]:
     return [
         (word, tuple(unit + 1 for unit in each))
         for word, spelled in enumerate(spellings, 1)

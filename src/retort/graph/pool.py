@@ -1,4 +1,4 @@
-"""Where searches through decoding graphs work: in how many processes, and where graphs that they build are kept."""
+"""Processes that search decoding graphs, and the folder of graphs that searches build."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from retort.graph.build import Graph
 from retort.graph.search import GraphHypothesis, GraphSearch, Settings
 
 Progress = Callable[[str, int, int], None]
-Readings: TypeAlias = "list[GraphHypothesis] | BadUtterance"
-"""What a graph has for an utterance, best first; or why it has nothing."""
+NBestList: TypeAlias = "list[GraphHypothesis] | BadUtterance"
+"""The n-best list of an utterance, or the reason why there is none."""
 
 
-class Workplace:
-    """Processes that search, started when they are first needed, and a folder of graphs.
+class DecoderPool:
+    """A pool of search processes, which are started on demand, and a folder of graphs.
 
-    kaldi-decoder holds Python's lock while it searches, so threads would wait for one another. Every process reads
-    the graph once; what it finds does not depend on how many there are. They end with :meth:`close`, with the
-    `with` block, or with this process.
+    kaldi-decoder holds the GIL while it searches, so threads would not run in parallel. Every process reads
+    the graph once; results do not depend on the number of processes. The processes end with :meth:`close`, at
+    the end of the `with` block, or with this process.
 
     Args:
-        jobs: processes; 1 searches in this one, 0 takes one a core that this process may use.
-        graphs: where graphs that a search builds are kept; None keeps none.
-        progress: told the stage, steps done and steps in all while a graph is built.
+        jobs: number of processes; 1 searches in this process, 0 uses all available cores.
+        graphs: folder for graphs that a search builds; None stores none.
+        progress: called with the stage, the steps done and the total while a graph is built.
 
     Attributes:
-        jobs: how many processes search.
+        jobs: number of search processes.
     """
 
     def __init__(self, jobs: int = 1, graphs: Path | None = None, progress: Progress | None = None) -> None:
@@ -46,7 +46,7 @@ class Workplace:
         self._pool: Workers | None = None
         self._saved: list[tuple[Graph, Path]] = []
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> DecoderPool:
         return self
 
     def __exit__(
@@ -55,33 +55,33 @@ class Workplace:
         self.close()
 
     def close(self) -> None:
-        """End the processes; a later search starts others."""
+        """End the processes; a later search starts new ones."""
         self._pool = None
         self._saved = []
         self._open.close()
 
     def prepare(self, search: GraphSearch, utterances: int) -> None:
-        """Start as many processes as so many utterances can use, and let them read the graph."""
+        """Start as many processes as this number of utterances can use, and load the graph in them."""
         count = min(self.jobs, utterances)
         if count > 1:
             list(self._workers().map(_read, [self._task(search)] * count))
 
-    def readings(
+    def decode(
         self, search: GraphSearch, scores: Sequence[NDArray[np.float32]], most: int
-    ) -> list[Readings]:
-        """Up to `most` readings of utterances of `(T, S)` scores, in their order.
+    ) -> list[NBestList]:
+        """Decode utterances of `(T, S)` scores: n-best lists of up to `most` hypotheses, in order.
 
         Raises:
-            UserError: as :meth:`retort.graph.search.GraphSearch.search`, or a process was killed.
+            UserError: as in :meth:`retort.graph.search.GraphSearch.search`, or a process was killed.
         """
         if self.jobs == 1 or len(scores) < 2:
-            return [_readings(search, each, most) for each in scores]
+            return [_decode(search, each, most) for each in scores]
         task = self._task(search)
         return list(self._workers().map(_work, [_Job(task, each, most) for each in scores]))
 
     def _workers(self) -> Workers:
         if self._pool is None:
-            remedy = "If memory was short, give fewer --jobs"
+            remedy = "If memory was exhausted, give fewer --jobs"
             self._pool = self._open.enter_context(workers(self.jobs, "the graph search", remedy))
         return self._pool
 
@@ -89,8 +89,9 @@ class Workplace:
         return _Task(str(self._folder(search.graph)), search.graph.about.key, search.settings)
 
     def _folder(self, graph: Graph) -> Path:
-        """Where the processes find a graph: where it came from, or, if it is not there, a copy."""
-        if graph.kept and graph.folder is not None:
+        """Folder from which the processes load a graph: its own, or, if that was changed, a temporary
+        copy."""
+        if graph.is_current and graph.folder is not None:
             return graph.folder.resolve()
         for there, folder in self._saved:
             if there is graph:
@@ -102,7 +103,7 @@ class Workplace:
 
 
 class _Task(NamedTuple):
-    """A search that a process can open."""
+    """Description of a search that a process can open."""
 
     folder: str
     key: str
@@ -115,15 +116,15 @@ class _Job(NamedTuple):
     most: int
 
 
-def _readings(search: GraphSearch, scores: NDArray[np.float32], most: int) -> Readings:
+def _decode(search: GraphSearch, scores: NDArray[np.float32], most: int) -> NBestList:
     try:
         return [search.search(scores)] if most == 1 else search.alternatives(scores, most)
     except BadUtterance as error:
         return error
 
 
-def _work(job: _Job) -> Readings:
-    return _readings(_opened(job.task), job.scores, job.most)
+def _work(job: _Job) -> NBestList:
+    return _decode(_opened(job.task), job.scores, job.most)
 
 
 def _read(task: _Task) -> None:
@@ -139,5 +140,5 @@ def _opened(task: _Task) -> GraphSearch:
 def _graph(folder: str, key: str) -> Graph:
     graph = Graph.load(folder)
     if graph.about.key != key:
-        raise UserError("another decoding graph has taken its place", where=folder, remedy="Run again")
+        raise UserError("it was replaced by another decoding graph", where=folder, remedy="Run again")
     return graph

@@ -1,4 +1,4 @@
-"""The best words of a decoding graph for the scores of an acoustic model, by kaldi-decoder."""
+"""Search of a decoding graph with the scores of an acoustic model, by kaldi-decoder."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from retort.graph.lattice import Lattice
 from retort.graph.word_times import TimedWord, WordTimes
 
 _FEWEST = 20
-"""States that go on however far they are behind, as Kaldi has it."""
+"""Minimum number of active states, as in Kaldi."""
 
 
 @dataclass(frozen=True)
 class GraphHypothesis:
-    """What was heard.
+    """A path through a decoding graph.
 
     Attributes:
-        words: in order, with their frames.
-        numbers: of these words in the graph.
-        columns: `(T,)` int32, which of the scores each frame's is: its senone, or the column of CTC.
-        graph_cost: of lexicon, language model and transitions.
-        acoustic_cost: negative sum of the frames' scores, unscaled.
-        cost: what the search made smallest: the graph's and, scaled, the acoustic one.
+        words: words in order, with their frames.
+        numbers: numbers of the words in the graph.
+        columns: `(T,)` int32, column of the scores for each frame: its senone, or the CTC label.
+        graph_cost: cost of lexicon, language model and transitions.
+        acoustic_cost: negative sum of the unscaled frame scores.
+        cost: total cost that the search minimises: graph cost plus scaled acoustic cost.
     """
 
     words: list[TimedWord]
@@ -42,12 +42,12 @@ class GraphHypothesis:
 
     @property
     def text(self) -> str:
-        """The words with spaces between them."""
+        """The words separated by spaces."""
         return " ".join(word.text for word in self.words)
 
 
 class Settings(NamedTuple):
-    """Of a search, as :class:`GraphSearch` takes them."""
+    """Settings of :class:`GraphSearch`."""
 
     acoustic_scale: float
     beam: float
@@ -56,14 +56,15 @@ class Settings(NamedTuple):
 
 
 class GraphSearch:
-    """Token passing with a beam.
+    """Viterbi beam search of a decoding graph.
 
     Args:
-        graph: what can be said.
-        acoustic_scale: of the scores against the graph.
-        beam: paths that cost so much more than the best one so far are given up.
-        max_active: most states at once, of :meth:`search`; at least 2.
-        lattice_beam: paths that cost so much more than the best one are none of :meth:`alternatives`.
+        graph: the decoding graph.
+        acoustic_scale: scale of the scores.
+        beam: paths whose cost exceeds the best one by more than this are pruned.
+        max_active: maximum number of active states in :meth:`search`; at least 2.
+        lattice_beam: paths whose cost exceeds the best one by more than this are not in the lattice of
+            :meth:`alternatives`.
 
     Raises:
         UserError: kaldi-decoder is not installed.
@@ -79,7 +80,7 @@ class GraphSearch:
         lattice_beam: float = 8.0,
     ) -> None:
         if min(acoustic_scale, beam, lattice_beam, max_active - 1) <= 0:
-            raise ValueError("acoustic_scale, beam and lattice_beam are positive, max_active is at least 2")
+            raise ValueError("acoustic_scale, beam and lattice_beam must be positive, max_active at least 2")
         self.graph = graph
         self.acoustic_scale, self.beam = acoustic_scale, beam
         self.settings = Settings(acoustic_scale, beam, max_active, lattice_beam)
@@ -94,14 +95,15 @@ class GraphSearch:
         """The best path.
 
         Args:
-            scores: `(T, S)` log-likelihoods of the senones (log posterior less log prior), or CTC's log-posteriors.
+            scores: `(T, S)` log-likelihoods of the senones (log posterior minus log prior), or CTC
+                log-posteriors.
 
         Raises:
-            BadUtterance: no frames, scores that are no numbers, or no path fits within the beam.
-            UserError: S is not what the graph reads.
+            BadUtterance: there are no frames, a score is not finite, or no path fits within the beam.
+            UserError: S does not match the graph.
         """
         values = self._checked(scores)
-        # The decoder keeps neither graph nor scores alive: both have names here.
+        # The decoder holds no references to graph and scores, so both need variables here.
         scaled = self._decoder.DecodableCtc(values * np.float32(self.acoustic_scale))
         decoder = self._decoder.FasterDecoder(self.graph.fst, self._options)
         decoder.decode(scaled)
@@ -114,9 +116,9 @@ class GraphSearch:
         return self._hypothesis(values, inputs, outputs, weight.value1)
 
     def alternatives(self, scores: NDArray[np.floating], most: int) -> list[GraphHypothesis]:
-        """The best paths that say different words, the best first: at most `most`, fewer within the lattice's beam.
+        """N-best list of paths with different words: at most `most`, within the lattice beam.
 
-        The decoder of lattices knows no `max_active`: scores that tell little apart make it slow.
+        The lattice decoder has no `max_active`, so flat score distributions make it slow.
 
         Raises:
             As :meth:`search`.
@@ -137,7 +139,7 @@ class GraphSearch:
         inputs = self.graph.about.inputs
         if values.ndim != 2 or values.shape[1] != inputs:
             raise UserError(
-                f"the decoding graph reads {inputs:,} scores a frame, not an array of {values.shape}",
+                f"the decoding graph reads {inputs:,} scores per frame, but the array has shape {values.shape}",
                 remedy="Build the graph for this model",
             )
         if not len(values):
@@ -148,8 +150,8 @@ class GraphSearch:
 
     def _dead(self) -> Any:
         return BadUtterance(
-            f"no path of the decoding graph ends with it (beam {self.beam:g})",
-            remedy="Widen the beam; if that does not help, it is too short for any words of the graph",
+            f"no path of the decoding graph reaches a final state (beam {self.beam:g})",
+            remedy="Use a wider beam; if that does not help, the utterance is too short for any words of the graph",
         )
 
     def _hypothesis(

@@ -1,4 +1,4 @@
-"""From phones to senones: context, HMM states, and their self-loops once nothing is determinised any more."""
+"""Context dependency, HMM states and self-loops of HCLG graphs, and the token graph T of TLG graphs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Phones(Protocol):
 
 
 class Tree(Protocol):
-    """What the graph needs of :class:`retort.alignment.tree.SenoneTree`."""
+    """The interface of :class:`retort.alignment.tree.SenoneTree` that graphs use."""
 
     @property
     def count(self) -> int: ...
@@ -35,38 +35,39 @@ class Tree(Protocol):
 
 @dataclass(frozen=True)
 class SenoneArcs:
-    """A transducer whose input labels are states of phones, not senones: two phones may share a senone.
+    """A transducer whose input labels are states of phones instead of senones, since phones may share
+    senones.
 
     Attributes:
-        fst: label i + 1 is row i of `emissions`, greater ones are disambiguation.
-        emissions: `(E, 3)` phone, state, senone; each once.
+        fst: label i + 1 is row i of `emissions`; greater labels are disambiguation symbols.
+        emissions: `(E, 3)` distinct phone, state, senone.
     """
 
     fst: Fst
     emissions: NDArray[np.int32]
 
     def disambiguated(self) -> Fst:
-        """The same without disambiguation, input label senone + 1."""
+        """Remove disambiguation symbols; input labels become senone + 1."""
         senones = np.concatenate(([0], self.emissions[:, 2] + 1))
         inputs = senones[np.where(self.fst.inputs < len(senones), self.fst.inputs, 0)].astype(np.int32)
         return replace(self.fst, inputs=inputs)
 
 
 def add_context(phones: Any, symbols: Sequence[int]) -> tuple[Any, list[list[int]]]:
-    """Phones (id + 1) with their neighbours: C o LG.
+    """Compose phones (id + 1) with their contexts: C o LG.
 
     Returns:
-        an OpenFst transducer and what its input labels are: left, phone and right, 0 for what is beyond the
-        utterance; anything but three positive or zero labels is disambiguation.
+        An OpenFst transducer, and its input labels: left, phone and right, 0 for outside the utterance;
+        anything but three non-negative labels is a disambiguation symbol.
     """
     found, windows = wheel("kaldifst").compose_context(list(symbols), 3, 1, phones)
     return found, windows
 
 
 def add_states(fst: Fst, windows: Sequence[Sequence[int]], tree: Tree) -> SenoneArcs:
-    """Every arc of a triphone becomes one arc for each of its states: H o CLG without self-loops.
+    """Replace every triphone arc by one arc per state: H o CLG without self-loops.
 
-    What is beyond the utterance is silence to the tree.
+    Outside the utterance the context is silence.
     """
     numbers: dict[tuple[int, int, int], int] = {}
     states = np.zeros((len(windows), tree.states), np.int32)
@@ -82,23 +83,24 @@ def add_states(fst: Fst, windows: Sequence[Sequence[int]], tree: Tree) -> Senone
     labels = np.where(fst.inputs[other] > 0, fst.inputs[other] + len(emissions), 0)
     parts = [(fst.sources[other], labels, fst.outputs[other], fst.weights[other], fst.targets[other])]
     count = int(phone_arcs.sum())
-    at, said, weights = fst.sources[phone_arcs], fst.outputs[phone_arcs], fst.weights[phone_arcs]
+    at, outputs, weights = fst.sources[phone_arcs], fst.outputs[phone_arcs], fst.weights[phone_arcs]
     for state in range(tree.states):
         last = state == tree.states - 1
         to = (
             fst.targets[phone_arcs] if last else fst.states + state * count + np.arange(count, dtype=np.int32)
         )
-        parts.append((at, states[fst.inputs[phone_arcs], state], said, weights, to))
-        at, said, weights = to, np.zeros(count, np.int32), np.zeros(count, np.float32)
+        parts.append((at, states[fst.inputs[phone_arcs], state], outputs, weights, to))
+        at, outputs, weights = to, np.zeros(count, np.int32), np.zeros(count, np.float32)
     finals = np.concatenate((fst.finals, np.full(count * (tree.states - 1), np.inf, np.float32)))
     return SenoneArcs(Fst(fst.start, finals, *join(*parts)), emissions)
 
 
 def add_self_loops(fst: Fst, self_loops: NDArray[np.floating]) -> Fst:
-    """Each arc of a senone enters it for one frame; a loop behind it lets it stay.
+    """Add self-loops to the states that senone arcs enter.
 
-    A visit of n frames costs n - 1 loops and one step on, which the entering arc pays. States that are entered in
-    several ways get a state before them for each senone, so that every loop repeats what was entered.
+    A visit of n frames costs n - 1 loops and one exit, which the entering arc pays. A state with several
+    input labels gets an additional state before it for each senone, so that every loop repeats the senone
+    that was entered.
 
     Args:
         fst: input label senone + 1.
@@ -109,7 +111,7 @@ def add_self_loops(fst: Fst, self_loops: NDArray[np.floating]) -> Fst:
     emitting = fst.inputs > 0
     weights = fst.weights.copy()
     weights[emitting] += leave[fst.inputs[emitting] - 1]
-    # Entries: pairs of a state and the label that enters it; 0 where the label is epsilon or the path begins.
+    # Entries: pairs of a state and the label that enters it; 0 for epsilon or the start.
     span = len(self_loops) + 1
     entries = np.unique(
         np.append(fst.targets.astype(np.int64) * span + fst.inputs, np.int64(fst.start) * span)
@@ -136,12 +138,13 @@ def add_self_loops(fst: Fst, self_loops: NDArray[np.floating]) -> Fst:
 
 
 def token_fst(columns: Sequence[int], blank: int) -> Fst:
-    """Frames to tokens, of both the label is column + 1.
+    """Map frames to tokens (T); both labels are column + 1.
 
-    It has an arc for every pair of tokens, so that equal ones in a row need a blank between them.
+    There is an arc for every pair of different tokens, so that equal tokens in a row need a blank between
+    them.
 
     Args:
-        columns: of the tokens in the CTC output, each once, without the blank's.
+        columns: columns of the tokens in the CTC output, each once, without the blank.
     """
     labels = np.asarray(columns) + 1
     states = 1 + np.arange(len(labels))

@@ -1,7 +1,7 @@
-"""Where the words of a path through a decoding graph lie.
+"""Times of the words on a path through a decoding graph.
 
-Its word labels do not say: determinising moves them to where a word is certain, not to where it begins. But each
-frame's column says which state of which unit it is, and words are spelled in units.
+The positions of word labels on a path are not word times, because determinisation moves them. The columns of
+the frames determine the units and their states, and words are spelled in units.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from retort.graph.build import About
 
 
 class TimedWord(NamedTuple):
-    """A word, its first frame and how many frames it has."""
+    """A word with its first frame and its number of frames."""
 
     text: str
     start: int
@@ -22,10 +22,10 @@ class TimedWord(NamedTuple):
 
 
 class WordTimes:
-    """Lays words on the frames of their path.
+    """Computes the frames of the words on a path.
 
     Args:
-        about: of the graph.
+        about: description of the graph.
     """
 
     def __init__(self, about: About) -> None:
@@ -38,12 +38,12 @@ class WordTimes:
     def __call__(self, columns: Sequence[int], words: Sequence[int]) -> list[tuple[int, int]]:
         """First frame and number of frames of each word.
 
-        What lies between words belongs to none. Where the path can be divided in several ways (equal units of one
-        state side by side), one of them is taken.
+        Frames between words belong to no word. If several divisions are possible (for adjacent equal units of
+        one state), one of them is returned.
 
         Args:
-            columns: `(T,)` of the scores, one a frame.
-            words: their numbers, in order.
+            columns: `(T,)`, column of the scores for each frame.
+            words: numbers of the words, in order.
 
         Raises:
             ValueError: the path does not spell the words.
@@ -76,13 +76,13 @@ _START = 0
 
 
 class _Plan:
-    """The places that a path through some words may be at, and which may follow which.
+    """Positions of a path through a word sequence, and their successors.
 
     Attributes:
-        states: unit and state at each place.
-        words: which word a place belongs to, -1 for what is between words.
-        followers: places that may come next, itself first.
-        ends: where the path may end.
+        states: unit and state of each position.
+        words: index of the word of each position, -1 between words.
+        followers: possible next positions, the position itself first.
+        ends: positions where the path may end.
     """
 
     def __init__(self, about: About, states: int, words: Sequence[int]) -> None:
@@ -104,11 +104,11 @@ class _Plan:
         return before
 
     def _pause(self, before: list[int]) -> list[int]:
-        """Behind `before` comes what may be between words, or not."""
+        """Add an optional unit between words after `before`."""
         return [*before, self._unit(before, -1, self._about.between)]
 
     def _unit(self, before: list[int], word: int, unit: int) -> int:
-        """The last place of a unit that follows any of `before`."""
+        """Add a unit after any of `before`; returns its last position."""
         for state in range(self._count):
             place = len(self.states)
             for each in before:

@@ -1,4 +1,4 @@
-"""N-gram models as ARPA files, the format that all tools share."""
+"""N-gram models as ARPA files."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _START, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
 _UNKNOWNS = (_UNKNOWN, "<UNK>")
 _LN10 = math.log(10.0)
 _NEVER = -99.0
-"""log10 of what is never said, as in files of other tools."""
+"""log10 probability of impossible words, as in files of other tools."""
 _REMEDY = "Make the file again"
 
 
 def write_arpa(table: NgramTable, symbols: Sequence[str], path: Path) -> None:
-    """Write a model, whole or not at all, compressed where the name ends in `.gz`: the same bytes for the same model.
+    """Write a model atomically, compressed if the name ends in `.gz`; deterministic.
 
     Args:
-        symbols: by id; without spaces, tabs and line breaks in them.
+        symbols: symbols by id, without spaces, tabs and line breaks.
     """
     names = [*symbols[:EOS], _START, _UNKNOWN, *symbols[UNKNOWN + 1 :]]
     log_probs, backoffs = table.log_probs / _LN10, table.backoffs / _LN10
@@ -69,16 +69,17 @@ def write_arpa(table: NgramTable, symbols: Sequence[str], path: Path) -> None:
 
 
 def read_arpa(path: Path, symbols: Sequence[str]) -> tuple[NgramTable, int]:
-    """Read a model, of whatever tool, for a vocabulary.
+    """Read a model for a vocabulary.
 
-    A word that the file does not have is as probable as its `<unk>`; n-grams with words that the vocabulary does
-    not have are left out.
+    A word that is not in the file has the probability of its `<unk>`; n-grams with words that are not in the
+    vocabulary are left out.
 
     Returns:
-        the table and how many n-grams were left out.
+        The table and the number of n-grams that were left out.
 
     Raises:
-        UserError: it cannot be read, is no ARPA file, breaks off, or has an n-gram without its history.
+        UserError: the file cannot be read, is not an ARPA file, is truncated, or has an n-gram without its
+            history.
     """
     ids = {symbol: number for number, symbol in enumerate(symbols) if number > UNKNOWN}
     ids |= {_START: EOS, _END: EOS, **dict.fromkeys(_UNKNOWNS, UNKNOWN)}
@@ -96,22 +97,22 @@ def read_arpa(path: Path, symbols: Sequence[str]) -> tuple[NgramTable, int]:
         counts.append(len(part[0]))
         nodes = np.concatenate((nodes, part[0]))
     if not counts:
-        raise UserError("no n-grams in it", where=path, remedy="Give an ARPA file")
+        raise UserError("it contains no n-grams", where=path, remedy="Give an ARPA file")
     log_probs, backoffs = (np.concatenate([part[each] for part in parts]) for each in (1, 2))
     return NgramTable(len(symbols), counts, nodes, log_probs, backoffs), left_out
 
 
 def arpa_words(path: Path) -> list[str]:
-    """The words of a model, in the order of the file, sentence marks and `<unk>` left out.
+    """The words of a model, in the order of the file, without sentence marks and `<unk>`.
 
     Raises:
-        UserError: it cannot be read, or is no ARPA file.
+        UserError: the file cannot be read, or is not an ARPA file.
     """
     words: list[str] = []
     with _open(path) as file:
         lines = _lines(file, path)
         if not any(line.startswith("\\1-grams:") for line in lines):
-            raise UserError("no n-grams in it", where=path, remedy="Give an ARPA file")
+            raise UserError("it contains no n-grams", where=path, remedy="Give an ARPA file")
         for line in lines:
             if line.startswith("\\"):
                 break
@@ -121,9 +122,10 @@ def arpa_words(path: Path) -> list[str]:
 
 
 class _Section(NamedTuple):
-    """The n-grams of one order: words `(K, order)`, natural logarithms, and how many have other words.
+    """N-grams of one order: words `(K, order)`, natural logarithms, and the number of n-grams that were left
+    out.
 
-    The start of a sentence by itself has no probability: NaN.
+    The log-probability of the start of a sentence is NaN.
     """
 
     order: int
@@ -137,7 +139,7 @@ _Part = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 
 def _sections(path: Path, ids: dict[str, int]) -> Iterator[_Section]:
-    """Order after order."""
+    """Read the sections in order."""
     with _open(path) as file:
         lines = enumerate(_lines(file, path), 1)
         announced: dict[int, int] = {}
@@ -151,7 +153,7 @@ def _sections(path: Path, ids: dict[str, int]) -> Iterator[_Section]:
             section, read = _section(lines, size, ids, path)
             if read != expected:
                 raise UserError(
-                    f"it has {read:,} n-grams of {size} and announces {expected:,}",
+                    f"it has {read:,} n-grams of order {size}, but its header states {expected:,}",
                     where=path,
                     remedy=_REMEDY,
                 )
@@ -161,15 +163,15 @@ def _sections(path: Path, ids: dict[str, int]) -> Iterator[_Section]:
 def _section(
     lines: Iterator[tuple[int, str]], order: int, ids: dict[str, int], path: Path
 ) -> tuple[_Section, int]:
-    """The n-grams up to the next heading, which is read too, and how many they are."""
+    """Read the n-grams up to and including the next heading; also returns their number."""
     words: list[int] = []
     log_probs: list[float] = []
     backoffs: list[float] = []
-    read = lost = 0
+    read = left_out = 0
     for place, line in lines:
         if line.startswith("\\"):
             break
-        # Not split(): symbols may be spaces of other kinds.
+        # Not split(): symbols may contain other white space.
         fields = [each for each in line.replace("\t", " ").split(" ") if each]
         if not fields:
             continue
@@ -181,22 +183,22 @@ def _section(
             if len(names) < order:
                 raise ValueError
         except ValueError:
-            raise UserError(f"line {place} is not an n-gram of {order}", where=path, remedy=_REMEDY) from None
-        said = [ids.get(each, -1) for each in names]
-        if -1 in said or _END in names[:-1] or _START in names[1:]:
-            lost += 1
+            raise UserError(f"line {place} is not an n-gram of order {order}", where=path, remedy=_REMEDY) from None
+        row = [ids.get(each, -1) for each in names]
+        if -1 in row or _END in names[:-1] or _START in names[1:]:
+            left_out += 1
             continue
-        words += said
+        words += row
         log_probs.append(math.nan if names == [_START] else log_prob)
         backoffs.append(backoff)
     else:
-        raise UserError("it breaks off", where=path, remedy=_REMEDY)
+        raise UserError("it is truncated", where=path, remedy=_REMEDY)
     rows = np.array(words, np.int64).reshape(-1, order)
-    return _Section(order, rows, _natural(log_probs), _natural(backoffs), lost), read
+    return _Section(order, rows, _natural(log_probs), _natural(backoffs), left_out), read
 
 
 def _unigrams(section: _Section, vocabulary: int) -> _Part:
-    """All ids in order; of EOS the probability of the end and the backoff of the start."""
+    """All ids in order; EOS has the probability of the end and the back-off of the start."""
     words, log_probs = section.words[:, 0], section.log_probs
     start = np.isnan(log_probs)
     unknown = log_probs[words == UNKNOWN]
@@ -210,14 +212,14 @@ def _unigrams(section: _Section, vocabulary: int) -> _Part:
 
 
 def _longer(section: _Section, keys: NDArray[np.int64], vocabulary: int, path: Path) -> _Part:
-    """N-grams of two words or more, behind those of `keys`, as the table wants them."""
+    """N-grams of order 2 or higher, whose histories are in `keys`."""
     nodes = np.zeros(len(section.words), np.int64)
     for word in section.words.T[:-1]:
         wanted = nodes * vocabulary + word
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         if (keys[at] != wanted).any():
             raise UserError(
-                f"it has n-grams of {section.order} without their history among the shorter ones",
+                f"it has n-grams of order {section.order} without their histories",
                 where=path,
                 remedy=_REMEDY,
             )
@@ -227,7 +229,7 @@ def _longer(section: _Section, keys: NDArray[np.int64], vocabulary: int, path: P
 
 
 def _natural(values: list[float]) -> NDArray[np.float32]:
-    """log10 to natural logarithms; what stands for never becomes what does here."""
+    """Convert log10 to natural logarithms; impossible words get `IMPOSSIBLE`."""
     found = np.array(values)
     return np.where(found <= _NEVER, IMPOSSIBLE, found * _LN10).astype(np.float32)
 

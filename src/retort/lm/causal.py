@@ -1,4 +1,4 @@
-"""What a causal language model over a student's pieces is, whatever it is made of."""
+"""The interface of causal language models over a student's tokens."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BLANK, PAD, Tokenizer
 
 BARRED = [BLANK, PAD]
-"""Ids that are never said."""
+"""Ids that are never predicted."""
 IMPOSSIBLE = -1e4
-"""Log-probability of a barred id: finite, so that sums of opinions stay finite."""
+"""Log-probability of a barred id; finite, so that sums of scores stay finite."""
 
 
 class CausalLM(Protocol):
-    """Says how probable every next piece is behind those before it.
+    """A model of the probability of the next token given the previous ones.
 
-    EOS stands before the first piece of a sentence and ends it; what is said behind that is another sentence.
+    EOS is both the start symbol and the end of a sentence; tokens after it belong to another sentence.
 
     Attributes:
-        tokenizer: of its pieces; the ids are those of the student whose tokenizer it is.
-        symbols: the pieces by id: `tokenizer.symbols`.
-        normalise: makes text what the model was trained on.
-        parameters: how many numbers it holds.
+        tokenizer: tokenizer with the ids of the student.
+        symbols: tokens by id: `tokenizer.symbols`.
+        normalise: normaliser of the training text.
+        parameters: number of parameters.
     """
 
     tokenizer: Tokenizer
@@ -35,24 +35,25 @@ class CausalLM(Protocol):
     parameters: int
 
     def start(self, rows: int, device: torch.device) -> Any:
-        """The state of `rows` sentences that have said nothing; the model moves to `device`."""
+        """The state of `rows` empty sentences; moves the model to `device`."""
 
     def step(self, state: Any, previous: Tensor) -> tuple[Tensor, Any]:
-        """One piece further.
+        """Extend sentences by one token.
 
         Args:
-            state: of M sentences.
-            previous: `(M,)` int64, what each said last, EOS at the start.
+            state: state of M sentences.
+            previous: `(M,)` int64, last token of each, EOS at the start.
 
         Returns:
-            log-probabilities `(M, V)` float32 of what comes next, finite, and the state behind `previous`.
+            Finite log-probabilities `(M, V)` float32 of the next token, and the state after `previous`.
         """
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """The state of the given rows `(K,)` int64, in that order, repeated if need be."""
+        """The state of the given rows `(K,)` int64, in that order; rows may repeat."""
 
     def join(self, states: Sequence[Any]) -> Any:
-        """The states of several groups of sentences, all of which have read as many pieces, as one; in that order."""
+        """Concatenate states that have all read the same number of tokens."""
 
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Log-probabilities `(n + 1,)` float32, on the CPU, of each sentence's n pieces (ids without EOS) and EOS."""
+        """Log-probabilities `(n + 1,)` float32, on the CPU, of the n tokens of each sentence (ids without
+        EOS) and EOS."""

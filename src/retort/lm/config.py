@@ -1,4 +1,4 @@
-"""What the recipe of a language model may say; `retort lm train` reads it."""
+"""The recipe of a language model, as `retort lm train` reads it."""
 
 from __future__ import annotations
 
@@ -17,47 +17,53 @@ from retort.config.schema import SHARED_CHOICES, LoopConfig, NormaliserConfig
 @dataclass
 class TextConfig:
     source: str = MISSING
-    """A text file (plain, `.gz`, `.xz`), one sentence a line, or a Kaldi folder or manifest, whose transcripts are read."""
+    """A text file (plain, `.gz`, `.xz`) with one sentence per line, or a Kaldi folder or manifest, whose
+    transcripts are used."""
     repeat: int = number(1, 1, MILLION)
-    """How often an epoch goes through it; for a small text beside a large one."""
+    """Repetitions per epoch, for a small text together with a large one."""
 
 
 @dataclass
 class PieceConfig:
     kind: str = "wordpiece"
-    """Of a masked model `wordpiece`, trained on the text, with BERT's special pieces, or `words`. Of the others
-    `student` (those of `model`), or trained on the text: `characters`, `bpe` (sentencepiece) or `words`. Over
-    `units` it is `words`, which are then all the symbols that the unit has."""
+    """Tokenizer. Masked models: `wordpiece`, trained on the text, with BERT's special tokens, or `words`.
+    Other models: `student` (the tokenizer of `model`), or trained on the text: `characters`, `bpe`
+    (sentencepiece) or `words`. With `units` it is `words`, the symbols of the unit."""
     model: str = ""
-    """For `student`: an experiment's name, or the folder of an experiment, a model or a release."""
+    """For `student`: name of an experiment, or folder of an experiment, a model or a release."""
     size: int = number(8000, 5, 10 * MILLION)
-    """Most pieces, the special ones counted; a small text gives fewer. Of `bpe` exactly so many."""
+    """Maximum vocabulary size including special tokens; a small text gives fewer. For `bpe` the exact
+    size."""
 
 
 @dataclass
 class UnitConfig:
-    """What a language model is over, if not over text: sentences are pronounced, and it reads how they are."""
+    """Units of the language model other than text: sentences are converted to phones or senones with a
+    lexicon."""
 
     unit: str = ""
-    """Empty: the text itself. `senone` or `phone`: what an alignment is made of, without silences."""
+    """Empty: text. `senone` or `phone`: the units of an alignment, without silences."""
     alignments: str = ""
-    """Folder of alignments (`retort.alignment.store`): their tree says which phones and senones there are, their lexicon
-    how the words are said that occur in them."""
+    """Folder of alignments (`retort.alignment.store`), which provides the tree of phones and senones and the
+    pronunciations of the words in it."""
     lexicon: list[str] = field(default_factory=list)
-    """Further lexicons, in the style of the CMU dictionary, for words that the first ones lack. Paths as in `text`."""
+    """Further lexicons, in CMU dictionary format, for words that are not in the first one. Paths as in
+    `text`."""
     pronounce: bool = False
-    """Of English: words that the lexicons lack are said as in pocketsphinx's dictionary, if it is installed, or by
-    espeak-ng's rules. Without, or where these fail, a sentence with such a word is left out."""
+    """English only: words that are not in the lexicons get pronunciations from pocketsphinx's dictionary, if
+    it is installed, or from espeak-ng. Otherwise, and where these fail, a sentence with such a word is left
+    out."""
     sample: bool = False
-    """Whether each word of several pronunciations is said in one drawn at random, by `seed`, or in the first one."""
+    """For words with several pronunciations, whether one is drawn at random (with `seed`) or the first is
+    used."""
 
 
 @dataclass
 class ModelConfig:
-    """Of a neural model."""
+    """Architecture of a neural model."""
 
     kind: str = "transformer"
-    """`transformer`, or of a causal model `lstm`, whose layers are as wide as `dim`."""
+    """`transformer`, or for causal models `lstm` with layers of width `dim`."""
     layers: int = number(6, 1, 1000)
     dim: int = number(256, 1, WIDEST)
     heads: int = number(4, 1, 1024)
@@ -68,22 +74,22 @@ class ModelConfig:
 @dataclass
 class NgramConfig:
     order: int = number(4, 1, 20)
-    """Pieces of the longest n-grams."""
+    """Order of the longest n-grams."""
     prune: list[int] = numbers([], 0, BILLION)
-    """Of n-grams of 2, 3, ... pieces those seen so often or less are left out; the last number holds for all longer
-    ones. Empty: all are kept."""
+    """Count thresholds for n-grams of order 2, 3, ...: n-grams with this count or less are left out; the last
+    value applies to all higher orders. Empty: no pruning."""
     arpa: str = ""
-    """An ARPA file (`.gz` too) over the same pieces, or with `tokenizer.kind: words` over words of its own, estimated
-    elsewhere, to be taken as it is."""
+    """An ARPA file (or `.gz`) over the same tokens, or with `tokenizer.kind: words` over its own words, that
+    is used instead of estimation."""
 
 
 @dataclass
 class PieceBatchConfig:
     pieces: int = number(4096, 3, MILLION)
-    """In one batch, padding counted."""
+    """Maximum number of tokens per batch, including padding."""
     longest: int = number(128, 3, MILLION)
-    """Sentence, its two special pieces counted; the end of a longer one is cut off. A masked model from scratch has
-    as many positions."""
+    """Maximum length of a sentence including its two special tokens; longer ones are truncated. A masked
+    model that is trained from scratch has this number of positions."""
 
 
 @dataclass
@@ -91,33 +97,33 @@ class LmTrainingConfig(LoopConfig):
     checkpoints: int = number(1, 1, 1000)
     betas: list[float] = numbers([0.9, 0.98], 0, 1, below=True, length=2)
     masking: float = number(0.15, 0, 1, above=True, below=True)
-    """Of a masked model: share of the pieces to be guessed; of these 80 % are hidden, 10 % replaced, 10 % shown
-    (BERT)."""
+    """Masked models: fraction of tokens that are predicted; 80 % of them are masked, 10 % replaced, 10 %
+    unchanged (BERT)."""
 
 
 @dataclass
 class LmRecipe:
     kind: str = "masked"
-    """`masked` (BERT and its kin), `causal` (guesses the next piece) or `ngram` (the same by counting: interpolated
-    modified Kneser-Ney)."""
+    """`masked` (as BERT), `causal` (predicts the next token) or `ngram` (interpolated modified
+    Kneser-Ney)."""
     name: str = MISSING
     """The experiment is `exp/NAME`."""
     seed: int = number(1, 0, SEEDS)
     text: list[TextConfig] = field(default_factory=list)
-    """What is learned from, less the sentences of `held_out`. Paths as in `data.train` of a recogniser."""
+    """Training text, without the sentences of `held_out`. Paths as in `data.train` of a recogniser."""
     held_out: list[str] = field(default_factory=list)
-    """Validation: sources as in `text`."""
+    """Validation text; sources as in `text`."""
     normaliser: NormaliserConfig = field(default_factory=NormaliserConfig)
     units: UnitConfig = field(default_factory=UnitConfig)
     init: str = ""
-    """Of a masked model: Hugging Face name or folder of the encoder that is trained on, with its own pieces; empty:
-    from scratch."""
+    """Masked models: Hugging Face name or folder of the encoder to fine-tune, with its own tokenizer; empty:
+    training from scratch."""
     tokenizer: PieceConfig = field(default_factory=PieceConfig)
-    """From scratch only."""
+    """Only for training from scratch."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """From scratch only."""
+    """Only for training from scratch."""
     ngram: NgramConfig = field(default_factory=NgramConfig)
-    """Of an n-gram model, which reads nothing of `model` and `training`, of `batches` only `longest`."""
+    """N-gram models; these ignore `model`, `training` and all of `batches` except `longest`."""
     batches: PieceBatchConfig = field(default_factory=PieceBatchConfig)
     training: LmTrainingConfig = field(default_factory=LmTrainingConfig)
 
@@ -137,10 +143,11 @@ OF_A_KIND: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
-    """Open a language model's recipe by name or path and lay `a.b=c` overrides over it.
+    """Load a language model's recipe by name or path, with `a.b=c` overrides.
 
     Raises:
-        UserError: no such recipe, an unknown key, a value that is wrong by itself or beside another.
+        UserError: there is no such recipe, a key is unknown, or a value is invalid or inconsistent with
+            another.
     """
     loaded = read_recipe(LmRecipe, recipe, overrides)
     check_choices(loaded, LM_CHOICES, recipe)
@@ -152,7 +159,7 @@ def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
 
 
 def _check_text(loaded: LmRecipe, where: str) -> None:
-    for key, what in (("text", "learn from"), ("held_out", "validate on")):
+    for key, what in (("text", "train on"), ("held_out", "validate on")):
         if not getattr(loaded, key) and not (key == "text" and loaded.ngram.arpa):
             raise UserError(
                 f"{key} is empty: there is nothing to {what}",
@@ -163,13 +170,13 @@ def _check_text(loaded: LmRecipe, where: str) -> None:
         raise UserError(
             f"tokenizer.kind is {loaded.tokenizer.kind}, tokenizer.model '{loaded.tokenizer.model}'",
             where=where,
-            remedy="Give `kind: student` a model, and no other kind",
+            remedy="Set tokenizer.model for `kind: student`, and for no other kind",
         )
     if loaded.ngram.arpa and loaded.tokenizer.kind not in ("student", "words"):
         raise UserError(
             f"ngram.arpa with tokenizer.kind {loaded.tokenizer.kind}",
             where=where,
-            remedy="Name the student whose pieces the file has: tokenizer: {kind: student, model: ...}; or kind: words",
+            remedy="Set the student whose tokens the file has: tokenizer: {kind: student, model: ...}; or kind: words",
         )
 
 
@@ -179,7 +186,7 @@ def _check_units(loaded: LmRecipe, where: str) -> None:
         raise UserError(
             f"units.unit is '{units.unit}', units.alignments '{units.alignments}'",
             where=where,
-            remedy="Give both, or neither for a model over the text itself",
+            remedy="Set both, or neither for a model over text",
         )
     if not units.unit:
         return
@@ -190,7 +197,7 @@ def _check_units(loaded: LmRecipe, where: str) -> None:
     ):
         if value not in right:
             raise UserError(
-                f"{key} is '{value}' of a model over {units.unit}s",
+                f"{key} is '{value}', but the model is over {units.unit}s",
                 where=where,
                 remedy=f"Set {key}={' or '.join(right)}",
             )
@@ -199,7 +206,7 @@ def _check_units(loaded: LmRecipe, where: str) -> None:
 def _check_model(loaded: LmRecipe, where: str) -> None:
     if loaded.init and loaded.kind != "masked":
         raise UserError(
-            f"init is of masked models, kind is {loaded.kind}", where=where, remedy="Leave it out"
+            f"init applies to masked models, but kind is {loaded.kind}", where=where, remedy="Leave it out"
         )
     model = loaded.model
     if model.kind == "transformer" and (model.dim % model.heads):
@@ -213,5 +220,5 @@ def _check_model(loaded: LmRecipe, where: str) -> None:
     prune = loaded.ngram.prune
     if prune != sorted(prune):
         raise UserError(
-            f"ngram.prune is {list(prune)}", where=where, remedy="Choose thresholds that do not fall"
+            f"ngram.prune is {list(prune)}", where=where, remedy="Choose non-decreasing thresholds"
         )

@@ -1,4 +1,4 @@
-"""The folder of a causal language model: written whole, opened wherever it was moved."""
+"""Saving and loading of causal language models."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _REMEDY_WORDS = "Give an experiment of `retort lm train`, kind ngram, tokenizer.
 
 
 def save_causal_lm(model: NeuralLM | NgramLM, folder: Path) -> None:
-    """Write what :func:`open_causal_lm` reads: weights, sizes, tokenizer, normaliser.
+    """Save a model for :func:`open_causal_lm`: weights, sizes, tokenizer, normaliser.
 
-    Of n-grams also `lm.arpa.gz`, for other tools; it says the same as the weights.
+    For n-grams, `lm.arpa.gz` is also written, for other tools.
     """
     config: dict[str, Any]
     if isinstance(model, NeuralLM):
@@ -62,7 +62,7 @@ def save_causal_lm(model: NeuralLM | NgramLM, folder: Path) -> None:
 
 
 def is_causal_lm(name: str | Path) -> bool:
-    """Whether :func:`open_causal_lm` takes it rather than transformers."""
+    """Whether :func:`open_causal_lm` can open it, rather than transformers."""
     folder = _folder(name)
     if folder is None:
         return False
@@ -73,17 +73,17 @@ def is_causal_lm(name: str | Path) -> bool:
 
 
 def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> CausalLM:
-    """Open what `retort lm train` made of a causal or an n-gram recipe.
+    """Open a causal or n-gram model of `retort lm train`.
 
     Args:
-        folder: `EXP`, or `EXP/model` wherever it was moved.
+        folder: `EXP` or `EXP/model`.
 
     Raises:
-        UserError: no such model there, or files of it are missing, broken or of another format.
+        UserError: there is no such model, or files are missing, damaged or of another format.
     """
     root = _folder(folder)
     if root is None or not is_causal_lm(root):
-        raise UserError("no causal language model here", where=folder, remedy=_REMEDY)
+        raise UserError("there is no causal language model here", where=folder, remedy=_REMEDY)
     with opening_model(root, _AGAIN):
         config = read_json(root / "config.json")
         check_format(config["format"], FORMAT, root)
@@ -113,17 +113,17 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
 
 
 def word_arpa(name: str | Path) -> Path:
-    """The ARPA file of an n-gram model over words, as a decoding graph needs it; written anew if it is missing.
+    """The ARPA file of a word n-gram model, for a decoding graph; it is written if it is missing.
 
     Args:
-        name: `EXP`, or `EXP/model` wherever it was moved.
+        name: `EXP` or `EXP/model`.
 
     Raises:
-        UserError: no n-gram model there, or one over other pieces than words.
+        UserError: there is no n-gram model, or it is not over words.
     """
     root = _folder(name)
     if root is None or not is_causal_lm(root):
-        raise UserError("no n-gram model here", where=name, remedy=_REMEDY_WORDS)
+        raise UserError("there is no n-gram model here", where=name, remedy=_REMEDY_WORDS)
     tokenizer = open_tokenizer(root / "tokenizer")
     kind = read_json(root / "config.json")["kind"]
     over = f"{units.unit}s" if (units := read_units(root)) else tokenizer.kind

@@ -16,19 +16,19 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Discounts = tuple[float, float, float]
 FALLBACK: Discounts = (0.5, 1.0, 1.5)
-"""Where the counts of an order give no discounts."""
+"""Discounts for orders whose counts give none."""
 
 
 @dataclass(frozen=True)
 class _Level:
-    """All n-grams of one order, ascending by history and last word.
+    """All n-grams of one order, sorted by history and last word.
 
     Attributes:
-        histories: `(K,)`, number of the history among the n-grams one shorter.
+        histories: `(K,)`, number of the history among the n-grams of the next lower order.
         words: `(K,)`, last word.
-        shorter: `(K,)`, number of the n-gram without its first word among those one shorter.
-        starts: `(K,)`, whether it begins a sentence.
-        counts: `(K,)`, how often it was seen.
+        shorter: `(K,)`, number of the n-gram without its first word among those of the next lower order.
+        starts: `(K,)`, whether it is at the start of a sentence.
+        counts: `(K,)`, its count.
     """
 
     histories: Ints
@@ -46,29 +46,29 @@ def estimate(
     order: int,
     prune: Sequence[int] = (),
 ) -> tuple[NgramTable, list[Discounts]]:
-    """A model of all words but the barred ones, whose probabilities behind every history sum to 1.
+    """Estimate a model of all words but the barred ones; its probabilities sum to 1 after every history.
 
-    Orders below the highest count the different words before an n-gram, at the start of a sentence how often it
-    was seen. What is pruned gives its probability back to the shorter history.
+    Orders below the highest use continuation counts (distinct preceding words), and plain counts at the start
+    of a sentence. The probability of pruned n-grams goes to the lower-order history.
 
     Args:
-        ids: `(P,)`, sentences one after the other, each `EOS words EOS` (without the last EOS where it was cut off).
-        lengths: of the sentences, EOS counted.
-        repeats: how often each sentence counts.
+        ids: `(P,)`, concatenated sentences, each `EOS words EOS` (without the last EOS if truncated).
+        lengths: lengths of the sentences, including EOS.
+        repeats: repetitions of each sentence.
         vocabulary: number of ids.
-        order: words of the longest n-grams.
-        prune: of 2, 3, ... words, not falling: n-grams seen so often or less are left out; for longer ones the
-            last holds.
+        order: order of the longest n-grams.
+        prune: non-decreasing count thresholds for order 2, 3, ...: n-grams with this count or less are left
+            out; the last value applies to higher orders.
 
     Returns:
-        the table, and the discounts of what was counted once, twice, and more often, by order.
+        The table, and for each order the discounts of counts 1, 2, and 3 or more.
     """
     levels = _count(ids, lengths, repeats, vocabulary, order)
     below = np.full(vocabulary, 1.0 / (vocabulary - len(BARRED)))
     below[BARRED] = 0.0
     probs: list[Floats] = []
     lefts: list[Floats] = []
-    kept, discounts = [], []
+    keeps, discounts = [], []
     for number, level in enumerate(levels, 1):
         counts = level.counts
         if number < order:
@@ -85,15 +85,15 @@ def estimate(
         left -= np.bincount(level.histories, shares, len(left))
         probs.append(shares + left[level.histories] * (probs[-1][level.shorter] if probs else below))
         lefts.append(left)
-        kept.append(keep)
+        keeps.append(keep)
         discounts.append(discount)
-    return _table(levels, probs, lefts, kept, vocabulary), discounts
+    return _table(levels, probs, lefts, keeps, vocabulary), discounts
 
 
 def discounts_of(counts: Ints) -> Discounts:
-    """What is taken off counts of 1, 2, and 3 or more (Chen and Goodman 1998, equation 26).
+    """Discounts of counts 1, 2, and 3 or more (Chen and Goodman 1998, equation 26).
 
-    A text so small that it leaves no discount gives :data:`FALLBACK`.
+    Returns :data:`FALLBACK` if the text is too small.
     """
     seen = np.bincount(np.minimum(counts, 5), minlength=5)[1:5].astype(float)
     if not seen.all():
@@ -108,13 +108,13 @@ def discounts_of(counts: Ints) -> Discounts:
 def _count(
     ids: NDArray[np.integer], lengths: Ints, repeats: Ints, vocabulary: int, order: int
 ) -> list[_Level]:
-    """The n-grams of every order, the first of them all ids."""
+    """The n-grams of every order; the unigrams are all ids."""
     small = np.int32 if len(ids) < 2**31 else np.int64
     ends = np.repeat(np.cumsum(lengths).astype(small), lengths)
     weights = np.repeat(repeats.astype(small), lengths)
     weighted = bool((repeats != 1).any())
     counts = np.bincount(ids, weights, vocabulary).astype(np.int64)
-    counts[EOS] -= repeats.sum()  # what starts a sentence is given, not predicted
+    counts[EOS] -= repeats.sum()  # the start symbol is not predicted
     words, nothing = np.arange(vocabulary), np.zeros(vocabulary, np.int64)
     levels = [_Level(nothing, words, nothing, words == EOS, counts)]
     places, numbers = np.arange(len(ids), dtype=small), ids.astype(np.int64)
@@ -137,19 +137,19 @@ def _table(
     levels: list[_Level],
     probs: list[Floats],
     lefts: list[Floats],
-    kept: list[NDArray[np.bool_]],
+    keeps: list[NDArray[np.bool_]],
     vocabulary: int,
 ) -> NgramTable:
-    """What is kept of every order; what is left behind a history becomes its backoff."""
+    """The table of the n-grams that remain; the left-over probability of a history becomes its back-off."""
     nodes, first = np.zeros(1, np.int64), 1
     keys, counts = [], []
-    for level, keep in zip(levels, kept):
+    for level, keep in zip(levels, keeps):
         keys.append((nodes[level.histories] * vocabulary + level.words)[keep])
         nodes = first + np.cumsum(keep) - 1
         counts.append(int(keep.sum()))
         first += counts[-1]
-    log_probs = [_log(each[keep]) for each, keep in zip(probs, kept)]
-    backoffs = [_log(left[keep]) for left, keep in zip(lefts[1:], kept)]
+    log_probs = [_log(each[keep]) for each, keep in zip(probs, keeps)]
+    backoffs = [_log(left[keep]) for left, keep in zip(lefts[1:], keeps)]
     return NgramTable(
         vocabulary,
         counts,
@@ -160,6 +160,6 @@ def _table(
 
 
 def _log(values: Floats) -> NDArray[np.float32]:
-    """Natural logarithm; of nothing what stands for impossible."""
+    """Natural logarithm; `IMPOSSIBLE` for 0."""
     with np.errstate(divide="ignore"):
         return np.where(values > 0.0, np.log(values), IMPOSSIBLE).astype(np.float32)

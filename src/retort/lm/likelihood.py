@@ -1,4 +1,4 @@
-"""How probable pretrained language models find whole texts, in pieces of their own."""
+"""Log-probabilities of texts under pretrained language models, with the models' own tokenizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from retort.common.errors import UserError
 from retort.lm.masked import pad_rows
-from retort.lm.masked_scoring import guess, open_guesser
+from retort.lm.masked_scoring import open_masked_scorer, score_masked
 from retort.pretrained.hub import longest_input, open_causal_plm, open_tokenizer, text_start
 
 if TYPE_CHECKING:
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 
 class CausalPlm:
-    """A pretrained causal language model: the log-probability of all pieces of a text, its end not among them.
+    """A pretrained causal language model: log-probability of all tokens of a text, without the end of the
+    text.
 
     Args:
         name: Hugging Face name or folder.
-        device: where it computes.
-        pieces: in one forward pass, padding counted; the memory of logits goes with it.
+        device: device of the model.
+        pieces: maximum number of tokens per forward pass, including padding; determines the memory of the
+            logits.
 
     Raises:
-        UserError: it cannot be opened, is no causal language model, or has no symbol to start with.
+        UserError: it cannot be opened, is not a causal language model, or has no start symbol.
     """
 
     def __init__(self, name: str, device: torch.device | str = "cpu", pieces: int = 1024) -> None:
@@ -40,7 +42,7 @@ class CausalPlm:
 
     @torch.no_grad()
     def score(self, texts: Sequence[str]) -> list[float]:
-        """Natural logarithms; what is too long for the model is cut off at its end."""
+        """Natural log-probabilities; texts that are too long for the model are truncated."""
         if not texts:
             return []
         rows = [
@@ -55,7 +57,7 @@ class CausalPlm:
             chosen, order = order[:count], order[count:]
             ids, mask = (each.to(device) for each in pad_rows([rows[index] for index in chosen], self.start))
             if ids.shape[1] < 2:
-                break  # nothing but empty texts is left
+                break  # only empty texts are left
             logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
             costs = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none").double()
             sums = -costs.masked_fill(~mask[:, 1:], 0.0).sum(1)
@@ -64,29 +66,30 @@ class CausalPlm:
 
 
 class MaskedPlm:
-    """A masked language model: the pseudo-log-likelihood of a text, each piece hidden in turn (Salazar et al. 2020).
+    """A masked language model: pseudo-log-likelihood of a text with each token masked in turn (Salazar et al.
+    2020).
 
     Args:
         name: Hugging Face name or folder.
-        device: where it computes.
+        device: device of the model.
 
     Raises:
-        UserError: it cannot be opened, or is no masked language model.
+        UserError: it cannot be opened, or is not a masked language model.
     """
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
-        model, self.tokenizer, self.longest = open_guesser(name)
+        model, self.tokenizer, self.longest = open_masked_scorer(name)
         self.model = model.to(device)
         self.parameters = sum(each.numel() for each in model.parameters())
 
     def score(self, texts: Sequence[str]) -> list[float]:
-        """Natural logarithms; what is too long for the model is cut off at its end."""
+        """Natural log-probabilities; texts that are too long for the model are truncated."""
         if not texts:
             return []
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.longest)["input_ids"]
         rows = [np.array(ids) for ids in encoded]
         alone = [np.arange(len(ids) - 2) for ids in rows]
-        return [-float(each.nll.sum()) for each in guess(self.model, self.tokenizer, rows, alone)]
+        return [-float(each.nll.sum()) for each in score_masked(self.model, self.tokenizer, rows, alone)]
 
 
 def _start(tokenizer: PreTrainedTokenizerFast, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Masked language models: made, opened, masked, asked."""
+"""Masked language models: construction, masking and forward passes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ATTENTION = "sdpa_float32"
-"""Name under which transformers knows :func:`_attention`."""
+"""Name of :func:`_attention` in transformers."""
 
 
 class MaskedLM(nn.Module):
-    """A Hugging Face masked language model that computes its vocabulary at chosen positions alone.
+    """A Hugging Face masked language model that computes logits at chosen positions only.
 
-    Most of a small model's work is its vocabulary, and five in six positions are not asked for.
+    Most of the work of a small model is its output layer, and five of six positions are not needed.
 
     Args:
         model: any `AutoModelForMaskedLM`.
@@ -42,7 +42,7 @@ class MaskedLM(nn.Module):
         Args:
             ids: `(B, N)`.
             mask: `(B, N)`, true for what is not padding.
-            chosen: `(B, N)`, true where the model is asked.
+            chosen: `(B, N)`, true where logits are computed.
         """
         self._chosen = chosen
         try:
@@ -52,14 +52,14 @@ class MaskedLM(nn.Module):
         return logits[0]
 
     def _choose(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        """What the head sees of the encoder: `(1, M, D)`."""
+        """Pass only the chosen positions to the head: `(1, M, D)`."""
         if self._chosen is not None:
             output.last_hidden_state = output.last_hidden_state[self._chosen][None]
         return output
 
 
 def build_bert(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, positions: int) -> PreTrainedModel:
-    """A BERT of random weights, drawn from torch's generator, with input and output embeddings tied."""
+    """A BERT with random weights from torch's generator and tied input and output embeddings."""
     from transformers import BertConfig, BertForMaskedLM
 
     return BertForMaskedLM(
@@ -78,7 +78,8 @@ def build_bert(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, position
 
 
 def fast_attention(model: PreTrainedModel) -> None:
-    """Let a model train fast: fused attention, in float32 on a CPU, without dropout of its weights."""
+    """Configure a model for fast training: fused attention, in float32 on a CPU, without attention
+    dropout."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -90,28 +91,28 @@ def fast_attention(model: PreTrainedModel) -> None:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
 ) -> Any:
-    """transformers' `sdpa`; on a CPU in float32, whose backward pass the fused kernel computes faster."""
+    """transformers' `sdpa`; on a CPU in float32, where the backward pass of the fused kernel is faster."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    kept = query.dtype
+    dtype = query.dtype
     with torch.autocast(query.device.type, enabled=False):
         if query.device.type == "cpu":
             query, key, value = query.float(), key.float(), value.float()
         attended, weights = sdpa_attention_forward(
             module, query, key, value, mask, **{**options, "dropout": 0.0}
         )
-    return attended.to(kept), weights
+    return attended.to(dtype), weights
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """Sentences with pieces hidden.
+    """Sentences with masked tokens.
 
     Attributes:
-        ids: `(B, N)` int64, as the model sees them.
+        ids: `(B, N)` int64, input of the model.
         mask: `(B, N)`, true for what is not padding.
-        chosen: `(B, N)`, true for the M pieces that are to be guessed.
-        targets: `(M,)`, what they are, row by row.
+        chosen: `(B, N)`, true for the M tokens to predict.
+        targets: `(M,)`, their ids, row by row.
     """
 
     ids: Tensor
@@ -125,13 +126,14 @@ class MaskedBatch:
 
 
 class Masking:
-    """Hides pieces as BERT does (Devlin et al. 2019): of the chosen 80 % hidden, 10 % at random, 10 % shown.
+    """Masks tokens as BERT (Devlin et al. 2019): of the chosen tokens 80 % are masked, 10 % replaced, 10 %
+    unchanged.
 
-    The two special pieces around a sentence are never chosen.
+    The two special tokens around a sentence are never chosen.
 
     Args:
-        tokenizer: with a mask piece.
-        share: of the pieces, each by itself.
+        tokenizer: tokenizer with a mask token.
+        share: probability that a token is chosen.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float) -> None:
@@ -141,7 +143,7 @@ class Masking:
         self._pad = tokenizer.pad_token_id or 0
 
     def __call__(self, sentences: Sequence[NDArray[np.int64]], seed: int) -> MaskedBatch:
-        """`[CLS] pieces [SEP]`, hidden by what `seed` draws."""
+        """Mask rows of `[CLS] tokens [SEP]` with the random seed `seed`."""
         ids, mask = pad_rows(sentences, self._pad)
         special = ~mask
         special[:, 0] = True
@@ -153,7 +155,7 @@ class Masking:
 
 
 def pad_rows(rows: Sequence[NDArray[np.int64]], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids to `(B, N)` int64 and a mask, true for what is not padding."""
+    """Pad rows of ids to `(B, N)` int64; the mask is true for what is not padding."""
     ids = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""What a masked language model guesses of pieces that are hidden from it: perplexities and accuracies."""
+"""Scoring with masked language models: pseudo-log-likelihoods, pseudo-perplexities and accuracies."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 _AT_ONCE = 256
-"""Sentences whose copies are sorted by length together."""
+"""Sentences whose masked copies are sorted by length together."""
 
 
 @dataclass(frozen=True)
-class Guess:
-    """Of the pieces of one sentence, in order, the special ones left out.
+class MaskedScores:
+    """Scores of the tokens of a sentence, in order, without special tokens.
 
     Attributes:
-        nll: negative log probability of each, nats, float64.
-        correct: whether it was the first guess.
+        nll: negative log-probability of each, in nats, float64.
+        correct: whether it was the most probable token.
     """
 
     nll: NDArray[np.float64]
     correct: NDArray[np.bool_]
 
 
-def open_guesser(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
-    """A masked language model by Hugging Face name or folder, its tokenizer, and how many pieces it reads at most.
+def open_masked_scorer(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
+    """Open a masked language model by Hugging Face name or folder; returns it, its tokenizer and its maximum
+    length.
 
     Raises:
-        UserError: it cannot be found or opened, or is no masked language model.
+        UserError: it cannot be found or opened, or is not a masked language model.
     """
     tokenizer = open_tokenizer(name)
     check_frame(tokenizer, name)
@@ -63,15 +64,15 @@ def score_sentences(
     longest: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LmScore:
-    """Hide every piece in turn, then every word, and see what the model makes of it.
+    """Score sentences with every token masked in turn, and with every word masked in turn.
 
     Args:
-        sentences: as the model is to read them.
-        longest: pieces of a sentence, the special ones counted; its end is cut off.
-        progress: called with the sentences done and their number.
+        sentences: sentences in the form that the model reads.
+        longest: maximum number of tokens including special ones; longer sentences are truncated.
+        progress: called with the number of sentences done and the total.
 
     Raises:
-        UserError: there is no piece in `sentences`.
+        UserError: there is no token in `sentences`.
     """
     nll, unknown, known, correct, words, whole = 0.0, 0, 0, 0, 0, 0
     pieces = 0
@@ -81,17 +82,17 @@ def score_sentences(
         rows = [np.array(ids) for ids in encoded["input_ids"]]
         alone = [np.arange(len(ids) - 2) for ids in rows]
         by_word = [
-            # By its last character: some tokenizers count the space before a piece with it.
+            # By its last character: some tokenizers include the space before a token.
             word_numbers(text, [max(last - 1, 0) for _, last in spans[1:-1]])
             for text, spans in zip(texts, encoded["offset_mapping"])
         ]
-        for ids, each in zip(rows, guess(model, tokenizer, rows, alone)):
+        for ids, each in zip(rows, score_masked(model, tokenizer, rows, alone)):
             nll += float(each.nll.sum())
             correct += int(each.correct.sum())
             pieces += len(each.nll)
             known += len(each.nll) > 0
             unknown += int((ids[1:-1] == tokenizer.unk_token_id).sum())
-        for numbers, each in zip(by_word, guess(model, tokenizer, rows, by_word)):
+        for numbers, each in zip(by_word, score_masked(model, tokenizer, rows, by_word)):
             hits = [each.correct[numbers == number].all() for number in np.unique(numbers)]
             words += len(hits)
             whole += sum(map(bool, hits))
@@ -111,24 +112,24 @@ def score_sentences(
 
 
 @torch.no_grad()
-def guess(
+def score_masked(
     model: MaskedLM,
     tokenizer: PreTrainedTokenizerFast,
     sentences: Sequence[Ids],
     groups: Sequence[Ids],
     pieces: int = 4096,
-) -> list[Guess]:
-    """Guess every piece of every sentence once, hidden together with those of its group.
+) -> list[MaskedScores]:
+    """Score every token of every sentence once, masked together with the tokens of its group.
 
-    The model is left in evaluation mode; an autocast that is on is used.
+    The model is set to evaluation mode; an active autocast is used.
 
     Args:
-        sentences: ids of `[CLS] pieces [SEP]`.
-        groups: of each sentence's pieces, the special ones left out: pieces of one number are hidden together,
-            a number is one row for the model.
-        pieces: in one forward pass, padding counted.
+        sentences: ids of `[CLS] tokens [SEP]`.
+        groups: group number of each token, without special tokens; the tokens of a group are masked together,
+            in one row of a batch.
+        pieces: maximum number of tokens per forward pass, including padding.
     """
-    results = [Guess(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
+    results = [MaskedScores(np.zeros(len(each)), np.zeros(len(each), bool)) for each in groups]
     for batch, targets, log_probs in hidden_posteriors(model, tokenizer, sentences, groups, pieces):
         nll = -log_probs.gather(-1, targets[:, None])[:, 0].cpu().numpy()
         correct = (log_probs.argmax(-1) == targets).cpu().numpy()
@@ -149,13 +150,13 @@ def hidden_posteriors(
     groups: Sequence[Ids],
     pieces: int = 4096,
 ) -> Iterator[tuple[list[tuple[int, Ids]], Tensor, Tensor]]:
-    """What the model makes of hidden pieces, batch by batch; arguments as of :func:`guess`.
+    """Distributions of masked tokens, batch by batch; arguments as in :func:`score_masked`.
 
-    A piece whose number is negative is never hidden.
+    A token with a negative group number is never masked.
 
     Yields:
-        the rows of a batch, each a sentence and those of its pieces (from 0) that were hidden in it; of all these
-        pieces, row by row, what they are `(M,)`, and the log-probabilities `(M, V)` float64 of what they might be.
+        The rows of a batch, each a sentence index and the positions (from 0) that were masked; then for all
+        masked tokens, row by row, the targets `(M,)` and the log-probabilities `(M, V)` float64.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -177,7 +178,7 @@ def hidden_posteriors(
 
 
 def fixed_masks(sentences: Sequence[Ids], share: float) -> list[Ids]:
-    """Groups for :func:`guess` that hide about `share` of a sentence at a time; the same at each call."""
+    """Groups for :func:`score_masked` that mask about `share` of a sentence at a time; deterministic."""
     rows = round(1 / share)
     return [
         np.random.default_rng(index).permutation(len(ids) - 2) % rows for index, ids in enumerate(sentences)
@@ -185,21 +186,21 @@ def fixed_masks(sentences: Sequence[Ids], share: float) -> list[Ids]:
 
 
 def word_numbers(text: str, places: Sequence[int]) -> Ids:
-    """The number, from 0, of the word to which each of these characters belongs.
+    """Index, from 0, of the word that contains each of the given characters.
 
-    Words are parted by white space; a Han character is one.
+    Words are separated by white space; a Han character is one word.
     """
     number, before, numbers = -1, " ", []
     for character in text:
-        apart = before.isspace() or is_cjk(before) or is_cjk(character)
-        number += apart and not character.isspace()
+        boundary = before.isspace() or is_cjk(before) or is_cjk(character)
+        number += boundary and not character.isspace()
         numbers.append(number)
         before = character
     return np.array([numbers[place] for place in places], np.int64)
 
 
 def _cut(rows: list[tuple[int, Ids]], lengths: Sequence[int], pieces: int) -> Iterator[list[tuple[int, Ids]]]:
-    """Runs of rows, longest first, of at most `pieces` with padding."""
+    """Batches of rows, longest first, of at most `pieces` tokens with padding."""
     start = 0
     while start < len(rows):
         stop = start + max(pieces // lengths[start], 1)

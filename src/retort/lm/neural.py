@@ -1,4 +1,4 @@
-"""Neural causal language models: a Transformer and an LSTM behind one face."""
+"""Neural causal language models: Transformer and LSTM."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Tokenizer
 
 State = list[Tensor]
-"""What a network remembers, in tensors whose first axis is the sentence."""
+"""State of a network: tensors whose first axis is the sentence."""
 
 
 class CausalNetwork(nn.Module, ABC):
-    """From pieces to logits of the next ones; input and output share the embedding. The parent of the kinds below.
+    """Base class of networks from tokens to logits of the next token; input and output share the embedding.
 
     Args:
-        config: sizes.
-        vocabulary: number of ids, the special ones counted.
+        config: sizes of the network.
+        vocabulary: number of ids, including special ones.
     """
 
     barred: Tensor
@@ -49,9 +49,10 @@ class CausalNetwork(nn.Module, ABC):
         self.barred[BARRED] = True
 
     def forward(self, previous: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits `(B, N, V)` of what follows each of `previous (B, N)`, EOS first, and the state behind the last.
+        """Logits `(B, N, V)` after each of `previous (B, N)`, which starts with EOS, and the state after the
+        last.
 
-        With a state, from :meth:`start` or the call before, N is 1.
+        With a state, from :meth:`start` or the previous call, N is 1.
         """
         hidden, state = self._read(self.scale * self.embedding(previous), state)
         logits = F.linear(self.dropout(self.norm(hidden)), self.embedding.weight)
@@ -63,11 +64,11 @@ class CausalNetwork(nn.Module, ABC):
 
     @abstractmethod
     def _read(self, embedded: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Hidden `(B, N, dim)` of embedded pieces `(B, N, dim)`."""
+        """Hidden `(B, N, dim)` of embedded tokens `(B, N, dim)`."""
 
 
 class CausalTransformer(CausalNetwork):
-    """Pre-norm layers over sinusoidal positions; keys and values are cached, so a state knows its position."""
+    """Pre-norm layers with sinusoidal positions; keys and values are cached."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__(config, vocabulary)
@@ -76,7 +77,7 @@ class CausalTransformer(CausalNetwork):
             for _ in range(config.layers)
         ]
         for layer in layers:
-            layer.dropout = 0.0  # of attention weights: without it a fused kernel computes attention
+            layer.dropout = 0.0  # no attention dropout, so that a fused kernel is used
         self.layers = nn.ModuleList(layers)
 
     def start(self, rows: int) -> State:
@@ -91,13 +92,13 @@ class CausalTransformer(CausalNetwork):
         after: State = []
         for index, layer in enumerate(self.layers):
             past = (state[2 * index], state[2 * index + 1]) if state else None
-            hidden, kept = layer(hidden, past)
-            after += kept
+            hidden, keys_values = layer(hidden, past)
+            after += keys_values
         return hidden, after
 
 
 class CausalLstm(CausalNetwork):
-    """Layers of LSTM as wide as the embedding."""
+    """LSTM layers of the width of the embedding."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__(config, vocabulary)
@@ -122,12 +123,12 @@ NETWORKS: dict[str, type[CausalTransformer] | type[CausalLstm]] = {
 
 @dataclass(frozen=True)
 class CausalBatch:
-    """Sentences of which every piece is to be guessed from those before it.
+    """Sentences in which every token is predicted from the previous ones.
 
     Attributes:
         previous: `(B, N)` int64, EOS first.
         mask: `(B, N)`, true for what is not padding.
-        targets: `(M,)`, what follows the M pieces that are not padding, row by row.
+        targets: `(M,)`, targets of the M positions that are not padding, row by row.
     """
 
     previous: Tensor
@@ -136,7 +137,7 @@ class CausalBatch:
 
     @staticmethod
     def of(rows: Sequence[NDArray[np.int64]]) -> CausalBatch:
-        """A batch of `EOS pieces EOS`."""
+        """A batch of rows `EOS tokens EOS`."""
         previous, mask = pad_rows([row[:-1] for row in rows], PAD)
         return CausalBatch(previous, mask, torch.from_numpy(np.concatenate([row[1:] for row in rows])))
 
@@ -146,13 +147,13 @@ class CausalBatch:
 
 
 class NeuralLM:
-    """A :class:`retort.lm.causal.CausalLM` made of a network.
+    """A :class:`retort.lm.causal.CausalLM` with a neural network.
 
     Args:
-        network: is put into evaluation mode.
-        tokenizer: of as many ids as the network has.
-        normalise: what made the text that it learned from.
-        pieces: in one forward pass of :meth:`score`, padding counted.
+        network: the network; it is set to evaluation mode.
+        tokenizer: tokenizer with the network's number of ids.
+        normalise: normaliser of the training text.
+        pieces: maximum number of tokens per forward pass of :meth:`score`, including padding.
     """
 
     def __init__(
@@ -188,6 +189,6 @@ class NeuralLM:
             chosen, order = order[:count], order[count:]
             batch = CausalBatch.of([rows[index] for index in chosen]).to(device)
             log_probs = self.network(batch.previous)[0][batch.mask].float().log_softmax(-1)
-            said = log_probs.gather(-1, batch.targets[:, None])[:, 0].cpu()
-            results.update(zip(chosen, said.split([len(rows[index]) - 1 for index in chosen])))
+            target_log_probs = log_probs.gather(-1, batch.targets[:, None])[:, 0].cpu()
+            results.update(zip(chosen, target_log_probs.split([len(rows[index]) - 1 for index in chosen])))
         return [results[index] for index in range(len(rows))]

@@ -1,4 +1,4 @@
-"""N-gram language models: a tree of n-grams, asked for many histories at once."""
+"""N-gram language models: a trie with batched look-up."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _AT_ONCE = 4096
 class NgramTable:
     """N-grams with their probabilities.
 
-    Node 0 is the empty history, node 1 + i the n-gram number i. EOS as the first word of a longer n-gram is the
-    start of a sentence, as the last word its end; by itself it has the probability of the end and the backoff
-    of the start.
+    Node 0 is the empty history, node 1 + i is n-gram i. EOS as the first word of a longer n-gram is the start
+    of a sentence, as the last word the end; the unigram has the probability of the end and the back-off of
+    the start.
 
     Attributes:
-        vocabulary: V, number of ids.
-        counts: n-grams of each order, V of the first: id i is the n-gram number i.
-        keys: `(K,)` int64, of each n-gram: the node of its history times V, plus its last word. They ascend, so
-            that shorter n-grams stand before longer ones and those of one history together.
-        log_probs: `(K,)` float32, natural, of its last word behind its history.
-        backoffs: `(K,)` float32, natural: what is added where the n-gram is a history without the word sought.
+        vocabulary: number of ids, V.
+        counts: number of n-grams of each order, V for the first: id i is n-gram i.
+        keys: `(K,)` int64, for each n-gram the node of its history times V plus its last word; ascending, so
+            shorter n-grams come first and those of one history are contiguous.
+        log_probs: `(K,)` float32, natural log-probability of the last word after the history.
+        backoffs: `(K,)` float32, natural log back-off weight of the n-gram as a history.
     """
 
     vocabulary: int
@@ -44,15 +44,15 @@ class NgramTable:
 
     @property
     def order(self) -> int:
-        """Words of the longest n-grams."""
+        """Order of the longest n-grams."""
         return len(self.counts)
 
 
 def check_table(table: NgramTable) -> None:
-    """Check that the arrays of a table that was read from a file belong together, so that no look-up leaves them.
+    """Check the arrays of a table that was read from a file, so that no look-up is out of range.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they are inconsistent.
     """
     size = sum(table.counts)
     arrays = (table.keys, table.log_probs, table.backoffs)
@@ -71,14 +71,14 @@ def check_table(table: NgramTable) -> None:
 
 
 class NgramLM:
-    """A :class:`retort.lm.causal.CausalLM` that looks n-grams up.
+    """A :class:`retort.lm.causal.CausalLM` of n-grams.
 
-    A state `(M,)` int64 is the node of the longest history known.
+    A state `(M,)` int64 is the node of the longest known history.
 
     Args:
-        table: of the tokenizer's ids.
-        tokenizer: of its pieces.
-        normalise: what made the text that it was counted in.
+        table: n-grams of the tokenizer's ids.
+        tokenizer: tokenizer of the tokens.
+        normalise: normaliser of the training text.
     """
 
     def __init__(self, table: NgramTable, tokenizer: Tokenizer, normalise: Normaliser) -> None:
@@ -92,14 +92,14 @@ class NgramLM:
         nodes = torch.arange(len(self._keys) + 1)
         self._first = torch.searchsorted(histories, nodes)
         self._followers = torch.searchsorted(histories, nodes, right=True) - self._first
-        self._followers[0] = 0  # of the empty history every word is taken at once
+        self._followers[0] = 0  # the unigrams are added in one operation
         self._shorter = self._shortened(histories)
-        # N words are no history: nothing is known behind them.
+        # N-grams of the highest order are not histories.
         longest = len(nodes) - table.counts[-1]
         self._history = torch.where(nodes < longest, nodes, self._shorter)
 
     def _shortened(self, histories: Tensor) -> Tensor:
-        """Of each node the longest other one that its words end in."""
+        """The node of the longest proper suffix of each node."""
         shorter = torch.zeros(len(self._keys) + 1, dtype=torch.int64)
         self._shorter = shorter
         stop = self.table.counts[0]
@@ -143,19 +143,20 @@ class NgramLM:
             rows = [np.array([EOS, *sentences[index], EOS], np.int64) for index in chosen]
             ids, _ = pad_rows(rows, PAD)
             words = ids.to(self._keys.device).T
-            state, said = self._history[1 + words[0]], []
+            state, columns = self._history[1 + words[0]], []
             for each in words[1:]:
                 node, log_probs = self._descend(state, each)
                 state = self._history[node]
-                said.append(log_probs)
-            by_row = torch.stack(said, 1).cpu()
+                columns.append(log_probs)
+            by_row = torch.stack(columns, 1).cpu()
             results.update(
                 (index, log_probs[: len(row) - 1]) for index, log_probs, row in zip(chosen, by_row, rows)
             )
         return [results[index] for index in range(len(sentences))]
 
     def _descend(self, state: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        """The longest n-grams `(M,)` that end in `words (M,)` behind `state (M,)`, and those words' log-probabilities."""
+        """The longest n-grams `(M,)` that end in `words (M,)` after `state (M,)`, and the words'
+        log-probabilities."""
         backed = torch.zeros(len(state), device=state.device)
         for _ in range(self.table.order - 1):
             missing = self._child(state, words) == 0
@@ -165,13 +166,13 @@ class NgramLM:
         return found, backed + self._log_probs[found - 1]
 
     def _child(self, state: Tensor, words: Tensor) -> Tensor:
-        """The nodes of `state` and one word more; 0 where there is none."""
+        """Nodes of `state` followed by `words`; 0 if there is none."""
         wanted = state * self.table.vocabulary + words
         at = torch.searchsorted(self._keys, wanted).clamp(max=len(self._keys) - 1)
         return torch.where(self._keys[at] == wanted, at + 1, 0)
 
     def _followers_of(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """All n-grams of the histories `(M,)`: whose they are, and their numbers."""
+        """All n-grams of the histories `(M,)`: the index of the history, and the number of the n-gram."""
         counts = self._followers[history]
         rows = torch.arange(len(history), device=history.device).repeat_interleave(counts)
         before = (counts.cumsum(0) - counts)[rows]

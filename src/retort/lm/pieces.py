@@ -1,4 +1,4 @@
-"""Sentences as pieces: tokenizers of one's own, and a million sentences as one mapped array."""
+"""Training of tokenizers, and memory-mapped stores of tokenised sentences."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _AT_ONCE = 10_000
-"""Sentences tokenised in one call."""
+"""Sentences per call of the tokenizer."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PLANE = 65_534
 _PLANES = (0xF0000, 0x100000)
-"""Where the two private planes of Unicode begin, and how many codes each has."""
+"""Start of the two private planes of Unicode; each has `_PLANE` codes."""
 
 
 def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer like BERT's, of at most `size` pieces, with the five special ones; the same of the same sentences.
+    """Train a WordPiece tokenizer as BERT's, of at most `size` tokens including the five special ones;
+    deterministic.
 
     Args:
-        lowercase: whether it lowers what it reads, as BERT's uncased ones do (accents go, too).
+        lowercase: whether to lowercase and remove accents, as BERT's uncased tokenizers.
     """
     from transformers import BertTokenizerFast
 
@@ -50,12 +51,12 @@ def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> Pre
 
 
 def _wordpieces(counts: Mapping[str, int], size: int) -> list[str]:
-    """Pieces of words by merging the most frequent pair, `##` before those that continue a word.
+    """WordPiece tokens by merging the most frequent pair, with `##` before those that continue a word.
 
-    The trainer of `tokenizers` for WordPiece numbers the characters within words in the order of a hash table, which
-    differs from call to call, and with it what is taken among equals. Its trainer for BPE numbers them by their code,
-    so that is given words in which every character, once at the start of a word and once within, has a code of its
-    own: two planes of Unicode that texts do not use.
+    The WordPiece trainer of `tokenizers` orders characters inside words by a hash table, so ties are resolved
+    differently from call to call. Its BPE trainer orders them by code point. It is therefore given words in
+    which every character has two codes, for the start and for the inside of a word, in two private planes of
+    Unicode.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers, trainers
@@ -83,10 +84,10 @@ def _wordpieces(counts: Mapping[str, int], size: int) -> list[str]:
 
 
 def word_level(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer with BERT's five special pieces whose other pieces are whole words between spaces, as they are.
+    """A tokenizer with BERT's five special tokens and whole words separated by spaces.
 
     Args:
-        words: in the order of their ids, which begin at 5.
+        words: words in the order of their ids, which begin at 5.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers, processors
@@ -103,10 +104,10 @@ def word_level(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def train_pieces(sentences: Iterable[str], config: PieceConfig) -> Tokenizer:
-    """A tokenizer as a student's, of the kind that the recipe names.
+    """Train a tokenizer of the recipe's kind, in the form of a student's tokenizer.
 
     Raises:
-        UserError: the text cannot give the size (BPE).
+        UserError: the text is too small for the vocabulary size (BPE).
     """
     if config.kind == "bpe":
         return BpeTokenizer.train(sentences, config.size)
@@ -119,12 +120,12 @@ def train_pieces(sentences: Iterable[str], config: PieceConfig) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Cutter:
-    """How sentences become rows of ids.
+    """Converts sentences to rows of ids.
 
     Attributes:
-        cut: sentences to ids, special pieces included.
+        cut: function from sentences to ids, including special tokens.
         size: number of ids.
-        identity: what tells its rows from those of others, as JSON can hold it.
+        identity: JSON description that distinguishes its rows from those of others.
     """
 
     cut: Callable[[Sequence[str]], list[list[int]]]
@@ -133,7 +134,7 @@ class Cutter:
 
 
 def causal_cutter(tokenizer: Tokenizer, longest: int) -> Cutter:
-    """`EOS pieces EOS`, of a sentence that has more than `longest` its beginning."""
+    """Rows of `EOS tokens EOS`, truncated to `longest`."""
 
     def cut(sentences: Sequence[str]) -> list[list[int]]:
         return [[EOS, *tokenizer.encode(each), EOS][:longest] for each in sentences]
@@ -142,13 +143,13 @@ def causal_cutter(tokenizer: Tokenizer, longest: int) -> Cutter:
 
 
 class PieceStore:
-    """Sentences as ids, special pieces included, mapped from disk.
+    """Sentences as ids, including special tokens, memory-mapped.
 
     Args:
-        folder: that :meth:`write` wrote.
+        folder: folder that :meth:`write` wrote.
 
     Attributes:
-        lengths: pieces of each sentence.
+        lengths: number of tokens of each sentence.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,7 +164,7 @@ class PieceStore:
 
     @property
     def ids(self) -> NDArray[np.generic]:
-        """The ids of all sentences, one after the other."""
+        """The ids of all sentences, concatenated."""
         whole: NDArray[np.generic] = self._ids
         return whole
 
@@ -178,7 +179,7 @@ class PieceStore:
         cutter: Cutter,
         progress: Callable[[int], None],
     ) -> None:
-        """Write `sentences`, cut into pieces, into `folder`.
+        """Tokenise `sentences` and write them to `folder`.
 
         Args:
             progress: called with the number of sentences so far.
@@ -195,22 +196,22 @@ class PieceStore:
             lengths += map(len, rows)
             progress(len(lengths))
         if not lengths:
-            raise UserError("no sentence is left to learn from", remedy="Name more text, or hold out less")
+            raise UserError("no sentence is left for training", remedy="Give more text, or hold out less")
         folder.mkdir(parents=True)
         np.save(folder / "ids.npy", np.concatenate(parts))
         np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
 
 
 class PieceMix:
-    """Several stores as one.
+    """Concatenation of several stores.
 
     Args:
-        stores: numbered through, one after the other.
-        repeats: how often an epoch holds each.
+        stores: stores, whose sentences are numbered consecutively.
+        repeats: repetitions of each store per epoch.
 
     Attributes:
-        lengths: pieces of each sentence.
-        epoch: the numbers of the sentences of an epoch.
+        lengths: number of tokens of each sentence.
+        epoch: sentence numbers of an epoch.
     """
 
     def __init__(self, stores: Sequence[PieceStore], repeats: Sequence[int]) -> None:
@@ -226,7 +227,7 @@ class PieceMix:
         return self._stores[store][index - int(self._starts[store])]
 
     def counted(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The ids of all sentences, one after the other, and how often an epoch holds each sentence."""
+        """The ids of all sentences, concatenated, and the repetitions of each sentence per epoch."""
         ids = np.concatenate([store.ids.astype(np.int32) for store in self._stores])
         return ids, np.repeat(self._repeats, [len(store) for store in self._stores])
 
@@ -234,14 +235,14 @@ class PieceMix:
 def length_batches(
     lengths: NDArray[np.int64], indices: NDArray[np.int64], pieces: int, draw: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Put sentences of like length together, at most `pieces` a batch with padding, in random order.
+    """Batches of sentences of similar length, of at most `pieces` tokens with padding, in random order.
 
-    Which sentences of one length meet is drawn anew at each call.
+    The order of sentences with equal length is drawn at each call.
 
     Args:
-        lengths: of all sentences.
-        indices: of the sentences to batch; one that stands twice is batched twice.
-        draw: what decides.
+        lengths: lengths of all sentences.
+        indices: indices of the sentences to batch; repetitions are kept.
+        draw: random generator.
     """
     order = draw.permutation(indices)
     order = order[np.argsort(-lengths[order], kind="stable")]

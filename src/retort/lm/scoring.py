@@ -1,4 +1,4 @@
-"""How well a language model knows a text, of whatever kind it is."""
+"""Perplexities of language models on texts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from retort.text.normalise import is_cjk
 from retort.text.tokenizers import UNKNOWN
 
 _AT_ONCE = 8192
-"""Sentences between two signs of progress."""
+"""Sentences between two progress reports."""
 
 
 @dataclass(frozen=True)
 class LmScore:
-    """How well a model knows a text.
+    """Scores of a model on a text.
 
-    A causal model pays for the end of each sentence too: it counts as a piece and as a word in the
-    perplexities, as other tools have it. A masked one guesses every piece hidden alone; its perplexities are
-    pseudo-perplexities (Salazar et al. 2020), which cannot be compared with those of causal models.
+    For a causal model the end of each sentence is included and counts as a token and as a word in the
+    perplexities, as in other tools. A masked model predicts each token with only that token masked; its
+    pseudo-perplexities (Salazar et al. 2020) are not comparable with perplexities of causal models.
 
     Attributes:
-        sentences: with at least one piece.
-        pieces: of all sentences, ends not counted.
-        words: between white space; a Han character is one.
-        unknown: pieces that stand for something outside the vocabulary.
-        perplexity: exp of the mean of the pieces' negative log probability.
-        word_perplexity: exp of the sum over all pieces, divided by the number of words.
-        top1: share of pieces that were the first guess; of masked models alone.
-        word_top1: share of words guessed whole, all pieces of a word hidden at once; of masked models alone.
+        sentences: sentences with at least one token.
+        pieces: number of tokens without sentence ends.
+        words: number of words separated by white space; a Han character is one word.
+        unknown: number of unknown tokens.
+        perplexity: exp of the mean negative log-probability per token.
+        word_perplexity: exp of the negative log-probability of all tokens divided by the number of words.
+        top1: accuracy of the most probable token; masked models only.
+        word_top1: fraction of words whose tokens are all correct when they are masked together; masked models
+            only.
     """
 
     sentences: int
@@ -49,13 +50,13 @@ def score_text(
     sentences: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LmScore:
-    """What a causal model makes of sentences in normal form.
+    """Score normalised sentences with a causal model.
 
     Args:
-        progress: called with the sentences done and their number.
+        progress: called with the number of sentences done and the total.
 
     Raises:
-        UserError: there is no piece in `sentences`.
+        UserError: there is no token in `sentences`.
     """
     nll, pieces, unknown, words, ends = 0.0, 0, 0, 0, 0
     for start in range(0, len(sentences), _AT_ONCE):
@@ -75,15 +76,15 @@ def score_text(
 
 
 def count_words(text: str) -> int:
-    """Words between white space; a Han character is one."""
+    """Number of words separated by white space; a Han character is one word."""
     return len("".join(f" {each} " if is_cjk(each) else each for each in text).split())
 
 
 def perplexity(nats: float) -> float:
-    """exp, infinite where a float does not hold it."""
+    """exp; infinite on overflow."""
     return math.exp(nats) if nats < 700.0 else math.inf
 
 
 def nothing_to_score() -> UserError:
-    """Of a text without a piece."""
-    return UserError("no sentence of it has a piece", remedy="Give other text")
+    """The error for a text without tokens."""
+    return UserError("no sentence contains a token", remedy="Give another text")

@@ -1,4 +1,4 @@
-"""Which units a language model is over, written beside its weights."""
+"""The units of a language model, stored with its weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retort.alignment.tree import SenoneTree
-from retort.alignment.unit_text import SpokenUnit, unit_symbols
+from retort.alignment.unit_text import AcousticUnit, unit_symbols
 from retort.common.errors import UserError
 from retort.common.json_reader import read_json
 
@@ -17,32 +17,32 @@ FILE = "units.json"
 
 @dataclass(frozen=True)
 class LmUnits:
-    """What the symbols of a language model are.
+    """Description of the symbols of a language model over senones or phones.
 
     Attributes:
         unit: `senone` or `phone`.
-        inventory: 32 hex digits of the tree that senones are numbered by, or of the phones.
+        inventory: hash (32 hex digits) of the tree of senones, or of the phones.
     """
 
     unit: str
     inventory: str
 
     @staticmethod
-    def of(unit: SpokenUnit, tree: SenoneTree) -> LmUnits:
-        """Those of a unit in a system with this tree."""
+    def of(unit: AcousticUnit, tree: SenoneTree) -> LmUnits:
+        """The description of a unit in a system with this tree."""
         content = str(tree) if unit == "senone" else " ".join(unit_symbols(tree, unit))
         return LmUnits(unit, hashlib.sha256(content.encode()).hexdigest()[:32])
 
     def save(self, folder: Path) -> None:
-        """Write them into the folder of a model."""
+        """Write the description into the folder of a model."""
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_units(folder: str | Path) -> LmUnits | None:
-    """The units of the model in a folder; None of one over text, and of what is no folder here.
+    """Read the units of the model in a folder; None for a model over text or if the folder does not exist.
 
     Raises:
-        UserError: what is written there cannot be understood.
+        UserError: the file is damaged.
     """
     path = Path(folder) / FILE
     if not path.is_file():

@@ -14,7 +14,7 @@ from retort.common.errors import UserError
 from retort.engine.folder import save_whole
 from retort.lm.config import LmRecipe
 from retort.lm.masked import MaskedBatch, MaskedLM, Masking, build_bert, fast_attention
-from retort.lm.masked_scoring import fixed_masks, guess, score_sentences
+from retort.lm.masked_scoring import fixed_masks, score_masked, score_sentences
 from retort.lm.pieces import Cutter, train_wordpiece, word_level
 from retort.lm.scoring import LmScore
 from retort.lm_training.data import LmText, Progress
@@ -61,7 +61,7 @@ class MaskedLearner(Learner[MaskedBatch]):
         return logits
 
     def validate(self, model: MaskedLM) -> dict[str, float]:
-        guesses = guess(model, self.tokenizer, self._rows, self._groups)
+        guesses = score_masked(model, self.tokenizer, self._rows, self._groups)
         nll, correct = (
             np.concatenate([getattr(each, name) for each in guesses]) for name in ("nll", "correct")
         )

@@ -14,7 +14,7 @@ from typing import cast
 
 from retort.alignment.store import AlignmentStore
 from retort.alignment.tree import SenoneTree
-from retort.alignment.unit_text import SpokenUnit, UnitSpeaker, pause_share, unit_symbols
+from retort.alignment.unit_text import AcousticUnit, UnitPronouncer, pause_share, unit_symbols
 from retort.common.checksums import verify
 from retort.common.errors import BadUtterance, UserError
 from retort.common.json_reader import read_json
@@ -79,12 +79,12 @@ class UnitTexts:
         left_out: LeftOut,
         pauses: float,
     ) -> None:
-        unit = cast(SpokenUnit, config.unit)
+        unit = cast(AcousticUnit, config.unit)
         self.left_out, self.pauses = left_out, pauses
         self.units = LmUnits.of(unit, tree)
         self.symbols = unit_symbols(tree, unit)
         """All that can be said, whether the text has it or not."""
-        self._speak, self._seed, self._sample = UnitSpeaker(lexicon, tree, unit), seed, config.sample
+        self._speak, self._seed, self._sample = UnitPronouncer(lexicon, tree, unit), seed, config.sample
         drawn = [pauses, seed] if pauses else []
         said = json.dumps([asdict(self.units), seed if config.sample else None, str(lexicon), *drawn])
         self.fingerprint = hashlib.sha256(said.encode()).hexdigest()[:32]
@@ -169,7 +169,7 @@ def _pronounced(
     ordered = sorted(words)
     if recipe.units.pronounce:
         lexicon = with_english(lexicon, ordered, tree.phones.symbols, case=recipe.normaliser.case)
-    missing = set(UnitSpeaker(lexicon, tree, "phone").missing(ordered))
+    missing = set(UnitPronouncer(lexicon, tree, "phone").missing(ordered))
     if len(missing) == len(words):
         raise UserError(
             f"none of the {len(words):,} words of the text has a pronunciation",

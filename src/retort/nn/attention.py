@@ -39,16 +39,16 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """Scaled dot-product attention of split heads, joined and projected to `(B, T, dim)`."""
         dropout = self.dropout if self.training else 0.0
-        kept = query.dtype
+        dtype = query.dtype
         # On a CPU the fused kernel's bfloat16 backward pass takes four times as long as its float32 one.
-        exact = query.device.type == "cpu" and kept != torch.float64
+        exact = query.device.type == "cpu" and dtype != torch.float64
         with torch.autocast(query.device.type, enabled=False) if exact else contextlib.nullcontext():
             if exact:
                 query, key, value = query.float(), key.float(), value.float()
                 mask = mask.float() if mask is not None and mask.is_floating_point() else mask
             attended = F.scaled_dot_product_attention(
                 query, key, value, mask, dropout_p=dropout, is_causal=causal
-            ).to(kept)
+            ).to(dtype)
         projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return projected
 

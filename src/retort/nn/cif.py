@@ -245,13 +245,13 @@ def _merge(
     is_frame = frame_slots.new_zeros(batch, slots).scatter_(1, frame_slots, 1)
     frame_of = is_frame.cumsum(1).sub_(is_frame)
     token_of = step - frame_of
-    behind = token_of + 1
+    next_token = token_of + 1
 
-    edges = torch.minimum(behind.to(positions.dtype).scatter_(1, frame_slots, positions), held)
+    edges = torch.minimum(next_token.to(positions.dtype).scatter_(1, frame_slots, positions), held)
     weights = edges.diff(dim=1, prepend=edges.new_zeros(batch, 1))
     # Token u + 1 starts behind the end of token u; the last column is where the frame ends go.
-    behind.masked_fill_(is_frame.bool(), units + 1)
-    token_starts = step.new_zeros(batch, units + 2).scatter_(1, behind, (step + 1).expand(batch, -1))
+    next_token.masked_fill_(is_frame.bool(), units + 1)
+    token_starts = step.new_zeros(batch, units + 2).scatter_(1, next_token, (step + 1).expand(batch, -1))
     return _Stairs(
         weights=weights.to(torch.promote_types(dtype, torch.float32)).view(-1),
         frames=_rows(frame_of, lengths, row * frames),

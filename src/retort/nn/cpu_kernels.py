@@ -34,8 +34,8 @@ class Dropout(nn.Module):
             return F.dropout(hidden, self.p)
         draws = torch.empty(hidden.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
         levels = draws.view(torch.int16)[: hidden.numel()].view(hidden.shape)
-        kept = (levels >= dropped - _LEVELS // 2).to(hidden.dtype)
-        return hidden * kept.mul_(_LEVELS / (_LEVELS - dropped))
+        mask = (levels >= dropped - _LEVELS // 2).to(hidden.dtype)
+        return hidden * mask.mul_(_LEVELS / (_LEVELS - dropped))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

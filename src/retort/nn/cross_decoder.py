@@ -32,9 +32,9 @@ class CrossLayer(HistoryLayer):
 
         Arguments as :meth:`HistoryLayer.look_back` and :meth:`CrossAttention.forward` have them.
         """
-        hidden, kept = self.look_back(hidden, past)
+        hidden, keys_values = self.look_back(hidden, past)
         context = self.cross(self.cross_norm(hidden), memory, mask)
-        return self.feed(hidden + self.residual_dropout(context)), context, kept
+        return self.feed(hidden + self.residual_dropout(context)), context, keys_values
 
 
 @dataclass
@@ -134,8 +134,8 @@ class CrossDecoder(nn.Module):
         past = []
         for index, layer in enumerate(self.layers):
             before = state.past[index] if state.past else None
-            hidden, _, kept = layer(hidden, state.memory[index], state.mask, before)
-            past.append(kept)
+            hidden, _, keys_values = layer(hidden, state.memory[index], state.mask, before)
+            past.append(keys_values)
         logits = self.vocabulary(self.norm(hidden))
         return logits[:, 0], CrossState(state.memory, state.mask, past, state.steps + 1)
 

@@ -33,12 +33,12 @@ def greedy_peaks(log_probs: Tensor, lengths: Tensor, skipped: Collection[int]) -
     """
     best, labels = log_probs.max(-1)
     peaks = []
-    for path, sure, length in zip(labels.tolist(), best.tolist(), lengths.tolist()):
+    for path, scores, length in zip(labels.tolist(), best.tolist(), lengths.tolist()):
         found = []
         for label, run in groupby(range(length), key=path.__getitem__):
             if label not in skipped:
-                frame = max(run, key=sure.__getitem__)
-                found.append(Peak(label, sure[frame], frame))
+                frame = max(run, key=scores.__getitem__)
+                found.append(Peak(label, scores[frame], frame))
         peaks.append(found)
     return peaks
 

@@ -55,8 +55,8 @@ class CausalLayer(HistoryLayer):
         self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """As :meth:`look_back`, with the feed-forward behind it."""
-        hidden, kept = self.look_back(hidden, past)
-        return self.feed(hidden), kept
+        hidden, keys_values = self.look_back(hidden, past)
+        return self.feed(hidden), keys_values
 
 
 @dataclass
@@ -158,8 +158,8 @@ class CifDecoder(nn.Module):
         hidden = self._input(previous_tokens[:, None], state.previous[:, None], position)
         past = []
         for index, layer in enumerate(self.layers):
-            hidden, kept = layer(hidden, state.past[index] if state.past else None)
-            past.append(kept)
+            hidden, keys_values = layer(hidden, state.past[index] if state.past else None)
+            past.append(keys_values)
         hidden = self._attend(hidden, state.memory, state.steps)
         _, logits = self._output(hidden, embedding[:, None])
         return logits[:, 0], DecoderState(past, embedding, state.steps + 1, state.memory)

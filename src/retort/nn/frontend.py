@@ -86,8 +86,8 @@ class FramesFrontend(nn.Module):
         size = features.shape[1]
         features = features.masked_fill(~valid_mask(lengths, size)[..., None], 0.0)
         # One frame is there at least: what an utterance without frames gives has a shape, and a gradient.
-        behind = -size % self.subsampling if size else self.subsampling
-        features = F.pad(features, (0, 0, 1, behind + 1))
+        padding = -size % self.subsampling if size else self.subsampling
+        features = F.pad(features, (0, 0, 1, padding + 1))
         hidden = self.convolution(features.transpose(1, 2)).transpose(1, 2)
         return self.norm(F.relu(hidden)), self.output_lengths(lengths)
 

@@ -50,9 +50,9 @@ class ParallelLayer(nn.Module):
         if self.cross is not None and self.cross_norm is not None:
             if memory is None or memory_lengths is None:
                 raise ValueError("a parallel decoder with cross-attention reads the encoder's output")
-            heard = attention_mask(memory_lengths, memory.shape[1])
+            context = attention_mask(memory_lengths, memory.shape[1])
             hidden = hidden + self.dropout(
-                self.cross(self.cross_norm(hidden), self.cross.memory(memory), heard)
+                self.cross(self.cross_norm(hidden), self.cross.memory(memory), context)
             )
         result: Tensor = hidden + self.feedforward(hidden)
         return result

@@ -112,7 +112,7 @@ PREDICTORS: dict[str, type[StatelessPredictor] | type[LstmPredictor]] = {
 class Joiner(nn.Module):
     """`output(tanh(acoustic(hidden) + linguistic(predicted)))` (Graves et al. 2013, as k2's icefall has it).
 
-    The two sides are projected once, by :meth:`hear` and :meth:`read`, and joined wherever they meet.
+    The two sides are projected once, by :meth:`project_encoder` and :meth:`project_predictor`, and then added.
 
     Args:
         acoustic_dim: of the encoder's hidden frames.
@@ -127,35 +127,39 @@ class Joiner(nn.Module):
         self.linguistic = nn.Linear(linguistic_dim, dim, bias=False)
         self.output = nn.Linear(dim, vocabulary)
 
-    def hear(self, hidden: Tensor) -> Tensor:
+    def project_encoder(self, hidden: Tensor) -> Tensor:
         """`(..., acoustic_dim)` to `(..., dim)`."""
-        heard: Tensor = self.acoustic(hidden)
-        return heard
+        encoder_proj: Tensor = self.acoustic(hidden)
+        return encoder_proj
 
-    def read(self, predicted: Tensor) -> Tensor:
+    def project_predictor(self, predicted: Tensor) -> Tensor:
         """`(..., linguistic_dim)` to `(..., dim)`."""
-        read: Tensor = self.linguistic(predicted)
-        return read
+        predictor_proj: Tensor = self.linguistic(predicted)
+        return predictor_proj
 
-    def forward(self, heard: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, encoder_proj: Tensor, predictor_proj: Tensor) -> tuple[Tensor, Tensor]:
         """States `(..., dim)` and logits `(..., V)` of two sides that can be added."""
-        states = torch.tanh(heard + read)
+        states = torch.tanh(encoder_proj + predictor_proj)
         return states, self.output(states)
 
-    def over_lattices(self, heard: Tensor, read: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    def over_lattices(
+        self, encoder_proj: Tensor, predictor_proj: Tensor, lengths: Tensor, token_lengths: Tensor
+    ) -> Tensor:
         """Logits `(N, V)` of all cells of the lattices of a batch, utterance by utterance, frame by frame.
 
         Cells outside of the lattices are not computed: N is the sum of T_b (U_b + 1).
 
         Args:
             heard: `(B, T, dim)`.
-            read: `(B, U + 1, dim)`.
+            predictor_proj: `(B, U + 1, dim)`.
             lengths: `(B,)`, the frames T_b.
             token_lengths: `(B,)`, the tokens U_b.
         """
         sums = [
             (frames[:length, None] + places[None, : count + 1]).flatten(0, 1)
-            for frames, places, length, count in zip(heard, read, lengths.tolist(), token_lengths.tolist())
+            for frames, places, length, count in zip(
+                encoder_proj, predictor_proj, lengths.tolist(), token_lengths.tolist()
+            )
         ]
         logits: Tensor = self.output(torch.tanh(torch.cat(sums)))
         return logits

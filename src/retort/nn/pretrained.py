@@ -96,12 +96,12 @@ class SpeechFrontend(nn.Module):
         features = features.masked_fill(~valid_mask(lengths, features.shape[1])[..., None], 0.0)
         wave = features.flatten(1)
         if self.together:
-            heard = self._convolved(wave)
+            extracted = self._convolved(wave)
         else:
             sizes = (lengths * self.samples).tolist()
             alone = [self._convolved(wave[row : row + 1, :size])[0] for row, size in enumerate(sizes)]
-            heard = pad_sequence(alone, batch_first=True)
-        projected = self.projection(heard)  # of some models with what it projected beside it
+            extracted = pad_sequence(alone, batch_first=True)
+        projected = self.projection(extracted)  # of some models with what it projected beside it
         hidden: Tensor = projected if isinstance(projected, Tensor) else projected[0]
         return hidden, self.output_lengths(lengths)
 

@@ -180,19 +180,19 @@ class _ArcLogProbs(torch.autograd.Function):
         ctx.save_for_backward(logits, picked, norm)
         ctx.cells, ctx.blank, ctx.size = cells, blank, size
         stays = rows[:, blank].to(dtype) - norm
-        says = rows.gather(1, picked[:, None])[:, 0].to(dtype) - norm
-        return stays.view(targets.shape), says.view(targets.shape)
+        emits = rows.gather(1, picked[:, None])[:, 0].to(dtype) - norm
+        return stays.view(targets.shape), emits.view(targets.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, stays: Tensor, says: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, stays: Tensor, emits: Tensor) -> tuple[Tensor, None, None, None]:
         logits, picked, norm = ctx.saved_tensors
         grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        parts = (logits.flatten(0, -2), grad.flatten(0, -2), norm, picked, stays.flatten(), says.flatten())
-        for own, out, total, target, stay, say in zip(*(each.split(ctx.size) for each in parts)):
-            slope = (own.to(total.dtype) - total[:, None]).exp_().mul_(-(stay + say)[:, None])
+        parts = (logits.flatten(0, -2), grad.flatten(0, -2), norm, picked, stays.flatten(), emits.flatten())
+        for own, out, total, target, stay, emit in zip(*(each.split(ctx.size) for each in parts)):
+            slope = (own.to(total.dtype) - total[:, None]).exp_().mul_(-(stay + emit)[:, None])
             slope[:, ctx.blank] += stay
-            out.copy_(slope.scatter_add_(1, target[:, None], say[:, None]))
+            out.copy_(slope.scatter_add_(1, target[:, None], emit[:, None]))
         if ctx.cells is not None:
             grad.masked_fill_(~ctx.cells[..., None], 0.0)  # what is padding may be NaN
         return grad, None, None, None
@@ -206,9 +206,9 @@ class _PathLogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, stays: Tensor, says: Tensor, lengths: Tensor, token_lengths: Tensor, shift: int
+        ctx: Any, stays: Tensor, emits: Tensor, lengths: Tensor, token_lengths: Tensor, shift: int
     ) -> Tensor:
-        blank, token = _lattice(Arcs(stays, says), lengths, token_lengths)
+        blank, token = _lattice(Arcs(stays, emits), lengths, token_lengths)
         alphas = _forward_variables(blank, token, shift)
         total = alphas[torch.arange(len(lengths), device=lengths.device), token_lengths, lengths]
         ctx.save_for_backward(blank, token, alphas, total, lengths, token_lengths)
@@ -224,10 +224,10 @@ class _PathLogProb(torch.autograd.Function):
         live = live & (total > -torch.inf)[:, None, None]
         reached = (alphas - total[:, None, None])[..., :-1]
         stays = reached + blank[..., :-1] + betas[..., 1:]
-        says = reached + token[..., :-1] + F.pad(_earlier(betas, ctx.shift), (0, 0, 0, 1))[:, 1:, :-1]
+        emits = reached + token[..., :-1] + F.pad(_earlier(betas, ctx.shift), (0, 0, 0, 1))[:, 1:, :-1]
         slopes = (
             (grad.double()[:, None, None] * each.exp().where(live, 0.0)).transpose(1, 2).to(ctx.dtype)
-            for each in (stays, says)
+            for each in (stays, emits)
         )
         return *slopes, None, None, None
 

@@ -172,8 +172,8 @@ class WhisperDecoder(nn.Module):
         hidden = (self.prompt + self.positions[: count + 1])[:count].expand(len(source), -1, -1)
         past = []
         for layer, own in zip(self.layers, memory):
-            hidden, _, kept = layer(hidden, own, mask)
-            past.append(kept)
+            hidden, _, keys_values = layer(hidden, own, mask)
+            past.append(keys_values)
         return CrossState(memory, mask, past, count)
 
     def step(self, state: CrossState, previous_tokens: Tensor) -> tuple[Tensor, CrossState]:
@@ -194,8 +194,8 @@ class WhisperDecoder(nn.Module):
         past = []
         for index, layer in enumerate(self.layers):
             before = state.past[index] if state.past else None
-            hidden, _, kept = layer(hidden, state.memory[index], state.mask, before)
-            past.append(kept)
+            hidden, _, keys_values = layer(hidden, state.memory[index], state.mask, before)
+            past.append(keys_values)
         logits = self.logits(self.norm(hidden))
         return logits[:, 0], CrossState(state.memory, state.mask, past, state.steps + 1)
 

@@ -127,8 +127,8 @@ class FiredWhisperDecoder(nn.Module):
         hidden = (hidden + whisper.positions[place] + self.fired(embedding))[:, None]
         mask, past = state.masks[:, :, state.steps, None], []
         for index, layer in enumerate(whisper.layers):
-            hidden, _, kept = layer(hidden, state.memory[index], mask, state.past[index] if state.past else None)
-            past.append(kept)
+            hidden, _, keys_values = layer(hidden, state.memory[index], mask, state.past[index] if state.past else None)
+            past.append(keys_values)
         logits = whisper.logits(whisper.norm(hidden))
         return logits[:, 0], replace(state, past=past, steps=state.steps + 1)
 

@@ -243,12 +243,12 @@ class Downsample(nn.Module):
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, T, D)` to `(B, ceil(T / factor), D)`, lengths to ceil(L / factor); behind these are zeros."""
         factor, frames = len(self.weight), hidden.shape[1]
-        behind = -frames % factor
-        valid = valid_mask(lengths, frames + behind)
+        padding = -frames % factor
+        valid = valid_mask(lengths, frames + padding)
         hidden = hidden.masked_fill(~valid[:, :frames, None], 0.0)
         shares = self.weight.softmax(0) * valid.unflatten(1, (-1, factor))
         shares = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
-        parts = F.pad(hidden, (0, 0, 0, behind)).unflatten(1, (-1, factor))
+        parts = F.pad(hidden, (0, 0, 0, padding)).unflatten(1, (-1, factor))
         return (parts * shares[..., None]).sum(2), (lengths + factor - 1) // factor
 
 

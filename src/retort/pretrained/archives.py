@@ -41,7 +41,7 @@ def join_members(
         for member in file.members:
             number, path = member.split(":", 1)
             archive = archives[int(number)]
-            with _reading(archive, path) as source:
+            with _open_archive(archive, path) as source:
                 while block := source.read(_BLOCK):
                     size += len(block)
                     if size > file.bytes:
@@ -69,7 +69,7 @@ def unzip_members(archive: Path, members: dict[str, str], out: Path, most: int) 
     for path, sha256 in members.items():
         target = out / Path(path).name
         digest = hashlib.sha256()
-        with _reading(archive, path) as source, target.open("wb") as file:
+        with _open_archive(archive, path) as source, target.open("wb") as file:
             while block := source.read(_BLOCK):
                 left -= len(block)
                 if left < 0:
@@ -92,7 +92,7 @@ def take_members(folder: Folder, archives: list[Path], out: Path) -> None:
     if len(members) != folder.count:
         raise _other(out.name, archive, f"{len(members)} files, not {folder.count}")
     for member in members:
-        with _reading(archive, member) as source:
+        with _open_archive(archive, member) as source:
             content = source.read(folder.bytes + 1)
         if len(content) != folder.bytes:
             raise _other(Path(member).name, archive, f"not {folder.bytes:,} bytes")
@@ -146,7 +146,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
 
 
 @contextmanager
-def _reading(archive: Path, member: str) -> Iterator[IO[bytes]]:
+def _open_archive(archive: Path, member: str) -> Iterator[IO[bytes]]:
     with _opened(archive) as opened:
         if isinstance(opened, zipfile.ZipFile):
             there = member in opened.namelist()

@@ -32,12 +32,12 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
         UserError: the client is not installed, the registry lacks the package, or gives another archive.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{package.sha256[:16]}{'.whl' if package.registry == 'pip' else '.tgz'}"
-    if kept.is_file():
-        if sha256_of(kept) == package.sha256:
+    archive = folder / f"{package.sha256[:16]}{'.whl' if package.registry == 'pip' else '.tgz'}"
+    if archive.is_file():
+        if sha256_of(archive) == package.sha256:
             report(package.bytes)
-            return kept
-        kept.unlink()
+            return archive
+        archive.unlink()
     prefix = f"partial-{package.sha256[:16]}-"
     for stale in folder.glob(f"{prefix}*"):  # of a process that was killed
         shutil.rmtree(stale, ignore_errors=True)
@@ -50,9 +50,9 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
                 where=package.name,
                 remedy="Run the command again; if it stays, the package was changed: do not use it",
             )
-        arrived.replace(kept)
+        arrived.replace(archive)
     report(package.bytes)
-    return kept
+    return archive
 
 
 def client_command(package: Package, out: Path) -> list[str]:
@@ -107,11 +107,11 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
                 client.kill()
                 client.wait()
         log.seek(0)
-        said = log.read()
+        output = log.read()
     archives = [each for each in out.iterdir() if each.suffix in (".whl", ".tgz")]
     if client.returncode or len(archives) != 1:
         raise UserError(
-            f"{package.registry} could not fetch it: {_last_error(said)}",
+            f"{package.registry} could not fetch it: {_last_error(output)}",
             where=package.name,
             remedy="Check the network and the index that pip uses"
             if package.registry == "pip"
@@ -128,7 +128,7 @@ def _size(folder: Path) -> int:
     return found
 
 
-def _last_error(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _last_error(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()] or lines
     return (errors[-1] if errors else "it gave no archive").removeprefix("ERROR: ").rstrip(".")[:200]

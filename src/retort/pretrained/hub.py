@@ -51,8 +51,8 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
         raise UserError("no model here (config.json is missing)", where=name, remedy=remedy)
     if name.startswith("exp/"):
         recipe = name.removeprefix("exp/").removesuffix("/model")
-        known = recipe if recipe in recipe_names() else "its recipe"
-        raise UserError("no such experiment", where=name, remedy=f"Train it first: retort lm train {known}")
+        recipe_name = recipe if recipe in recipe_names() else "its recipe"
+        raise UserError("no such experiment", where=name, remedy=f"Train it first: retort lm train {recipe_name}")
     if not name or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
         raise UserError("no such folder", where=name or "teacher model", remedy=remedy)
     return name

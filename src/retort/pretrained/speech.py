@@ -139,7 +139,7 @@ def open_conformer_encoder(name: str) -> dict[str, Tensor]:
     return weights
 
 
-def hears_normalised(name: str) -> bool | None:
+def normalises_wave(name: str) -> bool | None:
     """Whether a speech encoder was trained on waves of zero mean and unit variance; None where it does not say."""
     from transformers import Wav2Vec2FeatureExtractor
 

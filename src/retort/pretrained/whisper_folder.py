@@ -128,8 +128,8 @@ def _generation_config(whisper: Whisper, ids: dict[str, int], settings: dict[str
     if heads := settings.get("alignment_heads"):
         found["alignment_heads"] = heads
     if multilingual:
-        first, behind = ids["<|startoftranscript|>"], min(ids["<|translate|>"], ids["<|transcribe|>"])
-        found["lang_to_id"] = {name: number for name, number in ids.items() if first < number < behind}
+        first, after = ids["<|startoftranscript|>"], min(ids["<|translate|>"], ids["<|transcribe|>"])
+        found["lang_to_id"] = {name: number for name, number in ids.items() if first < number < after}
         found["task_to_id"] = {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}
     return found
 

@@ -14,7 +14,7 @@ from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_log_probs, ctc_loss
-from retort.students.glancing import forgotten
+from retort.students.glancing import drop_tokens
 from retort.students.student import StudentOutput, Tap
 from retort.students.tokens import TokenStudent, layer_dims, utterance_tap
 from retort.text.tokenizers import EOS
@@ -78,7 +78,7 @@ class AttentionStudent(TokenStudent):
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         share = self.config.decoder.history_dropout if self.training else 0.0
-        previous = F.pad(forgotten(tokens, share), (1, 0), value=EOS)[:, :-1]
+        previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])
         ce = hard_loss(decoded.logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)

@@ -26,7 +26,7 @@ from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import fire_frames
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import HasCtc, ctc_log_probs, ctc_loss
-from retort.students.glancing import forgotten, glance
+from retort.students.glancing import drop_tokens, glance
 from retort.students.student import Encoded, StudentOutput, Tap
 from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK, EOS, PAD
@@ -223,18 +223,18 @@ class CifStudent(TokenStudent):
         al. leave these out).
         """
         if not isinstance(self.decoder, ParallelDecoder):
-            previous = F.pad(self._forget(tokens), (1, 0), value=EOS)[:, :-1]
+            previous = F.pad(self._drop_history(tokens), (1, 0), value=EOS)[:, :-1]
             return *self.decoder(previous, fired.embeddings, self._memory(fired, encoded)), {}
         given = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
         ratio = self.config.decoder.glancing
         if not self.training or ratio == 0.0:
             return *self.decoder(*given), {}
         with torch.no_grad():
-            guesses = self.decoder(*given)[1].argmax(-1)
+            predicted = self.decoder(*given)[1].argmax(-1)
         # Else autocast, in some versions of torch, hands the weights that it has cast without gradients to the second pass.
         torch.clear_autocast_cache()
-        shown = glance(guesses, tokens, fired.lengths, ratio)
-        right = (guesses == tokens) & valid_mask(fired.lengths, tokens.shape[1])
+        shown = glance(predicted, tokens, fired.lengths, ratio)
+        right = (predicted == tokens) & valid_mask(fired.lengths, tokens.shape[1])
         return *self.decoder(*given, (tokens, shown)), {"correct": right.sum(), "shown": shown.sum()}
 
     def decode(self, encoded: Encoded, fired: FiredTokens, previous: Tensor) -> Tensor:
@@ -269,9 +269,9 @@ class CifStudent(TokenStudent):
         places = fire_frames(fired.fire_times, encoded.lengths)
         return reader.remember(encoded.hidden, encoded.lengths, places)
 
-    def _forget(self, tokens: Tensor) -> Tensor:
+    def _drop_history(self, tokens: Tensor) -> Tensor:
         """`tokens (B, U)` with some of them unknown, while training."""
-        return forgotten(tokens, self.config.decoder.history_dropout) if self.training else tokens
+        return drop_tokens(tokens, self.config.decoder.history_dropout) if self.training else tokens
 
 
 def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:

@@ -40,7 +40,7 @@ def glance(
     return (keys.argsort(1).argsort(1) < counts[:, None]) & valid
 
 
-def forgotten(tokens: Tensor, share: float) -> Tensor:
+def drop_tokens(tokens: Tensor, share: float) -> Tensor:
     """`tokens (B, U)` int64 with this share of them, drawn one by one, unknown."""
     if share == 0.0:
         return tokens

@@ -95,7 +95,7 @@ class HybridStudent(Student):
         """
         encoded, layers = encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
         lengths, logits = encoded.lengths, self.output(encoded.hidden)
-        senones = _laid_beside(senones, lengths, logits.shape[1])
+        senones = _align_to(senones, lengths, logits.shape[1])
         ce = hard_loss(logits, senones, senones >= 0, self.config.label_smoothing, self.config.ce_weight)
         taps = {"senones": Tap(logits, lengths, "frame", ce.hard)} | layers
         return StudentOutput({"ce": ce.total}, taps, {"correct": ce.correct})
@@ -111,7 +111,7 @@ def _senones(batch: Labelled) -> Tensor:
     return batch.senones
 
 
-def _laid_beside(senones: Tensor, lengths: Tensor, size: int) -> Tensor:
+def _align_to(senones: Tensor, lengths: Tensor, size: int) -> Tensor:
     """`senones` padded or cut to `(B, size)`."""
     fitting = F.pad(senones, (0, size - senones.shape[1]), value=-1)
     if ((fitting >= 0) & ~valid_mask(lengths, size)).any() or (senones[:, size:] >= 0).any():

@@ -92,26 +92,26 @@ class TransducerStudent(TokenStudent):
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         counts = (token_lengths - 1).clamp(min=0).masked_fill(encoded.lengths == 0, 0)
         tokens = tokens[:, : int(counts.max())]
-        heard = self.joiner.hear(encoded.hidden)
-        read = self.joiner.read(self.predictor(tokens, EOS))
-        logits = self.joiner.over_lattices(heard, read, encoded.lengths, counts)
-        cells = lattice_cells(encoded.lengths, counts, heard.shape[1], read.shape[1])
+        encoder_proj = self.joiner.project_encoder(encoded.hidden)
+        predictor_proj = self.joiner.project_predictor(self.predictor(tokens, EOS))
+        logits = self.joiner.over_lattices(encoder_proj, predictor_proj, encoded.lengths, counts)
+        cells = lattice_cells(encoded.lengths, counts, encoder_proj.shape[1], predictor_proj.shape[1])
         arcs = packed_arcs(logits, tokens, counts, cells, BLANK)
         monotonic = self.config.transducer.monotonic
         losses = {"transducer": path_loss(arcs, encoded.lengths, counts, "sum", monotonic=monotonic)}
         frames = token_frames(arcs, encoded.lengths, counts, monotonic=monotonic)
         present = mask = valid_mask(counts, tokens.shape[1])
         with torch.no_grad():
-            said = self.joiner(at_frames(heard, frames), read[:, :-1])[1].argmax(-1) == tokens
+            correct = self.joiner(at_frames(encoder_proj, frames), predictor_proj[:, :-1])[1].argmax(-1) == tokens
         if self.config.ctc_weight > 0.0:
             log_probs = ctc_log_probs(self, encoded)
             losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, counts)
             frames, present = label_frames(log_probs, encoded.lengths, tokens, counts, blank=BLANK)
-        states, predicted = self.joiner(at_frames(heard, frames), read[:, :-1])
+        states, predicted = self.joiner(at_frames(encoder_proj, frames), predictor_proj[:, :-1])
         along = {"acoustic": at_frames(encoded.hidden, frames), "linguistic": states, "tokens": predicted}
         taps = {
             name: Tap(F.pad(values, (0, 0, 0, 1)), token_lengths, "token", present=F.pad(present, (0, 1)))
             for name, values in along.items()
         }
         taps["utterance"] = utterance_tap(encoded.hidden, encoded.lengths)
-        return StudentOutput(losses, taps | layers, {"correct": (said & mask).sum()})
+        return StudentOutput(losses, taps | layers, {"correct": (correct & mask).sum()})

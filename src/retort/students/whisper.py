@@ -16,7 +16,7 @@ from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes, copy_
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_loss
-from retort.students.glancing import forgotten
+from retort.students.glancing import drop_tokens
 from retort.students.student import Encoded, Student, StudentOutput, Tap
 from retort.students.tokens import TokenStudent, layer_dims, utterance_tap
 from retort.text.tokenizers import EOS, Tokenizer
@@ -97,7 +97,7 @@ class WhisperStudent(TokenStudent):
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         tokens = tokens[:, : int(token_lengths.max())]
         share = self.config.decoder.history_dropout if self.training else 0.0
-        previous = F.pad(forgotten(tokens, share), (1, 0), value=EOS)[:, :-1]
+        previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])
         # The output layer is wide: it is computed for real tokens only.

@@ -13,7 +13,7 @@ from torch import Tensor
 from retort.common.errors import UserError
 from retort.config.schema import TeacherConfig
 from retort.lm.masked import pad_rows
-from retort.lm.masked_scoring import hidden_posteriors, open_guesser
+from retort.lm.masked_scoring import hidden_posteriors, open_masked_scorer
 from retort.pretrained.hub import longest_input, open_causal_plm, open_tokenizer, text_end, text_start
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
 from retort.teachers.masked_lm import change_case, strip_spaces
@@ -110,7 +110,7 @@ class MaskedPosteriorTeacher(PretrainedPosteriorTeacher):
     """
 
     def _open(self) -> None:
-        self._model, _, self.maximum_pieces = open_guesser(self.config.model)
+        self._model, _, self.maximum_pieces = open_masked_scorer(self.config.model)
         self._first, *_, self._last = self.pieces("a")["input_ids"]
         self._model.to(self.device).requires_grad_(False)
 

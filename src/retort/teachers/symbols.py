@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retort.alignment.tree import SenoneTree
-from retort.alignment.unit_text import SpokenUnit, senone_symbol
+from retort.alignment.unit_text import AcousticUnit, senone_symbol
 from retort.common.errors import UserError
 from retort.config.schema import TeacherConfig
 from retort.lm.factory import is_causal_lm
@@ -74,7 +74,7 @@ def check_units(config: TeacherConfig, tree: SenoneTree | None = None) -> None:
         raise UserError(
             f"case is {config.case}, but {units.unit}s have none", where=config.model, remedy="Set case: keep"
         )
-    if tree is not None and LmUnits.of(cast(SpokenUnit, units.unit), tree) != units:
+    if tree is not None and LmUnits.of(cast(AcousticUnit, units.unit), tree) != units:
         raise UserError(
             f"its {units.unit}s are those of other alignments",
             where=config.model,

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from lhotse import CutSet
 
 from retort.alignment.store import AlignmentStore
-from retort.alignment.unit_text import SpokenUnit, unit_text
+from retort.alignment.unit_text import AcousticUnit, unit_text
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.config.schema import Recipe
@@ -26,7 +26,7 @@ from retort.evaluation.recognise import recognise
 from retort.evaluation.scalar_search import try_scales
 from retort.evaluation.scoring import demand_words, score
 from retort.graph.build import Graph, build_graph
-from retort.graph.pool import Workplace
+from retort.graph.pool import DecoderPool
 from retort.lm.config import load_lm_recipe
 from retort.lm.factory import word_arpa
 from retort.students.factory import build_student
@@ -106,13 +106,13 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         return Recogniser(student, words, recipe.features, recipe.normaliser, accelerator.device, heard)
 
     def validate(student: Student) -> dict[str, float]:
-        with Workplace(recipe.training.threads) as workplace:
-            judged = recogniser(student, scales[len(scales) // 2]).at(workplace)
+        with DecoderPool(recipe.training.threads) as pool:
+            judged = recogniser(student, scales[len(scales) // 2]).use_pool(pool)
             return _validated(judged, data.validation, held_out)
 
     def finish(student: Student) -> Recogniser:
-        with Workplace(recipe.training.threads) as workplace:
-            judged = recogniser(student, scales[0]).at(workplace)
+        with DecoderPool(recipe.training.threads) as pool:
+            judged = recogniser(student, scales[0]).use_pool(pool)
             found = try_scales(judged, data.validation, scales, progress)
         write_whole(root / recipe.name / SCALES, json.dumps(found.rates, indent=1) + "\n")
         if found.at_the_edge:
@@ -177,7 +177,7 @@ def _texts_of(
         if unit == "text":
             return transcripts
         aligned = [] if alignments is None else alignments.values()
-        return list(dict.fromkeys(unit_text(each, cast(SpokenUnit, unit))[0] for each in aligned))
+        return list(dict.fromkeys(unit_text(each, cast(AcousticUnit, unit))[0] for each in aligned))
 
     return texts
 

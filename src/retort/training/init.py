@@ -35,7 +35,7 @@ from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.pretrained import hub
 from retort.pretrained.speech import (
     FEATURES,
-    hears_normalised,
+    normalises_wave,
     open_conformer_encoder,
     open_speech_encoder,
     open_whisper_encoder,
@@ -252,7 +252,7 @@ def check_pretrained(recipe: Recipe) -> None:
         return
     with torch.device("meta"):
         speech_parts(replace(config, architecture=architecture), recipe.features.bins)
-    cmvn = hears_normalised(config.model)
+    cmvn = normalises_wave(config.model)
     if cmvn is not None and cmvn != recipe.features.cmvn:
         raise UserError(
             f"it was trained on waves {'of unit variance' if cmvn else 'as they are'}",

@@ -17,8 +17,8 @@ from retort.common.json_reader import read_json
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.decoding.options import DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.rescoring import Judge
-from retort.decoding.transcript import spoken
+from retort.decoding.rescoring import RescoringLM
+from retort.decoding.transcript import hypothesis_text
 from retort.evaluation.bootstrap import interval
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.recognise import recognise
@@ -214,7 +214,7 @@ class _Decoder:
         self.key = evaluation_key(recogniser, self.opened, plain)
         # At once, so that a model that does not fit is told before anything is decoded.
         search = recogniser.opened(plain)
-        self.judge: Judge | None = search.judge
+        self.judge: RescoringLM | None = search.rescoring_lm
         self.weighed = bool(plain.rescore) or search.weighs_length
         self.options = replace(plain, rescore="", rescore_kind="auto", rescore_case="keep")
         self.judged: dict[tuple[int, ...], float] = {}
@@ -264,7 +264,7 @@ class _Decoder:
             rows = []
             for each in candidates.get(utterance, []):
                 parts = [tuple(part.ids) for part in each.parts]
-                texts = [spoken(self.recogniser.tokenizer, ids) for ids in parts]
+                texts = [hypothesis_text(self.recogniser.tokenizer, ids) for ids in parts]
                 text = self.recogniser.normalise(self.recogniser.separator.join(filter(None, texts)))
                 errors = (
                     count_errors(split_words(reference), split_words(text)).errors,

@@ -97,7 +97,7 @@ def evaluate(
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.noise import CLIPS
     from retort.evaluation.results import add_result
-    from retort.graph.pool import Workplace
+    from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
 
     options = decoding_options(
@@ -121,8 +121,8 @@ def evaluate(
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
     run = None if results is None else _finished(experiment, folder)
-    with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
-        recogniser = load(experiment).at(workplace)
+    with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
+        recogniser = load(experiment).use_pool(pool)
         check_places(out or folder, results=results)
         aligned = open_aligned(experiment, cuts, recogniser.student)
         evaluation = run_evaluation(

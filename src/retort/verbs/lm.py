@@ -113,10 +113,10 @@ def _scorer(
         return lambda sentences, progress: score_text(
             causal, [causal.normalise(each) for each in sentences], progress
         )
-    from retort.lm.masked_scoring import open_guesser, score_sentences
+    from retort.lm.masked_scoring import open_masked_scorer, score_sentences
     from retort.text.normalise import recase
 
-    masked, tokenizer, limit = open_guesser(model)
+    masked, tokenizer, limit = open_masked_scorer(model)
     return lambda sentences, progress: score_sentences(
         masked, tokenizer, [recase(each, case) for each in sentences], min(longest, limit), progress
     )

