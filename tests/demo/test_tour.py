@@ -15,8 +15,8 @@ from retort.corpora.cuts import Prepared, Rejected
 from retort.corpora.open_cuts import open_cuts
 from retort.evaluation import Comparison
 from retort.sweeps import launcher
-from retort.verbs import demo as tour
-from retort.verbs.demo import FINE_TUNING, FROM_SCRATCH, run_demo
+from retort.verbs import demo_run as tour
+from retort.verbs.demo_run import FINE_TUNING, FROM_SCRATCH, run_demo
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("matplotlib")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.common.console import PlainConsole
-from retort.common.errors import UserError, complain, printable
+from retort.common.errors import UserError, print_error, printable
 from retort.common.files import check_local, check_writable
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ Overrides = Annotated[
 ]
 
 
-def tell(text: str, style: str | None = None) -> None:
+def print_line(text: str, style: str | None = None) -> None:
     """One line on the screen, never broken: paths are there to be copied."""
     console.print(printable(text), style=style, soft_wrap=True)
 
@@ -88,14 +88,14 @@ def print_change(before: Score, after: Score) -> None:
     try:
         rows = [compare(before, after, measure=measure) for measure in ("cer", "wer")]
     except UserError as error:
-        tell(f"the start cannot be compared: {error}", style="yellow")
+        print_line(f"the start cannot be compared: {error}", style="yellow")
         return
     parts = [
         f"{row.measure.upper()} {row.first:.2%} before, {row.difference:+.2%} ({row.low:+.2%} to {row.high:+.2%})"
         for row in rows
     ]
     verdict = "lost" if rows[0].low > 0 else "gained" if rows[0].high < 0 else "no clear change"
-    tell(f"against training.init: {'  '.join(parts)}; {verdict}")
+    print_line(f"against training.init: {'  '.join(parts)}; {verdict}")
 
 
 def print_evaluation(source: str, evaluation: Evaluation) -> None:
@@ -106,38 +106,38 @@ def print_evaluation(source: str, evaluation: Evaluation) -> None:
         for name in ("cer", "wer")
     )
     counts = score.words
-    tell(f"{source}: {rates}")
-    tell(
+    print_line(f"{source}: {rates}")
+    print_line(
         f"{len(score.utterances):,} utterances, {len(score.speakers)} speakers; of {counts.reference:,} words "
         f"{counts.substitutions:,} substituted, {counts.deletions:,} deleted, {counts.insertions:,} inserted",
     )
     if score.real_time_factor is not None and score.core_seconds is not None:
         workers = f" with {score.workers} at work" if score.workers > 1 else ""
-        tell(
+        print_line(
             f"an hour of speech costs {score.core_seconds:,.0f} s of a core (real-time factor "
             f"{score.real_time_factor:.3f}{workers})"
         )
     if (frames := evaluation.frames) is not None:
-        tell(
+        print_line(
             f"the aligned senone is the first guess in {frames.rate:.2%} of {frames.frames:,} frames of "
             f"{frames.utterances:,} utterances"
         )
     if evaluation.options.suffix:
         sizes = ", ".join(f"{part} {count:,}" for part, count in evaluation.parameters.items())
-        tell(f"parameters at run time: {sizes}")
+        print_line(f"parameters at run time: {sizes}")
     if evaluation.options.rescore and evaluation.short:
         beam = evaluation.options.beam
-        tell(f"{evaluation.short:,} utterances had fewer than {beam} hypotheses to be ranked anew")
-    tell(f"written to {evaluation.folder}")
+        print_line(f"{evaluation.short:,} utterances had fewer than {beam} hypotheses to be ranked anew")
+    print_line(f"written to {evaluation.folder}")
     if note := bounds["wer"].note:
-        tell(note, style="yellow")
-    say_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
+        print_line(note, style="yellow")
+    print_rejected(len(evaluation.rejected), str(evaluation.folder / "rejected.tsv"), "could not be used")
 
 
-def say_rejected(count: int, where: str, what: str = "left out") -> None:
+def print_rejected(count: int, where: str, what: str = "left out") -> None:
     """How many utterances were not used, if any, and which file tells why."""
     if count:
-        tell(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
+        print_line(f"{count} utterances {what}; {where} lists them with the reasons", style="yellow")
 
 
 def first_process() -> bool:
@@ -160,5 +160,5 @@ def training_screen(steps: int) -> Iterator[TrainingProgress]:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise
     except Stopped as stopped:
-        complain(str(stopped))
+        print_error(str(stopped))
         sys.exit(TERMINATED)

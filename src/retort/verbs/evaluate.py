@@ -9,7 +9,7 @@ import typer
 
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
-from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, print_line
 from retort.verbs.decoding import (
     GRAPHS,
     AcousticScale,
@@ -132,9 +132,9 @@ def evaluate(
     print_evaluation(cuts, evaluation)
     if evaluation.noise is not None:
         for line in evaluation.noise.lines():
-            tell(line)
+            print_line(line)
     for line in notes:
-        tell(line, style="yellow")
+        print_line(line, style="yellow")
     if results is not None and run is not None:
         recipe, outcome = run
         params, seconds = outcome.params, outcome.seconds

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from retort.common.environment import tune_environment
-from retort.verbs.console import tell
+from retort.verbs.console import print_line
 
 
 class Engine(StrEnum):
@@ -43,9 +43,9 @@ def export(
     recogniser = load(experiment)
     write = export_transformers if engine is Engine.transformers else export_ctranslate2
     written = write(recogniser, base or base_of(experiment), out, half=half)
-    tell(f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters")
+    print_line(f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters")
     if not written.padded:
-        tell(
+        print_line(
             "this engine pads audio to 30 s, the model was trained without (features.pad_seconds): compare error rates",
             style="yellow",
         )

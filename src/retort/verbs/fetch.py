@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from retort.verbs.console import console, tell
+from retort.verbs.console import console, print_line
 
 
 class Source(StrEnum):
@@ -42,11 +42,11 @@ def fetch(
         for name in names:
             with stage_progress(console) as progress:
                 folder = run_fetch(name, progress, source=source.value)
-            tell(f"{folder}")
+            print_line(f"{folder}")
         return
     table = Table("name", "what", "download", "licence", "here")
     for name, entry in load_catalogue().items():
         size = f"{entry.download_bytes / 1e6:,.0f} MB"
         table.add_row(name, entry.about, size, entry.licence, "yes" if locate(name) else "no")
     console.print(table)
-    tell(f"cache      {cache_folder()} (set RETORT_CACHE for another)")
+    print_line(f"cache      {cache_folder()} (set RETORT_CACHE for another)")

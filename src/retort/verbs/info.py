@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from retort.config.ranges import MILLION
-from retort.verbs.console import Overrides, RecipeName, console, finite, tell
+from retort.verbs.console import Overrides, RecipeName, console, finite, print_line
 
 if TYPE_CHECKING:
     from retort.config.schema import Recipe
@@ -56,7 +56,7 @@ def info(
         table.add_row("trained", f"{description.shipped + description.training_only:,}")
     console.print(table)
     for line in description.lines:
-        tell(line)
+        print_line(line)
     if gpu is not None:
         _estimate(loaded, description, gpu, utilisation, utterance)
 
@@ -87,17 +87,17 @@ def _estimate(
     operations = training.accumulation * cost.operations.of(seconds, utterance)
     hours = training.steps * operations / (gpu.peak * 1e12 * share) / 3600
     time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    tell(
+    print_line(
         f"time       {operations / 1e12:,.2f} TFLOP an update and process, {training.steps:,} updates: {time}, "
         f"if {share:.0%} of {gpu.peak:g} TFLOP/s are used"
     )
-    tell(
+    print_line(
         f"assumed    {tokens_per_second(recipe):g} tokens a second. Not counted: evaluations, reading of data, "
         "teachers that read while the student trains, CUDA's own memory (about 1 GiB)"
     )
     if seconds > (most := cost.longest_batch(gpu.memory * GIB, longest)):
-        tell(f"the memory is enough for batches.seconds up to about {int(most)}", style="yellow")
+        print_line(f"the memory is enough for batches.seconds up to about {int(most)}", style="yellow")
     if training.precision == "fp32":
-        tell("training.precision is fp32, the peak is that of 16 bits: it will take longer", style="yellow")
+        print_line("training.precision is fp32, the peak is that of 16 bits: it will take longer", style="yellow")
     if training.precision == "bf16" and name == "V100":
-        tell("a V100 does not compute in bf16: set training.precision=fp16", style="yellow")
+        print_line("a V100 does not compute in bf16: set training.precision=fp16", style="yellow")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retort.common.environment import tune_environment
-from retort.verbs.console import console, say_rejected, tell
+from retort.verbs.console import console, print_line, print_rejected
 
 
 def label(
@@ -54,5 +54,5 @@ def label(
     write_labelled(out, found)
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl.gz')}.rejected.tsv")
     write_rejected(found.rejected, rejected)
-    tell(f"{out}: {len(found.cuts):,} utterances, {found.seconds / 3600:.2f} h")
-    say_rejected(len(found.rejected), str(rejected))
+    print_line(f"{out}: {len(found.cuts):,} utterances, {found.seconds / 3600:.2f} h")
+    print_rejected(len(found.rejected), str(rejected))

@@ -18,7 +18,7 @@ from retort.verbs.console import (
     check_places,
     console,
     first_process,
-    tell,
+    print_line,
     training_screen,
 )
 from retort.verbs.decoding import Threads
@@ -46,7 +46,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():
-        tell(f"{outcome.folder / 'model'}: {outcome.said}")
+        print_line(f"{outcome.folder / 'model'}: {outcome.said}")
         _print_scores({"held out": outcome.score})
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retort.common.environment import tune_environment
-from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, print_line
 
 
 def release(
@@ -57,8 +57,8 @@ def release(
         released = release(experiment, out, terms, test or [], EXPERIMENTS, progress, weights)
     for each in released.evaluations:
         print_evaluation(each.split, each)
-    tell(f"{released.folder}: {released.size / 1e6:.1f} MB")
+    print_line(f"{released.folder}: {released.size / 1e6:.1f} MB")
     if released.size > SMALL:
-        tell(f"more than {SMALL / 1e6:.0f} MB: large for a repository", style="yellow")
+        print_line(f"more than {SMALL / 1e6:.0f} MB: large for a repository", style="yellow")
     if released.absolute:
-        tell(f"its recipe.json names absolute paths: {', '.join(released.absolute)}", style="yellow")
+        print_line(f"its recipe.json names absolute paths: {', '.join(released.absolute)}", style="yellow")

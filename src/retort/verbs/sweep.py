@@ -10,7 +10,7 @@ import typer
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
 from retort.config.ranges import THREADS
-from retort.verbs.console import EXPERIMENTS, Overrides, check_places, console, local_path, tell
+from retort.verbs.console import EXPERIMENTS, Overrides, check_places, console, local_path, print_line
 
 
 def sweep(
@@ -50,10 +50,10 @@ def sweep(
     try:
         board = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
     except (KeyboardInterrupt, SystemExit):
-        tell(f"{table} has the runs that are done")
+        print_line(f"{table} has the runs that are done")
         raise
     board.show(console)
-    tell(f"written to {table}, the single runs to {to}")
+    print_line(f"written to {table}, the single runs to {to}")
     if board.failed:
         raise UserError(
             f"these runs failed: {', '.join(board.failed)}",

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
-from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, tell
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_line
 from retort.verbs.decoding import (
     GRAPHS,
     Cuts,
@@ -113,10 +113,10 @@ def tune(
         cells = (f"{each.lm_weight:g}", f"{each.rescore_weight:g}", f"{each.length_weight:g}")
         table.add_row(*cells, f"{each.rate:.2%}", style="bold" if each == found.best else None)
     console.print(table)
-    tell(f"without a language model {found.alone:.2%}, with the best weights {found.best.rate:.2%}")
+    print_line(f"without a language model {found.alone:.2%}, with the best weights {found.best.rate:.2%}")
     for line in found.warnings:
-        tell(line, style="yellow")
-    tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+        print_line(line, style="yellow")
+    print_line(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
 
 
 def _tune_noise(experiment: Path, cuts: str) -> None:
@@ -129,11 +129,11 @@ def _tune_noise(experiment: Path, cuts: str) -> None:
     with stage_progress(console) as progress:
         found = calibrate(load(experiment), open_cuts(find_data(cuts)).cuts, progress)
     path = store_no_speech(experiment, found.no_speech)
-    tell(f"no speech from a probability of {found.no_speech.threshold:.3f} on")
-    tell(
+    print_line(f"no speech from a probability of {found.no_speech.threshold:.3f} on")
+    print_line(
         f"of the segments it was chosen on: false alarms {found.false_alarms:.2%}, missed noise {found.missed:.2%}"
     )
-    tell(f"written to {path}; retort evaluate --noise on other data tells what it is worth")
+    print_line(f"written to {path}; retort evaluate --noise on other data tells what it is worth")
 
 
 def _show(found: TunedNumber, cuts: str) -> None:
@@ -143,10 +143,10 @@ def _show(found: TunedNumber, cuts: str) -> None:
         table.add_row(f"{value:g}", f"{rate:.2%}", style="bold" if value == best else None)
     console.print(table)
     without = "the graph" if found.options.graph else f"a {name}"
-    tell(f"without {without} {found.alone:.2%}, with the best {name} {found.tried.rates[best]:.2%}")
+    print_line(f"without {without} {found.alone:.2%}, with the best {name} {found.tried.rates[best]:.2%}")
     if found.tried.at_the_edge:
-        tell(f"the best {name}, {best:g}, lies at the edge of what was tried", style="yellow")
-    tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+        print_line(f"the best {name}, {best:g}, lies at the edge of what was tried", style="yellow")
+    print_line(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
 
 
 def gap(
@@ -178,4 +178,4 @@ def gap(
     console.print(to_screen(rates_table(found), cuts))
     console.print(to_screen(shares_table(found), "paired bootstrap over speakers"))
     for line in found.notes:
-        tell(line, style="yellow")
+        print_line(line, style="yellow")

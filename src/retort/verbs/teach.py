@@ -1,0 +1,46 @@
+"""`retort teach`: the outputs of the teachers for the training text, stored on disk."""
+
+from __future__ import annotations
+
+import os
+
+from retort.common.console import PlainConsole
+from retort.common.environment import tune_environment
+from retort.verbs.console import EXPERIMENTS, Overrides, RecipeName, check_places, console
+
+
+def teach(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+) -> None:
+    """Let the teachers read the training text once, into exp/cache; the same command goes on after a stop.
+
+    Under torchrun every process reads its share.
+    """
+    tune_environment()
+    from retort.config.loading import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    check_places(EXPERIMENTS)
+    from retort.common.progress import stage_progress
+    from retort.training.teach import teach as run_teaching
+
+    screen = console if os.environ.get("RANK", "0") == "0" else PlainConsole(quiet=True)
+    with stage_progress(screen) as progress:
+        done = run_teaching(
+            loaded,
+            EXPERIMENTS,
+            progress,
+            lambda name, folder, estimate: screen.print(f"{name}: {estimate} in {folder}"),
+            lambda _, values: screen.print(values["note"]) if "note" in values else None,
+        )
+    for each in done:
+        store = each.store
+        screen.print(
+            f"{each.name}: {each.read:,} texts read now; {store.folder} holds {len(store):,} in "
+            f"{store.bytes / 1e6:,.1f} MB",
+        )
+        if each.missing:
+            screen.print(f"{each.missing:,} texts are the share of other processes")
+        if loaded.teachers[each.name].storage == "online":
+            screen.print(f"set teachers.{each.name}.storage: disk to train from it", style="yellow")

@@ -1,0 +1,86 @@
+"""`retort train`: a recogniser, trained and scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retort.common.environment import tune_environment
+from retort.verbs.console import (
+    EXPERIMENTS,
+    Overrides,
+    RecipeName,
+    check_places,
+    console,
+    first_process,
+    local_path,
+    print_change,
+    print_evaluation,
+    print_line,
+    print_rejected,
+    training_screen,
+)
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="JSON list to which the scores on data.test are added."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="new_output: start from a model of another vocabulary, whose output layer is dropped.",
+        ),
+    ] = None,
+) -> None:
+    """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
+    tune_environment()
+    from retort.config.checks import check_recipe
+    from retort.config.loading import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    loaded.training.allow += allow or []
+    check_recipe(loaded, "--allow")
+    check_places(EXPERIMENTS / loaded.name, results=results)
+    from retort.common.progress import stage_progress
+    from retort.evaluation.aligned import open_aligned
+    from retort.evaluation.before import score_start
+    from retort.evaluation.evaluate import evaluate as run_evaluation
+    from retort.evaluation.results import add_result
+    from retort.graph.pool import Workplace
+    from retort.training.run import train as run_training
+
+    with training_screen(loaded.training.steps) as display:
+        outcome = run_training(loaded, EXPERIMENTS, display.stage, display.report)
+    if not first_process():
+        return
+    if outcome.before:
+        print_line(f"{outcome.folder} is finished: nothing to train")
+    print_rejected(len(outcome.rejected), str(outcome.folder / "rejected.tsv"))
+    print_line(
+        f"{outcome.folder / 'model'}: {outcome.steps:,} steps, average of {outcome.averaged}",
+    )
+    for source in loaded.data.test:
+        with stage_progress(console) as progress, Workplace(loaded.training.threads) as workplace:
+            model, folder = outcome.recogniser.at(workplace), outcome.folder
+            aligned = open_aligned(folder, source, model.student)
+            evaluation = run_evaluation(model, source, folder, progress, reuse=True, alignments=aligned)
+            started = score_start(loaded, source, folder, workplace, progress)
+        print_evaluation(source, evaluation)
+        if started is not None:
+            print_change(started.score, evaluation.score)
+        if results is not None:
+            add_result(
+                results,
+                loaded,
+                evaluation,
+                steps=outcome.steps,
+                params=outcome.params,
+                train_seconds=outcome.seconds,
+            )
