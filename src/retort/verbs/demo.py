@@ -15,13 +15,15 @@ def demo(
         bool,
         typer.Option(
             "--from-scratch",
-            help="Train CIF with and without distillation from random weights on an hour of synthetic speech instead.",
+            help="Train from random weights on an hour of synthetic speech instead of fine-tuning models/english.",
         ),
     ] = False,
 ) -> None:
-    """Transcribe real speech with models/english, then fine-tune it with and without distillation; offline.
+    """Fine-tune a model with and without a teacher.
 
-    The fine-tuning data are a few minutes of synthetic speech. Run it from the root of the repository.
+    Transcribes a recording with models/english, fine-tunes this model on a few minutes of synthetic speech with and
+    without distillation, prints the error rates of all three and writes exp/demo/report.html. Needs no network. Run it
+    in the root of the repository.
     """
     tune_environment()
     import torch

@@ -1,4 +1,4 @@
-"""`retort prepare`: a corpus as lhotse manifests."""
+"""`retort prepare`: conversion of a corpus to lhotse manifests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retort.verbs.console import check_places, console, finite, local_path, prin
 
 
 class Kind(StrEnum):
-    """Of corpora."""
+    """Formats of corpora."""
 
     aishell1 = "aishell1"
     librispeech = "librispeech"
@@ -23,34 +23,35 @@ class Kind(StrEnum):
 
 
 def prepare(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Layout of the corpus.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Format of the corpus.")],
     source: Annotated[
         str,
         typer.Argument(
             metavar="SRC",
-            help="Folder or table; for `synthetic` a file of sentences, or - for the built-in grammar.",
+            help="Folder of the corpus, or the table (CSV, TSV); for `synthetic` a text file with one sentence per "
+            "line, or - for sentences of the built-in grammar.",
         ),
     ],
     out: Annotated[
         Path,
         typer.Argument(
-            parser=local_path, metavar="OUT", help="Folder for the manifests, OUT/NAME.jsonl.gz, one a split."
+            parser=local_path, metavar="OUT", help="Output folder; one manifest per split, OUT/NAME.jsonl.gz."
         ),
     ],
     held_out: Annotated[
         float,
         typer.Option(
-            help="table without a split column: share of speakers for validation, and again for test."
+            help="table without a column `split`: share of the speakers in validation, and in test."
         ),
     ] = 0.0,
     max_hours: Annotated[
         float,
         typer.Option(
-            min=0.0, callback=finite, help="table, kaldi: a longer recording is left out and listed."
+            min=0.0, callback=finite, help="table, kaldi: longer recordings are skipped and listed."
         ),
     ] = 24.0,
 ) -> None:
-    """Turn a corpus into lhotse manifests."""
+    """Convert a corpus to lhotse manifests."""
     from retort.common.progress import stage_progress
     from retort.corpora import PREPARERS
 

@@ -13,9 +13,10 @@ def teach(
     recipe: RecipeName,
     overrides: Overrides = None,
 ) -> None:
-    """Let the teachers read the training text once, into exp/cache; the same command goes on after a stop.
+    """Compute and store the teachers' outputs.
 
-    Under torchrun every process reads its share.
+    Every teacher is run once over the training transcripts; its outputs are stored in exp/cache. An interrupted
+    command continues when it is run again. Under torchrun, every process computes its share.
     """
     tune_environment()
     from retort.config.loading import load_recipe
@@ -37,10 +38,10 @@ def teach(
     for each in done:
         store = each.store
         screen.print(
-            f"{each.name}: {each.read:,} texts read now; {store.folder} holds {len(store):,} in "
+            f"{each.name}: {each.read:,} texts computed; {store.folder} contains {len(store):,} texts, "
             f"{store.bytes / 1e6:,.1f} MB",
         )
         if each.missing:
-            screen.print(f"{each.missing:,} texts are the share of other processes")
+            screen.print(f"{each.missing:,} texts are left to other processes")
         if loaded.teachers[each.name].storage == "online":
-            screen.print(f"set teachers.{each.name}.storage: disk to train from it", style="yellow")
+            screen.print(f"set teachers.{each.name}.storage: disk to train from this store", style="yellow")

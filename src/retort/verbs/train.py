@@ -1,4 +1,4 @@
-"""`retort train`: a recogniser, trained and scored."""
+"""`retort train`: training of a recogniser, and its error rates on the test data."""
 
 from __future__ import annotations
 
@@ -29,17 +29,21 @@ def train(
     overrides: Overrides = None,
     results: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="JSON list to which the scores on data.test are added."),
+        typer.Option(parser=local_path, help="JSON file (a list) to which the scores on data.test are appended."),
     ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="new_output: start from a model of another vocabulary, whose output layer is dropped.",
+            help="new_output: allow an initial model with another vocabulary; its output layer is not used.",
         ),
     ] = None,
 ) -> None:
-    """Train into exp/NAME and score on data.test; the same command goes on after a stop."""
+    """Train a recogniser into exp/NAME.
+
+    The trained model is scored on data.test. An interrupted training continues from its last checkpoint when the same
+    command is run again.
+    """
     tune_environment()
     from retort.config.checks import check_recipe
     from retort.config.loading import load_recipe
