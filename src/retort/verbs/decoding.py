@@ -60,16 +60,17 @@ LengthWeight = Annotated[
 Mode = Annotated[
     str | None,
     typer.Option(
-        help="Decoding mode. own (default): the student's own search. ctc: the CTC head only. attention_rescoring "
-        "(attention models): the decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and "
-        "transducer models): the CTC head rescores the n-best list."
+        help="Decoding mode. own (default): the student's own search. joint (CIF models): beam search with the scores "
+        "of the decoder and the CTC head. ctc: the CTC head only. attention_rescoring (attention models, CIF models with cif.fires: ctc): the "
+        "decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and transducer models): the CTC head rescores "
+        "the n-best list."
     ),
 ]
 CtcWeight = Annotated[
     float | None,
     typer.Option(
-        help="Weight of the CTC score, from 0 to 1, in the joint search of attention models and in ctc_rescoring; "
-        "0.3 by default."
+        help="Weight of the CTC score, from 0 to 1, in the search of attention models and in the modes joint and "
+        "ctc_rescoring; 0.3 by default."
     ),
 ]
 Graph = Annotated[

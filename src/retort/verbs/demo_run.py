@@ -1,4 +1,4 @@
-"""The demo: a released model transcribes real speech, then it is fine-tuned on synthetic speech with and without a teacher.
+"""The demo: transcribe real speech with a released model; fine-tune it on synthetic speech with and without a teacher.
 
 With `--from-scratch` both systems are trained from random weights instead.
 """
@@ -36,13 +36,13 @@ from retort.training.data import load_data
 
 @dataclass(frozen=True)
 class Tour:
-    """What a demo trains.
+    """Systems and data of a demo.
 
     Attributes:
-        recipes: names of recipes, and how the screen calls their systems; the others are compared with the first.
-        sentences: how many are synthesised for each part of the data.
-        data: folder of the data under the experiments' root, as the recipes name it.
-        released: folder of the model that is fine-tuned and shown beforehand; empty to train from random weights.
+        recipes: names of recipes, and display names of their systems; the first one is the baseline.
+        sentences: number of synthesised sentences of each split.
+        data: folder of the data below the root of the experiments, as named in the recipes.
+        released: folder of the model that is fine-tuned; empty to train from random weights.
     """
 
     recipes: dict[str, str]
@@ -63,16 +63,16 @@ FROM_SCRATCH = Tour(
     data="demo/data",
 )
 SAMPLE = "speech-sample"
-"""Of the catalogue of `retort fetch`: real speech that is transcribed first, where it was fetched."""
+"""Name of a recording in the catalogue of `retort fetch`; it is transcribed first if it is cached."""
 SHOWN = 3
-"""Test sentences whose transcripts are shown."""
+"""Number of test sentences whose transcripts are printed."""
 ENOUGH_SPEAKERS = 20
 """With fewer, bootstrap intervals over speakers are too narrow (`retort.evaluation.bootstrap`)."""
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What a trained system made of the test sentences."""
+class _System:
+    """A trained system and its results on the test sentences."""
 
     name: str
     folder: Path
@@ -89,14 +89,14 @@ def run_demo(
     """Transcribe real speech with a released model, fine-tune it with and without a teacher, and show the transcripts.
 
     Args:
-        root: of the experiments, `exp` in the working directory, which the recipes name; data and report go
-            to `root/demo`. A second call goes on where this one stopped.
-        overrides: settings over both recipes.
-        tour: what is trained.
+        root: root of the experiments, `exp` in the working directory, as named in the recipes; data and report are
+            written to `root/demo`. An interrupted demo continues when it is called again.
+        overrides: overrides of both recipes.
+        tour: the systems and the data.
 
     Raises:
-        UserError: the released model is not here, speech cannot be made, or a training failed; what the other learned
-            is shown first.
+        UserError: the released model is missing, speech cannot be synthesised, or a training failed; the results of
+            the other training are shown first.
     """
     started = time.monotonic()
     recipes = [load_recipe(name, overrides) for name in tour.recipes]
@@ -108,25 +108,25 @@ def run_demo(
     missing = [each for each in recipes if scored(each, root) is None]
     failed = _train(console, root, missing, overrides, tour.recipes)
     cuts = open_cuts(test).cuts
-    heard = [
-        _hear(title, root / name, test, cuts) for name, title in tour.recipes.items() if name not in failed
+    systems = [
+        _open_system(title, root / name, test, cuts) for name, title in tour.recipes.items() if name not in failed
     ]
-    if heard and tour.released:
-        heard.insert(0, _untouched(console, Path(tour.released), root, test, cuts))
-    if heard:
-        _show_sentences(console, heard, list(cuts)[:SHOWN])
-        _show_scores(console, heard)
-        _report(console, [each for each in heard if each.seconds], root / "demo")
+    if systems and tour.released:
+        systems.insert(0, _released_system(console, Path(tour.released), root, test, cuts))
+    if systems:
+        _show_sentences(console, systems, list(cuts)[:SHOWN])
+        _show_scores(console, systems)
+        _report(console, [each for each in systems if each.seconds], root / "demo")
         minutes = (time.monotonic() - started) / 60
         console.print(f"the demo took {minutes:.1f} minutes", highlight=False)
-        command = f"retort transcribe --json {heard[-1].folder} {_audio(cuts[0])}"
+        command = f"retort transcribe --json {systems[-1].folder} {_audio(cuts[0])}"
         console.print(f"Now try:  {command}", highlight=False, soft_wrap=True)
     if failed:
-        raise _together(failed)
+        raise _combined(failed)
 
 
 def _transcribe_sample(console: Console, released: Path) -> None:
-    """Show what a released model makes of real speech, where the sample was fetched."""
+    """Print the transcript of a recording by a released model, if the recording is cached."""
     if not released.is_dir():
         raise UserError(
             "no such model",
@@ -135,7 +135,7 @@ def _transcribe_sample(console: Console, released: Path) -> None:
         )
     folder = locate(SAMPLE)
     if folder is None:
-        console.print(f"no real speech here: retort fetch {SAMPLE} gets some", highlight=False)
+        console.print(f"no recording of real speech: download one with retort fetch {SAMPLE}", highlight=False)
         return
     wave, started = folder / "speech.wav", time.monotonic()
     recogniser = load(released)
@@ -147,19 +147,19 @@ def _transcribe_sample(console: Console, released: Path) -> None:
     )
     console.print(transcript.text, highlight=False, markup=False, style="bold")
     console.print(
-        f"({seconds:.0f} s of speech in {time.monotonic() - opened:.1f} s, the model opened in "
+        f"({seconds:.0f} s of speech transcribed in {time.monotonic() - opened:.1f} s, model loaded in "
         f"{opened - started:.1f} s)",
         highlight=False,
     )
 
 
-def _untouched(console: Console, released: Path, root: Path, test: Path, cuts: CutSet) -> _Heard:
-    """What the released model makes of the test sentences before it is fine-tuned."""
+def _released_system(console: Console, released: Path, root: Path, test: Path, cuts: CutSet) -> _System:
+    """Evaluate the released model on the test sentences, before fine-tuning."""
     recogniser = load(released)
     with stage_progress(console) as progress:
         found = evaluate(recogniser, str(test), results_of_release(released, root), progress, reuse=True)
     timing = word_timing(cuts, read_word_ends(found.folder / "hyp.jsonl"), recogniser.normalise)
-    return _Heard(released.as_posix(), released, recogniser, found.score, found.intervals, timing, 0.0)
+    return _System(released.as_posix(), released, recogniser, found.score, found.intervals, timing, 0.0)
 
 
 def _train(
@@ -169,15 +169,15 @@ def _train(
     overrides: Sequence[str],
     names: Mapping[str, str],
 ) -> dict[str, UserError]:
-    """Train what is not done yet; by name, what went wrong."""
+    """Train the systems that are not finished; return the errors of failed trainings by name."""
     if not recipes:
-        console.print("all is trained and scored already", highlight=False)
+        console.print("all systems are trained and scored already", highlight=False)
         return {}
     with stage_progress(console) as progress:
-        load_data(recipes[0], root / "cache", progress)  # once, for the two would both make the features
+        load_data(recipes[0], root / "cache", progress)  # extract the features once, not in both trainings
     titles = [names.get(each.name, each.name) for each in recipes]
-    beside = " side by side, a thread each" if len(titles) > 1 else ""
-    console.print(f"training {' and '.join(titles)}{beside}", highlight=False)
+    parallel = " in parallel, with one thread each" if len(titles) > 1 else ""
+    console.print(f"training {' and '.join(titles)}{parallel}", highlight=False)
     trainings = [
         Training(each.name, each.training.steps, ("train", each.name, *overrides)) for each in recipes
     ]
@@ -197,95 +197,95 @@ def _synthesise(console: Console, folder: Path, recipe: Recipe, sentences: Mappi
             **sentences,
         )
     if prepared.rejected:
-        raise UserError(f"{len(prepared.rejected)} sentences could not be spoken", where=folder)
+        raise UserError(f"{len(prepared.rejected)} sentences could not be synthesised", where=folder)
 
 
-def _hear(name: str, folder: Path, test: Path, cuts: CutSet) -> _Heard:
-    """Open what `retort train` left: the model, and its score on the test sentences."""
+def _open_system(name: str, folder: Path, test: Path, cuts: CutSet) -> _System:
+    """Open a trained model and its score on the test sentences, as written by `retort train`."""
     evaluation = folder / "evaluation" / data_name(test).replace("/", "-")
     recogniser, score = load(folder), read_score(evaluation / "score.json")
     timing = word_timing(cuts, read_word_ends(evaluation / "hyp.jsonl"), recogniser.normalise)
     lines = read_metrics(folder / "metrics.jsonl")
     seconds = max((line["seconds"] for line in lines if "seconds" in line), default=0.0)
-    return _Heard(name, folder, recogniser, score, intervals(score), timing, seconds)
+    return _System(name, folder, recogniser, score, intervals(score), timing, seconds)
 
 
-def _show_sentences(console: Console, heard: Sequence[_Heard], cuts: Sequence[Cut]) -> None:
-    table = Table(title="sentences never heard, from the wave, with no language model", show_lines=True)
-    table.add_column("said")
-    for each in heard:
+def _show_sentences(console: Console, systems: Sequence[_System], cuts: Sequence[Cut]) -> None:
+    table = Table(title="unseen test sentences, decoded without a language model", show_lines=True)
+    table.add_column("reference")
+    for each in systems:
         table.add_column(each.name)
     for cut in cuts:
-        texts = [each.recogniser.transcribe(_audio(cut)).text for each in heard]
+        texts = [each.recogniser.transcribe(_audio(cut)).text for each in systems]
         table.add_row(cut.supervisions[0].text, *texts)
     console.print(table)
 
 
-def _show_scores(console: Console, heard: Sequence[_Heard]) -> None:
-    first = heard[0].score
+def _show_scores(console: Console, systems: Sequence[_System]) -> None:
+    first = systems[0].score
     table = Table(
-        "system", "CER", "WER", "word ends", "training",
-        title=f"{len(first.utterances)} sentences never heard (95 % intervals)",
+        "system", "CER", "WER", "error of word ends", "training",
+        title=f"{len(first.utterances)} unseen test sentences (95 % intervals)",
     )  # fmt: skip
-    for each in heard:
+    for each in systems:
         rates = [
             f"{bound.rate_text} ({bound.range_text})" for bound in (each.bounds["cer"], each.bounds["wer"])
         ]
         table.add_row(each.name, *rates, _timing(each.timing), f"{each.seconds / 60:.1f} min")
     console.print(table)
-    for each in heard[1:]:
+    for each in systems[1:]:
         row = compare(first, each.score, measure="cer")
-        console.print(_verdict(heard[0].name, each.name, row), highlight=False, soft_wrap=True)
+        console.print(_verdict(systems[0].name, each.name, row), highlight=False, soft_wrap=True)
     speakers = len(first.speakers)
     if speakers < ENOUGH_SPEAKERS:
         console.print(
-            f"{speakers} speakers only, each heard in training too: intervals over so few are too narrow",
+            f"{speakers} speakers only, all of them in the training data too: the intervals are too narrow",
             highlight=False,
             soft_wrap=True,
         )
-    for each in heard:
+    for each in systems:
         if each.timing.median is not None:
             console.print(_timing_in_words(each), highlight=False, soft_wrap=True)
 
 
 def _timing(timing: WordTiming) -> str:
-    return "none" if timing.median is None else f"{1000 * timing.median:.0f} ms off"
+    return "none" if timing.median is None else f"{1000 * timing.median:.0f} ms"
 
 
-def _timing_in_words(heard: _Heard) -> str:
-    timing = heard.timing
+def _timing_in_words(system: _System) -> str:
+    timing = system.timing
     assert timing.median is not None
     assert timing.delay is not None
-    side = "behind" if timing.delay >= 0 else "before"
+    side = "late" if timing.delay >= 0 else "early"
     return (
-        f"{heard.name}: the fires that end words lie {1000 * timing.median:.0f} ms (median) from the "
-        f"synthesiser's word ends, half of them more than {1000 * abs(timing.delay):.0f} ms {side} them "
-        f"({len(timing.errors):,} of {timing.words:,} words, those recognised right)"
+        f"{system.name}: the fires at the ends of words deviate by {1000 * timing.median:.0f} ms (median) from the "
+        f"synthesiser's word ends; they are {1000 * abs(timing.delay):.0f} ms {side} (median) "
+        f"({len(timing.errors):,} of {timing.words:,} words, the correctly recognised ones)"
     )
 
 
 def _verdict(first: str, second: str, row: Comparison) -> str:
-    """Which of two is ahead in CER, and whether these sentences can tell."""
+    """Which of two systems has the lower CER, and whether the difference is significant."""
     bounds = f"{row.low:+.2%} to {row.high:+.2%}, p {row.p:.3f}"
     if row.difference == 0:
         return f"{second} and {first} have the same CER ({bounds})"
-    ahead, behind = (second, first) if row.difference < 0 else (first, second)
-    sure = "" if row.low > 0 or row.high < 0 else "; the interval holds zero, so this is no proof"
+    better, worse = (second, first) if row.difference < 0 else (first, second)
+    note = "" if row.low > 0 or row.high < 0 else "; the interval contains zero: not significant"
     return (
-        f"{ahead} is ahead of {behind}: CER of {second} minus {first} {row.difference:+.2%} ({bounds}){sure}"
+        f"{better} has a lower CER than {worse}: CER of {second} minus {first} {row.difference:+.2%} ({bounds}){note}"
     )
 
 
-def _report(console: Console, heard: Sequence[_Heard], out: Path) -> None:
+def _report(console: Console, systems: Sequence[_System], out: Path) -> None:
     with stage_progress(console) as progress:
-        written = write_report([each.folder for each in heard], out, progress, out)
+        written = write_report([each.folder for each in systems], out, progress, out)
     for line in written.missing:
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     console.print(f"written to {written.html}", highlight=False, soft_wrap=True)
 
 
-def _together(failed: dict[str, UserError]) -> UserError:
-    """One line for all that failed."""
+def _combined(failed: dict[str, UserError]) -> UserError:
+    """Combine the errors of several trainings into one."""
     first, *others = failed.values()
     if not others:
         return first

@@ -13,7 +13,7 @@ from retort.verbs.console import console, print_line, print_rejected
 
 def label(
     model: Annotated[
-        str, typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model (name or folder), such as whisper-base.")
+        str, typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model, such as whisper-base.")
     ],
     source: Annotated[
         str, typer.Argument(metavar="CUTS", help="lhotse manifest or Kaldi folder, with or without transcripts.")
