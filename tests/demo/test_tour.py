@@ -15,8 +15,8 @@ from retort.corpora.cuts import Prepared, Rejected
 from retort.corpora.open_cuts import open_cuts
 from retort.evaluation import Comparison
 from retort.sweeps import launcher
-from retort.verbs import demo as tour
-from retort.verbs.demo import FINE_TUNING, FROM_SCRATCH, run_demo
+from retort.verbs import demo_run as tour
+from retort.verbs.demo_run import FINE_TUNING, FROM_SCRATCH, run_demo
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("matplotlib")
@@ -53,7 +53,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
     assert not said["test"] & (said["train"] | said["validation"])
     shown = text_of(console)
     assert sum(sentence in shown for sentence in said["test"]) == tour.SHOWN
-    assert "8 sentences never heard (95 % intervals)" in shown
+    assert "8 unseen test sentences (95 % intervals)" in shown
     rate = r"\d+\.\d+% \(\d+\.\d+% to \d+\.\d+%\)"
     for system in ("CIF", "CIF+HKD"):
         assert re.search(rf"│ {re.escape(system)} +│ {rate} +│ {rate} ", shown)
@@ -96,16 +96,16 @@ def test_a_sentence_that_cannot_be_spoken_stops_it(console: Console, monkeypatch
         return Prepared(rejected=[Rejected("train-00000", "nothing to speak")])
 
     monkeypatch.setattr(tour, "PREPARERS", {"synthetic": broken})
-    with pytest.raises(UserError, match="1 sentences could not be spoken"):
+    with pytest.raises(UserError, match="1 sentences could not be synthesised"):
         run_demo(console, Path("exp"), tour=SMALL)
 
 
 @pytest.mark.parametrize(
     ("second", "low", "high", "begins", "ends"),
     [
-        (0.04, -0.02, -0.005, "B is ahead of A: CER of B minus A -1.00%", "p 0.010)"),
-        (0.04, -0.02, 0.005, "B is ahead of A: CER of B minus A -1.00%", "so this is no proof"),
-        (0.06, 0.005, 0.02, "A is ahead of B: CER of B minus A +1.00%", "p 0.010)"),
+        (0.04, -0.02, -0.005, "B has a lower CER than A: CER of B minus A -1.00%", "p 0.010)"),
+        (0.04, -0.02, 0.005, "B has a lower CER than A: CER of B minus A -1.00%", "not significant"),
+        (0.06, 0.005, 0.02, "A has a lower CER than B: CER of B minus A +1.00%", "p 0.010)"),
         (0.05, -0.01, 0.01, "B and A have the same CER", "p 0.010)"),
     ],
 )
@@ -118,7 +118,7 @@ def test_whichever_is_ahead_is_said(second: float, low: float, high: float, begi
 
 def test_all_that_failed_is_one_line() -> None:
     failed = {name: UserError(f"{name} broke", where=f"{name}.log") for name in "ab"}
-    assert str(tour._together(failed)) == "a.log: a broke; b.log: b broke"
+    assert str(tour._combined(failed)) == "a.log: a broke; b.log: b broke"
 
 
 def test_without_the_released_model_it_is_one_line(console: Console) -> None:

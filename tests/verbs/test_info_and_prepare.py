@@ -28,8 +28,8 @@ class TestInfo:
         settings = ("tokenizer.size=13", "training.steps=1000000000", "training.precision=bf16")
         shown = retort("info", recipe, *settings, "--gpu", "V100", "--utterance", 5).out
         assert "tiny on V100, an estimate" in shown
-        assert "12 s in utterances of 5 s" in shown
-        assert "if 10% of 125 TFLOP/s are used" in shown
+        assert "12 s with utterances of 5 s" in shown
+        assert "at 10% of 125 TFLOP/s" in shown
         assert "set training.precision=fp16" in shown
         (hours,) = re.findall(r"1,000,000,000 updates: ([\d.]+) h", shown)
         twice = retort(

@@ -61,8 +61,8 @@ def test_a_finished_run_tells_its_scores_again(
 @pytest.mark.parametrize(
     ("verb", "called", "words"),
     [
-        ("train", "retort.training.run.train", "; the same command goes on from the last checkpoint"),
-        ("teach", "retort.training.teach.teach", "; every whole shard is kept, and the same command goes on behind them"),
+        ("train", "retort.training.run.train", "; run the same command again to continue from the last checkpoint"),
+        ("teach", "retort.training.teach.teach", "; completed shards are stored: run the same command again to continue"),
         ("info", "retort.info.describe.describe", ""),
     ],
 )  # fmt: skip

@@ -77,7 +77,7 @@ def _escape(character: str) -> str:
     )
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     """Say on stderr why this command ends; under `torchrun` the first process of a machine speaks for all.
 
     What ends one process soon ends the others, whose own words would hide the reason.
@@ -90,10 +90,10 @@ def complain(line: str) -> None:
             return
         except OSError:
             pass  # better twice than never
-    say_aside(line)
+    print_to_stderr(line)
 
 
-def say_aside(line: str) -> None:
+def print_to_stderr(line: str) -> None:
     """One line on stderr, if there is one."""
     if sys.stderr is not None:
         print(f"retort: {printable(line)}", file=sys.stderr)

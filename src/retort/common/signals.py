@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from retort.common.errors import complain
+from retort.common.errors import print_error
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Besides SIGINT, which Python raises as KeyboardInterrupt by itself."""
@@ -92,7 +92,7 @@ def told(after: Callable[[], str]) -> Callable[[Callable[[], None]], Callable[[]
                         *ENDING,
                     ):  # one that comes now finds nothing left to be closed
                         signal.signal(number, signal.SIG_DFL)
-                    complain(f"stopped{after()}")
+                    print_error(f"stopped{after()}")
                     sys.exit(128 + came.number)
 
         return run

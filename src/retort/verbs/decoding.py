@@ -1,4 +1,4 @@
-"""The options of every verb that decodes."""
+"""Options shared by the verbs that decode."""
 
 from __future__ import annotations
 
@@ -18,78 +18,88 @@ if TYPE_CHECKING:
 ModelFolder = Annotated[
     Path,
     typer.Argument(
-        parser=local_path, metavar="EXP", help="Experiment, its model folder, or a release (models/NAME)."
+        parser=local_path, metavar="EXP", help="Experiment (exp/NAME), model folder or release (models/NAME)."
     ),
 ]
-Cuts = Annotated[str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder.")]
-Beam = Annotated[int | None, typer.Option(help="Hypotheses kept in the search; 1, the default, is greedy.")]
+Cuts = Annotated[str, typer.Argument(metavar="CUTS", help="lhotse manifest (*.jsonl.gz) or Kaldi folder.")]
+Beam = Annotated[int | None, typer.Option(help="Beam width; 1, the default, is greedy search.")]
 Lm = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="Language model over the student's pieces that joins the search: exp/NAME of retort lm train.",
+        help="Language model for shallow fusion, over the student's tokens: the exp/NAME of retort lm train.",
     ),
 ]
-LmWeight = Annotated[float | None, typer.Option(help="Of its log-probabilities.")]
+LmWeight = Annotated[
+    float | None, typer.Option(help="Weight of the LM's log-probabilities for shallow fusion.")
+]
 Rescore = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="Language model that ranks the n-best list anew: such a folder, or a pretrained one, by its folder "
-        "or Hugging Face name.",
+        help="Language model that rescores the n-best list: an exp/NAME of retort lm train, or the folder or "
+        "Hugging Face name of a pretrained model.",
     ),
 ]
 RescoreKind = Annotated[
-    str | None, typer.Option(help="Of a pretrained one: causal, masked, or auto, as it says itself.")
+    str | None,
+    typer.Option(help="Type of a pretrained rescoring LM: causal, masked, or auto (detected from the checkpoint)."),
 ]
-RescoreCase = Annotated[str | None, typer.Option(help="Of the text it reads: keep, upper or lower.")]
-RescoreWeight = Annotated[float | None, typer.Option(help="Of its log-probability of a sentence.")]
+RescoreCase = Annotated[
+    str | None, typer.Option(help="Case of the text given to the rescoring LM: keep, upper or lower.")
+]
+RescoreWeight = Annotated[
+    float | None, typer.Option(help="Weight of the rescoring LM's log-probability of the sentence.")
+]
 LengthWeight = Annotated[
     float | None,
     typer.Option(
-        help="Added for each of the student's pieces when ranking anew, of all but CIF students in the search too."
+        help="Score added for each token in rescoring, and also in the search unless the student is a CIF model."
     ),
 ]
 Mode = Annotated[
     str | None,
     typer.Option(
-        help="Search: own, the default; ctc, of the CTC head alone; attention_rescoring, of an attention model: what "
-        "the CTC head found, ranked anew by the decoder; ctc_rescoring, of a CIF or transducer model: what it found, "
-        "ranked anew with the CTC head."
+        help="Decoding mode. own (default): the student's own search. joint (CIF models): beam search with the scores "
+        "of the decoder and the CTC head. ctc: the CTC head only. attention_rescoring (attention models, CIF models with cif.fires: ctc): the "
+        "decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and transducer models): the CTC head rescores "
+        "the n-best list."
     ),
 ]
 CtcWeight = Annotated[
     float | None,
     typer.Option(
-        help="Of the CTC head in the search of an attention model or in ctc_rescoring, from 0 to 1; by default 0.3."
+        help="Weight of the CTC score, from 0 to 1, in the search of attention models and in the modes joint and "
+        "ctc_rescoring; 0.3 by default."
     ),
 ]
 Graph = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="N-gram model over words (retort lm train): the CTC head is heard through a decoding graph of it, and "
-        "--beam is how many readings are kept.",
+        help="N-gram LM over words (retort lm train): the CTC head is decoded with a TLG graph built from it. "
+        "--beam is then the maximum length of the n-best list.",
     ),
 ]
 AcousticScale = Annotated[
     float | None,
     typer.Option(
-        help="Of the model's scores against its decoding graph; by default a hybrid model's own, tuned one, with "
-        "--graph 1."
+        help="Scale of the acoustic scores relative to those of the decoding graph; by default the tuned scale "
+        "stored with a hybrid model, and 1 with --graph."
     ),
 ]
 Vad = Annotated[
     str | None,
     typer.Option(
-        help="Speech detection: energy, the default; silero, a packaged network (extra vad); none: silence is decoded."
+        help="Voice activity detection: energy (default), silero (a neural network; install the extra vad), or none "
+        "(silence is decoded as well)."
     ),
 ]
 NoSpeechThreshold = Annotated[
     float | None,
     typer.Option(
-        help="Probability of no speech, 0 to 1, above which a segment has no words; by default the model's own, "
-        "chosen by retort tune --noise. With 1 all words stay."
+        help="No-speech probability, from 0 to 1, above which the words of a segment are removed; by default the "
+        "threshold stored with the model by retort tune --noise. 1 removes nothing."
     ),
 ]
 Jobs = Annotated[
@@ -97,14 +107,16 @@ Jobs = Annotated[
     typer.Option(
         min=1,
         max=THREADS,
-        help="Processes that search decoding graphs; by default one a core. What is heard stays the same.",
+        help="Processes that search decoding graphs; by default one per core. The results do not depend on it.",
     ),
 ]
 GRAPHS = EXPERIMENTS / "cache" / "graphs"
-"""Where graphs that `--graph` builds are kept, each by its key."""
+"""Folder where the graphs built for `--graph` are stored, one subfolder per key."""
 TunedFile = Annotated[
     Path | None,
-    typer.Option(parser=local_path, metavar="FILE", help="All of these from the tuned.json of retort tune."),
+    typer.Option(
+        parser=local_path, metavar="FILE", help="Take all decoding options from a tuned.json of retort tune."
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, max=THREADS, help="CPU threads.")]
 
@@ -112,10 +124,10 @@ Threads = Annotated[int, typer.Option(min=1, max=THREADS, help="CPU threads.")]
 def decoding_options(
     nbest: int = 1, tuned: Path | None = None, **given: int | str | float | None
 ) -> DecodingOptions:
-    """The options that a command line gives; what it leaves out is None.
+    """Build the decoding options from those given on the command line; options that are not given are None.
 
     Raises:
-        UserError: they do not go together.
+        UserError: two options exclude each other, or a weight is missing.
     """
     from retort.decoding.options import DecodingOptions, read_options
 
@@ -128,6 +140,6 @@ def decoding_options(
     for model in ("lm", "rescore"):
         if model in stated and f"{model}_weight" not in stated:
             raise UserError(
-                f"--{model} without --{model}-weight", remedy="Give one; retort tune finds a good one"
+                f"--{model} needs --{model}-weight", remedy=f"Add --{model}-weight; retort tune finds a good value"
             )
     return DecodingOptions(nbest=nbest, **stated)  # type: ignore[arg-type]

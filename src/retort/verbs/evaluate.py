@@ -1,4 +1,4 @@
-"""`retort evaluate`: the errors of a model."""
+"""`retort evaluate`: error rates of a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
-from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, print_line
 from retort.verbs.decoding import (
     GRAPHS,
     AcousticScale,
@@ -43,7 +43,9 @@ def evaluate(
     experiment: ModelFolder,
     cuts: Cuts,
     beam: Beam = None,
-    nbest: Annotated[int, typer.Option(help="Readings of each utterance in hyp.jsonl, up to --beam.")] = 1,
+    nbest: Annotated[
+        int, typer.Option(help="Length of the n-best list written to hyp.jsonl, at most --beam.")
+    ] = 1,
     lm: Lm = None,
     lm_weight: LmWeight = None,
     rescore: Rescore = None,
@@ -62,8 +64,8 @@ def evaluate(
         bool,
         typer.Option(
             "--noise",
-            help="Recognise synthetic noise, hum, music and bangs as well, and count those that have words (missed "
-            "noise) and the utterances whose words were removed (false alarms).",
+            help="Also decode synthetic noise, hum, music and bangs; report the share of them with words (missed "
+            "noise) and of utterances whose words were removed (false alarms).",
         ),
     ] = False,
     threads: Threads = 1,
@@ -72,21 +74,22 @@ def evaluate(
         Path | None,
         typer.Option(
             parser=local_path,
-            help="Folder; by default EXP, of a model folder that stands alone exp/models/NAME.",
+            help="Output folder; by default EXP, and exp/models/NAME for a release or a single model folder.",
         ),
     ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
             parser=local_path,
-            help="JSON list to which the scores are added; of experiments that were trained here.",
+            help="JSON file (a list) to which the scores are appended; requires a finished experiment.",
         ),
     ] = None,
 ) -> None:
-    """Score a model: CER and WER with 95 % intervals over speakers, and what decoding costs.
+    """Decode a test set; report CER and WER.
 
-    Writes FOLDER/evaluation/CUTS/{hyp.jsonl,score.json}. A release (models/NAME) is left as it is: its scores go
-    into exp/models/NAME.
+    Reports 95 % bootstrap confidence intervals over speakers, and the real-time factor. Writes
+    FOLDER/evaluation/CUTS/hyp.jsonl and score.json. A release (models/NAME) is not modified: its scores are written
+    to exp/models/NAME.
     """
     tune_environment()
     import torch
@@ -132,9 +135,9 @@ def evaluate(
     print_evaluation(cuts, evaluation)
     if evaluation.noise is not None:
         for line in evaluation.noise.lines():
-            tell(line)
+            print_line(line)
     for line in notes:
-        tell(line, style="yellow")
+        print_line(line, style="yellow")
     if results is not None and run is not None:
         recipe, outcome = run
         params, seconds = outcome.params, outcome.seconds
@@ -142,7 +145,7 @@ def evaluate(
 
 
 def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:
-    """The recipe of an experiment and what its training came to."""
+    """Open the recipe of a finished experiment and the outcome of its training."""
     import torch
 
     from retort.report.experiment import open_experiment
@@ -152,10 +155,10 @@ def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:
     recipe = open_experiment(folder).recipe
     root = folder.resolve().parents[len(Path(recipe.name).parts) - 1]
     outcome = finished(recipe, root, "cpu")
-    torch.set_num_threads(threads)  # the recipe's are for training
+    torch.set_num_threads(threads)  # `finished` set the number of threads of the recipe
     if outcome is None:
         raise UserError(
-            "results are kept of finished trainings, and this is none",
+            "--results requires an experiment whose training is finished",
             where=experiment,
             remedy="Leave out --results",
         )

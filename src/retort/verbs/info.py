@@ -1,4 +1,4 @@
-"""`retort info`: what a recipe builds, and what it would ask of a GPU."""
+"""`retort info`: architecture and number of parameters of a recipe; estimates of memory and time on a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from retort.config.ranges import MILLION
-from retort.verbs.console import Overrides, RecipeName, console, finite, tell
+from retort.verbs.console import Overrides, RecipeName, console, finite, print_line
 
 if TYPE_CHECKING:
     from retort.config.schema import Recipe
@@ -23,24 +23,27 @@ def info(
     gpu: Annotated[
         str | None,
         typer.Option(
-            help="Estimate memory and hours of training on A100-40, H100, ... or on MEMORY:PEAK, its GiB and dense "
-            "16-bit TFLOP/s, such as 48:362."
+            help="Estimate memory and time of training on a GPU: A100-40, H100, ... or MEMORY:PEAK (GiB and dense "
+            "16-bit TFLOP/s), such as 48:362."
         ),
     ] = None,
     utilisation: Annotated[
         float | None,
         typer.Option(
-            min=0.001, max=1.0, callback=finite, help="With --gpu: share of its peak; 0.1 if not given."
+            min=0.001, max=1.0, callback=finite, help="With --gpu: share of peak TFLOP/s used; 0.1 by default."
         ),
     ] = None,
     utterance: Annotated[
         float,
         typer.Option(
-            min=1.0, max=MILLION, callback=finite, help="With --gpu: length of the utterances, seconds."
+            min=1.0, max=MILLION, callback=finite, help="With --gpu: duration of the utterances in seconds."
         ),
     ] = 10.0,
 ) -> None:
-    """Show a recipe's architecture and its exact number of parameters; needs no data."""
+    """Show the architecture of a recipe.
+
+    Prints the exact number of parameters and, with --gpu, estimates of memory and training time. No data is needed.
+    """
     from retort.config.loading import load_recipe
     from retort.info.describe import describe
 
@@ -56,7 +59,7 @@ def info(
         table.add_row("trained", f"{description.shipped + description.training_only:,}")
     console.print(table)
     for line in description.lines:
-        tell(line)
+        print_line(line)
     if gpu is not None:
         _estimate(loaded, description, gpu, utilisation, utterance)
 
@@ -71,15 +74,15 @@ def _estimate(
     seconds, longest = recipe.batches.seconds, recipe.batches.maximum_seconds
     table = Table("memory of an update", "GiB", title=f"{recipe.name} on {name}, an estimate")
     for part, size in (
-        ("weights, gradients, moments", cost.states),
-        ("copy that evaluations load", cost.copy),
+        ("weights, gradients, optimiser states", cost.states),
+        ("copy of the model for evaluations", cost.copy),
         (
-            f"activations, {seconds:g} s in utterances of {utterance:g} s",
+            f"activations of {seconds:g} s with utterances of {utterance:g} s",
             cost.activations.of(seconds, utterance),
         ),
-        (f"together, in utterances of {utterance:g} s", cost.memory(seconds, utterance)),
-        (f"together, in utterances of {longest:g} s, the longest allowed", cost.memory(seconds, longest)),
-        (f"{name} has", gpu.memory * GIB),
+        (f"total with utterances of {utterance:g} s", cost.memory(seconds, utterance)),
+        (f"total with utterances of {longest:g} s (batches.maximum_seconds)", cost.memory(seconds, longest)),
+        (f"memory of the {name}", gpu.memory * GIB),
     ):
         table.add_row(part, f"{size / GIB:,.1f}")
     console.print(table)
@@ -87,17 +90,19 @@ def _estimate(
     operations = training.accumulation * cost.operations.of(seconds, utterance)
     hours = training.steps * operations / (gpu.peak * 1e12 * share) / 3600
     time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    tell(
-        f"time       {operations / 1e12:,.2f} TFLOP an update and process, {training.steps:,} updates: {time}, "
-        f"if {share:.0%} of {gpu.peak:g} TFLOP/s are used"
+    print_line(
+        f"time       {operations / 1e12:,.2f} TFLOP per update and process, {training.steps:,} updates: {time} "
+        f"at {share:.0%} of {gpu.peak:g} TFLOP/s"
     )
-    tell(
-        f"assumed    {tokens_per_second(recipe):g} tokens a second. Not counted: evaluations, reading of data, "
-        "teachers that read while the student trains, CUDA's own memory (about 1 GiB)"
+    print_line(
+        f"assumed    {tokens_per_second(recipe):g} tokens per second. Not included: evaluations, data loading, online "
+        "teachers, the memory of the CUDA context (about 1 GiB)"
     )
     if seconds > (most := cost.longest_batch(gpu.memory * GIB, longest)):
-        tell(f"the memory is enough for batches.seconds up to about {int(most)}", style="yellow")
+        print_line(f"the memory is sufficient for batches.seconds up to about {int(most)}", style="yellow")
     if training.precision == "fp32":
-        tell("training.precision is fp32, the peak is that of 16 bits: it will take longer", style="yellow")
+        print_line(
+            "training.precision is fp32, but the peak is for 16 bits: training will take longer", style="yellow"
+        )
     if training.precision == "bf16" and name == "V100":
-        tell("a V100 does not compute in bf16: set training.precision=fp16", style="yellow")
+        print_line("a V100 does not support bf16: set training.precision=fp16", style="yellow")

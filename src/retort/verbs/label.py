@@ -1,4 +1,4 @@
-"""`retort label`: transcripts of untranscribed speech as training data."""
+"""`retort label`: pseudo-labels of untranscribed speech."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from typing import Annotated
 import typer
 
 from retort.common.environment import tune_environment
-from retort.verbs.console import console, say_rejected, tell
+from retort.verbs.console import console, print_line, print_rejected
 
 
 def label(
     model: Annotated[
-        str, typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model such as whisper-base.")
+        str, typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model, such as whisper-base.")
     ],
     source: Annotated[
-        str, typer.Argument(metavar="CUTS", help="Manifest or Kaldi folder; transcripts are not needed.")
+        str, typer.Argument(metavar="CUTS", help="lhotse manifest or Kaldi folder, with or without transcripts.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Manifest to write, OUT.jsonl.gz, for data.train.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output manifest (*.jsonl.gz) for data.train.")],
     confidence: Annotated[
-        float, typer.Option(help="Least mean confidence of a transcript's tokens, from 0 to 1.")
+        float, typer.Option(help="Minimum of the mean confidence of an utterance's tokens, from 0 to 1.")
     ] = 0.8,
-    language: Annotated[str, typer.Option(help="Of a multilingual Whisper model: ISO 639 code.")] = "en",
-    beam: Annotated[int, typer.Option(help="Hypotheses kept of an utterance; 1 is greedy decoding.")] = 1,
+    language: Annotated[
+        str, typer.Option(help="Language of a multilingual Whisper model (ISO 639 code).")
+    ] = "en",
+    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy search.")] = 1,
 ) -> None:
-    """Transcribe speech and keep the utterances that the recogniser is confident of."""
+    """Create pseudo-labels for training.
+
+    Transcribes speech, and writes a manifest of the utterances whose confidence is high enough.
+    """
     tune_environment()
     import torch
 
@@ -38,7 +43,7 @@ def label(
     from retort.evaluation.label import label_cuts, write_labelled
 
     if out.suffixes[-2:] != [".jsonl", ".gz"]:
-        raise UserError("not the name of a manifest", where=out, remedy="Give a name that ends in .jsonl.gz")
+        raise UserError("is not the name of a manifest", where=out, remedy="Give a name that ends in .jsonl.gz")
     torch.set_num_threads(1)
     own = any((Path(model) / name / "model.safetensors").is_file() for name in ("", "model"))
     whisper = not own or (Path(model) / "generation_config.json").is_file()
@@ -54,5 +59,5 @@ def label(
     write_labelled(out, found)
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl.gz')}.rejected.tsv")
     write_rejected(found.rejected, rejected)
-    tell(f"{out}: {len(found.cuts):,} utterances, {found.seconds / 3600:.2f} h")
-    say_rejected(len(found.rejected), str(rejected))
+    print_line(f"{out}: {len(found.cuts):,} utterances, {found.seconds / 3600:.2f} h")
+    print_rejected(len(found.rejected), str(rejected))

@@ -1,4 +1,4 @@
-"""`retort lm`: language models."""
+"""`retort lm`: training and perplexity of language models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from retort.verbs.console import (
     check_places,
     console,
     first_process,
-    tell,
+    print_line,
     training_screen,
 )
 from retort.verbs.decoding import Threads
@@ -26,15 +26,16 @@ from retort.verbs.decoding import Threads
 if TYPE_CHECKING:
     from retort.lm.scoring import LmScore
 
-lm = typer.Typer(help="Train language models, and ask what they know of a text.", no_args_is_help=True)
+lm = typer.Typer(help="Train language models; compute perplexity.", no_args_is_help=True)
 
 
 @lm.command()
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Train a language model into exp/NAME; the same command goes on after a stop.
+    """Train a language model into exp/NAME.
 
-    Of a masked one exp/NAME/model is a Hugging Face folder: a teacher's `model`. Causal ones and n-grams are over
-    the pieces of a student, or their own. With `units` all are over the senones or phones that sentences are said in.
+    A masked language model is saved as a Hugging Face folder, exp/NAME/model, which a teacher can name as its `model`.
+    Causal and n-gram models use the tokenizer of a student, or one of their own. With `units` the models are over the
+    senones or phones of the sentences. An interrupted training continues when the same command is run again.
     """
     tune_environment()
     from retort.lm.config import load_lm_recipe
@@ -46,7 +47,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():
-        tell(f"{outcome.folder / 'model'}: {outcome.said}")
+        print_line(f"{outcome.folder / 'model'}: {outcome.said}")
         _print_scores({"held out": outcome.score})
 
 
@@ -56,29 +57,31 @@ def score(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Experiment or model folder of any language model, or Hugging Face name of a masked one.",
+            help="Experiment or model folder of a language model, or Hugging Face name of a masked language model.",
         ),
     ],
     texts: Annotated[
-        list[str], typer.Argument(metavar="TEXT", help="Text file (.gz, .xz), Kaldi folder or manifest.")
+        list[str],
+        typer.Argument(metavar="TEXT", help="Text files (also .gz, .xz), Kaldi folders or lhotse manifests."),
     ],
     case: Annotated[
-        str, typer.Option(help="What a masked model reads: upper, lower or keep; others know it.")
+        str,
+        typer.Option(help="Case of the text given to a masked model: upper, lower or keep; stored with other models."),
     ] = "keep",
     longest: Annotated[
         int,
         typer.Option(
             min=3,
             max=MILLION,
-            help="Pieces of a sentence for a masked model; the end of a longer one is cut off.",
+            help="Maximum number of tokens of a sentence for a masked model; longer sentences are truncated.",
         ),
     ] = 128,
     threads: Threads = 1,
 ) -> None:
-    """Perplexity a piece and a word.
+    """Compute perplexity per token and per word.
 
-    Of a masked model pseudo-perplexity, and the share of first guesses that are right, each piece (or word)
-    hidden in turn.
+    For masked models this is the pseudo-perplexity (tokens are masked one at a time), together with the accuracy of
+    the most probable token, and of the most probable word.
     """
     if case not in ("upper", "lower", "keep"):
         raise UserError(f"--case is '{case}'", remedy="Choose one of upper, lower, keep")
@@ -103,7 +106,7 @@ def score(
 def _scorer(
     model: str, case: str, longest: int
 ) -> Callable[[list[str], Callable[[int, int], None]], LmScore]:
-    """Scores sentences as they stand in a text, with a model of whatever kind."""
+    """Open a language model of any kind as a function that scores sentences."""
     from retort.lm.factory import is_causal_lm, open_causal_lm
 
     if is_causal_lm(model):

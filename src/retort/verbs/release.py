@@ -1,4 +1,4 @@
-"""`retort release`: a model to be handed on."""
+"""`retort release`: a small folder of a trained model for distribution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retort.common.environment import tune_environment
-from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, tell
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, print_line
 
 
 def release(
@@ -17,27 +17,31 @@ def release(
     ],
     out: Annotated[
         Path,
-        typer.Argument(parser=local_path, metavar="OUT", help="Folder of the release, such as models/NAME."),
+        typer.Argument(parser=local_path, metavar="OUT", help="Output folder, such as models/NAME."),
     ],
-    licence: Annotated[str, typer.Option(help="Of the weights: an identifier such as Apache-2.0, or words.")],
-    language: Annotated[str, typer.Option(help="That it hears: ISO 639 code, such as en.")],
+    licence: Annotated[
+        str, typer.Option(help="Licence of the weights: an SPDX identifier such as Apache-2.0, or free text.")
+    ],
+    language: Annotated[str, typer.Option(help="Language of the model (ISO 639 code), such as en.")],
     data_note: Annotated[
-        list[str] | None, typer.Option(help="Line for the card on the data; may be given several times.")
+        list[str] | None,
+        typer.Option(help="A line on the training data for the model card; may be given several times."),
     ] = None,
     test: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CUTS", help="Scored beside the recipe's data.test; may be given several times."
+            metavar="CUTS", help="Test set to score in addition to data.test; may be given several times."
         ),
     ] = None,
     weights: Annotated[
         str,
-        typer.Option(help="How the weights are stored: float16, int8 (half the size again), or float32."),
+        typer.Option(help="Format of the stored weights: float32, float16, int8 or int4."),
     ] = "float16",
 ) -> None:
-    """Write a trained model as a small folder: weights, tokenizer, recipe, model card.
+    """Write a small folder for distribution.
 
-    The card has the errors of the released weights, as `retort evaluate OUT CUTS` finds them.
+    The folder contains weights, tokenizer, recipe and a model card. The card lists the error rates of the stored
+    (quantised) weights, as `retort evaluate OUT CUTS` computes them.
     """
     tune_environment()
     import torch
@@ -57,8 +61,8 @@ def release(
         released = release(experiment, out, terms, test or [], EXPERIMENTS, progress, weights)
     for each in released.evaluations:
         print_evaluation(each.split, each)
-    tell(f"{released.folder}: {released.size / 1e6:.1f} MB")
+    print_line(f"{released.folder}: {released.size / 1e6:.1f} MB")
     if released.size > SMALL:
-        tell(f"more than {SMALL / 1e6:.0f} MB: large for a repository", style="yellow")
+        print_line(f"more than {SMALL / 1e6:.0f} MB: large for a Git repository", style="yellow")
     if released.absolute:
-        tell(f"its recipe.json names absolute paths: {', '.join(released.absolute)}", style="yellow")
+        print_line(f"recipe.json contains absolute paths: {', '.join(released.absolute)}", style="yellow")

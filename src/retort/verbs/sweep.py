@@ -1,4 +1,4 @@
-"""`retort sweep`: many runs as one table."""
+"""`retort sweep`: several systems and seeds, summarised in one table."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ import typer
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
 from retort.config.ranges import THREADS
-from retort.verbs.console import EXPERIMENTS, Overrides, check_places, console, local_path, tell
+from retort.verbs.console import EXPERIMENTS, Overrides, check_places, console, local_path, print_line
 
 
 def sweep(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a packaged sweep, or a YAML file.")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a packaged sweep, or path of a YAML file.")],
     overrides: Overrides = None,
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=THREADS,
-            help="Runs at once; by default one a GPU, or as many as the cores have threads for.",
+            help="Number of parallel runs; by default one per GPU, or the number of cores divided by the threads of a "
+            "run.",
         ),
     ] = None,
     slurm: Annotated[
-        bool, typer.Option("--slurm", help="Hand every run to Slurm (pip install 'retort-asr[slurm]').")
+        bool,
+        typer.Option("--slurm", help="Submit every run as a Slurm job (pip install 'retort-asr[slurm]')."),
     ] = False,
     results: Annotated[
         Path | None,
         typer.Option(
             parser=local_path,
-            help="JSON list to which every run adds its scores; by default results/NAME.json.",
+            help="JSON file (a list) to which every run appends its scores; by default results/NAME.json.",
         ),
     ] = None,
 ) -> None:
-    """Train and score systems with several seeds into exp/NAME; one table with intervals and p-values.
+    """Train and compare several systems.
 
-    A run that fails leaves the others alone. The same command goes on after a stop; what is done costs nothing.
+    Trains and scores every system with several seeds, and writes one table with confidence intervals and p-values to
+    exp/NAME. A failed run does not stop the others. An interrupted sweep continues when the same command is run again;
+    finished runs are not repeated.
     """
     tune_environment()
     from retort.sweeps.config import load_sweep
@@ -50,13 +54,13 @@ def sweep(
     try:
         board = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
     except (KeyboardInterrupt, SystemExit):
-        tell(f"{table} has the runs that are done")
+        print_line(f"{table} contains the finished runs")
         raise
     board.show(console)
-    tell(f"written to {table}, the single runs to {to}")
+    print_line(f"written to {table}; scores of the runs: {to}")
     if board.failed:
         raise UserError(
             f"these runs failed: {', '.join(board.failed)}",
             where=table,
-            remedy="The same command tries them again",
+            remedy="Run the same command again to retry them",
         )

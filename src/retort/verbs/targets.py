@@ -1,4 +1,4 @@
-"""What `retort transcribe` reads and writes: standard input as a file, and a file of text for each of audio."""
+"""Input and output files of `retort transcribe`: standard input as a file, and one text file per audio file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STDIN = "-"
 
 @contextmanager
 def audio_file(file: str) -> Iterator[str]:
-    """The path of an audio file; of `-` a copy of what standard input holds, for as long as it is needed.
+    """Yield the path of an audio file; for `-`, of a temporary copy of standard input.
 
     Raises:
-        BadUtterance: as it is raised inside, named as the user named the file; or standard input is empty or closed.
+        BadUtterance: standard input is empty or closed; errors raised inside name `standard input`, not the copy.
     """
     if file != STDIN:
         yield file
@@ -42,23 +42,23 @@ def audio_file(file: str) -> Iterator[str]:
 
 
 def text_files(files: Sequence[str], folder: Path | None, suffix: str, overwrite: bool) -> dict[str, Path]:
-    """Where the text of each audio file goes: beside it, or into a folder.
+    """Output path of each audio file's text.
 
     Args:
-        files: as the user named them.
-        folder: of all texts; None is that of the audio.
-        suffix: of the texts, such as `.srt`.
-        overwrite: whether a file that is there may be replaced.
+        files: audio files, as given on the command line.
+        folder: output folder; None writes each text next to its audio file.
+        suffix: suffix of the texts, such as `.srt`.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        UserError: two texts would be one file, one is there already, or the place cannot be written.
+        UserError: two texts would have the same path, a file exists, or the folder cannot be written.
     """
     targets: dict[str, Path] = {}
     taken: dict[Path, str] = {}
     for file in dict.fromkeys(files):
         stem = "stdin" if file == STDIN else Path(file).stem
         if folder is None and (file == STDIN or (os.path.exists(file) and not os.path.isfile(file))):
-            raise UserError("has no folder for its text", where=file, remedy="Give --output-dir")
+            raise UserError("is not a file, so it has no folder for its text", where=file, remedy="Give --output-dir")
         target = (Path(file).parent if folder is None else folder) / f"{stem}{suffix}"
         if target in taken:
             raise UserError(
@@ -68,7 +68,7 @@ def text_files(files: Sequence[str], folder: Path | None, suffix: str, overwrite
             )
         if os.path.isdir(target) or (os.path.lexists(target) and not overwrite):
             remedy = "Add --overwrite, or choose another --output-dir"
-            raise UserError("is there already", where=target, remedy=remedy)
+            raise UserError("exists already", where=target, remedy=remedy)
         targets[file], taken[target] = target, file
     for place in {target.parent for target in targets.values()}:
         check_writable(place)

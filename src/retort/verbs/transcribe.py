@@ -1,4 +1,4 @@
-"""`retort transcribe`: the text of audio files."""
+"""`retort transcribe`: transcripts of audio files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.common.console import is_unicode
-from retort.common.errors import UserError, printable, say_aside
+from retort.common.errors import UserError, print_to_stderr, printable
 from retort.common.files import write_whole
 from retort.verbs.console import finite, local_path
 from retort.verbs.decoding import (
@@ -58,37 +58,41 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="Audio of any sampling rate and number of channels; - is standard input.",
+            help="Audio files of any sampling rate and number of channels; - reads standard input.",
         ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a file, with token and word times.")
+        bool, typer.Option("--json", help="Print one JSON object per file, with times of tokens and words.")
     ] = False,
-    as_srt: Annotated[bool, typer.Option("--srt", help="SubRip subtitles.")] = False,
-    as_vtt: Annotated[bool, typer.Option("--vtt", help="WebVTT subtitles.")] = False,
+    as_srt: Annotated[bool, typer.Option("--srt", help="Print SubRip subtitles.")] = False,
+    as_vtt: Annotated[bool, typer.Option("--vtt", help="Print WebVTT subtitles.")] = False,
     output_dir: Annotated[
         Path | None,
         typer.Option(
             parser=local_path,
             metavar="DIR",
-            help="Write a file for each of audio into this folder (NAME.txt, .json, .srt or .vtt) instead of printing. "
-            "Subtitles of several files are written beside the audio if it is not given.",
+            help="Write NAME.txt, .json, .srt or .vtt for each audio file into this folder instead of printing. "
+            "Without it, subtitles of several files are written next to the audio files.",
         ),
     ] = None,
     channels: Annotated[
         str,
         typer.Option(
             metavar="mix|each|N",
-            help="mix: the mean of all channels. each: a transcript for each channel, for calls with a speaker on "
-            "each. N: this channel alone, counted from 0.",
+            help="mix: the mean of all channels. each: one transcript per channel, for calls with one speaker per "
+            "channel. N: only this channel, counted from 0.",
         ),
     ] = "mix",
     max_hours: Annotated[
-        float, typer.Option(min=0.0, callback=finite, help="A longer file is refused.")
+        float, typer.Option(min=0.0, callback=finite, help="Maximum duration of a file; longer files are errors.")
     ] = 24.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace such files.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files of transcripts and subtitles.")
+    ] = False,
     beam: Beam = None,
-    nbest: Annotated[int, typer.Option(help="With --json: readings of each file, up to --beam.")] = 1,
+    nbest: Annotated[
+        int, typer.Option(help="With --json: length of the n-best list of each file, at most --beam.")
+    ] = 1,
     lm: Lm = None,
     lm_weight: LmWeight = None,
     rescore: Rescore = None,
@@ -105,11 +109,14 @@ def transcribe(
     tuned: TunedFile = None,
     threads: Threads = 1,
 ) -> None:
-    """Print the text of audio files; a file that cannot be read is told on stderr and the others go on."""
+    """Transcribe audio files.
+
+    A file that cannot be read is reported on stderr, the others are transcribed, and the exit code is 2.
+    """
     if as_json + as_srt + as_vtt > 1:
         raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
     if nbest > 1 and not as_json:
-        raise UserError("--nbest is printed in JSON only", remedy="Add --json")
+        raise UserError("--nbest needs JSON output", remedy="Add --json")
     if channels not in ("mix", "each") and not re.fullmatch("[0-9]{1,4}", channels):
         raise UserError(f"--channels is '{channels}'", remedy="Give mix, each, or the number of a channel")
     suffix = ".json" if as_json else ".srt" if as_srt else ".vtt" if as_vtt else ".txt"
@@ -140,8 +147,8 @@ def transcribe(
     )
     torch.set_num_threads(threads)
     recogniser = load(experiment).use_pool(DecoderPool(graphs=GRAPHS))
-    for note in recogniser.opened(options).notes:  # what is wrong with a language model is no file's fault
-        say_aside(note)
+    for note in recogniser.opened(options).notes:  # warnings of the language models, once for all files
+        print_to_stderr(note)
     form = _form(suffix, recogniser.separator, nbest, named=len(files) > 1 and not written)
     failed = 0
     for file in files if not written else targets:
@@ -150,7 +157,7 @@ def transcribe(
                 found = _recognise(recogniser, path, options, channels, max_hours)
         except UserError as error:
             failed += 1
-            say_aside(str(error))
+            print_to_stderr(str(error))
             continue
         text = form(file, found)
         if written:
@@ -176,13 +183,13 @@ def _recognise(
 
 
 def _form(suffix: str, separator: str, nbest: int, named: bool) -> Form:
-    """How n-best lists become text.
+    """Choose the function that formats the n-best lists of a file.
 
     Args:
-        suffix: of a file of such texts.
-        separator: between words.
-        nbest: above 1, JSON has the further hypotheses.
-        named: whether plain text has the file's name before it.
+        suffix: suffix of the output format, such as `.json`.
+        separator: separator of words.
+        nbest: length of the n-best list in JSON.
+        named: whether each line of plain text begins with the file's name.
     """
     from retort.decoding.channels import turns
     from retort.decoding.transcript import to_srt, to_vtt

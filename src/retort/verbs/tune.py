@@ -1,4 +1,4 @@
-"""`retort tune` and `retort gap`: the weights of a search, and what language models are worth at run time."""
+"""`retort tune` and `retort gap`: weights of the search, and the gain of language models at inference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
-from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, tell
+from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_line
 from retort.verbs.decoding import (
     GRAPHS,
     Cuts,
@@ -33,7 +33,7 @@ def tune(
     experiment: ModelFolder,
     cuts: Cuts,
     beam: Annotated[
-        int | None, typer.Option(help="Hypotheses kept in the search; 10 if nothing is said.")
+        int | None, typer.Option(help="Beam width; 10 by default.")
     ] = None,
     lm: Lm = None,
     rescore: Rescore = None,
@@ -42,29 +42,31 @@ def tune(
     graph: Graph = None,
     measure: Annotated[
         str | None,
-        typer.Option(help="What to make small, cer or wer; by default WER where words have spaces."),
+        typer.Option(
+            help="Error rate to minimise, cer or wer; by default wer for languages that write spaces between words."
+        ),
     ] = None,
     noise: Annotated[
         bool,
         typer.Option(
             "--noise",
-            help="Choose from which probability of no speech on a segment has no words, on CUTS and on synthetic noise, "
-            "and store it with the model.",
+            help="Tune the no-speech threshold on CUTS and on synthetic noise, and store it with the model.",
         ),
     ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
-        Path | None, typer.Option(parser=local_path, help="Folder; by default as of retort evaluate.")
+        Path | None, typer.Option(parser=local_path, help="Output folder; by default that of retort evaluate.")
     ] = None,
 ) -> None:
-    """Find the weights of language models, of --graph the acoustic scale, without either the weight of length.
+    """Tune decoding weights on validation data.
 
-    With --noise: the threshold between speech and noise.
+    With --lm or --rescore: the weights of the language models. With --graph: the acoustic scale. With --noise: the
+    no-speech threshold. Otherwise: the length weight.
 
-    `retort evaluate --tuned FILE` takes them.
-    CUTS must be other data than those whose errors are reported. Every decoding is kept in FOLDER/tuning: the
-    same command goes on after a stop.
+    CUTS must not be the data on which error rates are reported. The result, FOLDER/tuning/.../tuned.json, is an
+    argument of `retort evaluate --tuned`. Every decoding is stored in FOLDER/tuning, so an interrupted command
+    continues when it is run again.
     """
     if measure not in (None, "cer", "wer"):
         raise UserError(f"--measure is '{measure}'", remedy="Choose one of cer, wer")
@@ -80,12 +82,12 @@ def tune(
 
     if noise:
         if beam is not None or lm or rescore or graph or measure or out:
-            raise UserError("--noise is calibrated by itself", remedy="Leave the other options out")
+            raise UserError("--noise excludes the other options", remedy="Remove the other options")
         torch.set_num_threads(threads)
         _tune_noise(experiment, cuts)
         return
     if graph and beam is not None:
-        raise UserError("the acoustic scale of a graph does not depend on --beam", remedy="Leave it out")
+        raise UserError("--beam has no effect on the acoustic scale of a graph", remedy="Remove --beam")
     options = decoding_options(
         beam=1 if graph else 10 if beam is None else beam,
         lm=lm,
@@ -113,14 +115,14 @@ def tune(
         cells = (f"{each.lm_weight:g}", f"{each.rescore_weight:g}", f"{each.length_weight:g}")
         table.add_row(*cells, f"{each.rate:.2%}", style="bold" if each == found.best else None)
     console.print(table)
-    tell(f"without a language model {found.alone:.2%}, with the best weights {found.best.rate:.2%}")
+    print_line(f"without a language model {found.alone:.2%}, with the best weights {found.best.rate:.2%}")
     for line in found.warnings:
-        tell(line, style="yellow")
-    tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+        print_line(line, style="yellow")
+    print_line(f"written to {found.file}; tuned on {cuts}, so report error rates on other data")
 
 
 def _tune_noise(experiment: Path, cuts: str) -> None:
-    """Calibrate no speech, and store it in the model's folder."""
+    """Tune the no-speech threshold, and store it in the model's folder."""
     from retort.common.progress import stage_progress
     from retort.corpora.open_cuts import find_data, open_cuts
     from retort.decoding.recogniser import load, store_no_speech
@@ -129,11 +131,11 @@ def _tune_noise(experiment: Path, cuts: str) -> None:
     with stage_progress(console) as progress:
         found = calibrate(load(experiment), open_cuts(find_data(cuts)).cuts, progress)
     path = store_no_speech(experiment, found.no_speech)
-    tell(f"no speech from a probability of {found.no_speech.threshold:.3f} on")
-    tell(
-        f"of the segments it was chosen on: false alarms {found.false_alarms:.2%}, missed noise {found.missed:.2%}"
+    print_line(f"no-speech threshold {found.no_speech.threshold:.3f}")
+    print_line(
+        f"on the segments used for tuning: false alarms {found.false_alarms:.2%}, missed noise {found.missed:.2%}"
     )
-    tell(f"written to {path}; retort evaluate --noise on other data tells what it is worth")
+    print_line(f"written to {path}; evaluate it on other data with retort evaluate --noise")
 
 
 def _show(found: TunedNumber, cuts: str) -> None:
@@ -143,10 +145,10 @@ def _show(found: TunedNumber, cuts: str) -> None:
         table.add_row(f"{value:g}", f"{rate:.2%}", style="bold" if value == best else None)
     console.print(table)
     without = "the graph" if found.options.graph else f"a {name}"
-    tell(f"without {without} {found.alone:.2%}, with the best {name} {found.tried.rates[best]:.2%}")
+    print_line(f"without {without} {found.alone:.2%}, with the best {name} {found.tried.rates[best]:.2%}")
     if found.tried.at_the_edge:
-        tell(f"the best {name}, {best:g}, lies at the edge of what was tried", style="yellow")
-    tell(f"written to {found.file}; tuned on {cuts}, so report the errors on other data")
+        print_line(f"the best {name}, {best:g}, is at the edge of the range that was tried", style="yellow")
+    print_line(f"written to {found.file}; tuned on {cuts}, so report error rates on other data")
 
 
 def gap(
@@ -154,20 +156,25 @@ def gap(
     student: Annotated[
         list[Path],
         typer.Option(
-            parser=local_path, metavar="EXP", help="Student; may be given several times, one a seed."
+            parser=local_path,
+            metavar="EXP",
+            help="Student trained without distillation; may be given several times, once per seed.",
         ),
     ],
     distilled: Annotated[
         list[Path],
         typer.Option(
-            parser=local_path, metavar="EXP", help="Its distilled twin; as many times as there are seeds."
+            parser=local_path,
+            metavar="EXP",
+            help="The same student trained with distillation; given as often as --student.",
         ),
     ],
 ) -> None:
-    """How much of what language models give a student at run time does distillation give for nothing.
+    """Share of the LM's gain that distillation gives.
 
-    Reads what `retort evaluate` wrote: of the student alone and with --lm or --rescore, of the twin alone or with
-    them, too.
+    Computes which share of the gain of language models at inference (shallow fusion, rescoring) a distilled student
+    reaches without them. Reads the scores written by `retort evaluate`: of the students without and with --lm or
+    --rescore, and of the distilled students without (optionally also with) them.
     """
     from retort.report.document import to_screen
     from retort.report.experiment import results_folder
@@ -178,4 +185,4 @@ def gap(
     console.print(to_screen(rates_table(found), cuts))
     console.print(to_screen(shares_table(found), "paired bootstrap over speakers"))
     for line in found.notes:
-        tell(line, style="yellow")
+        print_line(line, style="yellow")
