@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from retort.decoding.greedy import Hypothesis, ctc_best_path
+from retort.students.cif import CifStudent
 from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded, Student
 from retort.text.tokenizers import BLANK
@@ -100,7 +101,9 @@ def decoding_signals(
     - `ctc_confidence`: mean probability of these tokens;
     - `ctc_entropy`: entropy of the CTC head's distributions, mean over frames, relative to the logarithm of
       the vocabulary;
-    - `ctc_spoken`: probability that a frame is not blank, mean over frames.
+    - `ctc_spoken`: probability that a frame is not blank, mean over frames;
+    - `cif_ratio`: sum of the weights that CIF estimates, per token;
+    - `cif_rate`: the same sum per second.
 
     Args:
         best: the best hypothesis of each utterance.
@@ -113,6 +116,11 @@ def decoding_signals(
         }
         for each, duration in zip(best, seconds)
     ]
+    if isinstance(student, CifStudent) and student.weights is not None:
+        sums = student.weights(encoded.hidden, encoded.lengths).sum(1).tolist()
+        for row, each, weight, duration in zip(rows, best, sums, seconds):
+            row["cif_ratio"] = min(weight / max(len(each.ids), 1), MOST_RATIO)
+            row["cif_rate"] = weight / max(duration, 1e-3)
     if not isinstance(student, HasCtc):
         return rows
     log_probs = ctc_log_probs(student, encoded).float()
