@@ -20,6 +20,7 @@ from retort.verbs.info import info
 from retort.verbs.label import label
 from retort.verbs.lm import lm
 from retort.verbs.prepare import prepare
+from retort.verbs.recipes import config, recipes
 from retort.verbs.release import release
 from retort.verbs.report import compare, report
 from retort.verbs.sweep import sweep
@@ -39,7 +40,7 @@ app = typer.Typer(
 app.add_typer(lm, name="lm")
 for verb in (
     *(prepare, teach, train, evaluate, compare, transcribe, tune, gap, info),
-    *(fetch, report, release, export, label, demo, sweep),
+    *(recipes, config, fetch, report, release, export, label, demo, sweep),
 ):
     app.command()(verb)
 

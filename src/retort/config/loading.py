@@ -7,6 +7,7 @@ the other; a file that several of them are based on is taken once.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from importlib import resources
@@ -49,6 +50,17 @@ def recipe_names() -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+def recipe_summary(name: str) -> str:
+    """The first sentence of the comment at the top of a packaged recipe; empty without a comment."""
+    lines = []
+    for line in (Path(str(resources.files("retort") / "recipes")) / f"{name}.yaml").read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    text = " ".join(lines)
+    return re.split(r"(?<!et al)\. (?=[A-Z`])|[:;] ", text, maxsplit=1)[0].rstrip(".")
+
+
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Open a recipe by name or path and lay `a.b=c` overrides over it.
 
@@ -71,14 +83,29 @@ def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> 
             is no folder's below the experiments.
     """
     merged = OmegaConf.structured(schema)
-    for path in _with_bases(_find(recipe)):
+    for path, content in files_of_recipe(recipe):
         try:
-            merged = OmegaConf.merge(merged, _read_yaml(path))
+            merged = OmegaConf.merge(merged, content)
         except BROKEN as error:
             raise _explain(error, str(path), schema) from None
     for override in overrides:
         _lay_over(merged, override, schema)
     return _to_object(merged, recipe, schema)
+
+
+def files_of_recipe(recipe: str) -> list[tuple[Path, DictConfig]]:
+    """The files that a recipe is made of, the outermost base first, with what each of them sets.
+
+    Raises:
+        UserError: no such recipe, or a file is not valid YAML.
+    """
+    return [(path, _read_yaml(path)) for path in _with_bases(_find(recipe))]
+
+
+def recipe_title(path: Path) -> str:
+    """The name of a packaged recipe's file, or the path."""
+    root = Path(str(resources.files("retort") / "recipes"))
+    return str(path.relative_to(root).with_suffix("")) if path.is_relative_to(root) else str(path)
 
 
 def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:

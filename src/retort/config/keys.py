@@ -1,0 +1,183 @@
+"""The keys of recipes: their documentation, their defaults, and where a recipe's values come from."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+
+from retort.config.loading import files_of_recipe, load_recipe, recipe_title
+from retort.config.ranges import range_of
+from retort.config.schema import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe
+
+DEFAULT = "default"
+OVERRIDE = "command line"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that a recipe may have.
+
+    Attributes:
+        name: with the parts above it, such as `training.steps`; `[]` stands for an item of a list, `NAME` for a name that
+            the recipe chooses.
+        kind: type, as Python writes it.
+        default: as YAML.
+        values: the choices or the range, if it has any.
+        text: documentation.
+    """
+
+    name: str
+    kind: str
+    default: str
+    values: str
+    text: str
+
+
+def field_texts(config: type) -> Mapping[str, str]:
+    """The documentation of each field of a dataclass, inherited ones too: the string below it in the source, on one line."""
+    found: dict[str, str] = {}
+    for base in reversed([each for each in config.__mro__ if is_dataclass(each)]):
+        found |= _texts_in(inspect.getsource(base))
+    return found
+
+
+def _texts_in(source: str) -> dict[str, str]:
+    (body,) = (node.body for node in ast.parse(textwrap.dedent(source)).body if isinstance(node, ast.ClassDef))
+    found = {}
+    for node, after in zip(body, [*body[1:], None]):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+        found[node.target.id] = " ".join(str(text).split())
+    return found
+
+
+def keys_of(config: type = Recipe, above: str = "") -> Iterator[Key]:
+    """All keys below `config`, in the order of the source, without the parts that have keys themselves."""
+    hints, texts = get_type_hints(config), field_texts(config)
+    choices = {"distill[].": ROW_CHOICES, "teachers.NAME.": TEACHER_CHOICES}.get(above)
+    for each in fields(config):
+        hint = hints[each.name]
+        within = {list: "[]", dict: ".NAME"}.get(get_origin(hint), "")
+        inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+        if isinstance(inner, type):
+            yield from keys_of(inner, f"{above}{each.name}{within}.")
+            continue
+        allowed = choices.get(each.name) if choices else CHOICES.get(above + each.name)
+        values = ", ".join(allowed) if allowed else str(range_of(config, each.name) or "")
+        made = each.default if each.default is not MISSING else None
+        if each.default_factory is not MISSING:
+            made = each.default_factory()
+        default = "" if each.default is MISSING and each.default_factory is MISSING else _flow(made)
+        kind = inspect.formatannotation(hint).replace("typing.", "")
+        yield Key(above + each.name, kind, default, values, texts[each.name])
+
+
+def recipe_lines(recipe: str, overrides: Sequence[str] = (), *, changed: bool, texts: bool) -> Iterator[str]:
+    """A recipe with all that it inherits, as YAML with comments.
+
+    Args:
+        changed: only the keys whose values are not the defaults.
+        texts: each key's documentation above it.
+
+    Raises:
+        UserError: as :func:`retort.config.loading.load_recipe`.
+    """
+    loaded = load_recipe(recipe, overrides)
+    origins = _origins(recipe, overrides)
+    yield from _part(loaded, "", 0, origins, changed, texts)
+
+
+def _part(
+    config: Any, above: str, depth: int, origins: Mapping[str, str], changed: bool, texts: bool
+) -> Iterator[str]:
+    indent = "  " * depth
+    documented: Mapping[str, str] = {}
+    items = config
+    if not isinstance(config, dict):
+        documented = field_texts(type(config))
+        items = {each.name: getattr(config, each.name) for each in fields(config)}
+    for name, value in items.items():
+        key = f"{above}{name}"
+        parts = value.values() if isinstance(value, dict) else [value]
+        nested = any(is_dataclass(each) for each in parts)
+        if nested:
+            inner = list(_part(value, f"{key}.", depth + 1, origins, changed, texts))
+            if inner:
+                yield from (f"{indent}{name}:", *inner)
+            continue
+        origin = _origin(key, origins)
+        if changed and origin == DEFAULT:
+            continue
+        if texts and documented.get(name):
+            yield from textwrap.wrap(documented[name], 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        yield f"{indent}{name}: {_flow(_plain(value))}  # {origin}"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses in a list as mappings."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _origins(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
+    """The last file, or the command line, that sets each key; a whole part that is set stands under its own name."""
+    found: dict[str, str] = {}
+    for path, content in files_of_recipe(recipe):
+        for key in _set_keys(OmegaConf.to_container(content)):
+            found[key] = recipe_title(path)
+    found |= {override.partition("=")[0]: OVERRIDE for override in overrides}
+    return found
+
+
+def _set_keys(content: Any, above: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _set_keys(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    parts = key.split(".")
+    for size in range(len(parts), 0, -1):
+        if (found := origins.get(".".join(parts[:size]))) is not None:
+            return found
+    inner = [origin for name, origin in origins.items() if name.startswith(f"{key}.")]
+    return inner[-1] if inner else DEFAULT
+
+
+def _flow(value: Any) -> str:
+    """One line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def keys_page() -> str:
+    """The page of the documentation that lists all keys, Markdown."""
+    lines = [
+        "# Keys of recipes",
+        "",
+        "Every key that the recipe of a recogniser may have. This page is written by `retort config --all-keys`; the texts",
+        "are the docstrings of `src/retort/config`. `retort config RECIPE` shows the values of a recipe and where each",
+        "comes from; `NAME` is a name that the recipe chooses, `[]` an item of a list.",
+    ]
+    part = None
+    for key in keys_of():
+        above = key.name.rpartition(".")[0]
+        if above != part:
+            part = above
+            lines += ["", f"## {above or 'The recipe'}", ""]
+        default = f"; default `{key.default}`" if key.default else ""
+        values = f" Values: {key.values}." if key.values else ""
+        entry = f"- `{key.name}` (`{key.kind}`{default}): {key.text}{values}"
+        lines += textwrap.wrap(entry, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"

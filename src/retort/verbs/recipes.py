@@ -1,0 +1,53 @@
+"""`retort recipes` and `retort config`: which recipes there are, and what one of them says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from retort.common.errors import UserError
+from retort.verbs.console import Overrides, print_line
+
+
+def recipes(
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="Only recipes whose name contains PART.")] = "",
+) -> None:
+    """List the packaged recipes, each with the first sentence of its description."""
+    from retort.config.loading import recipe_names, recipe_summary
+
+    names = [name for name in recipe_names() if part in name]
+    if not names:
+        raise UserError(f"no packaged recipe has '{part}' in its name", remedy="Leave PART out to list them all")
+    width = max(map(len, names))
+    for name in names:
+        print_line(f"{name:<{width}}  {recipe_summary(name)}".rstrip())
+
+
+def config(
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="Name of a packaged recipe, or the path of a YAML file.")
+    ] = "",
+    overrides: Overrides = None,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Print only the keys whose values are not the defaults.")
+    ] = False,
+    texts: Annotated[bool, typer.Option(help="Print the documentation of each key above it.")] = True,
+    all_keys: Annotated[
+        bool, typer.Option("--all-keys", help="Print the documentation of all keys as Markdown; no recipe is needed.")
+    ] = False,
+) -> None:
+    """Print a recipe with everything that it inherits, as YAML.
+
+    A comment after each value names the file that sets it, or says that it is the default or comes from the command line.
+    """
+    from retort.config.keys import keys_page, recipe_lines
+
+    if all_keys:
+        for line in keys_page().splitlines():
+            print_line(line)
+        return
+    if not recipe:
+        raise UserError("no recipe is given", remedy="Name one; `retort recipes` lists them")
+    for line in recipe_lines(recipe, overrides or [], changed=changed, texts=texts):
+        print_line(line)
