@@ -28,8 +28,8 @@ class AttentionStudent(TokenStudent):
 
     Args:
         config: architecture and the weights of the losses.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
@@ -74,7 +74,7 @@ class AttentionStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         share = self.config.decoder.history_dropout if self.training else 0.0

@@ -54,8 +54,8 @@ class CifStudent(TokenStudent):
 
     Args:
         config: architecture and the weights of the losses.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.", "decoder.whisper.embedding.")
@@ -163,7 +163,7 @@ class CifStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
@@ -320,7 +320,7 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
     Ours; the reference's code constrains CIF by CTC in another way. `docs/tried.md` has what it gave.
 
     Args:
-        alphas: `(B, T)` float32, zero behind each utterance, unscaled.
+        alphas: `(B, T)` float32, zero beyond each utterance, unscaled.
         token_lengths: `(B,)`, what the weights are scaled to.
         frames: `(B, U)` int64, where each token is heard.
         valid: `(B, U)` bool, the tokens that count.
@@ -343,7 +343,7 @@ def spacing_loss(alphas: Tensor, middles: Tensor, token_lengths: Tensor) -> Tens
     that their number is learned too, token by token. Ours.
 
     Args:
-        alphas: `(B, T)` float32, zero behind each utterance.
+        alphas: `(B, T)` float32, zero beyond each utterance.
         middles: `(B, U)` int64, the frame of the middle of each token, EOS too.
         token_lengths: `(B,)`, how many of them count; 0 counts nothing.
     """

@@ -24,7 +24,7 @@ class HasCtc(Protocol):
 
 
 def ctc_log_probs(student: HasCtc, encoded: Encoded) -> Tensor:
-    """`(B, T, V)` of the CTC head, float32 whatever the autocast; undefined behind the lengths."""
+    """`(B, T, V)` of the CTC head, float32 whatever the autocast; undefined beyond the lengths."""
     with torch.autocast(encoded.hidden.device.type, enabled=False):
         result: Tensor = student.ctc(encoded.hidden).log_softmax(-1)
     return result
@@ -63,8 +63,8 @@ class CtcStudent(TokenStudent):
 
     Args:
         config: architecture and the weight of the loss.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     decoder_loss = "ctc"
@@ -99,7 +99,7 @@ class CtcStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         with torch.autocast(encoded.hidden.device.type, enabled=False):

@@ -27,12 +27,12 @@ STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
 
 
 def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
-    """A student with fresh weights.
+    """A student with random weights.
 
     Args:
         config: kind and architecture.
-        vocabulary: number of ids, the special ones counted; of a hybrid student the number of senones.
-        bins: filter banks a frame, or samples.
+        vocabulary: number of ids, including special ones; of a hybrid student the number of senones.
+        bins: number of filter banks per frame, or samples.
 
     Raises:
         UserError: the pretrained model that is its encoder cannot be opened, or does not fit.

@@ -26,7 +26,7 @@ def glance(
     Args:
         predicted: `(B, U)` int64, what the decoder says by itself.
         tokens: `(B, U)` int64, what is true.
-        token_lengths: `(B,)`, EOS counted; the rest is neither wrong nor shown.
+        token_lengths: `(B,)`, including EOS; the rest is neither wrong nor shown.
         ratio: 0 to 1.
         generator: of the draw, on the tokens' device; by default that device's global one.
 

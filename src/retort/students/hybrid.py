@@ -25,7 +25,7 @@ class HybridStudent(Student):
     Args:
         config: architecture and `label_smoothing`.
         senones: S, how many there are.
-        bins: filter banks a frame.
+        bins: number of filter banks per frame.
     """
 
     vocabulary_parts = ("output.", "log_priors")

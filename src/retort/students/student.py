@@ -41,7 +41,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoder output: `hidden (B, T, D)` float32, zero behind `lengths (B,)`."""
+    """Encoder output: `hidden (B, T, D)` float32, zero beyond `lengths (B,)`."""
 
     hidden: Tensor
     lengths: Tensor
@@ -67,7 +67,7 @@ class Labelled(Protocol):
 
     Attributes:
         tokens: `(B, U)` int64, EOS last, then pad.
-        token_lengths: `(B,)`, EOS counted.
+        token_lengths: `(B,)`, including EOS.
         senones: `(B, T')` int64, of every encoder frame, -1 for none; None without an alignment.
     """
 
@@ -113,7 +113,7 @@ class Student(nn.Module, ABC):
 
     @property
     def most_tokens(self) -> int | None:
-        """The most tokens of an utterance, EOS counted; None without a limit."""
+        """The most tokens of an utterance, including EOS; None without a limit."""
         return None
 
     @property

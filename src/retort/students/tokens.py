@@ -23,7 +23,7 @@ def encode_in_layers(
 ) -> tuple[Encoded, dict[str, Tap]]:
     """What the encoder gives, and the taps of :func:`layer_dims`, the last of which is that.
 
-    What stands behind a length is undefined in the others. In training mode `features` are stored frames where
+    Values beyond the lengths are undefined in the others. In training mode `features` are stored frames where
     :attr:`Encoder.stored` says so.
     """
     frames = list(encoder.each_layer(features, lengths, encoder.stored if encoder.training else 0))
@@ -59,7 +59,7 @@ class TokenStudent(Student):
         return batch.tokens, batch.token_lengths
 
     def positions(self, batch: Labelled) -> int:
-        """Tokens, EOS counted, so that losses of one kind of student can be compared with those of another."""
+        """Tokens, including EOS, so that losses of one kind of student can be compared with those of another."""
         return int(batch.token_lengths.sum())
 
     def encode_in_layers(self, features: Tensor, feature_lengths: Tensor) -> tuple[Encoded, dict[str, Tap]]:

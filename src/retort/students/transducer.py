@@ -26,8 +26,8 @@ class TransducerStudent(TokenStudent):
 
     Args:
         config: architecture and the weights of the losses.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     decoder_loss = "transducer"
@@ -87,7 +87,7 @@ class TransducerStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         counts = (token_lengths - 1).clamp(min=0).masked_fill(encoded.lengths == 0, 0)

@@ -35,7 +35,7 @@ class WhisperStudent(TokenStudent):
 
     Args:
         config: architecture and the weights of the losses; sizes are those of `encoder.architecture`.
-        vocabulary: number of ids, the special ones counted.
+        vocabulary: number of ids, including special ones.
         bins: mel bins of a feature frame.
 
     Attributes:
@@ -92,7 +92,7 @@ class WhisperStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         tokens = tokens[:, : int(token_lengths.max())]
