@@ -1,14 +1,14 @@
-"""The loss of transducers, exact, and the best path through their lattice (Graves 2012, arXiv 1211.3711).
+"""The exact transducer loss, and the best path through the lattice (Graves 2012, arXiv 1211.3711).
 
-An utterance of T frames and U tokens has a lattice of T x (U + 1) cells: in cell (t, u) the model has read the frames
-up to t and said u tokens. Blank leads to (t + 1, u), the next token to (t, u + 1), and a path ends in (T, U), behind
-the last frame. So a frame may have any number of tokens. In a monotonic transducer (Tripathi et al. 2019) the token
-leads to (t + 1, u + 1): a frame has one token at most.
+An utterance of T frames and U tokens has a lattice of T x (U + 1) cells: in cell (t, u) the model has consumed the
+frames up to t and emitted u tokens. Blank leads to (t + 1, u), the next token to (t, u + 1), and a path ends in (T,
+U), after the last frame. A frame may therefore have any number of tokens. In a monotonic transducer (Tripathi et
+al. 2019) the token leads to (t + 1, u + 1): a frame has at most one token.
 
-For a given u the recurrence over frames is a first-order one. Divided by what staying at u costs from the first frame
-on (a cumulative sum of blanks) it is a plain cumulative sum in logarithms, or a cumulative maximum for the best path: U
-scans over whole rows of frames in place of T + U steps over anti-diagonals. The scans are float64, in which the
-division loses nothing; the rest keeps the precision of the logits, at least float32.
+For a given u the recurrence over frames is of first order. Divided by the probability of staying at u from the
+first frame on (a cumulative sum of log blanks), it is a cumulative sum in the log domain, or a cumulative maximum
+for the best path: U scans over rows of frames instead of T + U steps over anti-diagonals. The scans are float64, so
+that the division is precise; the rest has the precision of the logits, at least float32.
 """
 
 from __future__ import annotations
