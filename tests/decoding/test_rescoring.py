@@ -98,7 +98,7 @@ def test_the_model_says_what_kind_it_is(tone_masked: Path, tone_gpt: Path, tone_
         (tone_bert, "auto", "without a language-modelling head"),
         (tone_bert, "masked", "without a masked-LM head"),
         (tone_bert, "causal", "without a causal-LM head"),
-        (tone_masked, "causal", "reads ahead"),
+        (tone_masked, "causal", "attends to later tokens"),
         (tone_gpt, "masked", "."),
         (Path("/nowhere"), "auto", "no such folder"),
     ):

@@ -143,6 +143,6 @@ def test_nothing_fired_and_no_memory() -> None:
         torch.zeros(2, 0, ACOUSTIC).double(), torch.zeros(2, dtype=torch.int64), batch()[2][:2], torch.ones(2)
     )
     assert (states.shape, logits.shape) == ((2, 0, 8), (2, 0, VOCABULARY))
-    with pytest.raises(ValueError, match="reads the encoder's output"):
+    with pytest.raises(ValueError, match="requires the encoder output"):
         decoder(*batch()[:2])
     build(cross=False)(*batch()[:2])

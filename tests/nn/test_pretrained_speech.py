@@ -216,10 +216,10 @@ class TestOpening:
         assert normalises_wave(str(folder)) is None
 
     def test_models_that_hear_otherwise(self, tmp_path: Path, uncased_folder: Path) -> None:
-        with pytest.raises(UserError, match=r"type bert\. Choose one of wav2vec2, hubert"):
+        with pytest.raises(UserError, match=r"is bert\. Choose one of wav2vec2, hubert"):
             speech_architecture(str(uncased_folder))
         folder = make_speech_encoder(tmp_path, "hubert", conv_pos_batch_norm=True)
-        with pytest.raises(UserError, match="BatchNorm, which hears padding"):
+        with pytest.raises(UserError, match="BatchNorm, whose statistics"):
             speech_architecture(str(folder))
         with pytest.raises(UserError, match=r"no such folder.*facebook/hubert"):
             speech_architecture("./nowhere")
@@ -231,14 +231,14 @@ class TestOpening:
         weights = load_file(folder / "model.safetensors")
         del weights["encoder.layers.1.attention.q_proj.weight"]
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        with pytest.raises(UserError, match=r"do not hold encoder\.layers\.1\.attention\.q_proj\.weight"):
+        with pytest.raises(UserError, match=r"weights lack encoder\.layers\.1\.attention\.q_proj\.weight"):
             open_speech_encoder(str(folder))
 
     def test_sizes_that_do_not_fit(self, tmp_path: Path) -> None:
         folder = make_speech_encoder(tmp_path)
         with pytest.raises(UserError, match=r"Set student\.encoder\.dim: 16"):
             make(folder, dim=32)
-        with pytest.raises(UserError, match="step of 320 samples, frames have 220"):
+        with pytest.raises(UserError, match="stride of the speech encoder is 320 samples, but frames have 220"):
             make(folder, samples=220)
 
 

@@ -14,8 +14,7 @@ from retort.alignment.store import AlignmentStore
 from retort.common.errors import BadUtterance, UserError
 
 LENGTH_TOLERANCE = 0.03
-"""Allowed relative difference in length between features and alignment; two alignment frames are always
-allowed."""
+"""Allowed relative difference in length between features and alignment; two alignment frames are always allowed."""
 _AT_SPEED = re.compile(r"(.+)_sp(\d+(?:\.\d+)?)")
 """Name of a cut at another speed in lhotse."""
 

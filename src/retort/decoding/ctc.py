@@ -177,8 +177,7 @@ def _prefixes(beams: _Beams, lm_scores: Tensor, tree: PrefixTree) -> list[list[P
 def with_times(
     found: Sequence[Sequence[ScoredHypothesis]], log_probs: Tensor, lengths: Tensor, *, ctc_scores: bool
 ) -> list[list[ScoredHypothesis]]:
-    """Add times to hypotheses: each token gets the frame at which the best CTC path through all of them emits
-    it.
+    """Add times to hypotheses: each token gets the frame at which the best CTC path through all of them emits it.
 
     Where an utterance has too few frames for the tokens, its frames are divided evenly among them.
 

@@ -229,13 +229,11 @@ def spellings(
 
 
 _ANCHORS = 3
-"""Number of words after which a spelling is tried; more than one, since tokens may join across words without
-spaces."""
+"""Number of words after which a spelling is tried; more than one, since tokens may join across words without spaces."""
 
 
 def _spelling_after(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a word after an anchor whose own tokens do not change; empty if there is no such
-    anchor."""
+    """The tokens of a word after an anchor whose own tokens do not change; empty if there is no such anchor."""
     for anchor in anchors:
         before = tokenizer.encode(anchor)
         both = tokenizer.encode(f"{anchor}{separator}{text}")

@@ -117,8 +117,7 @@ class LmScores:
         return {node: _Cached(scores[row], state, row, length + 1) for row, node in enumerate(nodes)}
 
     def after_all(self, nodes: Tensor, tree: PrefixTree) -> Tensor:
-        """Like :meth:`after` for `nodes (B, N)`: `(B, N, V)`; the rows of missing hypotheses have arbitrary
-        scores."""
+        """Like :meth:`after` for `nodes (B, N)`: `(B, N, V)`; the rows of missing hypotheses have arbitrary scores."""
         listed = nodes.flatten().tolist()
         any_node = next(node for node in listed if node != NO_NODE)
         cached = self.after([any_node if node == NO_NODE else node for node in listed], tree)

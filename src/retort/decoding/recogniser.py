@@ -133,8 +133,7 @@ class Recogniser:
         options: DecodingOptions = GREEDY,
         maximum_hours: float = MAXIMUM_HOURS,
     ) -> dict[int, Transcript]:
-        """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by
-        time.
+        """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by time.
 
         Raises:
             UserError: as in :meth:`transcribe`, if no channel can be used.
@@ -212,8 +211,7 @@ class Recogniser:
     def pieces(
         self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
     ) -> Iterator[Piece]:
-        """The segments of a recording that contain speech, with features
-        (:func:`retort.audio.segments.segments`).
+        """The segments of a recording that contain speech, with features (:func:`retort.audio.segments.segments`).
 
         Segments that are too short to be recognised are left out.
 
@@ -348,8 +346,7 @@ class Recogniser:
         seal(folder)
 
     def fingerprint(self) -> str:
-        """Hash (32 hex digits) of all that :meth:`save` writes: models with equal fingerprints give equal
-        results.
+        """Hash (32 hex digits) of all that :meth:`save` writes: models with equal fingerprints give equal results.
 
         New configuration keys of later versions do not change it.
         """

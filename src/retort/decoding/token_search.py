@@ -231,8 +231,7 @@ class CifSearch(TokenSearch[CifStudent]):
         return ctc_greedy(self.student, encoded) if isinstance(self.student, HasCtc) else None
 
     def _joined(self, encoded: Encoded | None) -> Scorer:
-        """CTC prefix scorer, combined with the language model if there is one, relative to a decoder weight
-        of 1."""
+        """CTC prefix scorer, combined with the language model if there is one, relative to a decoder weight of 1."""
         if encoded is None:
             raise ValueError("a joint search requires encoder output")
         share = self.options.ctc_weight
@@ -297,8 +296,7 @@ class TransducerSearch(TokenSearch[TransducerStudent]):
     weighs_length = True
 
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """N-best list of each utterance; for beam 1 without a language model and length weight the search is
-        greedy."""
+        """N-best list of each utterance; for beam 1 without a language model and length weight the search is greedy."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols
             return [[each] for each in transducer_greedy(self.student, encoded, symbols)]

@@ -95,7 +95,6 @@ class AverageMerge(nn.Module):
 
     Each branch is pooled over time by attention; a linear layer maps the result to a score, and the weights
     are the softmax of both scores.
-    and the softmax over the two scores the weights.
     """
 
     def __init__(self, dim: int) -> None:

@@ -24,8 +24,7 @@ from retort.nn.masks import valid_mask
 STARVED = 1e-30
 """A quantity below this counts as zero: the gradient of its scaling, U / quantity, would overflow float32."""
 ROUNDING = 2.0**-23
-"""A quantity with a smaller relative distance to an integer is rounded, since float32 weights are not more
-precise."""
+"""A quantity with a smaller relative distance to an integer is rounded, since float32 weights are not more precise."""
 COMPAT_THRESHOLD = 0.99
 
 
@@ -159,8 +158,7 @@ def _has_tail(quantity: Tensor, tail: float) -> Tensor:
 
 
 def _check_values(frames: int, lengths: Tensor, counts: Tensor, quantity: Tensor) -> tuple[int, bool, bool]:
-    """The largest count, whether a quantity is below `STARVED`, whether a count is zero; synchronises the
-    device."""
+    """The largest count, whether a quantity is below `STARVED`, whether a count is zero; synchronises the device."""
     units, any_starved, any_blank = 0, False, False
     rows = torch.stack([lengths.double(), counts.double(), quantity]).tolist()
     for index, (length, count, total) in enumerate(zip(*rows)):
@@ -269,15 +267,13 @@ def _merge(
 
 
 def _rows(index: Tensor, used: Tensor, start: Tensor) -> Tensor:
-    """Rows (B*S,) int32 of the batch for `index` (B, S), limited to the first `used` (B,) from `start` (B,
-    1)."""
+    """Rows (B*S,) int32 of the batch for `index` (B, S), limited to the first `used` (B,) from `start` (B, 1)."""
     last = (used - 1).clamp_min_(0)[:, None].int().add_(start)
     return torch.minimum(index.int().add_(start), last).view(-1)
 
 
 def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed: Tensor) -> Tensor:
-    """Frame + share (B, U) float64 at which each token is complete; `sealed` (B,) for the last one if not
-    0."""
+    """Frame + share (B, U) float64 at which each token is complete; `sealed` (B,) for the last one if not 0."""
     if token_frames.numel() == 0:
         return positions.new_zeros(token_frames.shape)
     unit = torch.arange(1, token_frames.size(1) + 1, device=positions.device)
@@ -299,8 +295,7 @@ def _bag(rows: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tens
 
 
 class _Integrate(torch.autograd.Function):
-    """embeddings = W hidden, where W depends on the weights through the merged intervals; and the
-    quantity."""
+    """embeddings = W hidden, where W depends on the weights through the merged intervals; and the quantity."""
 
     @staticmethod
     def forward(
@@ -424,8 +419,7 @@ class WeightEstimator(nn.Module):
         self.linear = nn.Linear(dim, 1)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, D)`, zero beyond `lengths (B,)`, to alphas `(B, T)` in float32 or better, also zero
-        there."""
+        """`hidden (B, T, D)`, zero beyond `lengths (B,)`, to alphas `(B, T)` in float32 or better, also zero there."""
         mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
         logits = self.linear(self.dropout(self.activation(mixed))).squeeze(-1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

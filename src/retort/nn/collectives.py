@@ -27,7 +27,8 @@ def sum_over_processes(values: Tensor) -> Tensor:
     """Sum of `values` over all processes, of one shape in all of them; differentiable.
 
     The incoming gradients are summed, too, since the results of each process depend on all values. All
-    processes must make the same calls in the same order, including the backward pass."""
+    processes must make the same calls in the same order, including the backward pass.
+    """
     if process_count() == 1:
         return values
     total: Tensor = _Sum.apply(values)

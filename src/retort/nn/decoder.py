@@ -30,8 +30,7 @@ class HistoryLayer(SelfAttention):
     def look_back(
         self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Self-attention of `hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N
-        is 1.
+        """Self-attention of `hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
 
         Returns the new hidden and the keys and values, including those of this call.
         """
@@ -167,8 +166,7 @@ class CifDecoder(nn.Module):
         return logits[:, 0], DecoderState(past, embedding, state.steps + 1, state.memory)
 
     def _attend(self, hidden: Tensor, memory: FrameMemory | None, first: int) -> Tensor:
-        """Add the window attention of the tokens from `first` on, `hidden (B, N, dim)`, to the frames of
-        `memory`."""
+        """Add the window attention of the tokens from `first` on, `hidden (B, N, dim)`, to the frames of `memory`."""
         if self.window is None:
             return hidden
         if memory is None:

@@ -60,8 +60,7 @@ class Conv2dFrontend(nn.Module):
 
 
 class FramesFrontend(nn.Module):
-    """One convolution over time with ReLU and LayerNorm: an output frame covers its own frames and one on
-    each side.
+    """One convolution over time with ReLU and LayerNorm: an output frame covers its own frames and one on each side.
 
     Output frame t covers the feature frames from `stride` x t on; the last may have fewer. With stride 1 it
     is the first layer of a TDNN (Peddinti et al. 2015), with stride 3 it has the frame rate of Kaldi's chain

@@ -26,7 +26,6 @@ def attention_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean `(B, 1, D)` of `values (B, N, D)` over the valid positions of `mask (B, N)`; zero if there are
-    none."""
+    """Mean `(B, 1, D)` of `values (B, N, D)` over the valid positions of `mask (B, N)`; zero if there are none."""
     total = values.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
     return total / mask.sum(1).clamp(min=1)[:, None, None]

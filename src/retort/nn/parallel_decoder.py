@@ -1,5 +1,4 @@
-"""The parallel decoder over fired embeddings: Paraformer's (Gao et al., Interspeech 2022, arXiv 2206.08317,
-section 2).
+"""The parallel decoder over fired embeddings: Paraformer's (Gao et al., Interspeech 2022, arXiv 2206.08317, section 2).
 
 Differences: positions are rotary, layers are pre-norm, and the embeddings of shown tokens are rows of the
 output layer (an option of the authors' code, FunASR, `share_embedding`), so that the model has no parameters

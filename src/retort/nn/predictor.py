@@ -51,8 +51,7 @@ class Predictor(nn.Module, ABC):
 
 
 class StatelessPredictor(Predictor):
-    """Embedding, convolution over the last few tokens and ReLU (Ghodsi et al. 2020; sizes as in k2's
-    icefall).
+    """Embedding, convolution over the last few tokens and ReLU (Ghodsi et al. 2020; sizes as in k2's icefall).
 
     The convolution is over all channels, while icefall's has groups of four channels.
     """

@@ -1,5 +1,4 @@
-"""Pretrained speech encoders of Hugging Face as front end and layers: wav2vec 2.0, HuBERT, WavLM and similar
-models.
+"""Pretrained speech encoders of Hugging Face as front end and layers: wav2vec 2.0, HuBERT, WavLM and similar models.
 
 The front end is their feature extractor (convolutions over the wave) with its projection; the Transformer
 with its convolutional positions is one layer. Sources: Baevski et al. 2020, Hsu et al. 2021, Chen et al.

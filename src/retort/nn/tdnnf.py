@@ -28,8 +28,7 @@ class Bottleneck(nn.Conv1d):
 
 
 class TdnnfLayer(nn.Module):
-    """Bottleneck over (t - d, t), convolution over (t, t + d), ReLU, LayerNorm, dropout, plus 0.66 times the
-    input.
+    """Bottleneck over (t - d, t), convolution over (t, t + d), ReLU, LayerNorm, dropout, plus 0.66 times the input.
 
     The paper has BatchNorm; LayerNorm does not depend on the batch or on padding.
 

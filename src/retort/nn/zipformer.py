@@ -192,8 +192,6 @@ class ZipformerBlock(nn.Module):
     The paper's Balancer and Whitener, which change only gradients, and the random dropping of modules, blocks and
     channels in its implementation are omitted.
 
-    at random while training (modules, whole blocks, channels) are not here.
-
     Args:
         config: configuration of the encoder.
         stack: index of the stack that determines the sizes, from 0.
@@ -239,8 +237,6 @@ class Downsample(nn.Module):
 
     For the last frames of an utterance the weights are normalised over the valid ones; the authors' implementation
     pads with the last frame of the batch, so that results depend on padding.
-
-    implementation fills up with the last frame of the batch, so that padding changes what is heard.
     """
 
     def __init__(self, factor: int) -> None:
@@ -261,14 +257,11 @@ class Downsample(nn.Module):
 
 
 class ZipformerStack(nn.Module):
-    """Blocks between :class:`Downsample` and upsampling by repetition; the frame rate of input and output is the
-    same.
+    """Blocks between :class:`Downsample` and upsampling by repetition; the frame rate of input and output is the same.
 
     A stack changes its first channels, as many as it is wide, and passes the others, so every output channel is
     that of the most recent stack that has it. With widths that rise and fall this is the paper's padding,
     truncation and final concatenation.
-
-    that has it: with widths that rise and fall again, the paper's padding, truncation and final concatenation.
 
     Args:
         config: configuration of the encoder; `dim` is the width of the widest stack.

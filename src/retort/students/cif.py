@@ -119,8 +119,7 @@ class CifStudent(TokenStudent):
         )
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
-        """Fire according to the weights, or exactly `target_lengths (B,)` tokens; in float32 regardless of
-        autocast."""
+        """Fire according to the weights, or exactly `target_lengths (B,)` tokens; in float32 regardless of autocast."""
         if self.weights is None:
             if target_lengths is not None:
                 raise ValueError("fires at the peaks of the CTC head cannot be scaled to a number of tokens")
@@ -222,7 +221,6 @@ class CifStudent(TokenStudent):
         A parallel decoder is run twice in training: the errors of the first pass determine how many target tokens
         are shown in the second. The losses are those of the second pass over all positions, including shown ones
         (as in the authors' code, FunASR; Qian et al. exclude them).
-        al. leave these out).
         """
         if not isinstance(self.decoder, ParallelDecoder):
             previous = F.pad(self._drop_history(tokens), (1, 0), value=EOS)[:, :-1]
@@ -241,8 +239,7 @@ class CifStudent(TokenStudent):
         return *self.decoder(*given, (tokens, shown)), {"correct": right.sum(), "shown": shown.sum()}
 
     def decode(self, encoded: Encoded, fired: FiredTokens, previous: Tensor) -> Tensor:
-        """Logits `(B, U, V)` of an autoregressive decoder with teacher forcing, given the previous tokens `(B,
-        U)`."""
+        """Logits `(B, U, V)` of an autoregressive decoder with teacher forcing, given the previous tokens `(B, U)`."""
         if isinstance(self.decoder, ParallelDecoder):
             raise ValueError("a parallel decoder has no history of tokens")
         return self.decoder(previous, fired.embeddings, self._memory(fired, encoded))[1]
@@ -303,8 +300,7 @@ def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:
 
 
 def with_spare(fired: FiredTokens, encoded: Encoded, spare: int) -> FiredTokens:
-    """Append `spare` copies of the last frame after the last fire of each utterance; none for one without
-    frames."""
+    """Append `spare` copies of the last frame after the last fire of each utterance; none for one without frames."""
     lengths = torch.where(encoded.lengths > 0, fired.lengths + spare, 0)
     size = int(lengths.max()) if len(lengths) else 0
     grown = size - fired.embeddings.shape[1]

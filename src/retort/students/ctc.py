@@ -24,8 +24,7 @@ class HasCtc(Protocol):
 
 
 def ctc_log_probs(student: HasCtc, encoded: Encoded) -> Tensor:
-    """Log-probabilities `(B, T, V)` of the CTC head, float32 regardless of autocast; undefined beyond the
-    lengths."""
+    """Log-probabilities `(B, T, V)` of the CTC head, float32 regardless of autocast; undefined beyond the lengths."""
     with torch.autocast(encoded.hidden.device.type, enabled=False):
         result: Tensor = student.ctc(encoded.hidden).log_softmax(-1)
     return result
@@ -61,6 +60,7 @@ class CtcStudent(TokenStudent):
     2022, arXiv 2209.02030); of several frames of a token, the one where it is most probable. EOS is no label: the
     taps have a position for it, as teachers do, which is not present. Utterances with too few frames for their
     labels are not present either.
+
     Args:
         config: architecture and weight of the loss.
         vocabulary: number of ids, including special ones.

@@ -25,7 +25,6 @@ def encode_in_layers(
 
     Values beyond the lengths are undefined in the other taps. In training mode `features` are stored frames if
     :attr:`Encoder.stored` is set.
-    :attr:`Encoder.stored` says so.
     """
     frames = list(encoder.each_layer(features, lengths, encoder.stored if encoder.training else 0))
     encoded = Encoded(encoder.finished(*frames[-1]), frames[-1][1])
