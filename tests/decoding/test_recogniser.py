@@ -98,7 +98,7 @@ def test_a_long_file_is_cut_at_its_pauses_and_timed_as_a_whole(
     assert len(found) >= 3
     assert 2.5 * RATE < found[1].start < 3.1 * RATE  # in the first pause
 
-    pieces = list(recogniser.pieces([samples], longest=4.0))
+    pieces = list(recogniser.speech_segments([samples], longest=4.0))
     assert [round(each.offset * RATE) for each in pieces] == [each.start for each in found]
     hypotheses = recogniser.decode([each.features for each in pieces])
     texts = [recogniser.tokenizer.decode(each.ids) for each in hypotheses]

@@ -65,7 +65,7 @@ class SenoneTree:
             or any(isinstance(root, Split) for root in roots[0])
         ):
             raise UserError(
-                "the tree does not fit its phones", remedy="Make it again: retort train aligns anew"
+                "the tree does not fit its phones", remedy="Align again with retort train"
             )
         self._known: dict[tuple[int, int, int, int], int] = {}
 

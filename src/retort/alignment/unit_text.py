@@ -23,7 +23,7 @@ Pronunciations = Mapping[str, Sequence[Sequence[str]]]
 
 
 def senone_symbol(senone: int) -> str:
-    """How a text writes a senone: `S12`."""
+    """Symbol of a senone in a text: `S12`."""
     return f"S{senone}"
 
 

@@ -79,7 +79,7 @@ def beam_search(
     """The n-best list of each utterance: up to `beam` different hypotheses, at least one.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         features: `(B, T, bins)` after CMVN.
         feature_lengths: `(B,)`.
         beam: number of hypotheses after every fire; 1 gives the result of greedy decoding.

@@ -107,7 +107,7 @@ class CtcGraphSearch(FrameSearch):
     Hypotheses are sequences of the student's tokens; the confidence of a token is the mean over its frames.
 
     Args:
-        student: in eval mode; `student.ctc` is the layer that gives the logits.
+        student: student in eval mode; `student.ctc` is the layer that gives the logits.
         tokenizer: the student's.
         normalise: the student's text normaliser, applied to the words of the language model.
         options: decoding options; `graph` is the language model.
@@ -277,7 +277,7 @@ class HybridSearch(FrameSearch):
     """Search of an HCLG graph with the senone scores of a hybrid student.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         graph: the decoding graph.
         options: decoding options, without language models.
         pool: processes that search.

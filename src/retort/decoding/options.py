@@ -1,4 +1,4 @@
-"""How to decode: the options of `retort evaluate` and `retort transcribe`."""
+"""Decoding options of `retort evaluate` and `retort transcribe`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class TokenSearch(Search, Generic[S]):
     """Base class of searches whose hypotheses are token sequences of the student's vocabulary.
 
     Args:
-        student: in eval mode, on the device where all of it computes.
+        student: student in eval mode, on the device of the search.
         tokenizer: the student's.
         options: decoding options.
         before: an earlier search of the same student; its language model is reused if it is the same one.
@@ -98,7 +98,7 @@ class CtcSearch(TokenSearch[Student]):
     """Search with the CTC head alone.
 
     Args:
-        student: in eval mode, with a CTC head, on the device where all of it computes.
+        student: student in eval mode, with a CTC head, on the device of the search.
         tokenizer: the student's.
         options: decoding options.
         before: an earlier search of the same student; its language model is reused if it is the same one.
@@ -148,7 +148,7 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
     et al. 2020, arXiv 2012.05481).
 
     Args:
-        student: in eval mode, on the device where all of it computes.
+        student: student in eval mode, on the device of the search.
         tokenizer: the student's.
         options: decoding options; `ctc_weight` is the weight of the CTC head, the decoder has 1 - ctc_weight.
         before: an earlier search of the same student; its language model is reused if it is the same one.

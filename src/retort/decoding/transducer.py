@@ -41,7 +41,7 @@ def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int
     """Greedy decoding; the score is the sum over the path, blanks included.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: B utterances.
         symbols: maximum number of tokens per frame; after the last of them the next frame follows without a
             blank.
@@ -126,7 +126,7 @@ def transducer_beam(
     hypotheses' own log-probabilities.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: B utterances.
         beam: number of hypotheses; 1 without a scorer and a length weight gives the result of greedy decoding
             with one token per frame.

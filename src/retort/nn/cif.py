@@ -29,7 +29,7 @@ COMPAT_THRESHOLD = 0.99
 
 
 class FiredTokens(NamedTuple):
-    """What :func:`integrate_and_fire` returns.
+    """Result of :func:`integrate_and_fire`.
 
     Attributes:
         embeddings: (B, U, D), dtype of `hidden`; zero beyond `lengths`. U is the largest of `lengths`.

@@ -150,7 +150,7 @@ class Joiner(nn.Module):
         Only cells of the lattices are computed: N is the sum of T_b (U_b + 1).
 
         Args:
-            heard: `(B, T, dim)`.
+            encoder_proj: `(B, T, dim)`.
             predictor_proj: `(B, U + 1, dim)`.
             lengths: `(B,)`, number of frames T_b.
             token_lengths: `(B,)`, number of tokens U_b.

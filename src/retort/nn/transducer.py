@@ -110,7 +110,7 @@ def packed_arcs(logits: Tensor, tokens: Tensor, token_lengths: Tensor, cells: Te
         logits: `(N, V)` of the N valid cells, in the order of `cells.nonzero()`.
         tokens: `(B, U)` int64.
         token_lengths: `(B,)` int64.
-        cells: from :func:`lattice_cells`.
+        cells: result of :func:`lattice_cells`.
         blank: id of the blank.
     """
     targets = _next_tokens(tokens, token_lengths, blank, cells.shape[2])
