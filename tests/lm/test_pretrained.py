@@ -61,7 +61,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opener", [open_tokenizer, open_encoder])
-def test_a_name_that_nobody_knows_asks_the_hub_once(
+def test_an_unknown_name_queries_the_hub_once(
     opener: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

@@ -75,7 +75,7 @@ def test_bfloat16_is_widened(tmp_path: Path) -> None:
     assert found.aliases == {"decoder/projection/weight": "decoder/embeddings/weight"}
 
 
-def test_the_tokenizer_knows_timestamps_and_the_special_ids(converted: Path) -> None:
+def test_the_tokenizer_has_timestamps_and_the_special_ids(converted: Path) -> None:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, WhisperTokenizerFast
 
     for kind in (AutoTokenizer, PreTrainedTokenizerFast, WhisperTokenizerFast):

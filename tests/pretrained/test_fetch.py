@@ -75,7 +75,7 @@ def test_a_vanished_package(plain_catalogue: MakeCatalogue, index: Path) -> None
     assert not list(cache_folder().glob("plain*"))
 
 
-def test_another_archive_than_the_catalogue_says(plain_catalogue: MakeCatalogue, index: Path) -> None:
+def test_another_archive_than_that_of_the_catalogue(plain_catalogue: MakeCatalogue, index: Path) -> None:
     catalogue = plain_catalogue()
     make_wheel(index, "half-one", {"half_one/part.bin": b"another"})
     with pytest.raises(UserError, match=r"half-one==1\.0: the archive is not that of the catalogue"):

@@ -234,7 +234,7 @@ class Contrary:
         return [float(index) for index, _ in enumerate(sentences)]
 
 
-def test_lists_are_ranked_anew() -> None:
+def test_lists_are_rescored() -> None:
     student = build().eval()
     features, lengths, *_ = batch()
     letters = CharacterTokenizer(list("abcde"))
