@@ -153,7 +153,7 @@ def test_from_features_alone_and_in_a_batch(beam: int) -> None:
         assert [each[0].hypothesis for each in together] == expected
 
 
-def test_what_is_behind_the_end_is_paid_for_on_one_branch() -> None:
+def test_fires_after_eos_extend_one_branch_and_cost_score() -> None:
     student, fired = saying(
         [
             distribution(t5=0.6, end=0.4),
@@ -182,7 +182,7 @@ def test_ending_early_is_no_way_to_save() -> None:
     assert best.score == pytest.approx(20 * math.log(0.5), rel=1e-5)
 
 
-def test_blank_and_pad_are_never_said() -> None:
+def test_blank_and_pad_are_never_emitted() -> None:
     logits = [0.0] * DIM
     logits[BLANK] = logits[PAD] = 9.0
     student, fired = saying([logits] * 2)
@@ -235,7 +235,7 @@ def test_fired_embeddings_are_not_copied_for_every_hypothesis() -> None:
     assert batch * beam * dim <= largest.elements < batch * fires * dim
 
 
-def test_log_probs_are_the_students_own_without_the_scorers_say() -> None:
+def test_log_probs_are_the_students_own_without_the_scorer() -> None:
     student, fired = build(16, seed=8), fire([5], seed=8)
     for each in beam_fired(student, fired, 5, SumScorer(16))[0]:
         ids = each.hypothesis.ids

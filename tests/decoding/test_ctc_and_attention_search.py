@@ -122,7 +122,7 @@ def test_alone_and_in_a_batch_with_times_that_never_descend(
 
 
 @torch.inference_mode()
-def test_ctc_says_how_sure_each_token_is_and_where(either: Recogniser) -> None:
+def test_ctc_gives_confidence_and_time_of_each_token(either: Recogniser) -> None:
     search = CtcSearch(either.student, LETTERS, DecodingOptions(beam=5, nbest=5))
     encoded = either.encode(FEATURES)
     log_probs = ctc_log_probs(search.head, encoded)
@@ -180,7 +180,7 @@ def test_attention_rescoring_is_the_sum_of_both(attention: Recogniser, lm: Table
             assert each.hypothesis.log_probs == pytest.approx(tokens, abs=1e-5)
 
 
-def test_a_judge_ranks_anew_and_length_counts_once(either: Recogniser, lm: TableLM) -> None:
+def test_a_rescoring_lm_rescores_and_length_counts_once(either: Recogniser, lm: TableLM) -> None:
     first = DecodingOptions(beam=4, lm="lm", lm_weight=0.3, length_weight=0.6)
     both = replace(first, rescore="lm", rescore_weight=0.8)
     expected = rescore(either.search(FEATURES, first), TokenRescoringLM(lm), 0.8, 0.0)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def test_a_judge_ranks_anew_and_length_counts_once(either: Recogniser, lm: Table
 
 
 @torch.inference_mode()
-def test_mode_ctc_hears_the_head_of_any_student_that_has_one(
+def test_mode_ctc_decodes_the_head_of_any_student_with_one(
     recogniser: Recogniser, attention: Recogniser
 ) -> None:
     for each in (recogniser, attention):

@@ -110,7 +110,7 @@ def test_the_best_sentence_by_enumeration(lm: str, scale: float) -> None:
         assert [-each.score for each in found] == pytest.approx([costs[said] for said in ranked], abs=2e-3)
 
 
-def test_what_is_heard_alone_is_heard_in_a_batch(lm: str) -> None:
+def test_a_batch_is_decoded_as_single_utterances(lm: str) -> None:
     logits = random_logits(4, 12, seed=5)
     student, encoded = hearing(logits)
     lengths = torch.tensor([12, 5, 9, 7])
@@ -130,7 +130,7 @@ def test_what_is_heard_alone_is_heard_in_a_batch(lm: str) -> None:
     assert joined[1][0] == together[3]
 
 
-def test_several_processes_hear_the_same(lm: str, tmp_path: Path) -> None:
+def test_several_processes_give_the_same_result(lm: str, tmp_path: Path) -> None:
     student, encoded = hearing(random_logits(4, 10, seed=7))
     options = DecodingOptions(beam=2, graph=lm)
     expected = open_search(student, CHARACTERS, UPPER, options)(encoded)
@@ -154,7 +154,7 @@ def test_tokens_have_the_times_of_their_frames(lm: str) -> None:
     assert search.ctc_hypotheses(encoded) == [CHARACTERS.encode("BAD DAD")]
 
 
-def test_the_language_model_puts_right_what_was_heard_wrong(lm: str) -> None:
+def test_the_language_model_corrects_recognition_errors(lm: str) -> None:
     logits = saying("BAD DAB")
     logits[0, :, :] /= 10.0
     student, encoded = hearing(logits)
@@ -183,7 +183,7 @@ def test_nothing_but_silence_is_no_word(lm: str) -> None:
     assert found[0].hypothesis.ids == []
 
 
-def test_words_that_cannot_be_spelled_are_told(lm: str) -> None:
+def test_words_that_cannot_be_spelled_are_reported(lm: str) -> None:
     student, _ = hearing(random_logits(1, 3, 0))
     search = searching(student, DecodingOptions(graph=lm))
     assert search.paths.graph.about.left_out == ["zoo"]

@@ -119,9 +119,9 @@ def test_one_utterance_or_one_core_starts_nobody(graph: Graph, scores: list[np.n
         assert (many._pool, one._pool) == (None, None)
 
 
-def test_what_is_wrong_with_the_model_is_told_as_it_is(graph: Graph, crowd: DecoderPool) -> None:
+def test_errors_of_the_model_are_raised_unchanged(graph: Graph, crowd: DecoderPool) -> None:
     wrong = [np.zeros((5, 3), np.float32)] * 2
-    with pytest.raises(UserError, match="reads 32 scores a frame") as caught:
+    with pytest.raises(UserError, match="reads 32 scores per frame") as caught:
         crowd.decode(GraphSearch(graph), wrong, 1)
     assert not isinstance(caught.value, BadUtterance)
 

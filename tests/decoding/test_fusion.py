@@ -100,7 +100,7 @@ def test_breaking_off_early_saves_nothing() -> None:
     assert best.score == pytest.approx(20 * (math.log(0.5) + 0.5 * each), rel=1e-5)
 
 
-def test_a_model_that_knows_more_is_heard() -> None:
+def test_fusion_with_a_better_model_changes_the_result() -> None:
     student, fired = saying([distribution(t5=0.5, t6=0.49, end=0.01)] * 4)
     lm = TableLM(letters(16))
     lm.table = torch.full_like(lm.table, -5.0)

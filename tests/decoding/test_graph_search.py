@@ -149,10 +149,10 @@ def test_ctc(arpa: Path) -> None:
     assert found.columns.tolist() == [0, 1, 1, 3, 0, 3, 0, 1, 0]
 
 
-def test_bad_input_is_told_in_one_line(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_a_one_line_error(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     search = GraphSearch(graph)
     scores = scores_of(10, TREE.count)
-    with pytest.raises(UserError, match="reads 32 scores a frame"):
+    with pytest.raises(UserError, match="reads 32 scores per frame"):
         search.search(scores[:, 1:])
     with pytest.raises(BadUtterance, match="no frames"):
         search.search(scores[:0])

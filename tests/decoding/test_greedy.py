@@ -166,7 +166,7 @@ def test_it_stops_when_every_utterance_has_ended(monkeypatch: pytest.MonkeyPatch
     assert steps == [0, 1, 2]
 
 
-def test_blank_and_pad_are_never_said() -> None:
+def test_blank_and_pad_are_never_emitted() -> None:
     student, embeddings = speaking([BLANK, PAD, 5])
     with torch.no_grad():
         student.decoder.vocabulary.weight[9] = 0.1  # all else is worse

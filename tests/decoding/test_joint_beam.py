@@ -169,7 +169,7 @@ def test_greedy_takes_the_decoders_best_token_until_the_end() -> None:
     assert stopped > 0
 
 
-def test_what_the_decoder_says_of_given_sentences() -> None:
+def test_decoder_log_probs_of_given_sentences() -> None:
     student, encoded = build(2), hear([5, 3], 2)
     sentences = [[[4, 5, 4], [], [5]], [[4, 4]]]
     for row, each in enumerate(teacher_forced(student.decoder, encoded, sentences)):

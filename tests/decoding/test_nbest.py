@@ -44,7 +44,7 @@ def test_the_best_of_the_whole_are_the_best_of_all_combinations(parts: list[list
     assert len({each.transcript.text for each in joined}) == len(joined)
 
 
-def test_one_text_is_told_once_with_the_better_score() -> None:
+def test_equal_texts_are_listed_once_with_the_better_score() -> None:
     tokenizer = CharacterTokenizer(list("▁ab"))
     spelled = [[5, 6], [4, 5, 6], [5, 4, 4, 6], [5, 4, 6], [5]]
     candidates = [

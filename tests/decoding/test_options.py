@@ -39,7 +39,7 @@ BOTH: dict[str, Any] = {**FUSED, "rescore": "bert/", "rescore_weight": 1.0, "len
         ({"lm_weight": 0.1}, "lm weight is 0.1, but no model"),
         ({"beam": 4, "rescore_weight": 0.1}, "rescore weight is 0.1, but no model"),
         ({"length_weight": float("inf")}, "length_weight is inf"),
-        ({"graph": "x", "length_weight": 0.1}, "length weight is 0.1, but a decoding graph"),
+        ({"graph": "x", "length_weight": 0.1}, "length weight is 0.1, but the costs of a decoding graph"),
         ({"rescore": "x", "rescore_weight": 0.1}, "nothing to rescore"),
         ({"rescore_kind": "bert"}, "rescore kind is 'bert'.*auto, causal, masked"),
         ({"rescore_case": "title"}, "rescore case is 'title'"),

@@ -49,7 +49,7 @@ def test_nodes_are_equal_where_sequences_are() -> None:
     assert (tree.tokens(second), tree.tokens(ROOT)) == ([5, 6], [])
 
 
-def test_what_is_no_hypothesis_any_more_is_forgotten() -> None:
+def test_pruned_hypotheses_are_removed_from_the_cache() -> None:
     tree, scorer = PrefixTree(), Steps()
     lm_scores = LmScores(scorer, CPU)
     first = tree.child(ROOT, 5)
@@ -97,7 +97,7 @@ def test_sequences_of_different_lengths_are_read_as_alone(kind: str) -> None:
             torch.testing.assert_close(found[row, column], 0.5 * log_probs[0], atol=1e-5, rtol=1e-5)
 
 
-def test_in_the_place_of_no_hypothesis_stands_another_one() -> None:
+def test_missing_hypotheses_have_the_scores_of_another_one() -> None:
     tree, lm_scores = PrefixTree(), LmScores(Steps(), CPU)
     assert lm_scores.after_all(torch.tensor([[NO_NODE, ROOT], [ROOT, NO_NODE]]), tree).shape == (
         2,

@@ -98,7 +98,7 @@ def test_a_long_file_is_cut_at_its_pauses_and_timed_as_a_whole(
     assert len(found) >= 3
     assert 2.5 * RATE < found[1].start < 3.1 * RATE  # in the first pause
 
-    pieces = list(recogniser.pieces([samples], longest=4.0))
+    pieces = list(recogniser.speech_segments([samples], longest=4.0))
     assert [round(each.offset * RATE) for each in pieces] == [each.start for each in found]
     hypotheses = recogniser.decode([each.features for each in pieces])
     texts = [recogniser.tokenizer.decode(each.ids) for each in hypotheses]
@@ -245,7 +245,7 @@ def test_a_model_folder_holds_what_a_user_needs_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", ["characters", "bpe"])
-def test_a_saved_model_says_the_same_wherever_it_is_moved(
+def test_a_saved_model_gives_the_same_result_in_another_folder(
     make_recogniser: MakeRecogniser, tmp_path: Path, kind: str
 ) -> None:
     tokenizer = BpeTokenizer.train(SENTENCES, 40) if kind == "bpe" else CharacterTokenizer.train(SENTENCES)
@@ -481,7 +481,7 @@ def test_weights_of_another_type(model: Path) -> None:
         ("student", {"encoder": {"dim": 10**9, "feedforward": 10**9}}),
     ],
 )
-def test_a_configuration_that_this_version_does_not_know(
+def test_a_configuration_that_this_version_does_not_support(
     model: Path, section: str, change: dict[str, Any]
 ) -> None:
     config = json.loads((model / "config.json").read_text())

@@ -59,7 +59,7 @@ def test_a_length_weight_turns_the_order() -> None:
     assert lengths_of(rescore(LISTS, lm, 0.0, -5.0)) == [[0, 2, 3], [1], [3, 4]]
 
 
-def test_all_lists_are_judged_together() -> None:
+def test_all_lists_are_scored_in_one_call() -> None:
     class Counting:
         parameters = 0
         calls = 0
@@ -84,7 +84,7 @@ def test_a_masked_model_reads_the_text_in_its_case(tone_masked: Path) -> None:
     assert plm.score(["AB"]) != pytest.approx(plm.score(["ab"]))
 
 
-def test_the_model_says_what_kind_it_is(tone_masked: Path, tone_gpt: Path, tone_bert: Path) -> None:
+def test_the_kind_is_detected_from_the_checkpoint(tone_masked: Path, tone_gpt: Path, tone_bert: Path) -> None:
     def opened(name: Path, kind: str = "auto") -> str:
         options = DecodingOptions(beam=2, rescore=str(name), rescore_kind=kind)
         lm = open_rescoring_lm(options, LETTERS, "cpu")
@@ -98,7 +98,7 @@ def test_the_model_says_what_kind_it_is(tone_masked: Path, tone_gpt: Path, tone_
         (tone_bert, "auto", "without a language-modelling head"),
         (tone_bert, "masked", "without a masked-LM head"),
         (tone_bert, "causal", "without a causal-LM head"),
-        (tone_masked, "causal", "reads ahead"),
+        (tone_masked, "causal", "attends to later tokens"),
         (tone_gpt, "masked", "."),
         (Path("/nowhere"), "auto", "no such folder"),
     ):
@@ -149,7 +149,7 @@ class TestSearch:
         assert searches[2].scorer is not None
         assert searches[2].scorer.weight == 0.2
 
-    def test_greedy_decoding_hears_a_model_too(self, recogniser: Recogniser, lm: TableLM) -> None:
+    def test_greedy_decoding_with_a_language_model(self, recogniser: Recogniser, lm: TableLM) -> None:
         features = [torch.randn(90, 20)]
         plain = recogniser.search(features)
         assert recogniser.search(features, DecodingOptions(lm="lm", lm_weight=9.0)) != plain

@@ -59,7 +59,7 @@ def test_words_of_one_line() -> None:
     assert to_vtt(given_words) == "WEBVTT\n\n00:00:00.500 --> 00:00:01.250\nhello world\n"
 
 
-def test_nothing_was_said() -> None:
+def test_an_empty_transcript() -> None:
     assert parse_srt(to_srt(transcript([]))) == []
     assert to_vtt(transcript([])) == "WEBVTT\n"
 

@@ -51,7 +51,7 @@ def test_a_token_lies_between_two_fires_and_a_word_covers_its_tokens(
         assert word.confidence == pytest.approx(product)
 
 
-def test_tokens_that_say_where_they_begin_leave_pauses() -> None:
+def test_tokens_with_start_times_leave_pauses() -> None:
     tokenizer = WordTokenizer(["the", "cat"])
     hypothesis = Hypothesis(tokenizer.encode("the cat"), [-0.1, -0.2], [10.0, 30.0], [5.0, 20.0])
     words = time_hypothesis(hypothesis, tokenizer, 0.03, offset=1.0, duration=0.8).words
@@ -77,7 +77,7 @@ def test_stray_spaces_are_not_in_the_text() -> None:
     assert len(transcript.tokens) == len(ids)
 
 
-def test_nothing_was_said() -> None:
+def test_an_empty_transcript() -> None:
     assert time_hypothesis(Hypothesis([], [], []), TOKENIZERS[0], 0.04, 3.0, 1.0) == Transcript("", [], [])
 
 

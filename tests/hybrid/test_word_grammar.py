@@ -47,5 +47,5 @@ def test_broken_files_are_refused_in_one_line(arpa: Path, tmp_path: Path) -> Non
         grammar_fst(arpa, ["a", "b"])
     assert "\n" not in str(caught.value)
     arpa.write_text(whole.replace("\\1-grams:", ""))
-    with pytest.raises(UserError, match="no words in it"):
+    with pytest.raises(UserError, match="contains no words"):
         words_of(arpa)

@@ -49,7 +49,7 @@ def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
         ("training.eden_steps=0", "training.eden_steps is 0"),
         ("student.kind=cif", "unknown key 'student'"),
         ("training.mask=0.2", "Did you mean 'masking'"),
-        ("text=[]", "text is empty: there is nothing to learn from"),
+        ("text=[]", "text is empty: there is nothing to train on"),
         ("held_out=[]", "held_out is empty: there is nothing to validate on"),
         ("text=[{source: a.txt, repeat: 0}]", "text[0].repeat is 0"),
         ("training.masking=1.0", "training.masking is 1"),
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, override: str, message: str) 
     [
         ("tokenizer.kind=student", "for no other kind"),
         ("model.kind=rnn", "model.kind is 'rnn'. Choose one of transformer, lstm"),
-        ("init=a", "init is of masked models, kind is causal"),
+        ("init=a", "init applies to masked models"),
         ("ngram.arpa=a.arpa", "the student whose tokens the file has"),
         ("ngram.order=0", "ngram.order is 0"),
         ("ngram.prune=[2,1]", "non-decreasing thresholds"),
@@ -108,11 +108,11 @@ def test_every_kind_may_be_over_units(tmp_path: Path, kind: str) -> None:
     ("overrides", "message"),
     [
         (["units.unit=word"], "units.unit is 'word'. Choose one of , senone, phone"),
-        (["units.unit=phone"], "units.unit is 'phone', units.alignments ''. Give both"),
-        (["units.alignments=a"], "units.unit is '', units.alignments 'a'. Give both"),
-        ([UNITS], "tokenizer.kind is 'wordpiece' of a model over senones. Set tokenizer.kind=words"),
+        (["units.unit=phone"], "units.unit is 'phone', units.alignments ''. Set both"),
+        (["units.alignments=a"], "units.unit is '', units.alignments 'a'. Set both"),
+        ([UNITS], "tokenizer.kind is 'wordpiece', but the model is over senones. Set tokenizer.kind=words"),
         ([UNITS, "tokenizer.kind=words", "normaliser.spaces=drop"], "normaliser.spaces is 'drop'"),
-        ([UNITS, "tokenizer.kind=words", "init=a"], "init is 'a' of a model over senones. Set init="),
+        ([UNITS, "tokenizer.kind=words", "init=a"], "init is 'a', but the model is over senones. Set init="),
     ],
 )
 def test_what_is_wrong_with_units_is_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:

@@ -94,7 +94,7 @@ def test_the_end_of_a_long_sentence_is_not_scored(tiny_masked: Path) -> None:
     assert score.pieces == limit - 2
 
 
-def test_a_model_without_a_head_is_told_in_one_line(uncased: Path) -> None:
+def test_a_model_without_a_head_is_a_one_line_error(uncased: Path) -> None:
     with pytest.raises(UserError, match="without a masked-LM head") as caught:
         open_masked_scorer(str(uncased))
     assert "\n" not in str(caught.value)
@@ -106,7 +106,7 @@ def test_the_packaged_sentence_model_has_none() -> None:
         open_masked_scorer(PACKAGED)
 
 
-def test_text_without_a_piece_is_told(tiny_masked: Path) -> None:
+def test_text_without_a_token_is_an_error(tiny_masked: Path) -> None:
     guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
     with pytest.raises(UserError, match="no sentence contains a token"):
         score_sentences(guesser, tokenizer, ["\u200b"], limit)

@@ -131,13 +131,13 @@ def test_sentences_shorter_than_the_order() -> None:
         assert behind(opened(table), history)[WORDS].exp().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_behind_the_end_another_sentence_starts(sentences: Sentences) -> None:
+def test_after_the_end_another_sentence_starts(sentences: Sentences) -> None:
     model = opened(counted(sentences, 3)[0])
     assert torch.equal(behind(model, [4, EOS]), behind(model, []))
 
 
 @pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
-def test_an_arpa_file_says_the_same(sentences: Sentences, tmp_path: Path, name: str) -> None:
+def test_an_arpa_file_gives_the_same_probabilities(sentences: Sentences, tmp_path: Path, name: str) -> None:
     table, _ = counted(sentences, 3, (0, 1))
     write_arpa(table, LETTERS.symbols, tmp_path / name)
     again, left_out = read_arpa(tmp_path / name, LETTERS.symbols)

@@ -59,7 +59,7 @@ def test_a_decoding_graph_is_made_of_it(tmp_path: Path) -> None:
     assert heard > 50
 
 
-def test_what_is_missing_is_written_anew(tmp_path: Path) -> None:
+def test_a_missing_file_is_written_again(tmp_path: Path) -> None:
     words = WordTokenizer.train(TEXTS, 9)
     model = make(tmp_path / "exp", words)
     path = word_arpa(tmp_path / "exp" / "model")

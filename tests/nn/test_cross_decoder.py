@@ -70,7 +70,7 @@ def test_one_layer_is_its_formula() -> None:
 
 
 @torch.no_grad()
-def test_frames_behind_the_lengths_and_tokens_to_come_are_not_seen() -> None:
+def test_padding_and_future_tokens_are_masked() -> None:
     decoder = build()
     previous, source, lengths = given(3, 7, 6)
     expected = decoder(previous, source, lengths)

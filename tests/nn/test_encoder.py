@@ -64,7 +64,7 @@ def test_max_pool_is_a_loop_over_pairs(lengths: list[int], extra: int, garbage: 
 
 @pytest.mark.parametrize("convolutions", [1, 2])
 @pytest.mark.parametrize("pool_after", [(), (2,), (1, 3)])
-def test_output_lengths_and_subsampling_say_what_forward_does(
+def test_output_lengths_and_subsampling_agree_with_forward(
     convolutions: int, pool_after: tuple[int, ...]
 ) -> None:
     encoder = build(pool_after=pool_after, convolutions=convolutions)

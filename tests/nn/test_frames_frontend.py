@@ -16,7 +16,7 @@ def build(stride: int) -> FramesFrontend:
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 7, 9, 10])
-def test_an_output_frame_hears_its_own_frames_and_one_to_each_side(stride: int, frames: int) -> None:
+def test_an_output_frame_covers_its_own_frames_and_one_to_each_side(stride: int, frames: int) -> None:
     frontend = build(stride)
     features = torch.randn(1, frames, BINS)
     hidden, lengths = frontend(features, torch.tensor([frames]))
@@ -38,7 +38,7 @@ def test_an_output_frame_hears_its_own_frames_and_one_to_each_side(stride: int, 
 
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
-def test_what_stands_behind_the_length_changes_no_valid_frame(stride: int, garbage: float) -> None:
+def test_padding_changes_no_valid_frame(stride: int, garbage: float) -> None:
     frontend = build(stride)
     features = torch.randn(1, 20, BINS)
     for length in (0, 1, 2, 3, 10, 19):

@@ -49,7 +49,7 @@ def test_one_layer_is_the_convolution_written_out() -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
-def test_what_stands_behind_the_length_changes_no_valid_frame(layers: int, garbage: float) -> None:
+def test_padding_changes_no_valid_frame(layers: int, garbage: float) -> None:
     frontend = build(layers)
     features = torch.randn(1, 40, 16)
     for length in (7, 8, 9, 10, 33):

@@ -84,7 +84,7 @@ def test_an_utterance_gives_the_same_alone_and_in_a_batch(cross: bool, behind: f
 
 
 @pytest.mark.parametrize("cross", [True, False])
-def test_every_position_hears_the_others_and_without_cross_attention_no_frame(cross: bool) -> None:
+def test_every_position_attends_to_the_others_and_without_cross_attention_to_no_frame(cross: bool) -> None:
     decoder, (embeddings, units, memory, frames) = build(cross), batch()
     embeddings.requires_grad_()
     memory.requires_grad_()
@@ -114,7 +114,7 @@ def test_a_shown_token_is_its_row_of_the_output_layer() -> None:
 
 
 @torch.no_grad()
-def test_steps_say_what_was_decided_whatever_was_said() -> None:
+def test_steps_do_not_depend_on_previous_tokens() -> None:
     decoder, (embeddings, units, memory, frames) = build(), batch()
     _, logits = decoder(embeddings, units, memory, frames)
     state = decoder.start(embeddings, units, memory, frames)
@@ -143,6 +143,6 @@ def test_nothing_fired_and_no_memory() -> None:
         torch.zeros(2, 0, ACOUSTIC).double(), torch.zeros(2, dtype=torch.int64), batch()[2][:2], torch.ones(2)
     )
     assert (states.shape, logits.shape) == ((2, 0, 8), (2, 0, VOCABULARY))
-    with pytest.raises(ValueError, match="reads the encoder's output"):
+    with pytest.raises(ValueError, match="requires the encoder output"):
         decoder(*batch()[:2])
     build(cross=False)(*batch()[:2])

@@ -38,7 +38,7 @@ def test_step_by_step_is_all_at_once(kind: str, context: int, layers: int) -> No
 
 @pytest.mark.parametrize(("kind", "knows"), [("stateless", 2), ("lstm", 5)])
 @torch.no_grad()
-def test_how_many_tokens_it_knows(kind: str, knows: int) -> None:
+def test_length_of_the_context(kind: str, knows: int) -> None:
     predictor = build(kind)
     tokens = torch.randint(3, VOCABULARY - 1, (1, 5), generator=torch.Generator().manual_seed(2))
     whole = predictor(tokens, START)

@@ -86,7 +86,7 @@ def test_an_utterance_gives_the_same_alone_and_in_a_batch(
 
 
 @torch.no_grad()
-def test_a_group_norm_over_a_padded_batch_would_hear_the_padding(built: Built) -> None:
+def test_a_group_norm_over_a_padded_batch_would_include_the_padding(built: Built) -> None:
     _, model = built["wav2vec2", "group"]
     wave = torch.randn(1, 30 * SAMPLES)
     padded = torch.nn.functional.pad(wave, (0, 30 * SAMPLES))
@@ -113,7 +113,7 @@ def test_lengths_are_a_loop_over_convolutions(built: Built) -> None:
         model.feature_extractor(torch.zeros(1, shortest - 1))
 
 
-def test_pooling_behind_it(built: Built, tmp_path: Path) -> None:
+def test_pooling_after_it(built: Built, tmp_path: Path) -> None:
     encoder = make(make_speech_encoder(tmp_path), pool_after=(1,)).eval()
     features, lengths = torch.randn(2, 40, SAMPLES), torch.tensor([40, 9])
     layers = list(encoder.each_layer(features, lengths))
@@ -208,18 +208,18 @@ class TestOpening:
         opened = open_speech_encoder(str(folder)).state_dict()
         assert all(torch.equal(opened[name], value) for name, value in wanted.items())
 
-    def test_what_it_says_of_the_wave(self, tmp_path: Path) -> None:
+    def test_normalisation_of_the_wave(self, tmp_path: Path) -> None:
         for normalise in (True, False):
             folder = make_speech_encoder(tmp_path / str(normalise), normalise=normalise)
             assert normalises_wave(str(folder)) is normalise
         (folder / "preprocessor_config.json").unlink()
         assert normalises_wave(str(folder)) is None
 
-    def test_models_that_hear_otherwise(self, tmp_path: Path, uncased_folder: Path) -> None:
-        with pytest.raises(UserError, match=r"type bert\. Choose one of wav2vec2, hubert"):
+    def test_models_with_other_inputs(self, tmp_path: Path, uncased_folder: Path) -> None:
+        with pytest.raises(UserError, match=r"is bert\. Choose one of wav2vec2, hubert"):
             speech_architecture(str(uncased_folder))
         folder = make_speech_encoder(tmp_path, "hubert", conv_pos_batch_norm=True)
-        with pytest.raises(UserError, match="BatchNorm, which hears padding"):
+        with pytest.raises(UserError, match="BatchNorm, whose statistics"):
             speech_architecture(str(folder))
         with pytest.raises(UserError, match=r"no such folder.*facebook/hubert"):
             speech_architecture("./nowhere")
@@ -231,14 +231,14 @@ class TestOpening:
         weights = load_file(folder / "model.safetensors")
         del weights["encoder.layers.1.attention.q_proj.weight"]
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        with pytest.raises(UserError, match=r"do not hold encoder\.layers\.1\.attention\.q_proj\.weight"):
+        with pytest.raises(UserError, match=r"weights lack encoder\.layers\.1\.attention\.q_proj\.weight"):
             open_speech_encoder(str(folder))
 
     def test_sizes_that_do_not_fit(self, tmp_path: Path) -> None:
         folder = make_speech_encoder(tmp_path)
         with pytest.raises(UserError, match=r"Set student\.encoder\.dim: 16"):
             make(folder, dim=32)
-        with pytest.raises(UserError, match="step of 320 samples, frames have 220"):
+        with pytest.raises(UserError, match="stride of the speech encoder is 320 samples, but frames have 220"):
             make(folder, samples=220)
 
 

@@ -68,7 +68,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda values: layer(values, torch.tensor([5, 2]))[0], hidden)
 
 
-def test_what_an_encoder_hears() -> None:
+def test_receptive_field_of_an_encoder() -> None:
     encoder = make_encoder(1, layers=2)
     features = torch.randn(1, 30, BINS, requires_grad=True)
     hidden, _ = encoder(features, torch.tensor([30]))

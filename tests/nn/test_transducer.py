@@ -233,7 +233,7 @@ def test_an_utterance_without_frames_has_no_frames_of_tokens() -> None:
     assert token_frames(arcs, torch.tensor([3, 3]), torch.tensor([0, 0])).shape == (2, 2)
 
 
-def test_no_memory_of_the_size_of_the_logits_is_kept_beside_them() -> None:
+def test_no_further_memory_of_the_size_of_the_logits_is_used() -> None:
     logits, tokens = draw(2, 30, 8, 50)
     logits = logits.requires_grad_()
     kept: list[int] = []

@@ -72,7 +72,7 @@ def test_an_utterance_gives_the_same_in_any_batch(pool_after: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("stored", [1, 2])
-def test_training_behind_stored_layers_computes_the_same(stored: int) -> None:
+def test_training_on_stored_layers_computes_the_same(stored: int) -> None:
     model = encoder(pool_after=(2,))
     features, lengths = torch.randn(2, 40, 80), torch.tensor([40, 31])
     with torch.inference_mode():

@@ -160,7 +160,7 @@ def test_blanks_alone_fire_the_end_alone() -> None:
 
 @torch.no_grad()
 @BOTH
-def test_utterances_without_frames_or_fires_say_nothing(fires: str, window: int) -> None:
+def test_utterances_without_frames_or_fires_are_empty(fires: str, window: int) -> None:
     student = build(fires, window)
     if student.weights is not None:
         student.weights.linear.bias.fill_(-40.0)
@@ -208,7 +208,7 @@ def test_steps_of_searches_are_the_whole_decoder(fires: str, window: int) -> Non
     ]
 
 
-def test_a_window_hears_the_frames_around_the_fire_alone() -> None:
+def test_a_window_attends_only_to_the_frames_around_the_fire() -> None:
     student = build("ctc", 2)
     encoded = student.encode(*batch([120], [3])[:2])
     hidden = encoded.hidden.detach().requires_grad_()

@@ -201,7 +201,7 @@ def test_an_utterance_of_eos_alone_has_finite_losses() -> None:
 
 
 @pytest.mark.parametrize("kind", ["conformer", "transformer"])
-def test_training_on_garbage_behind_the_lengths_keeps_gradients_finite(kind: str) -> None:
+def test_training_with_garbage_in_the_padding_keeps_gradients_finite(kind: str) -> None:
     student = build(kind=kind, dropout=0.3).train()
     given = batch([60, 24], [5, 3])
     features = given.features.masked_fill(~valid_mask(given.feature_lengths, 60)[..., None], float("nan"))
@@ -247,7 +247,7 @@ def test_history_dropout_hides_tokens_from_the_decoder_while_training(
     assert hidden[:, 1:].float().mean() == pytest.approx(0.25, abs=0.06)
 
 
-def test_firing_gives_as_many_tokens_as_the_weights_or_the_target_say() -> None:
+def test_the_number_of_tokens_is_that_of_the_weights_or_the_target() -> None:
     student = build()
     given = batch([80, 33], [7, 2])
     encoded = student.encode(given.features, given.feature_lengths)
@@ -310,7 +310,7 @@ class TestAlignment:
         found = alignment_loss(alphas, token_lengths, frames, valid)
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
-    def test_weights_that_fire_where_tokens_are_heard_cost_nothing(self) -> None:
+    def test_weights_that_fire_at_the_aligned_frames_have_zero_loss(self) -> None:
         alphas = torch.tensor([[0.0, 0.2, 0.6, 0.2, 0.0, 0.5, 0.0, 0.5, 0.0, 1.0]])
         frames, valid = torch.tensor([[2, 6]]), torch.ones(1, 2, dtype=torch.bool)
         assert float(alignment_loss(alphas, torch.tensor([3]), frames, valid)) == pytest.approx(0.0, abs=1e-9)
@@ -367,7 +367,7 @@ class TestContext:
                     )
                     assert not together.embeddings[row, size:].any()
 
-    def test_a_token_hears_its_neighbours(self) -> None:
+    def test_a_token_attends_to_its_neighbours(self) -> None:
         torch.manual_seed(0)
         settings = config()
         settings.cif.context_layers = 1

@@ -122,9 +122,9 @@ def test_frame_accuracy_and_what_is_counted() -> None:
 def test_a_label_where_there_is_no_frame_is_an_error(row: int, place: int) -> None:
     labels = torch.nn.functional.pad(LABELS, (0, 4), value=-1)
     labels[row, place] = 1
-    with pytest.raises(ValueError, match="frames that the encoder does not give"):
+    with pytest.raises(ValueError, match="beyond the encoder output"):
         make_student()(make_features(), LENGTHS, labels)
-    with pytest.raises(ValueError, match="frames that the encoder does not give"):
+    with pytest.raises(ValueError, match="beyond the encoder output"):
         make_student()(make_features()[:, :31], LENGTHS, labels)
 
 

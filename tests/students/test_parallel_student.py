@@ -234,7 +234,7 @@ class Contrary:
         return [float(index) for index, _ in enumerate(sentences)]
 
 
-def test_lists_are_ranked_anew() -> None:
+def test_lists_are_rescored() -> None:
     student = build().eval()
     features, lengths, *_ = batch()
     letters = CharacterTokenizer(list("abcde"))
@@ -253,7 +253,7 @@ def test_lists_are_ranked_anew() -> None:
 def test_a_search_without_the_encoders_output_is_an_error_where_it_is_read() -> None:
     student = build().eval()
     fired, _ = heard(student, 0)
-    with pytest.raises(ValueError, match="reads the encoder's output"):
+    with pytest.raises(ValueError, match="requires the encoder output"):
         greedy_fired(student, fired)
     assert greedy_fired(build(cross=False).eval(), fired) == [
         each[0].hypothesis for each in beam_fired(build(cross=False).eval(), fired, 1)

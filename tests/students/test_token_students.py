@@ -57,7 +57,7 @@ def test_every_layer_at_the_rate_of_the_output_is_a_tap(kind: str) -> None:
 
 @pytest.mark.parametrize("pool", ["cif", "attention"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_learn_what_a_teacher_says_of_the_tokens_and_of_eos(kind: str, pool: str) -> None:
+def test_frames_are_trained_with_a_teacher_of_tokens_and_eos(kind: str, pool: str) -> None:
     student, given = build(kind), batch([60, 41], [5, 3])
     texts, counts = ["abcd", "ef"], [4, 2]
     pieces = [[Piece(4, place, place + 1) for place in range(count)] for count in counts]

@@ -102,7 +102,7 @@ def test_padding_and_batching_change_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_on_garbage_behind_the_lengths_keeps_gradients_finite(kind: str) -> None:
+def test_training_with_garbage_in_the_padding_keeps_gradients_finite(kind: str) -> None:
     student = build(kind, dropout=0.3).train()
     given = batch([60, 24], [5, 3])
     output = student(*given.with_garbage())

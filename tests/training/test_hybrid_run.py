@@ -222,7 +222,7 @@ def test_the_graph_lies_there_once(outcome: Outcome, root: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_several_processes_hear_the_same(outcome: Outcome, root: Path, most: int) -> None:
+def test_several_processes_give_the_same_result(outcome: Outcome, root: Path, most: int) -> None:
     cuts = open_cuts(root / "held_out").cuts
     options = DecodingOptions(beam=most, nbest=most)
     alone = recognise(outcome.recogniser, cuts, options=options)

@@ -87,7 +87,7 @@ def test_more_processes_change_nothing_but_the_time(
 def test_mistakes(retort: Retort, experiment: Path, corpus: Path, lm: Path, tmp_path: Path) -> None:
     test = corpus / "test"
     is_one_line(retort("evaluate", experiment, test, "--acoustic-scale", 0.5), "no decoding graph", "--graph")
-    is_one_line(retort("evaluate", experiment, test, "--graph", "x"), "x: no n-gram model here")
+    is_one_line(retort("evaluate", experiment, test, "--graph", "x"), "no n-gram model here")
     both = ("--graph", lm, "--lm", lm, "--lm-weight", 0.1)
     is_one_line(retort("evaluate", experiment, test, *both), "cannot be combined")
     is_one_line(retort("evaluate", experiment, test, "--graph", lm, "--nbest", 2), "beam of at least 2")

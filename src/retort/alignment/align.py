@@ -162,8 +162,7 @@ class _Corpus:
         mixtures: int,
         statistics: NDArray[np.float64] | None = None,
     ) -> tuple[Path, float]:
-        """Passes of Viterbi training with doubling of the Gaussians; returns the last model and core
-        seconds."""
+        """Passes of Viterbi training with doubling of the Gaussians; returns the last model and core seconds."""
         folder = self.work.begin(stage)
         jobs = _grouped(setting, shards)
         model, done, seconds = latest_model(folder)

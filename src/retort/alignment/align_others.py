@@ -56,6 +56,7 @@ def align_others(
     utterances have no selection. The result is stored in `folder` and resumed as in
     :func:`retort.alignment.align.align_corpus`; it is computed again if the aligner changes. Self-loops and
     priors of the store are counts of these utterances, not those of the aligner.
+
     Args:
         cuts, features, words, progress, report: as in `align_corpus`.
         lexicon: pronunciations with a phone that is not in the tree are left out.

@@ -60,8 +60,7 @@ def realign(
     *,
     silence_probability: float = 0.5,
 ) -> AlignmentStore:
-    """Align the same words with other scores, such as those of a network that was trained on the old
-    alignment.
+    """Align the same words with other scores, such as those of a network that was trained on the old alignment.
 
     Pronunciations and silences are chosen again. What cannot be aligned is skipped, with the reason.
 

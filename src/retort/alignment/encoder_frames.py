@@ -14,13 +14,12 @@ from retort.alignment.store import AlignmentStore
 from retort.common.errors import BadUtterance, UserError
 
 LENGTH_TOLERANCE = 0.03
-"""Allowed relative difference in length between features and alignment; two alignment frames are always
-allowed."""
+"""Allowed relative difference in length between features and alignment; two alignment frames are always allowed."""
 _AT_SPEED = re.compile(r"(.+)_sp(\d+(?:\.\d+)?)")
 """Name of a cut at another speed in lhotse."""
 
 
-class Placed(NamedTuple):
+class EncoderAlignment(NamedTuple):
     """An alignment with the alignment frame of each encoder frame: `places (T',)`."""
 
     alignment: Alignment
@@ -58,7 +57,7 @@ class EncoderFrames:
                 remedy="Change the stride of the front end, or align at the student's frame rate",
             )
 
-    def __call__(self, name: str, features: int, frames: int) -> Placed:
+    def __call__(self, name: str, features: int, frames: int) -> EncoderAlignment:
         """Map one utterance.
 
         Args:
@@ -78,7 +77,7 @@ class EncoderFrames:
             )
         places = np.arange(frames) * self.factor + self.factor // 2
         places = np.minimum(places, length - 1)
-        return Placed(alignment, np.minimum(((places + 0.5) * speed).astype(np.int64), own - 1))
+        return EncoderAlignment(alignment, np.minimum(((places + 0.5) * speed).astype(np.int64), own - 1))
 
     def _find(self, name: str) -> tuple[Alignment, float]:
         """The alignment, and the speed of the cut relative to it."""

@@ -1,5 +1,4 @@
-"""Gaussian mixture models with diagonal covariances, one per senone: likelihoods, Viterbi training,
-growth."""
+"""Gaussian mixture models with diagonal covariances, one per senone: likelihoods, Viterbi training, growth."""
 
 from __future__ import annotations
 
@@ -75,8 +74,7 @@ class Gmms:
     def accumulate(
         self, squared: NDArray[np.float32], labels: NDArray[np.integer], statistics: NDArray[np.float64]
     ) -> None:
-        """Add frames, weighted by the posteriors of the Gaussians of their senones, to `statistics (M, S, 2 D
-        + 1)`.
+        """Add frames, weighted by the posteriors of the Gaussians of their senones, to `statistics (M, S, 2 D + 1)`.
 
         Args:
             squared: `(T, 2 D + 1)`.

@@ -71,8 +71,7 @@ class Counted(NamedTuple):
 
 
 def flat_start(job: Job) -> NDArray[np.float64]:
-    """Statistics `(S, 2 D + 1)` of utterances divided evenly among the states of silence, their phones, and
-    silence."""
+    """Statistics `(S, 2 D + 1)` of utterances divided evenly among the states of silence, their phones, and silence."""
     tree, lexicon = job.setting.tree, job.setting.lexicon
     statistics = np.zeros((tree.count, 2 * DIM + 1))
     for squared, utterance in _utterances(job):

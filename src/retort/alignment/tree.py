@@ -65,7 +65,7 @@ class SenoneTree:
             or any(isinstance(root, Split) for root in roots[0])
         ):
             raise UserError(
-                "the tree does not fit its phones", remedy="Make it again: retort train aligns anew"
+                "the tree does not fit its phones", remedy="Align again with retort train"
             )
         self._known: dict[tuple[int, int, int, int], int] = {}
 
@@ -79,8 +79,7 @@ class SenoneTree:
         )
 
     def senone(self, left: int, phone: int, right: int, state: int) -> int:
-        """The senone of a state of a phone between two others (ids); silence (0) is a context, but has
-        none."""
+        """The senone of a state of a phone between two others (ids); silence (0) is a context, but has none."""
         key = (left, phone, right, state)
         if key not in self._known:
             node = self.roots[phone][state]
@@ -191,8 +190,7 @@ class TriphoneStatistics:
 
 
 def log_likelihood(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-likelihood of frames under their maximum likelihood diagonal Gaussian: `(..., 2 D + 1)` to
-    `(...)`."""
+    """Log-likelihood of frames under their maximum likelihood diagonal Gaussian: `(..., 2 D + 1)` to `(...)`."""
     dim = (sums.shape[-1] - 1) // 2
     frames = sums[..., -1]
     divisor = np.maximum(frames, 1e-10)[..., None]

@@ -1,7 +1,8 @@
 """Texts of senones or phones for language models, from alignments and from sentences.
 
 A text is a sequence of unit symbols ("S12" for senone 12, a phone for itself) separated by spaces. Silences
-are left out, since text without audio has none."""
+are left out, since text without audio has none.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ Pronunciations = Mapping[str, Sequence[Sequence[str]]]
 
 
 def senone_symbol(senone: int) -> str:
-    """How a text writes a senone: `S12`."""
+    """Symbol of a senone in a text: `S12`."""
     return f"S{senone}"
 
 
@@ -39,6 +40,7 @@ def unit_text(alignment: Alignment, unit: AcousticUnit) -> tuple[str, NDArray[np
 
     Runs are merged within phones, as in the HMM: equal symbols of two consecutive phones stay two symbols,
     while states of one phone that share a senone are one. Durations have no influence on the text.
+
     Returns:
         text: text without silences; may be empty.
         index: `(T,)` int64, index of the symbol of each frame, -1 in silences.

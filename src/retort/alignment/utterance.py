@@ -131,8 +131,7 @@ class _Plan:
 
 
 Place = tuple[int, int, int]
-"""A phone of the plan with its left and right phone ids; for silence these are :data:`_EDGE`, which matches
-any."""
+"""A phone of the plan with its left and right phone ids; for silence these are :data:`_EDGE`, which matches any."""
 
 
 def _in_context(

@@ -53,8 +53,7 @@ class Path(NamedTuple):
 
 
 def batches(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Batches of indices of utterances with similar lengths, limited in memory, from (states, frames) of
-    each."""
+    """Batches of indices of utterances with similar lengths, limited in memory, from (states, frames) of each."""
     batch: list[int] = []
     states = 0
     for index in sorted(range(len(sizes)), key=lambda each: -sizes[each][1]):

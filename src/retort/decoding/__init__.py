@@ -1,1 +1,1 @@
-"""From a trained student to text."""
+"""Decoding: searches, rescoring and transcripts of a trained student."""

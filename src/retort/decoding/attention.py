@@ -84,7 +84,7 @@ def joint_beam(
     to `beam` hypotheses are extended, and each may also end.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: encoder output.
         beam: number of hypotheses.
         weights: weights of the CTC head and of length.

@@ -64,7 +64,7 @@ def turns(transcripts: Mapping[int, Transcript], separator: str) -> list[Turn]:
     """Turns of all channels, sorted by start time.
 
     Args:
-        transcripts: by channel.
+        transcripts: transcripts by channel.
         separator: separator between words.
     """
     found = []

@@ -6,7 +6,8 @@ at each later fire it is extended by its best token only and pays that token's l
 cost nothing, ending early would be favoured, because a decoder trained with label smoothing gives EOS a small
 probability everywhere. The reference (CIF-HieraDist, `cif_decoder.py`) also extends ended hypotheses, but
 with several tokens each, so that copies that differ only after EOS fill the beam; here all hypotheses
-differ."""
+differ.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class ScoredHypothesis:
         hypothesis: with the student's own log-probabilities.
         score: ranking score, higher is better. In beam search it is the sum over all fires, including LM
             scores, EOS and the tokens after it; in greedy decoding the sum of `hypothesis.log_probs`; after
-            rescoring see :func:`retort.decoding.rescoring.rescore`."""
+            rescoring see :func:`retort.decoding.rescoring.rescore`.
+    """
 
     hypothesis: Hypothesis
     score: float
@@ -46,8 +48,7 @@ class Scorer(Protocol):
         """The state of `rows` empty hypotheses."""
 
     def step(self, state: Any, previous: Tensor) -> tuple[Tensor, Any]:
-        """Finite scores `(M, V)` to add to the log-probabilities, and the state after `previous (M,)`
-        int64."""
+        """Finite scores `(M, V)` to add to the log-probabilities, and the state after `previous (M,)` int64."""
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """The state of the given rows `(K,)` int64, in that order; rows may repeat."""
@@ -78,7 +79,7 @@ def beam_search(
     """The n-best list of each utterance: up to `beam` different hypotheses, at least one.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         features: `(B, T, bins)` after CMVN.
         feature_lengths: `(B,)`.
         beam: number of hypotheses after every fire; 1 gives the result of greedy decoding.

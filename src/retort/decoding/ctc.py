@@ -16,7 +16,7 @@ from torch import Tensor
 
 from retort.decoding.cif import NEG_INF, ScoredHypothesis
 from retort.decoding.greedy import NOT_FRAME_LABELS, Hypothesis
-from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, Joining, LmScores, PrefixTree
+from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, ConcatenableScorer, LmScores, PrefixTree
 from retort.nn.ctc import label_frames
 from retort.nn.masks import valid_mask
 from retort.text.tokenizers import BLANK, EOS, PAD
@@ -67,7 +67,7 @@ def prefix_beam(
     log_probs: Tensor,
     lengths: Tensor,
     beam: int,
-    scorer: Joining | None = None,
+    scorer: ConcatenableScorer | None = None,
     length_weight: float = 0.0,
 ) -> list[list[Prefix]]:
     """The n-best list of each utterance: up to `beam` different label sequences, at least one, best first.
@@ -177,8 +177,7 @@ def _prefixes(beams: _Beams, lm_scores: Tensor, tree: PrefixTree) -> list[list[P
 def with_times(
     found: Sequence[Sequence[ScoredHypothesis]], log_probs: Tensor, lengths: Tensor, *, ctc_scores: bool
 ) -> list[list[ScoredHypothesis]]:
-    """Add times to hypotheses: each token gets the frame at which the best CTC path through all of them emits
-    it.
+    """Add times to hypotheses: each token gets the frame at which the best CTC path through all of them emits it.
 
     Where an utterance has too few frames for the tokens, its frames are divided evenly among them.
 

@@ -1,5 +1,4 @@
-"""Creation of the search for a student; the only place that maps `student.kind` and the options to a
-search."""
+"""Creation of the search for a student; the only place that maps `student.kind` and the options to a search."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class CtcGraphSearch(FrameSearch):
     Hypotheses are sequences of the student's tokens; the confidence of a token is the mean over its frames.
 
     Args:
-        student: in eval mode; `student.ctc` is the layer that gives the logits.
+        student: student in eval mode; `student.ctc` is the layer that gives the logits.
         tokenizer: the student's.
         normalise: the student's text normaliser, applied to the words of the language model.
         options: decoding options; `graph` is the language model.
@@ -229,13 +229,11 @@ def spellings(
 
 
 _ANCHORS = 3
-"""Number of words after which a spelling is tried; more than one, since tokens may join across words without
-spaces."""
+"""Number of words after which a spelling is tried; more than one, since tokens may join across words without spaces."""
 
 
 def _spelling_after(anchors: Sequence[str], text: str, separator: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a word after an anchor whose own tokens do not change; empty if there is no such
-    anchor."""
+    """The tokens of a word after an anchor whose own tokens do not change; empty if there is no such anchor."""
     for anchor in anchors:
         before = tokenizer.encode(anchor)
         both = tokenizer.encode(f"{anchor}{separator}{text}")
@@ -279,7 +277,7 @@ class HybridSearch(FrameSearch):
     """Search of an HCLG graph with the senone scores of a hybrid student.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         graph: the decoding graph.
         options: decoding options, without language models.
         pool: processes that search.

@@ -43,7 +43,7 @@ def greedy(student: CifStudent, features: Tensor, feature_lengths: Tensor) -> li
     """Greedy decoding: the most probable token at every fire.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         features: `(B, T, bins)` after CMVN.
         feature_lengths: `(B,)`.
     """

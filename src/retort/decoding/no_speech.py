@@ -24,8 +24,7 @@ FARTHEST = 4.0
 
 
 class Signal(NamedTuple):
-    """Parameters of a signal, which contributes `weight * (value - mean) / deviation`, clamped to
-    `FARTHEST`."""
+    """Parameters of a signal, which contributes `weight * (value - mean) / deviation`, clamped to `FARTHEST`."""
 
     mean: float
     deviation: float

@@ -1,4 +1,4 @@
-"""How to decode: the options of `retort evaluate` and `retort transcribe`."""
+"""Decoding options of `retort evaluate` and `retort transcribe`."""
 
 from __future__ import annotations
 
@@ -136,7 +136,6 @@ class DecodingOptions:
 
         Weights are not in it, except a hybrid's acoustic scale and a length weight without a model, so that
         the results of different values do not overwrite each other.
-        place of those without.
         """
         parts = [self.mode] * (self.mode != "own")
         parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm or self.graph else []

@@ -52,7 +52,7 @@ class PrefixTree:
         return tokens[::-1]
 
 
-class Joining(Scorer, Protocol):
+class ConcatenableScorer(Scorer, Protocol):
     """A scorer whose states can be concatenated."""
 
     def join(self, states: Sequence[Any]) -> Any:
@@ -80,7 +80,7 @@ class LmScores:
         device: device of the scorer.
     """
 
-    def __init__(self, scorer: Joining, device: torch.device) -> None:
+    def __init__(self, scorer: ConcatenableScorer, device: torch.device) -> None:
         self.scorer, self.device = scorer, device
         scores, state = scorer.step(scorer.start(1, device), torch.tensor([EOS], device=device))
         self._cached = {ROOT: _Cached(scores[0], state, 0, 0)}
@@ -117,8 +117,7 @@ class LmScores:
         return {node: _Cached(scores[row], state, row, length + 1) for row, node in enumerate(nodes)}
 
     def after_all(self, nodes: Tensor, tree: PrefixTree) -> Tensor:
-        """Like :meth:`after` for `nodes (B, N)`: `(B, N, V)`; the rows of missing hypotheses have arbitrary
-        scores."""
+        """Like :meth:`after` for `nodes (B, N)`: `(B, N, V)`; the rows of missing hypotheses have arbitrary scores."""
         listed = nodes.flatten().tolist()
         any_node = next(node for node in listed if node != NO_NODE)
         cached = self.after([any_node if node == NO_NODE else node for node in listed], tree)

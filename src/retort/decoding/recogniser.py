@@ -39,8 +39,8 @@ from retort.decoding.graph_search import ScaledGraph
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.piece import Piece
 from retort.decoding.search import NBest, Search
+from retort.decoding.segment import SpeechSegment
 from retort.decoding.speech_times import within_speech
 from retort.decoding.transcript import ScoredTranscript, Transcript, join_nbest, time_candidates
 from retort.graph.build import Graph
@@ -69,7 +69,7 @@ class Recogniser:
     """A student with its tokenizer, features and normaliser.
 
     Attributes:
-        student: in eval mode.
+        student: student in eval mode.
         graph: decoding graph of a hybrid student; the tokenizer then contains the words of the graph.
         sampling_rate: sampling rate of the input, Hz.
         no_speech: classifier of segments without speech.
@@ -133,8 +133,7 @@ class Recogniser:
         options: DecodingOptions = GREEDY,
         maximum_hours: float = MAXIMUM_HOURS,
     ) -> dict[int, Transcript]:
-        """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by
-        time.
+        """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by time.
 
         Raises:
             UserError: as in :meth:`transcribe`, if no channel can be used.
@@ -194,10 +193,10 @@ class Recogniser:
             raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
         check = WaveCheck(self.sampling_rate)
         parts = []
-        for piece in self.pieces(_checked(blocks, check, where), options, longest):
-            encoded = self.encode([piece.features])
+        for segment in self.speech_segments(_checked(blocks, check, where), options, longest):
+            encoded = self.encode([segment.features])
             (found,) = self.opened(options)(encoded)
-            (nbest,) = self.segment_nbest([piece], encoded, [found], options)
+            (nbest,) = self.segment_nbest([segment], encoded, [found], options)
             if isinstance(nbest, BadUtterance):
                 raise BadUtterance(nbest.what, where=where, remedy=nbest.remedy)
             parts.append(nbest)
@@ -209,11 +208,10 @@ class Recogniser:
             )
         return join_nbest(parts, self.separator, options.nbest)
 
-    def pieces(
+    def speech_segments(
         self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
-    ) -> Iterator[Piece]:
-        """The segments of a recording that contain speech, with features
-        (:func:`retort.audio.segments.segments`).
+    ) -> Iterator[SpeechSegment]:
+        """The segments of a recording that contain speech, with features (:func:`retort.audio.segments.segments`).
 
         Segments that are too short to be recognised are left out.
 
@@ -232,12 +230,12 @@ class Recogniser:
             if int(self.student.encoder.output_lengths(torch.tensor([features.shape[0]]))) >= SHORTEST:
                 speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
                 sound = sound_signals(segment.samples, rate)
-                yield Piece(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
+                yield SpeechSegment(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
 
     @torch.inference_mode()
     def segment_nbest(
         self,
-        pieces: Sequence[Piece],
+        segments: Sequence[SpeechSegment],
         encoded: Encoded,
         found: Sequence[NBest],
         options: DecodingOptions = GREEDY,
@@ -245,26 +243,26 @@ class Recogniser:
         """N-best lists of a batch of segments as texts with times; a segment without speech has no words."""
         best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
         hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
-        signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in pieces])
+        signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in segments])
         threshold = options.no_speech_threshold or self.no_speech.threshold
         lists: list[list[ScoredTranscript] | BadUtterance] = []
-        for piece, candidates, values in zip(pieces, found, signals):
+        for segment, candidates, values in zip(segments, found, signals):
             if isinstance(candidates, BadUtterance):
                 lists.append(candidates)
                 continue
-            no_speech = self.no_speech({**values, **piece.sound})
+            no_speech = self.no_speech({**values, **segment.sound})
             if no_speech > threshold:
                 empty = ScoredTranscript(Transcript("", [], [], no_speech), candidates[0].score)
                 lists.append([empty])
                 continue
             timed = time_candidates(
-                candidates, options.nbest, self.tokenizer, self.frame_seconds, piece.offset, piece.duration
+                candidates, options.nbest, self.tokenizer, self.frame_seconds, segment.offset, segment.duration
             )
             lists.append(
                 [
                     replace(
                         each,
-                        transcript=replace(within_speech(each.transcript, piece.speech), no_speech=no_speech),
+                        transcript=replace(within_speech(each.transcript, segment.speech), no_speech=no_speech),
                     )
                     for each in timed
                 ]
@@ -348,8 +346,7 @@ class Recogniser:
         seal(folder)
 
     def fingerprint(self) -> str:
-        """Hash (32 hex digits) of all that :meth:`save` writes: models with equal fingerprints give equal
-        results.
+        """Hash (32 hex digits) of all that :meth:`save` writes: models with equal fingerprints give equal results.
 
         New configuration keys of later versions do not change it.
         """

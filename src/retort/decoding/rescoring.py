@@ -74,8 +74,7 @@ class TextRescoringLM:
 
 
 def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> RescoringLM:
-    """Open the model `options.rescore`: one of `retort lm train` over the student's tokens, or a pretrained
-    one.
+    """Open the model `options.rescore`: one of `retort lm train` over the student's tokens, or a pretrained one.
 
     Raises:
         UserError: it cannot be opened, has another vocabulary than the student, or lacks the head of its
@@ -145,8 +144,7 @@ def ctc_rescored(
 
 
 def ctc_log_likelihoods(log_probs: Tensor, sentences: Sequence[Sequence[int]]) -> list[float]:
-    """CTC log-probability of each sentence, summed over all alignments; minus infinity if none fits the
-    frames.
+    """CTC log-probability of each sentence, summed over all alignments; minus infinity if none fits the frames.
 
     Args:
         log_probs: `(T, V)`.

@@ -37,7 +37,7 @@ class TokenSearch(Search, Generic[S]):
     """Base class of searches whose hypotheses are token sequences of the student's vocabulary.
 
     Args:
-        student: in eval mode, on the device where all of it computes.
+        student: student in eval mode, on the device of the search.
         tokenizer: the student's.
         options: decoding options.
         before: an earlier search of the same student; its language model is reused if it is the same one.
@@ -98,7 +98,7 @@ class CtcSearch(TokenSearch[Student]):
     """Search with the CTC head alone.
 
     Args:
-        student: in eval mode, with a CTC head, on the device where all of it computes.
+        student: student in eval mode, with a CTC head, on the device of the search.
         tokenizer: the student's.
         options: decoding options.
         before: an earlier search of the same student; its language model is reused if it is the same one.
@@ -148,7 +148,7 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
     et al. 2020, arXiv 2012.05481).
 
     Args:
-        student: in eval mode, on the device where all of it computes.
+        student: student in eval mode, on the device of the search.
         tokenizer: the student's.
         options: decoding options; `ctc_weight` is the weight of the CTC head, the decoder has 1 - ctc_weight.
         before: an earlier search of the same student; its language model is reused if it is the same one.
@@ -231,8 +231,7 @@ class CifSearch(TokenSearch[CifStudent]):
         return ctc_greedy(self.student, encoded) if isinstance(self.student, HasCtc) else None
 
     def _joined(self, encoded: Encoded | None) -> Scorer:
-        """CTC prefix scorer, combined with the language model if there is one, relative to a decoder weight
-        of 1."""
+        """CTC prefix scorer, combined with the language model if there is one, relative to a decoder weight of 1."""
         if encoded is None:
             raise ValueError("a joint search requires encoder output")
         share = self.options.ctc_weight
@@ -297,8 +296,7 @@ class TransducerSearch(TokenSearch[TransducerStudent]):
     weighs_length = True
 
     def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        """N-best list of each utterance; for beam 1 without a language model and length weight the search is
-        greedy."""
+        """N-best list of each utterance; for beam 1 without a language model and length weight the search is greedy."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols
             return [[each] for each in transducer_greedy(self.student, encoded, symbols)]

@@ -84,8 +84,7 @@ def hypothesis_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
-    """Join the transcripts of consecutive segments; without segments, the transcript of a recording without
-    speech."""
+    """Join the transcripts of consecutive segments; without segments, the transcript of a recording without speech."""
     return Transcript(
         separator.join(part.text for part in parts if part.text),
         [word for part in parts for word in part.words],
@@ -96,8 +95,7 @@ def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
 
 @dataclass(frozen=True)
 class ScoredTranscript:
-    """A transcript of an n-best list with its ranking score
-    (:class:`retort.decoding.cif.ScoredHypothesis`)."""
+    """A transcript of an n-best list with its ranking score (:class:`retort.decoding.cif.ScoredHypothesis`)."""
 
     transcript: Transcript
     score: float

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from retort.decoding.cif import NEG_INF, ScoredHypothesis
 from retort.decoding.greedy import NOT_FRAME_LABELS, Hypothesis
-from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, Joining, LmScores, PrefixTree
+from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, ConcatenableScorer, LmScores, PrefixTree
 from retort.nn.predictor import State
 from retort.students.student import Encoded
 from retort.students.transducer import TransducerStudent
@@ -41,7 +41,7 @@ def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int
     """Greedy decoding; the score is the sum over the path, blanks included.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: B utterances.
         symbols: maximum number of tokens per frame; after the last of them the next frame follows without a
             blank.
@@ -117,7 +117,7 @@ def transducer_beam(
     student: TransducerStudent,
     encoded: Encoded,
     beam: int,
-    scorer: Joining | None = None,
+    scorer: ConcatenableScorer | None = None,
     length_weight: float = 0.0,
 ) -> list[list[ScoredHypothesis]]:
     """N-best list of each utterance: up to `beam` different hypotheses, at least one, best first.
@@ -126,7 +126,7 @@ def transducer_beam(
     hypotheses' own log-probabilities.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: B utterances.
         beam: number of hypotheses; 1 without a scorer and a length weight gives the result of greedy decoding
             with one token per frame.

@@ -31,7 +31,7 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
     """Search of a Whisper student; times are those of the CTC head, or of the attention to the frames.
 
     Args:
-        student: in eval mode, on the device where all of it computes.
+        student: student in eval mode, on the device of the search.
         tokenizer: the student's.
         options: decoding options. Without a `length_weight` hypotheses of the beam search are ranked by their
             mean log-probability per token, as in `transformers` and openai-whisper, otherwise by the sum plus
@@ -129,7 +129,7 @@ def greedy_whisper(
     """Greedy decoding up to EOS or the limit of tokens; without times.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: encoder output.
         limits: `(B,)`, by default those of :func:`token_limits`.
     """
@@ -187,7 +187,7 @@ def beam_whisper(
     An utterance is finished when `beam` hypotheses have ended and no active one has a better mean.
 
     Args:
-        student: in eval mode.
+        student: student in eval mode.
         encoded: encoder output.
         beam: number of hypotheses.
         length_weight: score added for every token; 0 ranks by the mean per token.

@@ -57,8 +57,7 @@ def _evenly(count: int, length: int) -> Spans:
 
 
 def _by_attention(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:
-    """From the attention weights of the alignment heads, by the best division of the frames among the
-    tokens."""
+    """From the attention weights of the alignment heads, by the best division of the frames among the tokens."""
     most = max(map(len, texts)) + 1
     previous = torch.full((len(texts), most), PAD, device=encoded.lengths.device)
     previous[:, 0] = EOS

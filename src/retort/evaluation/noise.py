@@ -155,7 +155,7 @@ def _rows(
     """The signals of every segment."""
     rows: list[dict[str, float]] = []
     search = recogniser.opened(options)
-    for piece in recogniser.pieces([samples], options):
+    for piece in recogniser.speech_segments([samples], options):
         if piece.duration < _LEAST_SECONDS:
             continue
         with torch.inference_mode():

@@ -21,9 +21,9 @@ from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.options import GREEDY, DecodingOptions
-from retort.decoding.piece import Piece
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.search import NBest
+from retort.decoding.segment import SpeechSegment
 from retort.decoding.transcript import ScoredTranscript, join_nbest
 from retort.students.student import Encoded
 
@@ -124,7 +124,7 @@ def recognise(
 
 class _Utterance(NamedTuple):
     cut: Cut
-    pieces: list[Piece]
+    pieces: list[SpeechSegment]
 
 
 class _Part(NamedTuple):
@@ -145,7 +145,7 @@ def _prepared(
     try:
         samples = load_samples(cut, recogniser.sampling_rate)
         started = time.perf_counter()
-        pieces = list(recogniser.pieces([samples], options, LONGEST))
+        pieces = list(recogniser.speech_segments([samples], options, LONGEST))
         result.decoding_seconds += time.perf_counter() - started
         if not pieces and len(samples) < recogniser.fewest_samples:
             raise BadUtterance(f"it is too short ({len(samples)} samples)", where=cut.id)

@@ -76,7 +76,7 @@ class Graph:
 
     Attributes:
         fst: OpenFst transducer (a `StdConstFst`); input label column + 1, output label word number + 1.
-        words: by number.
+        words: words by number.
         folder: folder of the graph; None if it exists only in memory.
     """
 

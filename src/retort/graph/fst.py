@@ -169,8 +169,7 @@ def write_fst(fst: Any, path: Path) -> None:
 
 
 def join(*parts: Sequence[ArrayLike]) -> list[NDArray[Any]]:
-    """Concatenate sources, inputs, outputs, weights and targets of several sets of arcs; scalars are
-    broadcast."""
+    """Concatenate sources, inputs, outputs, weights and targets of several sets of arcs; scalars are broadcast."""
     sets = [np.broadcast_arrays(*(np.asarray(column) for column in part)) for part in parts]
     kinds = (np.int32, np.int32, np.int32, np.float32, np.int32)
     return [np.concatenate([each[column] for each in sets]).astype(kind) for column, kind in enumerate(kinds)]

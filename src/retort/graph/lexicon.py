@@ -54,8 +54,7 @@ def words_of(arpa: Path) -> list[str]:
 
 
 def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
-    """The language model as a `StdVectorFst`, sorted by input: word i has label i + 1; the last label + 1 is
-    back-off.
+    """The language model as a `StdVectorFst`, sorted by input: word i has label i + 1; the last label + 1 is back-off.
 
     N-grams with other words or the unknown word are left out.
 

@@ -89,8 +89,7 @@ class DecoderPool:
         return _Task(str(self._folder(search.graph)), search.graph.about.key, search.settings)
 
     def _folder(self, graph: Graph) -> Path:
-        """Folder from which the processes load a graph: its own, or, if that was changed, a temporary
-        copy."""
+        """Folder from which the processes load a graph: its own, or, if that was changed, a temporary copy."""
         if graph.is_current and graph.folder is not None:
             return graph.folder.resolve()
         for there, folder in self._saved:

@@ -35,8 +35,7 @@ class Tree(Protocol):
 
 @dataclass(frozen=True)
 class SenoneArcs:
-    """A transducer whose input labels are states of phones instead of senones, since phones may share
-    senones.
+    """A transducer whose input labels are states of phones instead of senones, since phones may share senones.
 
     Attributes:
         fst: label i + 1 is row i of `emissions`; greater labels are disambiguation symbols.

@@ -1,1 +1,1 @@
-"""Language models: their recipes, the models, and what they say of text."""
+"""Language models: recipes, models and scoring of texts."""

@@ -122,8 +122,7 @@ def arpa_words(path: Path) -> list[str]:
 
 
 class _Section(NamedTuple):
-    """N-grams of one order: words `(K, order)`, natural logarithms, and the number of n-grams that were left
-    out.
+    """N-grams of one order: words `(K, order)`, natural logarithms, and the number of n-grams that were left out.
 
     The log-probability of the start of a sentence is NaN.
     """

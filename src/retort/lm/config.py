@@ -32,14 +32,12 @@ class PieceConfig:
     model: str = ""
     """For `student`: name of an experiment, or folder of an experiment, a model or a release."""
     size: int = number(8000, 5, 10 * MILLION)
-    """Maximum vocabulary size including special tokens; a small text gives fewer. For `bpe` the exact
-    size."""
+    """Maximum vocabulary size including special tokens; a small text gives fewer. For `bpe` the exact size."""
 
 
 @dataclass
 class UnitConfig:
-    """Units of the language model other than text: sentences are converted to phones or senones with a
-    lexicon."""
+    """Units of the language model other than text: sentences are converted to phones or senones with a lexicon."""
 
     unit: str = ""
     """Empty: text. `senone` or `phone`: the units of an alignment, without silences."""
@@ -47,15 +45,13 @@ class UnitConfig:
     """Folder of alignments (`retort.alignment.store`), which provides the tree of phones and senones and the
     pronunciations of the words in it."""
     lexicon: list[str] = field(default_factory=list)
-    """Further lexicons, in CMU dictionary format, for words that are not in the first one. Paths as in
-    `text`."""
+    """Further lexicons, in CMU dictionary format, for words that are not in the first one. Paths as in `text`."""
     pronounce: bool = False
     """English only: words that are not in the lexicons get pronunciations from pocketsphinx's dictionary, if
     it is installed, or from espeak-ng. Otherwise, and where these fail, a sentence with such a word is left
     out."""
     sample: bool = False
-    """For words with several pronunciations, whether one is drawn at random (with `seed`) or the first is
-    used."""
+    """For words with several pronunciations, whether one is drawn at random (with `seed`) or the first is used."""
 
 
 @dataclass
@@ -104,8 +100,7 @@ class LmTrainingConfig(LoopConfig):
 @dataclass
 class LmRecipe:
     kind: str = "masked"
-    """`masked` (as BERT), `causal` (predicts the next token) or `ngram` (interpolated modified
-    Kneser-Ney)."""
+    """`masked` (as BERT), `causal` (predicts the next token) or `ngram` (interpolated modified Kneser-Ney)."""
     name: str = MISSING
     """The experiment is `exp/NAME`."""
     seed: int = number(1, 0, SEEDS)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class CausalPlm:
-    """A pretrained causal language model: log-probability of all tokens of a text, without the end of the
-    text.
+    """A pretrained causal language model: log-probability of all tokens of a text, without the end of the text.
 
     Args:
         name: Hugging Face name or folder.
@@ -66,8 +65,7 @@ class CausalPlm:
 
 
 class MaskedPlm:
-    """A masked language model: pseudo-log-likelihood of a text with each token masked in turn (Salazar et al.
-    2020).
+    """A masked language model: pseudo-log-likelihood of a text with each token masked in turn (Salazar et al. 2020).
 
     Args:
         name: Hugging Face name or folder.

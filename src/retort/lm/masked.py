@@ -78,8 +78,7 @@ def build_bert(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, position
 
 
 def fast_attention(model: PreTrainedModel) -> None:
-    """Configure a model for fast training: fused attention, in float32 on a CPU, without attention
-    dropout."""
+    """Configure a model for fast training: fused attention, in float32 on a CPU, without attention dropout."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -126,8 +125,7 @@ class MaskedBatch:
 
 
 class Masking:
-    """Masks tokens as BERT (Devlin et al. 2019): of the chosen tokens 80 % are masked, 10 % replaced, 10 %
-    unchanged.
+    """Masks tokens as BERT (Devlin et al. 2019): of the chosen tokens 80 % are masked, 10 % replaced, 10 % unchanged.
 
     The two special tokens around a sentence are never chosen.
 

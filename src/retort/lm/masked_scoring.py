@@ -44,8 +44,7 @@ class MaskedScores:
 
 
 def open_masked_scorer(name: str) -> tuple[MaskedLM, PreTrainedTokenizerFast, int]:
-    """Open a masked language model by Hugging Face name or folder; returns it, its tokenizer and its maximum
-    length.
+    """Open a masked language model by Hugging Face name or folder; returns it, its tokenizer and its maximum length.
 
     Raises:
         UserError: it cannot be found or opened, or is not a masked language model.

@@ -49,8 +49,7 @@ class CausalNetwork(nn.Module, ABC):
         self.barred[BARRED] = True
 
     def forward(self, previous: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits `(B, N, V)` after each of `previous (B, N)`, which starts with EOS, and the state after the
-        last.
+        """Logits `(B, N, V)` after each of `previous (B, N)`, which starts with EOS, and the state after the last.
 
         With a state, from :meth:`start` or the previous call, N is 1.
         """

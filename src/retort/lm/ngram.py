@@ -155,8 +155,7 @@ class NgramLM:
         return [results[index] for index in range(len(sentences))]
 
     def _descend(self, state: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        """The longest n-grams `(M,)` that end in `words (M,)` after `state (M,)`, and the words'
-        log-probabilities."""
+        """The longest n-grams `(M,)` that end in `words (M,)` after `state (M,)`, and the words' log-probabilities."""
         backed = torch.zeros(len(state), device=state.device)
         for _ in range(self.table.order - 1):
             missing = self._child(state, words) == 0

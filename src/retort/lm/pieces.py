@@ -28,8 +28,7 @@ _PLANES = (0xF0000, 0x100000)
 
 
 def train_wordpiece(sentences: Iterable[str], size: int, lowercase: bool) -> PreTrainedTokenizerFast:
-    """Train a WordPiece tokenizer as BERT's, of at most `size` tokens including the five special ones;
-    deterministic.
+    """Train a WordPiece tokenizer as BERT's, of at most `size` tokens including the five special ones; deterministic.
 
     Args:
         lowercase: whether to lowercase and remove accents, as BERT's uncased tokenizers.

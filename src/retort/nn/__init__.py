@@ -1,4 +1,4 @@
-"""Modules and numeric kernels, and nothing else."""
+"""Neural network modules and numeric kernels."""
 
 from retort.nn.cif import FiredTokens, integrate_and_fire
 

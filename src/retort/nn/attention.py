@@ -1,4 +1,4 @@
-"""Self-attention over frames, with relative or rotary positions."""
+"""Self-attention over frames with relative or rotary positions, and cross-attention."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from retort.nn.positions import relative_table, rotary_table, rotate
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention without positions of its own; the parent of the kinds below.
+    """Multi-head self-attention without positions; base class of the classes below.
 
     Args:
-        dim: of the input and the output.
+        dim: width of the input and the output.
         heads: must divide `dim`.
-        dropout: on the attention weights.
+        dropout: dropout of the attention weights.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
         """Scaled dot-product attention of split heads, joined and projected to `(B, T, dim)`."""
         dropout = self.dropout if self.training else 0.0
         dtype = query.dtype
-        # On a CPU the fused kernel's bfloat16 backward pass takes four times as long as its float32 one.
+        # On a CPU the backward pass of the fused kernel takes four times as long in bfloat16 as in float32.
         exact = query.device.type == "cpu" and dtype != torch.float64
         with torch.autocast(query.device.type, enabled=False) if exact else contextlib.nullcontext():
             if exact:
@@ -66,8 +66,8 @@ class RotaryAttention(SelfAttention):
 class RelativeAttention(SelfAttention):
     """Self-attention with relative positions (Dai et al. 2019, Transformer-XL, section 3.3).
 
-    The position projection has no bias; two vectors a head, `content_bias` and `position_bias`, are added to
-    the query of the content and of the position term.
+    The position projection has no bias; two vectors per head, `content_bias` and `position_bias`, are added to the
+    query in the content term and in the position term.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -91,7 +91,7 @@ class RelativeAttention(SelfAttention):
 
 
 def distance_to_key(by_distance: Tensor) -> Tensor:
-    """`(B, H, T, 2T - 1)` scores by distance to `(B, H, T, T)` scores by key: row i starts at T - 1 - i."""
+    """Convert scores by distance `(B, H, T, 2T - 1)` to scores by key `(B, H, T, T)`: row i starts at T - 1 - i."""
     batch, heads, frames, distances = by_distance.shape
     padded = F.pad(by_distance, (1, 0)).view(batch, heads, distances + 1, frames)
     return padded[:, :, 1:].reshape(batch, heads, frames, distances)[..., :frames]
@@ -108,13 +108,13 @@ Memory = tuple[Tensor, Tensor]
 
 
 class CrossAttention(SelfAttention):
-    """Multi-head attention to a memory (Vaswani et al. 2017, section 3.2.3), without positions of its own.
+    """Multi-head cross-attention to a memory (Vaswani et al. 2017, section 3.2.3), without positions.
 
     Args:
-        dim: of what asks, and of the output.
+        dim: width of the queries and of the output.
         heads: must divide `dim`.
-        dropout: on the attention weights.
-        source_dim: of what is asked; by default `dim`.
+        dropout: dropout of the attention weights.
+        source_dim: width of the memory; by default `dim`.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, source_dim: int | None = None) -> None:
@@ -124,21 +124,20 @@ class CrossAttention(SelfAttention):
             self.value = nn.Linear(source_dim, dim)
 
     def memory(self, source: Tensor, keys: Tensor | None = None) -> Memory:
-        """What `source (B, T, source_dim)` is asked for.
+        """Keys and values of `source (B, T, source_dim)`.
 
         Args:
-            keys: like `source`, if the keys are made of something else than the values.
+            keys: input of the keys, if it differs from that of the values.
         """
         return self.split(self.key(source if keys is None else keys)), self.split(self.value(source))
 
     def forward(self, hidden: Tensor, memory: Memory, mask: Tensor) -> Tensor:
         """Context `(M, N, dim)` of `hidden (M, N, dim)`.
 
-        M is B or a multiple of it: several hypotheses of an utterance stand together and look at the same frames,
-        of which there is one copy.
+        M is B or a multiple of it: the hypotheses of an utterance are contiguous and share one copy of its frames.
 
         Args:
-            memory: of B utterances.
+            memory: keys and values of B utterances.
             mask: `(B, 1, 1, T)`, true for frames that may be attended to.
         """
         asked = len(memory[0])

@@ -1,4 +1,4 @@
-"""Branchformer layers: self-attention beside a gated convolution instead of one behind the other.
+"""Branchformer layers: self-attention in parallel with a gated convolution.
 
 Peng et al., "Branchformer: Parallel MLP-Attention Architectures to Capture Local and Global Context for Speech
 Recognition and Understanding", ICML 2022, arXiv 2207.02971.
@@ -22,12 +22,12 @@ from retort.nn.masks import attention_mask, valid_mask
 class SpatialGate(nn.Module):
     """Convolutional spatial gating unit: one half of the channels times a convolution over time of the other.
 
-    The second half is normalised and convolved channel by channel. Its weights begin near zero and its bias at
-    one, so that a fresh gate lets everything through (as in gMLP, Liu et al. 2021).
+    The second half is normalised and convolved channel by channel. Initially its weights are near zero and
+    its bias is one, so that the gate is open (as in gMLP, Liu et al. 2021).
 
     Args:
-        width: of the input, even.
-        kernel: frames, odd.
+        width: width of the input, even.
+        kernel: number of frames, odd.
     """
 
     def __init__(self, width: int, kernel: int) -> None:
@@ -40,7 +40,7 @@ class SpatialGate(nn.Module):
         nn.init.ones_(self.depthwise.bias)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """`hidden (B, T, width)`, `mask (B, T)` to `(B, T, width / 2)`; padded frames are convolved as zeros."""
+        """`hidden (B, T, width)`, `mask (B, T)` to `(B, T, width / 2)`; padded frames are treated as zeros."""
         passed, gate = hidden.chunk(2, dim=-1)
         gate = self.norm(gate).masked_fill(~mask[..., None], 0.0)
         result: Tensor = passed * self.depthwise(gate)
@@ -48,13 +48,13 @@ class SpatialGate(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """cgMLP with its norm before it: expansion with GELU, :class:`SpatialGate`, contraction.
+    """Pre-norm cgMLP: expansion with GELU, :class:`SpatialGate`, contraction.
 
     Args:
-        dim: of input and output.
-        width: of the expansion, even.
-        kernel: of the gate.
-        dropout: behind the gate and behind the contraction.
+        dim: width of input and output.
+        width: width of the expansion, even.
+        kernel: width of the gate's convolution.
+        dropout: dropout after the gate and after the contraction.
     """
 
     def __init__(self, dim: int, width: int, kernel: int, dropout: float) -> None:
@@ -73,7 +73,7 @@ class GatedMlp(nn.Module):
 
 
 class Branches(nn.Module):
-    """What both kinds of Branchformer have in common: attention and cgMLP over the same input."""
+    """Base class of both kinds of Branchformer layers: attention and cgMLP over the same input."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -84,17 +84,17 @@ class Branches(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`hidden (B, T, dim)`, `lengths (B,)` to what attention and cgMLP make of it, each `(B, T, dim)`."""
+        """Outputs `(B, T, dim)` of attention and cgMLP for `hidden (B, T, dim)`, `lengths (B,)`."""
         frames = hidden.shape[1]
         attended = self.attention(self.attention_norm(hidden), attention_mask(lengths, frames))
         return self.dropout(attended), self.gated(hidden, valid_mask(lengths, frames))
 
 
 class AverageMerge(nn.Module):
-    """Weighted average of two branches, with one pair of weights an utterance.
+    """Weighted average of two branches, with one pair of weights per utterance.
 
-    Each branch is pooled over time by attention to itself; from what that gives a linear layer makes its score,
-    and the softmax over the two scores the weights.
+    Each branch is pooled over time by attention; a linear layer maps the result to a score, and the weights
+    are the softmax of both scores.
     """
 
     def __init__(self, dim: int) -> None:
@@ -104,7 +104,7 @@ class AverageMerge(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def weights(self, branches: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """`(B, 2)`, from two `(B, T, dim)` and the keys `mask (B, 1, 1, T)` that count."""
+        """Weights `(B, 2)` of two `(B, T, dim)` with the valid keys `mask (B, 1, 1, T)`."""
         scores = []
         for branch, pooling, score in zip(branches, self.pooling, self.score):
             keys = pooling(branch).squeeze(-1) / math.sqrt(branch.shape[-1])
@@ -122,7 +122,7 @@ class AverageMerge(nn.Module):
 
 
 class ConcatMerge(nn.Module):
-    """Both branches side by side and a linear layer over them."""
+    """Concatenation of both branches and a linear layer."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class ConcatMerge(nn.Module):
 
 
 MERGES: dict[str, type[ConcatMerge] | type[AverageMerge]] = {"concat": ConcatMerge, "average": AverageMerge}
-"""By `encoder.merge`; called with what two branches give, `(B, T, dim)` each, and `lengths (B,)`."""
+"""Modules by `encoder.merge`; called with two branches `(B, T, dim)` and `lengths (B,)`."""
 
 
 class BranchformerLayer(nn.Module):
@@ -148,18 +148,18 @@ class BranchformerLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         merged = self.merge(*self.branches(hidden, lengths), lengths)
         result: Tensor = self.norm(hidden + self.dropout(merged))
         return result
 
 
 class ConvolutionMerge(nn.Module):
-    """Both branches side by side, to which their depthwise convolution over time is added, and a linear layer.
+    """Concatenation of both branches, plus its depthwise convolution over time, and a linear layer.
 
     Args:
-        dim: of each branch and of the output.
-        kernel: frames, odd.
+        dim: width of each branch and of the output.
+        kernel: number of frames, odd.
     """
 
     def __init__(self, dim: int, kernel: int) -> None:
@@ -168,7 +168,7 @@ class ConvolutionMerge(nn.Module):
         self.output = nn.Linear(2 * dim, dim)
 
     def forward(self, attended: Tensor, gated: Tensor, mask: Tensor) -> Tensor:
-        """Two `(B, T, dim)`, `mask (B, T)`; padded frames are convolved as zeros."""
+        """Two `(B, T, dim)`, `mask (B, T)`; padded frames are treated as zeros."""
         both = torch.cat((attended, gated), dim=-1).masked_fill(~mask[..., None], 0.0)
         result: Tensor = self.output(both + self.depthwise(both))
         return result
@@ -188,7 +188,7 @@ class EBranchformerLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         hidden = hidden + 0.5 * self.before(hidden)
         attended, gated = self.branches(hidden, lengths)
         merged = self.merge(attended, gated, valid_mask(lengths, hidden.shape[1]))

@@ -1,11 +1,11 @@
-"""Continuous integrate-and-fire (Dong and Xu, ICASSP 2020, section 2): frames into tokens, exactly.
+"""Continuous integrate-and-fire (Dong and Xu, ICASSP 2020, section 2), exact.
 
-Every frame brings a weight; a token is exactly one unit of weight, and its vector is the mean of the frames
-that brought it, by weight. With `c_t` the cumulative weight after frame t, the T frame ends `c_t` and the U
-token ends 1, 2, ..., U merged into one sorted row bound T + U intervals, each inside one frame and one token.
-The interval's length is the share of that frame in that token. Read by token these intervals are the bags of
-the forward pass, read by frame the bags of the gradient of `hidden`, in the same order: two weighted
-`embedding_bag` calls without an intermediate of `hidden`'s size.
+Every frame has a weight; a token is exactly one unit of weight, and its vector is the weighted mean of its
+frames. Let `c_t` be the cumulative weight after frame t. The T frame ends `c_t` and the U token ends 1, 2,
+..., U, merged into one sorted sequence, bound T + U intervals, each within one frame and one token. The
+length of an interval is the share of that frame in that token. Grouped by token, the intervals are the bags
+of the forward pass; grouped by frame, in the same order, the bags of the gradient of `hidden`. Both are
+weighted `embedding_bag` calls without an intermediate of the size of `hidden`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import valid_mask
 
 STARVED = 1e-30
-"""A quantity below this counts as none: the gradient of its scaling, U / quantity, would leave float32."""
+"""A quantity below this counts as zero: the gradient of its scaling, U / quantity, would overflow float32."""
 ROUNDING = 2.0**-23
-"""A quantity this close to an integer, relatively, is that integer: float32 weights say no more."""
+"""A quantity with a smaller relative distance to an integer is rounded, since float32 weights are not more precise."""
 COMPAT_THRESHOLD = 0.99
 
 
 class FiredTokens(NamedTuple):
-    """What :func:`integrate_and_fire` returns.
+    """Result of :func:`integrate_and_fire`.
 
     Attributes:
         embeddings: (B, U, D), dtype of `hidden`; zero beyond `lengths`. U is the largest of `lengths`.
         lengths: (B,) int64, tokens of each utterance.
-        fire_times: (B, U), frames: the frame in which the token was complete + the share of that frame's
-            weight it took; the utterance's length for a tail token; zero beyond `lengths`. No gradient.
+        fire_times: (B, U), in frames: the frame in which the token was complete plus the share of that
+            frame's weight it took; the utterance's length for a tail token; zero beyond `lengths`. No
+            gradient.
         quantity: (B,), sum of the unscaled weights of the valid frames, differentiable. This and `fire_times`
             are float64 where `hidden` or `alphas` is, else float32.
     """
@@ -47,7 +48,7 @@ class FiredTokens(NamedTuple):
 
 
 class NotFiniteError(ValueError):
-    """What was computed is NaN or infinite: the weights of the model, or its input, are."""
+    """The weights of the model or its input are NaN or infinite."""
 
 
 def integrate_and_fire(
@@ -61,29 +62,30 @@ def integrate_and_fire(
 ) -> FiredTokens:
     """Integrate frames by their weights and fire a token at every whole unit of weight.
 
-    With `target_lengths` the weights are scaled by U / quantity and exactly U tokens come out; where the
-    quantity is zero the valid frames weigh alike and `alphas` gets no gradient. Without, floor(quantity)
-    tokens come out, and what remains is one more token, divided by its weight, if that weight is above
-    `tail`. Any number of tokens may be complete in one frame. What padded frames hold, NaN included, changes
-    nothing, and their gradients are zero.
+    With `target_lengths` the weights are scaled by U / quantity and exactly U tokens are fired; if the
+    quantity is zero, the valid frames have equal weights and `alphas` gets no gradient. Without,
+    floor(quantity) tokens are fired, and a remainder above `tail` is one more token, divided by its weight.
+    Any number of tokens may be complete in one frame. The contents of padded frames, including NaN, have no
+    influence, and their gradients are zero.
 
     Cumulative weights are float64; shares and sums are float32 (float64 for a float64 `hidden`), also for a
-    half-precision `hidden`. An utterance gives the same tokens alone and in any batch. Waits once for the
-    device, for the value of U.
+    half-precision `hidden`. The result of an utterance does not depend on its batch. The value of U requires
+    one device synchronisation.
 
     Args:
         hidden: (B, T, D) encoder output, floating point.
         alphas: (B, T) weights, above 1 allowed; one below 0 counts as 0 and gets no gradient.
         lengths: (B,) valid frames of each utterance, integers in 0..T.
-        target_lengths: (B,) tokens to fire, integers; None fires as many as the weights say.
-        tail: in 0..1, the weight above which a remainder is a token. Not used with `target_lengths`.
-        compat: the recurrence of CIF-HieraDist instead (Han et al., Interspeech 2023): threshold 0.99, at
-            most one fire a frame, surplus or deficit carried on, possibly fewer tokens than `target_lengths`.
-            Slow, for comparison. The remainder is looked at behind the last valid frame of every utterance.
+        target_lengths: (B,) number of tokens, integers; None fires the number given by the weights.
+        tail: in 0..1, weight above which a remainder is a token. Unused with `target_lengths`.
+        compat: use the recurrence of CIF-HieraDist (Han et al., Interspeech 2023): threshold 0.99, at most
+            one fire per frame, surplus or deficit carried over, possibly fewer tokens than `target_lengths`.
+            Slow, for comparison. The remainder is checked after the last valid frame of every utterance.
 
     Raises:
-        ValueError: shapes that do not fit, lengths outside 0..T, negative targets, `tail` outside 0..1, a
-            valid weight that is not finite, or a target above zero for an utterance without a valid frame.
+        ValueError: shapes do not match, lengths are outside 0..T, targets are negative, `tail` is outside
+            0..1, a valid weight is not finite, or the target of an utterance without valid frames is above
+            zero.
     """
     _check_arguments(hidden, alphas, lengths, target_lengths, tail)
     lengths = lengths.to(hidden.device, torch.int64)
@@ -116,7 +118,7 @@ def integrate_and_fire(
         sealed = (sums < total[:, None]).sum(1) + 1
     positions = _positions(sums, stretch)
     stairs = _merge(positions, closed, lengths, counts, units, hidden.dtype)
-    # A stretched tail would move the place of the token that ends in the same frame.
+    # A stretched tail would move a token that ends in the same frame.
     ends = sums if targets is None else positions
     times = _fire_times(ends, stairs.token_frames, counts, torch.where(closed, sealed, 0))
     line = _Line(positions, stretch, live, starved, counts == 0 if any_blank else None)
@@ -149,14 +151,14 @@ def _last(sums: Tensor) -> Tensor:
 
 
 def _has_tail(quantity: Tensor, tail: float) -> Tensor:
-    """Whether what remains of the quantity (B,) after its full tokens is a token (B,)."""
+    """Whether the remainder of the quantity (B,) after its full tokens is a token (B,)."""
     rest = quantity - quantity.floor()
     slack = quantity * ROUNDING
     return (rest > slack.clamp_min(tail)) | ((rest >= 1.0 - slack) & (rest > 0.0))
 
 
 def _check_values(frames: int, lengths: Tensor, counts: Tensor, quantity: Tensor) -> tuple[int, bool, bool]:
-    """The largest count, whether a quantity is `STARVED`, whether a count is zero; waits for the device."""
+    """The largest count, whether a quantity is below `STARVED`, whether a count is zero; synchronises the device."""
     units, any_starved, any_blank = 0, False, False
     rows = torch.stack([lengths.double(), counts.double(), quantity]).tolist()
     for index, (length, count, total) in enumerate(zip(*rows)):
@@ -177,7 +179,7 @@ def _check_values(frames: int, lengths: Tensor, counts: Tensor, quantity: Tensor
 
 
 class _Stretch(NamedTuple):
-    """Cumulative weights from `base` on are stretched so that the `rest` above it becomes `goal`."""
+    """Stretches cumulative weights from `base` on so that the `rest` above it becomes `goal`."""
 
     base: Tensor  # (B,) float64
     rest: Tensor  # (B,) float64, above zero
@@ -185,34 +187,34 @@ class _Stretch(NamedTuple):
 
 
 def _stretch_rest(quantity: Tensor, has_tail: Tensor) -> _Stretch:
-    """What is left after the full tokens becomes one more where it `has_tail`; the others stay."""
+    """Stretch the remainder after the full tokens to one token if `has_tail`; otherwise nothing changes."""
     whole = quantity.floor()
     rest = torch.where(has_tail, quantity - whole, 1.0)
     return _Stretch(torch.where(has_tail, whole, quantity + 1.0), rest, has_tail.double())
 
 
 def _positions(sums: Tensor, stretch: _Stretch) -> Tensor:
-    """Frame ends (B, T) on the line of tokens; the division comes first, because x / x is 1 exactly."""
+    """Frame ends (B, T) in tokens; the division is first, because x / x is exactly 1."""
     base = stretch.base[:, None]
     stretched = (sums - base).div_(stretch.rest[:, None]).mul_(stretch.goal[:, None]).add_(base)
     return torch.where(sums >= base, stretched, sums)
 
 
 class _Line(NamedTuple):
-    """Where the frames end, in tokens, and what the weights have to do with it."""
+    """Frame ends in tokens, and how they depend on the weights."""
 
     positions: Tensor  # (B, T) float64
     stretch: _Stretch
     live: Tensor  # (B, T) bool: the frame is valid and its weight counts
-    starved: Tensor | None  # (B,) bool: the weights say nothing, the frames weigh alike
-    blank: Tensor | None  # (B,) bool: no token at all
+    starved: Tensor | None  # (B,) bool: the weights are zero, frames have equal weights
+    blank: Tensor | None  # (B,) bool: no tokens
 
 
 class _Stairs(NamedTuple):
-    """The S = T + U intervals of every utterance and how to read them.
+    """The S = T + U intervals of every utterance, with indices.
 
-    An interval outside every token has weight zero and points to a row of its own utterance that is in use,
-    so that nothing is read from padding (0 x NaN is NaN).
+    An interval outside of all tokens has weight zero and points to a valid row of its utterance, so that
+    padding is never read (0 x NaN is NaN).
     """
 
     weights: Tensor  # (B*S,) float32 or float64
@@ -222,7 +224,7 @@ class _Stairs(NamedTuple):
     token_starts: Tensor  # (B, U) int32, first interval of each token, of (B*S)
     frame_slots: Tensor  # (B, T) int64, last interval of each frame, of S
     token_frames: Tensor  # (B, U), frame in which each token ends
-    moves: Tensor  # (B, T) bool: the frame's end lies inside a token, moving it moves weight
+    moves: Tensor  # (B, T) bool: the frame's end is inside a token, so moving it changes weights
 
 
 def _merge(
@@ -230,9 +232,9 @@ def _merge(
 ) -> _Stairs:
     """Merge frame ends and token ends.
 
-    At equal places the token end comes first, so a frame's end lies in the token that more weight would feed.
-    Not so at the last end of a `closed` utterance, whose positions end at exactly its count: there is no next
-    token, and more weight for the frames at its end that have none would feed the last one.
+    For ties the token end comes first, so a frame's end belongs to the token that additional weight would go
+    to. The exception is the last end of a `closed` utterance, whose positions end at exactly its count: there
+    is no next token, and additional weight of the frames at its end would go to the last one.
     """
     batch, frames = positions.shape
     slots = frames + units
@@ -249,7 +251,7 @@ def _merge(
 
     edges = torch.minimum(next_token.to(positions.dtype).scatter_(1, frame_slots, positions), held)
     weights = edges.diff(dim=1, prepend=edges.new_zeros(batch, 1))
-    # Token u + 1 starts behind the end of token u; the last column is where the frame ends go.
+    # Token u + 1 starts after the end of token u; the last column receives the frame ends.
     next_token.masked_fill_(is_frame.bool(), units + 1)
     token_starts = step.new_zeros(batch, units + 2).scatter_(1, next_token, (step + 1).expand(batch, -1))
     return _Stairs(
@@ -265,13 +267,13 @@ def _merge(
 
 
 def _rows(index: Tensor, used: Tensor, start: Tensor) -> Tensor:
-    """Rows (B*S,) int32 of the batch for `index` (B, S), kept to the first `used` (B,) from `start` (B, 1)."""
+    """Rows (B*S,) int32 of the batch for `index` (B, S), limited to the first `used` (B,) from `start` (B, 1)."""
     last = (used - 1).clamp_min_(0)[:, None].int().add_(start)
     return torch.minimum(index.int().add_(start), last).view(-1)
 
 
 def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed: Tensor) -> Tensor:
-    """Frame + share (B, U) float64 at which each token is complete; the last at `sealed` (B,) if not 0."""
+    """Frame + share (B, U) float64 at which each token is complete; `sealed` (B,) for the last one if not 0."""
     if token_frames.numel() == 0:
         return positions.new_zeros(token_frames.shape)
     unit = torch.arange(1, token_frames.size(1) + 1, device=positions.device)
@@ -284,7 +286,7 @@ def _fire_times(positions: Tensor, token_frames: Tensor, counts: Tensor, sealed:
 
 
 def _bag(rows: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums (B, N, D) of `rows` (B, R, D), each from its start, of `starts` (B, N), to the next."""
+    """Weighted sums (B, N, D) of `rows` (B, R, D), from each start in `starts` (B, N) to the next."""
     if rows.numel() == 0 or starts.numel() == 0:
         return rows.new_zeros(*starts.shape, rows.size(2))
     table = rows.contiguous().flatten(0, 1)
@@ -293,7 +295,7 @@ def _bag(rows: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tens
 
 
 class _Integrate(torch.autograd.Function):
-    """embeddings = W hidden, with W decided by the weights through the merged intervals; and the quantity."""
+    """embeddings = W hidden, where W depends on the weights through the merged intervals; and the quantity."""
 
     @staticmethod
     def forward(
@@ -328,7 +330,7 @@ class _Integrate(torch.autograd.Function):
 
 
 def _rise(grad: Tensor, hidden: Tensor, line: _Line, stairs: _Stairs) -> Tensor:
-    """dL/dalpha (B, T) float64: a frame's weight moves its own end and all later ones, and the stretch."""
+    """dL/dalpha (B, T) float64: the weight of a frame moves its own end, all later ends, and the stretch."""
     if grad.numel() == 0 or hidden.numel() == 0:
         return torch.zeros_like(line.positions)
     base, rest, goal = (each[:, None] for each in line.stretch)
@@ -344,7 +346,8 @@ def _rise(grad: Tensor, hidden: Tensor, line: _Line, stairs: _Stairs) -> Tensor:
 
 def _position_gradient(grad: Tensor, hidden: Tensor, stairs: _Stairs) -> Tensor:
     """dL/dc_t = <h_t - h_(t+1), g_n> (B, T) float64, with frame t ending in token n."""
-    # What embedding_bag's own backward takes for its sample weights: a dot product an interval, no gather.
+    # The gradient that embedding_bag computes for its sample weights: one dot product per interval, without a
+    # gather.
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad.flatten(0, 1),
         hidden.to(grad.dtype).contiguous().flatten(0, 1),
@@ -361,10 +364,10 @@ def _position_gradient(grad: Tensor, hidden: Tensor, stairs: _Stairs) -> Tensor:
 def _recurrence(
     hidden: Tensor, weights: Tensor, inside: Tensor, targets: Tensor | None, tail: float, dtype: torch.dtype
 ) -> FiredTokens:
-    """The reference's loop over frames, differentiated by autograd; in float32 or float64.
+    """The reference's loop over frames, differentiated by autograd, in float32 or float64.
 
-    Not kept of the reference: fires found by their content (an all-zero token counts here), the tail that the
-    longest utterance of a batch never gets, and the frame of padding that a surplus may fire on.
+    Differences from the reference: an all-zero token counts as a fire; the longest utterance of a batch can
+    have a tail token; and a surplus never fires on padding.
     """
     quantity = _last(weights.cumsum(1))
     if targets is not None:
@@ -402,10 +405,10 @@ class WeightEstimator(nn.Module):
     """Convolution, dropout, linear, sigmoid (CIF-HKD, `conv` estimator: no activation between them).
 
     Args:
-        dim: of the hidden frames.
-        kernel: of the convolution, frames.
-        dropout: behind the convolution.
-        activation: `none`, or `relu` behind the convolution (Dong and Xu 2020).
+        dim: width of the hidden frames.
+        kernel: width of the convolution in frames.
+        dropout: dropout after the convolution.
+        activation: `none`, or `relu` after the convolution (Dong and Xu 2020).
     """
 
     def __init__(self, dim: int, kernel: int, dropout: float, activation: str = "none") -> None:
@@ -416,7 +419,7 @@ class WeightEstimator(nn.Module):
         self.linear = nn.Linear(dim, 1)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, D)`, zero behind `lengths (B,)`, to alphas `(B, T)` in float32 or better, zero there too."""
+        """`hidden (B, T, D)`, zero beyond `lengths (B,)`, to alphas `(B, T)` in float32 or better, also zero there."""
         mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
         logits = self.linear(self.dropout(self.activation(mixed))).squeeze(-1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other; a single process tells nobody anything."""
+"""Communication between the processes of a run; with a single process, every operation is local."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch import Tensor
 
 
 def process_count() -> int:
-    """Processes of this run: 1 without `torchrun` or `accelerate launch`."""
+    """Number of processes: 1 without `torchrun` or `accelerate launch`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """This process's number among them, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if process_count() > 1 else 0
 
 
 def wait_for_processes() -> None:
-    """Go on when every process has come here."""
+    """Wait for all processes."""
     if process_count() > 1:
         dist.barrier()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of every process's `values`, of one shape in all of them; differentiable.
+    """Sum of `values` over all processes, of one shape in all of them; differentiable.
 
-    The gradient that arrives is summed too, for what one process makes of the sum depends on all values.
-    Every process must call this as often and in the same order, backward pass included.
+    The incoming gradients are summed, too, since the results of each process depend on all values. All
+    processes must make the same calls in the same order, including the backward pass.
     """
     if process_count() == 1:
         return values
@@ -36,7 +36,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def gather_numbers(*numbers: int, device: torch.device) -> list[list[int]]:
-    """Every process's whole numbers, below 2^63, a row a process."""
+    """Integers below 2^63 of all processes, one row per process."""
     own = torch.tensor(numbers, dtype=torch.int64, device=device)
     if process_count() == 1:
         return [own.tolist()]
@@ -46,17 +46,17 @@ def gather_numbers(*numbers: int, device: torch.device) -> list[list[int]]:
 
 
 def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all processes, joined in the order of the processes; without gradient.
+    """Concatenate the rows of all processes in the order of the ranks; without gradient.
 
     Args:
-        rows: `(n, ...)`; all but n is the same in every process.
-        counts: n of every process.
+        rows: `(n, ...)`; all dimensions but n must be equal in all processes.
+        counts: n of each process.
 
     Returns:
         `(sum of counts, ...)`.
 
     Raises:
-        ValueError: `counts` are not of these processes and rows.
+        ValueError: `counts` do not match the processes or the rows.
     """
     if len(counts) != process_count() or counts[process_index()] != len(rows):
         raise ValueError(
@@ -72,7 +72,7 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """`torch.distributed.nn.functional.all_reduce`, which torch is going to drop."""
+    """Like `torch.distributed.nn.functional.all_reduce`, which is deprecated."""
 
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:

@@ -31,9 +31,10 @@ class FeedForward(nn.Module):
 class ConvolutionBlock(nn.Module):
     """Pointwise convolution with GLU, depthwise convolution, a norm, SiLU, pointwise convolution.
 
-    Padded frames are zero before the depthwise convolution and absent from the statistics, so padding never
+    Padded frames are zero before the depthwise convolution and excluded from the statistics, so padding never
     changes a valid frame. The convolutions have no bias (Gulati et al. 2020, section 2.2).
     """
+
 
     def __init__(self, dim: int, kernel: int, norm: str, dropout: float) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class ConformerLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         frames = hidden.shape[1]
         hidden = hidden + 0.5 * self.before(hidden)
         attended = self.attention(self.attention_norm(hidden), attention_mask(lengths, frames))
@@ -85,7 +86,7 @@ class ConformerLayer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and feed-forward (Vaswani et al. 2017, with the norm first)."""
+    """Pre-norm attention and feed-forward (Vaswani et al. 2017)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         mask = attention_mask(lengths, hidden.shape[1])
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
         result: Tensor = hidden + self.feedforward(hidden)

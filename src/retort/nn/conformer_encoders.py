@@ -1,7 +1,9 @@
 """Pretrained Conformers of `transformers` as front end and layers: w2v-BERT 2.0 and Parakeet (FastConformer).
 
-Their modules are used as they are; masks, positions and the order of layers are here, so that any number of the first
-layers can be taken, pooled after any of them, and an utterance gives the same alone and in any batch.
+Their modules are used unchanged; masks, positions and the order of layers are reimplemented, so that any
+number of the first layers can be used and pooled, and the result of an utterance does not depend on its
+batch.
+
 Sources: Barrault et al. 2023 (Seamless), Rekesh et al. 2023 (Fast Conformer).
 """
 
@@ -23,10 +25,10 @@ CONFORMER_KINDS = ("wav2vec2-bert", "parakeet_encoder")
 
 
 class ParakeetFrontend(nn.Module):
-    """Depthwise-separable convolutions over time and bins that keep one frame of eight, and a projection.
+    """Depthwise-separable convolutions over time and bins that subsample by 8, and a projection.
 
     Args:
-        model: ParakeetEncoder, of which this part is taken.
+        model: ParakeetEncoder that provides this part.
     """
 
     def __init__(self, model: Any) -> None:
@@ -36,7 +38,7 @@ class ParakeetFrontend(nn.Module):
         self.subsampling = int(model.config.subsampling_factor)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames `(B,)` of the output for so many feature frames."""
+        """Number of output frames `(B,)` for numbers of feature frames."""
         kernel, stride = self.convolutions.kernel_size, self.convolutions.stride
         for _ in range(self.convolutions.num_layers):
             lengths = (lengths + 2 * self.convolutions.padding - kernel) // stride + 1
@@ -50,7 +52,7 @@ class ParakeetFrontend(nn.Module):
 
 
 class ParakeetLayer(nn.Module):
-    """One block. Its BatchNorm keeps the statistics of pretraining, in training as well; its factors learn.
+    """One block. Its BatchNorm always uses the statistics of pretraining; its scale and bias are trained.
 
     Args:
         block: ParakeetEncoderBlock.
@@ -62,7 +64,7 @@ class ParakeetLayer(nn.Module):
         self.block, self.positions = block, positions
 
     def train(self, mode: bool = True) -> ParakeetLayer:
-        """As always, but for BatchNorm, whose statistics over a batch would depend on its padding."""
+        """Set the mode of all modules except BatchNorm, whose batch statistics would depend on padding."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d):
@@ -82,10 +84,10 @@ class ParakeetLayer(nn.Module):
 
 
 class W2vBertFrontend(nn.Module):
-    """Pairs of feature frames, normalised and projected; an odd last frame is left out.
+    """Pairs of feature frames, normalised and projected; an odd last frame is dropped.
 
     Args:
-        model: Wav2Vec2BertModel, of which this part is taken.
+        model: Wav2Vec2BertModel that provides this part.
     """
 
     subsampling = 2
@@ -95,7 +97,7 @@ class W2vBertFrontend(nn.Module):
         self.projection = model.feature_projection
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames `(B,)` of the output for so many feature frames: floor(T / 2)."""
+        """Number of output frames `(B,)` for numbers of feature frames."""
         return lengths // 2
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +115,7 @@ class W2vBertLayer(nn.Module):
 
     Args:
         block: Wav2Vec2BertEncoderLayer.
-        positions: its embedding of positions, without weights; None for positions within its attention.
+        positions: its position embedding, without weights; None for positions within its attention.
     """
 
     def __init__(self, block: nn.Module, positions: nn.Module | None) -> None:
@@ -135,22 +137,22 @@ class W2vBertLayer(nn.Module):
 
 
 def conformer_model(architecture: Mapping[str, Any]) -> Any:
-    """The encoder of transformers that a configuration describes, its weights drawn at random.
+    """Create the encoder of transformers that a configuration describes, with random weights.
 
     Args:
-        architecture: values of its configuration, `model_type` among them.
+        architecture: configuration values, including `model_type`.
     """
-    # Relative positions are a bias, which takes the same way with any other implementation.
+    # Relative positions are a bias, which has the same result with any other implementation.
     return build_model(architecture, attention="eager")
 
 
 def conformer_parts(
     architecture: Mapping[str, Any], layers: int, bins: int, dim: int
 ) -> tuple[ParakeetFrontend | W2vBertFrontend, list[nn.Module]]:
-    """Front end and the first `layers` layers that a configuration describes, with fresh weights.
+    """Front end and the first `layers` layers of a configuration, with random weights.
 
     Args:
-        bins: of a feature frame.
+        bins: number of bins of a feature frame.
         dim: `student.encoder.dim`.
 
     Raises:
@@ -172,7 +174,7 @@ def conformer_parts(
             )
     if parakeet:
         if math.log2(config.subsampling_factor) % 1:
-            raise UserError(f"a Parakeet with a subsampling factor of {config.subsampling_factor}")
+            raise UserError(f"the subsampling factor of this Parakeet is {config.subsampling_factor}")
         return ParakeetFrontend(model), [
             ParakeetLayer(block, model.encode_positions) for block in model.layers[:layers]
         ]

@@ -1,4 +1,4 @@
-"""Dropout whose mask is cheap on a CPU."""
+"""Dropout and depthwise convolution that are fast on a CPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _LEVELS = 2**16
 class Dropout(nn.Module):
     """Dropout with the probability rounded to 1 / 65,536.
 
-    On a CPU torch draws one random number an element, a seventh of a small Conformer's training step; here one
-    64-bit draw serves four elements. Elsewhere this is torch's own.
+    On a CPU torch draws one random number per element, which takes a seventh of a small Conformer's training step;
+    here one 64-bit draw serves four elements. On other devices it is torch's dropout.
 
     Args:
         p: probability that an element is zero, in [0, 1).
@@ -26,7 +26,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Zero elements of `hidden` (any shape) and scale the others, while training."""
+        """In training, zero elements of `hidden` (any shape) and scale the others."""
         dropped = round(self.p * _LEVELS)
         if not self.training or dropped == 0:
             return hidden
@@ -42,16 +42,17 @@ class Dropout(nn.Module):
 
 
 class Depthwise(nn.Conv1d):
-    """Convolution over time, channel by channel, of as many frames as it is given.
+    """Depthwise convolution over time that keeps the number of frames.
 
-    Weights and results are those of `torch.nn.Conv1d` with `groups` and half of the kernel as padding. On a CPU it is
-    done as an image one pixel wide, whose channels lie together, as those of `(B, T, dim)` do: no copy of the
-    input, and two to four times as fast forward and backward. Elsewhere it is `Conv1d`'s own.
+    Weights and results are those of `torch.nn.Conv1d` with `groups` and padding of half the kernel. On a CPU it is
+    computed as a convolution of an image of width one in channels-last layout, as that of `(B, T, dim)`: this
+    avoids copies of the input and is two to four times as fast, forward and backward. On other devices it is
+    `Conv1d`.
 
     Args:
-        dim: channels.
-        kernel: frames, odd.
-        bias: add one number a channel.
+        dim: number of channels.
+        kernel: number of frames, odd.
+        bias: add a bias per channel.
 
     Raises:
         ValueError: `kernel` is even.
@@ -63,7 +64,7 @@ class Depthwise(nn.Conv1d):
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`hidden (B, T, dim)` to `(B, T, dim)`; before the first frame and behind the last there are zeros."""
+        """`hidden (B, T, dim)` to `(B, T, dim)`, with zero padding."""
         channels = hidden.transpose(1, 2)
         if hidden.device.type != "cpu":
             return super().forward(channels).transpose(1, 2)

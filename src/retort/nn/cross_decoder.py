@@ -1,4 +1,4 @@
-"""The autoregressive decoder that looks for itself what it needs of the encoder's frames."""
+"""The autoregressive decoder with cross-attention to the encoder's frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from retort.nn.positions import sinusoids
 
 
 class CrossLayer(HistoryLayer):
-    """Causal self-attention, attention to the frames, feed-forward; each with its norm before it."""
+    """Pre-norm causal self-attention, cross-attention and feed-forward."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, source_dim: int) -> None:
         super().__init__(dim, heads, feedforward, dropout)
@@ -28,7 +28,7 @@ class CrossLayer(HistoryLayer):
     def forward(
         self, hidden: Tensor, memory: Memory, mask: Tensor, past: Memory | None = None
     ) -> tuple[Tensor, Tensor, Memory]:
-        """The new hidden `(M, N, dim)`, the context vectors `(M, N, dim)`, and what `past` is of the next step.
+        """The new hidden `(M, N, dim)`, the context vectors `(M, N, dim)`, and `past` for the next step.
 
         Arguments as :meth:`HistoryLayer.look_back` and :meth:`CrossAttention.forward` have them.
         """
@@ -39,13 +39,13 @@ class CrossLayer(HistoryLayer):
 
 @dataclass
 class CrossState:
-    """What the decoder remembers between steps, of M hypotheses of B utterances.
+    """State of the decoder between steps, for M hypotheses of B utterances.
 
     Attributes:
-        memory: of each layer, of the frames of B utterances.
-        mask: `(B, 1, 1, T)`, their valid frames.
-        past: of each layer, of the P tokens so far of M hypotheses.
-        steps: P.
+        memory: keys and values of the frames of B utterances, for each layer.
+        mask: `(B, 1, 1, T)`, valid frames.
+        past: keys and values of the P tokens so far of M hypotheses, for each layer.
+        steps: number of tokens so far, P.
     """
 
     memory: list[Memory]
@@ -54,21 +54,22 @@ class CrossState:
     steps: int = 0
 
     def select(self, rows: Tensor) -> CrossState:
-        """The state of the given rows `(K,)` int64, in that order, repeated if need be.
+        """The state of the given rows `(K,)` int64, in that order; rows may repeat.
 
-        The hypotheses of an utterance stand together before and behind, as many of each.
+        The hypotheses of an utterance are contiguous before and after, and their number is the same for all
+        utterances.
         """
         past = [(key[rows], value[rows]) for key, value in self.past]
         return CrossState(self.memory, self.mask, past, self.steps)
 
 
 class Decoded(NamedTuple):
-    """All steps at once.
+    """Outputs of all steps.
 
     Attributes:
-        states: `(B, U, dim)`, before the vocabulary.
+        states: `(B, U, dim)`, before the output layer.
         logits: `(B, U, V)`.
-        contexts: `(B, U, dim)`, what the last layer found in the frames for each token.
+        contexts: `(B, U, dim)`, context vectors of the last layer's cross-attention.
     """
 
     states: Tensor
@@ -77,12 +78,12 @@ class Decoded(NamedTuple):
 
 
 class CrossDecoder(nn.Module):
-    """Token by token, with attention to the encoder's frames (Vaswani et al. 2017, with the norms first).
+    """Autoregressive Transformer decoder (Vaswani et al. 2017), pre-norm.
 
     Args:
-        config: sizes.
-        vocabulary: number of ids, the special ones counted.
-        source_dim: of the frames.
+        config: sizes of the network.
+        vocabulary: number of ids, including special ones.
+        source_dim: width of the frames.
     """
 
     def __init__(self, config: DecoderConfig, vocabulary: int, source_dim: int) -> None:
@@ -100,12 +101,12 @@ class CrossDecoder(nn.Module):
         self.vocabulary = nn.Linear(dim, vocabulary, bias=False)
 
     def forward(self, previous_tokens: Tensor, source: Tensor, lengths: Tensor) -> Decoded:
-        """All steps at once, with the history given.
+        """All steps at once, with teacher forcing.
 
         Args:
             previous_tokens: `(B, U)` int64, the start symbol first.
             source: `(B, T, source_dim)`, frames.
-            lengths: `(B,)`, how many of them are valid.
+            lengths: `(B,)`, number of valid frames.
         """
         positions = torch.arange(previous_tokens.shape[1], device=previous_tokens.device)
         hidden = self._input(previous_tokens, positions)
@@ -116,18 +117,18 @@ class CrossDecoder(nn.Module):
         return Decoded(states, self.vocabulary(states), contexts)
 
     def start(self, source: Tensor, lengths: Tensor) -> CrossState:
-        """The state before the first token; arguments as :meth:`forward` has them."""
+        """The state before the first token; arguments as in :meth:`forward`."""
         return CrossState(self._memory(source), attention_mask(lengths, source.shape[1]), [])
 
     def step(self, state: CrossState, previous_tokens: Tensor) -> tuple[Tensor, CrossState]:
-        """One token further.
+        """Decode one token.
 
         Args:
-            state: from :meth:`start` or the step before.
+            state: from :meth:`start` or the previous step.
             previous_tokens: `(M,)` int64.
 
         Returns:
-            logits `(M, V)` and the next state.
+            Logits `(M, V)` and the next state.
         """
         position = torch.tensor([state.steps], device=previous_tokens.device)
         hidden = self._input(previous_tokens[:, None], position)

@@ -1,4 +1,4 @@
-"""Paths of CTC: the most likely one through given labels, and the most likely one of all."""
+"""Best paths of CTC: through given labels, and over all labels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Peak(NamedTuple):
 
     label: int
     log_prob: float
-    """Natural logarithm, where it is most probable."""
+    """Natural log-probability in the frame where it is most probable."""
     frame: int
-    """Where that is."""
+    """The frame where it is most probable."""
 
 
 @torch.no_grad()
 def greedy_peaks(log_probs: Tensor, lengths: Tensor, skipped: Collection[int]) -> list[list[Peak]]:
-    """The most probable label of every frame, without repeats and without the labels `skipped` (the blank is one).
+    """Greedy decoding: the most probable label of every frame, without repeats and without `skipped`, which
+    includes the blank.
 
     Args:
         log_probs: `(B, T, V)`.
@@ -47,18 +48,18 @@ def greedy_peaks(log_probs: Tensor, lengths: Tensor, skipped: Collection[int]) -
 def label_frames(
     log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, *, blank: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Where the most likely path has each label: its most probable frame there (Viterbi).
+    """Frames of the labels on the best path, each the most probable one of its label (Viterbi).
 
     Args:
         log_probs: `(B, T, V)` float.
         lengths: `(B,)` int64, valid frames.
-        labels: `(B, U)` int64; what is behind `label_lengths` does not count.
+        labels: `(B, U)` int64; values beyond `label_lengths` are ignored.
         label_lengths: `(B,)` int64.
         blank: id of the blank.
 
     Returns:
-        frames `(B, U)` int64, and valid `(B, U)` bool: false behind the labels and where no path exists, an
-        utterance having too few frames for its labels.
+        Frames `(B, U)` int64, and valid `(B, U)` bool: false beyond the labels and for utterances with too
+        few frames for their labels.
     """
     batch, count = labels.shape
     if count == 0:
@@ -77,7 +78,7 @@ def label_frames(
 def _best_path(
     emitted: Tensor, skips: Tensor, lengths: Tensor, label_lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """States `(B, T)` of the best path, -1 behind `lengths`, and whether there is one `(B,)`."""
+    """States `(B, T)` of the best path, -1 beyond `lengths`, and whether there is a path `(B,)`."""
     batch, frames, states = emitted.shape
     score = torch.full((batch, states), _NEVER, device=emitted.device)
     score[:, :2] = emitted[:, 0, :2]

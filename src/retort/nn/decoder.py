@@ -17,7 +17,7 @@ from retort.nn.window import FrameMemory, WindowAttention
 
 
 class HistoryLayer(SelfAttention):
-    """Pre-norm causal self-attention and feed-forward with ReLU, each with its residual; the parent of decoder layers."""
+    """Pre-norm causal self-attention and feed-forward with ReLU; base class of decoder layers."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__(dim, heads, dropout)
@@ -30,9 +30,9 @@ class HistoryLayer(SelfAttention):
     def look_back(
         self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Self-attention to `hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
+        """Self-attention of `hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
 
-        Returns the new hidden and the keys and values with this call's behind the past ones.
+        Returns the new hidden and the keys and values, including those of this call.
         """
         normed = self.attention_norm(hidden)
         query, key, value = (self.split(part(normed)) for part in (self.query, self.key, self.value))
@@ -49,25 +49,25 @@ class HistoryLayer(SelfAttention):
 
 
 class CausalLayer(HistoryLayer):
-    """Self-attention to what was said before, and feed-forward."""
+    """Causal self-attention and feed-forward."""
 
     def forward(
         self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """As :meth:`look_back`, with the feed-forward behind it."""
+        """:meth:`look_back`, followed by the feed-forward."""
         hidden, keys_values = self.look_back(hidden, past)
         return self.feed(hidden), keys_values
 
 
 @dataclass
 class DecoderState:
-    """What the decoder remembers between steps.
+    """State of the decoder between steps.
 
     Attributes:
         past: keys and values `(B, heads, P, dim / heads)` of each layer, P tokens so far.
-        previous: `(B, acoustic_dim)`, the fired embedding before this step's.
-        steps: P.
-        memory: the encoder's frames, of a decoder with `window`.
+        previous: `(B, acoustic_dim)`, the previous fired embedding.
+        steps: number of tokens so far, P.
+        memory: the encoder's frames, for a decoder with `window`.
     """
 
     past: list[tuple[Tensor, Tensor]]
@@ -76,25 +76,26 @@ class DecoderState:
     memory: FrameMemory | None = None
 
     def select(self, rows: Tensor) -> DecoderState:
-        """The state of the given rows `(M,)` int64, in that order, repeated if need be."""
+        """The state of the given rows `(M,)` int64, in that order; rows may repeat."""
         past = [(key[rows], value[rows]) for key, value in self.past]
         memory = None if self.memory is None else self.memory.select(rows)
         return DecoderState(past, self.previous[rows], self.steps, memory)
 
 
 class CifDecoder(nn.Module):
-    """Token by token, one step a fired embedding, no cross-attention (CIF-HKD, `CifArTransformerDecoder`).
+    """Autoregressive decoder with one step per fired embedding, without cross-attention (CIF-HKD,
+    `CifArTransformerDecoder`).
 
-    Step i reads the token before it and the embedding fired before it; the embedding of token i itself enters
-    at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`. With `window` the hidden state
-    first attends to the encoder's frames around the token's fire (:class:`WindowAttention`; ours). With `output_dim`
-    the vocabulary is of that width, as a PLM's embeddings are, behind a projection and with a bias, as a masked PLM
-    guesses.
+    The input of step i is the previous token and the previous fired embedding; the embedding of token i is
+    added at the output: `state_i = W_out [hidden_i ; c_i]`, `logits_i = W_vocab state_i`. With `window` the
+    hidden state first attends to the encoder's frames around the token's fire (:class:`WindowAttention`;
+    ours). With `output_dim` the output layer has that width, as a PLM's embeddings, after a projection, and a
+    bias, as in a masked PLM.
 
     Args:
-        config: sizes.
-        vocabulary: number of ids, the special ones counted.
-        acoustic_dim: of the fired embeddings.
+        config: sizes of the network.
+        vocabulary: number of ids, including special ones.
+        acoustic_dim: width of the fired embeddings.
     """
 
     def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
@@ -120,7 +121,7 @@ class CifDecoder(nn.Module):
     def forward(
         self, previous_tokens: Tensor, embeddings: Tensor, memory: FrameMemory | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All steps at once, with the history given.
+        """All steps at once, with teacher forcing.
 
         Args:
             previous_tokens: `(B, U)` int64, the start symbol first.
@@ -128,7 +129,7 @@ class CifDecoder(nn.Module):
             memory: the encoder's frames, for a decoder with `window`.
 
         Returns:
-            states `(B, U, dim)` before the vocabulary, and logits `(B, U, V)`.
+            States `(B, U, dim)` before the output layer, and logits `(B, U, V)`.
         """
         shifted = F.pad(embeddings, (0, 0, 1, 0))[:, :-1]
         positions = torch.arange(previous_tokens.shape[1], device=previous_tokens.device)
@@ -144,15 +145,15 @@ class CifDecoder(nn.Module):
     def step(
         self, state: DecoderState, previous_tokens: Tensor, embedding: Tensor
     ) -> tuple[Tensor, DecoderState]:
-        """One token further.
+        """Decode one token.
 
         Args:
-            state: from :meth:`start` or the step before.
+            state: from :meth:`start` or the previous step.
             previous_tokens: `(B,)` int64.
-            embedding: `(B, acoustic_dim)`, this token's.
+            embedding: `(B, acoustic_dim)`, fired embedding of this token.
 
         Returns:
-            logits `(B, V)` and the next state.
+            Logits `(B, V)` and the next state.
         """
         position = torch.tensor([state.steps], device=embedding.device)
         hidden = self._input(previous_tokens[:, None], state.previous[:, None], position)
@@ -165,11 +166,11 @@ class CifDecoder(nn.Module):
         return logits[:, 0], DecoderState(past, embedding, state.steps + 1, state.memory)
 
     def _attend(self, hidden: Tensor, memory: FrameMemory | None, first: int) -> Tensor:
-        """Add what the tokens from `first` on, `hidden (B, N, dim)`, attend to among the frames of `memory`."""
+        """Add the window attention of the tokens from `first` on, `hidden (B, N, dim)`, to the frames of `memory`."""
         if self.window is None:
             return hidden
         if memory is None:
-            raise ValueError("a decoder with a window needs the encoder's frames")
+            raise ValueError("a decoder with a window requires the encoder's frames")
         return hidden + self.dropout(self.window(hidden, memory, first))
 
     def _input(self, tokens: Tensor, embeddings: Tensor, positions: Tensor) -> Tensor:

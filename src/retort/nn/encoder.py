@@ -1,4 +1,4 @@
-"""The encoder: front end, layers, and pooling after chosen layers."""
+"""The encoder: front end, layers, and pooling after selected layers."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
     "e_branchformer": lambda config, number: EBranchformerLayer(config),
     "zipformer": ZipformerStack,
 }
-"""By `encoder.kind`: a layer from the configuration and its number, counted from 1; called with `hidden (B, T, dim)` and
-`lengths (B,)`."""
+"""Layers by `encoder.kind`: functions of the configuration and the layer number, from 1; the layers are called with
+`hidden (B, T, dim)` and `lengths (B,)`."""
 
 
 def context_layer(config: EncoderConfig, number: int) -> nn.Module:
-    """A layer of the encoder's kind over vectors of `config.dim`; of a Zipformer one block of its widest stack."""
+    """A layer of the encoder's kind of width `config.dim`; for a Zipformer one block of its widest stack."""
     return widest_block(config) if config.kind == "zipformer" else LAYERS[config.kind](config, number)
 
 
 def max_pool(hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Maximum over pairs of frames: `(B, T, D)` to `(B, ceil(T / 2), D)`, lengths to ceil(L / 2).
 
-    Padding counts as minus infinity, so an odd last frame stays alone; frames behind the new lengths are zero.
+    Padding counts as minus infinity, so an odd last frame stays unchanged; frames beyond the new lengths are zero.
     """
     batch, frames, dim = hidden.shape
     hidden = hidden.masked_fill(~valid_mask(lengths, frames)[..., None], float("-inf"))
@@ -52,13 +52,13 @@ def max_pool(hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Encoder(nn.Module):
-    """Filter banks to `hidden` at a lower rate (CIF-HKD: 1/2 by convolution, 1/4 by pooling).
+    """Encoder from filter banks to `hidden` at a lower frame rate (CIF-HKD: 1/2 by convolution, 1/4 by pooling).
 
     Args:
-        frontend: kind and sizes of the front end; a pretrained encoder has its own.
+        frontend: kind and sizes of the front end; unused for a pretrained encoder.
         config: kind, number and sizes of the layers.
-        bins: filter banks a frame, or samples.
-        faithful: the reference's input: scaled by sqrt(dim) and projected once more.
+        bins: number of filter banks per frame, or samples per frame.
+        faithful: use the reference's input: scaled by sqrt(dim), with an additional projection.
     """
 
     def __init__(
@@ -96,43 +96,44 @@ class Encoder(nn.Module):
         self.pool_after = frozenset(config.pool_after)
         learned = zipformer or whisper or blocks
         self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if learned})
-        # A Transformer layer with the norm first leaves its sum unnormalised; a Conformer layer ends in a norm.
+        # The output of a pre-norm Transformer layer is not normalised, while a Conformer layer ends in a norm.
         self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" or whisper else nn.Identity()
         self.stored = 0
-        """With N above 0, training hands over the stored output of layer N in place of features."""
+        """With N above 0, the input in training is the stored output of layer N instead of features."""
         self.config = config
 
     @property
     def subsampling(self) -> int:
-        """Feature frames in one encoder frame."""
+        """Feature frames per encoder frame."""
         return self.frontend.subsampling * int(2 ** len(self.pool_after))
 
     @property
     def longest(self) -> int | None:
-        """Most feature frames of an utterance, where the encoder has a table of positions; else None."""
+        """Maximum number of feature frames for encoders with a table of positions; otherwise None."""
         return self.frontend.longest if isinstance(self.frontend, WhisperFrontend) else None
 
     def subsampling_after(self, layers: int) -> int:
-        """Feature frames in one frame of layer `layers`, pooled where it is."""
+        """Feature frames per frame of layer `layers`, after pooling."""
         return self.frontend.subsampling * int(2 ** sum(number <= layers for number in self.pool_after))
 
     def output_lengths(self, lengths: Tensor, stored: int = 0) -> Tensor:
-        """Encoder frames `(B,)` that so many feature frames give, or so many frames of layer `stored`."""
+        """Number of encoder frames `(B,)` for numbers of feature frames, or of frames of layer `stored`."""
         lengths = lengths if stored else self.frontend.output_lengths(lengths)
         for number in self.pool_after:
             lengths = (lengths + 1) // 2 if number > stored else lengths
         return lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`features (B, T, bins)` to `hidden (B, T', dim)` float32 and lengths; frames behind them are zero."""
+        """Encode `features (B, T, bins)` to `hidden (B, T', dim)` float32 and lengths; frames beyond the lengths
+        are zero."""
         for hidden, after in self.each_layer(features, lengths):
             last, last_lengths = hidden, after
         return self.finished(last, last_lengths), last_lengths
 
     def lower(self, features: Tensor, lengths: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """The output `(B, T', dim)` of the first `layers` layers, pooled where they are, and lengths.
+        """The output `(B, T', dim)` of the first `layers` layers after pooling, and lengths.
 
-        It is what :meth:`each_layer` takes in place of features with `stored` of that number.
+        :meth:`each_layer` accepts it instead of features with `stored` set to that number.
         """
         frames = self.each_layer(features, lengths)
         for _ in range(layers + 1):
@@ -142,14 +143,14 @@ class Encoder(nn.Module):
     def each_layer(
         self, features: Tensor, lengths: Tensor, stored: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the front end gives, then what each layer gives, pooled where it is.
+        """Outputs of the front end and of each layer, after pooling.
 
-        Each is `(B, T_n, dim)`, the first of a Zipformer as wide as its first stack, and lengths `(B,)`; what stands
-        behind a length is undefined.
+        Each output is `(B, T_n, dim)` with lengths `(B,)`; the first one of a Zipformer has the width of its first
+        stack. Values beyond the lengths are undefined.
 
         Args:
-            stored: with N above 0, `features` are the output of layer N (:meth:`lower`): that is given for the front
-                end and for each of the first N layers, which are not computed.
+            stored: with N above 0, `features` are the output of layer N (:meth:`lower`), which is returned for the
+                front end and each of the first N layers without computing them.
         """
         if stored:
             for _ in range(stored + 1):
@@ -172,7 +173,7 @@ class Encoder(nn.Module):
             yield hidden, lengths
 
     def finished(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """The encoder's output from what its last layer gives: in float32 or better, and zero behind the lengths."""
+        """The encoder's output from that of its last layer, in float32 or better and zero beyond the lengths."""
         hidden = self.norm(hidden)
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         return hidden.masked_fill(~valid_mask(lengths, hidden.shape[1])[..., None], 0.0)

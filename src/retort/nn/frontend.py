@@ -1,4 +1,4 @@
-"""From filter banks to vectors, at the same rate or a lower one."""
+"""Front ends: filter banks to vectors, at the same or a lower frame rate."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Conv2dFrontend(nn.Module):
     """Unpadded 3 x 3 convolutions of stride 2 with ReLU, flattened and projected (CIF-HKD, front end).
 
     Args:
-        bins: filter banks a frame.
-        channels: of every convolution.
+        bins: number of filter banks per frame.
+        channels: channels of every convolution.
         layers: 1 or 2; each maps T frames to floor((T - 1) / 2).
-        dim: of the output.
+        dim: width of the output.
     """
 
     def __init__(self, bins: int, channels: int, layers: int, dim: int) -> None:
@@ -34,7 +34,7 @@ class Conv2dFrontend(nn.Module):
 
     @property
     def subsampling(self) -> int:
-        """Feature frames in one frame of the output."""
+        """Feature frames per output frame."""
         return int(2 ** len(self.convolutions))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Conv2dFrontend(nn.Module):
         return self._halve(lengths).clamp(min=0)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it. Padded frames are read as zeros."""
+        """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it. Padded frames are treated as zeros."""
         features = features.masked_fill(~valid_mask(lengths, features.shape[1])[..., None], 0.0)
         shortest = 2 ** (len(self.convolutions) + 1) - 1
         if features.shape[1] < shortest:
@@ -60,15 +60,16 @@ class Conv2dFrontend(nn.Module):
 
 
 class FramesFrontend(nn.Module):
-    """One convolution over time with ReLU and LayerNorm: an output frame hears its own frames and one to each side.
+    """One convolution over time with ReLU and LayerNorm: an output frame covers its own frames and one on each side.
 
-    Output frame t is of the feature frames from `stride` x t on; the last may have fewer. At stride 1 it is the
-    first layer of a TDNN (Peddinti et al. 2015), at stride 3 one at the rate of Kaldi's chain models.
+    Output frame t covers the feature frames from `stride` x t on; the last may have fewer. With stride 1 it
+    is the first layer of a TDNN (Peddinti et al. 2015), with stride 3 it has the frame rate of Kaldi's chain
+    models.
 
     Args:
-        bins: filter banks a frame.
-        stride: feature frames to one of the output.
-        dim: of the output.
+        bins: number of filter banks per frame.
+        stride: feature frames per output frame.
+        dim: width of the output.
     """
 
     def __init__(self, bins: int, stride: int, dim: int) -> None:
@@ -82,10 +83,11 @@ class FramesFrontend(nn.Module):
         return (lengths + self.subsampling - 1) // self.subsampling
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it. Padded frames are read as zeros."""
+        """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it. Padded frames are treated as zeros."""
         size = features.shape[1]
         features = features.masked_fill(~valid_mask(lengths, size)[..., None], 0.0)
-        # One frame is there at least: what an utterance without frames gives has a shape, and a gradient.
+        # There is at least one frame, so that the output of an utterance without frames has a shape and a
+        # gradient.
         padding = -size % self.subsampling if size else self.subsampling
         features = F.pad(features, (0, 0, 1, padding + 1))
         hidden = self.convolution(features.transpose(1, 2)).transpose(1, 2)
@@ -93,7 +95,7 @@ class FramesFrontend(nn.Module):
 
 
 def make_frontend(config: FrontendConfig, bins: int, dim: int) -> Conv2dFrontend | FramesFrontend:
-    """The front end that `config.kind` names, of filter banks `bins` and output `dim`."""
+    """Create the front end `config.kind` for `bins` filter banks and output width `dim`."""
     if config.kind == "frames":
         return FramesFrontend(bins, config.stride, dim)
     return Conv2dFrontend(bins, config.channels, config.layers, dim)

@@ -1,4 +1,4 @@
-"""The weights of linear layers with low-rank adapters (LoRA, Hu et al. 2021), as `peft` names them, merged into one."""
+"""Merging of low-rank adapters (LoRA, Hu et al. 2021), as named by `peft`, into the weights of linear layers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from retort.config.schema import LoraConfig
 
 ADAPTERS = (".lora_A.default.weight", ".lora_B.default.weight")
-"""How the names of an adapter's two matrices end."""
+"""Suffixes of the names of an adapter's two matrices."""
 _BASE = ".base_layer."
 
 
 def merge_lora(weights: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """The weights of a student with adapters as those of one without: W + alpha / rank * B A; others stay as they are."""
+    """Merge the adapters in a student's weights: W + alpha / rank * B A; other weights stay unchanged."""
     merged: dict[str, Tensor] = {}
     for name, value in weights.items():
         if name.endswith(ADAPTERS):

@@ -1,4 +1,4 @@
-"""Which positions of a padded batch are real."""
+"""Masks of padded batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
-    """`(B, size)` bool, true before each utterance's length.
+    """`(B, size)` bool, true for positions below each length.
 
     Args:
         lengths: `(B,)` integer.
@@ -17,15 +17,15 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def attention_mask(lengths: Tensor, size: int) -> Tensor:
-    """`(B, 1, 1, size)` bool for `scaled_dot_product_attention`: true where a key may be attended to.
+    """`(B, 1, 1, size)` bool for `scaled_dot_product_attention`: true for keys that may be attended to.
 
-    The first key is always true, so that an empty utterance attends to something and stays finite.
+    The first key is always true, so that the result of an empty utterance is finite.
     """
     mask = valid_mask(lengths.clamp(min=1), size)
     return mask[:, None, None, :]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean `(B, 1, D)` over the valid positions of `values (B, N, D)`, `mask (B, N)`; zero where there is none."""
+    """Mean `(B, 1, D)` of `values (B, N, D)` over the valid positions of `mask (B, N)`; zero if there are none."""
     total = values.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
     return total / mask.sum(1).clamp(min=1)[:, None, None]

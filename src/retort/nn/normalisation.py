@@ -1,4 +1,4 @@
-"""Batch normalisation that counts valid frames only."""
+"""Batch normalisation over valid frames."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from retort.nn.collectives import process_count, sum_over_processes
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over the channels of `(B, T, C)`; padded frames neither enter the statistics nor come out.
+    """BatchNorm over the channels of `(B, T, C)`; padded frames are excluded from the statistics and zero in
+    the output.
 
-    In training the statistics are those of the frames of all processes, as if one process had them all.
+    In training the statistics are computed over the frames of all processes.
     """
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalise `hidden (B, T, C)`; where `mask (B, T)` is false the result is zero."""
+        """Normalise `hidden (B, T, C)`; the result is zero where `mask (B, T)` is false."""
         frames = hidden[mask]
         if self.training and process_count() > 1:
             frames = self._normalise_together(frames)
         else:
-            # One frame has no variance: such a batch is normalised by the running statistics.
+            # The variance of one frame is undefined: such a batch is normalised by the running statistics.
             learning = self.training and frames.shape[0] > 1
             if learning and self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
@@ -38,7 +39,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         return hidden.new_zeros(hidden.shape, dtype=frames.dtype).masked_scatter(mask[..., None], frames)
 
     def _normalise_together(self, frames: Tensor) -> Tensor:
-        """`frames (n, C)` by the statistics of all processes' frames; n may be 0 here."""
+        """Normalise `frames (n, C)` by the statistics of the frames of all processes; n may be 0."""
         values = frames.to(torch.promote_types(frames.dtype, torch.float32))
         own = values.new_full((1,), values.shape[0])
         sums = sum_over_processes(torch.cat((values.sum(0), own)))
@@ -47,7 +48,8 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         assert self.running_var is not None
         if count > 1:
             mean = sums[:-1] / count
-            # A second round: the difference of two large sums would lose what small variances say.
+            # Two-pass variance, since the difference of two large sums would be inaccurate for small
+            # variances.
             variance = sum_over_processes((values - mean).square().sum(0)) / count
             self._learn(mean.detach(), variance.detach() * (count / (count - 1)))
         else:

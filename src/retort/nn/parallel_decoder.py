@@ -1,8 +1,8 @@
-"""The decoder that reads all fired embeddings at once: Paraformer's (Gao et al., Interspeech 2022, arXiv 2206.08317).
+"""The parallel decoder over fired embeddings: Paraformer's (Gao et al., Interspeech 2022, arXiv 2206.08317, section 2).
 
-Section 2 there; what differs is ours: positions are rotary, norms stand before their parts, as everywhere here, and the
-embeddings of shown tokens are rows of the output layer (an option of the authors' code, FunASR, `share_embedding`), so
-that nothing is held at run time that only training needs.
+Differences: positions are rotary, layers are pre-norm, and the embeddings of shown tokens are rows of the
+output layer (an option of the authors' code, FunASR, `share_embedding`), so that the model has no parameters
+that only training needs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from retort.nn.masks import attention_mask
 
 
 class ParallelLayer(nn.Module):
-    """Pre-norm self-attention to both sides, cross-attention if the configuration says so, feed-forward with SiLU.
+    """Pre-norm bidirectional self-attention, optional cross-attention, and feed-forward with SiLU.
 
     Args:
-        config: sizes.
-        memory_dim: of the encoder's output.
+        config: sizes of the network.
+        memory_dim: width of the encoder output.
     """
 
     def __init__(self, config: DecoderConfig, memory_dim: int) -> None:
@@ -44,12 +44,12 @@ class ParallelLayer(nn.Module):
     def forward(
         self, hidden: Tensor, lengths: Tensor, memory: Tensor | None, memory_lengths: Tensor | None
     ) -> Tensor:
-        """`hidden (B, U, dim)`; what stands behind a length is undefined."""
+        """`hidden (B, U, dim)`; values beyond the lengths are undefined."""
         mask = attention_mask(lengths, hidden.shape[1])
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
         if self.cross is not None and self.cross_norm is not None:
             if memory is None or memory_lengths is None:
-                raise ValueError("a parallel decoder with cross-attention reads the encoder's output")
+                raise ValueError("a parallel decoder with cross-attention requires the encoder output")
             context = attention_mask(memory_lengths, memory.shape[1])
             hidden = hidden + self.dropout(
                 self.cross(self.cross_norm(hidden), self.cross.memory(memory), context)
@@ -60,12 +60,12 @@ class ParallelLayer(nn.Module):
 
 @dataclass(frozen=True)
 class ParallelState:
-    """What there is to say, all of it decided at the start, and how far it was said.
+    """Precomputed logits of all positions, and the current position.
 
     Attributes:
-        logits: `(B, U, V)`, shared by the states of all hypotheses.
+        logits: `(B, U, V)`, shared by all hypotheses.
         rows: `(M,)` int64, the utterance of each hypothesis.
-        steps: tokens so far.
+        steps: number of tokens so far.
     """
 
     logits: Tensor
@@ -73,17 +73,17 @@ class ParallelState:
     steps: int = 0
 
     def select(self, rows: Tensor) -> ParallelState:
-        """The state of the given rows `(M,)` int64, in that order, repeated if need be."""
+        """The state of the given rows `(M,)` int64, in that order; rows may repeat."""
         return replace(self, rows=self.rows[rows])
 
 
 class ParallelDecoder(nn.Module):
-    """All tokens in one pass, each for itself: no token is an input, save those that training shows.
+    """All tokens in one pass, independently: no token is an input, except those shown in training.
 
     Args:
-        config: sizes.
-        vocabulary: number of ids, the special ones counted.
-        acoustic_dim: of the fired embeddings and of the encoder's output.
+        config: sizes of the network.
+        vocabulary: number of ids, including special ones.
+        acoustic_dim: width of the fired embeddings and of the encoder output.
     """
 
     def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
@@ -105,17 +105,18 @@ class ParallelDecoder(nn.Module):
         memory_lengths: Tensor | None = None,
         shown: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """All positions of all utterances.
+        """Decode all positions of all utterances.
 
         Args:
             embeddings: `(B, U, acoustic_dim)`, fired by CIF; finite.
-            lengths: `(B,)`, how many of each utterance.
-            memory: `(B, T, acoustic_dim)`, the encoder's output, zero behind `memory_lengths (B,)`; read by
-                cross-attention alone.
-            shown: true tokens `(B, U)` int64, and `(B, U)` bool: where they stand in place of the embedding.
+            lengths: `(B,)`, number of embeddings.
+            memory: `(B, T, acoustic_dim)`, encoder output, zero beyond `memory_lengths (B,)`; used by
+                cross-attention only.
+            shown: target tokens `(B, U)` int64, and `(B, U)` bool: where they replace the embedding.
 
         Returns:
-            states `(B, U, dim)` before the vocabulary, and logits `(B, U, V)`; undefined behind the lengths.
+            States `(B, U, dim)` before the output layer, and logits `(B, U, V)`; undefined beyond the
+            lengths.
 
         Raises:
             ValueError: cross-attention without a memory.
@@ -138,12 +139,12 @@ class ParallelDecoder(nn.Module):
         memory: Tensor | None = None,
         memory_lengths: Tensor | None = None,
     ) -> ParallelState:
-        """The state before the first step of a search that goes from fire to fire; the arguments of :meth:`forward`."""
+        """Initial state of a search over fires; arguments as in :meth:`forward`."""
         _, logits = self(embeddings, lengths, memory, memory_lengths)
         return ParallelState(logits, torch.arange(len(logits), device=logits.device))
 
     def step(
         self, state: ParallelState, previous_tokens: Tensor, embedding: Tensor
     ) -> tuple[Tensor, ParallelState]:
-        """Logits `(M, V)` of the next position, whatever was said before it, and the next state."""
+        """Logits `(M, V)` of the next position, independent of the previous tokens, and the next state."""
         return state.logits[state.rows, state.steps], replace(state, steps=state.steps + 1)

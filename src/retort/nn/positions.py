@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """`(N, dim)` float32: sine and cosine of each position at `dim / 2` wavelengths, interleaved.
+    """Sinusoidal positions `(N, dim)` float32: sine and cosine at `dim / 2` wavelengths, interleaved.
 
     Source: Vaswani et al. 2017, section 3.5.
     """
@@ -19,16 +19,16 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 
 
 def relative_table(size: int, dim: int, device: torch.device) -> Tensor:
-    """`(2 * size - 1, dim)`: sinusoids of the distances size - 1 down to -(size - 1)."""
+    """Sinusoids `(2 * size - 1, dim)` of the distances size - 1 down to -(size - 1)."""
     return sinusoids(torch.arange(size - 1, -size, -1, device=device), dim)
 
 
 def compact_table(size: int, dim: int, device: torch.device) -> Tensor:
-    """`(2 * size - 1, dim)` float32: cosines and sines of the distances -(size - 1) up to size - 1, of key less query.
+    """Cosines and sines `(2 * size - 1, dim)` float32 of the distances -(size - 1) up to size - 1, key minus query.
 
-    A distance d becomes an angle within (-pi / 2, pi / 2), `atan(2 pi / dim * sign(d) * c * log(1 + |d| / c))` with
-    c the root of `dim`, and the table has cosine and sine of 1 to dim / 2 times this angle, the last column being
-    1: fine near zero, coarse far away. Source: the authors' implementation of Zipformer (Yao et al. 2023), whose
+    A distance d is mapped to an angle in (-pi / 2, pi / 2), `atan(2 pi / dim * sign(d) * c * log(1 + |d| / c))`
+    with c the root of `dim`; the table has cosine and sine of 1 to dim / 2 times this angle, and the last column is
+    1. The resolution is high near zero. Source: the authors' implementation of Zipformer (Yao et al. 2023), whose
     paper does not describe it.
 
     Args:
@@ -56,7 +56,7 @@ def rotary_table(size: int, dim: int, device: torch.device) -> tuple[Tensor, Ten
 
 
 def rotate(vectors: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn `(..., T, dim)` queries or keys by the angles of `table`; the dtype stays."""
+    """Rotate `(..., T, dim)` queries or keys by the angles of `table`; the dtype is kept."""
     cosines, sines = table
     first, second = vectors.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)

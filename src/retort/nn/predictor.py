@@ -1,4 +1,4 @@
-"""Prediction networks of transducers: what a transducer knows of the tokens it has said."""
+"""Prediction networks and the joiner of transducers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from retort.config.student import TransducerConfig
 from retort.nn.cpu_kernels import Dropout
 
 State = list[Tensor]
-"""What a network remembers, in tensors whose first axis is the hypothesis; their sizes do not depend on how much was
-said, so that hypotheses of any lengths stand in one batch."""
+"""State of a prediction network: tensors whose first axis is the hypothesis. Their sizes do not depend on the
+number of tokens, so hypotheses of any lengths can be batched."""
 
 
 class Predictor(nn.Module, ABC):
-    """The parent of the kinds below.
+    """Base class of prediction networks.
 
     Args:
-        config: sizes.
-        vocabulary: number of ids, the special ones counted.
+        config: sizes of the network.
+        vocabulary: number of ids, including special ones.
     """
 
     def __init__(self, config: TransducerConfig, vocabulary: int) -> None:
@@ -31,29 +31,29 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, start: int) -> Tensor:
-        """All positions at once, with the tokens given.
+        """Outputs at all positions, with given tokens.
 
         Args:
             tokens: `(B, U)` int64.
             start: id of the start symbol.
 
         Returns:
-            `(B, U + 1, dim)`: at position u what is known behind u tokens.
+            `(B, U + 1, dim)`: output at position u after u tokens.
         """
 
     @abstractmethod
     def start(self, rows: int, start: int) -> tuple[Tensor, State]:
-        """What is known before the first token, `(rows, dim)`, and the state there."""
+        """Output before the first token, `(rows, dim)`, and the state there."""
 
     @abstractmethod
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
-        """One token further: `(M, dim)` and the state behind `token (M,)` int64."""
+        """Output `(M, dim)` and state after `token (M,)` int64."""
 
 
 class StatelessPredictor(Predictor):
-    """An embedding, a convolution over the last few tokens and ReLU (Ghodsi et al. 2020; the sizes of k2's icefall).
+    """Embedding, convolution over the last few tokens and ReLU (Ghodsi et al. 2020; sizes as in k2's icefall).
 
-    The convolution is over all channels, where icefall's has groups of four.
+    The convolution is over all channels, while icefall's has groups of four channels.
     """
 
     def __init__(self, config: TransducerConfig, vocabulary: int) -> None:
@@ -79,7 +79,7 @@ class StatelessPredictor(Predictor):
 
 
 class LstmPredictor(Predictor):
-    """An embedding and layers of LSTM as wide (Graves 2012)."""
+    """Embedding and LSTM layers of the same width (Graves 2012)."""
 
     def __init__(self, config: TransducerConfig, vocabulary: int) -> None:
         super().__init__(config, vocabulary)
@@ -106,7 +106,7 @@ PREDICTORS: dict[str, type[StatelessPredictor] | type[LstmPredictor]] = {
     "stateless": StatelessPredictor,
     "lstm": LstmPredictor,
 }
-"""By `transducer.predictor`."""
+"""Classes by `transducer.predictor`."""
 
 
 class Joiner(nn.Module):
@@ -115,10 +115,10 @@ class Joiner(nn.Module):
     The two sides are projected once, by :meth:`project_encoder` and :meth:`project_predictor`, and then added.
 
     Args:
-        acoustic_dim: of the encoder's hidden frames.
-        linguistic_dim: of the prediction network.
-        dim: of what is joined.
-        vocabulary: number of ids, blank and the other special ones counted.
+        acoustic_dim: width of the encoder's hidden frames.
+        linguistic_dim: width of the prediction network.
+        dim: inner width.
+        vocabulary: number of ids, including blank and the other special ones.
     """
 
     def __init__(self, acoustic_dim: int, linguistic_dim: int, dim: int, vocabulary: int) -> None:
@@ -138,22 +138,22 @@ class Joiner(nn.Module):
         return predictor_proj
 
     def forward(self, encoder_proj: Tensor, predictor_proj: Tensor) -> tuple[Tensor, Tensor]:
-        """States `(..., dim)` and logits `(..., V)` of two sides that can be added."""
+        """States `(..., dim)` and logits `(..., V)` of two broadcastable inputs."""
         states = torch.tanh(encoder_proj + predictor_proj)
         return states, self.output(states)
 
     def over_lattices(
         self, encoder_proj: Tensor, predictor_proj: Tensor, lengths: Tensor, token_lengths: Tensor
     ) -> Tensor:
-        """Logits `(N, V)` of all cells of the lattices of a batch, utterance by utterance, frame by frame.
+        """Logits `(N, V)` of all lattice cells of a batch, utterance by utterance, frame by frame.
 
-        Cells outside of the lattices are not computed: N is the sum of T_b (U_b + 1).
+        Only cells of the lattices are computed: N is the sum of T_b (U_b + 1).
 
         Args:
-            heard: `(B, T, dim)`.
+            encoder_proj: `(B, T, dim)`.
             predictor_proj: `(B, U + 1, dim)`.
-            lengths: `(B,)`, the frames T_b.
-            token_lengths: `(B,)`, the tokens U_b.
+            lengths: `(B,)`, number of frames T_b.
+            token_lengths: `(B,)`, number of tokens U_b.
         """
         sums = [
             (frames[:length, None] + places[None, : count + 1]).flatten(0, 1)

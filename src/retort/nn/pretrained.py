@@ -1,7 +1,8 @@
-"""Pretrained speech encoders of Hugging Face as front end and layers: wav2vec 2.0, HuBERT, WavLM and their like.
+"""Pretrained speech encoders of Hugging Face as front end and layers: wav2vec 2.0, HuBERT, WavLM and similar models.
 
-Their feature extractor (convolutions over the wave) and its projection are the front end, their Transformer with its
-convolutional positions is one layer. Sources: Baevski et al. 2020, Hsu et al. 2021, Chen et al. 2022.
+The front end is their feature extractor (convolutions over the wave) with its projection; the Transformer
+with its convolutional positions is one layer. Sources: Baevski et al. 2020, Hsu et al. 2021, Chen et al.
+2022.
 """
 
 from __future__ import annotations
@@ -22,39 +23,39 @@ from retort.config.student import EncoderConfig
 from retort.nn.masks import valid_mask
 
 KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
-"""What `model_type` may be: models that read the wave, whose padding a mask hides."""
+"""Supported `model_type`s: models of the wave that mask padding."""
 
 
 def speech_model(architecture: Mapping[str, Any]) -> Any:
-    """The model of transformers that a configuration describes, its weights drawn at random.
+    """Create the model of transformers that a configuration describes, with random weights.
 
     Args:
-        architecture: values of its configuration, `model_type` among them.
+        architecture: configuration values, including `model_type`.
 
     Raises:
-        UserError: it is of another kind.
+        UserError: the model type is not supported.
     """
-    # WavLM's attention takes masks of two types, of which torch warns; nothing is wrong with it.
+    # WavLM's attention uses masks of two types, which causes a harmless warning of torch.
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
     if architecture.get("model_type") not in KINDS:
         kind = architecture.get("model_type")
-        raise UserError(f"a speech encoder of type {kind}", remedy=f"Choose one of {', '.join(KINDS)}")
+        raise UserError(f"the type of the speech encoder is {kind}", remedy=f"Choose one of {', '.join(KINDS)}")
     model = build_model(architecture)
-    # What stands in for masked frames in pretraining: nothing would give it a gradient.
+    # The vector of masked frames in pretraining is removed, since it would have no gradient.
     model.masked_spec_embed = None
     return model
 
 
 class SpeechFrontend(nn.Module):
-    """Wave to vectors of the Transformer's width, one every 20 ms (of the models that there are).
+    """Wave to vectors of the Transformer's width, one every 20 ms in published models.
 
-    Where the model's first convolution has a GroupNorm (`feat_extract_norm: group`, the base models of wav2vec 2.0
-    and HuBERT), statistics go over the whole utterance, padding counted. These convolutions therefore hear each
-    utterance by itself; what stands behind them is batched again.
+    The first convolution may have a GroupNorm (`feat_extract_norm: group`, the base models of wav2vec 2.0 and
+    HuBERT), whose statistics include padding. Such convolutions are therefore applied to each utterance
+    separately, and everything after them to the batch.
 
     Args:
-        model: of :func:`speech_model`, of which two parts are taken.
-        samples: in a feature frame.
+        model: from :func:`speech_model`, which provides two parts.
+        samples: samples per feature frame.
     """
 
     def __init__(self, model: Any, samples: int) -> None:
@@ -65,20 +66,20 @@ class SpeechFrontend(nn.Module):
         self.kernels, self.strides = list(config.conv_kernel), list(config.conv_stride)
         self.extractor = model.feature_extractor
         self.extractor._requires_grad = (
-            False  # of the wave, for which nobody asks; weights learn all the same
+            False  # gradient of the wave, which is not needed
         )
         self.projection = model.feature_projection
         step = math.prod(self.strides)
         if step % samples:
             raise UserError(
-                f"the speech encoder takes a step of {step} samples, frames have {samples}",
+                f"the stride of the speech encoder is {step} samples, but frames have {samples}",
                 remedy="Choose a model for this features.sampling_rate (most are for 16000)",
             )
         self.subsampling = step // samples
 
     @property
     def shortest(self) -> int:
-        """Samples that give one frame."""
+        """Number of samples for one frame."""
         size = 1
         for kernel, stride in zip(reversed(self.kernels), reversed(self.strides)):
             size = (size - 1) * stride + kernel
@@ -92,7 +93,7 @@ class SpeechFrontend(nn.Module):
         return sizes.clamp(min=0)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map samples `(B, T, samples)` to `(B, T', dim)` and the lengths with it. Padded frames are read as zeros."""
+        """Map samples `(B, T, samples)` to `(B, T', dim)` and the lengths with it. Padded frames are treated as zeros."""
         features = features.masked_fill(~valid_mask(lengths, features.shape[1])[..., None], 0.0)
         wave = features.flatten(1)
         if self.together:
@@ -101,12 +102,12 @@ class SpeechFrontend(nn.Module):
             sizes = (lengths * self.samples).tolist()
             alone = [self._convolved(wave[row : row + 1, :size])[0] for row, size in enumerate(sizes)]
             extracted = pad_sequence(alone, batch_first=True)
-        projected = self.projection(extracted)  # of some models with what it projected beside it
+        projected = self.projection(extracted)  # some models also return the input of the projection
         hidden: Tensor = projected if isinstance(projected, Tensor) else projected[0]
         return hidden, self.output_lengths(lengths)
 
     def _convolved(self, wave: Tensor) -> Tensor:
-        """`(B, N)` to `(B, T', channels)`, with one frame at least."""
+        """`(B, N)` to `(B, T', channels)`, with at least one frame."""
         wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[1])))
         convolved: Tensor = self.extractor(wave).transpose(1, 2)
         return convolved
@@ -116,7 +117,7 @@ class SpeechTransformer(nn.Module):
     """The model's Transformer as one layer of an encoder.
 
     Args:
-        model: of :func:`speech_model`, of which one part is taken.
+        model: from :func:`speech_model`, which provides this part.
     """
 
     def __init__(self, model: Any) -> None:
@@ -124,27 +125,27 @@ class SpeechTransformer(nn.Module):
         self.model = model.encoder
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         mask = valid_mask(lengths.clamp(min=1), hidden.shape[1])
-        # It writes zeros into what it is given, hence a copy.
+        # The model writes zeros into its input, so it gets a copy.
         attended = self.model(hidden.masked_fill(~mask[..., None], 0.0), attention_mask=mask)
         result: Tensor = attended.last_hidden_state
         return result
 
 
 def speech_parts(config: EncoderConfig, samples: int) -> tuple[SpeechFrontend, SpeechTransformer]:
-    """Front end and the one layer that `config.architecture` describes, with fresh weights.
+    """Front end and the single layer of `config.architecture`, with random weights.
 
     Args:
-        samples: in a feature frame.
+        samples: samples per feature frame.
 
     Raises:
-        UserError: `config.dim` is not the model's, or its frames are no whole number of feature frames.
+        UserError: `config.dim` is not the model's width, or its stride is not a multiple of a feature frame.
     """
     model = speech_model(config.architecture)
     if model.config.hidden_size != config.dim:
         raise UserError(
-            f"student.encoder.dim is {config.dim}, the speech encoder gives vectors of {model.config.hidden_size}",
+            f"student.encoder.dim is {config.dim}, but the width of the speech encoder is {model.config.hidden_size}",
             where=config.model,
             remedy=f"Set student.encoder.dim: {model.config.hidden_size}",
         )
@@ -153,7 +154,7 @@ def speech_parts(config: EncoderConfig, samples: int) -> tuple[SpeechFrontend, S
 
 @torch.no_grad()
 def copy_speech_weights(model: Any, frontend: SpeechFrontend, transformer: SpeechTransformer) -> int:
-    """Take all weights of a model of the same architecture; how many tensors they are."""
+    """Copy all weights of a model of the same architecture; returns the number of tensors."""
     pairs = (
         (frontend.extractor, model.feature_extractor),
         (frontend.projection, model.feature_projection),

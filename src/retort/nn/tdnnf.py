@@ -1,4 +1,4 @@
-"""Factorised convolutions over time: a TDNN whose weight matrices have a narrow middle (TDNN-F).
+"""Factorised TDNN (TDNN-F): convolutions over time whose weights are products with a bottleneck.
 
 Povey et al., "Semi-orthogonal low-rank matrix factorization for deep neural networks", Interspeech 2018.
 """
@@ -14,13 +14,12 @@ from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import valid_mask
 
 SKIP = 0.66
-"""Share of a layer's input that is added to its output (section 5 of the paper)."""
+"""Scale of the skip connection of a layer (section 5 of the paper)."""
 
 
 class Bottleneck(nn.Conv1d):
-    """The first factor: no bias, its rows kept orthogonal to each other and of one length by the training loop.
-
-    :func:`nearer_orthogonal` makes the step.
+    """The first factor, without bias; the training loop keeps its rows orthogonal and of equal length, in
+    steps of :func:`nearer_orthogonal`.
     """
 
     def __init__(self, dim: int, width: int, dilation: int) -> None:
@@ -29,13 +28,13 @@ class Bottleneck(nn.Conv1d):
 
 
 class TdnnfLayer(nn.Module):
-    """Bottleneck over (t - d, t), convolution over (t, t + d), ReLU, LayerNorm, dropout, and 0.66 of the input.
+    """Bottleneck over (t - d, t), convolution over (t, t + d), ReLU, LayerNorm, dropout, plus 0.66 times the input.
 
-    The paper has BatchNorm; LayerNorm depends neither on the batch nor on padding.
+    The paper has BatchNorm; LayerNorm does not depend on the batch or on padding.
 
     Args:
-        config: of the encoder.
-        number: of the layer, counted from 1; it chooses among `config.dilations`.
+        config: configuration of the encoder.
+        number: number of the layer, from 1; selects among `config.dilations`.
     """
 
     def __init__(self, config: EncoderConfig, number: int = 1) -> None:
@@ -47,7 +46,7 @@ class TdnnfLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         outside = ~valid_mask(lengths, hidden.shape[1])[:, None]
         hidden = hidden.transpose(1, 2).masked_fill(outside, 0.0)
         narrow = self.bottleneck(F.pad(hidden, (self.dilation, 0))).masked_fill(outside, 0.0)
@@ -58,23 +57,22 @@ class TdnnfLayer(nn.Module):
 
 @torch.no_grad()
 def nearer_orthogonal(weight: Tensor) -> Tensor:
-    """One step towards rows that are orthogonal and of equal length, whatever that length is.
+    """One step towards orthogonal rows of equal length.
 
-    With M the weight as a matrix of as many rows as there are outputs, P = M M' and a = tr(P P) / tr(P), the
-    step is M - r / a (P - a I) M, one of gradient descent on tr((P - a I)^2). With r = 1/2 the distance shrinks
-    quadratically; where M is far from its aim it is 1/4 or 1/8, or it could grow (as in Kaldi's
-    `ConstrainOrthonormal`).
+    Let M be the weight as a matrix with one row per output, P = M M' and a = tr(P P) / tr(P). The step is M -
+    r / a (P - a I) M, gradient descent on tr((P - a I)^2). With r = 1/2 convergence is quadratic; if M is far
+    from orthogonal, r is 1/4 or 1/8 to avoid divergence (as in Kaldi's `ConstrainOrthonormal`).
 
     Args:
-        weight: `(rows, ...)` of any floating dtype, with as many columns as rows at least.
+        weight: `(rows, ...)` of any floating dtype, with at least as many columns as rows.
 
     Returns:
-        The same shape and dtype, computed in float32 or better. A weight of zeros stays as it is.
+        The same shape and dtype, computed in float32 or better; a zero weight stays unchanged.
     """
     matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
     gram = matrix @ matrix.T
     squares, trace = gram.square().sum(), gram.trace()
-    ratio = squares * len(gram) / trace.square()  # 1 at the aim, above it elsewhere
+    ratio = squares * len(gram) / trace.square()  # 1 if orthogonal, greater otherwise
     rate = torch.where(ratio > 1.1, 0.125, torch.where(ratio > 1.02, 0.25, 0.5))
     aim = squares / trace
     excess = gram - aim * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

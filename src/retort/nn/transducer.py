@@ -1,14 +1,14 @@
-"""The loss of transducers, exact, and the best path through their lattice (Graves 2012, arXiv 1211.3711).
+"""The exact transducer loss, and the best path through the lattice (Graves 2012, arXiv 1211.3711).
 
-An utterance of T frames and U tokens has a lattice of T x (U + 1) cells: in cell (t, u) the model has read the frames
-up to t and said u tokens. Blank leads to (t + 1, u), the next token to (t, u + 1), and a path ends in (T, U), behind
-the last frame. So a frame may have any number of tokens. In a monotonic transducer (Tripathi et al. 2019) the token
-leads to (t + 1, u + 1): a frame has one token at most.
+An utterance of T frames and U tokens has a lattice of T x (U + 1) cells: in cell (t, u) the model has consumed the
+frames up to t and emitted u tokens. Blank leads to (t + 1, u), the next token to (t, u + 1), and a path ends in (T,
+U), after the last frame. A frame may therefore have any number of tokens. In a monotonic transducer (Tripathi et
+al. 2019) the token leads to (t + 1, u + 1): a frame has at most one token.
 
-For a given u the recurrence over frames is a first-order one. Divided by what staying at u costs from the first frame
-on (a cumulative sum of blanks) it is a plain cumulative sum in logarithms, or a cumulative maximum for the best path: U
-scans over whole rows of frames in place of T + U steps over anti-diagonals. The scans are float64, in which the
-division loses nothing; the rest keeps the precision of the logits, at least float32.
+For a given u the recurrence over frames is of first order. Divided by the probability of staying at u from the
+first frame on (a cumulative sum of log blanks), it is a cumulative sum in the log domain, or a cumulative maximum
+for the best path: U scans over rows of frames instead of T + U steps over anti-diagonals. The scans are float64, so
+that the division is precise; the rest has the precision of the logits, at least float32.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch.autograd.function import once_differentiable
 from retort.nn.masks import valid_mask
 
 LEAST = -1e4
-"""Log-probabilities below this count as this: every path is possible, if barely, and every loss finite."""
+"""Lower limit of log-probabilities, so that every path is possible and every loss finite."""
 _STRIP = 2**21
-"""Numbers that are held at a time beside the logits and their gradient."""
+"""Maximum number of elements in memory at a time in addition to the logits and their gradient."""
 
 
 class Arcs(NamedTuple):
@@ -33,7 +33,7 @@ class Arcs(NamedTuple):
 
     Attributes:
         blank: to the next frame.
-        token: of the next token. Undefined where there is none, as both are outside an utterance's lattice.
+        token: emit the next token. Both are undefined where there is no arc, outside an utterance's lattice.
     """
 
     blank: Tensor
@@ -52,24 +52,24 @@ def transducer_loss(
 ) -> Tensor:
     """Negative log-probability of the tokens, summed over all paths, nats.
 
-    What is padding changes nothing, NaN included, and gets no gradient. An utterance without a path (it has no frames,
-    or a monotonic one more tokens than frames) costs nothing. Beside the logits the memory of one tensor of their size
-    is needed, for their gradient.
+    Padding, including NaN, has no influence and gets no gradient. The loss of an utterance without a path (no
+    frames, or for a monotonic transducer more tokens than frames) is 0. The additional memory is one tensor of the
+    size of the logits, for their gradient.
 
     Args:
         logits: `(B, T, U + 1, V)` before the softmax, any floating dtype.
-        tokens: `(B, U)` int64, without blanks and without an end symbol; what is behind `token_lengths` does not count.
-        lengths: `(B,)` int64, frames, at most T.
+        tokens: `(B, U)` int64, without blanks and an end symbol; values beyond `token_lengths` are ignored.
+        lengths: `(B,)` int64, number of frames, at most T.
         token_lengths: `(B,)` int64, at most U; 0 is allowed.
         blank: id of the blank.
-        reduction: `none`, `sum`, or `mean`, over the utterances.
-        monotonic: whether a frame has one token at most.
+        reduction: `none`, `sum` or `mean` over the utterances.
+        monotonic: whether a frame has at most one token.
 
     Returns:
-        `(B,)` or a scalar; float64 of float64 logits, else float32.
+        `(B,)` or a scalar; float64 for float64 logits, otherwise float32.
 
     Raises:
-        ValueError: shapes or lengths that do not belong together, an unknown reduction.
+        ValueError: shapes or lengths do not match, or the reduction is unknown.
     """
     if logits.dim() != 4 or not logits.is_floating_point():
         raise ValueError(
@@ -82,14 +82,14 @@ def transducer_loss(
 
 
 def lattice_cells(lengths: Tensor, token_lengths: Tensor, frames: int, positions: int) -> Tensor:
-    """`(B, frames, positions)` bool: which cells the lattices of a batch have.
+    """`(B, frames, positions)` bool: the lattice cells of a batch.
 
     Args:
-        lengths: `(B,)` int64, frames of each utterance.
+        lengths: `(B,)` int64, number of frames of each utterance.
         token_lengths: `(B,)` int64; an utterance of n tokens has n + 1 positions.
 
     Raises:
-        ValueError: more frames or positions than there are, or other numbers of utterances.
+        ValueError: lengths exceed frames or positions, or the batch sizes differ.
     """
     if lengths.shape != token_lengths.shape or lengths.dim() != 1:
         raise ValueError(
@@ -104,13 +104,13 @@ def lattice_cells(lengths: Tensor, token_lengths: Tensor, frames: int, positions
 
 
 def packed_arcs(logits: Tensor, tokens: Tensor, token_lengths: Tensor, cells: Tensor, blank: int = 0) -> Arcs:
-    """The arcs of a batch from logits of its valid cells alone.
+    """Arcs of a batch from the logits of its valid cells.
 
     Args:
-        logits: `(N, V)`, of the N cells one after the other, in the order of `cells.nonzero()`.
+        logits: `(N, V)` of the N valid cells, in the order of `cells.nonzero()`.
         tokens: `(B, U)` int64.
         token_lengths: `(B,)` int64.
-        cells: from :func:`lattice_cells`.
+        cells: result of :func:`lattice_cells`.
         blank: id of the blank.
     """
     targets = _next_tokens(tokens, token_lengths, blank, cells.shape[2])
@@ -122,7 +122,7 @@ def packed_arcs(logits: Tensor, tokens: Tensor, token_lengths: Tensor, cells: Te
 def path_loss(
     arcs: Arcs, lengths: Tensor, token_lengths: Tensor, reduction: str = "mean", *, monotonic: bool = False
 ) -> Tensor:
-    """The loss of :func:`transducer_loss`, from the log-probabilities of arcs."""
+    """The loss of :func:`transducer_loss` from log-probabilities of arcs."""
     losses: Tensor = -_PathLogProb.apply(*arcs, lengths, token_lengths, int(monotonic))
     if reduction == "none":
         return losses
@@ -133,9 +133,9 @@ def path_loss(
 
 @torch.no_grad()
 def token_frames(arcs: Arcs, lengths: Tensor, token_lengths: Tensor, *, monotonic: bool = False) -> Tensor:
-    """The frame `(B, U)` int64 in which the most probable path says each token (Viterbi).
+    """The frame `(B, U)` int64 of each token on the most probable path (Viterbi).
 
-    They never descend; behind `token_lengths`, and of an utterance without frames, they are 0.
+    Frames are non-decreasing; they are 0 beyond `token_lengths` and for utterances without frames.
     """
     blank, token = _lattice(arcs, lengths, token_lengths)
     before, shift = _stays_before(blank), int(monotonic)
@@ -155,7 +155,7 @@ def token_frames(arcs: Arcs, lengths: Tensor, token_lengths: Tensor, *, monotoni
 
 
 def _next_tokens(tokens: Tensor, token_lengths: Tensor, blank: int, positions: int) -> Tensor:
-    """`(B, positions)`: the token behind each position, blank where there is none."""
+    """`(B, positions)`: the token after each position, blank if there is none."""
     if tokens.shape[1] < positions - 1 or len(tokens) != len(token_lengths):
         raise ValueError(f"tokens {tuple(tokens.shape)} do not go with {positions} positions")
     following = F.pad(tokens, (0, 1), value=blank)[:, :positions]
@@ -163,9 +163,9 @@ def _next_tokens(tokens: Tensor, token_lengths: Tensor, blank: int, positions: i
 
 
 class _ArcLogProbs(torch.autograd.Function):
-    """Softmax and picking in one, so that nothing of the logits' size is kept beside them.
+    """Log-probabilities of blank and target, without storing a softmax of the size of the logits.
 
-    `logits (..., V)`, `targets (...)`, `cells (...)` bool or None for all: log-probabilities of blank and target.
+    `logits (..., V)`, `targets (...)`, `cells (...)` bool, or None for all.
     """
 
     @staticmethod
@@ -194,14 +194,14 @@ class _ArcLogProbs(torch.autograd.Function):
             slope[:, ctx.blank] += stay
             out.copy_(slope.scatter_add_(1, target[:, None], emit[:, None]))
         if ctx.cells is not None:
-            grad.masked_fill_(~ctx.cells[..., None], 0.0)  # what is padding may be NaN
+            grad.masked_fill_(~ctx.cells[..., None], 0.0)  # padding may be NaN
         return grad, None, None, None
 
 
 class _PathLogProb(torch.autograd.Function):
-    """Log-probability `(B,)` of all paths together, 0 of an utterance without any.
+    """Log-probability `(B,)` of all paths; 0 for an utterance without paths.
 
-    Its gradient with respect to an arc is the arc's posterior, from forward and backward variables.
+    The gradient with respect to an arc is its posterior, from forward and backward variables.
     """
 
     @staticmethod
@@ -233,9 +233,9 @@ class _PathLogProb(torch.autograd.Function):
 
 
 def _lattice(arcs: Arcs, lengths: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The arcs `(B, U + 1, T + 1)` in float64, with a column for what is behind the last frame.
+    """The arcs `(B, U + 1, T + 1)` in float64, with a column after the last frame.
 
-    Where there is none, blank is 0, so that staying there costs nothing, and token is minus infinity.
+    Missing blank arcs are 0, so that staying costs nothing, and missing token arcs are minus infinity.
     """
     cells = lattice_cells(lengths, token_lengths, *arcs.blank.shape[1:])
     speaks = cells & valid_mask(token_lengths, cells.shape[2])[:, None]
@@ -247,22 +247,22 @@ def _lattice(arcs: Arcs, lengths: Tensor, token_lengths: Tensor) -> tuple[Tensor
 
 
 def _later(values: Tensor, shift: int) -> Tensor:
-    """`(..., T)` by `shift` frames later."""
+    """Shift `(..., T)` by `shift` frames to the right."""
     return F.pad(values, (shift, -shift), value=-torch.inf)
 
 
 def _earlier(values: Tensor, shift: int) -> Tensor:
-    """`(..., T)` by `shift` frames earlier."""
+    """Shift `(..., T)` by `shift` frames to the left."""
     return F.pad(values, (-shift, shift), value=-torch.inf)
 
 
 def _stays_before(blank: Tensor) -> Tensor:
-    """Log-probability `(B, U + 1, T + 1)` of staying at a position from the first frame up to each."""
+    """Log-probability `(B, U + 1, T + 1)` of staying at a position from the first frame to each frame."""
     return F.pad(blank.cumsum(2), (1, -1))
 
 
 def _forward_variables(blank: Tensor, token: Tensor, shift: int) -> Tensor:
-    """Log-probability of all beginnings that lead to each cell, `(B, U + 1, T + 1)`."""
+    """Forward variables `(B, U + 1, T + 1)`."""
     before = _stays_before(blank)
     alphas = [before[:, 0]]
     for position in range(1, blank.shape[1]):
@@ -273,7 +273,7 @@ def _forward_variables(blank: Tensor, token: Tensor, shift: int) -> Tensor:
 
 
 def _backward_variables(blank: Tensor, token: Tensor, token_lengths: Tensor, shift: int) -> Tensor:
-    """Log-probability of all endings from each cell, `(B, U + 1, T + 1)`; undefined outside of the lattices."""
+    """Backward variables `(B, U + 1, T + 1)`; undefined outside of the lattices."""
     after = blank.flip(2).cumsum(2)
     token = token.flip(2)
     beta = after[:, -1]

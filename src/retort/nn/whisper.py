@@ -25,7 +25,7 @@ class WhisperFrontend(nn.Module):
     Args:
         bins: mel bins of a feature frame.
         dim: width of the output.
-        positions: most frames of the output; 1500 (30 s) in the published models.
+        positions: maximum number of output frames; 1500 (30 s) in the published models.
     """
 
     subsampling = 2
@@ -39,11 +39,11 @@ class WhisperFrontend(nn.Module):
 
     @property
     def longest(self) -> int:
-        """Most feature frames of an utterance."""
+        """Maximum number of feature frames of an utterance."""
         return len(self.positions) * self.subsampling
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames `(B,)` of the output for so many feature frames: ceil(T / 2)."""
+        """Number of output frames `(B,)` for numbers of feature frames: ceil(T / 2)."""
         return (lengths + 1) // 2
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ class WhisperLayer(SelfAttention):
 def whisper_parts(
     architecture: Mapping[str, Any], layers: int, bins: int, dropout: float
 ) -> tuple[WhisperFrontend, list[WhisperLayer]]:
-    """Front end and the first `layers` layers of the encoder that a configuration describes, with fresh weights.
+    """Front end and the first `layers` layers of a configuration, with random weights.
 
     Args:
         architecture: values of `transformers`' WhisperConfig.
@@ -112,12 +112,12 @@ def whisper_parts(
     config = WhisperConfig(**{key: value for key, value in architecture.items() if key != "model_type"})
     if config.num_mel_bins != bins:
         raise UserError(
-            f"features.bins is {bins}, this Whisper reads {config.num_mel_bins}",
+            f"features.bins is {bins}, but this Whisper has {config.num_mel_bins} mel bins",
             remedy=f"Set features.bins: {config.num_mel_bins}",
         )
     if layers > config.encoder_layers:
         raise UserError(
-            f"student.encoder.layers is {layers}, this Whisper has {config.encoder_layers}",
+            f"student.encoder.layers is {layers}, but this Whisper has {config.encoder_layers}",
             remedy=f"Set student.encoder.layers: {config.encoder_layers} or less",
         )
     dim = config.d_model
@@ -163,7 +163,7 @@ def copy_whisper_weights(
 ) -> int:
     """Copy the weights of `transformers`' WhisperEncoder; returns the number of tensors.
 
-    Where fewer layers are taken than the model has, its final norm is taken all the same.
+    The final norm is copied even if fewer layers are used than the model has.
 
     Args:
         weights: state dictionary of the encoder.

@@ -1,4 +1,4 @@
-"""Which frames the tokens of Whisper's decoder are in, from its attention weights, as in openai-whisper."""
+"""Token times from the attention weights of Whisper's decoder, as in openai-whisper."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MEDIAN_FRAMES = 7
 
 
 def token_runs(weights: Tensor, counts: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The frame after the last of each token: of every utterance the best division of its frames among its tokens.
+    """The frame after the last one of each token, from the best division of the frames among the tokens.
 
     Weights are normalised over the tokens, smoothed over the frames and averaged over the heads, as in openai-whisper.
 
     Args:
         weights: `(B, heads, N, T)`, attention of the decoder's alignment heads.
-        counts: `(B,)`, tokens of each utterance, EOS counted.
+        counts: `(B,)`, tokens of each utterance, including EOS.
         lengths: `(B,)`, frames of each utterance.
     """
     return [
@@ -28,8 +28,8 @@ def token_runs(weights: Tensor, counts: Tensor, lengths: Tensor) -> list[list[in
 
 
 def middle_frames(runs: list[list[int]], lengths: Tensor) -> Tensor:
-    """`(B, N)` int64: the frame in the middle of each of :func:`token_runs`, on the device of `lengths (B,)`; 0 behind
-    them."""
+    """The middle frame `(B, N)` int64 of each of :func:`token_runs`, on the device of `lengths (B,)`; 0 beyond the
+    tokens."""
     most = max(map(len, runs), default=0)
     middles = torch.zeros(len(runs), most, dtype=torch.int64)
     for row, ends in enumerate(runs):
@@ -39,7 +39,7 @@ def middle_frames(runs: list[list[int]], lengths: Tensor) -> Tensor:
 
 
 def _scores(weights: Tensor) -> NDArray[np.float64]:
-    """`(N, T)` from attention weights `(heads, N, T)`."""
+    """Scores `(N, T)` from attention weights `(heads, N, T)`."""
     deviation, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     normal = (weights - mean) / deviation.clamp(min=1e-10)
     half = MEDIAN_FRAMES // 2
@@ -51,8 +51,8 @@ def _scores(weights: Tensor) -> NDArray[np.float64]:
 
 
 def divide_frames(scores: NDArray[np.float64]) -> list[int]:
-    """The frame after the last of each of N tokens, for the division of T frames into N consecutive runs with the
-    greatest sum of `scores (N, T)`; a run may be empty, and the last one ends with the frames."""
+    """The frame after the last one of each of N tokens, for the division of T frames into N consecutive runs with
+    the greatest sum of `scores (N, T)`. A run may be empty, and the last one ends at T."""
     count, frames = scores.shape
     sums = np.concatenate((np.zeros((count, 1)), np.cumsum(scores, axis=1)), axis=1)
     best = sums[0]

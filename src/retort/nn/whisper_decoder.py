@@ -1,7 +1,7 @@
-"""The decoder of Whisper (Radford et al. 2022, section 2.2): token by token, with attention to the encoder's frames.
+"""The decoder of Whisper (Radford et al. 2022, section 2.2), autoregressive with cross-attention.
 
-It has the interface of :class:`retort.nn.cross_decoder.CrossDecoder`: the start symbol of a history is replaced by the
-prompt, the special tokens for language and task.
+It has the interface of :class:`retort.nn.cross_decoder.CrossDecoder`. The start symbol of a history is replaced by
+the prompt, the special tokens for language and task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WhisperDecoderSizes:
 
     Attributes:
         prompt: number of special tokens before the first token of the text.
-        positions: most tokens of prompt and text; 448 in the published models.
+        positions: maximum number of tokens of prompt and text; 448 in the published models.
         alignment_heads: pairs of layer and head, counted from 0, whose attention weights follow the speech.
     """
 
@@ -41,15 +41,15 @@ class WhisperDecoderSizes:
 
     @property
     def prose(self) -> str:
-        """The sizes in words."""
+        """The sizes as text."""
         return f"Whisper's: {self.layers} layers, dim {self.dim}, {self.heads} heads, feed-forward {self.feedforward}"
 
     @classmethod
     def read(cls, architecture: Mapping[str, Any]) -> WhisperDecoderSizes:
-        """The sizes in what `retort.pretrained.whisper.whisper_architecture` gives.
+        """Read the sizes from the output of `retort.pretrained.whisper.whisper_architecture`.
 
         Raises:
-            UserError: it describes an encoder only.
+            UserError: it describes only an encoder.
         """
         try:
             sizes = cls(
@@ -76,10 +76,10 @@ class WhisperDecoderSizes:
 
 
 class WhisperDecoderLayer(CrossLayer):
-    """Causal self-attention, attention to the frames, feed-forward with GELU; each with its norm before it.
+    """Pre-norm causal self-attention, cross-attention, and feed-forward with GELU.
 
     Args:
-        dropout: after each part; attention weights have none.
+        dropout: dropout after each part; there is no attention dropout.
     """
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
@@ -102,11 +102,11 @@ class WhisperDecoderLayer(CrossLayer):
 
 
 class WhisperDecoded(NamedTuple):
-    """All steps at once.
+    """Outputs of all steps.
 
     Attributes:
-        states: `(B, U, dim)`, before the vocabulary.
-        contexts: `(B, U, dim)`, what the last layer's attention to the frames gives for each token.
+        states: `(B, U, dim)`, before the output layer.
+        contexts: `(B, U, dim)`, context vectors of the last layer's cross-attention.
     """
 
     states: Tensor
@@ -114,12 +114,12 @@ class WhisperDecoded(NamedTuple):
 
 
 class WhisperDecoder(nn.Module):
-    """Embeddings that are also the output layer, learned positions, and a prompt before every text.
+    """Tied embeddings, learned positions, and a prompt before every text.
 
     Args:
-        sizes: of the model.
-        vocabulary: number of ids, the special ones of this project counted.
-        dropout: of embeddings and layers, while training.
+        sizes: sizes of the model.
+        vocabulary: number of ids, including this project's special ones.
+        dropout: dropout of embeddings and layers in training.
     """
 
     def __init__(self, sizes: WhisperDecoderSizes, vocabulary: int, dropout: float) -> None:
@@ -138,16 +138,16 @@ class WhisperDecoder(nn.Module):
 
     @property
     def most_tokens(self) -> int:
-        """The longest text, its end symbol counted."""
+        """Maximum length of a text, including the end symbol."""
         return self.sizes.positions - self.sizes.prompt
 
     def forward(self, previous_tokens: Tensor, source: Tensor, lengths: Tensor) -> WhisperDecoded:
-        """All steps at once, with the history given.
+        """All steps at once, with teacher forcing.
 
         Args:
             previous_tokens: `(B, U)` int64, the start symbol first.
             source: `(B, T, dim)`, frames.
-            lengths: `(B,)`, how many of them are valid.
+            lengths: `(B,)`, number of valid frames.
 
         Raises:
             UserError: the text is longer than the positions.
@@ -160,11 +160,11 @@ class WhisperDecoder(nn.Module):
         return WhisperDecoded(self.norm(hidden[:, before:]), contexts[:, before:])
 
     def logits(self, states: Tensor) -> Tensor:
-        """`(..., V)` of `states (..., dim)`."""
+        """Logits `(..., V)` of `states (..., dim)`."""
         return F.linear(states, self.embedding.weight)
 
     def start(self, source: Tensor, lengths: Tensor) -> CrossState:
-        """The state before the first token, with all of the prompt but its last token; arguments as :meth:`forward`."""
+        """The state after all of the prompt but its last token; arguments as in :meth:`forward`."""
         memory, mask = self.memories(source), attention_mask(lengths, source.shape[1])
         count = self.sizes.prompt - 1
         if count == 0:
@@ -177,14 +177,15 @@ class WhisperDecoder(nn.Module):
         return CrossState(memory, mask, past, count)
 
     def step(self, state: CrossState, previous_tokens: Tensor) -> tuple[Tensor, CrossState]:
-        """One token further.
+        """Decode one token.
 
         Args:
-            state: from :meth:`start` or the step before.
-            previous_tokens: `(M,)` int64; at the first step the start symbol, replaced by the prompt's last token.
+            state: from :meth:`start` or the previous step.
+            previous_tokens: `(M,)` int64; at the first step the start symbol, which is replaced by the prompt's
+                last token.
 
         Returns:
-            logits `(M, V)` and the next state.
+            Logits `(M, V)` and the next state.
         """
         if state.steps < self.sizes.prompt:
             hidden = self.prompt[state.steps].expand(len(previous_tokens), -1)
@@ -228,7 +229,7 @@ class WhisperDecoder(nn.Module):
         return embedded
 
     def memories(self, source: Tensor) -> list[Memory]:
-        """Keys and values of each layer, of the frames `source (B, T, dim)`."""
+        """Keys and values of the frames `source (B, T, dim)` for each layer."""
         return [layer.cross.memory(source) for layer in self.layers if isinstance(layer, CrossLayer)]
 
 
@@ -250,7 +251,7 @@ _LAYER_NAMES: Sequence[tuple[str, str]] = (
 
 
 def named_decoder_weights(decoder: WhisperDecoder) -> dict[str, Tensor]:
-    """Layers, norm and positions under the names of `transformers`' WhisperDecoder; embeddings are not among them."""
+    """Layers, norm and positions under the names of `transformers`' WhisperDecoder, without embeddings."""
     names = dict(_LAYER_NAMES)
     found: dict[str, Tensor] = {"embed_positions.weight": decoder.positions}
     for number, layer in enumerate(decoder.layers):

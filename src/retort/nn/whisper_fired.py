@@ -1,4 +1,4 @@
-"""Whisper's decoder as the decoder of a CIF student: one step for each fire, with attention to the frames around it."""
+"""Whisper's decoder for CIF students: one step per fire, with attention to the frames around it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes
 
 
 class Frames(NamedTuple):
-    """Encoder frames and the fires among them.
+    """Encoder frames and the positions of fires.
 
     Attributes:
         source: `(B, T, dim)`.
@@ -30,13 +30,13 @@ class Frames(NamedTuple):
 
 @dataclass(frozen=True)
 class FiredWhisperState:
-    """What the decoder keeps between steps, of M hypotheses of B utterances.
+    """State of the decoder between steps, for M hypotheses of B utterances.
 
     Attributes:
-        memory: keys and values of each layer, of the frames of B utterances.
-        masks: `(B, 1, U, T)`, the frames that each token attends to.
-        past: of each layer, keys and values of the prompt and of the tokens so far, of M hypotheses.
-        steps: tokens so far.
+        memory: keys and values of the frames of B utterances, for each layer.
+        masks: `(B, 1, U, T)`, frames that each token attends to.
+        past: keys and values of the prompt and the tokens so far of M hypotheses, for each layer.
+        steps: number of tokens so far.
     """
 
     memory: list[Memory]
@@ -45,9 +45,10 @@ class FiredWhisperState:
     steps: int = 0
 
     def select(self, rows: Tensor) -> FiredWhisperState:
-        """The state of the given rows `(K,)` int64, in that order, repeated if need be.
+        """The state of the given rows `(K,)` int64, in that order; rows may repeat.
 
-        The hypotheses of an utterance are neighbours before and after, as many of each utterance.
+        The hypotheses of an utterance are contiguous before and after, and their number is the same for all
+        utterances.
         """
         return replace(self, past=[(key[rows], value[rows]) for key, value in self.past])
 
@@ -55,39 +56,41 @@ class FiredWhisperState:
 class FiredWhisperDecoder(nn.Module):
     """Whisper's decoder over the fired embeddings of CIF, with the interface of `retort.nn.decoder.CifDecoder` (ours).
 
-    Step i reads the embedding of the token before it, as in Whisper, plus a projection of the embedding fired for token i,
-    which is zero before training, and its attention to the frames is limited to a window around the fire. So training
-    starts from exactly Whisper's decoder, limited to the window, and CIF decides how many tokens there are.
+    The input of step i is the embedding of the previous token, as in Whisper, plus a projection of the embedding
+    fired for token i, which is initially zero. The cross-attention is limited to a window around the fire. Training
+    therefore starts from Whisper's decoder limited to the window, while CIF determines the number of tokens.
 
     Args:
-        sizes: of Whisper's decoder.
-        vocabulary: number of ids, the special ones of this project counted.
-        acoustic_dim: of the fired embeddings.
-        window: frames to each side of a fire; 0 attends to all frames.
+        sizes: sizes of Whisper's decoder.
+        vocabulary: number of ids, including this project's special ones.
+        acoustic_dim: width of the fired embeddings.
+        window: number of frames on each side of a fire; 0 attends to all frames.
     """
 
     def __init__(self, sizes: WhisperDecoderSizes, vocabulary: int, acoustic_dim: int, window: int) -> None:
         super().__init__()
         self.window = window
-        # Whisper was trained without dropout: with 0.1 in its decoder, what it knows is gone (2.4 nats a token become 10).
+        # Whisper was trained without dropout: dropout 0.1 in its decoder raises the loss from 2.4 to 10 nats per
+        # token.
         self.whisper = WhisperDecoder(sizes, vocabulary, 0.0)
         self.fired = nn.Linear(acoustic_dim, sizes.dim, bias=False)
         nn.init.zeros_(self.fired.weight)
 
     def remember(self, hidden: Tensor, lengths: Tensor, places: Tensor) -> Frames:
-        """What :meth:`forward` and :meth:`start` need of `hidden (B, T, dim)`; `places (B, U)` are the tokens' frames."""
+        """Frames for :meth:`forward` and :meth:`start` from `hidden (B, T, dim)`; `places (B, U)` are the frames of
+        the tokens."""
         return Frames(hidden, lengths, places)
 
     def forward(self, previous_tokens: Tensor, embeddings: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
-        """All steps at once, with the history given.
+        """All steps at once, with teacher forcing.
 
         Args:
             previous_tokens: `(B, U)` int64, the start symbol first.
             embeddings: `(B, U, acoustic_dim)`, fired by CIF.
-            frames: of :meth:`remember`.
+            frames: result of :meth:`remember`.
 
         Returns:
-            states `(B, U, dim)` before the vocabulary, and logits `(B, U, V)`.
+            States `(B, U, dim)` before the output layer, and logits `(B, U, V)`.
 
         Raises:
             UserError: the text is longer than the positions.
@@ -110,19 +113,19 @@ class FiredWhisperDecoder(nn.Module):
     def step(
         self, state: FiredWhisperState, previous_tokens: Tensor, embedding: Tensor
     ) -> tuple[Tensor, FiredWhisperState]:
-        """One token further.
+        """Decode one token.
 
         Args:
-            state: from :meth:`start` or the step before.
+            state: from :meth:`start` or the previous step.
             previous_tokens: `(M,)` int64.
-            embedding: `(M, acoustic_dim)`, this token's.
+            embedding: `(M, acoustic_dim)`, fired embedding of this token.
 
         Returns:
-            logits `(M, V)` and the next state.
+            Logits `(M, V)` and the next state.
         """
         whisper = self.whisper
         hidden = whisper.embedding(previous_tokens) if state.steps else whisper.prompt[-1]
-        # An utterance may fire more tokens than there are positions, if it is no speech.
+        # An utterance without speech may fire more tokens than there are positions.
         place = min(whisper.sizes.prompt - 1 + state.steps, whisper.sizes.positions - 1)
         hidden = (hidden + whisper.positions[place] + self.fired(embedding))[:, None]
         mask, past = state.masks[:, :, state.steps, None], []

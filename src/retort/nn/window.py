@@ -1,4 +1,4 @@
-"""Attention from tokens to the encoder frames around the place where each was fired."""
+"""Attention of tokens to the encoder frames around their fires."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class FrameMemory:
     rows: Tensor
 
     def select(self, rows: Tensor) -> FrameMemory:
-        """The same frames for the hypotheses `rows (K,)` int64 of the present ones."""
+        """The frames of the hypotheses `rows (K,)` int64."""
         return replace(self, rows=self.rows[rows])
 
 
 def fire_frames(fire_times: Tensor, lengths: Tensor) -> Tensor:
-    """`(B, U)` int64: the encoder frame in which a token was complete, from `fire_times (B, U)` in frames."""
+    """Encoder frames `(B, U)` int64 in which tokens were complete, from `fire_times (B, U)` in frames."""
     return (fire_times.ceil().long() - 1).clamp(min=0).minimum((lengths - 1).clamp(min=0)[:, None])
 
 
@@ -41,10 +41,10 @@ class WindowAttention(nn.Module):
     """Multi-head attention over `2 window + 1` frames around a token's fire, with a learned bias for each distance.
 
     Args:
-        dim: of the queries and the output.
-        source_dim: of the encoder frames.
+        dim: width of the queries and the output.
+        source_dim: width of the encoder frames.
         heads: must divide `dim`.
-        window: frames to each side.
+        window: number of frames on each side.
     """
 
     def __init__(self, dim: int, source_dim: int, heads: int, window: int) -> None:
@@ -58,14 +58,14 @@ class WindowAttention(nn.Module):
         self.distances = nn.Parameter(torch.zeros(heads, 2 * window + 1))
 
     def remember(self, hidden: Tensor, lengths: Tensor, places: Tensor) -> FrameMemory:
-        """Keys and values of `hidden (B, T, source_dim)`; `places (B, U)` are the tokens' frames."""
+        """Keys and values of `hidden (B, T, source_dim)`; `places (B, U)` are the frames of the tokens."""
         rows = torch.arange(len(hidden), device=hidden.device)
         return FrameMemory(self.key(hidden), self.value(hidden), lengths, places, rows)
 
     def forward(self, states: Tensor, memory: FrameMemory, first: int = 0) -> Tensor:
-        """`states (M, N, dim)` of the tokens `first` to `first + N` to what they attend to, of the same shape.
+        """Attention output of `states (M, N, dim)` of the tokens `first` to `first + N`, of the same shape.
 
-        Nothing is attended to in an utterance without frames, and beyond its last frame.
+        Frames beyond the last one are masked; the result is zero for an utterance without frames.
         """
         rows = memory.rows[:, None, None]
         places = memory.places[memory.rows, first : first + states.shape[1], None]

@@ -1,7 +1,8 @@
-"""A Zipformer's stacks: blocks at frame rates that fall and rise again, as in a U-Net.
+"""Zipformer stacks: blocks at decreasing and then increasing frame rates, as in a U-Net.
 
 Yao et al., "Zipformer: A faster and better encoder for automatic speech recognition", ICLR 2024, arXiv 2310.11230.
-Its front end (Conv-Embed) is not here but for the norm at its end: the stacks stand behind a front end of ours.
+Of the paper's front end (Conv-Embed) only the final norm is included; the stacks follow a front end of this
+package.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.positions import compact_table
 
 LEAST, MOST, STRAIGHT = 0.2, 1.0, 0.9
-"""Between the first two the training loop keeps the weights of a :class:`Bypass`, at first between the last two (section
-3.2)."""
+"""The training loop keeps the weights of a :class:`Bypass` between the first two values, initially between the last
+two (section 3.2)."""
 _TINY = 1e-12
 
 
 def swoosh_r(hidden: Tensor) -> Tensor:
-    """log(1 + exp(x - 1)) - 0.08 x - 0.313261687, which passes through the origin (section 3.4)."""
+    """SwooshR: log(1 + exp(x - 1)) - 0.08 x - 0.313261687, which is 0 at 0 (section 3.4)."""
     return F.softplus(hidden - 1.0) - 0.08 * hidden - 0.313261687
 
 
 def swoosh_l(hidden: Tensor) -> Tensor:
-    """log(1 + exp(x - 4)) - 0.08 x - 0.035: of modules that are off most of the time (section 3.4)."""
+    """SwooshL: log(1 + exp(x - 4)) - 0.08 x - 0.035, for modules that are usually off (section 3.4)."""
     return F.softplus(hidden - 4.0) - 0.08 * hidden - 0.035
 
 
 def scaled_linear(inputs: int, outputs: int, scale: float) -> nn.Linear:
-    """A linear layer whose first weights are `scale` times torch's, its bias uniform within 0.1 x `scale`."""
+    """A linear layer whose initial weights are `scale` times torch's; the bias is uniform within 0.1 x `scale`."""
     linear = nn.Linear(inputs, outputs)
     with torch.no_grad():
         linear.weight.mul_(scale)
@@ -50,7 +51,7 @@ class BiasNorm(nn.Module):
         self.log_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`hidden (..., dim)` of any floating dtype to the same shape in float32 or better."""
+        """Normalise `hidden (..., dim)` of any floating dtype; the result is in float32 or better."""
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         power = (hidden - self.bias).square().mean(-1, keepdim=True)
         return hidden * ((power + _TINY).rsqrt() * self.log_scale.exp())
@@ -62,8 +63,9 @@ class Bypass(nn.Module):
     :func:`retort.engine.parameters.constrain` keeps c within its limits.
 
     Args:
-        dim: channels.
-        straight_steps: updates in which c is at least `STRAIGHT`, where it begins then; without any it begins at 0.5.
+        dim: number of channels.
+        straight_steps: number of updates in which c is at least `STRAIGHT`, also its initial value; if 0, c is
+            initially 0.5.
     """
 
     def __init__(self, dim: int, straight_steps: int = 0) -> None:
@@ -72,26 +74,26 @@ class Bypass(nn.Module):
         self.weight = nn.Parameter(torch.full((dim,), STRAIGHT if straight_steps else 0.5))
 
     def limits(self, step: int) -> tuple[float, float]:
-        """Of c behind update number `step`, counted from 0."""
+        """Limits of c after update number `step`, counted from 0."""
         return (STRAIGHT if step < self.straight_steps else LEAST), MOST
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """Two tensors `(..., dim)`."""
+        """Combine two tensors `(..., dim)`."""
         return before + (after - before) * self.weight
 
 
 class AttentionWeights(nn.Module):
-    """What every frame attends to, by content and by distance (multi-head attention weight, section 3.2).
+    """Attention weights by content and distance (multi-head attention weight, section 3.2).
 
-    Queries and keys are not divided by the root of their width: their first weights are so much smaller.
+    Queries and keys are not divided by the root of their width; their initial weights are smaller instead.
 
     Args:
-        dim: of the input.
-        heads: any number.
-        query: width of queries and keys in a head.
-        position: width of what is compared with distances, in a head.
-        table: width of the sinusoids of a distance.
-        dropout: on the weights.
+        dim: width of the input.
+        heads: number of heads.
+        query: width of queries and keys per head.
+        position: width of the position term per head.
+        table: width of the distance table.
+        dropout: dropout of the weights.
     """
 
     def __init__(self, dim: int, heads: int, query: int, position: int, table: int, dropout: float) -> None:
@@ -105,7 +107,8 @@ class AttentionWeights(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `mask (B, 1, 1, T)` true for keys that may be attended to, to `(B, heads, T, T)`."""
+        """Weights `(B, heads, T, T)` for `hidden (B, T, dim)` and `mask (B, 1, 1, T)`, true for keys that may be
+        attended to."""
         parts = self.projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, place = parts.split(self.sizes, dim=-1)
         table = compact_table(hidden.shape[1], self.table, hidden.device).to(hidden.dtype)
@@ -117,7 +120,7 @@ class AttentionWeights(nn.Module):
 
 
 class WeightedSum(nn.Module):
-    """Self-attention whose weights are given: values, their weighted sums, a projection back to `dim`."""
+    """Self-attention with given weights: values, their weighted sums, and a projection to `dim`."""
 
     def __init__(self, dim: int, heads: int, value: int) -> None:
         super().__init__()
@@ -133,7 +136,7 @@ class WeightedSum(nn.Module):
 
 
 class NonLinearAttention(nn.Module):
-    """linear(A x attention(tanh(B) x C)), each of 3/4 of the width, by the weights of one head (section 3.2)."""
+    """linear(A x attention(tanh(B) x C)), each of 3/4 of the width, with the weights of one head (section 3.2)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -142,7 +145,7 @@ class NonLinearAttention(nn.Module):
         self.output = scaled_linear(width, dim, 0.05)
 
     def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `weights (B, heads, T, T)`, of which the first head counts."""
+        """`hidden (B, T, dim)`, `weights (B, heads, T, T)`; only the first head is used."""
         outer, gate, value = self.projection(hidden).chunk(3, dim=-1)
         result: Tensor = self.output(outer * (weights[:, 0].to(value.dtype) @ (gate.tanh() * value)))
         return result
@@ -166,8 +169,8 @@ class Convolution(nn.Module):
     """Pointwise convolution with GLU, depthwise convolution, SwooshR, pointwise convolution; no norm.
 
     Args:
-        dim: of input and output.
-        kernel: of the depthwise convolution, frames, odd.
+        dim: width of input and output.
+        kernel: width of the depthwise convolution in frames, odd.
     """
 
     def __init__(self, dim: int, kernel: int) -> None:
@@ -177,21 +180,21 @@ class Convolution(nn.Module):
         self.output = scaled_linear(dim, dim, 0.05)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `mask (B, T)`; padded frames are convolved as zeros."""
+        """`hidden (B, T, dim)`, `mask (B, T)`; padded frames are treated as zeros."""
         hidden = F.glu(self.gate(hidden), dim=-1).masked_fill(~mask[..., None], 0.0)
         result: Tensor = self.output(swoosh_r(self.depthwise(hidden)))
         return result
 
 
 class ZipformerBlock(nn.Module):
-    """Section 3.2, figure 2. The three feed-forwards are 3/4, 1 and 5/4 of the width that the configuration states.
+    """Zipformer block (section 3.2, figure 2). The three feed-forwards are 3/4, 1 and 5/4 of the configured width.
 
-    The paper's Balancer and Whitener, which change nothing but gradients, and what its implementation leaves out
-    at random while training (modules, whole blocks, channels) are not here.
+    The paper's Balancer and Whitener, which change only gradients, and the random dropping of modules, blocks and
+    channels in its implementation are omitted.
 
     Args:
-        config: of the encoder.
-        stack: whose sizes the block has, counted from 0.
+        config: configuration of the encoder.
+        stack: index of the stack that determines the sizes, from 0.
     """
 
     def __init__(self, config: EncoderConfig, stack: int) -> None:
@@ -211,7 +214,7 @@ class ZipformerBlock(nn.Module):
         self.norm = BiasNorm(dim)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `lengths (B,)`; what stands behind a length is undefined."""
+        """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         frames = hidden.shape[1]
         mask = valid_mask(lengths, frames)
         weights = self.weights(hidden, attention_mask(lengths, frames))
@@ -230,10 +233,10 @@ class ZipformerBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Weighted mean over so many frames each, with one learned weight a place, softmax-normalised (section 3.1).
+    """Weighted mean over `factor` frames, with one learned weight per position, softmax-normalised (section 3.1).
 
-    Over the last frames of an utterance the weights are shared out among those that are there; the authors'
-    implementation fills up with the last frame of the batch, so that padding changes what is heard.
+    For the last frames of an utterance the weights are normalised over the valid ones; the authors' implementation
+    pads with the last frame of the batch, so that results depend on padding.
     """
 
     def __init__(self, factor: int) -> None:
@@ -241,7 +244,8 @@ class Downsample(nn.Module):
         self.weight = nn.Parameter(torch.zeros(factor))
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, T, D)` to `(B, ceil(T / factor), D)`, lengths to ceil(L / factor); behind these are zeros."""
+        """`(B, T, D)` to `(B, ceil(T / factor), D)`, lengths to ceil(L / factor); values beyond the lengths are
+        zero."""
         factor, frames = len(self.weight), hidden.shape[1]
         padding = -frames % factor
         valid = valid_mask(lengths, frames + padding)
@@ -253,15 +257,15 @@ class Downsample(nn.Module):
 
 
 class ZipformerStack(nn.Module):
-    """Blocks between :class:`Downsample` and its reverse, which repeats every frame; the frame rate stays.
+    """Blocks between :class:`Downsample` and upsampling by repetition; the frame rate of input and output is the same.
 
-    A stack changes the first channels, as many as it is wide. The others pass, so that a wider stack behind it
-    finds what a stack before left there, and the last one's output has every channel of the most recent stack
-    that has it: with widths that rise and fall again, the paper's padding, truncation and final concatenation.
+    A stack changes its first channels, as many as it is wide, and passes the others, so every output channel is
+    that of the most recent stack that has it. With widths that rise and fall this is the paper's padding,
+    truncation and final concatenation.
 
     Args:
-        config: of the encoder; `dim` is the width of the widest stack.
-        number: of the stack, counted from 1; the first has a norm before it, as the paper's front end ends in.
+        config: configuration of the encoder; `dim` is the width of the widest stack.
+        number: number of the stack, from 1; the first one starts with the final norm of the paper's front end.
     """
 
     def __init__(self, config: EncoderConfig, number: int = 1) -> None:
@@ -274,9 +278,9 @@ class ZipformerStack(nn.Module):
         self.bypass = Bypass(self.dim, own.straight_steps) if factor > 1 else None
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, n)` to `(B, T, config.dim)`, `lengths (B,)`; what stands behind a length is undefined.
+        """`hidden (B, T, n)` to `(B, T, config.dim)`, `lengths (B,)`; values beyond the lengths are undefined.
 
-        Of n < config.dim the missing channels are zeros.
+        For n < config.dim the missing channels are zeros.
         """
         hidden = F.pad(hidden, (0, self.width - hidden.shape[-1]))
         changed, passed = hidden.split((self.dim, self.width - self.dim), dim=-1)
@@ -298,5 +302,5 @@ class ZipformerStack(nn.Module):
 
 
 def widest_block(config: EncoderConfig) -> ZipformerBlock:
-    """A single block with the sizes of the widest stack, over vectors of `config.dim`."""
+    """A single block with the sizes of the widest stack, of width `config.dim`."""
     return ZipformerBlock(config, config.zipformer.dims.index(config.dim))

@@ -1,4 +1,4 @@
-"""Pretrained models by short names: a catalogue, where they come from, and the cache that they are converted into."""
+"""Pretrained models: a catalogue of short names, downloads, conversion, and a cache."""
 
 from retort.pretrained.cache import cache_folder, locate, resolve
 from retort.pretrained.catalogue import Entry, load_catalogue

@@ -1,4 +1,5 @@
-"""Members of downloaded packages: wheels and .tgz files are read as archives; nothing of them is installed or run."""
+"""Extraction of members of downloaded packages: wheels and .tgz files are read as archives, and nothing is
+installed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _BLOCK = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """64 hex digits of a file."""
+    """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -27,14 +28,14 @@ def sha256_of(path: Path) -> str:
 def join_members(
     file: File, archives: list[Path], out: Path, step: Callable[[int], None] = lambda count: None
 ) -> None:
-    """Put a file of the catalogue together from members of archives.
+    """Assemble a file of the catalogue from members of archives.
 
     Args:
-        archives: of the entry's packages, in their order.
-        step: is called with the number of bytes of every block.
+        archives: archives of the entry's packages, in order.
+        step: called with the number of bytes of every block.
 
     Raises:
-        UserError: an archive cannot be read or lacks a member, or the result is not what the catalogue says.
+        UserError: an archive cannot be read or lacks a member, or the checksum of the result differs.
     """
     digest, size = hashlib.sha256(), 0
     with out.open("wb") as target:
@@ -56,14 +57,14 @@ def join_members(
 
 
 def unzip_members(archive: Path, members: dict[str, str], out: Path, most: int) -> None:
-    """Take named members out of a zip archive.
+    """Extract named members of a zip archive.
 
     Args:
-        members: path in the archive -> SHA-256 of the content; each is written to `out` under its last name.
-        most: bytes of all of them at most.
+        members: path in the archive -> SHA-256 of the content; the file is written to `out` under its last name.
+        most: maximum total size in bytes.
 
     Raises:
-        UserError: it cannot be read or lacks a member, or one is not what the catalogue says.
+        UserError: it cannot be read or lacks a member, or a checksum differs.
     """
     left = most
     for path, sha256 in members.items():
@@ -81,10 +82,10 @@ def unzip_members(archive: Path, members: dict[str, str], out: Path, most: int) 
 
 
 def take_members(folder: Folder, archives: list[Path], out: Path) -> None:
-    """Take the members of a folder of the catalogue into `out`.
+    """Extract the members of a folder of the catalogue into `out`.
 
     Raises:
-        UserError: the archive cannot be read, or there are others than the catalogue says.
+        UserError: the archive cannot be read, or the number or size of the members differs.
     """
     number, pattern = folder.members.split(":", 1)
     archive = archives[int(number)]
@@ -108,7 +109,7 @@ def _other(name: str, archive: Path, what: str) -> UserError:
     return UserError(
         f"{name} is not the file of the catalogue ({what})",
         where=archive,
-        remedy="The package was changed: do not use it; report it, or give the folder of a model of your own",
+        remedy="The package was changed: do not use it and report it, or give the folder of another model",
     )
 
 
@@ -126,7 +127,7 @@ _BROKEN = (
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
-    """A package, of which everything that cannot be read is the user's error."""
+    """Context manager that converts errors of an archive to UserError."""
     try:
         if archive.suffix == ".tgz":
             with tarfile.open(archive, "r:gz") as tar:
@@ -136,10 +137,10 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
                 yield wheel
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk, not of the archive
+            raise  # an error of the disk, not of the archive
         reason = str(error.args[0]) if error.args else type(error).__name__
         raise UserError(
-            f"no usable archive: {reason}",
+            f"the archive cannot be used: {reason}",
             where=archive,
             remedy="Delete it and run the command again",
         ) from None
@@ -152,7 +153,7 @@ def _open_archive(archive: Path, member: str) -> Iterator[IO[bytes]]:
             there = member in opened.namelist()
             source: IO[bytes] | None = opened.open(member) if there else None
         else:
-            # A link could name anything; of a folder or a device there is nothing to read.
+            # A link could point anywhere, and folders and devices have no content.
             there = member in opened.getnames() and opened.getmember(member).isfile()
             source = opened.extractfile(member) if there else None
         if source is None:

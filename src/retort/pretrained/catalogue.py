@@ -1,4 +1,4 @@
-"""The catalogue of pretrained models: what each short name is, which packages carry it, and its checksums."""
+"""The catalogue of pretrained models: short names, packages and checksums."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Package:
 
     Attributes:
         registry: `pip` (a wheel) or `npm` (a .tgz).
-        name: with its version, as the registry's client takes it.
-        bytes, sha256: of the archive.
+        name: name and version in the syntax of the registry's client.
+        bytes, sha256: size and checksum of the archive.
     """
 
     registry: str = "pip"
@@ -30,12 +30,12 @@ class Package:
 
 @dataclass
 class File:
-    """A file that is put together from members of packages.
+    """A file that is assembled from members of packages.
 
     Attributes:
-        members: `PACKAGE:PATH`, the position of the package in the list and a path in its archive; joined in order.
-        bytes, sha256: of the result.
-        inside: a zip archive whose members `files` are wanted rather than itself: path in it -> SHA-256.
+        members: `PACKAGE:PATH`, index of the package in the list and path in its archive; concatenated in order.
+        bytes, sha256: size and checksum of the result.
+        inside: for a zip archive whose members are needed instead of it: path in it -> SHA-256.
     """
 
     members: list[str] = field(default_factory=list)
@@ -46,12 +46,12 @@ class File:
 
 @dataclass
 class Folder:
-    """Many files of one size from one package, which its checksum alone covers.
+    """Files of equal size from one package, verified by the package's checksum.
 
     Attributes:
-        members: `PACKAGE:PATTERN`, as in :class:`File`; each keeps its last name.
-        count: how many there are.
-        bytes: of each.
+        members: `PACKAGE:PATTERN`, as in :class:`File`; each file keeps its last name.
+        count: number of files.
+        bytes: size of each file.
     """
 
     members: str = ""
@@ -61,18 +61,18 @@ class Folder:
 
 @dataclass
 class Entry:
-    """One pretrained model.
+    """A pretrained model.
 
     Attributes:
-        about: one line for people.
-        licence: SPDX identifier, with the origin where it is another upload's.
-        format: which converter of `retort.pretrained.convert` makes the folder of the cache.
-        hub: its name on Hugging Face's hub.
-        revision: the commit of the hub's repository, empty for its newest.
-        hub_files: patterns of the files that are fetched from there; empty where the packages alone are used.
-        hub_sha256: file -> SHA-256 of what the hub gives.
+        about: description in one line.
+        licence: SPDX identifier, with the origin if it is that of another upload.
+        format: name of the converter in `retort.pretrained.convert`.
+        hub: Hugging Face name.
+        revision: commit of the hub's repository; empty for the newest.
+        hub_files: patterns of the files that are fetched from the hub; empty if only packages are used.
+        hub_sha256: file -> SHA-256 of the files from the hub.
         packages, files, folders: the same model in package registries.
-        needs: modules that the conversion from packages imports, beyond what is always installed.
+        needs: additional modules for the conversion from packages.
     """
 
     about: str = ""
@@ -89,16 +89,16 @@ class Entry:
 
     @property
     def download_bytes(self) -> int:
-        """Of all packages."""
+        """Size of all packages."""
         return sum(each.bytes for each in self.packages)
 
 
 @cache
 def load_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
-    """Short name -> entry, in the order of the file.
+    """Entries by short name, in the order of the file.
 
     Raises:
-        UserError: the file cannot be read, or an entry has an unknown key or a value of a wrong type.
+        UserError: the file cannot be read, or an entry has an unknown key or a wrong type.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -1,4 +1,4 @@
-"""Whisper models in CTranslate2's format, as faster-whisper ships them: read into tensors under transformers' names."""
+"""Reader of Whisper models in CTranslate2's format, as used by faster-whisper, with transformers' tensor names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from retort.common.errors import UserError
 
 VERSION = 6
-"""Of the binary format; what writes it counts upwards with every change."""
+"""Supported version of the binary format."""
 SPECIFICATION = "WhisperSpec"
 _TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 _BYTES = (4, 1, 2, 4, 2, 2)
@@ -27,7 +27,7 @@ class Variables(NamedTuple):
     Attributes:
         specification: the kind of model.
         arrays: name -> values; bfloat16 is widened to float32, everything else is as stored.
-        aliases: another name -> the name of the array that it stands for.
+        aliases: alias -> name of the array.
     """
 
     specification: str
@@ -36,10 +36,10 @@ class Variables(NamedTuple):
 
 
 def read_variables(path: Path) -> Variables:
-    """All variables of a `model.bin`; the arrays are mapped from the file.
+    """Read all variables of a `model.bin`; the arrays are memory-mapped.
 
     Raises:
-        UserError: there is no such file, it is of another version, or it ends too early.
+        UserError: the file does not exist, has another version, or is truncated.
     """
     try:
         data = np.memmap(path, np.uint8, "r")
@@ -48,12 +48,12 @@ def read_variables(path: Path) -> Variables:
     reader = _Reader(memoryview(cast(Any, data)), path)
     if (version := reader.number("I")) != VERSION:
         raise UserError(
-            f"version {version} of CTranslate2's format, where {VERSION} is read",
+            f"the version of CTranslate2's format is {version}, but only {VERSION} is supported",
             where=path,
             remedy="Convert the model again with CTranslate2 3 or newer",
         )
     specification = reader.text()
-    reader.number("I")  # the revision of the specification
+    reader.number("I")  # revision of the specification
     arrays = {}
     for _ in range(reader.count("variables", _MOST_VARIABLES)):
         name = reader.text()
@@ -66,12 +66,12 @@ def read_variables(path: Path) -> Variables:
 
 
 class Whisper(NamedTuple):
-    """A Whisper model of CTranslate2.
+    """Weights and sizes of a Whisper model of CTranslate2.
 
     Attributes:
-        tensors: under the names of transformers' `WhisperForConditionalGeneration`; the output layer is that of the
-            embeddings and not among them.
-        sizes: what transformers' `WhisperConfig` takes: d_model, layers, heads, feed-forward sizes, vocabulary,
+        tensors: tensors with the names of transformers' `WhisperForConditionalGeneration`, without the output
+            layer, which is tied to the embeddings.
+        sizes: arguments of transformers' `WhisperConfig`: d_model, layers, heads, feed-forward sizes, vocabulary,
             mel bins, positions.
     """
 
@@ -80,14 +80,14 @@ class Whisper(NamedTuple):
 
 
 def read_whisper(path: Path) -> Whisper:
-    """The weights of a Whisper model (a `model.bin`), float16 or float32 as they are stored.
+    """Read the weights of a Whisper model (`model.bin`) in float16 or float32, as stored.
 
     Raises:
         UserError: it cannot be read, is another kind of model, is quantised, or lacks a weight.
     """
     found = read_variables(path)
     if found.specification != SPECIFICATION:
-        raise UserError(f"a {found.specification}, no Whisper model", where=path)
+        raise UserError(f"the model is a {found.specification}, not a Whisper model", where=path)
     arrays = found.arrays
     quantised = sorted(name for name in arrays if name.endswith(("weight_scale", "weight_zero")))
     if quantised or any(each.dtype == np.int8 and each.ndim for each in arrays.values()):
@@ -99,7 +99,7 @@ def read_whisper(path: Path) -> Whisper:
 def _sizes(arrays: Arrays, path: Path) -> dict[str, int]:
     def heads(part: str) -> int:
         if (value := arrays.get(f"{part}/num_heads")) is None or value.size != 1 or value.item() < 1:
-            raise UserError(f"it does not say its {part}/num_heads", where=path, remedy=_REMEDY)
+            raise UserError(f"{part}/num_heads is missing", where=path, remedy=_REMEDY)
         return int(value.item())
 
     embeddings, convolution = arrays["decoder/embeddings/weight"], arrays["encoder/conv1/weight"]
@@ -126,7 +126,7 @@ def _layers(arrays: Arrays, part: str) -> int:
 
 
 class _Layers:
-    """Variables by name, of which a missing one or one of a wrong shape is the user's error."""
+    """Access to variables by name; a missing variable or a wrong shape raises UserError."""
 
     def __init__(self, arrays: Arrays, path: Path) -> None:
         self.arrays, self.path = arrays, path
@@ -154,7 +154,7 @@ def _named(get: _Layers) -> list[tuple[str, np.ndarray]]:
         linear(target, get(f"{source}/gamma", 1), get(f"{source}/beta", 1))
 
     def joined(source: str, target: str, names: tuple[str, ...]) -> None:
-        """One layer of CTranslate2 holds several of transformers', one below the other; keys have no bias."""
+        """CTranslate2 fuses several layers of transformers, stacked by rows; keys have no bias."""
         weight, bias = get.linear(source)
         if len(weight) % len(names) or len(weight) != len(bias):
             raise UserError(f"{source} has {len(weight)} rows", where=get.path, remedy=_REMEDY)
@@ -185,7 +185,7 @@ def _named(get: _Layers) -> list[tuple[str, np.ndarray]]:
 
 
 class _Reader:
-    """Little-endian values one behind the other, with every length checked against what is left."""
+    """Reader of consecutive little-endian values that checks every length."""
 
     def __init__(self, data: memoryview, path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
@@ -193,7 +193,7 @@ class _Reader:
     def take(self, count: int) -> memoryview:
         if count > len(self.data) - self.at:
             raise UserError(
-                "ends too early, or is no model of CTranslate2",
+                "it is truncated, or not a CTranslate2 model",
                 where=self.path,
                 remedy="Fetch the file again",
             )
@@ -205,7 +205,7 @@ class _Reader:
 
     def count(self, of: str, most: int) -> int:
         if (found := self.number("I")) > most:
-            raise self._broken(f"it claims {found} {of}")
+            raise self._broken(f"it states {found} {of}")
         return found
 
     def text(self) -> str:
@@ -214,12 +214,12 @@ class _Reader:
         try:
             return raw.rstrip(b"\0").decode() if length <= _LONGEST_NAME else self._fail("a name is too long")
         except UnicodeDecodeError:
-            return self._fail("a name is no text")
+            return self._fail("a name is not text")
 
     def array(self, name: str) -> np.ndarray:
         rank = self.number("B")
         if rank > _MOST_DIMENSIONS:
-            raise self._broken(f"{name} claims {rank} dimensions")
+            raise self._broken(f"{name} states {rank} dimensions")
         shape = tuple(self.number("I") for _ in range(rank))
         kind, size = self.number("B"), self.number("I")
         if kind >= len(_TYPES):
@@ -237,7 +237,7 @@ class _Reader:
 
     def _broken(self, what: str) -> UserError:
         return UserError(
-            f"no readable model of CTranslate2: {what}", where=self.path, remedy="Fetch the file again"
+            f"the CTranslate2 model cannot be read: {what}", where=self.path, remedy="Fetch the file again"
         )
 
     def _fail(self, what: str) -> Any:

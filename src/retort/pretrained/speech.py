@@ -1,4 +1,4 @@
-"""Opening pretrained speech encoders; every failure is one line."""
+"""Opens pretrained speech encoders; every failure is a one-line error."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
-"""`model_type` of whole recognisers, whose encoder is taken."""
+"""`model_type`s of complete recognisers, whose encoder is used."""
 KINDS = (*WAVE_KINDS, "whisper", *CONFORMER_KINDS, *_PARAKEET)
-"""What `model_type` may be."""
+"""Supported `model_type`s."""
 FEATURES = {"whisper": "whisper", "wav2vec2-bert": "w2v_bert", "parakeet_encoder": "parakeet"}
-"""What `features.kind` an architecture reads; `wave` where it is not named here."""
+"""`features.kind` by architecture; `wave` for others."""
 _WHISPER = (
     "num_mel_bins",
     "d_model",
@@ -30,7 +30,7 @@ _WHISPER = (
     "encoder_ffn_dim",
     "max_source_positions",
 )
-"""What of a Whisper's configuration describes its encoder."""
+"""Keys of a Whisper configuration that describe the encoder."""
 REMEDY = "Give the folder of a speech encoder or its Hugging Face name, such as facebook/hubert-base-ls960"
 _PLAIN = {
     "apply_spec_augment": False,
@@ -39,13 +39,13 @@ _PLAIN = {
     "layerdrop": 0.0,
     "add_adapter": False,
 }
-"""Masks of its own would draw from numpy's generator (the recipe's `augment` has some); several processes need every
-layer in every update; an adapter would change the rate."""
+"""Settings that are disabled: masks that use numpy's generator (the recipe's `augment` has masks), layer drop,
+which does not work with several processes, and adapters, which change the frame rate."""
 _NOT_KEPT = ("architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version")
 
 
 def speech_architecture(name: str) -> dict[str, Any]:
-    """What rebuilds a speech encoder without its files: `model_type`, and where its configuration is not the default.
+    """Description from which a speech encoder can be rebuilt: `model_type` and the non-default configuration values.
 
     Raises:
         UserError: it cannot be found or opened, or is of another kind.
@@ -58,13 +58,13 @@ def speech_architecture(name: str) -> dict[str, Any]:
     config = load_pretrained(load, name, REMEDY)
     if config.model_type not in KINDS:
         raise UserError(
-            f"a model of type {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
+            f"the type of the model is {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
         )
     if config.model_type in _PARAKEET:
         config = config.encoder_config
     if getattr(config, "conv_pos_batch_norm", False):
         raise UserError(
-            "its positions have a BatchNorm, which hears padding", where=name, remedy="Choose another model"
+            "its positions have a BatchNorm, whose statistics include padding", where=name, remedy="Choose another model"
         )
     if config.model_type == "whisper":
         return {"model_type": "whisper", **{key: getattr(config, key) for key in _WHISPER}}
@@ -75,10 +75,10 @@ def speech_architecture(name: str) -> dict[str, Any]:
 
 
 def open_speech_encoder(name: str) -> PreTrainedModel:
-    """A pretrained speech encoder of :func:`speech_architecture`, in float32 on the CPU; torch's generator is kept.
+    """Open a pretrained speech encoder, in float32 on the CPU; torch's generator is kept.
 
     Raises:
-        UserError: as there, or it lacks weights.
+        UserError: as in :func:`speech_architecture`, or it lacks weights.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -95,10 +95,10 @@ def open_speech_encoder(name: str) -> PreTrainedModel:
 
 
 def open_whisper_encoder(name: str) -> dict[str, Tensor]:
-    """The weights of a Whisper's encoder, float32, under the names of `transformers`' WhisperEncoder.
+    """Weights of a Whisper encoder, float32, with the names of `transformers`' WhisperEncoder.
 
     Raises:
-        UserError: as :func:`speech_architecture`, or it lacks weights.
+        UserError: as in :func:`speech_architecture`, or it lacks weights.
     """
     from transformers import WhisperModel
 
@@ -109,23 +109,23 @@ def open_whisper_encoder(name: str) -> dict[str, Tensor]:
         model, report = load_pretrained(load, name, REMEDY)
     missing = sorted(str(key) for key in report["missing_keys"] if "encoder." in str(key))
     if missing:
-        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+        raise UserError(f"its weights lack {missing[0]}", where=name, remedy="Fetch the model again")
     weights: dict[str, Tensor] = model.encoder.state_dict()
     return weights
 
 
 def open_conformer_encoder(name: str) -> dict[str, Tensor]:
-    """The weights of a w2v-BERT's or Parakeet's encoder, float32, under the names of `transformers`' encoder.
+    """Weights of a w2v-BERT or Parakeet encoder, float32, with the names of `transformers`' encoder.
 
     Raises:
-        UserError: as :func:`speech_architecture`, or it lacks weights.
+        UserError: as in :func:`speech_architecture`, or it lacks weights.
     """
     from transformers import AutoConfig, AutoModel, ParakeetEncoder
 
     architecture = speech_architecture(name)
     config = AutoConfig.for_model(**architecture)
     parakeet = architecture["model_type"] == "parakeet_encoder"
-    # Of a whole recogniser the encoder's weights stand under `encoder.`.
+    # In a complete recogniser the encoder's weights have the prefix `encoder.`.
     mapping = {"key_mapping": {"^encoder\\.": ""}} if parakeet else {}
 
     def load(source: str, local: bool) -> tuple[PreTrainedModel, dict[str, set[str]]]:
@@ -140,7 +140,7 @@ def open_conformer_encoder(name: str) -> dict[str, Tensor]:
 
 
 def normalises_wave(name: str) -> bool | None:
-    """Whether a speech encoder was trained on waves of zero mean and unit variance; None where it does not say."""
+    """Whether a speech encoder was trained on waves of zero mean and unit variance; None if this is unknown."""
     from transformers import Wav2Vec2FeatureExtractor
 
     def load(source: str, local: bool) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def normalises_wave(name: str) -> bool | None:
 def _check_whole(report: dict[str, Any], name: str) -> None:
     """
     Raises:
-        UserError: weights of the model are missing, or of another shape; what replaces masked frames is not needed.
+        UserError: weights are missing or have another shape; the vector of masked frames is not needed.
     """
     missing = sorted(
         str(key)
@@ -165,4 +165,4 @@ def _check_whole(report: dict[str, Any], name: str) -> None:
         if "masked_spec_embed" not in str(key)
     )
     if missing:
-        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+        raise UserError(f"its weights lack {missing[0]}", where=name, remedy="Fetch the model again")

@@ -1,4 +1,4 @@
-"""Opening whole Whisper models: sizes, weights and tokenizer; every failure is one line."""
+"""Opens complete Whisper models: sizes, weights and tokenizer; every failure is a one-line error."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _DECODER = (
     "vocab_size",
 )
 _MULTILINGUAL = 51865
-"""Size of the vocabulary from which on Whisper models are multilingual, where their settings do not say it."""
+"""Minimum vocabulary size of multilingual Whisper models, if their configuration does not state it."""
 
 
 def whisper_architecture(name: str) -> dict[str, Any]:
-    """What rebuilds a whole Whisper without its files: sizes of encoder and decoder, tokens of the prompt, alignment heads.
+    """Description from which a Whisper can be rebuilt: sizes of encoder and decoder, prompt tokens, alignment heads.
 
-    Where the model names no alignment heads, they are all heads of the upper half of the decoder's layers.
+    If the model has no alignment heads, all heads of the upper half of the decoder's layers are used.
 
     Raises:
-        UserError: it cannot be found or opened, or is no Whisper.
+        UserError: it cannot be found or opened, or is not a Whisper model.
     """
     values = speech_architecture(name)
     if values["model_type"] != "whisper":
-        raise UserError(f"a model of type {values['model_type']}", where=name, remedy=_REMEDY)
+        raise UserError(f"the type of the model is {values['model_type']}", where=name, remedy=_REMEDY)
     config, generation = _configs(name)
     layers, heads = config.decoder_layers, config.decoder_attention_heads
     upper = [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
@@ -56,7 +56,7 @@ def whisper_architecture(name: str) -> dict[str, Any]:
 
 
 def open_whisper(name: str) -> dict[str, Tensor]:
-    """The weights of a Whisper, float32, under the names of `transformers`' WhisperModel.
+    """Weights of a Whisper, float32, with the names of `transformers`' WhisperModel.
 
     Raises:
         UserError: it cannot be found or opened, or lacks weights.
@@ -68,7 +68,7 @@ def open_whisper(name: str) -> dict[str, Tensor]:
 
 
 def open_whisper_model(name: str) -> PreTrainedModel:
-    """A whole Whisper with its output layer, float32 on the CPU, in evaluation mode.
+    """Open a complete Whisper with its output layer, float32 on the CPU, in evaluation mode.
 
     Raises:
         UserError: it cannot be found or opened, or lacks weights.
@@ -85,23 +85,23 @@ def _open(kind: Any, name: str) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         model, report = load_pretrained(load, name, _REMEDY)
     absent = (*report["missing_keys"], *report["mismatched_keys"])
-    missing = sorted(str(key) for key in absent if "proj_out" not in str(key))  # that of the embeddings
+    missing = sorted(str(key) for key in absent if "proj_out" not in str(key))  # tied to the embeddings
     if missing:
-        raise UserError(f"its weights do not hold {missing[0]}", where=name, remedy="Fetch the model again")
+        raise UserError(f"its weights lack {missing[0]}", where=name, remedy="Fetch the model again")
     return model
 
 
 def whisper_tokenizer(
     name: str, config: TokenizerConfig, texts: Iterable[str], more_texts: Iterable[str] = ()
 ) -> WhisperTokenizer:
-    """The vocabulary that a recipe asks for, from a Whisper's tokenizer and its list of suppressed tokens.
+    """Create the vocabulary of a recipe from a Whisper's tokenizer and its list of suppressed tokens.
 
     Args:
         texts: normalised transcripts of the training data.
         more_texts: normalised sentences whose commonest pieces fill a vocabulary of `size`.
 
     Raises:
-        UserError: no model is named, it cannot be opened, or language or size do not fit it.
+        UserError: no model is given, it cannot be opened, or language or size do not fit it.
     """
     if not name:
         raise UserError("tokenizer.kind is whisper without a model", remedy="Set tokenizer.model, e.g. whisper-base")
@@ -119,7 +119,7 @@ def whisper_tokenizer(
 
 
 def _configs(name: str) -> tuple[PretrainedConfig, GenerationConfig]:
-    """The configuration of the model, and that of its generation, which may be empty."""
+    """The configurations of the model and of its generation, which may be empty."""
     from transformers import AutoConfig, GenerationConfig
 
     def load(source: str, local: bool) -> tuple[PretrainedConfig, GenerationConfig]:

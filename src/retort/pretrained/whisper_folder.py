@@ -1,4 +1,4 @@
-"""A Whisper model of CTranslate2 written as a folder that transformers opens."""
+"""Conversion of a CTranslate2 Whisper model to a folder of transformers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from retort.common.json_reader import read_json
 from retort.pretrained.ctranslate2 import Whisper, read_whisper
 
 SECONDS = 30
-"""What a Whisper model reads at once."""
+"""Duration of the input of a Whisper model in seconds."""
 _TIMESTAMPS = [f"<|{step / 50:.2f}|>" for step in range(SECONDS * 50 + 1)]
 _NEEDED = tuple(
     f"<|{name}|>"
     for name in ("endoftext", "startoftranscript", "startofprev", "notimestamps", "transcribe", "translate")
 )
 _MULTILINGUAL = 51865
-"""Size of the vocabulary from which on Whisper models are multilingual."""
+"""Minimum vocabulary size of multilingual Whisper models."""
 _MAXIMUM_INITIAL_TIMESTAMP = 50
 
 
@@ -26,11 +26,12 @@ def write_whisper_folder(source: Path, out: Path) -> None:
     """Convert a CTranslate2 folder (`model.bin`, `config.json`, `tokenizer.json`) to one of transformers.
 
     Args:
-        out: a folder that exists; gets `model.safetensors` (float16 or float32, as in the source), `config.json`,
-            `generation_config.json`, `preprocessor_config.json`, `tokenizer.json`, `tokenizer_config.json`.
+        out: an existing folder; the function writes `model.safetensors` (float16 or float32, as in the source),
+            `config.json`, `generation_config.json`, `preprocessor_config.json`, `tokenizer.json`,
+            `tokenizer_config.json`.
 
     Raises:
-        UserError: a file is missing or broken, or the model is no Whisper in float16 or float32.
+        UserError: a file is missing or damaged, or the model is not a Whisper in float16 or float32.
     """
     from safetensors.numpy import save_file
 
@@ -47,7 +48,7 @@ def write_whisper_folder(source: Path, out: Path) -> None:
     ):
         (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     save_file(whisper.tensors, out / "model.safetensors", {"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # safetensors gives its files to their owner alone
+    (out / "model.safetensors").chmod(0o644)  # safetensors creates files with mode 600
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -56,25 +57,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", where=path) from None
     except ValueError as error:
-        raise UserError(f"no JSON: {error}", where=path) from None
+        raise UserError(f"it is not JSON: {error}", where=path) from None
     if not isinstance(content, dict):
-        raise UserError("no JSON object", where=path)
+        raise UserError("it is not a JSON object", where=path)
     return content
 
 
 def _special_ids(tokenizer: dict[str, Any], vocabulary: int, path: Path) -> dict[str, int]:
-    """Special tokens by their text, in the order of their ids; timestamps are added to the tokenizer where they lack."""
+    """Special tokens by text, in the order of their ids; missing timestamps are added to the tokenizer."""
     try:
         added = sorted(tokenizer["added_tokens"], key=lambda token: int(token["id"]))
         ids = {str(token["content"]): int(token["id"]) for token in added}
     except (KeyError, TypeError, ValueError):
         raise UserError("its added_tokens cannot be read", where=path) from None
     if lost := [name for name in _NEEDED if name not in ids]:
-        raise UserError(f"the tokenizer of another model: it has no {lost[0]}", where=path)
+        raise UserError(f"it is the tokenizer of another model: it has no {lost[0]}", where=path)
     first = ids["<|notimestamps|>"] + 1
     if first + len(_TIMESTAMPS) != vocabulary:
         raise UserError(
-            f"a tokenizer of {first + len(_TIMESTAMPS)} tokens beside a model of {vocabulary}", where=path
+            f"the tokenizer has {first + len(_TIMESTAMPS)} tokens, the model {vocabulary}", where=path
         )
     for number, name in enumerate(_TIMESTAMPS):
         if name not in ids:

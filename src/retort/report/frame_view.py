@@ -12,7 +12,7 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from retort.alignment.alignment import Timed, runs
-from retort.alignment.encoder_frames import EncoderFrames, Placed
+from retort.alignment.encoder_frames import EncoderAlignment, EncoderFrames
 from retort.alignment.phones import SILENCE
 from retort.alignment.store import AlignmentStore
 from retort.common.errors import BadUtterance, UserError
@@ -106,7 +106,7 @@ def _spans(timed: Sequence[Timed], shift: float) -> list[Span]:
 
 
 def _guesses(
-    senones: NDArray[np.int64], alignments: AlignmentStore, placed: Placed | None, shift: float
+    senones: NDArray[np.int64], alignments: AlignmentStore, placed: EncoderAlignment | None, shift: float
 ) -> list[Span]:
     names = alignments.tree.phones_of_senones()
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}

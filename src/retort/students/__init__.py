@@ -1,1 +1,1 @@
-"""Recognisers that expose taps."""
+"""Students: the recognisers, with taps for distillation."""

@@ -1,4 +1,4 @@
-"""The attention recogniser: encoder, CTC head, autoregressive decoder with attention to the frames.
+"""The attention student: encoder, CTC head, autoregressive decoder with cross-attention.
 
 Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition".
 """
@@ -21,15 +21,15 @@ from retort.text.tokenizers import EOS
 
 
 class AttentionStudent(TokenStudent):
-    """Speech to tokens, the decoder choosing the frames of each.
+    """Encoder-decoder model with attention and a CTC head.
 
-    The tap `acoustic` is the context vector that the last layer of the decoder finds in the frames for each token:
-    attention as down-sampling to tokens (Deng et al. 2022, arXiv 2203.03582), though by the decoder's own attention.
+    The tap `acoustic` is the context vector of the decoder's last layer for each token: attention as down-sampling
+    to tokens (Deng et al. 2022, arXiv 2203.03582), here with the decoder's own attention.
 
     Args:
-        config: architecture and the weights of the losses.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        config: architecture and weights of the losses.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
@@ -74,7 +74,7 @@ class AttentionStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         share = self.config.decoder.history_dropout if self.training else 0.0

@@ -1,4 +1,4 @@
-"""The CIF recogniser: encoder, integrate-and-fire, autoregressive or parallel decoder, CTC head.
+"""The CIF student: encoder, integrate-and-fire, autoregressive or parallel decoder, CTC head.
 
 Source: Dong and Xu 2020 (CIF); Han et al. 2023 for the sizes of the recipe `aishell1/cif`; Gao et al. 2022 (Paraformer)
 for the parallel decoder.
@@ -35,10 +35,10 @@ from retort.text.tokenizers import BLANK, EOS, PAD
 def make_decoder(
     config: StudentConfig, vocabulary: int
 ) -> CifDecoder | ParallelDecoder | FiredWhisperDecoder:
-    """The decoder that `decoder.kind` names, over fired embeddings as wide as the encoder.
+    """Create the decoder `decoder.kind` over fired embeddings of the encoder's width.
 
     Raises:
-        UserError: the encoder's architecture has no decoder of Whisper's.
+        UserError: the encoder's architecture has no Whisper decoder.
     """
     dim = config.encoder.dim
     if config.decoder.kind == "whisper":
@@ -50,12 +50,12 @@ def make_decoder(
 
 
 class CifStudent(TokenStudent):
-    """Speech to tokens, one token a fire.
+    """CIF model with one token per fire.
 
     Args:
-        config: architecture and the weights of the losses.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        config: architecture and weights of the losses.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.", "decoder.whisper.embedding.")
@@ -119,7 +119,7 @@ class CifStudent(TokenStudent):
         )
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
-        """Fire freely, or exactly `target_lengths (B,)` tokens; in float32 whatever the autocast."""
+        """Fire according to the weights, or exactly `target_lengths (B,)` tokens; in float32 regardless of autocast."""
         if self.weights is None:
             if target_lengths is not None:
                 raise ValueError("fires at the peaks of the CTC head cannot be scaled to a number of tokens")
@@ -137,7 +137,7 @@ class CifStudent(TokenStudent):
         return self._in_context(fired)
 
     def _fire_at_peaks(self, encoded: Encoded) -> FiredTokens:
-        """Fire the frames at the peaks of the CTC head's best path, and the last frame for EOS."""
+        """Fire at the peaks of the CTC head's best path, and at the last frame for EOS."""
         assert isinstance(self, HasCtc)
         peaks = greedy_peaks(ctc_log_probs(self, encoded), encoded.lengths, (BLANK, PAD, EOS))
         counts = torch.tensor([len(each) for each in peaks], device=encoded.lengths.device)
@@ -163,7 +163,7 @@ class CifStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
@@ -179,7 +179,7 @@ class CifStudent(TokenStudent):
             assert located is not None
             fired = self._in_context(fire_at(encoded, located[0], label_lengths))
         else:
-            # What Whisper's encoder knows is not spent on the number of tokens.
+            # The gradient of the quantity loss does not go to Whisper's encoder.
             whisper = isinstance(self.decoder, FiredWhisperDecoder)
             alphas = self.weights(encoded.hidden.detach() if whisper else encoded.hidden, encoded.lengths)
             fired = self._fire(encoded, alphas, token_lengths)
@@ -207,7 +207,7 @@ class CifStudent(TokenStudent):
 
     @torch.no_grad()
     def _attended_middles(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """The middle frame `(B, U)` of each of `tokens (B, U)`, where the attention of Whisper's decoder has it."""
+        """Middle frame `(B, U)` of each of `tokens (B, U)`, from the attention of Whisper's decoder."""
         assert isinstance(self.decoder, FiredWhisperDecoder)
         previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
         weights = self.decoder.whisper.alignment(previous, encoded.hidden, encoded.lengths)
@@ -216,11 +216,11 @@ class CifStudent(TokenStudent):
     def _decode(
         self, encoded: Encoded, fired: FiredTokens, tokens: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """States and logits of all positions of `tokens (B, U)`, and what a parallel decoder counts.
+        """States and logits of all positions of `tokens (B, U)`, and metrics of a parallel decoder.
 
-        While that trains it decodes twice: what it gets wrong by itself says how many true tokens it is shown, the losses
-        are those of the second pass, over all positions, shown ones among them (as in the authors' code, FunASR; Qian et
-        al. leave these out).
+        A parallel decoder is run twice in training: the errors of the first pass determine how many target tokens
+        are shown in the second. The losses are those of the second pass over all positions, including shown ones
+        (as in the authors' code, FunASR; Qian et al. exclude them).
         """
         if not isinstance(self.decoder, ParallelDecoder):
             previous = F.pad(self._drop_history(tokens), (1, 0), value=EOS)[:, :-1]
@@ -231,26 +231,27 @@ class CifStudent(TokenStudent):
             return *self.decoder(*given), {}
         with torch.no_grad():
             predicted = self.decoder(*given)[1].argmax(-1)
-        # Else autocast, in some versions of torch, hands the weights that it has cast without gradients to the second pass.
+        # Otherwise some versions of torch reuse weights in the second pass that autocast has cast without
+        # gradients.
         torch.clear_autocast_cache()
         shown = glance(predicted, tokens, fired.lengths, ratio)
         right = (predicted == tokens) & valid_mask(fired.lengths, tokens.shape[1])
         return *self.decoder(*given, (tokens, shown)), {"correct": right.sum(), "shown": shown.sum()}
 
     def decode(self, encoded: Encoded, fired: FiredTokens, previous: Tensor) -> Tensor:
-        """Logits `(B, U, V)` of an autoregressive decoder, given the token before each fire, `previous (B, U)`."""
+        """Logits `(B, U, V)` of an autoregressive decoder with teacher forcing, given the previous tokens `(B, U)`."""
         if isinstance(self.decoder, ParallelDecoder):
-            raise ValueError("a parallel decoder has no history to be given")
+            raise ValueError("a parallel decoder has no history of tokens")
         return self.decoder(previous, fired.embeddings, self._memory(fired, encoded))[1]
 
     def start(self, fired: FiredTokens, encoded: Encoded | None = None) -> Any:
-        """The state of the decoder before its first step, of a search that goes from fire to fire.
+        """Initial state of the decoder for a search over fires.
 
         Args:
-            encoded: what was fired; read by a decoder with attention to frames.
+            encoded: encoder output, for a decoder that attends to it.
 
         Raises:
-            ValueError: that decoder is not given it.
+            ValueError: the decoder requires `encoded`.
         """
         if isinstance(self.decoder, FiredWhisperDecoder):
             return self.decoder.start(self._memory(fired, encoded))
@@ -260,31 +261,31 @@ class CifStudent(TokenStudent):
         return self.decoder.start(fired.embeddings, fired.lengths, *memory)
 
     def _memory(self, fired: FiredTokens, encoded: Encoded | None) -> Any:
-        """The frames that a decoder attends to around each fire; None for one that attends to none."""
+        """The frames for a decoder with attention around each fire; None for other decoders."""
         reader = self.decoder.window if isinstance(self.decoder, CifDecoder) else self.decoder
         if reader is None or isinstance(reader, ParallelDecoder):
             return None
         if encoded is None:
-            raise ValueError("a decoder with a window needs the encoder's frames")
+            raise ValueError("a decoder with a window requires the encoder's frames")
         places = fire_frames(fired.fire_times, encoded.lengths)
         return reader.remember(encoded.hidden, encoded.lengths, places)
 
     def _drop_history(self, tokens: Tensor) -> Tensor:
-        """`tokens (B, U)` with some of them unknown, while training."""
+        """In training, replace some of `tokens (B, U)` by the unknown token."""
         return drop_tokens(tokens, self.config.decoder.history_dropout) if self.training else tokens
 
 
 def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:
-    """Fire the encoder's frames at given places, and the last frame of the utterance for EOS.
+    """Fire at given frames, and at the last frame of the utterance for EOS.
 
     Args:
-        encoded: of B utterances.
-        frames: `(B, N)` int64, where each token is.
-        counts: `(B,)` int64, how many of them there are, at most N.
+        encoded: encoder output of B utterances.
+        frames: `(B, N)` int64, frame of each token.
+        counts: `(B,)` int64, number of tokens, at most N.
 
     Returns:
-        `counts + 1` tokens of each utterance, none of one without frames. A token is complete at the end of its frame;
-        `quantity` is their number.
+        `counts + 1` tokens per utterance, none for one without frames. A token is complete at the end of its frame;
+        `quantity` is the number of tokens.
     """
     lengths = (counts + 1).masked_fill(encoded.lengths == 0, 0)
     size = int(lengths.max()) if len(lengths) else 0
@@ -299,7 +300,7 @@ def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:
 
 
 def with_spare(fired: FiredTokens, encoded: Encoded, spare: int) -> FiredTokens:
-    """`fired`, and after the last fire of each utterance `spare` more of its last frame; none of one without frames."""
+    """Append `spare` copies of the last frame after the last fire of each utterance; none for one without frames."""
     lengths = torch.where(encoded.lengths > 0, fired.lengths + spare, 0)
     size = int(lengths.max()) if len(lengths) else 0
     grown = size - fired.embeddings.shape[1]
@@ -313,17 +314,17 @@ def with_spare(fired: FiredTokens, encoded: Encoded, spare: int) -> FiredTokens:
 
 
 def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
-    """How far from the middle of its share of the weights each token is heard, in tokens; summed.
+    """Sum of the distances, in tokens, between the middle of each token in CIF and its frame in another alignment.
 
-    Token i takes the weight from i to i + 1. Where another aligner (the CTC head) hears it in frame t, the
-    weight before the middle of t should be i + 0.5; the distance counts as Huber's loss with threshold 0.5.
-    Ours; the reference's code constrains CIF by CTC in another way. `docs/tried.md` has what it gave.
+    Token i takes the weight from i to i + 1. If the other alignment (the CTC head's) has it at frame t, the weight
+    before the middle of t should be i + 0.5; the loss is Huber's with threshold 0.5. This loss is ours; the
+    reference's code constrains CIF by CTC in another way. Results are in `docs/tried.md`.
 
     Args:
-        alphas: `(B, T)` float32, zero behind each utterance, unscaled.
-        token_lengths: `(B,)`, what the weights are scaled to.
-        frames: `(B, U)` int64, where each token is heard.
-        valid: `(B, U)` bool, the tokens that count.
+        alphas: `(B, T)` float32, unscaled, zero beyond each utterance.
+        token_lengths: `(B,)`, number of tokens that the weights are scaled to.
+        frames: `(B, U)` int64, frame of each token.
+        valid: `(B, U)` bool, tokens that count.
     """
     dtype, alphas = alphas.dtype, alphas.double()
     scaled = alphas * (token_lengths / alphas.sum(1).clamp(min=1e-8))[:, None]
@@ -336,16 +337,16 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
 
 
 def spacing_loss(alphas: Tensor, middles: Tensor, token_lengths: Tensor) -> Tensor:
-    """How far the weight from the middle of each token to that of the next is from one token; summed.
+    """Sum of the deviations from 1 of the weight between the middles of consecutive tokens.
 
-    The weight before the first middle should be a half, as should that after the last; between two middles 1. Each
-    distance counts as Huber's loss with threshold 0.5. In contrast to :func:`alignment_loss` the weights are not scaled, so
-    that their number is learned too, token by token. Ours.
+    The weight before the first and after the last middle should be 0.5. The loss is Huber's with threshold 0.5. In
+    contrast to :func:`alignment_loss` the weights are not scaled, so the quantity is trained, too. This loss is
+    ours.
 
     Args:
-        alphas: `(B, T)` float32, zero behind each utterance.
-        middles: `(B, U)` int64, the frame of the middle of each token, EOS too.
-        token_lengths: `(B,)`, how many of them count; 0 counts nothing.
+        alphas: `(B, T)` float32, zero beyond each utterance.
+        middles: `(B, U)` int64, middle frame of each token, including EOS.
+        token_lengths: `(B,)`, number of tokens that count; utterances with 0 are ignored.
     """
     dtype, alphas = alphas.dtype, alphas.double()
     before = (alphas.cumsum(1) - alphas / 2).gather(1, middles)

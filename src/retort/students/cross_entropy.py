@@ -1,4 +1,4 @@
-"""Cross-entropy of a student with its own labels, smoothed evenly."""
+"""Cross-entropy with hard labels and uniform label smoothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class HardLoss(NamedTuple):
-    """What an output loses by its hard labels.
+    """The loss of an output with hard labels.
 
     Attributes:
         total: scalar, the sum over the positions that have a label.
-        hard: `(B, N)`, the weighted loss of each position, 0 where there is no label; a tap carries it.
-        correct: scalar, how many labels have the highest logit.
+        hard: `(B, N)`, the weighted loss of each position, 0 without a label; stored in the tap.
+        correct: scalar, number of labels with the highest logit.
     """
 
     total: Tensor
@@ -27,9 +27,9 @@ def hard_loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float, we
 
     Args:
         logits: `(B, N, V)`.
-        labels: `(B, N)` int64, read where `mask (B, N)` is true.
-        smoothing: as of :func:`smoothed_cross_entropies`.
-        weight: of this loss in the student's.
+        labels: `(B, N)` int64, used where `mask (B, N)` is true.
+        smoothing: as in :func:`smoothed_cross_entropies`.
+        weight: weight of this loss.
     """
     targets, predicted = labels[mask], logits[mask]
     predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
@@ -49,7 +49,7 @@ def smoothed_cross_entropies(logits: Tensor, targets: Tensor, smoothing: float) 
     Args:
         logits: `(N, V)` float32.
         targets: `(N,)` int64.
-        smoothing: mass that goes to the other labels in equal shares (the reference's form).
+        smoothing: probability mass that is distributed evenly over the other labels (the reference's form).
     """
     log_probs = logits.log_softmax(-1)
     nll = -log_probs.gather(-1, targets[:, None]).squeeze(-1)

@@ -1,4 +1,4 @@
-"""The CTC recogniser: an encoder and one linear layer (Graves et al. 2006)."""
+"""The CTC student: an encoder and one linear layer (Graves et al. 2006)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HasCtc(Protocol):
 
 
 def ctc_log_probs(student: HasCtc, encoded: Encoded) -> Tensor:
-    """`(B, T, V)` of the CTC head, float32 whatever the autocast; undefined behind the lengths."""
+    """Log-probabilities `(B, T, V)` of the CTC head, float32 regardless of autocast; undefined beyond the lengths."""
     with torch.autocast(encoded.hidden.device.type, enabled=False):
         result: Tensor = student.ctc(encoded.hidden).log_softmax(-1)
     return result
@@ -33,14 +33,14 @@ def ctc_log_probs(student: HasCtc, encoded: Encoded) -> Tensor:
 def ctc_loss(
     log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, *, infinite: bool = False
 ) -> Tensor:
-    """Sum over the utterances.
+    """CTC loss, summed over the utterances.
 
     Args:
         log_probs: `(B, T, V)`.
         lengths: `(B,)`, valid frames.
         labels: `(B, U)` int64.
-        label_lengths: `(B,)`, how many of them count: without EOS, which is no label, unless a student is faithful.
-        infinite: whether one with too few frames for its labels costs infinity, or nothing.
+        label_lengths: `(B,)`, number of labels: without EOS, which is a label only for a faithful student.
+        infinite: whether the loss of an utterance with too few frames is infinite or zero.
     """
     return F.ctc_loss(
         log_probs.transpose(0, 1),
@@ -54,17 +54,17 @@ def ctc_loss(
 
 
 class CtcStudent(TokenStudent):
-    """Speech to tokens, all frames independently of one another.
+    """CTC model.
 
-    Its taps over tokens are what stands at the frame where the best path through the reference has each token
-    (Futami et al. 2022, arXiv 2209.02030); of several frames of a token, at the one where it is most probable. EOS
-    is no label: the taps have a place for it, as teachers do, at which nothing is present. Nothing is present either of
-    an utterance that has too few frames for its labels.
+    Taps over tokens have the values at the frame of each token on the best path of the reference (Futami et al.
+    2022, arXiv 2209.02030); of several frames of a token, the one where it is most probable. EOS is no label: the
+    taps have a position for it, as teachers do, which is not present. Utterances with too few frames for their
+    labels are not present either.
 
     Args:
-        config: architecture and the weight of the loss.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        config: architecture and weight of the loss.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     decoder_loss = "ctc"
@@ -99,7 +99,7 @@ class CtcStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         with torch.autocast(encoded.hidden.device.type, enabled=False):

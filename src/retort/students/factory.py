@@ -1,4 +1,4 @@
-"""The only place that maps `student.kind` to a class."""
+"""Creation of students; the only place that maps `student.kind` to a class."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
 
 
 def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
-    """A student with fresh weights.
+    """Create a student with random weights.
 
     Args:
         config: kind and architecture.
-        vocabulary: number of ids, the special ones counted; of a hybrid student the number of senones.
-        bins: filter banks a frame, or samples.
+        vocabulary: number of ids, including special ones; for a hybrid student the number of senones.
+        bins: number of filter banks per frame, or samples per frame.
 
     Raises:
-        UserError: the pretrained model that is its encoder cannot be opened, or does not fit.
+        UserError: the pretrained encoder cannot be opened, or does not match the configuration.
     """
     encoder = config.encoder
     if encoder.kind == "pretrained" and not encoder.architecture:

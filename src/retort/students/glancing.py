@@ -1,4 +1,4 @@
-"""Which true tokens a parallel decoder is shown while it trains.
+"""Selection of target tokens that are shown to a parallel decoder in training.
 
 The glancing sampler of Paraformer (Gao et al., Interspeech 2022, arXiv 2206.08317, section 2), after Qian et al., ACL 2021
 (arXiv 2008.07905).
@@ -21,14 +21,15 @@ def glance(
     ratio: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Positions to be shown: of each utterance `floor(ratio x tokens that are wrong)`, drawn evenly from all of it.
+    """Positions to show: for each utterance `floor(ratio x number of wrong tokens)`, drawn uniformly from all
+    positions.
 
     Args:
-        predicted: `(B, U)` int64, what the decoder says by itself.
-        tokens: `(B, U)` int64, what is true.
-        token_lengths: `(B,)`, EOS counted; the rest is neither wrong nor shown.
+        predicted: `(B, U)` int64, prediction of the decoder without shown tokens.
+        tokens: `(B, U)` int64, targets.
+        token_lengths: `(B,)`, including EOS; other positions are neither wrong nor shown.
         ratio: 0 to 1.
-        generator: of the draw, on the tokens' device; by default that device's global one.
+        generator: random generator on the tokens' device; by default the global one of the device.
 
     Returns:
         `(B, U)` bool.
@@ -41,7 +42,7 @@ def glance(
 
 
 def drop_tokens(tokens: Tensor, share: float) -> Tensor:
-    """`tokens (B, U)` int64 with this share of them, drawn one by one, unknown."""
+    """Replace each of `tokens (B, U)` int64 by the unknown token with probability `share`."""
     if share == 0.0:
         return tokens
     return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < share, UNKNOWN)

@@ -1,7 +1,7 @@
-"""The hybrid recogniser: an encoder that says which senone (tied state of an HMM) every frame is.
+"""The hybrid student: an encoder that predicts the senone (tied HMM state) of every frame.
 
-Which words that makes is a decoding graph's affair. Its taps are those of Lee and Chang, arXiv 2110.10429: the
-output itself, and frames under it for auxiliary heads, which belong to the rows.
+Words are found by a search of a decoding graph. The taps are those of Lee and Chang, arXiv 2110.10429: the output,
+and frames of lower layers for auxiliary heads, which belong to the rows.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from retort.students.tokens import encode_in_layers, layer_dims
 
 
 class HybridStudent(Student):
-    """Speech to senones, one a frame of the encoder.
+    """Senone model with one output per encoder frame.
 
     Args:
         config: architecture and `label_smoothing`.
-        senones: S, how many there are.
-        bins: filter banks a frame.
+        senones: number of senones, S.
+        bins: number of filter banks per frame.
     """
 
     vocabulary_parts = ("output.", "log_priors")
 
     log_priors: Tensor
-    """`(S,)` float32; zero until :meth:`set_priors`."""
+    """Log priors `(S,)` float32; zero until :meth:`set_priors`."""
 
     def __init__(self, config: StudentConfig, senones: int, bins: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class HybridStudent(Student):
 
     @property
     def tap_dims(self) -> dict[str, int]:
-        """`senones`, and `frames.N` of every layer N that has the rate of the output."""
+        """`senones`, and `frames.N` of every layer N with the frame rate of the output."""
         return {"senones": self.output.out_features} | layer_dims(self.config.encoder)
 
     @property
@@ -69,14 +69,14 @@ class HybridStudent(Student):
         return (_senones(batch),)
 
     def positions(self, batch: Labelled) -> int:
-        """Frames with a senone, silences counted."""
+        """Number of frames with a senone, including silences."""
         return int((_senones(batch) >= 0).sum())
 
     def set_priors(self, priors: Tensor) -> None:
-        """Take `priors (S,)`, above 0, whose logarithms are :attr:`log_priors`.
+        """Set :attr:`log_priors` from `priors (S,)`, above 0.
 
         Raises:
-            ValueError: another shape, or one is not above 0.
+            ValueError: the shape differs, or a prior is not above 0.
         """
         if priors.shape != self.log_priors.shape or not (priors > 0).all():
             raise ValueError(f"priors {tuple(priors.shape)} must be {tuple(self.log_priors.shape)}, above 0")
@@ -88,10 +88,10 @@ class HybridStudent(Student):
         Args:
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
-            senones: `(B, T')` int64, of the encoder's frames, -1 for none; T' may differ from theirs by padding.
+            senones: `(B, T')` int64, labels of encoder frames, -1 for none; T' may differ in padding.
 
         Raises:
-            ValueError: a frame that the encoder does not give has a label.
+            ValueError: a frame beyond the encoder output has a label.
         """
         encoded, layers = encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
         lengths, logits = encoded.lengths, self.output(encoded.hidden)
@@ -101,13 +101,13 @@ class HybridStudent(Student):
         return StudentOutput({"ce": ce.total}, taps, {"correct": ce.correct})
 
     def log_posteriors(self, encoded: Encoded) -> Tensor:
-        """log p(senone | frame) `(B, T', S)` float32; less :attr:`log_priors` they are what a decoding graph adds up."""
+        """log p(senone | frame) `(B, T', S)` float32; a decoding graph uses these minus :attr:`log_priors`."""
         return self.output(encoded.hidden).float().log_softmax(-1)
 
 
 def _senones(batch: Labelled) -> Tensor:
     if batch.senones is None:
-        raise ValueError("the batch has no senones: its dataset was given no alignment")
+        raise ValueError("the batch has no senones: its dataset has no alignment")
     return batch.senones
 
 
@@ -115,5 +115,5 @@ def _align_to(senones: Tensor, lengths: Tensor, size: int) -> Tensor:
     """`senones` padded or cut to `(B, size)`."""
     fitting = F.pad(senones, (0, size - senones.shape[1]), value=-1)
     if ((fitting >= 0) & ~valid_mask(lengths, size)).any() or (senones[:, size:] >= 0).any():
-        raise ValueError(f"senones of frames that the encoder does not give: it gives {lengths.tolist()}")
+        raise ValueError(f"senones beyond the encoder output, whose lengths are {lengths.tolist()}")
     return fitting

@@ -1,4 +1,4 @@
-"""What training and decoding need of every student."""
+"""The interface of students for training and decoding."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Unit = Literal["token", "frame", "utterance"]
 
 @dataclass(frozen=True)
 class Tap:
-    """A named tensor of a student that rows of distillation may read.
+    """A named tensor of a student that distillation rows can use.
 
     Attributes:
         values: `(B, N, D)`, floating point; N counts tokens (EOS included), frames, or is 1 for an utterance.
-        lengths: `(B,)` int64, how many of the N positions are valid.
-        unit: what one position stands for.
-        hard: of an output with hard labels, `(B, N)` float32: what each position adds to the student's weighted loss;
-            0 where it has no label.
-        present: None, or `(B, N)` bool: the positions at which the student has anything to be compared. A student of
-            which EOS is no label has no EOS there, yet counts it in `lengths` as teachers do.
+        lengths: `(B,)` int64, number of valid positions.
+        unit: unit of a position.
+        hard: for an output with hard labels, `(B, N)` float32: contribution of each position to the student's
+            weighted loss; 0 without a label.
+        present: None, or `(B, N)` bool: positions that can be compared with a teacher. For a student whose labels
+            exclude EOS, the position of EOS is not present, but counted in `lengths`, as in teachers.
     """
 
     values: Tensor
@@ -41,7 +41,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoder output: `hidden (B, T, D)` float32, zero behind `lengths (B,)`."""
+    """Encoder output: `hidden (B, T, D)` float32, zero beyond `lengths (B,)`."""
 
     hidden: Tensor
     lengths: Tensor
@@ -49,12 +49,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """One training pass.
+    """Output of a forward pass in training.
 
     Attributes:
         losses: unweighted sums over the batch, by name.
-        taps: what rows of distillation may read.
-        metrics: sums over the batch that are only logged.
+        taps: taps by name.
+        metrics: sums over the batch that are only logged, by name.
     """
 
     losses: dict[str, Tensor]
@@ -63,12 +63,12 @@ class StudentOutput:
 
 
 class Labelled(Protocol):
-    """Utterances with labels; each kind of student reads its own.
+    """Labels of a batch; each kind of student uses its own.
 
     Attributes:
         tokens: `(B, U)` int64, EOS last, then pad.
-        token_lengths: `(B,)`, EOS counted.
-        senones: `(B, T')` int64, of every encoder frame, -1 for none; None without an alignment.
+        token_lengths: `(B,)`, including EOS.
+        senones: `(B, T')` int64, label of every encoder frame, -1 for none; None without an alignment.
     """
 
     tokens: Tensor
@@ -77,14 +77,14 @@ class Labelled(Protocol):
 
 
 SHORTEST = 3
-"""Encoder frames under which an utterance is too short."""
+"""Minimum number of encoder frames of an utterance."""
 
 
 def check_length(encoder: Encoder, frames: int, where: str) -> None:
-    """See that an utterance of so many feature frames is neither too short nor too long for the encoder.
+    """Check that the number of feature frames is within the limits of the encoder.
 
     Raises:
-        BadUtterance: it is.
+        BadUtterance: the utterance is too short or too long.
     """
     if int(encoder.output_lengths(torch.tensor([frames]))) < SHORTEST:
         raise BadUtterance(f"it is too short ({frames} frames)", where=where)
@@ -95,25 +95,25 @@ def check_length(encoder: Encoder, frames: int, where: str) -> None:
 
 
 class Student(nn.Module, ABC):
-    """A recogniser that learns: its `forward(features, feature_lengths, *labels)` gives a :class:`StudentOutput`."""
+    """Base class of students: `forward(features, feature_lengths, *labels)` returns a :class:`StudentOutput`."""
 
     config: StudentConfig
     encoder: Encoder
 
     vocabulary_parts: ClassVar[tuple[str, ...]]
-    """Prefixes of the parameters whose rows are the ids of the student's output."""
+    """Prefixes of the parameters whose rows correspond to output ids."""
 
     def encode(self, features: Tensor, feature_lengths: Tensor) -> Encoded:
-        """`features (B, T, bins)` after CMVN to hidden frames."""
+        """Encode `features (B, T, bins)` after CMVN."""
         return Encoded(*self.encoder(features, feature_lengths))
 
     def read_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Take what the student needs to know of the pieces of its tokenizer; most need nothing."""
+        """Store the properties of the tokenizer that the student needs; most students need none."""
         return
 
     @property
     def most_tokens(self) -> int | None:
-        """The most tokens of an utterance, EOS counted; None without a limit."""
+        """Maximum number of tokens of an utterance, including EOS; None without a limit."""
         return None
 
     @property
@@ -124,35 +124,35 @@ class Student(nn.Module, ABC):
     @property
     @abstractmethod
     def tap_dims(self) -> dict[str, int]:
-        """The taps that `forward` gives, with their last dimension."""
+        """Taps of `forward`, with their last dimension."""
 
     @property
     @abstractmethod
     def tap_units(self) -> dict[str, Unit]:
-        """The units of these taps."""
+        """Units of the taps."""
 
     @property
     @abstractmethod
     def prose(self) -> str:
-        """What stands behind the encoder, in a line."""
+        """A one-line description of the part after the encoder."""
 
     @property
     def outputs(self) -> Mapping[str, Sequence[str]]:
-        """Of taps that are outputs over symbols with names: the name of each class.
+        """Names of the classes of taps that are outputs over named symbols.
 
-        A teacher of soft labels over symbols teaches such a tap by their names, without a head of the row's own.
+        A teacher of soft labels over symbols can train such a tap by names, without a head of the row's own.
         """
         return {}
 
     @property
     @abstractmethod
     def criterion(self) -> str:
-        """The value of an evaluation that chooses checkpoints; lower is better."""
+        """The metric that selects checkpoints; lower is better."""
 
     @abstractmethod
     def labels(self, batch: Labelled) -> tuple[Tensor, ...]:
-        """What `forward` takes behind the features and their lengths."""
+        """Arguments of `forward` after the features and their lengths."""
 
     @abstractmethod
     def positions(self, batch: Labelled) -> int:
-        """How many positions have a label: what sums of losses are divided by."""
+        """Number of positions with a label, by which sums of losses are divided."""

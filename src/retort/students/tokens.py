@@ -1,4 +1,4 @@
-"""What students whose output is tokens share."""
+"""Shared parts of students whose output is tokens."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from retort.students.student import Encoded, Labelled, Student, Tap, Unit
 
 
 def layer_dims(config: EncoderConfig) -> dict[str, int]:
-    """`frames.N` of every layer N, counted from 1, that has the rate of the output; with their last dimension."""
+    """`frames.N` of every layer N, from 1, with the frame rate of the output, and their last dimension."""
     return {f"frames.{number}": config.dim for number in _layers(config)}
 
 
 def encode_in_layers(
     encoder: Encoder, config: EncoderConfig, features: Tensor, lengths: Tensor
 ) -> tuple[Encoded, dict[str, Tap]]:
-    """What the encoder gives, and the taps of :func:`layer_dims`, the last of which is that.
+    """Encoder output, and the taps of :func:`layer_dims`, the last of which is the encoder output.
 
-    What stands behind a length is undefined in the others. In training mode `features` are stored frames where
-    :attr:`Encoder.stored` says so.
+    Values beyond the lengths are undefined in the other taps. In training mode `features` are stored frames if
+    :attr:`Encoder.stored` is set.
     """
     frames = list(encoder.each_layer(features, lengths, encoder.stored if encoder.training else 0))
     encoded = Encoded(encoder.finished(*frames[-1]), frames[-1][1])
@@ -38,17 +38,17 @@ def _layers(config: EncoderConfig) -> range:
 
 
 class TokenStudent(Student):
-    """Speech to tokens: its `forward` takes `tokens (B, U)` and `token_lengths (B,)` behind the features.
+    """Base class of students over tokens: `forward` has the labels `tokens (B, U)` and `token_lengths (B,)`.
 
-    Its taps are `frames.N`, `utterance`, and others, which are of tokens.
+    The taps are `frames.N`, `utterance`, and taps over tokens.
     """
 
     decoder_loss: ClassVar[str] = "ce"
-    """The loss that what it says learns from, be there a CTC head beside it or not."""
+    """Name of the main loss of the output, besides that of a CTC head."""
 
     @property
     def criterion(self) -> str:
-        """Errors of characters, of the CTC head where it alone learns."""
+        """Character errors; of the CTC head if only it is trained."""
         return "cer" if self.loss_weights[self.decoder_loss] > 0.0 else "ctc_cer"
 
     @property
@@ -59,11 +59,11 @@ class TokenStudent(Student):
         return batch.tokens, batch.token_lengths
 
     def positions(self, batch: Labelled) -> int:
-        """Tokens, EOS counted, so that losses of one kind of student can be compared with those of another."""
+        """Number of tokens, including EOS, so that losses of different kinds of students are comparable."""
         return int(batch.token_lengths.sum())
 
     def encode_in_layers(self, features: Tensor, feature_lengths: Tensor) -> tuple[Encoded, dict[str, Tap]]:
-        """:meth:`encode`, and the taps `frames.N` of its layers."""
+        """:meth:`encode` with the taps `frames.N` of the layers."""
         return encode_in_layers(self.encoder, self.config.encoder, features, feature_lengths)
 
 

@@ -1,6 +1,6 @@
-"""The transducer: encoder, prediction network and joiner (Graves 2012, arXiv 1211.3711), a CTC head beside them.
+"""The transducer student: encoder, prediction network, joiner (Graves 2012, arXiv 1211.3711), and a CTC head.
 
-It needs no end symbol, for an utterance ends with its frames: of the tokens EOS is cut, and is the start symbol alone.
+An utterance ends with its frames, so EOS is removed from the tokens and used only as the start symbol.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from retort.text.tokenizers import BLANK, EOS
 
 
 class TransducerStudent(TokenStudent):
-    """Speech to tokens, any number of them in a frame, or, if it is monotonic, one at most.
+    """Transducer with any number of tokens per frame, or at most one if it is monotonic.
 
     Args:
-        config: architecture and the weights of the losses.
-        vocabulary: number of ids, the special ones counted.
-        bins: filter banks a frame.
+        config: architecture and weights of the losses.
+        vocabulary: number of ids, including special ones.
+        bins: number of filter banks per frame.
     """
 
     decoder_loss = "transducer"
     vocabulary_parts = ("ctc.", "predictor.embedding.", "joiner.output.")
 
     ctc: nn.Linear
-    """There with a `ctc_weight` above 0."""
+    """Exists if `ctc_weight` is above 0."""
 
     def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class TransducerStudent(TokenStudent):
         return f"transducer {own.predictor} predictor, {size}, dim {own.dim}; joiner dim {own.joiner_dim}"
 
     def positions(self, batch: Labelled) -> int:
-        """Tokens, EOS not counted."""
+        """Number of tokens, without EOS."""
         return int((batch.token_lengths - 1).clamp(min=0).sum())
 
     def forward(
@@ -76,18 +76,18 @@ class TransducerStudent(TokenStudent):
     ) -> StudentOutput:
         """Losses and taps of one batch.
 
-        The taps of tokens are laid along the path that the CTC head finds most probable, or, without one, the transducer
-        itself: `acoustic` is the hidden frame in which it says the token, `linguistic` what the joiner makes of that frame
-        and of the tokens before, `tokens` the logits behind that. A transducer that has learned little says all tokens in
-        one frame, and soft labels there keep it so. Which path it is has no gradient. Nothing is present of an utterance
-        that has too few frames for CTC, nor at EOS, which has a position as in what teachers say. `utterance` is the mean
-        of the hidden frames.
+        Taps over tokens follow the best path of the CTC head, or of the transducer if there is none: `acoustic` is
+        the hidden frame of the token, `linguistic` the joiner's state for that frame and the previous tokens,
+        `tokens` the logits from that state. An undertrained transducer emits all tokens in one frame, and soft
+        labels there would keep it so. The choice of the path has no gradient. Utterances with too few frames for
+        CTC are not present, nor is EOS, which has a position as in teachers. `utterance` is the mean of the hidden
+        frames.
 
         Args:
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         counts = (token_lengths - 1).clamp(min=0).masked_fill(encoded.lengths == 0, 0)

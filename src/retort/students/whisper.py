@@ -1,4 +1,4 @@
-"""Whisper as a student: its encoder, its decoder, and an optional CTC head over the bytes of the text."""
+"""The Whisper student: Whisper's encoder and decoder, and an optional CTC head over the bytes of the text."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from retort.text.tokenizers import EOS, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 
 BYTES = 257
-"""Outputs of the CTC head: the blank, then one for every value of a byte."""
+"""Number of outputs of the CTC head: the blank and one for every byte value."""
 
 
 class WhisperStudent(TokenStudent):
-    """Speech to tokens with Whisper's encoder and decoder.
+    """Whisper's encoder and decoder with an optional CTC head.
 
-    The tap `acoustic` is what the attention of the decoder's last layer reads from the frames for each token,
-    `linguistic` the decoder's last state. Whisper's pieces are sequences of bytes, so the optional CTC head
-    (`ctc_weight` above 0) has 257 outputs, whatever the size of the vocabulary; it is used for times.
+    The tap `acoustic` is the context vector of the decoder's last layer for each token, `linguistic` the decoder's
+    last state. Whisper's tokens are sequences of bytes, so the optional CTC head (`ctc_weight` above 0) has 257
+    outputs; it is used for times.
 
     Args:
-        config: architecture and the weights of the losses; sizes are those of `encoder.architecture`.
-        vocabulary: number of ids, the special ones counted.
+        config: architecture and weights of the losses; sizes are those of `encoder.architecture`.
+        vocabulary: number of ids, including special ones.
         bins: mel bins of a feature frame.
 
     Attributes:
-        spellings: the bytes of each id, set by :meth:`read_tokenizer`; what the CTC head learns.
+        spellings: bytes of each id, set by :meth:`read_tokenizer`; targets of the CTC head.
     """
 
     vocabulary_parts = ("decoder.embedding.",)
@@ -49,13 +49,14 @@ class WhisperStudent(TokenStudent):
         self.config = config
         self.encoder = Encoder(config.frontend, config.encoder, bins)
         sizes = WhisperDecoderSizes.read(config.encoder.architecture)
-        # Whisper was trained without dropout: with 0.1 in its decoder, what it knows is gone (2.4 nats a token become 10).
+        # Whisper was trained without dropout: dropout 0.1 in its decoder raises the loss from 2.4 to 10 nats per
+        # token.
         self.decoder = WhisperDecoder(sizes, vocabulary, 0.0)
         self.byte_ctc = nn.Linear(config.encoder.dim, BYTES) if config.ctc_weight > 0.0 else None
         self.spellings: Sequence[bytes] = ()
 
     def read_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Take the bytes of the pieces."""
+        """Store the bytes of the tokens."""
         if isinstance(tokenizer, WhisperTokenizer):
             self.spellings = tokenizer.spellings
 
@@ -92,7 +93,7 @@ class WhisperStudent(TokenStudent):
             features: `(B, T, bins)`.
             feature_lengths: `(B,)`.
             tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, EOS counted.
+            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         tokens = tokens[:, : int(token_lengths.max())]
@@ -100,7 +101,7 @@ class WhisperStudent(TokenStudent):
         previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])
-        # The output layer is wide: it is computed for real tokens only.
+        # The output layer is wide, so it is computed only for positions that are not padding.
         found = self.decoder.logits(decoded.states[mask])
         ce = hard_loss(
             found[None], tokens[mask][None], mask[mask][None], self.config.label_smoothing, self.config.ce_weight
@@ -119,7 +120,7 @@ class WhisperStudent(TokenStudent):
         return StudentOutput(losses, taps | layers, {"correct": ce.correct})
 
     def byte_log_probs(self, encoded: Encoded) -> Tensor:
-        """`(B, T, 257)` of the CTC head, float32 whatever the autocast.
+        """Log-probabilities `(B, T, 257)` of the CTC head, float32 regardless of autocast.
 
         Raises:
             ValueError: there is no CTC head.
@@ -131,7 +132,7 @@ class WhisperStudent(TokenStudent):
         return result
 
     def byte_labels(self, texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Labels `(B, N)` int64 of the CTC head and lengths `(B,)` for B sequences of ids."""
+        """CTC labels `(B, N)` int64 and lengths `(B,)` of B sequences of ids."""
         spelled = [b"".join(self.spellings[each] for each in ids) for ids in texts]
         lengths = torch.tensor([len(each) for each in spelled])
         labels = torch.zeros(len(spelled), int(lengths.max()), dtype=torch.int64)
@@ -146,7 +147,7 @@ class WhisperStudent(TokenStudent):
 
 
 def whisper_decoder(student: Student) -> WhisperDecoder | None:
-    """The decoder of a student that has Whisper's."""
+    """The decoder of a Whisper student."""
     decoder = getattr(student, "decoder", None)
     decoder = decoder.whisper if isinstance(decoder, FiredWhisperDecoder) else decoder
     return decoder if isinstance(decoder, WhisperDecoder) else None

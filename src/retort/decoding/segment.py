@@ -11,7 +11,7 @@ from retort.decoding.speech_times import Seconds
 
 
 @dataclass(frozen=True)
-class Piece:
+class SpeechSegment:
     """One segment of a recording with speech.
 
     Attributes:
