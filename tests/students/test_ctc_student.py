@@ -178,7 +178,7 @@ def test_it_learns_two_utterances_by_heart() -> None:
     [
         (["student.faithful=true", "student.encoder.positions=relative"], "faithful"),
         (["student.ctc_weight=0"], "ctc_weight is 0"),
-        (["student.decoder.init=bert"], "wants a PLM inside"),
+        (["student.decoder.init=bert"], "need a CIF student"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
