@@ -188,7 +188,7 @@ def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
 
 
 def test_ctc_has_no_hard_label_to_share_its_place() -> None:
-    with pytest.raises(UserError, match="no hard label at a position"):
+    with pytest.raises(UserError, match="no hard label per position"):
         load_recipe(
             "speechocean762/conformer_ctc_bert", ["distill.0.interpolate=0.3", "distill.0.weight=1.0"]
         )

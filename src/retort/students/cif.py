@@ -317,7 +317,7 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
 
     Token i takes the weight from i to i + 1. Where another aligner (the CTC head) hears it in frame t, the
     weight before the middle of t should be i + 0.5; the distance counts as Huber's loss with threshold 0.5.
-    Ours; the reference's code constrains CIF by CTC in another way. `docs/tried.md` has what it gave.
+    Ours; the reference's code constrains CIF by CTC in another way. `results/tried.md` has what it gave.
 
     Args:
         alphas: `(B, T)` float32, zero behind each utterance, unscaled.
