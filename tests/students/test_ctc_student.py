@@ -178,7 +178,7 @@ def test_it_learns_two_utterances_by_heart() -> None:
     [
         (["student.faithful=true", "student.encoder.positions=relative"], "faithful"),
         (["student.ctc_weight=0"], "ctc_weight is 0"),
-        (["student.decoder.init=bert"], "wants a PLM inside"),
+        (["student.decoder.init=bert"], "need a CIF student"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
@@ -188,7 +188,7 @@ def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
 
 
 def test_ctc_has_no_hard_label_to_share_its_place() -> None:
-    with pytest.raises(UserError, match="no hard label at a position"):
+    with pytest.raises(UserError, match="no hard label per position"):
         load_recipe(
             "speechocean762/conformer_ctc_bert", ["distill.0.interpolate=0.3", "distill.0.weight=1.0"]
         )

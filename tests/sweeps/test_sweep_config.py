@@ -268,5 +268,5 @@ def test_a_name_stays_below_the_experiments(write_sweep: Callable[[str], Path]) 
 
 
 def test_a_sweep_is_no_recipe() -> None:
-    with pytest.raises(UserError, match="Use it with `retort sweep`"):
+    with pytest.raises(UserError, match="Run it with `retort sweep`"):
         load_recipe("sweeps/speechocean762_main")

@@ -235,7 +235,7 @@ class TestNoise:
         assert (batch.ids, batch.rejected) == (["low"], [])
 
     def test_it_needs_the_wave(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"augment\.noise needs the wave"):
+        with pytest.raises(UserError, match=r"augment\.noise changes the audio"):
             read_recipe(f"augment.noise=[{tmp_path}]")
 
     def test_a_recipe_names_it(self, tmp_path: Path, noise: CutSet, read_recipe: ReadRecipe) -> None:

@@ -128,7 +128,7 @@ def test_info(speech: Path, read_recipe: ReadRecipe) -> None:
 @pytest.mark.parametrize(
     ("override", "wanted"),
     [
-        ("features.kind=fbank", "pretrained goes with wave"),
+        ("features.kind=fbank", "pretrained encoder requires wave"),
         ("student.encoder.kind=conformer", "all other encoders with fbank"),
         ("features.bins=80", "Set 160"),
         ("features.storage=disk", "Set online"),

@@ -1,4 +1,4 @@
-"""What may not stand beside what in a recipe; of students and of distillation in files of their own."""
+"""Checks of a recipe's values against each other; those of the student are in `student_checks.py`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from retort.config.schema import CHOICES, ROW_CHOICES, TEACHER_CHOICES, LoraConf
 from retort.config.student_checks import check_student
 
 NO_HARD_LOSS = {
-    "ctc": "CTC has no hard label at a position, only of an utterance",
-    "transducer": "a transducer has no hard loss of a token",
+    "ctc": "the CTC loss has no hard label per position",
+    "transducer": "the transducer loss has no hard label per position",
 }
-"""Why no row can take the place of hard labels, by `student.kind`."""
+"""Why `interpolate` is impossible, by `student.kind`."""
 
 
 def check_distillation(recipe: Recipe, where: str) -> None:
-    """Teachers, rows, and whether the student can be taught so.
+    """Check teachers and rows of distillation against the student.
 
     Raises:
-        UserError: with the key, its value and what it may be.
+        UserError: names the key, its value and the permitted values.
     """
     _check_teachers(recipe, where)
     _check_soft_labels(recipe, where)
@@ -31,21 +31,21 @@ def _check_teachers(recipe: Recipe, where: str) -> None:
     for name, teacher in recipe.teachers.items():
         if teacher.unit != "text" and recipe.student.kind != "hybrid":
             raise UserError(
-                f"teachers.{name}.unit is {teacher.unit}, but only a hybrid student has alignments",
+                f"teachers.{name}.unit is {teacher.unit}, which only a hybrid student supports",
                 where=where,
                 remedy="Set unit: text",
             )
         if teacher.kind == "whisper" and (teacher.unit != "text" or recipe.student.kind == "hybrid"):
             raise UserError(
-                f"teachers.{name} is a whisper, which teaches the tokens of a text",
+                f"teachers.{name} is a whisper, whose soft labels are over tokens of text",
                 where=where,
-                remedy="Choose a student that writes tokens, and unit: text",
+                remedy="Choose another student.kind than hybrid, and unit: text",
             )
         if teacher.kind in ("causal_lm", "whisper") and teacher.topk is None:
             raise UserError(
                 f"teachers.{name} is a {teacher.kind} without topk",
                 where=where,
-                remedy="Set topk, e.g. 10: it gives soft labels alone",
+                remedy="Set topk, e.g. 10: this kind of teacher gives soft labels only",
             )
 
 
@@ -54,29 +54,29 @@ def _check_soft_labels(recipe: Recipe, where: str) -> None:
         soft = row.loss == "soft_label"
         if row.loss != "hard_label" and soft != (recipe.teachers[row.teacher].topk is not None):
             raise UserError(
-                f"distill[{index}].loss is {row.loss}, teacher {row.teacher} {'lacks' if soft else 'has'} topk",
+                f"distill[{index}].loss is {row.loss}, but teacher {row.teacher} {'lacks' if soft else 'has'} topk",
                 where=where,
-                remedy="soft_label goes with a teacher with topk, the other losses with one without",
+                remedy="soft_label requires a teacher with topk, the other losses one without",
             )
         taps = "senones or frames.N" if recipe.student.kind == "hybrid" else "tokens"
         if soft and taps == "tokens" and row.tap != "tokens":
             raise UserError(
-                f"distill[{index}] lays soft_label on tap '{row.tap}'", where=where, remedy=f"Set tap: {taps}"
+                f"distill[{index}].loss is soft_label, but tap is '{row.tap}'", where=where, remedy=f"Set tap: {taps}"
             )
         if not row.temperature > 0.0:
             raise UserError(
-                f"distill[{index}].temperature is {row.temperature}", where=where, remedy="Choose above 0"
+                f"distill[{index}].temperature is {row.temperature}", where=where, remedy="Choose a number above 0"
             )
         _check_interpolation(row, recipe.student.kind, f"{where}: distill[{index}]")
 
 
 def _check_frames(recipe: Recipe, where: str) -> None:
-    """Rows on frames: of a hybrid student they meet the teacher by its alignment, of others by `pool`."""
+    """Check rows on frames: a hybrid student maps frames to the teacher by its alignment, other students by `pool`."""
     for index, row in enumerate(recipe.distill):
         frames, pooled = row.tap.startswith("frames."), row.pool != "none"
         if recipe.student.kind != "hybrid" and frames and not pooled:
             raise UserError(
-                f"distill[{index}] reads {row.tap}, and this student has no alignment of frames",
+                f"distill[{index}].tap is {row.tap}, but this student has no alignment of frames",
                 where=where,
                 remedy="Set pool: cif or attention, or choose another tap",
             )
@@ -84,20 +84,20 @@ def _check_frames(recipe: Recipe, where: str) -> None:
             raise UserError(
                 f"distill[{index}].pool is {row.pool} for {row.tap} of a {recipe.student.kind} student",
                 where=where,
-                remedy="It goes with frames.N of a student that writes tokens",
+                remedy="pool requires tap: frames.N and another student.kind than hybrid",
             )
         if pooled and row.loss in ("soft_label", "hard_label"):
             raise UserError(
                 f"distill[{index}].pool is {row.pool} for {row.loss}",
                 where=where,
-                remedy="It goes with losses of vectors",
+                remedy="pool requires a loss on vectors: contrastive, regression, cosine or relational",
             )
         dim = recipe.student.encoder.dim
         if row.pool == "attention" and dim % (2 * row.pool_heads):
             raise UserError(
-                f"distill[{index}].pool_heads is {row.pool_heads} for frames of {dim} dimensions",
+                f"distill[{index}].pool_heads is {row.pool_heads}, student.encoder.dim is {dim}",
                 where=where,
-                remedy="Choose a number whose double divides them",
+                remedy="student.encoder.dim must be a multiple of 2 x pool_heads",
             )
 
 
@@ -111,21 +111,21 @@ def _check_interpolation(row: RowConfig, student: str, where: str) -> None:
     fits = row.loss == "soft_label" and row.tap in ("tokens", "senones")
     if row.interpolate and not (fits and row.weight == 1.0 and row.average == "token"):
         raise UserError(
-            "interpolate shares out the hard label's place between it and the teacher",
+            f"interpolate is {row.interpolate:g} for {row.loss} on {row.tap}",
             where=where,
-            remedy="It goes with soft_label on tokens or senones, without weight and average",
+            remedy="interpolate requires soft_label on tokens or senones, without weight and average",
         )
 
 
 class UnknownChoice(UserError):
-    """A word that is not among the choices of its key."""
+    """The value of a key is not one of its choices."""
 
 
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
     """Check the values at the dotted keys of `choices`.
 
     Raises:
-        UserError: with the key, its value and what it may be.
+        UnknownChoice: names the key, its value and the choices.
     """
     for key, allowed in choices.items():
         value: object = recipe
@@ -135,10 +135,10 @@ def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where:
 
 
 def check_recipe(recipe: Recipe, where: str) -> None:
-    """Cross-checks between fields.
+    """Check the choices of a recipe, and its values against each other.
 
     Raises:
-        UserError: with the key, its value and what it may be.
+        UserError: names the key, its value and the permitted values.
     """
     check_choices(recipe, CHOICES, where)
     for name, teacher in recipe.teachers.items():
@@ -162,15 +162,15 @@ def check_recipe(recipe: Recipe, where: str) -> None:
 
 
 def _check_tokenizer(recipe: Recipe, where: str) -> None:
-    """And the model that a run starts from."""
+    """Check the tokenizer and the initial model."""
     tokenizer, training = recipe.tokenizer, recipe.training
     if tokenizer.kind == "bpe" and tokenizer.size is None:
         raise UserError(
-            "tokenizer.kind is bpe without tokenizer.size", where=where, remedy="Add size, e.g. 300"
+            "tokenizer.kind is bpe, but tokenizer.size is missing", where=where, remedy="Set size, e.g. 300"
         )
     if tokenizer.kind == "init" and not (training.init or training.warm_start):
         raise UserError(
-            "tokenizer.kind is init without a model to start from",
+            "tokenizer.kind is init, but there is no initial model",
             where=where,
             remedy="Set training.init or training.warm_start, or choose another kind",
         )
@@ -178,13 +178,13 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
         _choose("tokenizer.teacher", tokenizer.teacher, tuple(recipe.teachers), where)
     if training.init and training.warm_start:
         raise UserError(
-            "training.init and training.warm_start exclude each other", where=where, remedy="Set one of them"
+            "training.init and training.warm_start are both set", where=where, remedy="Remove one of them"
         )
     if training.init_parts and not (training.init or training.warm_start):
         raise UserError(
-            "training.init_parts without a model to start from",
+            "training.init_parts is set, but there is no initial model",
             where=where,
-            remedy="Set training.init or training.warm_start, or leave it out",
+            remedy="Set training.init or training.warm_start, or remove init_parts",
         )
     for name in training.allow:
         _choose("training.allow", name, ("new_output",), where)
@@ -194,15 +194,15 @@ def _check_lora(lora: LoraConfig, where: str) -> None:
     if lora.rank < 1:
         raise UserError(f"training.lora.rank is {lora.rank}", where=where, remedy="Give 1 or more, e.g. 8")
     if not lora.alpha > 0.0:
-        raise UserError(f"training.lora.alpha is {lora.alpha:g}", where=where, remedy="Choose above 0")
+        raise UserError(f"training.lora.alpha is {lora.alpha:g}", where=where, remedy="Choose a number above 0")
     if not 0.0 <= lora.dropout < 1.0:
         raise UserError(
-            f"training.lora.dropout is {lora.dropout:g}", where=where, remedy="Choose from 0 to less than 1"
+            f"training.lora.dropout is {lora.dropout:g}", where=where, remedy="Choose a number from 0 to below 1"
         )
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:
-    """The entries of `data.train`, and that they can fill a batch together."""
+    """Check the entries of `data.train`, and the sum of their shares."""
     for index, entry in enumerate(recipe.data.train):
         _check_entry(f"data.train[{index}]", entry, where)
     shares = [share for share in recipe.data.train_shares if share is not None]
@@ -211,22 +211,22 @@ def _check_shares(recipe: Recipe, where: str) -> None:
         return
     if spoken.voices and spoken.transcripts:
         raise UserError(
-            "data.train has shares, but data.spoken.transcripts replaces its recordings",
+            "data.train has shares, but data.spoken.transcripts replaces the recordings",
             where=where,
-            remedy="Set data.spoken.transcripts: false, or leave the shares out",
+            remedy="Set data.spoken.transcripts: false, or remove the shares",
         )
     others = len(shares) < len(recipe.data.train) or bool(spoken.voices and spoken.sentences)
     if others and not total < 1.0 - 1e-6:
         raise UserError(
             f"the shares of data.train sum to {total:g}, which leaves nothing for the data without a share",
             where=where,
-            remedy="Let them sum to less than 1",
+            remedy="Choose shares that sum to less than 1",
         )
     if not others and abs(total - 1.0) > 1e-3:
         raise UserError(
             f"the shares of data.train sum to {total:g}",
             where=where,
-            remedy="Let them sum to 1, or leave out that of one entry",
+            remedy="Choose shares that sum to 1, or remove the share of one entry",
         )
 
 
@@ -241,31 +241,33 @@ def _check_entry(key: str, entry: object, where: str) -> None:
         raise UserError(f"{key}.source is {source}", where=where, remedy="Give a manifest or a Kaldi folder")
     number = isinstance(share, int | float) and not isinstance(share, bool)
     if share is not None and not (number and 0.0 < share <= 1.0):
-        raise UserError(f"{key}.share is {share}", where=where, remedy="Give a number above 0, at most 1")
+        raise UserError(f"{key}.share is {share}", where=where, remedy="Choose a number above 0, at most 1")
 
 
 def _check_tests(recipe: Recipe, where: str) -> None:
-    """Scores are named by the last two parts of a path."""
+    """Check that the entries of `data.test` differ in the last two parts of their paths, which name the scores."""
     names = [Path(each).parts[-2:] for each in recipe.data.test]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(
-            f"two entries of data.test would both be called {'/'.join(twice)}",
+            f"the scores of two entries of data.test would have the same name, {'/'.join(twice)}",
             where=where,
-            remedy="Name each once; rename the folder of one",
+            remedy="Remove a duplicate entry, or rename the folder of one",
         )
 
 
 def _check_data(recipe: Recipe, where: str) -> None:
-    """What is heard, how it is changed, and the graph that a hybrid system searches."""
+    """Check data, augmentation, batches and acoustic scales."""
     _check_shares(recipe, where)
     _check_tests(recipe, where)
     speeds, spoken = recipe.augment.speeds, recipe.data.spoken
     if recipe.augment.noise and recipe.features.storage == "disk":
         raise UserError(
-            "augment.noise needs the wave at each visit", where=where, remedy="Set features.storage: online"
+            "augment.noise changes the audio in every epoch, but features.storage is disk",
+            where=where,
+            remedy="Set features.storage: online",
         )
     if len(set(speeds)) < len(speeds) or not speeds:
-        raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Name different speeds")
+        raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Give one or more different speeds")
     pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr", "speed")}
     pairs["augment.noise_snr"] = recipe.augment.noise_snr
     pairs["batches, minimum_seconds and maximum_seconds,"] = [
@@ -274,16 +276,18 @@ def _check_data(recipe: Recipe, where: str) -> None:
     ]
     for key, values in pairs.items():
         if values[0] > values[1]:
-            raise UserError(f"{key} is {list(values)}", where=where, remedy="Give the lower one first")
+            raise UserError(f"{key} is {list(values)}", where=where, remedy="Give the lower number first")
     if spoken.sentences and not spoken.voices:
         raise UserError(
-            "data.spoken.sentences without a voice", where=where, remedy="Set data.spoken.voices, e.g. 16"
+            "data.spoken.sentences is set, but data.spoken.voices is 0",
+            where=where,
+            remedy="Set data.spoken.voices, e.g. 16",
         )
     if not recipe.hybrid.acoustic_scales:
         raise UserError(
             f"hybrid.acoustic_scales is {list(recipe.hybrid.acoustic_scales)}",
             where=where,
-            remedy="Give some above 0",
+            remedy="Give one or more numbers above 0",
         )
 
 

@@ -1,7 +1,7 @@
-"""Reading recipes: YAML over the defaults of `config.py`, `a.b=c` over YAML. Unknown keys are errors.
+"""Reading of recipes: the defaults of `config/schema.py`, overridden by YAML files and by `a.b=c` overrides.
 
-A recipe is one YAML file. `base: NAME` at its top takes another recipe first, `base: [NAME, NAME]` several, one after
-the other; a file that several of them are based on is taken once.
+A recipe is a YAML file. With `base: NAME` it extends another recipe, with `base: [NAME, NAME]` several ones in this
+order; a base that is reached twice is read once. Unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ T = TypeVar("T")
 
 
 class UnknownKey(UserError):
-    """A key that is no field of the schema."""
+    """A key that is not a field of the schema."""
 
 
 LONGEST_PART, MOST_PARTS = 200, 10
-"""Bytes of a part of an experiment's name, and parts."""
+"""Maximum number of bytes in a part of an experiment's name, and of parts."""
 BROKEN = (OmegaConfBaseException, ValueError, TypeError, IndexError, ArithmeticError, RecursionError)
-"""What values of any kind, laid into a recipe, can make OmegaConf raise."""
+"""Exceptions that OmegaConf raises for invalid values."""
 
 
 OTHER_KINDS = {
-    "lm/": ("the recipe of a language model", "retort lm train"),
-    "sweeps/": ("a sweep", "retort sweep"),
+    "lm/": ("is the recipe of a language model", "retort lm train"),
+    "sweeps/": ("is a sweep", "retort sweep"),
 }
-"""How the names of packaged files begin that are no recogniser's: what they are, and the verb that takes them."""
+"""Prefixes of packaged files that are not recipes of recognisers: what they are, and the verb that uses them."""
 
 
 def recipe_names() -> list[str]:
@@ -62,25 +62,25 @@ def recipe_summary(name: str) -> str:
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Open a recipe by name or path and lay `a.b=c` overrides over it.
+    """Open a recipe by name or path, and apply `a.b=c` overrides.
 
     Raises:
-        UserError: no such recipe, an unknown key, a value of the wrong type or not among the choices.
+        UserError: the recipe does not exist, a key is unknown, or a value is invalid.
     """
     for start, (kind, verb) in OTHER_KINDS.items():
         if recipe.startswith(start):
-            raise UserError(kind, where=recipe, remedy=f"Use it with `{verb}`")
+            raise UserError(kind, where=recipe, remedy=f"Run it with `{verb}`")
     result = read_recipe(Recipe, recipe, overrides)
     check_recipe(result, recipe)
     return result
 
 
 def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> T:
-    """A recipe of the kind that the dataclass `schema` describes, its values not checked against each other.
+    """Read a recipe as an instance of the dataclass `schema`, without checking its values against each other.
 
     Raises:
-        UserError: no such recipe, an unknown key, a value of the wrong type, a number out of its range, or a name that
-            is no folder's below the experiments.
+        UserError: the recipe does not exist, a key is unknown, a value has the wrong type, a number is out of range,
+            or the experiment's name is not a path below `exp/`.
     """
     merged = OmegaConf.structured(schema)
     for path, content in files_of_recipe(recipe):
@@ -109,12 +109,12 @@ def recipe_title(path: Path) -> str:
 
 
 def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
-    """A recipe that was saved with :func:`recipe_to_dict`."""
+    """The recipe that was saved by :func:`recipe_to_dict`."""
     return read_dict(Recipe, values, where)
 
 
 def read_dict(schema: type[T], values: dict[str, Any], where: str) -> T:
-    """The same for any kind of recipe."""
+    """The same for a recipe with any `schema`."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
     except BROKEN as error:
@@ -123,10 +123,10 @@ def read_dict(schema: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def read_saved(schema: type[T], values: dict[str, Any], where: str) -> T:
-    """What of a recipe stands in a model's configuration.
+    """Read the part of a recipe that is stored in a model's configuration.
 
     Raises:
-        UserError: as :func:`read_dict`; a key or a choice that this version does not know is one of a later version.
+        UserError: as :func:`read_dict`; an unknown key or choice is reported as that of a later version.
     """
     try:
         result = read_dict(schema, values, where)
@@ -134,19 +134,19 @@ def read_saved(schema: type[T], values: dict[str, Any], where: str) -> T:
             check_choices(result, CHOICES, where)
         return result
     except (UnknownKey, UnknownChoice) as error:
-        what = f"a later version of Retort wrote it, or it is damaged: {error.what}"
+        what = f"was written by a later version of Retort, or is damaged: {error.what}"
         raise UserError(what, where=where, remedy=UPDATE) from None
 
 
 def recipe_to_dict(recipe: object) -> dict[str, Any]:
-    """What JSON can hold of a recipe of any kind."""
+    """Convert a recipe of any kind to values that can be written as JSON."""
     result = OmegaConf.to_container(OmegaConf.structured(recipe))
     assert isinstance(result, dict)
     return {str(key): value for key, value in result.items()}
 
 
 def differing(config: Any) -> dict[str, Any]:
-    """What of a part of a recipe is not its default: this stays what it was when a later version has more keys."""
+    """The values of a part of a recipe that differ from the defaults, so that keys of later versions change nothing."""
     values, defaults = asdict(config), asdict(type(config)())
     return _less(values, defaults)
 
@@ -159,11 +159,11 @@ def _less(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _find(recipe: str, beside: Path | None = None) -> Path:
-    """The file of a recipe; a path is tried from the folder `beside` first."""
+def _find(recipe: str, folder: Path | None = None) -> Path:
+    """The file of a recipe; a relative path is resolved from `folder` first."""
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
-        for each in ([beside / path] if beside else []) + [path]:
+        for each in ([folder / path] if folder else []) + [path]:
             if each.is_file():
                 return each
         raise UserError(
@@ -178,9 +178,9 @@ def _find(recipe: str, beside: Path | None = None) -> Path:
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """The recipe's file after the files it is based on, outermost base first, each once."""
+    """The recipe's file, preceded by the files of its bases, each of them once."""
     if path.resolve() in above:
-        raise UserError("base: goes in a circle", where=path)
+        raise UserError("base: is circular", where=path)
     content = _read_yaml(path, keep_base=True)
     named = content["base"] if "base" in content else ListConfig([])
     chain: list[Path] = []
@@ -193,10 +193,10 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
 def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
     try:
         content = OmegaConf.load(path)
-    except Exception as error:  # yaml raises a family of its own; its text has line and column
+    except Exception as error:  # yaml has many exception types; the text contains line and column
         raise UserError(f"not valid YAML ({_one_line(error)})", where=path) from None
     if not isinstance(content, DictConfig):
-        raise UserError("a recipe is a mapping of keys to values", where=path)
+        raise UserError("is not a mapping of keys to values", where=path)
     if not keep_base:
         content.pop("base", None)
     return content
@@ -217,10 +217,10 @@ def _to_object(merged: Any, where: str, schema: type[T]) -> T:
 
 
 def check_name(name: str, where: str) -> None:
-    """Refuse the name of an experiment that is no path below `exp/`.
+    """Check that the name of an experiment is a path below `exp/`.
 
     Raises:
-        UserError: it is empty, absolute or too long, has `..` in it, or characters that cannot be printed.
+        UserError: it is empty, absolute or too long, or contains `..` or non-printable characters.
     """
 
     def bad(part: str) -> bool:
@@ -236,8 +236,8 @@ def check_name(name: str, where: str) -> None:
         raise UserError(
             f"name is '{shown}'",
             where=where,
-            remedy="Choose a path below exp/, such as english/cif: no '..', no '/' at its ends, nothing that cannot be "
-            "printed",
+            remedy="Choose a path below exp/, such as english/cif, without '..', without '/' at the start or end, and "
+            "without non-printable characters",
         )
 
 
@@ -248,7 +248,7 @@ def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
     where = f"override '{override}'"
     try:
         value = OmegaConf.from_dotlist([f"value={text}"])["value"] if text else ""
-    except Exception as error:  # yaml raises a family of its own
+    except Exception as error:  # yaml has many exception types
         raise UserError(f"cannot be read ({_one_line(error)})", where=where) from None
     try:
         OmegaConf.update(merged, key, value)
@@ -260,7 +260,7 @@ def _explain(error: Exception, where: str, schema: type) -> UserError:
     key = getattr(error, "full_key", None) or ""
     message = _one_line(error)
     if ("not in" in message or "is not a" in message) and "subclass" in message:
-        return UserError(f"a whole part is set to a single value ({message})", where=where)
+        return UserError(f"a section is set to a single value ({message})", where=where)
     if "not in" in message and key:
         leaf = key.split(".")[-1]
         known = sorted(_keys(schema))
@@ -272,7 +272,7 @@ def _explain(error: Exception, where: str, schema: type) -> UserError:
             where=where,
             remedy=f"Did you mean {' or '.join(map(repr, near))}?"
             if near
-            else f"See {_source(schema)} for the keys",
+            else f"The keys are documented in {_source(schema)}",
         )
     return UserError(f"{key}: {message}" if key else message, where=where)
 
@@ -282,7 +282,7 @@ def _source(schema: type) -> str:
 
 
 def _keys(schema: type, above: str = "") -> Iterator[str]:
-    """All keys, those of parts too: `training.steps`, `distill[].tap`, `teachers.NAME.kind`."""
+    """All keys, including nested ones: `training.steps`, `distill[].tap`, `teachers.NAME.kind`."""
     for name, hint in get_type_hints(schema).items():
         yield f"{above}{name}"
         within = {list: "[]", dict: ".NAME"}.get(get_origin(hint), "")

@@ -1,4 +1,4 @@
-"""Numbers of configurations: each field of a dataclass says which values it may have, and one function checks them all.
+"""Ranges of numbers in configurations: fields of dataclasses declare them, :func:`check_ranges` checks them.
 
 steps: int = number(1000, 1, 10**9)
 peak_lr: float = number(3e-4, 0, 1e9, above=True)
@@ -19,22 +19,24 @@ from retort.common.errors import UserError
 _KEY = "range"
 MILLION = 10**6
 BILLION = 10**9
-"""The largest number of steps, frames and the like: more than anything needs, and far from where arithmetic ends."""
+"""The largest number of steps, frames and the like; larger numbers could overflow."""
 WIDEST = 2**16
 """The largest width of a layer."""
 THREADS = 1024
-"""The largest number of threads or processes: more than a machine has cores."""
+"""The largest number of threads or processes."""
 SEEDS = 2**32 - 1
-"""The largest seed that every generator of random numbers takes."""
+"""The largest seed that all generators of random numbers accept."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, with or without the ends; never NaN, never infinite.
+    """An interval of finite numbers.
 
     Attributes:
-        length: how many numbers a list has; None for any number of them.
-        whole: whether it is an integer.
+        above: whether `low` is excluded.
+        below: whether `high` is excluded.
+        length: required length of a list; None for any length.
+        whole: whether the numbers must be integers.
     """
 
     low: float
@@ -45,7 +47,7 @@ class Range:
     whole: bool = False
 
     def holds(self, value: object) -> bool:
-        """Whether it is such a number."""
+        """Whether `value` is a number in this range."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         number = int(value) if isinstance(value, Integral) else float(value)
@@ -56,7 +58,7 @@ class Range:
 
     def __str__(self) -> str:
         low, high = _written(self.low), _written(self.high)
-        kind = "a whole number " if self.whole else ""
+        kind = "an integer " if self.whole else ""
         if self.above:
             return f"{kind}above {low}, {'below' if self.below else 'at most'} {high}"
         return f"{kind}from {low} to {'below ' * self.below}{high}"
@@ -65,9 +67,9 @@ class Range:
 def number(
     default: float | None, low: float, high: float, *, above: bool = False, below: bool = False
 ) -> Any:
-    """A field for a number in a range; with `above` and `below` its ends are outside.
+    """A field for a number in a range; `above` excludes `low`, `below` excludes `high`.
 
-    A default of None is a field that may stay empty.
+    If the default is None, None is permitted.
     """
     return field(default=default, metadata={_KEY: Range(low, high, above, below)})
 
@@ -88,25 +90,25 @@ def numbers(
 
 
 def of_each(default: Mapping[str, float], low: float, high: float, *, above: bool = False) -> Any:
-    """A field for numbers in a range by their names."""
+    """A field for a mapping from names to numbers in a range."""
     return field(default_factory=lambda: dict(default), metadata={_KEY: Range(low, high, above)})
 
 
 def range_of(config: type, name: str) -> Range | None:
-    """What a field of a dataclass may be, if it says so."""
+    """The range of a field of a dataclass, if it has one."""
     return next((each.metadata.get(_KEY) for each in fields(config) if each.name == name), None)
 
 
 def check_ranges(config: Any, where: str | Path = "", above: str = "") -> None:
-    """Check every number of a dataclass that has a range, and those of the dataclasses in it.
+    """Check all numbers of a dataclass that have a range, and those of nested dataclasses.
 
     Args:
-        config: an instance.
-        where: the file that it was read from.
-        above: the key that it stands under.
+        config: an instance of a dataclass.
+        where: the file that it was read from, for the message.
+        above: the key of `config`, if it is part of another configuration.
 
     Raises:
-        UserError: with the key, its value and what it may be.
+        UserError: names the key, its value and the range.
     """
     for key, value, limits in _numbers(config, above):
         if limits.length is not None and isinstance(value, list) and len(value) != limits.length:
@@ -119,7 +121,7 @@ def check_ranges(config: Any, where: str | Path = "", above: str = "") -> None:
 
 
 def _numbers(config: Any, above: str) -> Iterator[tuple[str, Any, Range]]:
-    """Keys, values and ranges, those of parts too: `training.steps`, `distill[0].weight`, `teachers.NAME.topk`."""
+    """Keys, values and ranges, including nested ones: `training.steps`, `distill[0].weight`, `teachers.NAME.topk`."""
     for each in fields(config):
         key, value = f"{above}.{each.name}".lstrip("."), getattr(config, each.name)
         limits = each.metadata.get(_KEY)

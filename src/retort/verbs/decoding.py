@@ -61,9 +61,9 @@ Mode = Annotated[
     str | None,
     typer.Option(
         help="Decoding mode. own (default): the student's own search. joint (CIF models): beam search with the scores "
-        "of the decoder and the CTC head. ctc: the CTC head only. attention_rescoring (attention models, CIF models with "
-        "cif.fires: ctc): the decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and transducer "
-        "models): the CTC head rescores "
+        "of the decoder and the CTC head. ctc: the CTC head only. attention_rescoring (attention models, and CIF "
+        "models with cif.fires: ctc): the "
+        "decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and transducer models): the CTC head rescores "
         "the n-best list."
     ),
 ]
