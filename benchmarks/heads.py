@@ -23,17 +23,17 @@ from rich.console import Console
 from torch import Tensor
 
 from retort.common.progress import stage_progress
+from retort.common.tally import Tally
 from retort.config.loading import recipe_from_dict
 from retort.config.schema import AugmentConfig, Recipe
 from retort.corpora.open_cuts import find_data, open_cuts
-from retort.distill.row import Tally
 from retort.engine.checkpoints import CheckpointFolder, read_weights
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 from retort.training.aligning import align, align_held_out
 from retort.training.batches import UtteranceDataset
 from retort.training.frames import FrameLabels
 from retort.training.hybrid_run import plan_hybrid
-from retort.training.module import TrainingModule, read_signals
+from retort.training.module import TrainingModule, read_targets
 from retort.training.plan import Plan
 
 TOGETHER = 8
@@ -65,7 +65,7 @@ class Said:
         self.whole = ToKnow()
         self.units: defaultdict[int, ToKnow] = defaultdict(ToKnow)
 
-    def add(self, signal: Signal) -> None:
+    def add(self, signal: TeacherTargets) -> None:
         assert signal.ids is not None
         assert signal.labels is not None
         probs, ids, labels = (each[signal.valid] for each in (signal.vectors, signal.ids, signal.labels))
@@ -94,7 +94,7 @@ def measured(recipe: Recipe, folder: Path, source: str, console: Console) -> dic
         said: defaultdict[str, Said] = defaultdict(Said)
         for start in range(0, len(cuts), TOGETHER):
             batch = utterances[CutSet.from_cuts(cuts[start : start + TOGETHER])]
-            signals = read_signals(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
+            signals = read_targets(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
             with torch.inference_mode():
                 for name, tally in module(batch, signals, recipe.training.steps).tallies.items():
                     tallies[name].append(tally)

@@ -15,7 +15,7 @@ from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
 from retort.distill.symbols import FrameClasses, frame_classes, translated
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, silence
+from retort.teachers.targets import TeacherTargets, empty_targets
 
 SPECIAL = ["<blank>", "<pad>", "<eos>", "<unk>"]
 SENONES = ["S0", "S1", "S2", "S3", "S4"]
@@ -29,7 +29,7 @@ def row(**changed: Any) -> RowConfig:
     return RowConfig(**({"tap": "senones", "teacher": "lm", "loss": "soft_label"} | changed))
 
 
-def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, Signal]:
+def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, TeacherTargets]:
     """Silences at the start, in the middle and at the end; rubbish where nothing is said."""
     draw = torch.Generator().manual_seed(1)
     size = max(LENGTHS)
@@ -47,10 +47,10 @@ def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, Signal]:
     )  # the third of the second: unknown
     sources = torch.zeros(3, size, 2, dtype=torch.int64)
     tap = Tap(values.requires_grad_(), lengths, "frame", hard)
-    return tap, Signal(probs, valid, sources, ids, labels)
+    return tap, TeacherTargets(probs, valid, sources, ids, labels)
 
 
-def places(signal: Signal) -> list[tuple[int, int]]:
+def places(signal: TeacherTargets) -> list[tuple[int, int]]:
     return [(b, t) for b, t in signal.valid.nonzero().tolist()]
 
 
@@ -60,7 +60,7 @@ def log_softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def target(
-    signal: Signal, b: int, t: int, outputs: dict[int, int] | None, temperature: float, renormalise: bool
+    signal: TeacherTargets, b: int, t: int, outputs: dict[int, int] | None, temperature: float, renormalise: bool
 ) -> dict[int, float]:
     """The teacher's distribution over outputs at one frame."""
     assert signal.ids is not None
@@ -160,7 +160,7 @@ def test_interpolated_with_the_labels_own_distribution_nothing_changes() -> None
     labels = torch.tensor([[2, 4, 1, 2]])
     hard = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="none")[None]
     symbols = torch.tensor([[4, 5, 6, 4]])
-    signal = Signal(
+    signal = TeacherTargets(
         torch.ones(1, 4, 1),
         torch.ones(1, 4, dtype=torch.bool),
         torch.zeros(1, 4, 2, dtype=torch.int64),
@@ -206,7 +206,7 @@ def test_a_process_without_utterances_logs_what_the_others_do(loss: str, tap_nam
     tap, signal = make_batch(len(SENONES) if own else DIM)
     full = objective({tap_name: tap}, {("lm", "frame"): signal})
     nothing = Tap(torch.zeros(1, 3, tap.values.shape[-1]), torch.tensor([0]), "frame", torch.zeros(1, 3))
-    empty = objective({tap_name: nothing}, {("lm", "frame"): silence(1, K)})
+    empty = objective({tap_name: nothing}, {("lm", "frame"): empty_targets(1, K)})
     assert empty.token_sum.item() == 0.0
     assert empty.metrics.keys() == full.metrics.keys()
     if not own:

@@ -11,7 +11,7 @@ from retort.common.errors import UserError
 from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
 from retort.students.student import Tap, Unit
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 DIMS = {"acoustic": 4, "linguistic": 3, "utterance": 4}
 TEACHERS = {"bert": 6, "gpt": 5}
@@ -33,13 +33,13 @@ def make_taps() -> dict[str, Tap]:
     }
 
 
-def make_signal(teacher: str, unit: Unit) -> Signal:
+def make_signal(teacher: str, unit: Unit) -> TeacherTargets:
     generator = torch.Generator().manual_seed(len(teacher + unit))
     lengths, size = (LENGTHS, 3) if unit == "token" else (torch.ones_like(LENGTHS), 1)
     valid = torch.arange(size) < lengths[:, None]
     place = torch.arange(valid.numel()).view(valid.shape)
     vectors = torch.randn(3, size, TEACHERS[teacher], generator=generator)
-    return Signal(vectors, valid, torch.stack([place, place + 1], -1) * valid[..., None])
+    return TeacherTargets(vectors, valid, torch.stack([place, place + 1], -1) * valid[..., None])
 
 
 def make_objective(*rows: RowConfig, **others: Any) -> Objective:
@@ -88,7 +88,7 @@ def test_sums_add_up_over_parts_of_a_batch() -> None:
     sums = torch.zeros(2)
     for part in (slice(0, 1), slice(1, 3)):
         few = {name: Tap(tap.values[part], tap.lengths[part], tap.unit) for name, tap in taps.items()}
-        given = Signal(signal.vectors[part], signal.valid[part], signal.sources[part])
+        given = TeacherTargets(signal.vectors[part], signal.valid[part], signal.sources[part])
         result = objective(few, {("bert", "token"): given})
         sums += torch.stack([result.token_sum, result.utterance_sum]).detach()
     torch.testing.assert_close(sums, torch.stack([whole.token_sum, whole.utterance_sum]).detach())
@@ -100,7 +100,7 @@ def test_needs_and_how_often_they_are_asked_for() -> None:
     assert objective.needs == needs
     asked: list[tuple[str, Unit]] = []
 
-    def signals(teacher: str, unit: Unit) -> Signal:
+    def signals(teacher: str, unit: Unit) -> TeacherTargets:
         asked.append((teacher, unit))
         return make_signal(teacher, unit)
 

@@ -15,7 +15,7 @@ from retort.config.schema import RowConfig
 from retort.distill import Objective, Row, cosine_loss
 from retort.distill.pooling import AttentionPool, CifPool, make_pool
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, silence
+from retort.teachers.targets import TeacherTargets, empty_targets
 
 DIM, TEACHER_DIM = 8, 5
 LENGTHS, COUNTS = [9, 6, 4, 3], [4, 2, 0, 1]
@@ -122,7 +122,7 @@ def config(**changed: Any) -> RowConfig:
     return RowConfig(**({"tap": "frames.1", "teacher": "bert", "loss": "cosine", "pool": "cif"} | changed))
 
 
-def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, Signal]:
+def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, TeacherTargets]:
     """The teacher says nothing of the third utterance, and nothing of the first one's second token."""
     frames = make_frames(torch.nan).float()
     frames = torch.cat((frames, torch.full((4, padding, DIM), torch.nan)), 1)
@@ -134,7 +134,7 @@ def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, Signal]:
     vectors[~valid] = torch.nan
     place = torch.arange(valid.numel()).view(valid.shape)
     sources = torch.stack((place, place + 1), -1) * valid[..., None]
-    return Tap(frames.requires_grad_(), torch.tensor(LENGTHS), "frame"), Signal(vectors, valid, sources)
+    return Tap(frames.requires_grad_(), torch.tensor(LENGTHS), "frame"), TeacherTargets(vectors, valid, sources)
 
 
 def make_row(**changed: Any) -> Row:
@@ -193,7 +193,7 @@ def test_padding_changes_nothing_and_every_weight_learns(pool: str, loss: str) -
 @pytest.mark.parametrize("pool", ["cif", "attention"])
 def test_a_batch_of_which_nothing_is_said_costs_nothing(pool: str) -> None:
     row, (tap, _) = make_row(pool=pool), make_batch()
-    result = row(tap, silence(4, TEACHER_DIM))
+    result = row(tap, empty_targets(4, TEACHER_DIM))
     result.total.backward()
     assert (result.total.item(), result.count) == (0, 0)
     # Every process must have a gradient for every weight.

@@ -14,7 +14,7 @@ from retort.config.schema import RowConfig
 from retort.distill import LOSSES, Row, relational_loss
 from retort.distill.registry import row_loss
 from retort.students.student import Tap
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 
 def cosine(one: list[float], other: list[float]) -> float:
@@ -90,7 +90,7 @@ def test_a_row_of_it_compares_within_utterances_and_trains_nothing_of_its_own() 
     vectors = torch.randn(3, 4, 7, generator=draw)
     values[~valid], vectors[~valid] = torch.nan, torch.nan
     values.requires_grad_()
-    signal = Signal(vectors, valid, torch.zeros(3, 4, 2, dtype=torch.int64))
+    signal = TeacherTargets(vectors, valid, torch.zeros(3, 4, 2, dtype=torch.int64))
     result = row(Tap(values, lengths, "token"), signal)
     owners = valid.nonzero()[:, 0].tolist()
     expected = slow(values[valid], vectors[valid], owners)

@@ -13,7 +13,7 @@ from retort.common.errors import UserError
 from retort.config.schema import ROW_CHOICES, RowConfig
 from retort.distill import LOSSES, Row, contrastive_hits, contrastive_logits, cosine_loss, regression_loss
 from retort.students.student import Tap
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 LENGTHS = [4, 1, 6, 3]
 TAP_DIM, TEACHER_DIM = 5, 7
@@ -30,7 +30,7 @@ def make_row(**changed: Any) -> Row:
     return Row(config(**changed), TAP_DIM, TEACHER_DIM)
 
 
-def make_batch(tap_padding: int = 0, signal_padding: int = 0) -> tuple[Tap, Signal, Tensor]:
+def make_batch(tap_padding: int = 0, signal_padding: int = 0) -> tuple[Tap, TeacherTargets, Tensor]:
     """Four utterances; the teacher is silent on position 1 of the first and of all of the last."""
     generator = torch.Generator().manual_seed(1)
     batch, longest = len(LENGTHS), max(LENGTHS)
@@ -46,10 +46,10 @@ def make_batch(tap_padding: int = 0, signal_padding: int = 0) -> tuple[Tap, Sign
     place = torch.arange(valid.numel()).view(valid.shape)
     sources = torch.stack([place, place + 1], -1) * valid[..., None]
     tokens = torch.randint(3, 6, (batch, longest), generator=generator)
-    return Tap(values, lengths, "token"), Signal(vectors, valid, sources), tokens
+    return Tap(values, lengths, "token"), TeacherTargets(vectors, valid, sources), tokens
 
 
-def picked(row: Row, tap: Tap, signal: Signal) -> tuple[list[Tensor], list[Tensor]]:
+def picked(row: Row, tap: Tap, signal: TeacherTargets) -> tuple[list[Tensor], list[Tensor]]:
     """For each utterance, projected student and teacher vectors of its valid positions."""
     students, teachers = [], []
     for index, length in enumerate(tap.lengths.tolist()):
@@ -159,7 +159,7 @@ def test_one_vector_an_utterance() -> None:
     row = make_row()
     values = torch.randn(3, 1, TAP_DIM, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(3, 1, dtype=torch.bool)
-    signal = Signal(torch.zeros(3, 1, TEACHER_DIM), valid, torch.zeros(3, 1, 2, dtype=torch.int64))
+    signal = TeacherTargets(torch.zeros(3, 1, TEACHER_DIM), valid, torch.zeros(3, 1, 2, dtype=torch.int64))
     result = row(Tap(values, torch.ones(3, dtype=torch.int64), "utterance"), signal, torch.zeros(3, 0))
     torch.testing.assert_close(result.total, row.projection(values).square().sum())
     assert result.count == 3

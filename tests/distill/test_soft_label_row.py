@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, silence
+from retort.teachers.targets import TeacherTargets, empty_targets
 
 LENGTHS, VOCABULARY, K = [4, 1, 6, 3], 9, 4
 
@@ -25,7 +25,7 @@ def make_row(**changed: Any) -> Row:
     )
 
 
-def make_batch(k: int = K, padding: int = 0) -> tuple[Tap, Signal]:
+def make_batch(k: int = K, padding: int = 0) -> tuple[Tap, TeacherTargets]:
     """The teacher says nothing of position 1 of the first utterance, and nothing of the last."""
     generator = torch.Generator().manual_seed(1)
     batch, longest = len(LENGTHS), max(LENGTHS) + padding
@@ -38,7 +38,7 @@ def make_batch(k: int = K, padding: int = 0) -> tuple[Tap, Signal]:
     valid = ~padded
     valid[0, 1] = valid[3] = False
     sources = torch.zeros(batch, longest, 2, dtype=torch.int64)
-    return Tap(logits.requires_grad_(), lengths, "token"), Signal(probs, valid, sources, ids)
+    return Tap(logits.requires_grad_(), lengths, "token"), TeacherTargets(probs, valid, sources, ids)
 
 
 def slowly(logits: Tensor, ids: Tensor, probs: Tensor, temperature: float) -> float:
@@ -51,7 +51,7 @@ def slowly(logits: Tensor, ids: Tensor, probs: Tensor, temperature: float) -> fl
     return total * temperature**2
 
 
-def positions(signal: Signal) -> list[list[int]]:
+def positions(signal: TeacherTargets) -> list[list[int]]:
     return [valid.nonzero()[:, 0].tolist() for valid in signal.valid]
 
 
@@ -123,7 +123,7 @@ def test_nothing_said_is_nothing_lost() -> None:
     quiet.total.backward()
     assert (quiet.total.item(), quiet.count) == (0.0, 0)
     # A process without utterances must log what the others log.
-    empty = make_row()(Tap(tap.values[:1, :0], torch.zeros(1, dtype=torch.int64), "token"), silence(1, K))
+    empty = make_row()(Tap(tap.values[:1, :0], torch.zeros(1, dtype=torch.int64), "token"), empty_targets(1, K))
     assert empty.total.item() == 0.0
     assert empty.metrics.keys() == quiet.metrics.keys() == {"mass", "spoken"}
     assert (empty.metrics["spoken"].sum, empty.metrics["spoken"].count) == (0, 0)

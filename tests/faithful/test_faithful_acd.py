@@ -16,8 +16,8 @@ from retort.config.schema import RowConfig
 from retort.distill.losses.contrastive import contrastive_loss, draw_ids
 from retort.distill.objective import Objective
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, token_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import TeacherTargets, token_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import Piece
 
 TAP_DIM, TEACHER_DIM = 6, 9
@@ -45,7 +45,7 @@ def acd(**changed: Any) -> tuple[Objective, RowConfig]:
     return Objective([row], {"acoustic": TAP_DIM}, {"bert": TEACHER_DIM}), row
 
 
-def slow_losses(objective: Objective, tap: Tap, signal: Signal, drawn: Tensor) -> list[float]:
+def slow_losses(objective: Objective, tap: Tap, signal: TeacherTargets, drawn: Tensor) -> list[float]:
     """Every valid position's loss: flattened without pads, projected, against the drawn ids."""
     projection: Any = objective.get_submodule("rows.0.projection")
     weight, bias = (each.detach().double().numpy() for each in (projection.weight, projection.bias))
@@ -136,16 +136,16 @@ def test_another_place_of_the_same_token_is_a_negative_unless_it_is_told_not_to_
     assert RowConfig("", "", "").same_token_negatives  # the published choice is the default
 
 
-def make_reading(text: str, seed: int) -> Reading:
+def make_reading(text: str, seed: int) -> TeacherOutput:
     spans = [(place, place + 1) for place in range(len(text))]
-    return Reading(torch.randn(len(text) + 2, TEACHER_DIM, generator=seeded(seed)), spans, text)
+    return TeacherOutput(torch.randn(len(text) + 2, TEACHER_DIM, generator=seeded(seed)), spans, text)
 
 
 def test_characters_meet_their_own_vectors_and_eos_meets_sep() -> None:
     texts = ["今天", "天气好"]
     readings = [make_reading(text, seed) for seed, text in enumerate(texts)]
     pieces = [[Piece(5, place, place + 1) for place in range(len(text))] for text in texts]
-    signal = token_signal(readings, texts, pieces)
+    signal = token_targets(readings, texts, pieces)
     for row, (reading, text) in enumerate(zip(readings, texts)):
         length = len(text) + 1
         assert torch.equal(signal.vectors[row, :length], reading.vectors[1:])  # all but [CLS]
@@ -164,9 +164,9 @@ def test_too_many_fires_meet_zero_vectors_there_and_an_error_here() -> None:
 def test_what_the_teacher_cut_off_is_left_out_and_never_shortens_the_rest() -> None:
     text = "今天天气好"
     whole = make_reading(text, 0)
-    cut = Reading(whole.vectors[[0, 1, 2, 6]], whole.spans[:2], text)  # its maximum length was 2
+    cut = TeacherOutput(whole.vectors[[0, 1, 2, 6]], whole.spans[:2], text)  # its maximum length was 2
     pieces = [[Piece(5, place, place + 1) for place in range(len(text))]]
-    signal = token_signal([cut], [text], pieces)
+    signal = token_targets([cut], [text], pieces)
     assert signal.valid.tolist() == [[True, True, False, False, False, True]]
     objective, _ = acd()
     tap = Tap(torch.randn(1, 6, TAP_DIM, generator=seeded(1)), torch.tensor([6]), "token")

@@ -20,7 +20,7 @@ from retort.distill.objective import Objective
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropy as fast_cross_entropy
 from retort.students.factory import build_student
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 from retort.training.batches import Batch
 from retort.training.module import TrainingModule
 
@@ -164,13 +164,13 @@ def test_targets_scale_the_weights_in_evaluation_too_and_free_firing_never() -> 
         assert int(free.lengths[row]) == len(fire(*virtual, len(each.alphas), tail=0.5).tokens)
 
 
-def make_signal(counts: Tensor) -> Signal:
+def make_signal(counts: Tensor) -> TeacherTargets:
     longest = int(counts.max())
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(len(counts), longest, TEACHER_DIM, generator=generator)
     valid = torch.arange(longest) < counts[:, None]
     place = torch.arange(valid.numel()).view(valid.shape)
-    return Signal(vectors, valid, torch.stack((place, place + 1), -1) * valid[..., None])
+    return TeacherTargets(vectors, valid, torch.stack((place, place + 1), -1) * valid[..., None])
 
 
 def test_the_total_of_the_published_run() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from retort.config.schema import RowConfig
 from retort.distill.objective import Objective
 from retort.students.student import Tap
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 TAP_DIM, TEACHER_DIM = 5, 768
 LENGTHS = [4, 1, 2]
@@ -26,7 +26,7 @@ def objective_of(tap: str, loss: str, **changed: Any) -> Objective:
     return Objective([RowConfig(tap, "bert", loss, **changed)], {tap: TAP_DIM}, {"bert": TEACHER_DIM})
 
 
-def projected(objective: Objective, tap: Tap, signal: Signal) -> tuple[np.ndarray, np.ndarray]:
+def projected(objective: Objective, tap: Tap, signal: TeacherTargets) -> tuple[np.ndarray, np.ndarray]:
     """Flattened without pads: the row's projections and the teacher's vectors, float64."""
     projection: Any = objective.get_submodule("rows.0.projection")
     weight, bias = (each.detach().double().numpy() for each in (projection.weight, projection.bias))
@@ -36,7 +36,7 @@ def projected(objective: Objective, tap: Tap, signal: Signal) -> tuple[np.ndarra
     return project(student, weight, bias), teacher
 
 
-def total(objective: Objective, tap: str, batch: tuple[Tap, Signal]) -> Tensor:
+def total(objective: Objective, tap: str, batch: tuple[Tap, TeacherTargets]) -> Tensor:
     result = objective({tap: batch[0]}, {("bert", "token"): batch[1]})
     return (result.token_sum + result.utterance_sum).detach()
 

@@ -19,8 +19,8 @@ from retort.info.describe import describe
 from retort.students.ctc import CtcStudent, ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Tap
-from retort.teachers.signal import token_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import token_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import BLANK, EOS, CharacterTokenizer
 from tiny_students import ENCODER, FRONTEND
 
@@ -101,9 +101,9 @@ def letters_signal(texts: list[str], soft: bool) -> tuple[object, CharacterToken
         if ids is not None:
             ids = (ids + torch.arange(3)) % (tokenizer.size - 3) + 3
         spans = [(place, place + 1) for place in range(len(text))]
-        readings.append(Reading(vectors, spans, text, ids))
+        readings.append(TeacherOutput(vectors, spans, text, ids))
     pieces = [tokenizer.pieces(text) for text in texts]
-    return token_signal(readings, texts, pieces), tokenizer
+    return token_targets(readings, texts, pieces), tokenizer
 
 
 @pytest.mark.parametrize("loss", ["soft_label", "regression", "contrastive"])

@@ -16,8 +16,8 @@ from retort.distill.objective import Objective
 from retort.students.factory import STUDENTS, build_student
 from retort.students.student import Student
 from retort.students.tokens import TokenStudent, at_frames
-from retort.teachers.signal import token_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import token_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import Piece
 from tiny_students import DECODER, ENCODER, FRONTEND
 
@@ -64,7 +64,7 @@ def test_frames_learn_what_a_teacher_says_of_the_tokens_and_of_eos(kind: str, po
     spans = [[(place, place + 1) for place in range(count)] for count in counts]
     draw = torch.Generator().manual_seed(4)
     vectors = [torch.randn(count + 2, 7, generator=draw) for count in counts]
-    signal = token_signal([Reading(*each) for each in zip(vectors, spans, texts)], texts, pieces)
+    signal = token_targets([TeacherOutput(*each) for each in zip(vectors, spans, texts)], texts, pieces)
     rows = [RowConfig("frames.2", "bert", loss, pool=pool) for loss in ("cosine", "contrastive")]
     objective = Objective(rows, student.tap_dims, {"bert": 7}, student.tap_units)
     assert objective.needs == {("bert", "token")}

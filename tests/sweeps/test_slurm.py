@@ -12,7 +12,7 @@ from rich.console import Console
 
 from retort.common.errors import UserError
 from retort.sweeps import launcher, slurm
-from retort.sweeps.launcher import Training, train_side_by_side
+from retort.sweeps.launcher import Training, run_trainings
 
 PROGRAM = """
 import pathlib, sys
@@ -40,7 +40,7 @@ def test_jobs_are_trainings() -> None:
     trainings = [Training(name, 4, (name,)) for name in "ab"]
     start = slurm.start_on_slurm(Path("exp/slurm"), {"timeout_min": 1})
     console = Console(file=io.StringIO(), width=160)
-    failed = train_side_by_side(console, Path("exp"), trainings, [{}, {}], start=start)
+    failed = run_trainings(console, Path("exp"), trainings, [{}, {}], start=start)
     assert {name: str(error) for name, error in failed.items()} == {
         "b": "exp/b.log: training failed (exit code 1): it is ill"
     }

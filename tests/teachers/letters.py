@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from retort.teachers import Reading, StoredTeacher
+from retort.teachers import StoredTeacher, TeacherOutput
 
 DIM = 4
 IDENTITY = {"model": "letters", "dim": DIM}
@@ -23,14 +23,14 @@ class Letters:
         self.scale = scale
         self.asked: list[str] = []
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
         self.asked += texts
         return [self.reading(text) for text in texts]
 
-    def reading(self, text: str) -> Reading:
+    def reading(self, text: str) -> TeacherOutput:
         numbers = torch.tensor([1, *(ord(letter) % 97 for letter in text), 2], dtype=torch.float32)[:, None]
         vectors = self.scale * numbers * torch.arange(1, DIM + 1) / 8
-        return Reading(vectors, [(place, place + 1) for place in range(len(text))], text)
+        return TeacherOutput(vectors, [(place, place + 1) for place in range(len(text))], text)
 
 
 def store_at(root: Path, **others: object) -> StoredTeacher:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from retort.teachers.cache import CachedTeacher
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 
 DIM = 4
 
@@ -18,10 +18,10 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
         self.asked.append(list(texts))
         return [
-            Reading(torch.randn(len(text) + 2, DIM), [(i, i + 1) for i in range(len(text))], text)
+            TeacherOutput(torch.randn(len(text) + 2, DIM), [(i, i + 1) for i in range(len(text))], text)
             for text in texts
         ]
 

@@ -14,7 +14,7 @@ import torch
 from letters import DIM, TEXTS, Letters, check, shards, store_at
 
 from retort.common.errors import UserError
-from retort.teachers import Estimate, Reading, fill
+from retort.teachers import Estimate, TeacherOutput, fill
 from retort.teachers.fill_store import STALE_SECONDS, own_share
 from retort.teachers.shards import shard_bytes
 
@@ -26,7 +26,7 @@ class Dies(Letters):
         super().__init__()
         self.last = last
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
         readings = super().read(texts)
         if len(self.asked) > self.last:
             raise KeyboardInterrupt
@@ -101,7 +101,7 @@ class TestShares:
         texts = [f"{number:04d}" for number in range(500)]
 
         class Meanwhile(Letters):
-            def read(self, texts_: Sequence[str]) -> list[Reading]:
+            def read(self, texts_: Sequence[str]) -> list[TeacherOutput]:
                 if not self.asked:
                     fill(store_at(tmp_path), Letters(), texts)
                 return super().read(texts_)

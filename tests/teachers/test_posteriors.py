@@ -14,11 +14,11 @@ from retort.pretrained.hub import open_tokenizer
 from retort.teachers import (
     CachedTeacher,
     PosteriorTeacher,
-    Reading,
     StoredTeacher,
+    TeacherOutput,
     fill,
-    open_fresh,
-    token_signal,
+    open_teacher_model,
+    token_targets,
 )
 from retort.teachers.posteriors import PieceLMTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
@@ -55,13 +55,13 @@ def student_of(teacher: Path, texts: list[str]) -> Tokenizer:
     return train_tokenizer(texts, TokenizerConfig("teacher"), teacher=open_tokenizer(str(teacher)))
 
 
-def distribution(reading: Reading, row: int, size: int) -> Tensor:
+def distribution(reading: TeacherOutput, row: int, size: int) -> Tensor:
     """`(V,)`, zero for what is not named."""
     assert reading.ids is not None
     return torch.zeros(size).index_add(0, reading.ids[row].long(), reading.vectors[row].float())
 
 
-def check_top(reading: Reading, row: int, expected: Tensor) -> None:
+def check_top(reading: TeacherOutput, row: int, expected: Tensor) -> None:
     """The row names the largest of `expected (V,)` with their probabilities."""
     assert reading.ids is not None
     top = expected.topk(reading.vectors.shape[1])
@@ -87,7 +87,7 @@ class TestPieceLM:
         teacher = piece_teacher(letters)
         pieces = [letters.pieces(text) for text in TEXTS]
         readings = teacher.read(TEXTS)
-        signal = token_signal(readings, TEXTS, pieces)
+        signal = token_targets(readings, TEXTS, pieces)
         assert signal.ids is not None
         for b, (reading, own) in enumerate(zip(readings, pieces)):
             assert reading.ids is not None
@@ -113,7 +113,7 @@ class TestPieceLM:
         reading = piece_teacher(letters).read(["ab"])
         pieces = [CharacterTokenizer.train(["ab"]).pieces("ab")[:1]]
         with pytest.raises(ValueError, match="of other pieces than the student's"):
-            token_signal(reading, ["ab"], pieces)
+            token_targets(reading, ["ab"], pieces)
 
 
 class TestMasked:
@@ -149,13 +149,13 @@ class TestMasked:
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
         text = "four one"  # unknown to the student, known to the teacher
         readings, pieces = teacher.read([text]), [student.pieces(text)]
-        assert token_signal(readings, [text], pieces).valid.tolist() == [[False, True, True]]
+        assert token_targets(readings, [text], pieces).valid.tolist() == [[False, True, True]]
 
     def test_what_is_too_long_loses_its_end(self, bert: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
         text = "one two " * 30
-        signal = token_signal(teacher.read([text]), [text], [student.pieces(text)])
+        signal = token_targets(teacher.read([text]), [text], [student.pieces(text)])
         assert signal.valid[0].tolist() == [True] * 38 + [False] * 22 + [True]
 
     def test_han_characters_of_a_student_of_its_own(self, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ class TestMasked:
         student = CharacterTokenizer.train(["我爱你它X"])
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(folder), topk=9), student)
         text = "我爱它X"
-        signal = token_signal(teacher.read([text]), [text], [student.pieces(text)])
+        signal = token_targets(teacher.read([text]), [text], [student.pieces(text)])
         assert signal.valid.tolist() == [[True, True, False, False, True]]
 
     def test_no_piece_in_common_is_one_line(self, bert: Path) -> None:
@@ -204,7 +204,7 @@ class TestCausal:
         student = student_of(gpt, SENTENCES)
         teacher = CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(gpt), topk=3), student)
         texts = ["one " * 11, "one " * 12]
-        signal = token_signal(teacher.read(texts), texts, [student.pieces(text) for text in texts])
+        signal = token_targets(teacher.read(texts), texts, [student.pieces(text) for text in texts])
         assert signal.valid.sum(1).tolist() == [12, 0]
 
     def test_a_model_without_an_end_and_one_that_sees_ahead(self, tmp_path: Path, bert: Path) -> None:
@@ -221,18 +221,18 @@ class TestOpening:
     def test_kinds(self, bert: Path, gpt: Path, letters: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
         student = student_of(bert, SENTENCES)
         assert isinstance(
-            open_fresh(TeacherConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
+            open_teacher_model(TeacherConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
         )
         config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
-        assert isinstance(open_fresh(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
+        assert isinstance(open_teacher_model(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
         monkeypatch.setattr("retort.teachers.factory.is_causal_lm", lambda name: name == "exp/lm")
         monkeypatch.setattr("retort.teachers.factory.open_causal_lm", lambda name, device: TableLM(letters))
         config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
-        assert isinstance(open_fresh(config, tokenizer=letters), PieceLMTeacher)
+        assert isinstance(open_teacher_model(config, tokenizer=letters), PieceLMTeacher)
 
     def test_without_the_students_tokenizer(self, bert: Path) -> None:
         with pytest.raises(UserError, match=r"no student yet.*retort train"):
-            open_fresh(TeacherConfig(model=str(bert), topk=3))
+            open_teacher_model(TeacherConfig(model=str(bert), topk=3))
 
 
 class TestStore:
@@ -253,7 +253,7 @@ class TestStore:
             assert stored.spans == fresh.spans
             torch.testing.assert_close(stored.vectors.float(), fresh.vectors, rtol=2**-10, atol=1e-7)
         pieces = [student.pieces(text) for text in SENTENCES]
-        one, two = (token_signal(each.read(SENTENCES), SENTENCES, pieces) for each in (store, teacher))
+        one, two = (token_targets(each.read(SENTENCES), SENTENCES, pieces) for each in (store, teacher))
         assert one.ids is not None
         assert two.ids is not None
         assert torch.equal(one.valid, two.valid)

@@ -13,8 +13,8 @@ from letters import DIM, TEXTS, Letters, check, shards, store_at
 from retort.common.errors import UserError
 from retort.teachers import fill
 from retort.teachers.shards import write_shard
-from retort.teachers.signal import token_signal, utterance_signal
 from retort.teachers.store import MANIFEST
+from retort.teachers.targets import token_targets, utterance_targets
 from retort.text.tokenizers import Piece
 
 
@@ -61,8 +61,8 @@ class TestReading:
         fill(store, Letters(), texts)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             for say in (
-                lambda read: token_signal(read, texts, pieces),
-                lambda read: utterance_signal(read, texts),
+                lambda read: token_targets(read, texts, pieces),
+                lambda read: utterance_targets(read, texts),
             ):
                 found, expected = say(store.read(texts)), say(Letters().read(texts))
                 assert found.vectors.dtype == torch.float32

@@ -26,11 +26,11 @@ from retort.teachers import (
     check_units,
     describe_teacher,
     fill,
-    open_fresh,
     open_teacher,
+    open_teacher_model,
     symbol_ids,
     teacher_symbols,
-    token_signal,
+    token_targets,
 )
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
@@ -127,7 +127,7 @@ class TestUnits:
 
     def test_it_says_what_the_model_says(self, config: TeacherConfig, unit: SpokenUnit) -> None:
         texts, own = texts_of(unit), teacher_symbols(config)
-        signal = token_signal(
+        signal = token_targets(
             open_teacher(config, tokenizer=own).read(texts), texts, [own.pieces(text) for text in texts]
         )
         assert signal.ids is not None
@@ -142,7 +142,7 @@ class TestUnits:
 
     def test_other_texts_beside_one_change_nothing(self, config: TeacherConfig, unit: SpokenUnit) -> None:
         texts = [*texts_of(unit), ""]  # an utterance of silence alone
-        teacher = open_fresh(config)
+        teacher = open_teacher_model(config)
         for text, together in zip(texts, teacher.read(texts), strict=True):
             (alone,) = teacher.read([text])
             torch.testing.assert_close(alone.vectors, together.vectors, rtol=1e-5, atol=1e-7)
@@ -152,7 +152,7 @@ class TestUnits:
     ) -> None:
         config.storage = "disk"
         texts, own = texts_of(unit), teacher_symbols(config)
-        fresh = open_fresh(config, tokenizer=own)
+        fresh = open_teacher_model(config, tokenizer=own)
         store = open_teacher(config, tokenizer=own, stores=tmp_path)
         assert isinstance(store, StoredTeacher)
         assert fill(store, fresh, texts) == len(set(texts)) == 3
@@ -206,7 +206,7 @@ class TestUnits:
         alignment = aligned("u", ["two", "seven"], TREE)
         text, index = unit_text(alignment, unit)
         own = teacher_symbols(config)
-        signal = token_signal(open_fresh(config).read([text]), [text], [own.pieces(text)])
+        signal = token_targets(open_teacher_model(config).read([text]), [text], [own.pieces(text)])
         frames = signal.vectors[0][index.clip(0)]
         expected = slowly(config, text).topk(5).values
         for frame, number in enumerate(index.tolist()):
@@ -218,12 +218,12 @@ class TestUnits:
 def test_another_unit_is_another_store(causal: dict[str, Path], masked: dict[str, Path]) -> None:
     """Even of one and the same model."""
     config = config_of(causal["phone"], "phone")
-    identity = open_fresh(config).identity()
-    text = open_fresh(config_of(causal["phone"], "text"), tokenizer=teacher_symbols(config)).identity()
+    identity = open_teacher_model(config).identity()
+    text = open_teacher_model(config_of(causal["phone"], "text"), tokenizer=teacher_symbols(config)).identity()
     assert {**text, "unit": "phone"} == identity
     assert "unit" not in text, "the stores that are there keep their names"
     hidden = TeacherConfig(model=str(masked["phone"]), unit="phone")
-    teacher = open_fresh(hidden)
+    teacher = open_teacher_model(hidden)
     assert isinstance(teacher, MaskedLMTeacher)
     assert teacher.identity()["unit"] == "phone"
     (reading,) = teacher.read([texts_of("phone")[0]])
@@ -243,7 +243,7 @@ class TestWrongUnits:
                 teacher_symbols(config_of(model, asked))
             assert "\n" not in str(caught.value)
         with pytest.raises(UserError, match="it is over text"):
-            open_fresh(config_of(bpe, "phone"), tokenizer=CharacterTokenizer.train(["a"]))
+            open_teacher_model(config_of(bpe, "phone"), tokenizer=CharacterTokenizer.train(["a"]))
         with pytest.raises(UserError, match=r"case is upper, but senones have none"):
             teacher_symbols(TeacherConfig(model=str(causal["senone"]), unit="senone", topk=1, case="upper"))
 
@@ -302,7 +302,7 @@ class TestSubwords:
         own = teacher_symbols(config)
         assert own.fingerprint() == BpeTokenizer.train(TRANSCRIPTS, 24).fingerprint()
         cut = [own.pieces(text) for text in TRANSCRIPTS]
-        signal = token_signal(open_teacher(config, tokenizer=own).read(TRANSCRIPTS), TRANSCRIPTS, cut)
+        signal = token_targets(open_teacher(config, tokenizer=own).read(TRANSCRIPTS), TRANSCRIPTS, cut)
         assert signal.valid.sum(1).tolist() == [len(each) + 1 for each in cut]
         found = describe_teacher(config, own, TRANSCRIPTS)
         assert found.units == sum(map(len, cut))
@@ -313,8 +313,8 @@ class TestSubwords:
         config = TeacherConfig(model=str(bert), topk=3)
         own = teacher_symbols(config, TRANSCRIPTS)
         assert set(own.symbols[4:]) == set(PIECES[5:-1])  # "nine" stands in no text
-        teacher = open_fresh(config, tokenizer=own)
-        signal = token_signal(
+        teacher = open_teacher_model(config, tokenizer=own)
+        signal = token_targets(
             teacher.read(TRANSCRIPTS), TRANSCRIPTS, [own.pieces(text) for text in TRANSCRIPTS]
         )
         assert signal.valid.sum(1).tolist() == [3, 2, 5, 3]

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from retort.common.errors import UserError
+from retort.common.tally import Tally
 from retort.config.schema import TrainingConfig
-from retort.distill.row import Tally
 from retort.engine.health import PATIENCE, Health, mean_cosine
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 CONFIG = TrainingConfig(warmup_steps=10, precision="bf16")
 
 
-def signal_of(vectors: torch.Tensor) -> Signal:
+def signal_of(vectors: torch.Tensor) -> TeacherTargets:
     """A batch of one utterance whose positions all have sources of their own."""
     count = len(vectors)
     sources = torch.stack((torch.arange(count), torch.arange(count) + 1), dim=1)
-    return Signal(vectors[None], torch.ones(1, count, dtype=torch.bool), sources[None])
+    return TeacherTargets(vectors[None], torch.ones(1, count, dtype=torch.bool), sources[None])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_mean_cosine_is_over_different_sources() -> None:
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     expected = sum(float(unit[i] @ unit[j]) for i in range(4) for j in range(4) if i != j) / 12
     assert mean_cosine(signal_of(vectors)) == pytest.approx(expected, abs=1e-5)
-    same = Signal(
+    same = TeacherTargets(
         vectors[None, :1].expand(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[[0, 1]] * 4])
     )
     assert mean_cosine(same) == 0.0

@@ -24,7 +24,7 @@ from retort.evaluation.results import add_result, read_results
 from retort.evaluation.scalar_search import Tried
 from retort.graph.pool import Workplace
 from retort.report.experiment import open_experiment
-from retort.report.frame_view import look_at_frames
+from retort.report.frame_view import compute_frame_view
 from retort.report.report import write_report
 from retort.students.factory import build_student
 from retort.teachers import describe_teacher, teacher_symbols
@@ -267,7 +267,7 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
     letters = sorted({phone for found in store.lexicon.values() for way in found for phone in way})
     guessed = aligned = 0
     for cut in open_cuts(held_out).cuts:
-        view, alignment = look_at_frames(recogniser, cut, store), store[cut.id]
+        view, alignment = compute_frame_view(recogniser, cut, store), store[cut.id]
         assert [word.text for word in view.words] == [word.symbol for word in alignment.words]
         assert [round(word.start / 0.03) for word in view.words] == [word.start for word in alignment.words]
         assert "".join(each.text for each in view.phones) == "".join(w.text.lower() for w in view.words)
@@ -284,10 +284,10 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         aligned += sum(phone.frames for phone in alignment.phones if phone.symbol != "SIL")
         assert view.guesses == sorted(view.guesses, key=lambda each: each.start)
     assert 0.6 * aligned < guessed <= aligned
-    nothing = look_at_frames(recogniser, cut, None)
+    nothing = compute_frame_view(recogniser, cut, None)
     assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.heard)
     unseen = next(iter(open_cuts(root / "train").cuts))
-    view = look_at_frames(recogniser, unseen, store)
+    view = compute_frame_view(recogniser, unseen, store)
     assert not view.words
     assert view.guesses
     assert {each.right for each in view.guesses} == {None}

@@ -21,7 +21,7 @@ from retort.config.loading import load_recipe
 from retort.config.schema import Recipe
 from retort.distill.losses import contrastive
 from retort.engine.loop import process_seed
-from retort.engine.processes import lost_processes_told
+from retort.engine.processes import report_lost_processes
 from retort.lm.config import load_lm_recipe
 from retort.lm_training.run import train_lm
 from retort.nn.collectives import sum_over_processes
@@ -140,7 +140,7 @@ def lose_the_other(process: int) -> dict[str, str]:
     """What one process says when the other has gone without a word."""
     if process == 1:
         os._exit(0)
-    with pytest.raises(UserError) as told, lost_processes_told():
+    with pytest.raises(UserError) as told, report_lost_processes():
         sum_over_processes(torch.ones(1))
     return {"told": str(told.value)}
 
@@ -295,6 +295,6 @@ def test_who_has_lost_the_other_says_so_in_one_line(pair: Pair) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("gloo"), RuntimeError("shape"), KeyError("gloo")])
 def test_of_a_single_process_nothing_is_lost(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, lost_processes_told():
+    with pytest.raises(type(error)) as raised, report_lost_processes():
         raise error
     assert raised.value is error

@@ -16,7 +16,7 @@ from retort.config.schema import Recipe
 from retort.corpora.open_cuts import open_cuts
 from retort.engine.log import read_metrics
 from retort.teachers import Estimate, MaskedLMTeacher, StoredTeacher, open_store, open_teacher
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 from retort.training.run import train
 from retort.training.teach import complete_stores, normalised_texts, store_root, teach, training_texts
 
@@ -50,7 +50,7 @@ def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     read = MaskedLMTeacher.read
 
-    def counted(teacher: MaskedLMTeacher, texts: list[str]) -> list[Reading]:
+    def counted(teacher: MaskedLMTeacher, texts: list[str]) -> list[TeacherOutput]:
         asked.extend(texts)
         return read(teacher, texts)
 

@@ -13,7 +13,7 @@ from retort.common.errors import UserError
 from retort.config.schema import LoopConfig
 from retort.distill.objective import Need
 from retort.nn.cif import NotFiniteError
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 STARVED, EXPLODED = 0.2, 3.0
 """Fired weight per token outside which CIF has lost the number of tokens."""
@@ -109,7 +109,7 @@ class Health:
         if not _finite(module):
             raise UserError(f"a weight is not finite at step {step}", remedy=_LOWER)
 
-    def check_teachers(self, signals: Mapping[Need, Signal]) -> list[str]:
+    def check_teachers(self, signals: Mapping[Need, TeacherTargets]) -> list[str]:
         """Warn of a teacher whose vectors are all alike: no loss can tell its tokens apart."""
         return self._once(
             (
@@ -175,7 +175,7 @@ def _finite(module: nn.Module) -> bool:
     )
 
 
-def mean_cosine(signal: Signal) -> float:
+def mean_cosine(signal: TeacherTargets) -> float:
     """Mean cosine between the vectors of a batch's different sources; 0 where there are fewer than two."""
     sources, index = signal.sources[signal.valid].unique(dim=0, return_inverse=True)
     if len(sources) < 2:

@@ -21,8 +21,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from retort.common.locks import check_there
+from retort.common.tally import Tally
 from retort.config.schema import LoopConfig
-from retort.distill.row import Tally
 from retort.engine.checkpoints import CheckpointFolder, chosen_steps
 from retort.engine.health import Health
 from retort.engine.log import MetricsLog

@@ -61,7 +61,7 @@ def check_division(accelerator: Accelerator) -> None:
 
 
 @contextlib.contextmanager
-def lost_processes_told() -> Iterator[None]:
+def report_lost_processes() -> Iterator[None]:
     """Say in one line that another process is gone; else a collective ends in the library's words.
 
     Raises:

@@ -17,7 +17,7 @@ from retort.common.locks import alone_in, check_there
 from retort.corpora.open_cuts import find_data
 from retort.engine.folder import claim, save_whole, tidy
 from retort.engine.loop import Report
-from retort.engine.processes import lost_processes_told, make_accelerator
+from retort.engine.processes import make_accelerator, report_lost_processes
 from retort.lm.arpa import read_arpa
 from retort.lm.config import LmRecipe
 from retort.lm.factory import save_causal_lm
@@ -49,7 +49,7 @@ class LmOutcome:
     said: str
 
 
-@lost_processes_told()
+@report_lost_processes()
 def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
     """Train a language model into `root/NAME`, going on where an earlier call stopped.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retort.common.errors import UserError
-from retort.distill.row import Tally
+from retort.common.tally import Tally
 from retort.engine.loop import BatchT, Loop
 from retort.lm.config import LmRecipe
 from retort.lm.pieces import Cutter, PieceMix, length_batches

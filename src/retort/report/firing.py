@@ -45,7 +45,7 @@ class Firing:
 
 
 @torch.inference_mode()
-def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
+def compute_firing(recogniser: Recogniser, cut: Cut) -> Firing:
     """Let the model hear one cut.
 
     Raises:

@@ -54,7 +54,7 @@ class FrameView:
 
 
 @torch.inference_mode()
-def look_at_frames(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore | None) -> FrameView:
+def compute_frame_view(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore | None) -> FrameView:
     """Let the model hear one cut.
 
     Args:

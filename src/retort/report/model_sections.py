@@ -17,8 +17,8 @@ from retort.evaluation.aligned import open_aligned
 from retort.report.chapters import by_error, note
 from retort.report.document import Block, Gallery, Paragraph, Picture, Section, Table
 from retort.report.experiment import Experiment, Scored
-from retort.report.firing import END, length_errors, look_at
-from retort.report.frame_view import look_at_frames
+from retort.report.firing import END, compute_firing, length_errors
+from retort.report.frame_view import compute_frame_view
 from retort.report.plots import fires_picture, frames_picture, histogram_picture, likeness_picture, style
 from retort.report.similarity import before_and_after, row_on_acoustic
 
@@ -138,7 +138,7 @@ def _fires(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
         own = chosen if all(name in each.cuts for name in chosen.values()) else _choose(each)
         for kind, name in own.items():
             try:
-                firing = look_at(each.recogniser, each.cuts[name])
+                firing = compute_firing(each.recogniser, each.cuts[name])
             except UserError as error:
                 blocks.append(note(f"{each.experiment.name}: {error}"))
                 continue
@@ -190,7 +190,7 @@ def _alignments(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
         for kind, name in own.items():
             store = next((each for each in stores if name in each), stores[0] if stores else None)
             try:
-                view = look_at_frames(each.recogniser, each.cuts[name], store)
+                view = compute_frame_view(each.recogniser, each.cuts[name], store)
             except UserError as error:
                 blocks.append(note(f"{name_of}: {error}"))
                 continue

@@ -24,8 +24,8 @@ from retort.report.firing import END
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Tap
-from retort.teachers import Signal, token_signal
-from retort.teachers.factory import open_fresh
+from retort.teachers import TeacherTargets, token_targets
+from retort.teachers.factory import open_teacher_model
 from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import EOS, Tokenizer
@@ -112,9 +112,9 @@ def before_and_after(experiment: Experiment, cuts: Sequence[Cut]) -> BeforeAndAf
     heard = _hear(recipe, tokenizer, cuts)
     student, objective = _untrained(recipe, tokenizer.size, _widths(recipe, projections))
     # Fresh, for a store holds what was read for training.
-    teacher = open_fresh(recipe.teachers[recipe.distill[index].teacher])
+    teacher = open_teacher_model(recipe.teachers[recipe.distill[index].teacher])
     pieces = [tokenizer.pieces(text) for text in heard.texts]
-    signal = token_signal(teacher.read(heard.texts), heard.texts, pieces)
+    signal = token_targets(teacher.read(heard.texts), heard.texts, pieces)
     before = _alike(student, objective, index, heard, signal)
     try:
         student.load_state_dict(weights)
@@ -174,7 +174,7 @@ def _hear(recipe: Recipe, tokenizer: Tokenizer, cuts: Sequence[Cut]) -> _Heard:
     )
 
 
-def _alike(student: CifStudent, objective: Objective, index: int, heard: _Heard, signal: Signal) -> Alike:
+def _alike(student: CifStudent, objective: Objective, index: int, heard: _Heard, signal: TeacherTargets) -> Alike:
     encoded = student.encode(heard.features, heard.feature_lengths)
     fired = student.fire(encoded, heard.token_lengths)
     tap = Tap(fired.embeddings, heard.token_lengths, "token")

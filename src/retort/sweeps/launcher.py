@@ -85,7 +85,7 @@ def start_here(training: Training, log: Path, environment: Mapping[str, str]) ->
         )
 
 
-def train_side_by_side(
+def run_trainings(
     console: Console,
     root: Path,
     trainings: Sequence[Training],
@@ -109,15 +109,15 @@ def train_side_by_side(
     """
     with ExitStack() as stack:
         stack.enter_context(_signals_raise())
-        crew = _Crew(root, trainings, places, start, ended, _bars(console))
-        stack.callback(_stop, crew.runs, console)
-        stack.enter_context(crew.progress)
-        while crew.go_on():
+        scheduler = _Scheduler(root, trainings, places, start, ended, _bars(console))
+        stack.callback(_stop, scheduler.runs, console)
+        stack.enter_context(scheduler.progress)
+        while scheduler.step():
             time.sleep(POLL)
-    return crew.failed
+    return scheduler.failed
 
 
-class _Crew:
+class _Scheduler:
     """Which trainings wait, which run, and what went wrong."""
 
     def __init__(
@@ -137,7 +137,7 @@ class _Crew:
         self.turns = len(trainings) > len(places)
         self.all = progress.add_task("all", total=len(trainings), values="", visible=self.turns)
 
-    def go_on(self) -> bool:
+    def step(self) -> bool:
         """Look at what runs, begin what can; whether there is something left."""
         for run in list(self.runs):
             if run.look(self.progress):

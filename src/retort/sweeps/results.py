@@ -36,7 +36,7 @@ EXPLAINED = (
 )
 
 
-class Board:
+class SweepResults:
     """Runs of a sweep that are done, and what went wrong with others.
 
     Args:
@@ -52,7 +52,7 @@ class Board:
         self.missing = ""
         """Why there are no pictures."""
 
-    def look(self, run: Run) -> bool:
+    def load_run(self, run: Run) -> bool:
         """Whether the run is trained and scored as it ends; if so it stands in the tables and in the results."""
         found = scored(run.recipe, self.root, self.sweep.views)
         path = self.root / run.recipe.name / RESULTS

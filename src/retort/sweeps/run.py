@@ -16,8 +16,8 @@ from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.evaluation.scoring import percent
 from retort.sweeps.config import Run, Sweep, View
-from retort.sweeps.launcher import Training, start_here, train_side_by_side
-from retort.sweeps.results import RESULTS, Board
+from retort.sweeps.launcher import Training, run_trainings, start_here
+from retort.sweeps.results import RESULTS, SweepResults
 from retort.sweeps.slurm import start_on_slurm
 from retort.training.prerequisites import missing_warm_start
 
@@ -26,7 +26,7 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 def run_sweep(
     console: Console, root: Path, sweep: Sweep, results: Path, *, jobs: int | None = None, slurm: bool = False
-) -> Board:
+) -> SweepResults:
     """Train and score what is not done yet, warm starts first; a run that fails leaves the others alone.
 
     Args:
@@ -41,24 +41,24 @@ def run_sweep(
     Raises:
         UserError: as :func:`retort.sweeps.slurm.start_on_slurm`, or the results cannot be written.
     """
-    board = Board(sweep, root, results)
+    sweep_results = SweepResults(sweep, root, results)
     with stage_progress(console) as progress:
         runs = sweep.runs
         for number, run in enumerate(runs, 1):
-            board.look(run)
+            sweep_results.load_run(run)
             progress("what is done", number, len(runs))
-    board.write()
-    console.print(f"{board.whole} of {len(runs)} runs are done already", highlight=False)
-    missing, trainings = _trainings(board)
+    sweep_results.write()
+    console.print(f"{sweep_results.whole} of {len(runs)} runs are done already", highlight=False)
+    missing, trainings = _trainings(sweep_results)
 
     def ended(training: Training, error: UserError | None) -> UserError | None:
         run, view = missing.get(training.name, (None, None))
-        if run and error is None and (not board.look(run) or view in board.missing_views(run)):
+        if run and error is None and (not sweep_results.load_run(run) or view in sweep_results.missing_views(run)):
             error = UserError("it ended without a score", where=training.name)
         if error is not None:
-            board.failed[training.name] = error
-        board.write()
-        console.print(_told(training, board, error), markup=False, soft_wrap=True)
+            sweep_results.failed[training.name] = error
+        sweep_results.write()
+        console.print(_told(training, sweep_results, error), markup=False, soft_wrap=True)
         return error
 
     if missing:
@@ -66,14 +66,14 @@ def run_sweep(
         places = (
             [{}] * (jobs or len(trainings)) if slurm else _places([run for run, _ in missing.values()], jobs)
         )
-        train_side_by_side(console, root, trainings, places, start=start, ended=ended)
-    return board
+        run_trainings(console, root, trainings, places, start=start, ended=ended)
+    return sweep_results
 
 
-def _told(training: Training, board: Board, error: UserError | None) -> str:
+def _told(training: Training, sweep_results: SweepResults, error: UserError | None) -> str:
     if error is not None:
         return str(error)
-    found = board.done.get(training.name)
+    found = sweep_results.done.get(training.name)
     rates = (
         "  ".join(f"{each.split}: CER {percent(each.score.cer)}" for each in found.evaluations)
         if found
@@ -86,24 +86,24 @@ Missing = dict[str, tuple[Run, View | None]]
 """By the names of what is to be done: a run, and, where it is only to be scored once more, in which view."""
 
 
-def _trainings(board: Board) -> tuple[Missing, list[Training]]:
+def _trainings(sweep_results: SweepResults) -> tuple[Missing, list[Training]]:
     """What is not done: the runs behind the warm starts that they need, and the scorings behind the runs."""
     first: dict[str, Training] = {}
     last: list[Training] = []
     missing: Missing = {}
-    for run in board.sweep.runs:
+    for run in sweep_results.sweep.runs:
         name = run.recipe.name
         before: tuple[str, ...] = ()
-        if name not in board.done:
-            after = _warm_starts(run.recipe, board.root, first)
-            arguments = ("train", *run.arguments, "--results", str(board.root / name / RESULTS))
+        if name not in sweep_results.done:
+            after = _warm_starts(run.recipe, sweep_results.root, first)
+            arguments = ("train", *run.arguments, "--results", str(sweep_results.root / name / RESULTS))
             last.append(Training(name, run.recipe.training.steps, arguments, after))
             missing[name], before = (run, None), (name,)
-        for view in board.missing_views(run):
-            scoring = board.sweep.scoring(run, view)
+        for view in sweep_results.missing_views(run):
+            scoring = sweep_results.sweep.scoring(run, view)
             threads = str(run.recipe.training.threads)  # the cores belong to all that run at once
             options = (*_flags(view.options), "--jobs", threads)
-            arguments = ("evaluate", str(board.root / name), view.source, *options)
+            arguments = ("evaluate", str(sweep_results.root / name), view.source, *options)
             last.append(Training(scoring, 0, arguments, before))
             missing[scoring] = run, view
     return missing, [*first.values(), *last]

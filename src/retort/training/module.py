@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from retort.common.tally import Tally
 from retort.distill.objective import Need, Objective
-from retort.distill.row import Tally
 from retort.nn.collectives import process_count
 from retort.students.student import Student
-from retort.teachers.frames import frame_signal
-from retort.teachers.signal import Signal, silence, token_signal, utterance_signal
+from retort.teachers.frames import frame_targets
+from retort.teachers.targets import TeacherTargets, empty_targets, token_targets, utterance_targets
 from retort.teachers.teacher import Teacher
-from retort.teachers.whisper import reads_audio, spoken_text
+from retort.teachers.whisper import reads_audio, text_with_id
 from retort.training.batches import Batch
 
 
@@ -41,7 +41,7 @@ class TrainingModule(nn.Module):
         self.student = student
         self.objective = objective
 
-    def forward(self, batch: Batch, signals: Mapping[Need, Signal], step: int) -> StepOutput:
+    def forward(self, batch: Batch, signals: Mapping[Need, TeacherTargets], step: int) -> StepOutput:
         """Losses of `batch`, whose tensors are on this module's device, after `step` updates."""
         output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
         count = self.student.positions(batch)
@@ -53,9 +53,9 @@ class TrainingModule(nn.Module):
         return StepOutput(token_sum, distilled.utterance_sum, {**tallies, **distilled.metrics})
 
 
-def read_signals(
+def read_targets(
     teachers: Mapping[str, Teacher], needs: set[Need], batch: Batch, device: torch.device
-) -> dict[Need, Signal]:
+) -> dict[Need, TeacherTargets]:
     """What the teachers say of a batch, on `device`: each teacher reads the texts once.
 
     For frames a teacher reads what `batch.frames` has for it, in its own pieces. With several processes the sources
@@ -63,23 +63,23 @@ def read_signals(
     """
     shared = process_count() > 1
     if not batch.ids:
-        return {need: silence(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
-    signals: dict[Need, Signal] = {}
+        return {need: empty_targets(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
+    signals: dict[Need, TeacherTargets] = {}
     for name in sorted({teacher for teacher, unit in needs if unit != "frame"}):
         texts = batch.texts
         if reads_audio(teachers[name]):
-            texts = [spoken_text(each, text) for each, text in zip(batch.ids, texts)]
+            texts = [text_with_id(each, text) for each, text in zip(batch.ids, texts)]
         readings = teachers[name].read(texts)
         for need in needs:
             if need == (name, "token"):
-                signals[need] = token_signal(readings, texts, batch.pieces, device=device, shared=shared)
+                signals[need] = token_targets(readings, texts, batch.pieces, device=device, shared=shared)
             elif need == (name, "utterance"):
-                signals[need] = utterance_signal(readings, texts, device=device, shared=shared)
+                signals[need] = utterance_targets(readings, texts, device=device, shared=shared)
     for name in sorted({teacher for teacher, unit in needs if unit == "frame"}):
         own = batch.frames[name]
-        said = token_signal(
+        said = token_targets(
             teachers[name].read(own.texts), own.texts, own.pieces, device=device, shared=shared
         )
         ids = [[piece.id for piece in pieces] for pieces in own.pieces]
-        signals[name, "frame"] = frame_signal(said, own.segments, ids)
+        signals[name, "frame"] = frame_targets(said, own.segments, ids)
     return signals

@@ -18,7 +18,7 @@ from retort.decoding.recogniser import Recogniser, load
 from retort.engine.checkpoints import CheckpointFolder, chosen_steps
 from retort.engine.folder import claim, is_of, save_whole, tidy, tidy_if_free
 from retort.engine.loop import Report, noted
-from retort.engine.processes import lost_processes_told
+from retort.engine.processes import report_lost_processes
 from retort.training.data import Progress
 from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule
@@ -57,7 +57,7 @@ class Outcome:
     before: bool = False
 
 
-@lost_processes_told()
+@report_lost_processes()
 def train(
     recipe: Recipe, root: Path, progress: Progress, report: Report, *, waiting: Waiting | None = None
 ) -> Outcome:

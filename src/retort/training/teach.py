@@ -19,8 +19,8 @@ from retort.config.schema import NormaliserConfig, Recipe
 from retort.corpora.features import load_samples
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.engine.loop import Report
-from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
-from retort.teachers.whisper import SamplesOf, spoken_text
+from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_store, open_teacher_model
+from retort.teachers.whisper import SamplesOf, text_with_id
 from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
@@ -99,7 +99,7 @@ def teach(
     texts = training_texts(recipe)
     done = []
     for name in names:
-        teacher = open_fresh(recipe.teachers[name], device, tokenizer)
+        teacher = open_teacher_model(recipe.teachers[name], device, tokenizer)
         store = open_store(teacher, store_root(root))
         read = _fill(name, store, teacher, texts, rank, world, progress, announce)
         done.append(Taught(name, store, read, len(store.missing(texts))))
@@ -134,11 +134,11 @@ def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]
     return [text for text in texts if text]
 
 
-def spoken_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
+def texts_with_ids(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
     """What a teacher that reads audio will be asked of these cuts, empty texts left out."""
     normalise = Normaliser(config)
     texts = ((cut.id, normalise(cut.supervisions[0].text or "")) for cut in cuts)
-    return [spoken_text(utterance, text) for utterance, text in texts if text]
+    return [text_with_id(utterance, text) for utterance, text in texts if text]
 
 
 class CutSamples:
@@ -193,7 +193,7 @@ def complete_stores(
         with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
             store.refresh()
             if store.missing(texts):
-                teacher = open_fresh(
+                teacher = open_teacher_model(
                     recipe.teachers[name], accelerator.device, tokenizer_of(name), samples_of
                 )
                 _fill(name, store, teacher, texts, rank, world, progress, None)

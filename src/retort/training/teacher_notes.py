@@ -19,10 +19,10 @@ from retort.common.json_reader import read_json
 from retort.config.schema import Recipe, TeacherConfig
 from retort.teachers import (
     CachedTeacher,
-    FreshTeacher,
     StoredTeacher,
     Teacher,
     TeacherDescription,
+    TeacherModel,
     describe_teacher,
 )
 from retort.teachers.fingerprint import identity_key
@@ -103,7 +103,7 @@ def _identity(teacher: Teacher) -> Mapping[str, object]:
     if isinstance(teacher, StoredTeacher):
         return teacher.identity
     fresh: Any = teacher.teacher if isinstance(teacher, CachedTeacher) else teacher
-    identified: FreshTeacher = fresh
+    identified: TeacherModel = fresh
     return identified.identity()
 
 

@@ -43,9 +43,9 @@ from retort.training.teach import (
     CutSamples,
     complete_stores,
     normalised_texts,
-    spoken_texts,
     store_root,
     taught_by,
+    texts_with_ids,
 )
 
 
@@ -72,7 +72,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     samples_of = CutSamples(data.train)
     teachers |= _open_teachers(recipe, root, accelerator, tokenizer, samples_of)
     texts = normalised_texts(data.train, recipe.normaliser)
-    spoken = spoken_texts(data.train, recipe.normaliser)
+    spoken = texts_with_ids(data.train, recipe.normaliser)
 
     def texts_of(name: str) -> list[str]:
         return spoken if reads_audio(teachers[name]) else texts

@@ -15,16 +15,16 @@ from lhotse import CutSet
 from torch import Tensor
 
 from retort.common.errors import UserError
+from retort.common.tally import Tally
 from retort.config.schema import Recipe
 from retort.corpora.cuts import Rejected, write_rejected
-from retort.distill.row import Tally
 from retort.engine.loop import Loop
 from retort.engine.parameters import freeze, parameter_groups
 from retort.nn.lora import merge_lora
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.lora import add_lora
-from retort.training.module import TrainingModule, read_signals
+from retort.training.module import TrainingModule, read_targets
 from retort.training.shares import Group
 
 REJECTED = "rejected.tsv"
@@ -81,7 +81,7 @@ class Trainer(Loop[Batch]):
         return [positions, sum(len(batch.ids) for batch in group)]
 
     def _forward(self, batch: Batch) -> tuple[list[Tensor], Mapping[str, Tally]]:
-        signals = read_signals(self.teachers, self.module.objective.needs, batch, self.accelerator.device)
+        signals = read_targets(self.teachers, self.module.objective.needs, batch, self.accelerator.device)
         self._pending += self.health.check_teachers(signals)
         output = self.wrapped(batch, signals, self.position.step)
         return [output.token_sum, output.utterance_sum], output.tallies

@@ -48,15 +48,15 @@ def sweep(
     to = results or Path("results") / f"{loaded.name}.json"
     check_places(EXPERIMENTS / loaded.name, results=to)
     try:
-        board = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
+        sweep_results = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
     except (KeyboardInterrupt, SystemExit):
         tell(f"{table} has the runs that are done")
         raise
-    board.show(console)
+    sweep_results.show(console)
     tell(f"written to {table}, the single runs to {to}")
-    if board.failed:
+    if sweep_results.failed:
         raise UserError(
-            f"these runs failed: {', '.join(board.failed)}",
+            f"these runs failed: {', '.join(sweep_results.failed)}",
             where=table,
             remedy="The same command tries them again",
         )
