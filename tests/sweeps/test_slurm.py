@@ -30,7 +30,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurm, "CLUSTER", "local")
-    monkeypatch.setattr(slurm, "LOOK", 0.02)
+    monkeypatch.setattr(slurm, "POLL", 0.02)
     monkeypatch.setattr(launcher, "POLL", 0.05)
     monkeypatch.setattr(launcher, "COMMAND", (sys.executable, "-c", PROGRAM))
 

@@ -169,7 +169,7 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     assert Path("exp/study/plain-1/metrics.jsonl").read_bytes() == metrics
     assert list(sweep_results.failed) == [names[2], scorings[2]]
     assert f"{scorings[2]}: not begun, for {names[2]} failed" in shown
-    assert sweep_results.whole == 2
+    assert sweep_results.complete == 2
     (_, wide) = json.loads(Path("exp/study/table.json").read_text())
     assert wide["decoding"] == "wide"
     assert "no/such/data: no such file" in wide["systems"][2]["unfinished"]["1"]  # what failed first

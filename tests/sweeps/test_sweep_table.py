@@ -237,10 +237,10 @@ def test_a_view_of_some_rows_has_a_table_of_these_and_asks_nothing_of_others(tmp
     done = done_of({"a": 0.4, "b": 0.3, "c": 0.2}, seeds=(1,))
     sweep_results.done = {name: replace(found, views=[*found.views, None]) for name, found in done.items()}
     assert [sweep_results.missing_views(row.runs[0]) for row in sweep.rows] == [[], [wide], [wide]]
-    assert sweep_results.whole == 1
+    assert sweep_results.complete == 1
     for name in ("s/b-1", "s/c-1"):
         sweep_results.done[name] = replace(done[name], views=[*done[name].views] * 2)
-    assert sweep_results.whole == 3
+    assert sweep_results.complete == 3
     sweep_results.write()
     greedy, some = json.loads((tmp_path / "s/table.json").read_text())
     assert [[each["name"] for each in table["systems"]] for table in (greedy, some)] == [

@@ -1,4 +1,4 @@
-"""`retort sweep`: every run of a sweep that is not done yet, as many at once as there is room for."""
+"""`retort sweep`: trains and scores the missing runs of a sweep, several in parallel."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 def run_sweep(
     console: Console, root: Path, sweep: Sweep, results: Path, *, jobs: int | None = None, slurm: bool = False
 ) -> SweepResults:
-    """Train and score what is not done yet, warm starts first; a run that fails leaves the others alone.
+    """Train and score the missing runs, warm starts first; a failed run does not affect the others.
 
     Args:
-        root: of the experiments, `exp` in the working directory, where `retort train` puts them.
-        results: JSON list that every run adds its rows to.
-        jobs: runs at once; by default a GPU each, or as many as there are cores for, or on Slurm all.
-        slurm: hand every run to the cluster.
+        root: folder of the experiments, `exp` in the working directory, as for `retort train`.
+        results: JSON list that the rows of every run are added to.
+        jobs: number of parallel runs; by default one per GPU, or as many as the cores allow, or all on Slurm.
+        slurm: submit every run to the cluster.
 
     Returns:
-        What was found; `failed` has the runs, and warm starts, that failed.
+        The results; `failed` has the runs and warm starts that failed.
 
     Raises:
         UserError: as :func:`retort.sweeps.slurm.start_on_slurm`, or the results cannot be written.
@@ -46,19 +46,19 @@ def run_sweep(
         runs = sweep.runs
         for number, run in enumerate(runs, 1):
             sweep_results.load_run(run)
-            progress("what is done", number, len(runs))
+            progress("checking runs", number, len(runs))
     sweep_results.write()
-    console.print(f"{sweep_results.whole} of {len(runs)} runs are done already", highlight=False)
+    console.print(f"{sweep_results.complete} of {len(runs)} runs are done already", highlight=False)
     missing, trainings = _trainings(sweep_results)
 
     def ended(training: Training, error: UserError | None) -> UserError | None:
         run, view = missing.get(training.name, (None, None))
         if run and error is None and (not sweep_results.load_run(run) or view in sweep_results.missing_views(run)):
-            error = UserError("it ended without a score", where=training.name)
+            error = UserError("the run ended without a score", where=training.name)
         if error is not None:
             sweep_results.failed[training.name] = error
         sweep_results.write()
-        console.print(_told(training, sweep_results, error), markup=False, soft_wrap=True)
+        console.print(_summary(training, sweep_results, error), markup=False, soft_wrap=True)
         return error
 
     if missing:
@@ -70,7 +70,7 @@ def run_sweep(
     return sweep_results
 
 
-def _told(training: Training, sweep_results: SweepResults, error: UserError | None) -> str:
+def _summary(training: Training, sweep_results: SweepResults, error: UserError | None) -> str:
     if error is not None:
         return str(error)
     found = sweep_results.done.get(training.name)
@@ -83,11 +83,11 @@ def _told(training: Training, sweep_results: SweepResults, error: UserError | No
 
 
 Missing = dict[str, tuple[Run, View | None]]
-"""By the names of what is to be done: a run, and, where it is only to be scored once more, in which view."""
+"""By name of the training or scoring: the run, and for a scoring its view."""
 
 
 def _trainings(sweep_results: SweepResults) -> tuple[Missing, list[Training]]:
-    """What is not done: the runs behind the warm starts that they need, and the scorings behind the runs."""
+    """The missing trainings and scorings in order: warm starts, the runs that need them, the scorings of runs."""
     first: dict[str, Training] = {}
     last: list[Training] = []
     missing: Missing = {}
@@ -101,7 +101,7 @@ def _trainings(sweep_results: SweepResults) -> tuple[Missing, list[Training]]:
             missing[name], before = (run, None), (name,)
         for view in sweep_results.missing_views(run):
             scoring = sweep_results.sweep.scoring(run, view)
-            threads = str(run.recipe.training.threads)  # the cores belong to all that run at once
+            threads = str(run.recipe.training.threads)  # the cores are shared by all parallel runs
             options = (*_flags(view.options), "--jobs", threads)
             arguments = ("evaluate", str(sweep_results.root / name), view.source, *options)
             last.append(Training(scoring, 0, arguments, before))
@@ -110,14 +110,14 @@ def _trainings(sweep_results: SweepResults) -> tuple[Missing, list[Training]]:
 
 
 def _flags(options: DecodingOptions) -> Iterator[str]:
-    """The options of `retort evaluate`, which are called as the fields, that are not their defaults."""
+    """Flags of `retort evaluate` for the options that differ from their defaults."""
     for each in fields(options):
         if (value := getattr(options, each.name)) != each.default:
             yield from (f"--{each.name.replace('_', '-')}", str(value))
 
 
 def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tuple[str, ...]:
-    """Names of the trainings that this recipe has to wait for; they are put into `found`."""
+    """Names of the trainings that this recipe depends on; they are added to `found`."""
     needed = missing_warm_start(recipe, root)
     if needed is None:
         return ()
@@ -128,7 +128,7 @@ def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tupl
 
 
 def _places(runs: Sequence[Run], jobs: int | None) -> list[dict[str, str]]:
-    """What the environment of each of the runs at once has to say: its GPU, where there are some."""
+    """Environment variables of each parallel run: its GPU, if there are any."""
     on_gpu = any(run.recipe.training.device != "cpu" for run in runs)
     count = torch.cuda.device_count() if on_gpu else 0
     if not count:

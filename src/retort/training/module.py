@@ -1,4 +1,4 @@
-"""One training pass: the student, its rows of distillation, and their sums."""
+"""One training step: the student, its rows of distillation, and the sums of their losses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from retort.training.batches import Batch
 
 
 class StepOutput(NamedTuple):
-    """Sums over one batch; a tuple, for FSDP finds the tensors that it waits for in tuples and dicts alone.
+    """Sums over one batch; a tuple, because FSDP finds the output tensors only in tuples and dicts.
 
     Attributes:
-        token_sum: weighted losses that are divided by the number of tokens; of a hybrid student, of labelled frames.
+        token_sum: weighted losses that are divided by the number of tokens, or of labelled frames for a hybrid
+            student.
         utterance_sum: weighted losses that are divided by the number of utterances.
-        tallies: what is logged.
+        tallies: values to log.
     """
 
     token_sum: Tensor
@@ -34,19 +35,19 @@ class StepOutput(NamedTuple):
 
 
 class TrainingModule(nn.Module):
-    """Student and objective as one module, so that one forward pass reaches every trained parameter."""
+    """Student and objective in one module, so that one forward pass uses every trained parameter."""
 
     def __init__(self, student: Student, objective: Objective) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
 
-    def forward(self, batch: Batch, signals: Mapping[Need, TeacherTargets], step: int) -> StepOutput:
-        """Losses of `batch`, whose tensors are on this module's device, after `step` updates."""
+    def forward(self, batch: Batch, targets: Mapping[Need, TeacherTargets], step: int) -> StepOutput:
+        """Compute the losses of `batch` after `step` updates; its tensors must be on this module's device."""
         output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
         count = self.student.positions(batch)
         hard = [self.student.loss_weights[name] * loss for name, loss in output.losses.items()]
-        distilled = self.objective(output.taps, signals, batch.tokens, step)
+        distilled = self.objective(output.taps, targets, batch.tokens, step)
         sums = {**output.losses, **output.metrics}
         tallies = {name: Tally(value.detach(), count) for name, value in sums.items()}
         token_sum = torch.stack(hard).sum() + distilled.token_sum
@@ -56,30 +57,30 @@ class TrainingModule(nn.Module):
 def read_targets(
     teachers: Mapping[str, Teacher], needs: set[Need], batch: Batch, device: torch.device
 ) -> dict[Need, TeacherTargets]:
-    """What the teachers say of a batch, on `device`: each teacher reads the texts once.
+    """Compute the teacher targets of a batch, on `device`; each teacher runs once.
 
-    For frames a teacher reads what `batch.frames` has for it, in its own pieces. With several processes the sources
-    can be compared between them. Of a batch without utterances nothing is said.
+    For frames, the input of a teacher is that in `batch.frames`, in its own pieces. With several processes, sources are
+    numbered alike in all of them. A batch without utterances gets empty targets.
     """
     shared = process_count() > 1
     if not batch.ids:
         return {need: empty_targets(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
-    signals: dict[Need, TeacherTargets] = {}
+    targets: dict[Need, TeacherTargets] = {}
     for name in sorted({teacher for teacher, unit in needs if unit != "frame"}):
         texts = batch.texts
         if reads_audio(teachers[name]):
             texts = [text_with_id(each, text) for each, text in zip(batch.ids, texts)]
-        readings = teachers[name].read(texts)
+        outputs = teachers[name].read(texts)
         for need in needs:
             if need == (name, "token"):
-                signals[need] = token_targets(readings, texts, batch.pieces, device=device, shared=shared)
+                targets[need] = token_targets(outputs, texts, batch.pieces, device=device, shared=shared)
             elif need == (name, "utterance"):
-                signals[need] = utterance_targets(readings, texts, device=device, shared=shared)
+                targets[need] = utterance_targets(outputs, texts, device=device, shared=shared)
     for name in sorted({teacher for teacher, unit in needs if unit == "frame"}):
         own = batch.frames[name]
-        said = token_targets(
+        of_pieces = token_targets(
             teachers[name].read(own.texts), own.texts, own.pieces, device=device, shared=shared
         )
         ids = [[piece.id for piece in pieces] for pieces in own.pieces]
-        signals[name, "frame"] = frame_targets(said, own.segments, ids)
-    return signals
+        targets[name, "frame"] = frame_targets(of_pieces, own.segments, ids)
+    return targets

@@ -81,9 +81,9 @@ class Trainer(Loop[Batch]):
         return [positions, sum(len(batch.ids) for batch in group)]
 
     def _forward(self, batch: Batch) -> tuple[list[Tensor], Mapping[str, Tally]]:
-        signals = read_targets(self.teachers, self.module.objective.needs, batch, self.accelerator.device)
-        self._pending += self.health.check_teachers(signals)
-        output = self.wrapped(batch, signals, self.position.step)
+        targets = read_targets(self.teachers, self.module.objective.needs, batch, self.accelerator.device)
+        self._pending += self.health.check_teachers(targets)
+        output = self.wrapped(batch, targets, self.position.step)
         return [output.token_sum, output.utterance_sum], output.tallies
 
     def _check_logged(self, values: Mapping[str, float]) -> list[str]:

@@ -26,7 +26,7 @@ from retort.verbs.decoding import (
 )
 
 if TYPE_CHECKING:
-    from retort.evaluation.scalar_search import TunedNumber
+    from retort.tuning.scalar import TunedScalar
 
 
 def tune(
@@ -73,10 +73,11 @@ def tune(
 
     from retort.common.progress import stage_progress
     from retort.decoding.recogniser import load
-    from retort.evaluation.scalar_search import LENGTH, SCALE, tune_number
+    from retort.evaluation.scalar_search import LENGTH, SCALE
     from retort.graph.pool import Workplace
     from retort.report.experiment import results_folder
     from retort.tuning.lm_weights import tune as run_tuning
+    from retort.tuning.scalar import tune_scalar
 
     if noise:
         if beam is not None or lm or rescore or graph or measure or out:
@@ -102,7 +103,7 @@ def tune(
         with stage_progress(console) as progress, Workplace(jobs or 0, GRAPHS, progress) as workplace:
             recogniser, number = load(experiment).at(workplace), SCALE if graph else LENGTH
             check_places(folder)
-            _show(tune_number(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
+            _show(tune_scalar(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return
     with stage_progress(console) as progress:
         recogniser = load(experiment)
@@ -136,8 +137,8 @@ def _tune_noise(experiment: Path, cuts: str) -> None:
     tell(f"written to {path}; retort evaluate --noise on other data tells what it is worth")
 
 
-def _show(found: TunedNumber, cuts: str) -> None:
-    name, best = found.number.name, found.tried.best
+def _show(found: TunedScalar, cuts: str) -> None:
+    name, best = found.scalar.name, found.tried.best
     table = Table(name, found.measure.upper())
     for value, rate in sorted(found.tried.rates.items()):
         table.add_row(f"{value:g}", f"{rate:.2%}", style="bold" if value == best else None)
