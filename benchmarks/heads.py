@@ -65,10 +65,10 @@ class Said:
         self.whole = ToKnow()
         self.units: defaultdict[int, ToKnow] = defaultdict(ToKnow)
 
-    def add(self, signal: TeacherTargets) -> None:
-        assert signal.ids is not None
-        assert signal.labels is not None
-        probs, ids, labels = (each[signal.valid] for each in (signal.vectors, signal.ids, signal.labels))
+    def add(self, targets: TeacherTargets) -> None:
+        assert targets.ids is not None
+        assert targets.labels is not None
+        probs, ids, labels = (each[targets.valid] for each in (targets.vectors, targets.ids, targets.labels))
         probs = probs.double() / probs.double().sum(-1, keepdim=True)
         self.whole.add(probs, ids)
         for unit in labels.unique().tolist():
@@ -94,12 +94,12 @@ def measured(recipe: Recipe, folder: Path, source: str, console: Console) -> dic
         said: defaultdict[str, Said] = defaultdict(Said)
         for start in range(0, len(cuts), TOGETHER):
             batch = utterances[CutSet.from_cuts(cuts[start : start + TOGETHER])]
-            signals = read_targets(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
+            targets = read_targets(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
             with torch.inference_mode():
-                for name, tally in module(batch, signals, recipe.training.steps).tallies.items():
+                for name, tally in module(batch, targets, recipe.training.steps).tallies.items():
                     tallies[name].append(tally)
-            for (teacher, _), signal in signals.items():
-                said[teacher].add(signal)
+            for (teacher, _), own in targets.items():
+                said[teacher].add(own)
             progress("heads", min(start + TOGETHER, len(cuts)), len(cuts))
     found = {}
     for name, row in zip(plan.objective.names, recipe.distill):

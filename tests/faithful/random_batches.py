@@ -1,4 +1,4 @@
-"""A tap and its signal of random numbers."""
+"""A tap and its targets of random numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from retort.students.student import Tap
 from retort.teachers.targets import TeacherTargets
 
 
-def tap_and_signal(lengths: list[int], tap_dim: int, teacher_dim: int) -> tuple[Tap, TeacherTargets]:
+def tap_and_targets(lengths: list[int], tap_dim: int, teacher_dim: int) -> tuple[Tap, TeacherTargets]:
     """Random fired vectors and teacher vectors, every position with a teacher piece of its own."""
     generator, longest = torch.Generator().manual_seed(0), max(lengths)
     values = torch.randn(len(lengths), longest, tap_dim, generator=generator)

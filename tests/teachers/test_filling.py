@@ -27,10 +27,10 @@ class Dies(Letters):
         self.last = last
 
     def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
-        readings = super().read(texts)
+        outputs = super().read(texts)
         if len(self.asked) > self.last:
             raise KeyboardInterrupt
-        return readings
+        return outputs
 
 
 class TestFilling:
@@ -168,7 +168,7 @@ class TestBadInput:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         letters = Letters()
-        with pytest.raises(UserError, match=r"needs .* more, 1 kB are free"):
+        with pytest.raises(UserError, match=r"needs another .*1 kB are free"):
             fill(store := store_at(tmp_path), letters, [str(number) for number in range(1000)])
         assert len(letters.asked) < 100
         assert shards(store) == []

@@ -10,7 +10,7 @@ from retort.text.tokenizers import UNKNOWN
 SEGMENTS = torch.tensor([[-1, 0, 0, 1, -1, 2], [0, -1, -1, -1, -1, -1], [-1] * 6])
 
 
-def make_signal(soft: bool = True) -> TeacherTargets:
+def make_targets(soft: bool = True) -> TeacherTargets:
     """Texts of three, one and no piece, EOS behind each; nothing is said of the second piece of the first."""
     draw = torch.Generator().manual_seed(0)
     valid = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
@@ -21,7 +21,7 @@ def make_signal(soft: bool = True) -> TeacherTargets:
 
 @pytest.mark.parametrize("soft", [True, False])
 def test_every_frame_of_a_piece_has_what_is_said_of_it(soft: bool) -> None:
-    given = make_signal(soft)
+    given = make_targets(soft)
     found = frame_targets(given, SEGMENTS, [[5, 6, UNKNOWN], [7], []])
     assert found.labels is not None
     for b in range(3):
@@ -44,12 +44,12 @@ def test_every_frame_of_a_piece_has_what_is_said_of_it(soft: bool) -> None:
 def test_eos_and_what_is_not_there_belong_to_no_frame(place: int) -> None:
     wrong = SEGMENTS.clone()
     wrong[0, 0] = place
-    with pytest.raises(ValueError, match="segments name pieces"):
-        frame_targets(make_signal(), wrong)
+    with pytest.raises(ValueError, match="segments refer to pieces"):
+        frame_targets(make_targets(), wrong)
 
 
 def test_it_must_be_of_the_same_texts() -> None:
     with pytest.raises(ValueError, match="of 3 texts, segments of 2"):
-        frame_targets(make_signal(), SEGMENTS[:2])
+        frame_targets(make_targets(), SEGMENTS[:2])
     with pytest.raises(ValueError, match="of 3 texts"):
-        frame_targets(make_signal(), SEGMENTS, [[5]])
+        frame_targets(make_targets(), SEGMENTS, [[5]])

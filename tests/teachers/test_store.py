@@ -71,7 +71,7 @@ class TestReading:
     def test_a_missing_text_names_itself_and_the_command(self, tmp_path: Path) -> None:
         store = store_at(tmp_path)
         fill(store, Letters(), ["ab"])
-        with pytest.raises(UserError, match=r"no 'other text'.*retort teach") as error:
+        with pytest.raises(UserError, match=r"not contain 'other text'.*retort teach") as error:
             store.read(["ab", "other text"])
         assert str(store.folder) in str(error.value)
         assert "\n" not in str(error.value)
@@ -97,7 +97,7 @@ class TestBadInput:
         assert cut.broken == [victim]
         missing = cut.missing(texts)
         assert len(missing) == 100
-        with pytest.raises(UserError, match="1 of its shards are cut short"):
+        with pytest.raises(UserError, match="1 of its shards are incomplete"):
             cut.read(missing)
         letters = Letters()
         assert fill(cut, letters, texts) == len(missing)
@@ -135,7 +135,7 @@ class TestBadInput:
         assert store.folder != other.folder
         assert len(store) == 0
         shutil.copy(shards(other)[0], store.folder)
-        with pytest.raises(UserError, match="made for another teacher, layer or tokenizer") as error:
+        with pytest.raises(UserError, match="belongs to another teacher, layer or tokenizer") as error:
             store_at(tmp_path, case="lower")
         assert "\n" not in str(error.value)
         assert shards(store)  # it is not removed

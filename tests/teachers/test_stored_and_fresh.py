@@ -69,10 +69,10 @@ def objective_of(teacher: Teacher, loss: str) -> tuple[torch.Tensor, torch.Tenso
     torch.manual_seed(0)
     rows = [RowConfig(tap=tap, teacher="bert", loss=loss) for tap in ("acoustic", "utterance")]
     objective = Objective(rows, {"acoustic": 8, "utterance": 8}, {"bert": teacher.dim})
-    readings = teacher.read(SENTENCES)
+    outputs = teacher.read(SENTENCES)
     signals = {
-        ("bert", "token"): token_targets(readings, SENTENCES, pieces),
-        ("bert", "utterance"): utterance_targets(readings, SENTENCES),
+        ("bert", "token"): token_targets(outputs, SENTENCES, pieces),
+        ("bert", "utterance"): utterance_targets(outputs, SENTENCES),
     }
     taps = {
         "acoustic": Tap(values, lengths, "token"),

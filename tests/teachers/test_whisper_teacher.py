@@ -52,21 +52,21 @@ def test_probabilities_are_those_of_transformers(folder: Path) -> None:
     tokenizer = student()
     made = teacher(folder, tokenizer, topk=tokenizer.size)
     asked = [text_with_id("one", "the show"), text_with_id("two", "the show"), text_with_id("one", "a")]
-    readings = made.read(asked)
+    outputs = made.read(asked)
     model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
-    for utterance, text, reading in (("one", "the show", readings[0]), ("two", "the show", readings[1])):
+    for utterance, text, output in (("one", "the show", outputs[0]), ("two", "the show", outputs[1])):
         features = WhisperFeatureExtractor()(samples_of(utterance, 16000), sampling_rate=16000, return_tensors="pt")
         ids = tokenizer.encode(text)
         rows = [*tokenizer.prompt, *(tokenizer.pieces_of_whisper[each] for each in ids)]
         with torch.inference_mode():
             logits = model(**features, decoder_input_ids=torch.tensor([rows])).logits[0]
         expected = logits.softmax(-1)[len(tokenizer.prompt) - 1 :]
-        assert reading.ids is not None
+        assert output.ids is not None
         for place, target in enumerate([*ids, EOS]):
-            given = dict(zip(reading.ids[place + 1].tolist(), reading.vectors[place + 1].tolist()))
+            given = dict(zip(output.ids[place + 1].tolist(), output.vectors[place + 1].tolist()))
             own = float(expected[place, tokenizer.pieces_of_whisper[target]])
             assert given[target] == pytest.approx(own, rel=1e-3, abs=1e-6)
-    assert not torch.allclose(readings[0].vectors, readings[1].vectors)
+    assert not torch.allclose(outputs[0].vectors, outputs[1].vectors)
 
 
 def test_a_smaller_vocabulary_has_what_it_knows(folder: Path) -> None:
@@ -88,8 +88,8 @@ def test_characters_are_taught_where_pieces_meet(folder: Path) -> None:
 
 def test_what_cannot_be_read_is_silent(folder: Path) -> None:
     made = teacher(folder, student())
-    readings = made.read([text_with_id("long", "the"), text_with_id("missing", "the"), text_with_id("one", "s" * 90)])
-    assert all(float(reading.vectors.sum()) == 0.0 for reading in readings)
+    outputs = made.read([text_with_id("long", "the"), text_with_id("missing", "the"), text_with_id("one", "s" * 90)])
+    assert all(float(output.vectors.sum()) == 0.0 for output in outputs)
 
 
 def test_stored_readings_are_the_fresh_ones(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from retort.teachers.targets import TeacherTargets
 CONFIG = TrainingConfig(warmup_steps=10, precision="bf16")
 
 
-def signal_of(vectors: torch.Tensor) -> TeacherTargets:
+def targets_of(vectors: torch.Tensor) -> TeacherTargets:
     """A batch of one utterance whose positions all have sources of their own."""
     count = len(vectors)
     sources = torch.stack((torch.arange(count), torch.arange(count) + 1), dim=1)
@@ -109,8 +109,8 @@ def test_it_counts_on_after_a_resume() -> None:
 
 def test_a_teacher_whose_vectors_are_all_alike() -> None:
     torch.manual_seed(0)
-    alike = signal_of(torch.ones(6, 8) + 0.01 * torch.randn(6, 8))
-    lively = signal_of(torch.randn(6, 8))
+    alike = targets_of(torch.ones(6, 8) + 0.01 * torch.randn(6, 8))
+    lively = targets_of(torch.randn(6, 8))
     health = Health(CONFIG)
     assert health.check_teachers({("bert", "token"): lively}) == []
     (text,) = health.check_teachers({("bert", "token"): alike})
@@ -123,7 +123,7 @@ def test_the_mean_cosine_is_over_different_sources() -> None:
     vectors = torch.randn(4, 8)
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     expected = sum(float(unit[i] @ unit[j]) for i in range(4) for j in range(4) if i != j) / 12
-    assert mean_cosine(signal_of(vectors)) == pytest.approx(expected, abs=1e-5)
+    assert mean_cosine(targets_of(vectors)) == pytest.approx(expected, abs=1e-5)
     same = TeacherTargets(
         vectors[None, :1].expand(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[[0, 1]] * 4])
     )

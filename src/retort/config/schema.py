@@ -456,7 +456,7 @@ TEACHER_CHOICES = {
 }
 ROW_CHOICES = {
     "loss": tuple(
-        sorted(each.name for each in iter_modules([str(Path(__file__).parent / "distill" / "losses")]))
+        sorted(each.name for each in iter_modules([str(Path(__file__).parents[1] / "distill" / "losses")]))
     ),
     "average": ("token", "utterance"),
     "reduce": ("sum", "mean"),
