@@ -130,8 +130,8 @@ def _utterances(plan: Plan, recipe: Recipe, source: str) -> UtteranceDataset:
     assert held_out is not None
     lengths = plan.student.encoder.output_lengths
     plain = replace(recipe, augment=AugmentConfig(speeds=[1.0]))
-    laid = FrameLabels(held_out, labels.readers, plan.student.encoder.subsampling)
-    return UtteranceDataset(plain, None, lengths, None, laid)
+    inputs = FrameLabels(held_out, labels.readers, plan.student.encoder.subsampling)
+    return UtteranceDataset(plain, None, lengths, None, inputs)
 
 
 def _quiet(*told: object) -> None:

@@ -123,10 +123,10 @@ def test_what_cannot_be_pronounced_is_left_out_and_told(read: Read, tmp_path: Pa
         file.write("one ten\n")
     outcome = run(recipe, tmp_path / "exp")
     total = sum(len(lines(tmp_path / f"{name}.txt")) for name in ("large", "small", "held_out"))
-    assert outcome.said.endswith(
+    assert outcome.summary.endswith(
         f"; 3 of {total} sentences left out for words without a pronunciation (nine, ten)"
     )
-    assert run(recipe, tmp_path / "exp").said == outcome.said, "it is told by a run that goes on, too"
+    assert run(recipe, tmp_path / "exp").summary == outcome.summary, "it is told by a run that goes on, too"
     text = open_text(recipe, outcome.folder)
     assert text.units is not None
     assert text.units.left_out.words == {"nine": 2, "ten": 2}

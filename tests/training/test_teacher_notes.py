@@ -16,7 +16,7 @@ from retort.teachers import CachedTeacher, StoredTeacher, TeacherDescription
 from retort.text.tokenizers import WordTokenizer
 from retort.training import teacher_notes as module
 from retort.training.frames import FrameReader
-from retort.training.teacher_notes import teacher_notes, told
+from retort.training.teacher_notes import describe_line, teacher_notes
 from tiny_alignments import PHONES, senone_symbols
 
 TREE = SenoneTree.monophone(PHONES, 3)
@@ -103,7 +103,7 @@ def test_a_line_each(tmp_path: Path, measured: list[Any]) -> None:
 
 def test_whole_probabilities_are_not_worth_a_word() -> None:
     plain = TeacherDescription(10, 0, 1.0, 2.0, 0.5, 0.99999, 0.9)
-    assert told(plain, TeacherConfig(model="x", unit="phone", topk=2), 4) == (
+    assert describe_line(plain, TeacherConfig(model="x", unit="phone", topk=2), 4) == (
         "perplexity 2, entropy 1.00 nats, first guess right 50.0%, its 2 first hold 90.0% (10 phones of 4 "
         "validation texts)"
     )

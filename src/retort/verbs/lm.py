@@ -46,7 +46,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():
-        tell(f"{outcome.folder / 'model'}: {outcome.said}")
+        tell(f"{outcome.folder / 'model'}: {outcome.summary}")
         _print_scores({"held out": outcome.score})
 
 
