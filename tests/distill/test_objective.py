@@ -113,7 +113,7 @@ def test_needs_and_how_often_they_are_asked_for() -> None:
 def test_units_can_be_announced() -> None:
     objective = make_objective(row(), tap_units={"acoustic": "utterance"})
     assert objective.needs == {("bert", "utterance")}
-    with pytest.raises(ValueError, match="tap acoustic has unit token, declared as utterance"):
+    with pytest.raises(ValueError, match="tap acoustic has unit token, but was declared as utterance"):
         objective(make_taps(), make_targets)
 
 

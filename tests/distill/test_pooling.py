@@ -227,7 +227,7 @@ def test_an_objective_asks_for_tokens_and_is_given_frames() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"tap": "acoustic"}, r"distill\[0\]: cosine on 'acoustic'.*are tokens.*frames.N"),
+        ({"tap": "acoustic"}, r"distill\[0\]: .*cosine on 'acoustic'.*are tokens.*frames.N"),
         ({"loss": "soft_label"}, "only with losses of vectors"),
         ({"pool": "attention", "pool_heads": 3}, "pool_heads is 3, tap 'frames.1' has 8 dimensions"),
         ({"pool": "mean"}, "unknown pool 'mean'.*none, cif or attention"),

@@ -125,7 +125,7 @@ def test_a_former_release_is_replaced_and_nothing_else(
     (out / "LICENSE").write_text("mine")
     for folder in (out, root / "second", root / "second" / "model"):
         before = contents(folder)
-        with pytest.raises(UserError, match="other things than a release"):
+        with pytest.raises(UserError, match="other files than a release"):
             make_release(root / "second", folder, root=root)
         assert contents(folder) == before
 

@@ -244,6 +244,6 @@ def test_without_what_it_needs_it_is_not_begun(play: Play, console: Console) -> 
 
     trainings = [A, B, replace(C, after=("demo/a",))]
     failed = run_trainings(console, Path("exp"), trainings, TWO, ended=ended)
-    assert str(failed["demo/c"]) == "demo/c: not begun, for demo/a failed"
+    assert str(failed["demo/c"]) == "demo/c: not started, because demo/a failed"
     assert not Path("exp/demo/c").exists()
     assert sorted(told) == [("demo/a", False), ("demo/b", True), ("demo/c", False)]

@@ -89,7 +89,7 @@ def test_without_submitit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 def test_without_slurm_or_with_a_wrong_setting_it_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    with pytest.raises(UserError, match="runs cannot be handed to Slurm") as caught:
+    with pytest.raises(UserError, match="runs cannot be submitted to Slurm") as caught:
         slurm.start_on_slurm(tmp_path, {})
     assert "\n" not in str(caught.value)
 

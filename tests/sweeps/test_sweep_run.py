@@ -151,14 +151,14 @@ def test_a_warm_start_that_fails_is_told_of_those_that_need_it(load: LoadSweep, 
     sweep_results, _ = sweep_up(load("seeds=[1]", "systems.ill.set=[]"))
     assert begun == ["warm", "study/plain-1", "study/ill-1"]
     assert list(sweep_results.failed) == ["warm", "study/large-1"]
-    assert "study/large-1: not begun, for warm failed" in Path("exp/study/table.md").read_text()
+    assert "study/large-1: not started, because warm failed" in Path("exp/study/table.md").read_text()
 
 
 def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) -> None:
     broken = ("systems.ill.set=[]", "systems.large.set=['data.train=[no/such/data]']")
     settings = ("seeds=[1]", "decode={greedy: {}, wide: {beam: 3, nbest: 2}}", *broken)
     first, _ = sweep_up(load("seeds=[1]", *broken))
-    assert first.whole == 2
+    assert first.complete == 2
     names = [run.recipe.name for run in first.sweep.runs]
     metrics = Path("exp/study/plain-1/metrics.jsonl").read_bytes()
     begun.clear()
@@ -168,7 +168,7 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     assert begun == [scorings[0], scorings[1], names[2]]
     assert Path("exp/study/plain-1/metrics.jsonl").read_bytes() == metrics
     assert list(sweep_results.failed) == [names[2], scorings[2]]
-    assert f"{scorings[2]}: not begun, for {names[2]} failed" in shown
+    assert f"{scorings[2]}: not started, because {names[2]} failed" in shown
     assert sweep_results.complete == 2
     (_, wide) = json.loads(Path("exp/study/table.json").read_text())
     assert wide["decoding"] == "wide"
@@ -184,7 +184,7 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     begun.clear()
     again, _ = sweep_up(load(*settings, "systems.large.set=[]"))
     assert begun == [names[2], scorings[2]]
-    assert again.whole == 3
+    assert again.complete == 3
 
 
 def test_a_teacher_that_is_not_trained_yet_is_named(load: LoadSweep, begun: list[str]) -> None:

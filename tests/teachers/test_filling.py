@@ -147,7 +147,7 @@ class TestEstimate:
         assert seen[0].texts == 1000
         assert seen[0].bytes == pytest.approx(store.bytes, rel=0.02)
         assert 0 < seen[0].seconds < 60
-        assert str(seen[0]).startswith("1,000 texts to read, about")
+        assert str(seen[0]).startswith("1,000 texts to compute, about")
 
     def test_the_estimate_counts_the_shares_of_all(self, tmp_path: Path) -> None:
         texts = [f"{number:04d}" for number in range(1000)]

@@ -238,7 +238,7 @@ class TestWrongUnits:
             (bpe, "text", "phone"),
         ):
             with pytest.raises(
-                UserError, match=f"is over {found}, .* unit: {asked}"
+                UserError, match=f"is over {found}, .*unit: {asked}"
             ) as caught:
                 teacher_symbols(config_of(model, asked))
             assert "\n" not in str(caught.value)

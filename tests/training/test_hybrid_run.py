@@ -272,7 +272,7 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         assert [round(word.start / 0.03) for word in view.words] == [word.start for word in alignment.words]
         assert "".join(each.text for each in view.phones) == "".join(w.text.lower() for w in view.words)
         heard = recogniser.transcribe(held_out / "wav" / f"{cut.id}.wav").words
-        assert [(word.text, word.start, word.end) for word in heard] == [each[:3] for each in view.heard]
+        assert [(word.text, word.start, word.end) for word in heard] == [each[:3] for each in view.recognised]
         # Frame by frame, the phone of the guess is the one that the alignment has, or the span says that it is not.
         for each in view.guesses:
             assert each.text in letters
@@ -285,7 +285,7 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         assert view.guesses == sorted(view.guesses, key=lambda each: each.start)
     assert 0.6 * aligned < guessed <= aligned
     nothing = compute_frame_view(recogniser, cut, None)
-    assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.heard)
+    assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.recognised)
     unseen = next(iter(open_cuts(root / "train").cuts))
     view = compute_frame_view(recogniser, unseen, store)
     assert not view.words
@@ -355,7 +355,7 @@ def test_teachers_are_told_on_texts_that_nobody_learns(
         found = describe_teacher(config, teacher_symbols(config), sorted(set(texts)), tree=tree)
         piece = "piece" if unit == "text" else unit
         assert (
-            f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, first guess right" in line
+            f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, top-1 accuracy" in line
         )
         assert f"its 5 first hold {found.mass:.1%}" in line
         assert line.endswith(f"({found.units:,} {piece}s of 8 validation texts)")
@@ -422,7 +422,7 @@ def test_its_teachers_are_asked_by_training_alone(recipe: Recipe, root: Path) ->
         ("hybrid.lm=''", "hybrid.lm is empty"),
         ("hybrid.lexicon=[]", "hybrid.lexicon is empty"),
         ("hybrid.lm={root}/subwords.yaml", "n-gram model over words"),
-        ("teachers.phones.unit=senone", "it is over phone"),
+        ("teachers.phones.unit=senone", "is over phone"),
     ],
 )
 def test_what_does_not_go_is_one_line(outcome: Outcome, root: Path, override: str, reason: str) -> None:

@@ -177,7 +177,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
         (["held_out=[nowhere.txt]"], "no such file"),
         (["text=[{source: EMPTY}]"], "no text in it"),
         (["held_out=[EMPTY]"], "no text in it"),
-        (["held_out=[POINTS]"], "held_out has no text that the normaliser keeps"),
+        (["held_out=[POINTS]"], "every text of held_out is empty after normalisation"),
         (["text=[{source: HELD}]"], "no sentence is left to learn from"),
         (["init=./nowhere"], "no such folder"),
         (["init=BARE"], "its tokenizer has no vocabulary"),

@@ -263,7 +263,7 @@ def test_a_run_of_two_lists_what_neither_could_use(pair: Pair, manifest: Path) -
 def test_only_bad_utterances_end_the_run_of_both(pair: Pair) -> None:
     errors = {each["error"] for each in pair["z"]}
     assert len(errors) == 1
-    assert "no training utterance can be used; the first of 24 is" in errors.pop()
+    assert "no training utterance is usable; the first of 24 is" in errors.pop()
 
 
 def test_a_language_model_of_two_is_that_of_one_with_both_their_batches(pair: Pair) -> None:
@@ -289,7 +289,7 @@ def test_statistics_need_two_frames_wherever_they_are(pair: Pair) -> None:
 def test_who_has_lost_the_other_says_so_in_one_line(pair: Pair) -> None:
     told = torch.load(pair.folder / "lost.0.pt", weights_only=True)["told"]
     assert told.startswith("process 0 of 2 has lost another one, which ended or cannot be reached (")
-    assert told.endswith("). Run the same command again: it goes on from the last checkpoint")
+    assert told.endswith("). Run the same command again to resume from the last checkpoint")
     assert "\n" not in told
 
 

@@ -160,7 +160,7 @@ def test_the_verb_under_torchrun(
     teacher = MaskedLMTeacher(recipe.teachers["bert"])
     store: StoredTeacher = open_store(teacher, store_root(tmp_path / "exp"))
     assert store.missing(training_texts(recipe)) == []
-    assert done.stdout.count("texts to read, about") == 1
+    assert done.stdout.count("texts to compute, about") == 1
     assert str(store.folder.relative_to(tmp_path)) in done.stdout
     assert "set teachers.bert.storage: disk" in done.stdout
 

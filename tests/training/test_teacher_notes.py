@@ -92,19 +92,19 @@ def test_a_line_each(tmp_path: Path, measured: list[Any]) -> None:
         ("text", ["a", "b c"], None),
     ]
     assert found[0] == (
-        "teacher s: perplexity 12.3, entropy 2.72 nats, first guess right 34.6%, its 10 first hold 87.6%, "
-        "2.0% missing, nothing said of 5 more, entropy by HMM state 3.00, 1.25, 0.50 (1,234 senones of 2 "
+        "teacher s: perplexity 12.3, entropy 2.72 nats, top-1 accuracy 34.6%, mass of the top 10 87.6%, "
+        "2.0% missing, no prediction for 5 more, entropy by HMM state 3.00, 1.25, 0.50 (1,234 senones of 2 "
         "validation texts)"
     )
     assert found[1].startswith("teacher p: perplexity 12.3")
-    assert found[2] == "teacher t: what it knows was not measured (no sentence of it has a piece)"
+    assert found[2] == "teacher t: its statistics could not be measured (no sentence of it has a piece)"
     assert len(found) == 3  # one of hidden states has no distributions, one has no texts
 
 
 def test_whole_probabilities_are_not_worth_a_word() -> None:
     plain = TeacherDescription(10, 0, 1.0, 2.0, 0.5, 0.99999, 0.9)
     assert describe_line(plain, TeacherConfig(model="x", unit="phone", topk=2), 4) == (
-        "perplexity 2, entropy 1.00 nats, first guess right 50.0%, its 2 first hold 90.0% (10 phones of 4 "
+        "perplexity 2, entropy 1.00 nats, top-1 accuracy 50.0%, mass of the top 2 90.0% (10 phones of 4 "
         "validation texts)"
     )
 
