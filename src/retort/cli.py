@@ -15,9 +15,9 @@ from rich.table import Table
 
 from retort.common.console import PlainConsole, prepare_streams
 from retort.common.environment import tune_environment
-from retort.common.errors import UserError, complain, say_aside, system_error
+from retort.common.errors import UserError, print_error, print_to_stderr, system_error
 from retort.common.files import check_local
-from retort.common.signals import told
+from retort.common.signals import report_signals
 from retort.verbs.console import (
     EXPERIMENTS,
     Overrides,
@@ -70,7 +70,7 @@ class Kind(StrEnum):
     synthetic = "synthetic"
 
 
-@told(lambda: AFTER.get(next(iter(sys.argv[1:]), ""), ""))
+@report_signals(lambda: AFTER.get(next(iter(sys.argv[1:]), ""), ""))
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 2."""
     prepare_streams()
@@ -81,15 +81,15 @@ def main() -> None:
         finally:
             _flush()  # here a disk that is full can still be reported
     except UserError as error:
-        complain(str(error))
+        print_error(str(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has gone
         sys.exit(1)
     except OSError as error:
-        complain(system_error(error))
+        print_error(system_error(error))
         sys.exit(2)
     except MemoryError:
-        complain("there is not enough memory. Choose smaller sizes, batches or beams")
+        print_error("there is not enough memory. Choose smaller sizes, batches or beams")
         sys.exit(2)
 
 
@@ -102,7 +102,7 @@ def show_warnings() -> None:
             line = record.getMessage()
             if line not in shown:
                 shown.add(line)
-                say_aside(line)
+                print_to_stderr(line)
 
     log = logging.getLogger("retort")
     log.addHandler(Aside(logging.WARNING))

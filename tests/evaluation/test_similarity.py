@@ -79,7 +79,7 @@ def test_untrained_is_what_the_run_began_with(
 
 
 def test_what_cannot_be_compared(experiments: Path, copies: Path, cuts: list[Cut]) -> None:
-    with pytest.raises(UserError, match="no row of distillation reads the fired vectors"):
+    with pytest.raises(UserError, match="no row of distillation uses the fired vectors"):
         before_and_after(open_experiment(experiments / "plain"), cuts)
     folder = copies / "taught" / "checkpoints" / "step-00000120"
     (folder / "objective.safetensors").write_bytes((experiments / "plain.yaml").read_bytes())

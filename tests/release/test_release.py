@@ -131,7 +131,7 @@ def test_a_former_release_is_replaced_and_nothing_else(
 
 
 def test_what_cannot_be_released(root: Path, make_release: Release, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="names no data"):
+    with pytest.raises(UserError, match="has no data"):
         make_release(root / "first", tmp_path / "out", root=root)
     with pytest.raises(UserError, match="no experiment here"):
         make_release(root / "none", tmp_path / "out", root=root)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.common.console import PlainConsole
-from retort.common.errors import UserError, complain, printable
+from retort.common.errors import UserError, print_error, printable
 from retort.common.files import check_local, check_writable
 
 if TYPE_CHECKING:
@@ -160,5 +160,5 @@ def training_screen(steps: int) -> Iterator[TrainingProgress]:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise
     except Stopped as stopped:
-        complain(str(stopped))
+        print_error(str(stopped))
         sys.exit(TERMINATED)

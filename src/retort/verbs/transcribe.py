@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.common.console import is_unicode
-from retort.common.errors import UserError, printable, say_aside
+from retort.common.errors import UserError, print_to_stderr, printable
 from retort.common.files import write_whole
 from retort.verbs.console import finite, local_path
 from retort.verbs.decoding import (
@@ -141,7 +141,7 @@ def transcribe(
     torch.set_num_threads(threads)
     recogniser = load(experiment).at(Workplace(graphs=GRAPHS))
     for note in recogniser.opened(options).notes:  # what is wrong with a language model is no file's fault
-        say_aside(note)
+        print_to_stderr(note)
     form = _form(suffix, recogniser.separator, nbest, named=len(files) > 1 and not written)
     failed = 0
     for file in files if not written else targets:
@@ -150,7 +150,7 @@ def transcribe(
                 found = _recognise(recogniser, path, options, channels, max_hours)
         except UserError as error:
             failed += 1
-            say_aside(str(error))
+            print_to_stderr(str(error))
             continue
         text = form(file, found)
         if written:
