@@ -85,7 +85,7 @@ def test_segments(folder: Path) -> None:
         ("text", b"d \xff\xfe", "d", "text line 4: not UTF-8"),
         ("wav.scp", "d audio/a.wav", "d", "no line in text"),
         ("wav.scp", "a audio/c.wav", "a", "wav.scp line 4: repeats line 1"),
-        ("wav.scp", "d", "d", "wav.scp line 4: nothing behind the id"),
+        ("wav.scp", "d", "d", "wav.scp line 4: nothing after the id"),
         ("utt2spk", "a s3", "a", "utt2spk line 4: repeats line 1"),
     ],
 )

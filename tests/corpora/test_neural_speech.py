@@ -17,14 +17,14 @@ from retort.config.schema import Recipe
 from retort.corpora import neural_speech
 from retort.corpora.cuts import CheckedCuts
 from retort.corpora.kokoro import MODEL, VOICES, Kokoro
-from retort.corpora.neural_speech import Reading, read_by_kokoro
+from retort.corpora.neural_speech import SynthesisSettings, read_by_kokoro
 from retort.corpora.synthetic import Conditions
 from retort.training.data import load_data
 from tiny_kokoro import SAMPLES, write_tiny_kokoro
 
 ReadRecipe = Callable[..., Recipe]
 TEXTS = ["a cab", "dig a fig", "zebra", "on the hill"]
-READING = Reading("english", VOICES["english"][:4], check="")
+READING = SynthesisSettings("english", VOICES["english"][:4], check="")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def kokoro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(
-    root: Path, texts: list[str] = TEXTS, reading: Reading = READING, name: str = "here", **options: Any
+    root: Path, texts: list[str] = TEXTS, reading: SynthesisSettings = READING, name: str = "here", **options: Any
 ) -> CheckedCuts:
     return read_by_kokoro(
         texts, reading, root / "store", root / name, "said", conditions=Conditions(), processes=1, **options

@@ -84,7 +84,7 @@ def open_source(path: str | Path) -> Source:
         except soundfile.SoundFileError:
             format = spare_format(head)
             if format is not None and find_spec("av") is not None:
-                with suppress(BadUtterance):  # libsndfile's reason is told
+                with suppress(BadUtterance):  # libsndfile's error is raised instead
                     return checked(MediaSource(path, format, copy), path)
             raise
 

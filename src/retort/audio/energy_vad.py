@@ -1,4 +1,4 @@
-"""Speech detection by energy: what stands out from the background noise around it, band by band.
+"""Speech detection by energy relative to the surrounding background noise in each band.
 
 The background of a frame is the least power of its band within some seconds before it and within as many after it,
 whichever is more, so neither a loud noise nor a long silence elsewhere in the recording changes the decision, and a
@@ -20,7 +20,7 @@ WINDOW = 0.025
 BACKGROUND = 5.0
 """Seconds on either side of a frame in which the background noise is looked for."""
 MUTED = 1e-10
-"""Mean square under which a frame holds nothing at all: zeros that an editor or a muted microphone wrote."""
+"""Mean square below which a frame is digital silence, such as from an editor or a muted microphone."""
 ONSET = 6.0
 """Decibels above the background at which speech begins ..."""
 OFFSET = 3.8

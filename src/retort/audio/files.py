@@ -1,4 +1,4 @@
-"""Audio files of any rate and channel count, read in blocks as one channel at the rate that is asked for."""
+"""Audio files of any rate and channel count, read in blocks as one channel at the requested rate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Channel: TypeAlias = int | Literal["mix"]
 """A channel, counted from 0, or the mean of all channels (see :func:`retort.audio.channels.choose_channels`)."""
 
 SILENCE = 1e-4
-"""A wave with a smaller amplitude (full scale is 1) holds nothing: about three steps of 16 bit."""
+"""A wave with a smaller amplitude (full scale is 1) is considered silent: about three steps of 16 bit."""
 LARGEST = 2.0**32
 """Samples beyond it come from a broken write; files of 32-bit integers stored as floats lie below."""
 LOUD = 64.0
@@ -196,7 +196,7 @@ def read_audio(
     A file that ends early is read up to there, and a warning is logged.
 
     Returns:
-        `(N,)` float32, full scale is 1. What it holds is not judged: see :func:`check_wave`.
+        `(N,)` float32, full scale is 1. Its content is not checked, see :func:`check_wave`.
 
     Raises:
         BadUtterance: as :func:`open_audio`, or the file is damaged.
@@ -205,7 +205,7 @@ def read_audio(
     samples = reader.read()
     log_warning(reader)
     if not samples.size:
-        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
+        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or remove it")
     return samples
 
 
@@ -216,7 +216,7 @@ def log_warning(reader: AudioReader) -> None:
 
 
 def check_wave(samples: np.ndarray, where: str | Path, sampling_rate: int = 16000) -> None:
-    """Refuse a wave `(N,)` that cannot hold speech; see :class:`WaveCheck`.
+    """Raise an error for a wave `(N,)` that cannot contain speech; see :class:`WaveCheck`.
 
     Raises:
         BadUtterance: as :meth:`WaveCheck.finish`.
@@ -229,7 +229,7 @@ def check_wave(samples: np.ndarray, where: str | Path, sampling_rate: int = 1600
 
 
 class WaveCheck:
-    """Finds waves that cannot hold speech, block by block."""
+    """Detects waves that cannot contain speech, block by block."""
 
     def __init__(self, sampling_rate: int = 16000) -> None:
         self.sampling_rate = sampling_rate
@@ -269,9 +269,9 @@ class WaveCheck:
             BadUtterance: empty, NaN or infinite values, values beyond `LARGEST`, single samples far beyond all
                 others, or silent (see `SILENCE`; a constant offset is silence).
         """
-        again = "Write the file again or leave it out"
+        again = "Write the file again or remove it"
         if not self.samples:
-            raise BadUtterance("no samples in it", where=where, remedy="Replace the file or leave it out")
+            raise BadUtterance("no samples in it", where=where, remedy="Replace the file or remove it")
         if self.bad:
             raise BadUtterance(
                 f"{self.bad} of {self.samples} samples are NaN or infinite", where=where, remedy=again
@@ -286,4 +286,4 @@ class WaveCheck:
                 remedy=again,
             )
         if (self._high - self._low) / 2 < SILENCE:
-            raise BadUtterance("nothing but silence", where=where, remedy="Record it again or leave it out")
+            raise BadUtterance("nothing but silence", where=where, remedy="Record it again or remove it")

@@ -24,7 +24,7 @@ class Clip(NamedTuple):
 def noise_clips(count: int, sampling_rate: int, seed: int = 0) -> Iterator[Clip]:
     """`count` clips of all kinds in turn, each from a generator of its own: the same seed gives the same clips.
 
-    Levels differ by 40 dB; a microphone's white noise lies under all clips.
+    Levels differ by 40 dB; a microphone's white noise is added to all clips.
     """
     kinds = list(KINDS)
     for number in range(count):

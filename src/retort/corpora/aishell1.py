@@ -33,22 +33,22 @@ def prepare(source: str | Path, out: str | Path) -> Prepared:
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder) / "data_aishell"
         rejected: dict[str, list[Rejected]] = {part: [] for part in PARTS}
-        kept: dict[str, str] = {}
+        usable: dict[str, str] = {}
         for part in PARTS:
             audio = _audio(corpus / "wav" / part)
             # The published transcript lacks some utterances of the archives.
             rejected[part] += [Rejected(name, "no line in the transcript") for name in audio.keys() - listed]
-            told = {name: path for name, path in audio.items() if name in texts}
-            links = {name: view / path.relative_to(corpus) for name, path in told.items()}
-            kept.update((name, texts[name]) for name in link_audio(told, links, rejected[part]))
-            if not kept.keys() & audio.keys():
+            transcribed = {name: path for name, path in audio.items() if name in texts}
+            links = {name: view / path.relative_to(corpus) for name, path in transcribed.items()}
+            usable.update((name, texts[name]) for name in link_audio(transcribed, links, rejected[part]))
+            if not usable.keys() & audio.keys():
                 checked([], rejected[part], corpus / "wav" / part)
             listed -= audio.keys()
         stray += [Rejected(name, "in the transcript, but has no audio") for name in listed & texts.keys()]
         for entry in sorted(stray, key=lambda each: each.id):
             rejected[_part_of(entry.id, corpus)].append(entry)
         (view / TRANSCRIPTS).parent.mkdir(parents=True)
-        lines = [f"{name} {text}\n" for name, text in kept.items()]
+        lines = [f"{name} {text}\n" for name, text in usable.items()]
         (view / TRANSCRIPTS).write_text("".join(lines), encoding="utf-8")
         manifests = run_recipe(prepare_aishell, Path(folder))
         splits = {part: recipe_cuts(manifests[part], rejected[part], corpus / "wav" / part) for part in PARTS}

@@ -65,9 +65,9 @@ def checked(cuts: Iterable[MonoCut], rejected: list[Rejected], where: str | Path
     Raises:
         UserError: no cut is left; with the first reason.
     """
-    kept = list(cuts)
-    if kept:
-        return CheckedCuts(CutSet.from_cuts(kept), rejected)
+    remaining = list(cuts)
+    if remaining:
+        return CheckedCuts(CutSet.from_cuts(remaining), rejected)
     if not rejected:
         raise UserError("it contains no utterance", where=where, remedy="Choose data that are not empty")
     first = f"{rejected[0].id}: {rejected[0].reason}".rstrip(".")

@@ -42,7 +42,7 @@ _LONGEST_PATH = 120
 _lock = threading.Lock()
 
 
-class SpokenWord(NamedTuple):
+class TimedWord(NamedTuple):
     """A whitespace-separated word of the text, and its time in seconds; pauses belong to no word.
 
     A Han character is a word, a separate punctuation mark is not.
@@ -58,7 +58,7 @@ class Speech:
     """Synthesised speech: `samples` (N,) int16 at 22,050 Hz, and the time of every word of the text."""
 
     samples: NDArray[np.int16]
-    words: list[SpokenWord]
+    words: list[TimedWord]
 
 
 class _Event(ctypes.Structure):
@@ -135,7 +135,7 @@ def _mark(event: _Event) -> Iterator[_Mark]:
         yield _Mark(event.type == _WORD, event.text_position - 1, event.sample, name)
 
 
-def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDLL) -> list[SpokenWord]:
+def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDLL) -> list[TimedWord]:
     """The time of every word: from its first sound to the next word or to the pause before it."""
     words, owners = _owners(text)
     events = [mark for mark in marks if mark.is_word and 0 <= mark.character < len(owners)]
@@ -156,7 +156,7 @@ def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDL
     result = []
     for word, start, following in zip(words, starts, starts[1:] + [samples]):
         end = min([following] + [pause for pause in pauses if start < pause])
-        result.append(SpokenWord(word, start / SAMPLING_RATE, end / SAMPLING_RATE))
+        result.append(TimedWord(word, start / SAMPLING_RATE, end / SAMPLING_RATE))
     return result
 
 
@@ -206,8 +206,8 @@ def _phonemes(word: str, library: ctypes.CDLL) -> list[str]:
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     separated_by_underscore = ord("_") << 8
     pointer = ctypes.c_char_p(word.encode())
-    spoken = library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, separated_by_underscore) or b""
-    names = spoken.decode(errors="replace").replace(" ", "_").split("_")
+    phonemes = library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, separated_by_underscore) or b""
+    names = phonemes.decode(errors="replace").replace(" ", "_").split("_")
     return [name for name in names if name]
 
 

@@ -150,16 +150,16 @@ def store_features(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder / "lock"):
-            kept, rejected = _stored_earlier(cuts, folder)
-            if not (folder / _DONE).exists() or len(kept) + len(rejected) < len(cuts):
+            cached, rejected = _stored_earlier(cuts, folder)
+            if not (folder / _DONE).exists() or len(cached) + len(rejected) < len(cuts):
                 (folder / _DONE).unlink(missing_ok=True)
-                _make_features(cuts, folder, config, kept, progress)
-                kept, rejected = _stored_earlier(cuts, folder)
+                _make_features(cuts, folder, config, cached, progress)
+                cached, rejected = _stored_earlier(cuts, folder)
     except OSError as error:  # a full disk may raise only when the writer is closed
         raise UserError(
             f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
         ) from None
-    stored = [_with_features(cut, kept[cut.id]) for cut in cuts if cut.id in kept]
+    stored = [_with_features(cut, cached[cut.id]) for cut in cuts if cut.id in cached]
     if not stored:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
         raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
@@ -180,7 +180,7 @@ class _Stored(NamedTuple):
 def _stored_earlier(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected]]:
     """Features of an earlier call: entries that are readable and whose files have the right length."""
     wanted = set(cuts.ids)
-    kept: dict[str, _Stored] = {}
+    cached: dict[str, _Stored] = {}
     for line in _lines(folder / _MANIFEST):
         try:
             content = parse_json(line)
@@ -191,16 +191,16 @@ def _stored_earlier(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], lis
         features.storage_path = str(folder / _STORAGE)  # also if the folder was moved
         stored = _Stored(features, checksum if isinstance(checksum, int) else None)
         if isinstance(name, str) and name in wanted and _is_whole(name, stored):
-            kept[name] = stored
+            cached[name] = stored
     rejected = {}
     for line in _lines(folder / _REJECTED):
         try:
             name, reason = parse_json(line)
         except (ValueError, TypeError, RecursionError):
             continue
-        if isinstance(name, str) and name in wanted and name not in kept:
+        if isinstance(name, str) and name in wanted and name not in cached:
             rejected[name] = Rejected(name, str(reason))
-    return kept, list(rejected.values())
+    return cached, list(rejected.values())
 
 
 def _lines(path: Path) -> list[str]:
@@ -230,13 +230,13 @@ def _make_features(
     cuts: CutSet,
     folder: Path,
     config: FeatureConfig,
-    kept: dict[str, _Stored],
+    cached: dict[str, _Stored],
     progress: Progress | None,
 ) -> None:
     """Compute and store missing features; the marker of completeness is written last."""
     features, rejected, total = CutFeatures(config), [], len(cuts)
-    made = dict(kept)
-    write_whole(folder / _MANIFEST, "".join(each.line(name) for name, each in kept.items()))
+    made = dict(cached)
+    write_whole(folder / _MANIFEST, "".join(each.line(name) for name, each in cached.items()))
     with (folder / _MANIFEST).open("a", encoding="utf-8") as manifest:
         for index, cut in enumerate(cuts):
             if cut.id not in made:

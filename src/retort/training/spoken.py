@@ -71,9 +71,9 @@ def _by_espeak(texts: list[str], prefix: str, config: SpokenConfig, cache: Path)
 
 def _by_kokoro(texts: list[str], prefix: str, config: SpokenConfig, cache: Path) -> tuple[str, Speak]:
     from retort.corpora import kokoro
-    from retort.corpora.neural_speech import VERSION, Reading, read_by_kokoro
+    from retort.corpora.neural_speech import VERSION, SynthesisSettings, read_by_kokoro
 
-    reading = Reading(
+    settings = SynthesisSettings(
         config.language,
         tuple(voice_names(config.voices, config.language, kokoro.VOICES)),
         _pair(config.speed),
@@ -83,12 +83,12 @@ def _by_kokoro(texts: list[str], prefix: str, config: SpokenConfig, cache: Path)
         config.worst,
     )
     conditions = Conditions(snr=_pair(config.snr))
-    key = _hashed(["kokoro", VERSION, prefix, asdict(reading), asdict(conditions), *texts])
+    key = _hashed(["kokoro", VERSION, prefix, asdict(settings), asdict(conditions), *texts])
 
     def speak(folder: Path, progress: Callable[[int, int], None]) -> CheckedCuts:
         return read_by_kokoro(
             texts,
-            reading,
+            settings,
             cache / "kokoro",
             folder,
             prefix,
