@@ -54,7 +54,7 @@ def test_the_layout_is_asked_for(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         prepare(tmp_path / "nowhere", tmp_path / "out")
     for source in (corpus / "dev-other", corpus / "train-clean-100"):
-        with pytest.raises(UserError, match=f"one part of LibriSpeech. Give the folder above: {corpus}"):
+        with pytest.raises(UserError, match=f"one part of LibriSpeech. Choose its parent folder: {corpus}"):
             prepare(source, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not LibriSpeech: none of dev-clean, dev-other"):

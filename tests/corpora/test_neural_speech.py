@@ -148,7 +148,7 @@ def test_what_is_not_understood_is_dropped_and_listed(kokoro: Path, check: FakeC
 def test_what_cannot_be_spoken_is_listed(kokoro: Path, tmp_path: Path) -> None:
     found = read(tmp_path, ["a cab", "...", "x" * 600])
     assert len(found.cuts) == 1
-    assert "nothing to speak" in found.rejected[0].reason
+    assert "no phonemes" in found.rejected[0].reason
     assert "600 phonemes" in found.rejected[1].reason
     with pytest.raises(UserError, match="none of 1 utterances"):
         read(tmp_path, ["..."], name="another")
@@ -177,7 +177,7 @@ def test_a_mix_is_the_mean_of_styles(kokoro: Path) -> None:
     assert len(one) <= 5 * SAMPLES
     with pytest.raises(UserError, match="no voice 'nobody'"):
         model.speak("abc", {"nobody": 1.0}, 1.0)
-    with pytest.raises(BadUtterance, match="nothing to speak"):
+    with pytest.raises(BadUtterance, match="no phonemes"):
         model.speak("?", {first: 1.0}, 1.0)
 
 

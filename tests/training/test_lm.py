@@ -181,7 +181,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
         (["text=[{source: HELD}]"], "no sentence is left to learn from"),
         (["init=./nowhere"], "no such folder"),
         (["init=BARE"], "its tokenizer has no vocabulary"),
-        (["init=BERT"], "batches.longest is 16, the model reads 12 pieces"),
+        (["init=BERT"], "batches.longest is 16, the model's maximum is 12 pieces"),
     ],
 )
 def test_what_is_wrong_is_one_line(
