@@ -69,9 +69,9 @@ def _following(content: Bytes, start: int, end: int | None) -> int | None:
 
 def _rest(content: Bytes, end: int) -> int:
     """Number of bytes after the end that are neither tags nor zeros; a few are ignored."""
-    behind = skip_tags(content, end)
-    size = len(content) - behind
-    if size < _FEW or not bytes(content[behind : behind + _FEW]).strip(b"\0"):
+    after = skip_tags(content, end)
+    size = len(content) - after
+    if size < _FEW or not bytes(content[after : after + _FEW]).strip(b"\0"):
         return 0
     return size
 

@@ -1,7 +1,7 @@
 """The structure of audio files beyond what libsndfile reads: consecutive streams, wrong lengths.
 
-libsndfile stops where the first header says. A file is therefore divided into parts, each of which libsndfile
-reads completely as a file of its own.
+libsndfile stops at the end according to the first header. A file is therefore divided into parts, each of which it
+reads completely as a separate file.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Bytes: TypeAlias = "bytes | mmap.mmap"
 
 
 class Part(NamedTuple):
-    """A range of bytes that is read as a file of its own."""
+    """A range of bytes that is read as a separate file."""
 
     start: int
     end: int
     head: bytes = b""
-    """Put before the range; a header whose length was wrong or missing."""
+    """Header in front of the range, in place of one with a wrong or missing length."""
     cut: str = ""
-    """Why the part ends early ("its header states 51360 samples"), or empty."""
+    """Reason of a truncated part ("its header states 51360 samples"), or empty."""
     rest: int = 0
     """Number of bytes after its end that are not read."""
 
@@ -31,7 +31,7 @@ class Unreadable(Exception):
 
 
 def find_parts(content: Bytes) -> list[Part]:
-    """The parts of a file in order; one from the first to the last byte for formats that are not known here.
+    """The parts of a file in order; a single part for other formats.
 
     Raises:
         Unreadable: it contains more than can be decoded.

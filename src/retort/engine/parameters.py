@@ -71,7 +71,7 @@ def check_parts(names: Iterable[str], parts: Sequence[str], setting: str) -> Non
     for part in parts:
         if not any(is_within(name, [part]) for name in names):
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise UserError(f"{setting} names '{part}'", remedy=f"Parts are {', '.join(tops)}")
+            raise UserError(f"{setting} has the unknown part '{part}'", remedy=f"Parts are {', '.join(tops)}")
 
 
 def constrained_layers(module: nn.Module) -> list[Bottleneck | Bypass]:

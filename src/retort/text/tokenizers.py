@@ -292,7 +292,7 @@ class BpeTokenizer(Tokenizer):
     def _open(cls, state: dict[str, Any], folder: Path) -> BpeTokenizer:
         result = cls((folder / _MODEL_FILE).read_bytes())
         if result.size != state["size"]:
-            raise ValueError(f"{_MODEL_FILE} has {result.size} pieces, {FILE} says {state['size']}")
+            raise ValueError(f"{_MODEL_FILE} has {result.size} pieces, {FILE} states {state['size']}")
         return result
 
 

@@ -36,7 +36,7 @@ def adapted_layers(student: nn.Module, config: LoraConfig) -> dict[str, nn.Linea
         }
         if not layers:
             raise UserError(
-                f"training.lora.parts names '{part}', which has no trainable linear layers",
+                f"training.lora.parts has '{part}', which has no trainable linear layers",
                 remedy="Name a part with some, such as encoder, and neither freeze nor store it",
             )
         found |= layers
