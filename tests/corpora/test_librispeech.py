@@ -64,5 +64,5 @@ def test_the_layout_is_asked_for(corpus: Path, tmp_path: Path) -> None:
 def test_a_part_without_a_usable_utterance(corpus: Path, tmp_path: Path) -> None:
     for path in (corpus / "dev-other").glob("*/*/*.flac"):
         path.unlink()
-    with pytest.raises(UserError, match="dev-other: none of 2 utterances can be used"):
+    with pytest.raises(UserError, match="dev-other: none of 2 utterances is usable"):
         prepare(corpus, tmp_path / "out")

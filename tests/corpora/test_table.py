@@ -65,7 +65,7 @@ def test_splits(waves: Path) -> None:
 
 def test_a_split_of_which_nothing_is_left_is_an_error(waves: Path) -> None:
     (waves / "t.csv").write_text("split,audio,text\ntrain,wav/a.wav,x\ntest,wav/d.wav,y\n")
-    with pytest.raises(UserError, match="test: none of 1 utterances can be used"):
+    with pytest.raises(UserError, match="test: none of 1 utterances is usable"):
         prepare(waves / "t.csv", waves / "out")
 
 

@@ -170,7 +170,7 @@ def test_bpe_sizes_out_of_reach_are_told(teacher: Any) -> None:
         make("bpe", ENGLISH, teacher, size=8)
     smallest = int(str(caught.value).split()[-3])
     assert make("bpe", ENGLISH, teacher, size=smallest).size == smallest
-    with pytest.raises(UserError, match=r"without tokenizer\.size"):
+    with pytest.raises(UserError, match=r"tokenizer\.size is not set"):
         train_tokenizer(ENGLISH, TokenizerConfig(kind="bpe"))
 
 

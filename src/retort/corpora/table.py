@@ -115,7 +115,7 @@ def _write(
 def _read(source: Path, rejected: list[Rejected]) -> tuple[set[str], list[Row]]:
     """Columns of the table and its rows."""
     if not source.is_file():
-        raise UserError("the table does not exist", where=source, remedy="Choose a CSV, TSV or JSONL file")
+        raise UserError("no such table", where=source, remedy="Choose a CSV, TSV or JSONL file")
     try:
         content = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
