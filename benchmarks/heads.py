@@ -23,17 +23,17 @@ from rich.console import Console
 from torch import Tensor
 
 from retort.common.progress import stage_progress
+from retort.common.tally import Tally
 from retort.config.loading import recipe_from_dict
 from retort.config.schema import AugmentConfig, Recipe
 from retort.corpora.open_cuts import find_data, open_cuts
-from retort.distill.row import Tally
 from retort.engine.checkpoints import CheckpointFolder, read_weights
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 from retort.training.aligning import align, align_held_out
 from retort.training.batches import UtteranceDataset
 from retort.training.frames import FrameLabels
 from retort.training.hybrid_run import plan_hybrid
-from retort.training.module import TrainingModule, read_signals
+from retort.training.module import TrainingModule, read_targets
 from retort.training.plan import Plan
 
 TOGETHER = 8
@@ -65,10 +65,10 @@ class Said:
         self.whole = ToKnow()
         self.units: defaultdict[int, ToKnow] = defaultdict(ToKnow)
 
-    def add(self, signal: Signal) -> None:
-        assert signal.ids is not None
-        assert signal.labels is not None
-        probs, ids, labels = (each[signal.valid] for each in (signal.vectors, signal.ids, signal.labels))
+    def add(self, targets: TeacherTargets) -> None:
+        assert targets.ids is not None
+        assert targets.labels is not None
+        probs, ids, labels = (each[targets.valid] for each in (targets.vectors, targets.ids, targets.labels))
         probs = probs.double() / probs.double().sum(-1, keepdim=True)
         self.whole.add(probs, ids)
         for unit in labels.unique().tolist():
@@ -94,12 +94,12 @@ def measured(recipe: Recipe, folder: Path, source: str, console: Console) -> dic
         said: defaultdict[str, Said] = defaultdict(Said)
         for start in range(0, len(cuts), TOGETHER):
             batch = utterances[CutSet.from_cuts(cuts[start : start + TOGETHER])]
-            signals = read_signals(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
+            targets = read_targets(plan.teachers, plan.objective.needs, batch, torch.device("cpu"))
             with torch.inference_mode():
-                for name, tally in module(batch, signals, recipe.training.steps).tallies.items():
+                for name, tally in module(batch, targets, recipe.training.steps).tallies.items():
                     tallies[name].append(tally)
-            for (teacher, _), signal in signals.items():
-                said[teacher].add(signal)
+            for (teacher, _), own in targets.items():
+                said[teacher].add(own)
             progress("heads", min(start + TOGETHER, len(cuts)), len(cuts))
     found = {}
     for name, row in zip(plan.objective.names, recipe.distill):
@@ -130,8 +130,8 @@ def _utterances(plan: Plan, recipe: Recipe, source: str) -> UtteranceDataset:
     assert held_out is not None
     lengths = plan.student.encoder.output_lengths
     plain = replace(recipe, augment=AugmentConfig(speeds=[1.0]))
-    laid = FrameLabels(held_out, labels.readers, plan.student.encoder.subsampling)
-    return UtteranceDataset(plain, None, lengths, None, laid)
+    inputs = FrameLabels(held_out, labels.readers, plan.student.encoder.subsampling)
+    return UtteranceDataset(plain, None, lengths, None, inputs)
 
 
 def _quiet(*told: object) -> None:

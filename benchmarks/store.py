@@ -38,7 +38,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from retort.teachers import Reading, StoredTeacher  # noqa: E402
+from retort.teachers import StoredTeacher, TeacherOutput  # noqa: E402
 from retort.teachers.shards import write_shard  # noqa: E402
 
 GOAL = 20.0
@@ -53,7 +53,7 @@ class Files:
         self.folder = folder
         self.names: dict[str, str] = {}
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: TeacherOutput) -> None:
         self.names[reading.text] = str(self.folder / f"{len(self.names):07d}.npy")
         np.save(self.names[reading.text], reading.vectors.half().numpy())
 
@@ -76,7 +76,7 @@ def make(count: int, dim: int, folder: Path) -> tuple[StoredTeacher, Files, list
         pieces = int(torch.randint(4, 25, (1,), generator=generator))
         text = f"{index:07d} " + "x" * (4 * pieces - 8)
         spans = [(4 * piece, 4 * piece + 3) for piece in range(pieces)]
-        reading = Reading(torch.randn(pieces + 2, dim, generator=generator), spans, text)
+        reading = TeacherOutput(torch.randn(pieces + 2, dim, generator=generator), spans, text)
         files.add(reading)
         texts.append(text)
         shard.append(reading)

@@ -11,7 +11,7 @@ import typer
 
 from retort.common.console import prepare_streams
 from retort.common.errors import UserError, print_error, print_to_stderr, system_error
-from retort.common.signals import told
+from retort.common.signals import report_signals
 from retort.verbs.demo import demo
 from retort.verbs.evaluate import evaluate
 from retort.verbs.export import export
@@ -53,7 +53,7 @@ RESUMING["tune"] = "; the weights tried so far are stored: run the same command 
 """How an interrupted verb can be continued, appended to the message that it was stopped."""
 
 
-@told(lambda: RESUMING.get(next(iter(sys.argv[1:]), ""), ""))
+@report_signals(lambda: RESUMING.get(next(iter(sys.argv[1:]), ""), ""))
 def main() -> None:
     """Run the command line. A :class:`UserError` is printed as one line; the exit code is then 2."""
     prepare_streams()

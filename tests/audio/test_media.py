@@ -106,7 +106,7 @@ def test_files_in_a_row_are_read_or_refused(tmp_path: Path, av: Any, kind: str) 
     if kind == "aac":
         assert audio_info(path).samples == 2 * alone
     else:
-        with pytest.raises(BadUtterance, match="several files in a row"):
+        with pytest.raises(BadUtterance, match="several concatenated files"):
             audio_info(path)
 
 

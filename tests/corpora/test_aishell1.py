@@ -82,5 +82,5 @@ def test_the_layout_is_asked_for(corpus: Path, tmp_path: Path) -> None:
 def test_a_part_without_a_usable_utterance(corpus: Path, tmp_path: Path) -> None:
     for path in (corpus / "wav/dev").glob("*/*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="wav/dev: none of 2 utterances can be used"):
+    with pytest.raises(UserError, match="wav/dev: none of 2 utterances is usable"):
         prepare(corpus, tmp_path / "out")

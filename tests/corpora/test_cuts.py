@@ -85,10 +85,10 @@ def test_relative_audio_is_tried_from_three_places(tmp_path: Path, monkeypatch: 
         ('{"id": "b", ', "not valid JSON"),
         ("[1, 2]", "not a cut"),
         ("{}", "not a cut"),
-        (cut_line("a.wav", "b", type="Nonsense"), "cannot be understood"),
+        (cut_line("a.wav", "b", type="Nonsense"), "invalid"),
         (
             {key: value for key, value in cut_line("a.wav", "b").items() if key != "start"},
-            "cannot be understood",
+            "invalid",
         ),
         (cut_line("a.wav", "b")["supervisions"][0], "not a MonoCut but a SupervisionSegment"),
         (cut_line("a.wav", "b")["recording"], "not a MonoCut but a Recording"),
@@ -135,7 +135,7 @@ def cut_short(path: Path) -> None:
     ("name", "write", "reason"),
     [
         ("x.jsonl.gz", lambda path: path.write_text("{}"), "not a gzip file"),
-        ("x.jsonl.gz", cut_short, "not a gzip file, or cut short"),
+        ("x.jsonl.gz", cut_short, "not a gzip file, or incomplete"),
         ("x.jsonl.gz", lambda path: write_lines(path, []), "no utterance"),
         ("x.jsonl", lambda path: path.write_text("{}\n{}"), "none of 2 utterances"),
         ("x.txt", lambda path: path.write_text("a"), "neither a manifest"),

@@ -212,7 +212,7 @@ def test_the_bad_are_listed_and_stay_listed(cuts: CutSet, tmp_path: Path) -> Non
         assert list(reasons) == names[:5]
         for name, word in zip(names, ["Format not recognised", "0 bytes", "no such file", "silence"]):
             assert word in reasons[name]
-        assert "8000 Hz, its manifest says" in reasons[names[4]]
+        assert "8000 Hz, its manifest has" in reasons[names[4]]
         assert not any("\n" in reason for reason in reasons.values())
 
 

@@ -65,5 +65,5 @@ def test_seed_leaves_the_global_generator_alone() -> None:
 def test_asking_for_too_much_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar, "RULES", {"SENTENCE": ("the THING fell",), "THING": ("lamp", "boat")})
     assert sorted(grammar.sentences(2, seed=1)) == ["the boat fell", "the lamp fell"]
-    with pytest.raises(UserError, match="yields about 2 sentences, 3 were asked for"):
+    with pytest.raises(UserError, match="yields about 2 sentences, 3 were requested"):
         grammar.sentences(3, seed=1)

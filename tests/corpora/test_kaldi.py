@@ -81,12 +81,12 @@ def test_segments(folder: Path) -> None:
     ("file", "line", "name", "reason"),
     [
         ("text", "d FOUR", "d", "not in wav.scp"),
-        ("text", "a AGAIN", "a", "text line 4: repeats line 1"),
+        ("text", "a AGAIN", "a", "text line 4: duplicates line 1"),
         ("text", b"d \xff\xfe", "d", "text line 4: not UTF-8"),
         ("wav.scp", "d audio/a.wav", "d", "no line in text"),
-        ("wav.scp", "a audio/c.wav", "a", "wav.scp line 4: repeats line 1"),
-        ("wav.scp", "d", "d", "wav.scp line 4: nothing behind the id"),
-        ("utt2spk", "a s3", "a", "utt2spk line 4: repeats line 1"),
+        ("wav.scp", "a audio/c.wav", "a", "wav.scp line 4: duplicates line 1"),
+        ("wav.scp", "d", "d", "wav.scp line 4: nothing after the id"),
+        ("utt2spk", "a s3", "a", "utt2spk line 4: duplicates line 1"),
     ],
 )
 def test_a_bad_line_costs_its_utterance_only(
@@ -105,11 +105,11 @@ def test_a_bad_line_costs_its_utterance_only(
     [
         ("d", "d s1", "audio/a.wav", "transcript is empty"),
         ("d FOUR", "", "audio/a.wav", "no speaker"),
-        ("d FOUR", "d", "audio/a.wav", "utt2spk line 4: nothing behind"),
+        ("d FOUR", "d", "audio/a.wav", "utt2spk line 4: nothing after"),
         ("d FOUR", "d s1", "audio/d.wav", "no audio file audio/d.wav"),
         ("d FOUR", "d s1", "broken.wav", "cannot be read as audio"),
         ("d FOUR", "d s1", "empty.wav", "empty"),
-        ("d FOUR", "d s1", "", "wav.scp line 4: nothing behind"),
+        ("d FOUR", "d s1", "", "wav.scp line 4: nothing after"),
     ],
 )
 def test_a_bad_utterance_is_listed(folder: Path, text: str, speaker: str, audio: str, reason: str) -> None:
@@ -162,7 +162,7 @@ def test_windows_line_ends_a_mark_and_odd_spaces(folder: Path) -> None:
 def test_nothing_left_is_an_error(folder: Path) -> None:
     (folder / "wav.scp").write_text("a x.wav\nb y.wav\nc z.wav\n")
     with pytest.raises(
-        UserError, match=r"none of 3 utterances can be used; the first is a: no audio file x\.wav"
+        UserError, match=r"none of 3 utterances is usable; the first is a: no audio file x\.wav"
     ):
         read_kaldi(folder)
 
@@ -175,7 +175,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_folder_of_splits_is_not_one_split(folder: Path) -> None:
-    with pytest.raises(UserError, match="Give one of its folders: train"):
+    with pytest.raises(UserError, match="Choose one of its folders: train"):
         open_cuts(folder.parent)
 
 

@@ -54,7 +54,7 @@ def test_the_layout_is_asked_for(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         prepare(tmp_path / "nowhere", tmp_path / "out")
     for source in (corpus / "dev-other", corpus / "train-clean-100"):
-        with pytest.raises(UserError, match=f"one part of LibriSpeech. Give the folder above: {corpus}"):
+        with pytest.raises(UserError, match=f"one part of LibriSpeech. Choose its parent folder: {corpus}"):
             prepare(source, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not LibriSpeech: none of dev-clean, dev-other"):
@@ -64,5 +64,5 @@ def test_the_layout_is_asked_for(corpus: Path, tmp_path: Path) -> None:
 def test_a_part_without_a_usable_utterance(corpus: Path, tmp_path: Path) -> None:
     for path in (corpus / "dev-other").glob("*/*/*.flac"):
         path.unlink()
-    with pytest.raises(UserError, match="dev-other: none of 2 utterances can be used"):
+    with pytest.raises(UserError, match="dev-other: none of 2 utterances is usable"):
         prepare(corpus, tmp_path / "out")

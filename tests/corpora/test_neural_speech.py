@@ -17,14 +17,14 @@ from retort.config.schema import Recipe
 from retort.corpora import neural_speech
 from retort.corpora.cuts import CheckedCuts
 from retort.corpora.kokoro import MODEL, VOICES, Kokoro
-from retort.corpora.neural_speech import Reading, read_by_kokoro
+from retort.corpora.neural_speech import SynthesisSettings, read_by_kokoro
 from retort.corpora.synthetic import Conditions
 from retort.training.data import load_data
 from tiny_kokoro import SAMPLES, write_tiny_kokoro
 
 ReadRecipe = Callable[..., Recipe]
 TEXTS = ["a cab", "dig a fig", "zebra", "on the hill"]
-READING = Reading("english", VOICES["english"][:4], check="")
+READING = SynthesisSettings("english", VOICES["english"][:4], check="")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def kokoro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(
-    root: Path, texts: list[str] = TEXTS, reading: Reading = READING, name: str = "here", **options: Any
+    root: Path, texts: list[str] = TEXTS, reading: SynthesisSettings = READING, name: str = "here", **options: Any
 ) -> CheckedCuts:
     return read_by_kokoro(
         texts, reading, root / "store", root / name, "said", conditions=Conditions(), processes=1, **options
@@ -148,7 +148,7 @@ def test_what_is_not_understood_is_dropped_and_listed(kokoro: Path, check: FakeC
 def test_what_cannot_be_spoken_is_listed(kokoro: Path, tmp_path: Path) -> None:
     found = read(tmp_path, ["a cab", "...", "x" * 600])
     assert len(found.cuts) == 1
-    assert "nothing to speak" in found.rejected[0].reason
+    assert "no phonemes" in found.rejected[0].reason
     assert "600 phonemes" in found.rejected[1].reason
     with pytest.raises(UserError, match="none of 1 utterances"):
         read(tmp_path, ["..."], name="another")
@@ -177,7 +177,7 @@ def test_a_mix_is_the_mean_of_styles(kokoro: Path) -> None:
     assert len(one) <= 5 * SAMPLES
     with pytest.raises(UserError, match="no voice 'nobody'"):
         model.speak("abc", {"nobody": 1.0}, 1.0)
-    with pytest.raises(BadUtterance, match="nothing to speak"):
+    with pytest.raises(BadUtterance, match="no phonemes"):
         model.speak("?", {first: 1.0}, 1.0)
 
 

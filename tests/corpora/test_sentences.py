@@ -45,13 +45,13 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path, corpus: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"", "no text in it"),
-        ("a.txt", b" \n\n", "no text in it"),
+        ("a.txt", b"", "contains no text"),
+        ("a.txt", b" \n\n", "contains no text"),
         ("a.txt", b"good\n\xff\xfe\n", "line 2 is not UTF-8"),
-        ("a.txt.xz", b"not xz", "damaged or cut short"),
-        ("a.txt.xz", lzma.compress(TEXT.encode())[:-20], "damaged or cut short"),
-        ("a.txt.gz", b"not gzip", "damaged or cut short"),
-        ("a.txt.gz", gzip.compress(TEXT.encode() * 99, mtime=0)[:-20], "damaged or cut short"),
+        ("a.txt.xz", b"not xz", "damaged or incomplete"),
+        ("a.txt.xz", lzma.compress(TEXT.encode())[:-20], "damaged or incomplete"),
+        ("a.txt.gz", b"not gzip", "damaged or incomplete"),
+        ("a.txt.gz", gzip.compress(TEXT.encode() * 99, mtime=0)[:-20], "damaged or incomplete"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -250,7 +250,7 @@ def test_a_line_that_cannot_be_spoken_is_listed(tmp_path: Path) -> None:
     prepared = prepare(source, tmp_path / "out", validation=0, test=0)
     assert prepared.utterances == {"train": 2}
     assert len(prepared.rejected) == 1
-    assert "nothing to speak in '...'" in prepared.rejected[0].reason
+    assert "nothing to synthesise in '...'" in prepared.rejected[0].reason
     assert (tmp_path / "out" / "train.rejected.tsv").is_file()
 
 
@@ -262,7 +262,7 @@ def test_a_line_that_cannot_be_spoken_is_listed(tmp_path: Path) -> None:
         (b"one line\nONE  line\n", {}, "1 distinct sentences cannot be divided into train, validation, test"),
         (b"a b\nc d\ne f\n", {"train": 0}, r"cannot make 0 \+ 100 \+ 100 utterances"),
         (b"a b\nc d\ne f\n", {"voices": 99}, "99 voices of english. Choose 1 to 16"),
-        (b"a b\nc d\ne f\n", {"voices": []}, "no voice to speak with"),
+        (b"a b\nc d\ne f\n", {"voices": []}, "there is no voice"),
         (b"a b\nc d\ne f\n", {"voices": ["klingon-empire"]}, "espeak-ng has no voice 'klingon-empire'"),
     ],
 )

@@ -65,7 +65,7 @@ def test_splits(waves: Path) -> None:
 
 def test_a_split_of_which_nothing_is_left_is_an_error(waves: Path) -> None:
     (waves / "t.csv").write_text("split,audio,text\ntrain,wav/a.wav,x\ntest,wav/d.wav,y\n")
-    with pytest.raises(UserError, match="test: none of 1 utterances can be used"):
+    with pytest.raises(UserError, match="test: none of 1 utterances is usable"):
         prepare(waves / "t.csv", waves / "out")
 
 
@@ -101,7 +101,7 @@ def test_files_of_one_name_are_named_by_their_paths(tmp_path: Path) -> None:
             "audio,text,speker\nwav/a.wav,x,s\n",
             r"unknown column speker \(columns found: audio, speker, text\)",
         ),
-        ("t.csv", "audio,text,text\nwav/a.wav,x,s\n", "two columns have one name"),
+        ("t.csv", "audio,text,text\nwav/a.wav,x,s\n", "two columns have the same name"),
         ("t.csv", "", "the table is empty"),
         ("t.csv", "audio,text\n", "no utterance"),
         ("t.csv", 'audio,text\nwav/a.wav,"x\n', "line 2: "),
@@ -128,12 +128,12 @@ def test_a_table_of_another_encoding(waves: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "reason"),
     [
-        ("t.csv", "wav/b.wav,one, two", "line 3: 3 fields, the header has 2 (a text with a comma"),
+        ("t.csv", "wav/b.wav,one, two", "line 3: 3 fields, the header has 2 (quote texts"),
         ("t.csv", "wav/b.wav", "line 3: 1 fields, the header has 2"),
         ("t.csv", ",x", "line 3: audio is empty"),
         ("t.csv", "wav/b.wav,", "transcript is empty"),
         ("t.csv", "t.csv,x", "cannot be read as audio"),
-        ("t.csv", "wav/a.wav,again", "line 3: its audio stands on line 2 too"),
+        ("t.csv", "wav/a.wav,again", "line 3: its audio is also on line 2"),
         ("t.jsonl", '{"audio": "wav/b.wav"', "line 2: not valid JSON"),
         ("t.jsonl", '["wav/b.wav", "x"]', "line 2: not a JSON object"),
         ("t.jsonl", '{"audio": "wav/b.wav"}', "line 2: no text"),

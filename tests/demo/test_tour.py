@@ -93,7 +93,7 @@ def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch:
 
 def test_a_sentence_that_cannot_be_spoken_stops_it(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> Prepared:
-        return Prepared(rejected=[Rejected("train-00000", "nothing to speak")])
+        return Prepared(rejected=[Rejected("train-00000", "nothing to synthesise")])
 
     monkeypatch.setattr(tour, "PREPARERS", {"synthetic": broken})
     with pytest.raises(UserError, match="1 sentences could not be synthesised"):

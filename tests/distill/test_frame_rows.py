@@ -15,7 +15,7 @@ from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
 from retort.distill.symbols import FrameClasses, frame_classes, translated
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, silence
+from retort.teachers.targets import TeacherTargets, empty_targets
 
 SPECIAL = ["<blank>", "<pad>", "<eos>", "<unk>"]
 SENONES = ["S0", "S1", "S2", "S3", "S4"]
@@ -29,7 +29,7 @@ def row(**changed: Any) -> RowConfig:
     return RowConfig(**({"tap": "senones", "teacher": "lm", "loss": "soft_label"} | changed))
 
 
-def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, Signal]:
+def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, TeacherTargets]:
     """Silences at the start, in the middle and at the end; rubbish where nothing is said."""
     draw = torch.Generator().manual_seed(1)
     size = max(LENGTHS)
@@ -47,11 +47,11 @@ def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, Signal]:
     )  # the third of the second: unknown
     sources = torch.zeros(3, size, 2, dtype=torch.int64)
     tap = Tap(values.requires_grad_(), lengths, "frame", hard)
-    return tap, Signal(probs, valid, sources, ids, labels)
+    return tap, TeacherTargets(probs, valid, sources, ids, labels)
 
 
-def places(signal: Signal) -> list[tuple[int, int]]:
-    return [(b, t) for b, t in signal.valid.nonzero().tolist()]
+def places(targets: TeacherTargets) -> list[tuple[int, int]]:
+    return [(b, t) for b, t in targets.valid.nonzero().tolist()]
 
 
 def log_softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
@@ -60,13 +60,13 @@ def log_softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def target(
-    signal: Signal, b: int, t: int, outputs: dict[int, int] | None, temperature: float, renormalise: bool
+    targets: TeacherTargets, b: int, t: int, outputs: dict[int, int] | None, temperature: float, renormalise: bool
 ) -> dict[int, float]:
     """The teacher's distribution over outputs at one frame."""
-    assert signal.ids is not None
+    assert targets.ids is not None
     named = {
         symbol if outputs is None else outputs.get(symbol): share
-        for symbol, share in zip(signal.ids[b, t].tolist(), signal.vectors[b, t].tolist())
+        for symbol, share in zip(targets.ids[b, t].tolist(), targets.vectors[b, t].tolist())
     }
     kept = {output: share for output, share in named.items() if output is not None}
     softened = {output: share ** (1 / temperature) for output, share in kept.items()}
@@ -91,16 +91,16 @@ def test_soft_labels_of_frames(temperature: float, renormalise: bool, tap_name: 
     objective = make_objective(
         row(tap=tap_name, temperature=temperature, renormalise=renormalise, weight=0.7), DIM
     )
-    tap, signal = make_batch(len(SENONES) if own else DIM, padding)
+    tap, targets = make_batch(len(SENONES) if own else DIM, padding)
     (layer,) = objective.rows
     assert isinstance(layer, Row)
     expected = 0.0
-    for b, t in places(signal):
+    for b, t in places(targets):
         logits = tap.values[b, t].tolist() if own else layer.projection(tap.values[b, t]).tolist()
         log_probs = log_softmax(logits, temperature)
-        said = target(signal, b, t, OUTPUT_OF if own else None, temperature, renormalise)
+        said = target(targets, b, t, OUTPUT_OF if own else None, temperature, renormalise)
         expected += temperature**2 * sum(q * (math.log(q) - log_probs[o]) for o, q in said.items())
-    result = objective({tap_name: tap}, {("lm", "frame"): signal})
+    result = objective({tap_name: tap}, {("lm", "frame"): targets})
     assert result.token_sum.item() == pytest.approx(0.7 * expected, rel=1e-4)
     assert result.metrics[f"{tap_name}.soft_label"].count == 5
     spoken = result.metrics[f"{tap_name}.soft_label.spoken"]
@@ -119,34 +119,34 @@ def test_soft_labels_of_frames(temperature: float, renormalise: bool, tap_name: 
 def test_interpolation_frame_by_frame(temperature: float, renormalise: bool, step: int) -> None:
     config = row(interpolate=0.4, temperature=temperature, renormalise=renormalise, warmup_steps=2)
     share = 0.4 * min(1.0, step / 2)
-    tap, signal = make_batch()
+    tap, targets = make_batch()
     assert tap.hard is not None
     expected = 0.0
     for b, length in enumerate(LENGTHS):
         for t in range(length):
-            said = target(signal, b, t, OUTPUT_OF, temperature, renormalise) if signal.valid[b, t] else {}
+            said = target(targets, b, t, OUTPUT_OF, temperature, renormalise) if targets.valid[b, t] else {}
             log_probs = log_softmax(tap.values[b, t].tolist())
             soft = -sum(q * log_probs[output] for output, q in said.items())
             taken = share * sum(said.values())
             expected += (1 - taken) * float(tap.hard[b, t]) + share * soft
-    result = make_objective(config, DIM)({"senones": tap}, {("lm", "frame"): signal}, step=step)
+    result = make_objective(config, DIM)({"senones": tap}, {("lm", "frame"): targets}, step=step)
     assert tap.hard.sum().item() + result.token_sum.item() == pytest.approx(expected, rel=1e-5)
     # What is logged is the cross-entropy itself.
     assert result.metrics["senones.soft_label"].sum > 0
 
 
 def test_interpolation_takes_the_hard_labels_gradient_where_it_takes_its_place() -> None:
-    tap, signal = make_batch()
+    tap, targets = make_batch()
     hard = torch.rand(3, 5, requires_grad=True)
     values = tap.values.detach().nan_to_num().requires_grad_()
     result = make_objective(row(interpolate=1.0), DIM)(
-        {"senones": replace(tap, values=values, hard=hard)}, {("lm", "frame"): signal}
+        {"senones": replace(tap, values=values, hard=hard)}, {("lm", "frame"): targets}
     )
     (hard.sum() + result.token_sum).backward()
     assert hard.grad is not None
     said = torch.tensor(
         [
-            [bool(signal.valid[b, t] and target(signal, b, t, OUTPUT_OF, 1.0, True)) for t in range(5)]
+            [bool(targets.valid[b, t] and target(targets, b, t, OUTPUT_OF, 1.0, True)) for t in range(5)]
             for b in range(3)
         ]
     )
@@ -160,14 +160,14 @@ def test_interpolated_with_the_labels_own_distribution_nothing_changes() -> None
     labels = torch.tensor([[2, 4, 1, 2]])
     hard = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="none")[None]
     symbols = torch.tensor([[4, 5, 6, 4]])
-    signal = Signal(
+    targets = TeacherTargets(
         torch.ones(1, 4, 1),
         torch.ones(1, 4, dtype=torch.bool),
         torch.zeros(1, 4, 2, dtype=torch.int64),
         symbols[..., None],
     )
     result = make_objective(row(interpolate=0.3), DIM)(
-        {"senones": Tap(logits, torch.tensor([4]), "frame", hard)}, {("lm", "frame"): signal}
+        {"senones": Tap(logits, torch.tensor([4]), "frame", hard)}, {("lm", "frame"): targets}
     )
     assert result.token_sum.item() == pytest.approx(0.0, abs=1e-5)
 
@@ -176,24 +176,24 @@ def test_interpolated_with_the_labels_own_distribution_nothing_changes() -> None
 def test_hard_labels_are_cross_entropy_with_the_unit_itself(tap_name: str) -> None:
     own = tap_name == "senones"
     objective = make_objective(row(tap=tap_name, loss="hard_label"), DIM)
-    tap, signal = make_batch(len(SENONES) if own else DIM)
+    tap, targets = make_batch(len(SENONES) if own else DIM)
     (layer,) = objective.rows
     assert isinstance(layer, Row)
-    assert signal.labels is not None
+    assert targets.labels is not None
     expected, right = 0.0, 0
-    for b, t in places(signal):
-        symbol = int(signal.labels[b, t])
+    for b, t in places(targets):
+        symbol = int(targets.labels[b, t])
         if symbol < 0:
             continue
         logits = tap.values[b, t].tolist() if own else layer.projection(tap.values[b, t]).tolist()
         wanted = OUTPUT_OF[symbol] if own else symbol
         expected -= log_softmax(logits)[wanted]
         right += max(range(len(logits)), key=logits.__getitem__) == wanted
-    result = objective({tap_name: tap}, {("lm", "frame"): signal})
+    result = objective({tap_name: tap}, {("lm", "frame"): targets})
     assert result.token_sum.item() == pytest.approx(expected, rel=1e-5)
     assert int(result.metrics[f"{tap_name}.hard_label.correct"].sum) == right
-    with pytest.raises(ValueError, match="which symbols its positions are"):
-        objective({tap_name: tap}, {("lm", "frame"): replace(signal, labels=None)})
+    with pytest.raises(ValueError, match="no labels of their positions"):
+        objective({tap_name: tap}, {("lm", "frame"): replace(targets, labels=None)})
 
 
 @pytest.mark.parametrize("loss", ["soft_label", "hard_label"])
@@ -203,10 +203,10 @@ def test_a_process_without_utterances_logs_what_the_others_do(loss: str, tap_nam
     objective = make_objective(
         row(tap=tap_name, loss=loss, interpolate=0.5 * (own and loss == "soft_label")), DIM
     )
-    tap, signal = make_batch(len(SENONES) if own else DIM)
-    full = objective({tap_name: tap}, {("lm", "frame"): signal})
+    tap, targets = make_batch(len(SENONES) if own else DIM)
+    full = objective({tap_name: tap}, {("lm", "frame"): targets})
     nothing = Tap(torch.zeros(1, 3, tap.values.shape[-1]), torch.tensor([0]), "frame", torch.zeros(1, 3))
-    empty = objective({tap_name: nothing}, {("lm", "frame"): silence(1, K)})
+    empty = objective({tap_name: nothing}, {("lm", "frame"): empty_targets(1, K)})
     assert empty.token_sum.item() == 0.0
     assert empty.metrics.keys() == full.metrics.keys()
     if not own:
@@ -216,13 +216,13 @@ def test_a_process_without_utterances_logs_what_the_others_do(loss: str, tap_nam
 
 def test_vectors_of_frames_are_compared_as_others_are() -> None:
     objective = make_objective(row(tap="frames.2", loss="regression"), DIM)
-    tap, signal = make_batch(DIM)
-    vectors = replace(signal, ids=None)
+    tap, targets = make_batch(DIM)
+    vectors = replace(targets, ids=None)
     (layer,) = objective.rows
     assert isinstance(layer, Row)
     expected = sum(
         (layer.projection(tap.values[b, t]) - vectors.vectors[b, t]).square().sum().item()
-        for b, t in places(signal)
+        for b, t in places(targets)
     )
     assert objective({"frames.2": tap}, {("lm", "frame"): vectors}).token_sum.item() == pytest.approx(
         expected
@@ -230,18 +230,18 @@ def test_vectors_of_frames_are_compared_as_others_are() -> None:
 
 
 def test_a_signal_behind_the_last_frame_is_an_error() -> None:
-    tap, signal = make_batch()
-    valid = signal.valid.clone()
+    tap, targets = make_batch()
+    valid = targets.valid.clone()
     valid[1, 3] = True
     with pytest.raises(ValueError, match="utterance 1 of the batch has 3 positions"):
-        make_objective(row(), DIM)({"senones": tap}, {("lm", "frame"): replace(signal, valid=valid)})
+        make_objective(row(), DIM)({"senones": tap}, {("lm", "frame"): replace(targets, valid=valid)})
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"tap": "frames.2", "interpolate": 0.5}, "no output with hard labels"),
-        ({"tap": "acoustic", "loss": "hard_label"}, "whose positions are no frames"),
+        ({"tap": "frames.2", "interpolate": 0.5}, "not an output with hard labels"),
+        ({"tap": "acoustic", "loss": "hard_label"}, "whose positions are not frames"),
         ({"teacher": "phones"}, "none of the symbols of teacher 'phones' is an output"),
     ],
 )
@@ -255,7 +255,7 @@ def test_rows_that_cannot_be(changed: dict[str, Any], message: str) -> None:
 
 
 def test_symbols_must_be_given() -> None:
-    with pytest.raises(ValueError, match="symbols of teacher lm are not given"):
+    with pytest.raises(ValueError, match="symbols of teacher lm are missing"):
         Objective([row()], {"senones": 5}, {"lm": K}, {"senones": "frame"}, outputs={"senones": SENONES})
 
 
@@ -272,15 +272,15 @@ def test_symbols_are_outputs_by_name() -> None:
 
 
 def test_gradients_in_double_precision() -> None:
-    tap, signal = make_batch()
-    signal = replace(signal, vectors=signal.vectors.nan_to_num().double())
+    tap, targets = make_batch()
+    targets = replace(targets, vectors=targets.vectors.nan_to_num().double())
     objective = make_objective(row(interpolate=0.4), DIM)
     assert tap.hard is not None
 
     def total(values: Tensor) -> Tensor:
         hard = values.square().sum(-1)
         given = Tap(values, tap.lengths, "frame", hard)
-        result: Tensor = objective({"senones": given}, {("lm", "frame"): signal}).token_sum
+        result: Tensor = objective({"senones": given}, {("lm", "frame"): targets}).token_sum
         return result
 
     values = tap.values.detach().nan_to_num()

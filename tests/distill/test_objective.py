@@ -11,7 +11,7 @@ from retort.common.errors import UserError
 from retort.config.schema import RowConfig
 from retort.distill import Objective, Row
 from retort.students.student import Tap, Unit
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 DIMS = {"acoustic": 4, "linguistic": 3, "utterance": 4}
 TEACHERS = {"bert": 6, "gpt": 5}
@@ -33,13 +33,13 @@ def make_taps() -> dict[str, Tap]:
     }
 
 
-def make_signal(teacher: str, unit: Unit) -> Signal:
+def make_targets(teacher: str, unit: Unit) -> TeacherTargets:
     generator = torch.Generator().manual_seed(len(teacher + unit))
     lengths, size = (LENGTHS, 3) if unit == "token" else (torch.ones_like(LENGTHS), 1)
     valid = torch.arange(size) < lengths[:, None]
     place = torch.arange(valid.numel()).view(valid.shape)
     vectors = torch.randn(3, size, TEACHERS[teacher], generator=generator)
-    return Signal(vectors, valid, torch.stack([place, place + 1], -1) * valid[..., None])
+    return TeacherTargets(vectors, valid, torch.stack([place, place + 1], -1) * valid[..., None])
 
 
 def make_objective(*rows: RowConfig, **others: Any) -> Objective:
@@ -56,12 +56,12 @@ def test_rows_are_weighted_and_summed_and_logged_unweighted() -> None:
     )
     taps = make_taps()
     torch.manual_seed(1)
-    result = objective(taps, make_signal, TOKENS)
+    result = objective(taps, make_targets, TOKENS)
     torch.manual_seed(1)
     totals = []
     for each, need in zip(objective.rows, objective.row_needs):
         assert isinstance(each, Row)
-        totals.append(each(taps[each.config.tap], make_signal(*need), TOKENS).total)
+        totals.append(each(taps[each.config.tap], make_targets(*need), TOKENS).total)
     torch.testing.assert_close(result.token_sum, 2.0 * totals[0] + 0.5 * totals[1] + 0.1 * totals[3])
     torch.testing.assert_close(result.utterance_sum, 3.0 * totals[2])
     names = ["acoustic.contrastive", "linguistic.regression", "acoustic.cosine", "utterance.regression"]
@@ -83,12 +83,12 @@ def test_rows_are_weighted_and_summed_and_logged_unweighted() -> None:
 def test_sums_add_up_over_parts_of_a_batch() -> None:
     """What lets the trainer divide once over accumulation steps and ranks."""
     objective = make_objective(row("linguistic"), row(average="utterance"))
-    taps, signal = make_taps(), make_signal("bert", "token")
+    taps, signal = make_taps(), make_targets("bert", "token")
     whole = objective(taps, {("bert", "token"): signal})
     sums = torch.zeros(2)
     for part in (slice(0, 1), slice(1, 3)):
         few = {name: Tap(tap.values[part], tap.lengths[part], tap.unit) for name, tap in taps.items()}
-        given = Signal(signal.vectors[part], signal.valid[part], signal.sources[part])
+        given = TeacherTargets(signal.vectors[part], signal.valid[part], signal.sources[part])
         result = objective(few, {("bert", "token"): given})
         sums += torch.stack([result.token_sum, result.utterance_sum]).detach()
     torch.testing.assert_close(sums, torch.stack([whole.token_sum, whole.utterance_sum]).detach())
@@ -100,21 +100,21 @@ def test_needs_and_how_often_they_are_asked_for() -> None:
     assert objective.needs == needs
     asked: list[tuple[str, Unit]] = []
 
-    def signals(teacher: str, unit: Unit) -> Signal:
+    def signals(teacher: str, unit: Unit) -> TeacherTargets:
         asked.append((teacher, unit))
-        return make_signal(teacher, unit)
+        return make_targets(teacher, unit)
 
     lazy = objective(make_taps(), signals)
     assert sorted(asked) == sorted(needs)
-    given = objective(make_taps(), {need: make_signal(*need) for need in needs})
+    given = objective(make_taps(), {need: make_targets(*need) for need in needs})
     torch.testing.assert_close(lazy.token_sum, given.token_sum)
 
 
 def test_units_can_be_announced() -> None:
     objective = make_objective(row(), tap_units={"acoustic": "utterance"})
     assert objective.needs == {("bert", "utterance")}
-    with pytest.raises(ValueError, match="tap acoustic has unit token, announced was utterance"):
-        objective(make_taps(), make_signal)
+    with pytest.raises(ValueError, match="tap acoustic has unit token, but was declared as utterance"):
+        objective(make_taps(), make_targets)
 
 
 def test_repeated_rows_have_their_own_names_and_projections() -> None:
@@ -122,13 +122,13 @@ def test_repeated_rows_have_their_own_names_and_projections() -> None:
     names = ["acoustic.regression", "acoustic.regression.2", "acoustic.regression.3", "acoustic.cosine"]
     assert objective.names == names
     marks = {f"{name}.power" for name in names[:3]}
-    assert set(objective(make_taps(), make_signal).metrics) == {*names, *marks}
+    assert set(objective(make_taps(), make_targets).metrics) == {*names, *marks}
     assert len(list(objective.parameters())) == 8
 
 
 def test_warm_up_scales_the_sum_and_not_the_log() -> None:
     objective = make_objective(row(weight=2.0, warmup_steps=10))
-    results = [objective(make_taps(), make_signal, step=step) for step in (0, 5, 10, 20)]
+    results = [objective(make_taps(), make_targets, step=step) for step in (0, 5, 10, 20)]
     loss = results[0].metrics["acoustic.regression"].sum
     assert loss > 0
     for result, share in zip(results, (0.0, 0.5, 1.0, 1.0)):
@@ -144,9 +144,9 @@ def test_no_rows_are_zero() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (row("acustic"), r"distill\[1\]: tap is 'acustic'. Choose one of acoustic, linguistic, utterance"),
-        (row(teacher="bart"), r"distill\[1\]: teacher is 'bart'. Choose one of bert, gpt"),
-        (row("utterance", "contrastive", same_token_negatives=False), "tap 'utterance' is not a token"),
+        (row("acustic"), r"distill\[1\]: unknown tap 'acustic'. Choose one of acoustic, linguistic, utterance"),
+        (row(teacher="bart"), r"distill\[1\]: unknown teacher 'bart'. Choose one of bert, gpt"),
+        (row("utterance", "contrastive", same_token_negatives=False), "tap 'utterance' are not tokens"),
     ],
 )
 def test_a_row_that_fits_nothing_is_told_in_one_line(bad: RowConfig, message: str) -> None:
@@ -159,7 +159,7 @@ def test_a_mismatch_names_the_row() -> None:
     taps = make_taps()
     taps["linguistic"] = Tap(taps["linguistic"].values, torch.tensor([3, 2, 2]), "token")
     with pytest.raises(ValueError, match=r"linguistic\.regression: utterance 1 of the batch has 2 positions"):
-        make_objective(row(), row("linguistic"))(taps, make_signal)
+        make_objective(row(), row("linguistic"))(taps, make_targets)
 
 
 def test_the_losses_load_without_students_and_teachers() -> None:

@@ -15,7 +15,7 @@ from retort.config.schema import RowConfig
 from retort.distill import Objective, Row, cosine_loss
 from retort.distill.pooling import AttentionPool, CifPool, make_pool
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, silence
+from retort.teachers.targets import TeacherTargets, empty_targets
 
 DIM, TEACHER_DIM = 8, 5
 LENGTHS, COUNTS = [9, 6, 4, 3], [4, 2, 0, 1]
@@ -122,7 +122,7 @@ def config(**changed: Any) -> RowConfig:
     return RowConfig(**({"tap": "frames.1", "teacher": "bert", "loss": "cosine", "pool": "cif"} | changed))
 
 
-def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, Signal]:
+def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, TeacherTargets]:
     """The teacher says nothing of the third utterance, and nothing of the first one's second token."""
     frames = make_frames(torch.nan).float()
     frames = torch.cat((frames, torch.full((4, padding, DIM), torch.nan)), 1)
@@ -134,7 +134,7 @@ def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, Signal]:
     vectors[~valid] = torch.nan
     place = torch.arange(valid.numel()).view(valid.shape)
     sources = torch.stack((place, place + 1), -1) * valid[..., None]
-    return Tap(frames.requires_grad_(), torch.tensor(LENGTHS), "frame"), Signal(vectors, valid, sources)
+    return Tap(frames.requires_grad_(), torch.tensor(LENGTHS), "frame"), TeacherTargets(vectors, valid, sources)
 
 
 def make_row(**changed: Any) -> Row:
@@ -145,18 +145,18 @@ def make_row(**changed: Any) -> Row:
 @pytest.mark.parametrize("average", ["token", "utterance"])
 @pytest.mark.parametrize("pool", ["cif", "attention"])
 def test_a_row_takes_the_loss_of_what_was_pooled(pool: str, average: str) -> None:
-    row, (tap, signal) = make_row(pool=pool, average=average, quantity_weight=0.3, pool_heads=2), make_batch()
+    row, (tap, targets) = make_row(pool=pool, average=average, quantity_weight=0.3, pool_heads=2), make_batch()
     assert row.pool is not None
     with torch.no_grad():
         vectors, distances = row.pool(tap.values, tap.lengths, torch.tensor(COUNTS))
         expected = 0.0
         for index, count in enumerate(COUNTS):
-            said = signal.valid[index, :count]
+            said = targets.valid[index, :count]
             student = row.projection(vectors[index, :count][said])
-            own = float(cosine_loss(student, signal.vectors[index, :count][said], reduction="sum"))
+            own = float(cosine_loss(student, targets.vectors[index, :count][said], reduction="sum"))
             own += 0.3 * float(distances[index]) if distances is not None else 0.0
             expected += own if average == "token" or not count else own / int(said.sum())
-    result = row(tap, signal)
+    result = row(tap, targets)
     assert float(result.total.detach()) == pytest.approx(expected, rel=1e-5)
     assert result.count == (6 if average == "token" else 3)
     if distances is not None:
@@ -171,10 +171,10 @@ def test_a_row_takes_the_loss_of_what_was_pooled(pool: str, average: str) -> Non
 def test_padding_changes_nothing_and_every_weight_learns(pool: str, loss: str) -> None:
     totals = []
     for padding, signal_padding in ((0, 0), (3, 2)):
-        row, (tap, signal) = make_row(pool=pool, loss=loss), make_batch(padding, signal_padding)
+        row, (tap, targets) = make_row(pool=pool, loss=loss), make_batch(padding, signal_padding)
         tokens = torch.arange(4 * 6).view(4, 6)
         torch.manual_seed(7)
-        result = row(tap, signal, tokens)
+        result = row(tap, targets, tokens)
         result.total.backward()
         totals.append(result.total.detach())
         assert tap.values.grad is not None
@@ -193,7 +193,7 @@ def test_padding_changes_nothing_and_every_weight_learns(pool: str, loss: str) -
 @pytest.mark.parametrize("pool", ["cif", "attention"])
 def test_a_batch_of_which_nothing_is_said_costs_nothing(pool: str) -> None:
     row, (tap, _) = make_row(pool=pool), make_batch()
-    result = row(tap, silence(4, TEACHER_DIM))
+    result = row(tap, empty_targets(4, TEACHER_DIM))
     result.total.backward()
     assert (result.total.item(), result.count) == (0, 0)
     # Every process must have a gradient for every weight.
@@ -201,12 +201,12 @@ def test_a_batch_of_which_nothing_is_said_costs_nothing(pool: str) -> None:
 
 
 def test_the_weights_of_a_pool_learn_the_number_of_tokens() -> None:
-    row, (tap, signal) = make_row(), make_batch()
+    row, (tap, targets) = make_row(), make_batch()
     optimizer = torch.optim.Adam(row.parameters(), lr=0.03)
     history = []
     for _ in range(60):
         optimizer.zero_grad()
-        result = row(Tap(tap.values.detach(), tap.lengths, "frame"), signal)
+        result = row(Tap(tap.values.detach(), tap.lengths, "frame"), targets)
         result.total.backward()
         optimizer.step()
         history.append(float(result.metrics["quantity"].sum))
@@ -217,20 +217,20 @@ def test_the_weights_of_a_pool_learn_the_number_of_tokens() -> None:
 def test_an_objective_asks_for_tokens_and_is_given_frames() -> None:
     objective = Objective([config(same_token_negatives=False)], {"frames.1": DIM}, {"bert": TEACHER_DIM})
     assert objective.needs == {("bert", "token")}
-    tap, signal = make_batch()
-    result = objective({"frames.1": tap}, {("bert", "token"): signal}, torch.zeros(4, 4, dtype=torch.int64))
+    tap, targets = make_batch()
+    result = objective({"frames.1": tap}, {("bert", "token"): targets}, torch.zeros(4, 4, dtype=torch.int64))
     assert set(result.metrics) == {"frames.1.cosine", "frames.1.cosine.quantity"}
-    with pytest.raises(ValueError, match="announced was frame"):
-        objective({"frames.1": Tap(tap.values, tap.lengths, "token")}, {("bert", "token"): signal})
+    with pytest.raises(ValueError, match="declared as frame"):
+        objective({"frames.1": Tap(tap.values, tap.lengths, "token")}, {("bert", "token"): targets})
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"tap": "acoustic"}, r"distill\[0\]: pool with cosine on 'acoustic'.*is a token.*frames.N"),
-        ({"loss": "soft_label"}, "Pool goes with losses of vectors"),
+        ({"tap": "acoustic"}, r"distill\[0\]: .*cosine on 'acoustic'.*are tokens.*frames.N"),
+        ({"loss": "soft_label"}, "only with losses of vectors"),
         ({"pool": "attention", "pool_heads": 3}, "pool_heads is 3, tap 'frames.1' has 8 dimensions"),
-        ({"pool": "mean"}, "pool is 'mean'.*none, cif or attention"),
+        ({"pool": "mean"}, "unknown pool 'mean'.*none, cif or attention"),
     ],
 )
 def test_what_cannot_be_pooled_is_told_in_one_line(changed: dict[str, Any], message: str) -> None:

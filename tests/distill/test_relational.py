@@ -14,7 +14,7 @@ from retort.config.schema import RowConfig
 from retort.distill import LOSSES, Row, relational_loss
 from retort.distill.registry import row_loss
 from retort.students.student import Tap
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 
 def cosine(one: list[float], other: list[float]) -> float:
@@ -90,8 +90,8 @@ def test_a_row_of_it_compares_within_utterances_and_trains_nothing_of_its_own() 
     vectors = torch.randn(3, 4, 7, generator=draw)
     values[~valid], vectors[~valid] = torch.nan, torch.nan
     values.requires_grad_()
-    signal = Signal(vectors, valid, torch.zeros(3, 4, 2, dtype=torch.int64))
-    result = row(Tap(values, lengths, "token"), signal)
+    targets = TeacherTargets(vectors, valid, torch.zeros(3, 4, 2, dtype=torch.int64))
+    result = row(Tap(values, lengths, "token"), targets)
     owners = valid.nonzero()[:, 0].tolist()
     expected = slow(values[valid], vectors[valid], owners)
     assert float(result.total.detach()) == pytest.approx(sum(expected), rel=1e-5)
@@ -106,5 +106,5 @@ def test_a_row_of_it_compares_within_utterances_and_trains_nothing_of_its_own() 
 def test_a_file_enters_one_loss_under_its_own_name() -> None:
     assert LOSSES["relational"].compares == "unprojected"
     enter = row_loss()
-    with pytest.raises(ValueError, match="a file has one"):
+    with pytest.raises(ValueError, match="one per file"):
         enter(LOSSES["relational"].function)

@@ -190,9 +190,9 @@ def test_pairing_narrows_the_interval() -> None:
 
 def test_other_data_in_one_score_is_the_users_mistake() -> None:
     first = make_score(np.array([1, 2, 3, 4, 5, 6]))
-    with pytest.raises(UserError, match="2 utterances are in one score only, the first is u4"):
+    with pytest.raises(UserError, match="2 utterances are only in one score, the first is u4"):
         compare(first, make_score(np.array([1, 2, 3, 4])))
-    with pytest.raises(UserError, match="u1 is by s0 in one score, by s1 in the other"):
+    with pytest.raises(UserError, match="u1 has speaker s0 in one score and s1 in the other"):
         compare(first, make_score(np.array([1, 2, 3, 4, 5, 6]), each=1))
     with pytest.raises(UserError, match="references of u0 differ in length"):
         compare(first, make_score(np.array([1, 2, 3, 4, 5, 6]), words=21))
@@ -206,7 +206,7 @@ def test_runs_of_one_system_are_pooled_by_utterance() -> None:
     assert [utterance.words.errors for utterance in found.utterances] == [4, 2, 0, 6]
     assert found.wer == pytest.approx((first.wer + second.wer) / 2)
     assert pooled([first]).utterances == first.utterances
-    with pytest.raises(UserError, match="in one score only"):
+    with pytest.raises(UserError, match="only in one score"):
         pooled([first, make_score(np.array([1, 2]))])
     with pytest.raises(ValueError):
         pooled([])
@@ -253,5 +253,5 @@ class TestShareOfGain:
 
     def test_other_data_is_the_users_mistake(self) -> None:
         alone = make_score(np.full(40, 10))
-        with pytest.raises(UserError, match="in one score only"):
+        with pytest.raises(UserError, match="only in one score"):
             share_of_gain(alone, alone, make_score(np.full(38, 9)))

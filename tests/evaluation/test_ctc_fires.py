@@ -14,7 +14,7 @@ from retort.decoding.recogniser import load
 from retort.evaluation.evaluate import evaluate
 from retort.release.card import Terms
 from retort.release.release import release
-from retort.report.firing import length_errors, look_at
+from retort.report.firing import compute_firing, length_errors
 from retort.report.report import write_report
 from retort.training.run import train
 
@@ -35,7 +35,7 @@ def test_fires_and_lengths(experiment: Path, corpus: Path) -> None:
     recogniser, cuts = load(experiment), list(open_cuts(corpus / "test").cuts)
     errors = length_errors(recogniser, cuts)
     for cut in cuts:
-        found = look_at(recogniser, cut)
+        found = compute_firing(recogniser, cut)
         frames = len(found.alphas)
         assert ((found.alphas >= 0) & (found.alphas <= 1)).all()
         assert found.fire_times[-1] == frames  # the end of the sentence, in the last frame

@@ -13,7 +13,7 @@ def test_what_is_there(experiments: Path) -> None:
     assert (found.name, found.recipe.training.steps, found.finished) == ("taught", 120, True)
     assert found.metrics[-1]["step"] == 120
     (scored,) = found.scored.values()
-    assert set(scored.said) == {each.id for each in scored.score.utterances}
+    assert set(scored.texts) == {each.id for each in scored.score.utterances}
     assert found.missing == []
     projections = found.projections()
     assert projections is not None

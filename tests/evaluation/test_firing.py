@@ -11,7 +11,7 @@ from retort.common.errors import BadUtterance
 from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser, load
 from retort.report.experiment import open_experiment
-from retort.report.firing import END, length_errors, look_at
+from retort.report.firing import END, compute_firing, length_errors
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def cuts(corpus: Path) -> list[Cut]:
 
 def test_fires_are_what_the_weights_add_up_to(recogniser: Recogniser, cuts: list[Cut]) -> None:
     for cut in cuts:
-        found = look_at(recogniser, cut)
+        found = compute_firing(recogniser, cut)
         frames = len(found.alphas)
         assert found.features.shape == (round(cut.duration * 100), 40)
         assert abs(frames * found.frame_seconds - cut.duration) < 2 * found.frame_seconds
@@ -39,7 +39,7 @@ def test_fires_are_what_the_weights_add_up_to(recogniser: Recogniser, cuts: list
 def test_labels_are_the_hypothesis(recogniser: Recogniser, cuts: list[Cut], experiments: Path) -> None:
     (scored,) = open_experiment(experiments / "taught").scored.values()
     for cut in cuts:
-        found = look_at(recogniser, cut)
+        found = compute_firing(recogniser, cut)
         assert len(found.labels) == len(found.fire_times)
         text = "".join(found.labels).split(END)[0].replace("␣", " ")
         assert " ".join(text.split()) == scored.said[cut.id].hypothesis
@@ -51,7 +51,7 @@ def test_length_errors(recogniser: Recogniser, cuts: list[Cut]) -> None:
     assert seen[-1] == (6, 6)
     for cut in cuts:
         text = recogniser.normalise(cut.supervisions[0].text)
-        assert found[cut.id] == len(look_at(recogniser, cut).fire_times) - len(text) - 1
+        assert found[cut.id] == len(compute_firing(recogniser, cut).fire_times) - len(text) - 1
 
 
 def test_audio_that_cannot_be_used(recogniser: Recogniser, cuts: list[Cut], tmp_path: Path) -> None:
@@ -59,5 +59,5 @@ def test_audio_that_cannot_be_used(recogniser: Recogniser, cuts: list[Cut], tmp_
     soundfile.write(silent, np.zeros(cuts[0].recording.num_samples), 16000)
     cuts[0].recording.sources[0].source = str(silent)
     with pytest.raises(BadUtterance, match="nothing but silence"):
-        look_at(recogniser, cuts[0])
+        compute_firing(recogniser, cuts[0])
     assert length_errors(recogniser, cuts).keys() == {cut.id for cut in cuts[1:]}

@@ -62,7 +62,7 @@ def test_all_that_was_scored_stands_in_the_table(tmp_path: Path, source: str) ->
     assert expected.share == 0.5
     shares = shares_table(gap).rows
     assert shares[0] == ["student, beam10+lm.tone", "CER", "50%", "50% to 50%"]
-    assert shares[2][1:] == ["CER", "no gain to share", ""]
+    assert shares[2][1:] == ["CER", "no gain of the LM", ""]
     assert gap.notes == []
 
 

@@ -79,11 +79,11 @@ def test_untrained_is_what_the_run_began_with(
 
 
 def test_what_cannot_be_compared(experiments: Path, copies: Path, cuts: list[Cut]) -> None:
-    with pytest.raises(UserError, match="no row of distillation reads the fired vectors"):
+    with pytest.raises(UserError, match="no row of distillation uses the fired vectors"):
         before_and_after(open_experiment(experiments / "plain"), cuts)
     folder = copies / "taught" / "checkpoints" / "step-00000120"
     (folder / "objective.safetensors").write_bytes((experiments / "plain.yaml").read_bytes())
-    with pytest.raises(UserError, match="projection is gone"):
+    with pytest.raises(UserError, match="projection is missing"):
         before_and_after(open_experiment(copies / "taught"), cuts)
     (folder / "checksums.json").unlink()
     other = copies / "plain" / "checkpoints" / "step-00000120" / "objective.safetensors"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_batches import tap_and_signal
+from random_batches import tap_and_targets
 from slow_formulas import contrastive, project
 from torch import Tensor
 
@@ -16,8 +16,8 @@ from retort.config.schema import RowConfig
 from retort.distill.losses.contrastive import contrastive_loss, draw_ids
 from retort.distill.objective import Objective
 from retort.students.student import Tap
-from retort.teachers.signal import Signal, token_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import TeacherTargets, token_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import Piece
 
 TAP_DIM, TEACHER_DIM = 6, 9
@@ -45,12 +45,12 @@ def acd(**changed: Any) -> tuple[Objective, RowConfig]:
     return Objective([row], {"acoustic": TAP_DIM}, {"bert": TEACHER_DIM}), row
 
 
-def slow_losses(objective: Objective, tap: Tap, signal: Signal, drawn: Tensor) -> list[float]:
+def slow_losses(objective: Objective, tap: Tap, targets: TeacherTargets, drawn: Tensor) -> list[float]:
     """Every valid position's loss: flattened without pads, projected, against the drawn ids."""
     projection: Any = objective.get_submodule("rows.0.projection")
     weight, bias = (each.detach().double().numpy() for each in (projection.weight, projection.bias))
     student = np.concatenate([values[:length] for values, length in zip(tap.values.double(), LENGTHS)])
-    teacher = np.concatenate([each[:length] for each, length in zip(signal.vectors.double(), LENGTHS)])
+    teacher = np.concatenate([each[:length] for each, length in zip(targets.vectors.double(), LENGTHS)])
     return contrastive(project(student, weight, bias), teacher, listed(drawn), 0.02)
 
 
@@ -81,12 +81,12 @@ def test_the_matrix_form_is_the_gather_form_of_the_same_ids(
 
 
 def test_the_row_sums_over_tokens_and_leaves_the_division_to_the_trainer() -> None:
-    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
+    tap, targets = tap_and_targets(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective, _ = acd()
     torch.manual_seed(3)
-    result = objective({"acoustic": tap}, {("bert", "token"): signal})
+    result = objective({"acoustic": tap}, {("bert", "token"): targets})
     torch.manual_seed(3)
-    slow = slow_losses(objective, tap, signal, draw_ids(sum(LENGTHS), 700))
+    slow = slow_losses(objective, tap, targets, draw_ids(sum(LENGTHS), 700))
     np.testing.assert_allclose(float(result.token_sum.detach()), math.fsum(slow), rtol=1e-5)
     logged = result.metrics["acoustic.contrastive"]
     np.testing.assert_allclose(float(logged.sum) / logged.count, math.fsum(slow) / sum(LENGTHS), rtol=1e-5)
@@ -94,12 +94,12 @@ def test_the_row_sums_over_tokens_and_leaves_the_division_to_the_trainer() -> No
 
 
 def test_the_posters_average_is_over_utterances_of_means_over_their_tokens() -> None:
-    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
+    tap, targets = tap_and_targets(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective, _ = acd(average="utterance")
     torch.manual_seed(3)
-    result = objective({"acoustic": tap}, {("bert", "token"): signal})
+    result = objective({"acoustic": tap}, {("bert", "token"): targets})
     torch.manual_seed(3)
-    slow = slow_losses(objective, tap, signal, draw_ids(sum(LENGTHS), 700))
+    slow = slow_losses(objective, tap, targets, draw_ids(sum(LENGTHS), 700))
     means, start = [], 0
     for length in LENGTHS:
         means.append(math.fsum(slow[start : start + length]) / length)
@@ -127,48 +127,48 @@ def test_one_text_twice_in_a_batch_is_a_negative_of_itself_there_and_not_here() 
 def test_another_place_of_the_same_token_is_a_negative_unless_it_is_told_not_to_be(
     same_token_negatives: bool,
 ) -> None:
-    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
+    tap, targets = tap_and_targets(LENGTHS, TAP_DIM, TEACHER_DIM)
     objective, _ = acd(negatives=2**20, same_token_negatives=same_token_negatives)
     tokens = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.int64)
-    result = objective({"acoustic": tap}, {("bert", "token"): signal}, tokens)
+    result = objective({"acoustic": tap}, {("bert", "token"): targets}, tokens)
     # One and the same token everywhere: nothing is left to tell it from.
     assert bool(result.token_sum > 0.0) == same_token_negatives
     assert RowConfig("", "", "").same_token_negatives  # the published choice is the default
 
 
-def make_reading(text: str, seed: int) -> Reading:
+def make_output(text: str, seed: int) -> TeacherOutput:
     spans = [(place, place + 1) for place in range(len(text))]
-    return Reading(torch.randn(len(text) + 2, TEACHER_DIM, generator=seeded(seed)), spans, text)
+    return TeacherOutput(torch.randn(len(text) + 2, TEACHER_DIM, generator=seeded(seed)), spans, text)
 
 
 def test_characters_meet_their_own_vectors_and_eos_meets_sep() -> None:
     texts = ["今天", "天气好"]
-    readings = [make_reading(text, seed) for seed, text in enumerate(texts)]
+    readings = [make_output(text, seed) for seed, text in enumerate(texts)]
     pieces = [[Piece(5, place, place + 1) for place in range(len(text))] for text in texts]
-    signal = token_signal(readings, texts, pieces)
+    targets = token_targets(readings, texts, pieces)
     for row, (reading, text) in enumerate(zip(readings, texts)):
         length = len(text) + 1
-        assert torch.equal(signal.vectors[row, :length], reading.vectors[1:])  # all but [CLS]
-        assert signal.valid[row].tolist() == [place < length for place in range(4)]
+        assert torch.equal(targets.vectors[row, :length], reading.vectors[1:])  # all but [CLS]
+        assert targets.valid[row].tolist() == [place < length for place in range(4)]
 
 
 def test_too_many_fires_meet_zero_vectors_there_and_an_error_here() -> None:
-    tap, signal = tap_and_signal(LENGTHS, TAP_DIM, TEACHER_DIM)
+    tap, targets = tap_and_targets(LENGTHS, TAP_DIM, TEACHER_DIM)
     lengths = tap.lengths.clone()
     lengths[1] += 1
     objective, _ = acd()
     with pytest.raises(ValueError, match="utterance 1 of the batch has 4 positions in the tap"):
-        objective({"acoustic": Tap(tap.values, lengths, "token")}, {("bert", "token"): signal})
+        objective({"acoustic": Tap(tap.values, lengths, "token")}, {("bert", "token"): targets})
 
 
 def test_what_the_teacher_cut_off_is_left_out_and_never_shortens_the_rest() -> None:
     text = "今天天气好"
-    whole = make_reading(text, 0)
-    cut = Reading(whole.vectors[[0, 1, 2, 6]], whole.spans[:2], text)  # its maximum length was 2
+    whole = make_output(text, 0)
+    cut = TeacherOutput(whole.vectors[[0, 1, 2, 6]], whole.spans[:2], text)  # its maximum length was 2
     pieces = [[Piece(5, place, place + 1) for place in range(len(text))]]
-    signal = token_signal([cut], [text], pieces)
-    assert signal.valid.tolist() == [[True, True, False, False, False, True]]
+    targets = token_targets([cut], [text], pieces)
+    assert targets.valid.tolist() == [[True, True, False, False, False, True]]
     objective, _ = acd()
     tap = Tap(torch.randn(1, 6, TAP_DIM, generator=seeded(1)), torch.tensor([6]), "token")
-    logged = objective({"acoustic": tap}, {("bert", "token"): signal}).metrics["acoustic.contrastive"]
+    logged = objective({"acoustic": tap}, {("bert", "token"): targets}).metrics["acoustic.contrastive"]
     assert logged.count == 3

@@ -20,7 +20,7 @@ from retort.distill.objective import Objective
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropy as fast_cross_entropy
 from retort.students.factory import build_student
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 from retort.training.batches import Batch
 from retort.training.module import TrainingModule
 
@@ -164,13 +164,13 @@ def test_targets_scale_the_weights_in_evaluation_too_and_free_firing_never() -> 
         assert int(free.lengths[row]) == len(fire(*virtual, len(each.alphas), tail=0.5).tokens)
 
 
-def make_signal(counts: Tensor) -> Signal:
+def make_targets(counts: Tensor) -> TeacherTargets:
     longest = int(counts.max())
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(len(counts), longest, TEACHER_DIM, generator=generator)
     valid = torch.arange(longest) < counts[:, None]
     place = torch.arange(valid.numel()).view(valid.shape)
-    return Signal(vectors, valid, torch.stack((place, place + 1), -1) * valid[..., None])
+    return TeacherTargets(vectors, valid, torch.stack((place, place + 1), -1) * valid[..., None])
 
 
 def test_the_total_of_the_published_run() -> None:
@@ -181,7 +181,7 @@ def test_the_total_of_the_published_run() -> None:
         RowConfig("linguistic", "bert", "regression", 0.01, reduce="sum"),
     ]
     objective = Objective(rows, student.tap_dims, {"bert": TEACHER_DIM})
-    signal = make_signal(batch.token_lengths)
+    signal = make_targets(batch.token_lengths)
     torch.manual_seed(5)
     output = TrainingModule(student, objective).eval()(batch, {("bert", "token"): signal}, 0)
     tokens = sum(map(len, TOKENS))
@@ -218,7 +218,7 @@ def test_a_teacher_that_reads_less_never_shortens_the_cross_entropy() -> None:
     student, batch = build(), make_batch(FRAMES, TOKENS)
     row = RowConfig("acoustic", "bert", "regression")
     module = TrainingModule(student, Objective([row], student.tap_dims, {"bert": TEACHER_DIM})).eval()
-    signal = make_signal(batch.token_lengths)
+    signal = make_targets(batch.token_lengths)
     silent = replace(signal, valid=torch.zeros_like(signal.valid))
     tallies = module(batch, {("bert", "token"): silent}, 0).tallies
     assert tallies["acoustic.regression"].count == 0

@@ -66,7 +66,7 @@ def kill_at_work(process: subprocess.Popen[str], seconds: float) -> bool:
     """Kill it so long after it has said what it will take; whether it was still at work."""
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert "texts to read, about" in line, line
+    assert "texts to compute, about" in line, line
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.stdout.close()

@@ -66,7 +66,7 @@ def test_stopped_killed_and_ended_by_one(write_recipe: WriteRecipe, tmp_path: Pa
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) != 0
     (stop,) = run.checkpoints.steps()[-1:]
-    assert run.said() == [f"retort: stopped after step {stop}; the same command goes on from there"]
+    assert run.said() == [f"retort: stopped after step {stop}; run the same command to resume"]
 
     process = run.start(2)
     run.wait_for_step(process, stop + 6)
@@ -75,7 +75,7 @@ def test_stopped_killed_and_ended_by_one(write_recipe: WriteRecipe, tmp_path: Pa
     assert process.wait(PATIENCE) != 0
     (line,) = run.said()
     assert line.startswith("retort: process 0 of 2 has lost another one")
-    assert line.endswith("Run the same command again: it goes on from the last checkpoint")
+    assert line.endswith("Run the same command again to resume from the last checkpoint")
     before = run.checkpoints.steps()
     assert before[-1] > stop
     for part in ("student", "objective", "optimizer", "random"):

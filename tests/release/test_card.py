@@ -13,7 +13,7 @@ from retort.config.schema import Recipe, RowConfig, SpokenConfig, TeacherConfig
 from retort.decoding.recogniser import load
 from retort.evaluation.evaluate import evaluate
 from retort.release.card import Terms
-from retort.release.lineage import heard, inside, shown, taught, trace
+from retort.release.lineage import distillation, inside, shown, trace, training_data
 from retort.release.release import Released
 from retort.report.experiment import open_experiment
 
@@ -113,23 +113,23 @@ def test_terms_that_are_none(licence: str, language: str) -> None:
 def test_speech_that_was_read_aloud() -> None:
     recipe = Recipe("x")
     recipe.data.train = ["/abs/corpus/train", "other/dev.jsonl.gz"]
-    assert heard(recipe) == "corpus/train, other/dev"
+    assert training_data(recipe) == "corpus/train, other/dev"
     recipe.data.spoken = SpokenConfig(voices=4)
     read = "the transcripts of corpus/train, other/dev"
-    assert heard(recipe) == f"{read}, read by espeak-ng in 4 voices"
+    assert training_data(recipe) == f"{read}, read by espeak-ng in 4 voices"
     recipe.data.spoken = SpokenConfig(voices=4, texts=["t/a.txt"], sentences=2000)
-    assert heard(recipe) == f"{read} and 2,000 sentences of t/a.txt, read by espeak-ng in 4 voices"
+    assert training_data(recipe) == f"{read} and 2,000 sentences of t/a.txt, read by espeak-ng in 4 voices"
     recipe.data.spoken = replace(recipe.data.spoken, transcripts=False)
-    assert heard(recipe) == (
+    assert training_data(recipe) == (
         "corpus/train, other/dev; 2,000 sentences of t/a.txt, read by espeak-ng in 4 voices"
     )
 
 
 def test_rows_in_words() -> None:
     recipe = Recipe("x", teachers={"bert": TeacherConfig(model="bert-base-uncased")})
-    assert taught(recipe) == ""
+    assert distillation(recipe) == ""
     recipe.distill = [RowConfig("linguistic", "bert", "regression", 0.01)]
-    assert taught(recipe) == "linguistic by bert-base-uncased (regression, weight 0.01)"
+    assert distillation(recipe) == "linguistic by bert-base-uncased (regression, weight 0.01)"
 
 
 def test_the_line_of_trainings(root: Path) -> None:

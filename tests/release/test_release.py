@@ -125,13 +125,13 @@ def test_a_former_release_is_replaced_and_nothing_else(
     (out / "LICENSE").write_text("mine")
     for folder in (out, root / "second", root / "second" / "model"):
         before = contents(folder)
-        with pytest.raises(UserError, match="other things than a release"):
+        with pytest.raises(UserError, match="other files than a release"):
             make_release(root / "second", folder, root=root)
         assert contents(folder) == before
 
 
 def test_what_cannot_be_released(root: Path, make_release: Release, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="names no data"):
+    with pytest.raises(UserError, match="has no data"):
         make_release(root / "first", tmp_path / "out", root=root)
     with pytest.raises(UserError, match="no experiment here"):
         make_release(root / "none", tmp_path / "out", root=root)

@@ -19,8 +19,8 @@ from retort.info.describe import describe
 from retort.students.ctc import CtcStudent, ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Tap
-from retort.teachers.signal import token_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import token_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import BLANK, EOS, CharacterTokenizer
 from tiny_students import ENCODER, FRONTEND
 
@@ -101,15 +101,15 @@ def letters_signal(texts: list[str], soft: bool) -> tuple[object, CharacterToken
         if ids is not None:
             ids = (ids + torch.arange(3)) % (tokenizer.size - 3) + 3
         spans = [(place, place + 1) for place in range(len(text))]
-        readings.append(Reading(vectors, spans, text, ids))
+        readings.append(TeacherOutput(vectors, spans, text, ids))
     pieces = [tokenizer.pieces(text) for text in texts]
-    return token_signal(readings, texts, pieces), tokenizer
+    return token_targets(readings, texts, pieces), tokenizer
 
 
 @pytest.mark.parametrize("loss", ["soft_label", "regression", "contrastive"])
 def test_rows_leave_out_eos_and_what_has_no_frame(loss: str) -> None:
     texts = ["abc", "fade", "hghghghgh"]
-    signal, tokenizer = letters_signal(texts, loss == "soft_label")
+    targets, tokenizer = letters_signal(texts, loss == "soft_label")
     generator = torch.Generator().manual_seed(9)
     lengths = torch.tensor([len(text) + 1 for text in texts])
     present = torch.arange(12) < lengths[:, None] - 1
@@ -120,15 +120,15 @@ def test_rows_leave_out_eos_and_what_has_no_frame(loss: str) -> None:
     tokens = torch.full((3, 12), 1)
     for index, text in enumerate(texts):
         tokens[index, : len(text) + 1] = torch.tensor([*tokenizer.encode(text), EOS])
-    result = row(Tap(values, lengths, "token", present=present), signal, tokens)  # type: ignore[arg-type]
+    result = row(Tap(values, lengths, "token", present=present), targets, tokens)  # type: ignore[arg-type]
     assert result.count == 7
     result.total.backward()
     assert values.grad is not None
     assert torch.equal(values.grad.abs().sum(-1) > 0, present)
     if loss == "soft_label":
         assert (float(result.metrics["spoken"].sum), result.metrics["spoken"].count) == (7.0, 7)
-    with pytest.raises(ValueError, match="positions in the tap"):  # still: tap and signal must be of one text
-        row(Tap(values, lengths + 1, "token", present=present), signal, tokens)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="positions in the tap"):  # still: tap and targets must be of one text
+        row(Tap(values, lengths + 1, "token", present=present), targets, tokens)  # type: ignore[arg-type]
 
 
 def test_the_gradient_of_a_tap_reaches_the_frames_of_its_tokens_alone() -> None:

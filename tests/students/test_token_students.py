@@ -16,8 +16,8 @@ from retort.distill.objective import Objective
 from retort.students.factory import STUDENTS, build_student
 from retort.students.student import Student
 from retort.students.tokens import TokenStudent, at_frames
-from retort.teachers.signal import token_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import token_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import Piece
 from tiny_students import DECODER, ENCODER, FRONTEND
 
@@ -64,11 +64,11 @@ def test_frames_are_trained_with_a_teacher_of_tokens_and_eos(kind: str, pool: st
     spans = [[(place, place + 1) for place in range(count)] for count in counts]
     draw = torch.Generator().manual_seed(4)
     vectors = [torch.randn(count + 2, 7, generator=draw) for count in counts]
-    signal = token_signal([Reading(*each) for each in zip(vectors, spans, texts)], texts, pieces)
+    targets = token_targets([TeacherOutput(*each) for each in zip(vectors, spans, texts)], texts, pieces)
     rows = [RowConfig("frames.2", "bert", loss, pool=pool) for loss in ("cosine", "contrastive")]
     objective = Objective(rows, student.tap_dims, {"bert": 7}, student.tap_units)
     assert objective.needs == {("bert", "token")}
-    result = objective(student(*given).taps, {("bert", "token"): signal}, given.tokens)
+    result = objective(student(*given).taps, {("bert", "token"): targets}, given.tokens)
     assert result.metrics["frames.2.cosine"].count == result.metrics["frames.2.contrastive"].count == 8
     result.token_sum.backward()
     heard = {name: each.grad for name, each in student.encoder.named_parameters()}

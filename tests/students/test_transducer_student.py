@@ -17,8 +17,8 @@ from retort.nn.transducer import lattice_cells, packed_arcs, token_frames, trans
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.transducer import TransducerStudent
-from retort.teachers.signal import token_signal, utterance_signal
-from retort.teachers.teacher import Reading
+from retort.teachers.targets import token_targets, utterance_targets
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import EOS, Piece
 from retort.training.batches import empty_batch
 from tiny_transducers import config
@@ -170,9 +170,9 @@ def test_rows_meet_teachers_without_the_end_of_the_sentence() -> None:
     pieces = [[Piece(4, place, place + 1) for place in range(count)] for count in counts]
     spans = [[(place, place + 1) for place in range(count)] for count in counts]
     vectors = [torch.randn(count + 2, 7, generator=generator) for count in counts]
-    readings = [Reading(*each) for each in zip(vectors, spans, texts)]
+    readings = [TeacherOutput(*each) for each in zip(vectors, spans, texts)]
     soft = [
-        Reading(
+        TeacherOutput(
             torch.rand(count + 2, 2, generator=generator) / 2,
             own,
             text,
@@ -181,9 +181,9 @@ def test_rows_meet_teachers_without_the_end_of_the_sentence() -> None:
         for count, own, text in zip(counts, spans, texts)
     ]
     signals = {
-        ("bert", "token"): token_signal(readings, texts, pieces),
-        ("bert", "utterance"): utterance_signal(readings, texts),
-        ("lm", "token"): token_signal(soft, texts, pieces),
+        ("bert", "token"): token_targets(readings, texts, pieces),
+        ("bert", "utterance"): utterance_targets(readings, texts),
+        ("lm", "token"): token_targets(soft, texts, pieces),
     }
     assert all(each.valid.sum() == 8 for (_, unit), each in signals.items() if unit == "token")
     rows = [
@@ -209,7 +209,7 @@ def test_rows_meet_teachers_without_the_end_of_the_sentence() -> None:
     assert float(result.metrics["tokens.soft_label"].sum) == pytest.approx(expected, rel=1e-5)
     (result.token_sum + result.utterance_sum).backward()
     assert student.joiner.acoustic.weight.grad is not None
-    wrong = {**signals, ("bert", "token"): token_signal(readings[::-1], texts[::-1], pieces[::-1])}
+    wrong = {**signals, ("bert", "token"): token_targets(readings[::-1], texts[::-1], pieces[::-1])}
     with pytest.raises(ValueError, match="utterance 0 of the batch has 5 positions in the tap"):
         objective(output.taps, wrong, given.tokens)  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from retort.common.errors import UserError
 from retort.sweeps import launcher
-from retort.sweeps.launcher import Training, start_here, train_side_by_side
+from retort.sweeps.launcher import Training, run_trainings, start_here
 
 A, B, C = (Training(f"demo/{name}", 4, (f"demo/{name}",)) for name in "abc")
 TWO: list[dict[str, str]] = [{}, {}]
@@ -92,7 +92,7 @@ def test_all_run_at_the_same_time_with_the_same_settings(play: Play, console: Co
         """
     )
     assert (
-        train_side_by_side(
+        run_trainings(
             console, Path("exp"), [replace(each, arguments=(each.name, "seed=3")) for each in (A, B)], TWO
         )
         == {}
@@ -112,7 +112,7 @@ def test_a_resumed_training_does_not_repeat_what_was_told(play: Play, console: C
     (folder / "metrics.jsonl").write_text(json.dumps(line) + '\n{"step": 3, "loss": 1.0}\n{"ste')
     shorter = f"(folder / 'shorter').write_text({json.dumps(line) + chr(10)!r})"
     play(f"{shorter}; (folder / 'shorter').replace(folder / 'metrics.jsonl'); write(step=4, warning='late')")
-    assert train_side_by_side(console, Path("exp"), [A], TWO) == {}
+    assert run_trainings(console, Path("exp"), [A], TWO) == {}
     shown = text_of(console)
     assert "75" not in shown
     assert shown.count("demo/a  step     4  late") == 1
@@ -128,7 +128,7 @@ def test_a_resumed_training_does_not_repeat_what_was_told(play: Play, console: C
 )
 def test_one_that_fails_leaves_the_other_alone(play: Play, console: Console, end: str, words: str) -> None:
     play(f"if name == 'demo/b': {end}\ntime.sleep(0.3); write(step=4, loss=1.0)")
-    failed = train_side_by_side(console, Path("exp"), [A, B], TWO)
+    failed = run_trainings(console, Path("exp"), [A, B], TWO)
     assert failed.keys() == {"demo/b"}
     assert str(failed["demo/b"]) == f"exp/demo/b.log: {words}"
     shown = text_of(console)
@@ -149,7 +149,7 @@ def test_a_signal_lets_all_write_their_checkpoint(play: Play, console: Console, 
     inherited = signal.signal(number, before)  # under nohup SIGHUP is ignored, as it should be
     threading.Thread(target=send).start()
     with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
-        train_side_by_side(console, Path("exp"), [A, B], TWO)
+        run_trainings(console, Path("exp"), [A, B], TWO)
     after = signal.signal(number, inherited)
     if number != signal.SIGINT:
         assert isinstance(caught.value, SystemExit)
@@ -176,7 +176,7 @@ def test_one_that_does_not_stop_is_killed(
 
     threading.Thread(target=send).start()
     with pytest.raises(KeyboardInterrupt):
-        train_side_by_side(console, Path("exp"), [A], TWO)
+        run_trainings(console, Path("exp"), [A], TWO)
     assert started[0].returncode == -signal.SIGKILL
 
 
@@ -200,7 +200,7 @@ def test_an_experiment_that_another_process_trains_is_waited_for(play: Play, con
 
         Path("exp/demo/a").mkdir()
         Path("exp/demo/a/go").touch()
-        assert train_side_by_side(console, Path("exp"), [A, B], TWO, ended=ended) == {}
+        assert run_trainings(console, Path("exp"), [A, B], TWO, ended=ended) == {}
     finally:
         left.kill()
         left.wait()
@@ -220,7 +220,7 @@ def test_they_take_turns_in_the_places_that_there_are(play: Play, console: Conso
         """
     )
     places = [{"PLACE": "first"}, {"PLACE": "second"}]
-    assert train_side_by_side(console, Path("exp"), [A, B, C], places) == {}
+    assert run_trainings(console, Path("exp"), [A, B, C], places) == {}
     used = [Path(f"exp/demo/{name}/place").read_text() for name in "abc"]
     assert used[:2] == ["first", "second"]
     assert "3/3" in text_of(console)
@@ -231,7 +231,7 @@ def test_one_begins_only_when_what_it_needs_is_there(play: Play, console: Consol
         "assert name != 'demo/c' or (folder.parent / 'a/done').exists(); time.sleep(0.2); (folder / 'done').touch()"
     )
     trainings = [A, B, replace(C, after=("demo/a",))]
-    assert train_side_by_side(console, Path("exp"), trainings, [{}] * 3) == {}
+    assert run_trainings(console, Path("exp"), trainings, [{}] * 3) == {}
 
 
 def test_without_what_it_needs_it_is_not_begun(play: Play, console: Console) -> None:
@@ -243,7 +243,7 @@ def test_without_what_it_needs_it_is_not_begun(play: Play, console: Console) -> 
         return error
 
     trainings = [A, B, replace(C, after=("demo/a",))]
-    failed = train_side_by_side(console, Path("exp"), trainings, TWO, ended=ended)
-    assert str(failed["demo/c"]) == "demo/c: not begun, for demo/a failed"
+    failed = run_trainings(console, Path("exp"), trainings, TWO, ended=ended)
+    assert str(failed["demo/c"]) == "demo/c: not started, because demo/a failed"
     assert not Path("exp/demo/c").exists()
     assert sorted(told) == [("demo/a", False), ("demo/b", True), ("demo/c", False)]

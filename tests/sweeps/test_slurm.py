@@ -12,7 +12,7 @@ from rich.console import Console
 
 from retort.common.errors import UserError
 from retort.sweeps import launcher, slurm
-from retort.sweeps.launcher import Training, train_side_by_side
+from retort.sweeps.launcher import Training, run_trainings
 
 PROGRAM = """
 import pathlib, sys
@@ -30,7 +30,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurm, "CLUSTER", "local")
-    monkeypatch.setattr(slurm, "LOOK", 0.02)
+    monkeypatch.setattr(slurm, "POLL", 0.02)
     monkeypatch.setattr(launcher, "POLL", 0.05)
     monkeypatch.setattr(launcher, "COMMAND", (sys.executable, "-c", PROGRAM))
 
@@ -40,7 +40,7 @@ def test_jobs_are_trainings() -> None:
     trainings = [Training(name, 4, (name,)) for name in "ab"]
     start = slurm.start_on_slurm(Path("exp/slurm"), {"timeout_min": 1})
     console = Console(file=io.StringIO(), width=160)
-    failed = train_side_by_side(console, Path("exp"), trainings, [{}, {}], start=start)
+    failed = run_trainings(console, Path("exp"), trainings, [{}, {}], start=start)
     assert {name: str(error) for name, error in failed.items()} == {
         "b": "exp/b.log: training failed (exit code 1): it is ill"
     }
@@ -89,7 +89,7 @@ def test_without_submitit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 def test_without_slurm_or_with_a_wrong_setting_it_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    with pytest.raises(UserError, match="runs cannot be handed to Slurm") as caught:
+    with pytest.raises(UserError, match="runs cannot be submitted to Slurm") as caught:
         slurm.start_on_slurm(tmp_path, {})
     assert "\n" not in str(caught.value)
 

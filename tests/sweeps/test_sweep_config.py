@@ -229,7 +229,7 @@ def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("systems: {}", "it has no systems"),
+        ("systems: {}", "the sweep has no systems"),
         ("sistems: {}", "unknown key 'sistems'. Did you mean 'systems'?"),
         ("systems: {a: {recipes: RECIPE}}", "Did you mean 'recipe'?"),
         ("systems: {a: {recipe: no/such}}", "no such recipe"),
@@ -245,7 +245,7 @@ def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: []}}", "decode.b.systems is []"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: a}}", "decode.b.systems is a"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b c: {}}", "decode has the name 'b c'"),
-        ("systems: {a b: {recipe: RECIPE}, a-b: {recipe: RECIPE}}", "two of its rows would be study/a-b-1"),
+        ("systems: {a b: {recipe: RECIPE}, a-b: {recipe: RECIPE}}", "two rows have the same name study/a-b-1"),
         ("systems: {a: {recipe: RECIPE, set: ['data.test=[]']}}", "nothing to score on: data.test is empty"),
         (
             "systems: {a: {recipe: RECIPE}, b: {recipe: RECIPE, set: ['data.test=[x]']}}",

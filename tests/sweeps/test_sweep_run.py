@@ -84,19 +84,19 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def sweep_up(sweep: Sweep) -> tuple[sweeps.Board, str]:
+def sweep_up(sweep: Sweep) -> tuple[sweeps.SweepResults, str]:
     console = Console(file=io.StringIO(), width=250)
-    board = run_sweep(console, Path("exp"), sweep, Path("results/study.json"))
-    board.show(console)
+    sweep_results = run_sweep(console, Path("exp"), sweep, Path("results/study.json"))
+    sweep_results.show(console)
     assert isinstance(console.file, io.StringIO)
-    return board, console.file.getvalue()
+    return sweep_results, console.file.getvalue()
 
 
 def test_a_sweep_with_a_run_that_fails_and_again(load: LoadSweep, begun: list[str]) -> None:
-    board, shown = sweep_up(load())
+    sweep_results, shown = sweep_up(load())
     runs = [f"study/{name}-{seed}" for seed in (1, 2) for name in ("plain", "ill", "large")]
     assert begun == ["warm", *runs]
-    assert list(board.failed) == ["study/ill-1", "study/ill-2"]
+    assert list(sweep_results.failed) == ["study/ill-1", "study/ill-2"]
     assert "exp/study/ill-1.log: training failed (exit code 2): no/such/data: no such file or folder" in shown
     assert "study/plain-2 is done" in shown
     rows = read_results(Path("results/study.json"))
@@ -122,7 +122,7 @@ def test_a_sweep_with_a_run_that_fails_and_again(load: LoadSweep, begun: list[st
     assert Path("exp/study/plain-1/metrics.jsonl").read_bytes() == metrics
     assert again.failed == {}
     for name in ("study/plain-1", "study/large-1"):
-        assert again.done[name].evaluations[0].score == board.done[name].evaluations[0].score
+        assert again.done[name].evaluations[0].score == sweep_results.done[name].evaluations[0].score
     there = read_results(Path("results/study.json"))
     assert there[:4] == rows
     assert [row["recipe"] for row in there[4:]] == ["study/ill-1"]
@@ -148,28 +148,28 @@ def test_the_verb_tells_what_failed(
 def test_a_warm_start_that_fails_is_told_of_those_that_need_it(load: LoadSweep, begun: list[str]) -> None:
     warm = Path("warm.yaml")
     warm.write_text(warm.read_text().replace("train: [", "train: [no/"))
-    board, _ = sweep_up(load("seeds=[1]", "systems.ill.set=[]"))
+    sweep_results, _ = sweep_up(load("seeds=[1]", "systems.ill.set=[]"))
     assert begun == ["warm", "study/plain-1", "study/ill-1"]
-    assert list(board.failed) == ["warm", "study/large-1"]
-    assert "study/large-1: not begun, for warm failed" in Path("exp/study/table.md").read_text()
+    assert list(sweep_results.failed) == ["warm", "study/large-1"]
+    assert "study/large-1: not started, because warm failed" in Path("exp/study/table.md").read_text()
 
 
 def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) -> None:
     broken = ("systems.ill.set=[]", "systems.large.set=['data.train=[no/such/data]']")
     settings = ("seeds=[1]", "decode={greedy: {}, wide: {beam: 3, nbest: 2}}", *broken)
     first, _ = sweep_up(load("seeds=[1]", *broken))
-    assert first.whole == 2
+    assert first.complete == 2
     names = [run.recipe.name for run in first.sweep.runs]
     metrics = Path("exp/study/plain-1/metrics.jsonl").read_bytes()
     begun.clear()
-    board, shown = sweep_up(load(*settings))
-    scorings = [board.sweep.scoring(run, board.sweep.views[1]) for run in board.sweep.runs]
+    sweep_results, shown = sweep_up(load(*settings))
+    scorings = [sweep_results.sweep.scoring(run, sweep_results.sweep.views[1]) for run in sweep_results.sweep.runs]
     # What was trained is only decoded once more; a training that fails leaves its decodings out.
     assert begun == [scorings[0], scorings[1], names[2]]
     assert Path("exp/study/plain-1/metrics.jsonl").read_bytes() == metrics
-    assert list(board.failed) == [names[2], scorings[2]]
-    assert f"{scorings[2]}: not begun, for {names[2]} failed" in shown
-    assert board.whole == 2
+    assert list(sweep_results.failed) == [names[2], scorings[2]]
+    assert f"{scorings[2]}: not started, because {names[2]} failed" in shown
+    assert sweep_results.complete == 2
     (_, wide) = json.loads(Path("exp/study/table.json").read_text())
     assert wide["decoding"] == "wide"
     assert "no/such/data: no such file" in wide["systems"][2]["unfinished"]["1"]  # what failed first
@@ -177,14 +177,14 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     told = [(row["recipe"], row["system"], row.get("decoding", "")) for row in rows]
     assert told == [(name, "cif", "") for name in names[:2]] + [(name, "cif", "wide") for name in names[:2]]
     for row, name in zip(rows[2:], names):
-        found = board.done[name].views[1]
+        found = sweep_results.done[name].views[1]
         assert found is not None
         assert (row["cer"], row["commit"]) == (found.score.cer, rows[0]["commit"])
         assert len((found.folder / "hyp.jsonl").read_text().splitlines()) == 6
     begun.clear()
     again, _ = sweep_up(load(*settings, "systems.large.set=[]"))
     assert begun == [names[2], scorings[2]]
-    assert again.whole == 3
+    assert again.complete == 3
 
 
 def test_a_teacher_that_is_not_trained_yet_is_named(load: LoadSweep, begun: list[str]) -> None:
@@ -192,9 +192,9 @@ def test_a_teacher_that_is_not_trained_yet_is_named(load: LoadSweep, begun: list
     row = "distill=[{tap: acoustic, teacher: bert, loss: cosine}]"
     # The others fail at once, for the sake of time; that they go on is told above.
     nothing = ("common=['data.train=[no/such/data]']", "systems.large.set=[]")
-    board, shown = sweep_up(load("seeds=[1]", *nothing, f"systems.ill.set={json.dumps([teacher, row])}"))
+    sweep_results, shown = sweep_up(load("seeds=[1]", *nothing, f"systems.ill.set={json.dumps([teacher, row])}"))
     line = "exp/lm/english_bert: no such experiment. Train it first: retort lm train lm/english_bert"
-    assert str(board.failed["study/ill-1"]).endswith(line)
+    assert str(sweep_results.failed["study/ill-1"]).endswith(line)
     assert line in shown
     assert line in Path("exp/study/table.md").read_text()
 

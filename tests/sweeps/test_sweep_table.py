@@ -17,7 +17,7 @@ from retort.evaluation.evaluate import Evaluation
 from retort.evaluation.scoring import REPLICATES, Counts, Interval, Score, UtteranceScore
 from retort.report.plots import Point, plot_setting
 from retort.sweeps.config import Row, Run, Sweep, View
-from retort.sweeps.results import Board
+from retort.sweeps.results import SweepResults
 from retort.sweeps.scored import Scored
 from retort.sweeps.table import comparison_table, line_to_dict, lines_of, rates_table, remarks, runs_table
 
@@ -180,23 +180,23 @@ def test_grids_over_a_number_become_curves(tmp_path: Path, monkeypatch: pytest.M
     sweep = make_sweep("plain", "own", "w=0.1", "w=1", "w=10", "v=2", "v=3")
     own = replace(sweep.rows[1], curves={"w": ("weight", 0.5), "v": ("weight", 2.5)})
     sweep = replace(sweep, rows=(sweep.rows[0], own, *sweep.rows[2:]))
-    board = Board(sweep, tmp_path, tmp_path / "results.json")
-    board.done = done_of({"plain": 0.4, "w=0.1": 0.3})
-    board.write()
+    sweep_results = SweepResults(sweep, tmp_path, tmp_path / "results.json")
+    sweep_results.done = done_of({"plain": 0.4, "w=0.1": 0.3})
+    sweep_results.write()
     assert drawn == {}  # one value is no curve
     rates = {"plain": 0.4, "own": 0.28, "w=0.1": 0.3, "w=1": 0.25, "w=10": 0.35}
-    board.done = done_of(rates)
-    board.write()
+    sweep_results.done = done_of(rates)
+    sweep_results.write()
     assert drawn.keys() == {"grid-w.png"}
-    board.done = done_of({**rates, "v=3": 0.3})
-    board.write()
+    sweep_results.done = done_of({**rates, "v=3": 0.3})
+    sweep_results.write()
     assert {name: [point.value for point in points] for name, (points, _) in drawn.items()} == {
         "grid-w.png": [0.5, 0.1, 1, 10],
         "grid-v.png": [2.5, 3],
     }
     assert {beside for _, beside in drawn.values()} == {"plain"}
     (first, *_), _ = drawn["grid-w.png"]
-    assert first.runs == [board.done[f"s/own-{seed}"].evaluations[0].score.cer for seed in (1, 2, 3)]
+    assert first.runs == [sweep_results.done[f"s/own-{seed}"].evaluations[0].score.cer for seed in (1, 2, 3)]
     for name in ("table.png", *drawn):
         assert (tmp_path / "s" / name).read_bytes().startswith(b"\x89PNG")
         assert f"![{name}]({name})" in (tmp_path / "s/table.md").read_text()
@@ -212,9 +212,9 @@ def test_every_view_has_its_table(tmp_path: Path) -> None:
         later = [None] if name in ("s/b-2", "s/b-3") else better[name].views
         done[name] = replace(found, views=[*found.views, *later])
     failed = {sweep.scoring(sweep.rows[1].runs[2], lm): UserError("no model here")}
-    board = Board(sweep, tmp_path, tmp_path / "results.json")
-    board.done, board.failed = done, failed
-    board.write()
+    sweep_results = SweepResults(sweep, tmp_path, tmp_path / "results.json")
+    sweep_results.done, sweep_results.failed = done, failed
+    sweep_results.write()
     greedy, fused = json.loads((tmp_path / "s/table.json").read_text())
     assert (greedy["decoding"], fused["decoding"]) == ("greedy", "lm")
     assert list(greedy["systems"][1]["seeds"]) == ["1", "2", "3"]
@@ -227,21 +227,21 @@ def test_every_view_has_its_table(tmp_path: Path) -> None:
     assert "## x/test, lm" in text
     assert "![table-x-test-greedy.png]" in text
     assert "4 of 6 runs are done" in text
-    assert [board.missing_views(run) == [lm] for run in sweep.rows[1].runs] == [False, True, True]
+    assert [sweep_results.missing_views(run) == [lm] for run in sweep.rows[1].runs] == [False, True, True]
 
 
 def test_a_view_of_some_rows_has_a_table_of_these_and_asks_nothing_of_others(tmp_path: Path) -> None:
     wide = View("x/test", "wide", DecodingOptions(beam=4), ("c", "b"))
     sweep = replace(make_sweep("a", "b", "c", seeds=(1,)), views=(View("x/test", "greedy"), wide))
-    board = Board(sweep, tmp_path, tmp_path / "results.json")
+    sweep_results = SweepResults(sweep, tmp_path, tmp_path / "results.json")
     done = done_of({"a": 0.4, "b": 0.3, "c": 0.2}, seeds=(1,))
-    board.done = {name: replace(found, views=[*found.views, None]) for name, found in done.items()}
-    assert [board.missing_views(row.runs[0]) for row in sweep.rows] == [[], [wide], [wide]]
-    assert board.whole == 1
+    sweep_results.done = {name: replace(found, views=[*found.views, None]) for name, found in done.items()}
+    assert [sweep_results.missing_views(row.runs[0]) for row in sweep.rows] == [[], [wide], [wide]]
+    assert sweep_results.complete == 1
     for name in ("s/b-1", "s/c-1"):
-        board.done[name] = replace(done[name], views=[*done[name].views] * 2)
-    assert board.whole == 3
-    board.write()
+        sweep_results.done[name] = replace(done[name], views=[*done[name].views] * 2)
+    assert sweep_results.complete == 3
+    sweep_results.write()
     greedy, some = json.loads((tmp_path / "s/table.json").read_text())
     assert [[each["name"] for each in table["systems"]] for table in (greedy, some)] == [
         ["a", "b", "c"],
@@ -254,10 +254,10 @@ def test_a_view_of_some_rows_has_a_table_of_these_and_asks_nothing_of_others(tmp
 
 def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    board = Board(make_sweep("a", "b"), tmp_path, tmp_path / "results.json")
-    board.done = done_of({"a": 0.4, "b": 0.3})
-    board.write()
-    assert "matplotlib is not installed" in board.missing
+    sweep_results = SweepResults(make_sweep("a", "b"), tmp_path, tmp_path / "results.json")
+    sweep_results.done = done_of({"a": 0.4, "b": 0.3})
+    sweep_results.write()
+    assert "matplotlib is not installed" in sweep_results.missing
     text = (tmp_path / "s/table.md").read_text()
     assert "| b | CER | -" in text
     assert ".png" not in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from retort.teachers import Reading, StoredTeacher
+from retort.teachers import StoredTeacher, TeacherOutput
 
 DIM = 4
 IDENTITY = {"model": "letters", "dim": DIM}
@@ -23,14 +23,14 @@ class Letters:
         self.scale = scale
         self.asked: list[str] = []
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
         self.asked += texts
-        return [self.reading(text) for text in texts]
+        return [self.output(text) for text in texts]
 
-    def reading(self, text: str) -> Reading:
+    def output(self, text: str) -> TeacherOutput:
         numbers = torch.tensor([1, *(ord(letter) % 97 for letter in text), 2], dtype=torch.float32)[:, None]
         vectors = self.scale * numbers * torch.arange(1, DIM + 1) / 8
-        return Reading(vectors, [(place, place + 1) for place in range(len(text))], text)
+        return TeacherOutput(vectors, [(place, place + 1) for place in range(len(text))], text)
 
 
 def store_at(root: Path, **others: object) -> StoredTeacher:
@@ -39,13 +39,13 @@ def store_at(root: Path, **others: object) -> StoredTeacher:
 
 def check(store: StoredTeacher, texts: Sequence[str]) -> None:
     letters = Letters()
-    for reading, text in zip(store.read(texts), texts, strict=True):
-        expected = letters.reading(text)
-        assert reading.vectors.dtype == torch.float16
-        assert torch.equal(reading.vectors, expected.vectors.half())  # its numbers are exact in float16
-        assert reading.spans == expected.spans
-        assert all(type(span) is tuple for span in reading.spans)
-        assert reading.text == text
+    for output, text in zip(store.read(texts), texts, strict=True):
+        expected = letters.output(text)
+        assert output.vectors.dtype == torch.float16
+        assert torch.equal(output.vectors, expected.vectors.half())  # its numbers are exact in float16
+        assert output.spans == expected.spans
+        assert all(type(span) is tuple for span in output.spans)
+        assert output.text == text
 
 
 def shards(store: StoredTeacher) -> list[Path]:

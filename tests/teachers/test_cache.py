@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from retort.teachers.cache import CachedTeacher
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 
 DIM = 4
 
@@ -18,10 +18,10 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
         self.asked.append(list(texts))
         return [
-            Reading(torch.randn(len(text) + 2, DIM), [(i, i + 1) for i in range(len(text))], text)
+            TeacherOutput(torch.randn(len(text) + 2, DIM), [(i, i + 1) for i in range(len(text))], text)
             for text in texts
         ]
 
@@ -32,8 +32,8 @@ def test_only_what_is_missing_is_asked_and_once() -> None:
     first = teacher.read(["ab", "c", "ab"])
     second = teacher.read(["c", "d", "ab", "d"])
     assert inner.asked == [["ab", "c"], ["d"]]
-    assert [reading.text for reading in first] == ["ab", "c", "ab"]
-    assert [reading.text for reading in second] == ["c", "d", "ab", "d"]
+    assert [output.text for output in first] == ["ab", "c", "ab"]
+    assert [output.text for output in second] == ["c", "d", "ab", "d"]
     assert second[0] is first[1]
     assert second[2] is first[0]
     assert teacher.dim == DIM
@@ -56,7 +56,7 @@ def test_the_least_recently_used_goes_first() -> None:
 def test_a_batch_larger_than_the_cache_is_read_all_the_same() -> None:
     teacher = CachedTeacher(Counting(), limit=100)
     texts = ["a" * count for count in range(1, 9)]
-    assert [reading.text for reading in teacher.read(texts)] == texts
+    assert [output.text for output in teacher.read(texts)] == texts
     assert teacher.bytes <= 100
     nothing = CachedTeacher(Counting(), limit=0)
     assert nothing.read(["a"])[0].text == "a"

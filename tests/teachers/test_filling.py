@@ -14,7 +14,7 @@ import torch
 from letters import DIM, TEXTS, Letters, check, shards, store_at
 
 from retort.common.errors import UserError
-from retort.teachers import Estimate, Reading, fill
+from retort.teachers import Estimate, TeacherOutput, fill
 from retort.teachers.fill_store import STALE_SECONDS, own_share
 from retort.teachers.shards import shard_bytes
 
@@ -26,11 +26,11 @@ class Dies(Letters):
         super().__init__()
         self.last = last
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        readings = super().read(texts)
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
+        outputs = super().read(texts)
         if len(self.asked) > self.last:
             raise KeyboardInterrupt
-        return readings
+        return outputs
 
 
 class TestFilling:
@@ -101,7 +101,7 @@ class TestShares:
         texts = [f"{number:04d}" for number in range(500)]
 
         class Meanwhile(Letters):
-            def read(self, texts_: Sequence[str]) -> list[Reading]:
+            def read(self, texts_: Sequence[str]) -> list[TeacherOutput]:
                 if not self.asked:
                     fill(store_at(tmp_path), Letters(), texts)
                 return super().read(texts_)
@@ -147,7 +147,7 @@ class TestEstimate:
         assert seen[0].texts == 1000
         assert seen[0].bytes == pytest.approx(store.bytes, rel=0.02)
         assert 0 < seen[0].seconds < 60
-        assert str(seen[0]).startswith("1,000 texts to read, about")
+        assert str(seen[0]).startswith("1,000 texts to compute, about")
 
     def test_the_estimate_counts_the_shares_of_all(self, tmp_path: Path) -> None:
         texts = [f"{number:04d}" for number in range(1000)]
@@ -168,7 +168,7 @@ class TestBadInput:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         letters = Letters()
-        with pytest.raises(UserError, match=r"needs .* more, 1 kB are free"):
+        with pytest.raises(UserError, match=r"needs another .*1 kB are free"):
             fill(store := store_at(tmp_path), letters, [str(number) for number in range(1000)])
         assert len(letters.asked) < 100
         assert shards(store) == []

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from retort.config.schema import TeacherConfig
-from retort.teachers import MaskedLMTeacher, open_fresh, open_store
+from retort.teachers import MaskedLMTeacher, open_store, open_teacher_model
 
 MakeBert = Callable[..., Path]
 
@@ -47,7 +47,7 @@ def test_weights_layers_case_and_tokenizer_make_another(
         TeacherConfig(model=str(uncased), layers=[1]),
         TeacherConfig(model=str(uncased), case="lower"),
     ]
-    folders = [open_store(open_fresh(config), tmp_path).folder for config in configs]
+    folders = [open_store(open_teacher_model(config), tmp_path).folder for config in configs]
     assert len(set(folders)) == len(configs)
 
 
@@ -63,5 +63,5 @@ def test_a_model_without_a_pooler_has_one_name(uncased: Path, tmp_path: Path) ->
     keys = set()
     for seed in (1, 2):
         torch.manual_seed(seed)
-        keys.add(str(open_fresh(TeacherConfig(model=str(bare))).identity()["weights"]))
+        keys.add(str(open_teacher_model(TeacherConfig(model=str(bare))).identity()["weights"]))
     assert len(keys) == 1

@@ -23,8 +23,8 @@ def teacher_of(folder: Path, **options: object) -> MaskedLMTeacher:
 
 
 def surfaces(teacher: MaskedLMTeacher, text: str) -> list[str]:
-    (reading,) = teacher.read([text])
-    return [text[start:end] for start, end in reading.spans]
+    (output,) = teacher.read([text])
+    return [text[start:end] for start, end in output.spans]
 
 
 @pytest.fixture(scope="session")
@@ -45,15 +45,15 @@ def test_a_reading_is_cls_pieces_sep(uncased: Path) -> None:
     from transformers import AutoModel
 
     teacher = teacher_of(uncased)
-    (reading,) = teacher.read(["Unfair world"])
-    assert reading.text == "Unfair world"
-    assert reading.spans == [(0, 2), (2, 6), (7, 12)]
+    (output,) = teacher.read(["Unfair world"])
+    assert output.text == "Unfair world"
+    assert output.spans == [(0, 2), (2, 6), (7, 12)]
     ids = torch.tensor([[2, 7, 8, 6, 3]])  # [CLS] un ##fair world [SEP] in the vocabulary of conftest
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(str(uncased)).eval()(input_ids=ids).last_hidden_state[0]
-    assert reading.vectors.dtype == torch.float32
+    assert output.vectors.dtype == torch.float32
     assert teacher.dim == 16
-    torch.testing.assert_close(reading.vectors, hidden)
+    torch.testing.assert_close(output.vectors, hidden)
 
 
 def test_upper_case_text_against_cased_and_uncased_teachers(cased: Path, uncased: Path) -> None:
@@ -93,12 +93,12 @@ def test_case_of_characters_that_would_grow() -> None:
 def test_batches_and_padding_change_nothing(uncased: Path, batch_pieces: int) -> None:
     config = TeacherConfig(model=str(uncased), layers=[0, 1, -1])
     together = MaskedLMTeacher(config, batch_pieces=batch_pieces).read(TEXTS)
-    assert [reading.text for reading in together] == TEXTS
+    assert [output.text for output in together] == TEXTS
     teacher = MaskedLMTeacher(config)
-    for reading in together:
-        (alone,) = teacher.read([reading.text])
-        assert alone.spans == reading.spans
-        torch.testing.assert_close(alone.vectors, reading.vectors, rtol=1e-5, atol=1e-5)
+    for output in together:
+        (alone,) = teacher.read([output.text])
+        assert alone.spans == output.spans
+        torch.testing.assert_close(alone.vectors, output.vectors, rtol=1e-5, atol=1e-5)
 
 
 def test_batches_are_no_larger_than_asked(uncased: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,13 +121,13 @@ def test_a_long_text_loses_its_end_but_not_sep(uncased: Path) -> None:
     teacher = teacher_of(uncased)
     assert teacher.maximum_pieces == POSITIONS
     text = "hello world " * 20
-    (reading,) = teacher.read([text])
-    assert len(reading.spans) == POSITIONS - 2
-    (short,) = teacher.read([text[: reading.spans[-1][1]]])
-    assert torch.equal(reading.vectors, short.vectors)
+    (output,) = teacher.read([text])
+    assert len(output.spans) == POSITIONS - 2
+    (short,) = teacher.read([text[: output.spans[-1][1]]])
+    assert torch.equal(output.vectors, short.vectors)
     characters = [(index, index + 1) for index in range(len(text))]
-    ranges = align_spans(characters, reading.spans, len(text))
-    assert set(ranges[reading.spans[-1][1] :]) == {(0, 0)}
+    ranges = align_spans(characters, output.spans, len(text))
+    assert set(ranges[output.spans[-1][1] :]) == {(0, 0)}
 
 
 def test_empty_text_and_no_text(uncased: Path) -> None:
@@ -150,12 +150,12 @@ def test_layers_are_averaged(uncased: Path) -> None:
 
 @pytest.mark.parametrize("layer", [3, -4])
 def test_a_layer_that_is_not_there(uncased: Path, layer: int) -> None:
-    with pytest.raises(UserError, match=rf"no layer {layer}: it has 3 hidden layers.*0 .*to 2"):
+    with pytest.raises(UserError, match=rf"no layer {layer}: .* has 3 hidden layers.*0 .*to 2"):
         teacher_of(uncased, layers=[layer])
 
 
 def test_no_layers(uncased: Path) -> None:
-    with pytest.raises(UserError, match="no layers"):
+    with pytest.raises(UserError, match="no layer "):
         teacher_of(uncased, layers=[])
 
 
@@ -170,12 +170,12 @@ def test_frozen_and_without_gradients(uncased: Path) -> None:
     assert not teacher._model.training
     assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
     with torch.enable_grad():
-        (reading,) = teacher.read(["hello"])
-    assert not reading.vectors.requires_grad
+        (output,) = teacher.read(["hello"])
+    assert not output.vectors.requires_grad
     weight = torch.ones(16, requires_grad=True)
-    (reading.vectors * weight).sum().backward()  # an inference tensor could not be saved for this
+    (output.vectors * weight).sum().backward()  # an inference tensor could not be saved for this
     assert weight.grad is not None
-    torch.testing.assert_close(weight.grad, reading.vectors.sum(0))
+    torch.testing.assert_close(weight.grad, output.vectors.sum(0))
 
 
 def test_autocast_is_honoured_and_the_result_float32(uncased: Path) -> None:
@@ -195,8 +195,8 @@ def test_a_half_precision_file_is_read_in_float32(make_bert: Callable[..., Path]
 
 
 def test_vectors_do_not_hold_their_batch(uncased: Path) -> None:
-    for reading in teacher_of(uncased).read(TEXTS):
-        assert reading.vectors.untyped_storage().nbytes() == reading.vectors.numel() * 4
+    for output in teacher_of(uncased).read(TEXTS):
+        assert output.vectors.untyped_storage().nbytes() == output.vectors.numel() * 4
 
 
 def byte_level(folder: Path, frame: bool) -> Path:
@@ -232,9 +232,9 @@ def byte_level(folder: Path, frame: bool) -> Path:
 
 def test_bytes_of_one_character_and_spaces_in_pieces(tmp_path: Path) -> None:
     teacher = teacher_of(byte_level(tmp_path, frame=True))
-    (reading,) = teacher.read(["我 a"])
-    assert reading.spans == [(0, 1), (0, 1), (0, 1), (2, 3)]  # three bytes, then " a" without its space
-    assert align_spans([(0, 1), (1, 2), (2, 3)], reading.spans) == [(0, 3), (0, 0), (3, 4)]
+    (output,) = teacher.read(["我 a"])
+    assert output.spans == [(0, 1), (0, 1), (0, 1), (2, 3)]  # three bytes, then " a" without its space
+    assert align_spans([(0, 1), (1, 2), (2, 3)], output.spans) == [(0, 3), (0, 0), (3, 4)]
 
 
 def test_positions_that_start_behind_the_padding_index(tmp_path: Path) -> None:
@@ -274,11 +274,11 @@ def test_english_vocabulary(make_bert: Callable[..., Path]) -> None:
 @given(st.text(max_size=12))
 def test_any_text_has_spans_in_order(uncased: Path, text: str) -> None:
     teacher = _once(uncased)  # hypothesis runs this many times
-    (reading,) = teacher.read([text])
+    (output,) = teacher.read([text])
     characters = [(index, index + 1) for index in range(len(text))]
-    ranges = align_spans(characters, reading.spans, len(text))
+    ranges = align_spans(characters, output.spans, len(text))
     assert all(ranges[index] == (0, 0) for index, character in enumerate(text) if character == " ")
-    assert all(text[start:end].strip() for start, end in reading.spans)
+    assert all(text[start:end].strip() for start, end in output.spans)
 
 
 _teachers: dict[Path, MaskedLMTeacher] = {}
@@ -310,8 +310,8 @@ def test_packaged_teacher(packaged: MaskedLMTeacher) -> None:
 
 def test_packaged_teacher_padding_and_length(packaged: MaskedLMTeacher) -> None:
     texts = ["HELLO", "THE ORANGUTAN'S UMBRELLA IS BLUE", "A B C D E F"]
-    for reading in packaged.read(texts):
+    for output in packaged.read(texts):
         torch.testing.assert_close(
-            packaged.read([reading.text])[0].vectors, reading.vectors, rtol=1e-4, atol=1e-5
+            packaged.read([output.text])[0].vectors, output.vectors, rtol=1e-4, atol=1e-5
         )
     assert len(packaged.read(["word " * 600])[0].spans) == 510

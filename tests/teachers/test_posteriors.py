@@ -14,11 +14,11 @@ from retort.pretrained.hub import open_tokenizer
 from retort.teachers import (
     CachedTeacher,
     PosteriorTeacher,
-    Reading,
     StoredTeacher,
+    TeacherOutput,
     fill,
-    open_fresh,
-    token_signal,
+    open_teacher_model,
+    token_targets,
 )
 from retort.teachers.posteriors import PieceLMTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
@@ -55,65 +55,65 @@ def student_of(teacher: Path, texts: list[str]) -> Tokenizer:
     return train_tokenizer(texts, TokenizerConfig("teacher"), teacher=open_tokenizer(str(teacher)))
 
 
-def distribution(reading: Reading, row: int, size: int) -> Tensor:
+def distribution(output: TeacherOutput, row: int, size: int) -> Tensor:
     """`(V,)`, zero for what is not named."""
-    assert reading.ids is not None
-    return torch.zeros(size).index_add(0, reading.ids[row].long(), reading.vectors[row].float())
+    assert output.ids is not None
+    return torch.zeros(size).index_add(0, output.ids[row].long(), output.vectors[row].float())
 
 
-def check_top(reading: Reading, row: int, expected: Tensor) -> None:
+def check_top(output: TeacherOutput, row: int, expected: Tensor) -> None:
     """The row names the largest of `expected (V,)` with their probabilities."""
-    assert reading.ids is not None
-    top = expected.topk(reading.vectors.shape[1])
-    torch.testing.assert_close(reading.vectors[row], top.values, atol=1e-6, rtol=1e-4)
-    found = expected[reading.ids[row].long()]
-    torch.testing.assert_close(found, reading.vectors[row], atol=1e-6, rtol=1e-4)
-    assert len(set(reading.ids[row].tolist())) == reading.ids.shape[1]
+    assert output.ids is not None
+    top = expected.topk(output.vectors.shape[1])
+    torch.testing.assert_close(output.vectors[row], top.values, atol=1e-6, rtol=1e-4)
+    found = expected[output.ids[row].long()]
+    torch.testing.assert_close(found, output.vectors[row], atol=1e-6, rtol=1e-4)
+    assert len(set(output.ids[row].tolist())) == output.ids.shape[1]
 
 
 class TestPieceLM:
     @pytest.mark.parametrize("batch_rows", [1, 2, 256])
     def test_each_token_from_those_before_it(self, letters: Tokenizer, batch_rows: int) -> None:
         teacher = piece_teacher(letters, batch_rows=batch_rows)
-        for text, reading in zip(TEXTS, teacher.read(TEXTS), strict=True):
+        for text, output in zip(TEXTS, teacher.read(TEXTS), strict=True):
             ids = letters.encode(text)
-            assert (reading.text, len(reading.vectors)) == (text, len(ids) + 2)
-            assert reading.spans == [(place, place + 1) for place in range(len(text))]
-            assert (reading.vectors[0] == 0).all()
+            assert (output.text, len(output.vectors)) == (text, len(ids) + 2)
+            assert output.spans == [(place, place + 1) for place in range(len(text))]
+            assert (output.vectors[0] == 0).all()
             for place in range(len(ids) + 1):
-                check_top(reading, place + 1, teacher.lm.after(ids[:place]).exp())
+                check_top(output, place + 1, teacher.lm.after(ids[:place]).exp())
 
     def test_a_signal_of_it_is_of_every_token(self, letters: Tokenizer) -> None:
         teacher = piece_teacher(letters)
         pieces = [letters.pieces(text) for text in TEXTS]
-        readings = teacher.read(TEXTS)
-        signal = token_signal(readings, TEXTS, pieces)
-        assert signal.ids is not None
-        for b, (reading, own) in enumerate(zip(readings, pieces)):
-            assert reading.ids is not None
+        outputs = teacher.read(TEXTS)
+        targets = token_targets(outputs, TEXTS, pieces)
+        assert targets.ids is not None
+        for b, (output, own) in enumerate(zip(outputs, pieces)):
+            assert output.ids is not None
             size = len(own) + 1
-            assert signal.valid[b].tolist() == [True] * size + [False] * (signal.valid.shape[1] - size)
-            assert torch.equal(signal.vectors[b, :size], reading.vectors[1:])
-            assert torch.equal(signal.ids[b, :size], reading.ids[1:].long())
-            assert (signal.vectors[b, size:] == 0).all()
+            assert targets.valid[b].tolist() == [True] * size + [False] * (targets.valid.shape[1] - size)
+            assert torch.equal(targets.vectors[b, :size], output.vectors[1:])
+            assert torch.equal(targets.ids[b, :size], output.ids[1:].long())
+            assert (targets.vectors[b, size:] == 0).all()
 
     def test_a_small_vocabulary_is_named_whole(self, letters: Tokenizer) -> None:
         teacher = piece_teacher(letters, 99)
         assert teacher.dim == letters.size == 8
-        (reading,) = teacher.read(["ab"])
-        torch.testing.assert_close(reading.vectors[1:].sum(1), torch.ones(3))
+        (output,) = teacher.read(["ab"])
+        torch.testing.assert_close(output.vectors[1:].sum(1), torch.ones(3))
 
     def test_other_pieces_are_one_line(self, letters: Tokenizer) -> None:
         config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
         other = TableLM(CharacterTokenizer.train(["xyz"]))
-        with pytest.raises(UserError, match=r"exp/lm.*7 pieces are not the 8 of the student.*kind: student"):
+        with pytest.raises(UserError, match=r"exp/lm.*7 pieces .* 8 pieces of the student.*kind: student"):
             PieceLMTeacher(config, letters, other)
 
     def test_of_other_pieces_no_signal_is_made(self, letters: Tokenizer) -> None:
-        reading = piece_teacher(letters).read(["ab"])
+        output = piece_teacher(letters).read(["ab"])
         pieces = [CharacterTokenizer.train(["ab"]).pieces("ab")[:1]]
-        with pytest.raises(ValueError, match="of other pieces than the student's"):
-            token_signal(reading, ["ab"], pieces)
+        with pytest.raises(ValueError, match="other pieces than the student's"):
+            token_targets(output, ["ab"], pieces)
 
 
 class TestMasked:
@@ -131,44 +131,44 @@ class TestMasked:
         teacher = MaskedPosteriorTeacher(config, student, batch_pieces=batch_pieces)
         known = {WORDS.index(symbol): own for own, symbol in enumerate(student.symbols) if symbol in WORDS}
         assert len(known) == 4  # one two ##ty three; four and five stand in no text
-        for text, reading in zip(SENTENCES[:4], teacher.read(SENTENCES[:4])):
+        for text, output in zip(SENTENCES[:4], teacher.read(SENTENCES[:4])):
             ids = open_tokenizer(str(bert))(text, add_special_tokens=False)["input_ids"]
-            assert len(ids) == len(reading.spans)
+            assert len(ids) == len(output.spans)
             for place in range(len(ids)):
                 posterior = self.slowly(teacher, ids, place)
                 expected = torch.zeros(student.size)
                 for each, own in known.items():
                     expected[own] = posterior[each]
-                check_top(reading, place + 1, expected)
-                assert reading.vectors[place + 1].sum() < 0.999  # what it gives to others is missing
-            over = distribution(reading, len(ids) + 1, student.size)
+                check_top(output, place + 1, expected)
+                assert output.vectors[place + 1].sum() < 0.999  # what it gives to others is missing
+            over = distribution(output, len(ids) + 1, student.size)
             assert (over[EOS], over.sum()) == (1.0, 1.0)
 
     def test_a_token_that_is_not_its_piece_is_left_out(self, bert: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
         text = "four one"  # unknown to the student, known to the teacher
-        readings, pieces = teacher.read([text]), [student.pieces(text)]
-        assert token_signal(readings, [text], pieces).valid.tolist() == [[False, True, True]]
+        outputs, pieces = teacher.read([text]), [student.pieces(text)]
+        assert token_targets(outputs, [text], pieces).valid.tolist() == [[False, True, True]]
 
     def test_what_is_too_long_loses_its_end(self, bert: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
         text = "one two " * 30
-        signal = token_signal(teacher.read([text]), [text], [student.pieces(text)])
-        assert signal.valid[0].tolist() == [True] * 38 + [False] * 22 + [True]
+        targets = token_targets(teacher.read([text]), [text], [student.pieces(text)])
+        assert targets.valid[0].tolist() == [True] * 38 + [False] * 22 + [True]
 
     def test_han_characters_of_a_student_of_its_own(self, tmp_path: Path) -> None:
         folder = masked_bert(tmp_path, [*WORDS[:5], *"我爱你", "x"])
         student = CharacterTokenizer.train(["我爱你它X"])
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(folder), topk=9), student)
         text = "我爱它X"
-        signal = token_signal(teacher.read([text]), [text], [student.pieces(text)])
-        assert signal.valid.tolist() == [[True, True, False, False, True]]
+        targets = token_targets(teacher.read([text]), [text], [student.pieces(text)])
+        assert targets.valid.tolist() == [[True, True, False, False, True]]
 
     def test_no_piece_in_common_is_one_line(self, bert: Path) -> None:
         with pytest.raises(
-            UserError, match=r"none of its pieces is one of the student's 6.*tokenizer.kind: teacher"
+            UserError, match=r"none of the student's 6 pieces.*tokenizer.kind: teacher"
         ):
             MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), CharacterTokenizer.train(["xy"]))
 
@@ -190,7 +190,7 @@ class TestCausal:
         known = {pieces.get_vocab()[symbol]: own for own, symbol in enumerate(student.symbols[4:], 4)} | {
             end: EOS
         }
-        for text, reading in zip(texts, teacher.read(texts)):
+        for text, output in zip(texts, teacher.read(texts)):
             ids = pieces(text, add_special_tokens=False)["input_ids"]
             for place in range(len(ids) + 1):
                 with torch.no_grad():
@@ -198,22 +198,22 @@ class TestCausal:
                 expected = torch.zeros(student.size)
                 for each, own in known.items():
                     expected[own] = posterior[each]
-                check_top(reading, place + 1, expected)
+                check_top(output, place + 1, expected)
 
     def test_of_what_is_too_long_nothing_is_said(self, gpt: Path) -> None:
         student = student_of(gpt, SENTENCES)
         teacher = CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(gpt), topk=3), student)
         texts = ["one " * 11, "one " * 12]
-        signal = token_signal(teacher.read(texts), texts, [student.pieces(text) for text in texts])
-        assert signal.valid.sum(1).tolist() == [12, 0]
+        targets = token_targets(teacher.read(texts), texts, [student.pieces(text) for text in texts])
+        assert targets.valid.sum(1).tolist() == [12, 0]
 
     def test_a_model_without_an_end_and_one_that_sees_ahead(self, tmp_path: Path, bert: Path) -> None:
         endless = causal_gpt(tmp_path, ["one", "two"], end=False)
         student = student_of(endless, ["one two"])
-        with pytest.raises(UserError, match="no piece for the end of a text"):
+        with pytest.raises(UserError, match="no end-of-text piece"):
             CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(endless), topk=3), student)
         config = TeacherConfig(kind="causal_lm", model=str(bert), topk=3)
-        with pytest.raises(UserError, match="no piece for the end of a text"):
+        with pytest.raises(UserError, match="no end-of-text piece"):
             CausalPosteriorTeacher(config, student_of(bert, SENTENCES))
 
 
@@ -221,18 +221,18 @@ class TestOpening:
     def test_kinds(self, bert: Path, gpt: Path, letters: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
         student = student_of(bert, SENTENCES)
         assert isinstance(
-            open_fresh(TeacherConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
+            open_teacher_model(TeacherConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
         )
         config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
-        assert isinstance(open_fresh(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
+        assert isinstance(open_teacher_model(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
         monkeypatch.setattr("retort.teachers.factory.is_causal_lm", lambda name: name == "exp/lm")
         monkeypatch.setattr("retort.teachers.factory.open_causal_lm", lambda name, device: TableLM(letters))
         config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
-        assert isinstance(open_fresh(config, tokenizer=letters), PieceLMTeacher)
+        assert isinstance(open_teacher_model(config, tokenizer=letters), PieceLMTeacher)
 
     def test_without_the_students_tokenizer(self, bert: Path) -> None:
-        with pytest.raises(UserError, match=r"no student yet.*retort train"):
-            open_fresh(TeacherConfig(model=str(bert), topk=3))
+        with pytest.raises(UserError, match=r"not exist yet.*retort train"):
+            open_teacher_model(TeacherConfig(model=str(bert), topk=3))
 
 
 class TestStore:
@@ -253,7 +253,7 @@ class TestStore:
             assert stored.spans == fresh.spans
             torch.testing.assert_close(stored.vectors.float(), fresh.vectors, rtol=2**-10, atol=1e-7)
         pieces = [student.pieces(text) for text in SENTENCES]
-        one, two = (token_signal(each.read(SENTENCES), SENTENCES, pieces) for each in (store, teacher))
+        one, two = (token_targets(each.read(SENTENCES), SENTENCES, pieces) for each in (store, teacher))
         assert one.ids is not None
         assert two.ids is not None
         assert torch.equal(one.valid, two.valid)

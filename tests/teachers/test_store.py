@@ -13,8 +13,8 @@ from letters import DIM, TEXTS, Letters, check, shards, store_at
 from retort.common.errors import UserError
 from retort.teachers import fill
 from retort.teachers.shards import write_shard
-from retort.teachers.signal import token_signal, utterance_signal
 from retort.teachers.store import MANIFEST
+from retort.teachers.targets import token_targets, utterance_targets
 from retort.text.tokenizers import Piece
 
 
@@ -61,8 +61,8 @@ class TestReading:
         fill(store, Letters(), texts)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             for say in (
-                lambda read: token_signal(read, texts, pieces),
-                lambda read: utterance_signal(read, texts),
+                lambda read: token_targets(read, texts, pieces),
+                lambda read: utterance_targets(read, texts),
             ):
                 found, expected = say(store.read(texts)), say(Letters().read(texts))
                 assert found.vectors.dtype == torch.float32
@@ -71,7 +71,7 @@ class TestReading:
     def test_a_missing_text_names_itself_and_the_command(self, tmp_path: Path) -> None:
         store = store_at(tmp_path)
         fill(store, Letters(), ["ab"])
-        with pytest.raises(UserError, match=r"no 'other text'.*retort teach") as error:
+        with pytest.raises(UserError, match=r"not contain 'other text'.*retort teach") as error:
             store.read(["ab", "other text"])
         assert str(store.folder) in str(error.value)
         assert "\n" not in str(error.value)
@@ -97,7 +97,7 @@ class TestBadInput:
         assert cut.broken == [victim]
         missing = cut.missing(texts)
         assert len(missing) == 100
-        with pytest.raises(UserError, match="1 of its shards are cut short"):
+        with pytest.raises(UserError, match="1 of its shards are incomplete"):
             cut.read(missing)
         letters = Letters()
         assert fill(cut, letters, texts) == len(missing)
@@ -135,7 +135,7 @@ class TestBadInput:
         assert store.folder != other.folder
         assert len(store) == 0
         shutil.copy(shards(other)[0], store.folder)
-        with pytest.raises(UserError, match="made for another teacher, layer or tokenizer") as error:
+        with pytest.raises(UserError, match="belongs to another teacher, layer or tokenizer") as error:
             store_at(tmp_path, case="lower")
         assert "\n" not in str(error.value)
         assert shards(store)  # it is not removed

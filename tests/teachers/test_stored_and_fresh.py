@@ -14,10 +14,10 @@ from retort.teachers import (
     StoredTeacher,
     Teacher,
     fill,
-    open_fresh,
     open_teacher,
-    token_signal,
-    utterance_signal,
+    open_teacher_model,
+    token_targets,
+    utterance_targets,
 )
 from retort.text.tokenizers import Piece
 
@@ -36,7 +36,7 @@ def both(uncased: Path, tmp_path: Path) -> tuple[Teacher, Teacher]:
     disk = TeacherConfig(model=str(uncased), layers=[1, -1], case="lower", storage="disk")
     store = open_teacher(disk, stores=tmp_path)
     assert isinstance(store, StoredTeacher)
-    fill(store, open_fresh(disk), SENTENCES)
+    fill(store, open_teacher_model(disk), SENTENCES)
     return open_teacher(online), store
 
 
@@ -69,10 +69,10 @@ def objective_of(teacher: Teacher, loss: str) -> tuple[torch.Tensor, torch.Tenso
     torch.manual_seed(0)
     rows = [RowConfig(tap=tap, teacher="bert", loss=loss) for tap in ("acoustic", "utterance")]
     objective = Objective(rows, {"acoustic": 8, "utterance": 8}, {"bert": teacher.dim})
-    readings = teacher.read(SENTENCES)
+    outputs = teacher.read(SENTENCES)
     signals = {
-        ("bert", "token"): token_signal(readings, SENTENCES, pieces),
-        ("bert", "utterance"): utterance_signal(readings, SENTENCES),
+        ("bert", "token"): token_targets(outputs, SENTENCES, pieces),
+        ("bert", "utterance"): utterance_targets(outputs, SENTENCES),
     }
     taps = {
         "acoustic": Tap(values, lengths, "token"),

@@ -13,11 +13,11 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from retort.common.errors import BadUtterance, UserError
 from retort.config.schema import TeacherConfig
 from retort.teachers.cache import CachedTeacher
-from retort.teachers.factory import open_fresh
+from retort.teachers.factory import open_teacher_model
 from retort.teachers.fill_store import fill
-from retort.teachers.signal import token_signal
 from retort.teachers.store import StoredTeacher
-from retort.teachers.whisper import WhisperPosteriorTeacher, reads_audio, spoken_text
+from retort.teachers.targets import token_targets
+from retort.teachers.whisper import WhisperPosteriorTeacher, reads_audio, text_with_id
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 from tiny_whispers import tiny_tokenizer, tiny_whisper_folder
@@ -43,7 +43,7 @@ def student(size: int | None = None) -> WhisperTokenizer:
 
 def teacher(folder: Path, tokenizer: Tokenizer, topk: int = 5) -> WhisperPosteriorTeacher:
     config = TeacherConfig(kind="whisper", model=str(folder), topk=topk)
-    made = open_fresh(config, tokenizer=tokenizer, samples_of=samples_of)
+    made = open_teacher_model(config, tokenizer=tokenizer, samples_of=samples_of)
     assert isinstance(made, WhisperPosteriorTeacher)
     return made
 
@@ -51,27 +51,27 @@ def teacher(folder: Path, tokenizer: Tokenizer, topk: int = 5) -> WhisperPosteri
 def test_probabilities_are_those_of_transformers(folder: Path) -> None:
     tokenizer = student()
     made = teacher(folder, tokenizer, topk=tokenizer.size)
-    asked = [spoken_text("one", "the show"), spoken_text("two", "the show"), spoken_text("one", "a")]
-    readings = made.read(asked)
+    asked = [text_with_id("one", "the show"), text_with_id("two", "the show"), text_with_id("one", "a")]
+    outputs = made.read(asked)
     model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
-    for utterance, text, reading in (("one", "the show", readings[0]), ("two", "the show", readings[1])):
+    for utterance, text, output in (("one", "the show", outputs[0]), ("two", "the show", outputs[1])):
         features = WhisperFeatureExtractor()(samples_of(utterance, 16000), sampling_rate=16000, return_tensors="pt")
         ids = tokenizer.encode(text)
         rows = [*tokenizer.prompt, *(tokenizer.pieces_of_whisper[each] for each in ids)]
         with torch.inference_mode():
             logits = model(**features, decoder_input_ids=torch.tensor([rows])).logits[0]
         expected = logits.softmax(-1)[len(tokenizer.prompt) - 1 :]
-        assert reading.ids is not None
+        assert output.ids is not None
         for place, target in enumerate([*ids, EOS]):
-            given = dict(zip(reading.ids[place + 1].tolist(), reading.vectors[place + 1].tolist()))
+            given = dict(zip(output.ids[place + 1].tolist(), output.vectors[place + 1].tolist()))
             own = float(expected[place, tokenizer.pieces_of_whisper[target]])
             assert given[target] == pytest.approx(own, rel=1e-3, abs=1e-6)
-    assert not torch.allclose(readings[0].vectors, readings[1].vectors)
+    assert not torch.allclose(outputs[0].vectors, outputs[1].vectors)
 
 
 def test_a_smaller_vocabulary_has_what_it_knows(folder: Path) -> None:
     whole, small = student(), student(4 + 256 + 6)
-    asked = [spoken_text("one", "the shell")]
+    asked = [text_with_id("one", "the shell")]
     (all_of,), (some,) = teacher(folder, whole, whole.size).read(asked), teacher(folder, small, small.size).read(asked)
     assert all_of.ids is not None
     assert some.ids is not None
@@ -88,20 +88,20 @@ def test_characters_are_taught_where_pieces_meet(folder: Path) -> None:
 
 def test_what_cannot_be_read_is_silent(folder: Path) -> None:
     made = teacher(folder, student())
-    readings = made.read([spoken_text("long", "the"), spoken_text("missing", "the"), spoken_text("one", "s" * 90)])
-    assert all(float(reading.vectors.sum()) == 0.0 for reading in readings)
+    outputs = made.read([text_with_id("long", "the"), text_with_id("missing", "the"), text_with_id("one", "s" * 90)])
+    assert all(float(output.vectors.sum()) == 0.0 for output in outputs)
 
 
 def test_stored_readings_are_the_fresh_ones(folder: Path, tmp_path: Path) -> None:
     tokenizer = student()
     made = teacher(folder, tokenizer)
     store = StoredTeacher(tmp_path, made.identity())
-    asked = [spoken_text("one", "the show"), spoken_text("two", "the show")]
+    asked = [text_with_id("one", "the show"), text_with_id("two", "the show")]
     assert fill(store, made, asked) == 2
     assert reads_audio(store)
     assert reads_audio(CachedTeacher(made))
     pieces = [tokenizer.pieces("the show")] * 2
-    stored, fresh = (token_signal(each.read(asked), asked, pieces) for each in (store, made))
+    stored, fresh = (token_targets(each.read(asked), asked, pieces) for each in (store, made))
     assert torch.equal(stored.valid, fresh.valid)
     assert bool(stored.valid.all())
     assert (stored.vectors - fresh.vectors).abs().max() < 1e-3

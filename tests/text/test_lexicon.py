@@ -77,8 +77,8 @@ def test_written_and_read(
 def test_bad_lexicons_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "l"
     for content, what in (
-        (b"", "holds no word"),
-        (b";;; only\n\n", "holds no word"),
+        (b"", "contains no word"),
+        (b";;; only\n\n", "contains no word"),
         (b"A AH\nB\n", "line 2: 'B' has no phones"),
         (b"A # comment\n", "line 1: 'A' has no phones"),
         (b"\xff\xfe", "not UTF-8"),

@@ -121,7 +121,7 @@ def test_teacher_from_folders(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="damaged tokenizer of the teacher"):
         train_tokenizer(ENGLISH, TokenizerConfig("teacher"), teacher=tmp_path)
-    with pytest.raises(UserError, match="gives no character spans"):
+    with pytest.raises(UserError, match="has no character spans"):
         TeacherTokenizer.train(ENGLISH, cast(Any, object()))
 
 

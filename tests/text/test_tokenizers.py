@@ -170,7 +170,7 @@ def test_bpe_sizes_out_of_reach_are_told(teacher: Any) -> None:
         make("bpe", ENGLISH, teacher, size=8)
     smallest = int(str(caught.value).split()[-3])
     assert make("bpe", ENGLISH, teacher, size=smallest).size == smallest
-    with pytest.raises(UserError, match=r"without tokenizer\.size"):
+    with pytest.raises(UserError, match=r"tokenizer\.size is not set"):
         train_tokenizer(ENGLISH, TokenizerConfig(kind="bpe"))
 
 
@@ -187,7 +187,7 @@ def test_bpe_does_not_take_text_for_special_ids(teacher: Any) -> None:
 def test_size_must_be_what_was_found(kind: str, teacher: Any) -> None:
     found = make(kind, ENGLISH, teacher).size
     assert make(kind, ENGLISH, teacher, size=found).size == found
-    with pytest.raises(UserError, match=rf"tokenizer.size is 4234, but the training text gives {found}"):
+    with pytest.raises(UserError, match=rf"tokenizer.size is 4234, but the training text has {found}"):
         make(kind, ENGLISH, teacher, size=4234)
 
 

@@ -186,6 +186,6 @@ class TestStore:
         shutil.rmtree(own)
         shutil.copytree(other, own)
         before = files(own)
-        line = refused(recipe(name="third"), tmp_path, "made for another teacher, layer or tokenizer")
+        line = refused(recipe(name="third"), tmp_path, "belongs to another teacher, layer or tokenizer")
         assert "layers: " in line
         assert files(own) == before

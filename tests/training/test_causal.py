@@ -114,7 +114,7 @@ def test_an_arpa_file_is_taken_as_it_is(read: Read, tmp_path: Path) -> None:
     student = ["kind=ngram", "tokenizer.kind=student", "tokenizer.model=toy", f"ngram.arpa={arpa}"]
     taken = run(read(*student, "name=taken", "text=[]"), tmp_path / "exp")
     assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
-    assert own.said == f"{taken.said}; fixed discounts for order 1, 2, 3"
+    assert own.summary == f"{taken.summary}; fixed discounts for order 1, 2, 3"
     CharacterTokenizer.train(["xyz"]).save(tmp_path / "exp" / "strange" / "tokenizer")
     with pytest.raises(UserError, match="pieces that strange does not have"):
         run(read(*student, "name=lost", "tokenizer.model=strange"), tmp_path / "exp")

@@ -182,7 +182,7 @@ def test_a_checkpoint_cut_short_gives_way_to_the_one_before(tmp_path: Path, part
     state, passed_over = folder.restore(fresh.student, fresh.objective, fresh.optimizer)
     assert state == {"step": 5}
     assert len(passed_over) == 1
-    assert passed_over[0].startswith("step-00000009 is not whole")
+    assert passed_over[0].startswith("step-00000009 is incomplete")
     assert torch.equal(fresh.student.state_dict()["0.weight"], expected)
     assert folder.steps() == [5]
 
@@ -193,7 +193,7 @@ def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path: Path) 
     assert parts.restore(folder) is None
     parts.save(folder, 5)
     (folder.path(5) / "state.json").write_text("{")
-    with pytest.raises(UserError, match="no checkpoint is whole"):
+    with pytest.raises(UserError, match="no checkpoint is complete"):
         parts.restore(folder)
 
 

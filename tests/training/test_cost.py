@@ -46,7 +46,7 @@ def test_what_is_there_whatever_the_batch_is_exact(read_recipe: Read) -> None:
 
 def test_of_hybrid_students_nothing_is_foretold() -> None:
     recipe = load_recipe("speechocean762/hybrid_hard")
-    with pytest.raises(UserError, match="cannot be told beforehand"):
+    with pytest.raises(UserError, match="cannot be estimated"):
         measure(recipe, describe(recipe))
 
 

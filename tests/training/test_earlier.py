@@ -63,7 +63,7 @@ def test_before_it_reads(lm: Path, tmp_path: Path, read_recipe: ReadRecipe) -> N
 def test_a_recipe_of_another_model(lm: Path, tmp_path: Path, read_recipe: ReadRecipe) -> None:
     recipe = read_recipe(extra=taught(tmp_path / "elsewhere", lm))
     with pytest.raises(
-        UserError, match=r"teachers\.bert\.model is .*elsewhere, which its recipe does not make"
+        UserError, match=r"teachers\.bert\.model is .*elsewhere, which its recipe does not create"
     ):
         train_teachers(recipe, tmp_path / "exp", lambda *_: None, lambda *_: None)
 

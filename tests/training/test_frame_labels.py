@@ -37,25 +37,25 @@ def test_an_encoder_frame_is_what_its_middle_is(store: AlignmentStore, subsampli
         heard = min(place * subsampling + subsampling // 2, 71)  # the last goes on
         assert found.senones[place] == alignment.senones[heard]
         for teacher in ("senones", "phones", "letters"):
-            piece = found.laid[teacher].segments[place]
+            piece = found.inputs[teacher].segments[place]
             if phones[heard] == "SIL":
                 assert piece == -1
             elif teacher == "phones":
                 assert names[piece] == phones[heard]
             elif teacher == "senones":
-                assert found.laid[teacher].text.split()[piece] == f"S{alignment.senones[heard]}"
+                assert found.inputs[teacher].text.split()[piece] == f"S{alignment.senones[heard]}"
             else:
-                start = found.laid[teacher].pieces[piece].start
+                start = found.inputs[teacher].pieces[piece].start
                 assert "ab c"[start] == phones[heard]
 
 
 def test_texts_are_those_of_the_alignments_own_rate(store: AlignmentStore) -> None:
     """However seldom the encoder looks, the teacher reads every unit."""
     found = FrameLabels(store, READERS, 24)("u", "ab c", 72, 3)
-    assert found.laid["phones"].text == "a b c"
-    assert found.laid["senones"].text == "S3 S4 S5 S6 S7 S8 S9 S10 S11"
-    assert found.laid["letters"].text == "ab c"
-    assert [piece.id for piece in found.laid["phones"].pieces] == [4, 5, 6]
+    assert found.inputs["phones"].text == "a b c"
+    assert found.inputs["senones"].text == "S3 S4 S5 S6 S7 S8 S9 S10 S11"
+    assert found.inputs["letters"].text == "ab c"
+    assert [piece.id for piece in found.inputs["phones"].pieces] == [4, 5, 6]
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.1, 2.0])
@@ -66,7 +66,7 @@ def test_another_speed_takes_the_same_labels_stretched(store: AlignmentStore, sp
     for place in range(frames):
         heard = min(int((place + 0.5) * speed), 71)
         assert found.senones[place] == own.senones[heard]
-        assert found.laid["phones"].segments[place] == own.laid["phones"].segments[heard]
+        assert found.inputs["phones"].segments[place] == own.inputs["phones"].segments[heard]
     assert set(found.senones) == set(own.senones)
 
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from retort.common.errors import UserError
+from retort.common.tally import Tally
 from retort.config.schema import TrainingConfig
-from retort.distill.row import Tally
 from retort.engine.health import PATIENCE, Health, mean_cosine
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 CONFIG = TrainingConfig(warmup_steps=10, precision="bf16")
 
 
-def signal_of(vectors: torch.Tensor) -> Signal:
+def targets_of(vectors: torch.Tensor) -> TeacherTargets:
     """A batch of one utterance whose positions all have sources of their own."""
     count = len(vectors)
     sources = torch.stack((torch.arange(count), torch.arange(count) + 1), dim=1)
-    return Signal(vectors[None], torch.ones(1, count, dtype=torch.bool), sources[None])
+    return TeacherTargets(vectors[None], torch.ones(1, count, dtype=torch.bool), sources[None])
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_it_counts_on_after_a_resume() -> None:
 
 def test_a_teacher_whose_vectors_are_all_alike() -> None:
     torch.manual_seed(0)
-    alike = signal_of(torch.ones(6, 8) + 0.01 * torch.randn(6, 8))
-    lively = signal_of(torch.randn(6, 8))
+    alike = targets_of(torch.ones(6, 8) + 0.01 * torch.randn(6, 8))
+    lively = targets_of(torch.randn(6, 8))
     health = Health(CONFIG)
     assert health.check_teachers({("bert", "token"): lively}) == []
     (text,) = health.check_teachers({("bert", "token"): alike})
@@ -123,8 +123,8 @@ def test_the_mean_cosine_is_over_different_sources() -> None:
     vectors = torch.randn(4, 8)
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     expected = sum(float(unit[i] @ unit[j]) for i in range(4) for j in range(4) if i != j) / 12
-    assert mean_cosine(signal_of(vectors)) == pytest.approx(expected, abs=1e-5)
-    same = Signal(
+    assert mean_cosine(targets_of(vectors)) == pytest.approx(expected, abs=1e-5)
+    same = TeacherTargets(
         vectors[None, :1].expand(1, 4, 8), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[[0, 1]] * 4])
     )
     assert mean_cosine(same) == 0.0

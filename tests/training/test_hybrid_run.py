@@ -24,7 +24,7 @@ from retort.evaluation.results import add_result, read_results
 from retort.evaluation.scalar_search import Tried
 from retort.graph.pool import DecoderPool
 from retort.report.experiment import open_experiment
-from retort.report.frame_view import look_at_frames
+from retort.report.frame_view import compute_frame_view
 from retort.report.report import write_report
 from retort.students.factory import build_student
 from retort.teachers import describe_teacher, teacher_symbols
@@ -267,12 +267,12 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
     letters = sorted({phone for found in store.lexicon.values() for way in found for phone in way})
     guessed = aligned = 0
     for cut in open_cuts(held_out).cuts:
-        view, alignment = look_at_frames(recogniser, cut, store), store[cut.id]
+        view, alignment = compute_frame_view(recogniser, cut, store), store[cut.id]
         assert [word.text for word in view.words] == [word.symbol for word in alignment.words]
         assert [round(word.start / 0.03) for word in view.words] == [word.start for word in alignment.words]
         assert "".join(each.text for each in view.phones) == "".join(w.text.lower() for w in view.words)
         heard = recogniser.transcribe(held_out / "wav" / f"{cut.id}.wav").words
-        assert [(word.text, word.start, word.end) for word in heard] == [each[:3] for each in view.heard]
+        assert [(word.text, word.start, word.end) for word in heard] == [each[:3] for each in view.recognised]
         # Frame by frame, the phone of the guess is the one that the alignment has, or the span says that it is not.
         for each in view.guesses:
             assert each.text in letters
@@ -284,10 +284,10 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         aligned += sum(phone.frames for phone in alignment.phones if phone.symbol != "SIL")
         assert view.guesses == sorted(view.guesses, key=lambda each: each.start)
     assert 0.6 * aligned < guessed <= aligned
-    nothing = look_at_frames(recogniser, cut, None)
-    assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.heard)
+    nothing = compute_frame_view(recogniser, cut, None)
+    assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.recognised)
     unseen = next(iter(open_cuts(root / "train").cuts))
-    view = look_at_frames(recogniser, unseen, store)
+    view = compute_frame_view(recogniser, unseen, store)
     assert not view.words
     assert view.guesses
     assert {each.right for each in view.guesses} == {None}
@@ -305,11 +305,11 @@ def test_the_report_has_pictures_of_alignments(outcome: Outcome, root: Path, tmp
     assert f"| {frames.rate:.2%} | {frames.frames:,} | 8 |" in part
     assert part.count("*Picture: ") == 2
     assert "Weights and fires" not in text
-    assert "fires no tokens" not in text
+    assert "does not fire tokens" not in text
     assert not [line for line in report.missing if "alignment" in line]
     page = report.html.read_text()
     assert ">recognised</text>" in page
-    assert "frames whose first guess is the aligned senone" in page
+    assert "frame accuracy, validation" in page
 
 
 def test_a_report_without_alignments_says_so(
@@ -317,7 +317,7 @@ def test_a_report_without_alignments_says_so(
 ) -> None:
     monkeypatch.setattr("retort.report.model_sections.open_aligned", lambda *_: None)
     report = write_report([outcome.folder], tmp_path, lambda *_: None, root / "exp")
-    assert any("no alignment of its test data is here" in line for line in report.missing)
+    assert any("there is no alignment of its test data" in line for line in report.missing)
     assert ">recognised</text>" in report.html.read_text()
 
 
@@ -355,7 +355,7 @@ def test_teachers_are_told_on_texts_that_nobody_learns(
         found = describe_teacher(config, teacher_symbols(config), sorted(set(texts)), tree=tree)
         piece = "piece" if unit == "text" else unit
         assert (
-            f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, first guess right" in line
+            f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, top-1 accuracy" in line
         )
         assert f"its 5 first hold {found.mass:.1%}" in line
         assert line.endswith(f"({found.units:,} {piece}s of 8 validation texts)")
@@ -422,7 +422,7 @@ def test_its_teachers_are_asked_by_training_alone(recipe: Recipe, root: Path) ->
         ("hybrid.lm=''", "hybrid.lm is empty"),
         ("hybrid.lexicon=[]", "hybrid.lexicon is empty"),
         ("hybrid.lm={root}/subwords.yaml", "n-gram model over words"),
-        ("teachers.phones.unit=senone", "it is over phone"),
+        ("teachers.phones.unit=senone", "is over phone"),
     ],
 )
 def test_what_does_not_go_is_one_line(outcome: Outcome, root: Path, override: str, reason: str) -> None:

@@ -123,10 +123,10 @@ def test_what_cannot_be_pronounced_is_left_out_and_told(read: Read, tmp_path: Pa
         file.write("one ten\n")
     outcome = run(recipe, tmp_path / "exp")
     total = sum(len(lines(tmp_path / f"{name}.txt")) for name in ("large", "small", "held_out"))
-    assert outcome.said.endswith(
-        f"; 3 of {total} sentences left out for words without a pronunciation (nine, ten)"
+    assert outcome.summary.endswith(
+        f"; 3 of {total} sentences have words without a pronunciation (nine, ten)"
     )
-    assert run(recipe, tmp_path / "exp").said == outcome.said, "it is told by a run that goes on, too"
+    assert run(recipe, tmp_path / "exp").summary == outcome.summary, "it is told by a run that goes on, too"
     text = open_text(recipe, outcome.folder)
     assert text.units is not None
     assert text.units.left_out.words == {"nine": 2, "ten": 2}
@@ -141,7 +141,7 @@ def test_what_cannot_be_pronounced_is_left_out_and_told(read: Read, tmp_path: Pa
 def test_what_is_told_of_many_words_is_short() -> None:
     assert str(LeftOut(0, 9, {})) == ""
     told = str(LeftOut(1234, 56789, {"a": 9, "b": 8, "c": 7, "d": 1}))
-    assert told == "1,234 of 56,789 sentences left out for words without a pronunciation (a, b, c, ...)"
+    assert told == "1,234 of 56,789 sentences have words without a pronunciation (a, b, c, ...)"
 
 
 def test_lexicons_and_rules_for_words_that_are_new(
@@ -234,7 +234,7 @@ def test_no_word_with_a_pronunciation_is_one_line(read: Read, tmp_path: Path) ->
         run(recipe, tmp_path / "exp")
     assert "\n" not in str(caught.value)
     (tmp_path / "held_out.txt").write_text("nine\n")
-    with pytest.raises(UserError, match="held_out has no text that can be pronounced"):
+    with pytest.raises(UserError, match="every text of held_out lacks a pronunciation"):
         run(read(), tmp_path / "exp")
 
 

@@ -99,12 +99,12 @@ class TestOutput:
     def test_a_token_that_is_no_piece_is_one_line(self, bert: Path, read_recipe: ReadRecipe) -> None:
         recipe = read_recipe(*with_plm(bert))
         student = build_student(recipe.student, 6, recipe.features.bins)
-        with pytest.raises(UserError, match=r"no piece 'x', which is a token of the student"):
+        with pytest.raises(UserError, match=r"token 'x' is not one of its pieces"):
             start_from_plm(student, recipe, CharacterTokenizer("ax"))
 
     def test_another_width_is_one_line(self, bert: Path, read_recipe: ReadRecipe) -> None:
         recipe = read_recipe(*with_plm(bert), "student.decoder.output_dim=24", name="wide")
-        with pytest.raises(UserError, match=r"output_dim is 24, this model's is 32.*output_dim: 32"):
+        with pytest.raises(UserError, match=r"output_dim is 24, but 32 in this model.*output_dim: 32"):
             check_plm(recipe)
 
     def test_a_step_equals_the_whole(self) -> None:
@@ -175,7 +175,7 @@ class TestLayers:
     @pytest.mark.parametrize(
         ("options", "reason"),
         [
-            (["student.decoder.dim=16"], r"decoder.dim is 16, this model's is 32.*dim: 32"),
+            (["student.decoder.dim=16"], r"decoder.dim is 16, but 32 in this model.*dim: 32"),
             (["student.decoder.heads=4"], "heads is 4"),
             (["student.decoder.feedforward=32"], "feedforward is 32"),
             (["student.decoder.init_layers=[4]"], r"no layer 4: it has 3.*from 1 to 3"),
@@ -192,5 +192,5 @@ class TestLayers:
 
     def test_a_model_of_another_kind(self, read_recipe: ReadRecipe, tmp_path: Path) -> None:
         gpt = causal_gpt(tmp_path / "gpt", ["one"])
-        with pytest.raises(UserError, match=r"GPT2Model has no layers of BERT's kind"):
+        with pytest.raises(UserError, match=r"GPT2Model has no BERT layers"):
             check_plm(read_recipe(f"student.decoder.init={gpt}", name="x"))

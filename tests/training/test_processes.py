@@ -21,7 +21,7 @@ from retort.config.loading import load_recipe
 from retort.config.schema import Recipe
 from retort.distill.losses import contrastive
 from retort.engine.loop import process_seed
-from retort.engine.processes import lost_processes_told
+from retort.engine.processes import report_lost_processes
 from retort.lm.config import load_lm_recipe
 from retort.lm_training.run import train_lm
 from retort.nn.collectives import sum_over_processes
@@ -140,7 +140,7 @@ def lose_the_other(process: int) -> dict[str, str]:
     """What one process says when the other has gone without a word."""
     if process == 1:
         os._exit(0)
-    with pytest.raises(UserError) as told, lost_processes_told():
+    with pytest.raises(UserError) as told, report_lost_processes():
         sum_over_processes(torch.ones(1))
     return {"told": str(told.value)}
 
@@ -263,7 +263,7 @@ def test_a_run_of_two_lists_what_neither_could_use(pair: Pair, manifest: Path) -
 def test_only_bad_utterances_end_the_run_of_both(pair: Pair) -> None:
     errors = {each["error"] for each in pair["z"]}
     assert len(errors) == 1
-    assert "no training utterance can be used; the first of 24 is" in errors.pop()
+    assert "no training utterance is usable; the first of 24 is" in errors.pop()
 
 
 def test_a_language_model_of_two_is_that_of_one_with_both_their_batches(pair: Pair) -> None:
@@ -289,12 +289,12 @@ def test_statistics_need_two_frames_wherever_they_are(pair: Pair) -> None:
 def test_who_has_lost_the_other_says_so_in_one_line(pair: Pair) -> None:
     told = torch.load(pair.folder / "lost.0.pt", weights_only=True)["told"]
     assert told.startswith("process 0 of 2 has lost another one, which ended or cannot be reached (")
-    assert told.endswith("). Run the same command again: it goes on from the last checkpoint")
+    assert told.endswith("). Run the same command again to resume from the last checkpoint")
     assert "\n" not in told
 
 
 @pytest.mark.parametrize("error", [RuntimeError("gloo"), RuntimeError("shape"), KeyError("gloo")])
 def test_of_a_single_process_nothing_is_lost(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, lost_processes_told():
+    with pytest.raises(type(error)) as raised, report_lost_processes():
         raise error
     assert raised.value is error

@@ -155,13 +155,13 @@ class TestBadUtterances:
         ("train-002", "no audio file"),
         ("train-003", "silence"),
         ("train-004", "NaN"),
-        ("train-005", "8000 Hz, its manifest says"),
+        ("train-005", "8000 Hz, its manifest has"),
         ("train-006", "too short"),
         ("train-007", "transcript is empty"),
         ("train-008", "160 tokens do not fit"),
         ("train-009", "0.05 s are not within"),
         ("train-010", "transcript is empty"),
-        ("train-012", "its id stands on an earlier line too"),
+        ("train-012", "its id also occurs on an earlier line"),
         ("train.jsonl:17", "not valid JSON"),
         ("train.jsonl:18", "not a MonoCut"),
     )
@@ -209,7 +209,7 @@ class TestBadUtterances:
             f"data.train=[{data / 'train.jsonl'}]", f"data.validation=[{data / 'validation'}]",
             "batches.maximum_seconds=0.12", "features.storage=online",
         )  # fmt: skip
-        with pytest.raises(UserError, match="no training utterance can be used"):
+        with pytest.raises(UserError, match="no training utterance is usable"):
             trained(recipe, tmp_path / "exp")
 
     @pytest.mark.parametrize("storage", ["disk", "online"])
@@ -232,7 +232,7 @@ class TestBadUtterances:
         recipe = read_recipe(f"data.train=[{corpus / 'train'},{other}]")
         found = rejected(trained(recipe, tmp_path / "exp").folder)
         assert found.keys() == {f"train-{index:03d}" for index in range(5)}
-        assert all("its id stands in an earlier part" in reason for reason in found.values())
+        assert all("its id also occurs in an earlier part" in reason for reason in found.values())
 
     def test_a_clean_run_lists_nothing(self, finished: Outcome) -> None:
         assert finished.rejected == []

@@ -98,7 +98,7 @@ def test_a_store_gives_the_same_losses_and_teach_fills_it(
     (done,) = teach(recipe, tmp_path, silent, silent)
     assert (done.read, len(done.store)) == (0, len(training_texts(recipe)))
     fresh = read_recipe(extra=soft("causal_lm", piece_lm), name="fresh")
-    with pytest.raises(UserError, match=r"no student yet.*retort train"):
+    with pytest.raises(UserError, match=r"not exist yet.*retort train"):
         teach(fresh, tmp_path, silent, silent)
 
 

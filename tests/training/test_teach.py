@@ -16,7 +16,7 @@ from retort.config.schema import Recipe
 from retort.corpora.open_cuts import open_cuts
 from retort.engine.log import read_metrics
 from retort.teachers import Estimate, MaskedLMTeacher, StoredTeacher, open_store, open_teacher
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 from retort.training.run import train
 from retort.training.teach import complete_stores, normalised_texts, store_root, teach, training_texts
 
@@ -50,7 +50,7 @@ def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     read = MaskedLMTeacher.read
 
-    def counted(teacher: MaskedLMTeacher, texts: list[str]) -> list[Reading]:
+    def counted(teacher: MaskedLMTeacher, texts: list[str]) -> list[TeacherOutput]:
         asked.extend(texts)
         return read(teacher, texts)
 
@@ -160,7 +160,7 @@ def test_the_verb_under_torchrun(
     teacher = MaskedLMTeacher(recipe.teachers["bert"])
     store: StoredTeacher = open_store(teacher, store_root(tmp_path / "exp"))
     assert store.missing(training_texts(recipe)) == []
-    assert done.stdout.count("texts to read, about") == 1
+    assert done.stdout.count("texts to compute, about") == 1
     assert str(store.folder.relative_to(tmp_path)) in done.stdout
     assert "set teachers.bert.storage: disk" in done.stdout
 

@@ -16,7 +16,7 @@ from retort.teachers import CachedTeacher, StoredTeacher, TeacherDescription
 from retort.text.tokenizers import WordTokenizer
 from retort.training import teacher_notes as module
 from retort.training.frames import FrameReader
-from retort.training.teacher_notes import teacher_notes, told
+from retort.training.teacher_notes import describe_line, teacher_notes
 from tiny_alignments import PHONES, senone_symbols
 
 TREE = SenoneTree.monophone(PHONES, 3)
@@ -92,8 +92,8 @@ def test_a_line_each(tmp_path: Path, measured: list[Any]) -> None:
         ("text", ["a", "b c"], None),
     ]
     assert found[0] == (
-        "teacher s: perplexity 12.3, entropy 2.72 nats, first guess right 34.6%, its 10 first hold 87.6%, "
-        "2.0% missing, nothing said of 5 more, entropy by HMM state 3.00, 1.25, 0.50 (1,234 senones of 2 "
+        "teacher s: perplexity 12.3, entropy 2.72 nats, top-1 accuracy 34.6%, mass of the top 10 87.6%, "
+        "2.0% missing, no prediction for 5 more, entropy by HMM state 3.00, 1.25, 0.50 (1,234 senones of 2 "
         "validation texts)"
     )
     assert found[1].startswith("teacher p: perplexity 12.3")
@@ -103,8 +103,8 @@ def test_a_line_each(tmp_path: Path, measured: list[Any]) -> None:
 
 def test_whole_probabilities_are_not_worth_a_word() -> None:
     plain = TeacherDescription(10, 0, 1.0, 2.0, 0.5, 0.99999, 0.9)
-    assert told(plain, TeacherConfig(model="x", unit="phone", topk=2), 4) == (
-        "perplexity 2, entropy 1.00 nats, first guess right 50.0%, its 2 first hold 90.0% (10 phones of 4 "
+    assert describe_line(plain, TeacherConfig(model="x", unit="phone", topk=2), 4) == (
+        "perplexity 2, entropy 1.00 nats, top-1 accuracy 50.0%, mass of the top 2 90.0% (10 phones of 4 "
         "validation texts)"
     )
 

@@ -160,7 +160,7 @@ def test_weights_that_are_not_finite_are_neither_evaluated_nor_kept(
 def test_only_bad_utterances_end_the_run(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
     trainer = trainer_of(read_recipe(), tmp_path, cuts)
     trainer.dataset.tokenizer = CharacterTokenizer(["z"])
-    with pytest.raises(UserError, match="no training utterance can be used; the first of 24 is") as error:
+    with pytest.raises(UserError, match="no training utterance is usable; the first of 24 is") as error:
         trainer.run(silent)
     assert "outside the vocabulary" in str(error.value)
 
@@ -285,7 +285,7 @@ class TestResumed:
         assert state["health"]["since_gain"] > 0
         self.train(recipe, tmp_path / "broken")
         expected = self.metrics(tmp_path / "whole" / "tiny")
-        warned = [line["step"] for line in expected if "stood at" in line.get("warning", "")]
+        warned = [line["step"] for line in expected if "not improved" in line.get("warning", "")]
         assert len(warned) == 1
         assert warned[0] > stop[0]
         assert self.metrics(tmp_path / "broken" / "tiny") == expected

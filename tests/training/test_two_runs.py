@@ -127,7 +127,7 @@ class TestLock:
     def test_a_stage_that_needs_itself(self, tmp_path: Path) -> None:
         with (
             alone_in(tmp_path / "a"),
-            pytest.raises(UserError, match="needs itself"),
+            pytest.raises(UserError, match="depends on its own"),
             alone_in(tmp_path / "a"),
         ):
             pass

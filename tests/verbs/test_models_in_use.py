@@ -143,7 +143,7 @@ class TestRelease:
 
     def test_mistakes(self, retort: Retort, experiment: Path, tmp_path: Path) -> None:
         is_one_line(retort("release", "exp/nowhere", "models/x", *self.TERMS), "exp/nowhere")
-        is_one_line(retort("release", experiment, experiment, *self.TERMS), "other things than a release")
+        is_one_line(retort("release", experiment, experiment, *self.TERMS), "other files than a release")
         is_one_line(
             retort("release", experiment, "x", "--licence", "MIT", "--language", "English"), "English"
         )

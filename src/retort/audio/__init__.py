@@ -1,1 +1,1 @@
-"""Reading sound and making features of it; knows nothing of text."""
+"""Reading of audio and computation of features."""

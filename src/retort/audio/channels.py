@@ -1,4 +1,4 @@
-"""Which channels of a recording make its single channel."""
+"""Selection of the channels of a recording that are averaged."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 
 CANCELLING = -0.75
-"""Correlation of two channels below which their mean cancels what they hold."""
+"""Correlation of two channels below which their mean cancels the signal."""
 _MOST = 32
 
 
 def choose_channels(blocks: Iterable[np.ndarray], channels: int) -> list[int]:
-    """The channels whose mean keeps what the recording holds, in ascending order.
+    """The channels whose mean preserves the signal, in ascending order.
 
-    All of them, but for those that are a louder channel in opposite phase (a balanced line recorded as stereo, a
+    All channels except those that are in opposite phase to a louder channel (a balanced line recorded as stereo, a
     microphone with swapped wires): the mean with them would cancel the speech.
 
     Args:
@@ -32,8 +32,8 @@ def choose_channels(blocks: Iterable[np.ndarray], channels: int) -> list[int]:
         covariance = products / max(count, 1) - np.outer(total, total) / max(count, 1) ** 2
         power = np.diag(covariance)
         correlation = covariance / np.sqrt(np.outer(power, power))
-        kept: list[int] = []
+        chosen: list[int] = []
         for channel in np.argsort(-power, kind="stable"):
-            if not (correlation[channel, kept] < CANCELLING).any():
-                kept.append(int(channel))
-    return sorted(kept)
+            if not (correlation[channel, chosen] < CANCELLING).any():
+                chosen.append(int(channel))
+    return sorted(chosen)

@@ -18,13 +18,13 @@ class Extent(NamedTuple):
     """Where a file in such a format ends by its header."""
 
     end: int | None
-    """The byte behind it; None where the header does not know."""
+    """End of the file; None if the header does not state it."""
     missing: str = ""
-    """What is stated and not there ("its header states ..."), or empty."""
+    """Description of missing data ("its header states ..."), or empty."""
     head: bytes = b""
-    """What libsndfile reads instead of the header, where it does not accept it."""
+    """Replacement of a header that libsndfile does not accept."""
     begin: int = 0
-    """Where the bytes behind the header begin, if there is a `head`."""
+    """Position after the header, if there is a `head`."""
 
 
 Order: TypeAlias = Literal["little", "big"]
@@ -68,10 +68,10 @@ def _following(content: Bytes, start: int, end: int | None) -> int | None:
 
 
 def _rest(content: Bytes, end: int) -> int:
-    """Bytes behind the end that are neither tags nor zeros; a few are no audio."""
-    behind = skip_tags(content, end)
-    size = len(content) - behind
-    if size < _FEW or not bytes(content[behind : behind + _FEW]).strip(b"\0"):
+    """Number of bytes after the end that are neither tags nor zeros; a few are ignored."""
+    after = skip_tags(content, end)
+    size = len(content) - after
+    if size < _FEW or not bytes(content[after : after + _FEW]).strip(b"\0"):
         return 0
     return size
 
@@ -94,7 +94,7 @@ def _chunked(content: Bytes, start: int, order: Order, data: bytes) -> Extent:
             samples = True
             there = len(content) - position - 8
             if length == 0 and there and not _chunk_fits(content, position + 8, order):
-                # A recorder that was stopped; libsndfile takes it for empty.
+                # An interrupted recording; libsndfile considers it empty.
                 head = bytes(content[start : position + 4]) + there.to_bytes(4, order)
                 return Extent(None, "", head, position + 8)
             if _unknown(length):

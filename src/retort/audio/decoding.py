@@ -1,4 +1,4 @@
-"""Decoders of audio files: blocks of all channels at the file's own sampling rate."""
+"""Decoders of audio files: blocks of all channels at the file's sampling rate."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 LOWEST_RATE, HIGHEST_RATE = 4000, 384_000
-"""Hz. Below it too little of speech is left; outside, a header is most often damaged."""
+"""Limits of the sampling rate in Hz; other values are usually due to damaged headers."""
 BLOCK = 1 << 18
 """Samples of all channels together that are decoded at once."""
 
 _EXACT = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _FAR, _RUN_UP = 120, 10
-"""Seconds: to go further than the first, the decoder begins so much before."""
+"""Seconds before a seek position from which the decoder starts."""
 
 
 class AudioInfo(NamedTuple):
@@ -43,12 +43,12 @@ class AudioInfo(NamedTuple):
 
 
 class Source(Protocol):
-    """An audio file that a decoder has opened.
+    """An audio file opened by a decoder.
 
     Attributes:
-        info: what is in it, counted where its header cannot be trusted.
-        warning: a sentence without a full stop about what is missing in it (it ends early), or empty. Complete when
-            `blocks` was read to its end.
+        info: rate, length and channels; the length is counted if its header is not reliable.
+        warning: a sentence without a full stop about missing data (truncated file), or empty. Complete after
+            `blocks` was read to the end.
     """
 
     info: AudioInfo
@@ -57,10 +57,10 @@ class Source(Protocol):
     def blocks(self, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Samples `[first, last)`, to the end by default, as `(n, channels)` float32, full scale 1.
 
-        Can be called again. May give less than `last` where the file ends before it.
+        Can be called again. May return fewer samples if the file ends before `last`.
 
         Raises:
-            BadUtterance: the file is damaged where it is read.
+            BadUtterance: the file is damaged in this range.
         """
         ...
 
@@ -69,7 +69,7 @@ def open_source(path: str | Path) -> Source:
     """Open an audio file.
 
     Raises:
-        BadUtterance: no such file, not audio that can be read, no samples, or a sampling rate out of bounds.
+        BadUtterance: the file does not exist, is not readable audio, has no samples, or a sampling rate out of bounds.
     """
     from retort.audio.media import MediaSource, media_format, spare_format
 
@@ -84,7 +84,7 @@ def open_source(path: str | Path) -> Source:
         except soundfile.SoundFileError:
             format = spare_format(head)
             if format is not None and find_spec("av") is not None:
-                with suppress(BadUtterance):  # libsndfile's reason is told
+                with suppress(BadUtterance):  # libsndfile's error is raised instead
                     return checked(MediaSource(path, format, copy), path)
             raise
 
@@ -97,7 +97,7 @@ def _head(path: Path, copy: BinaryIO | None) -> bytes:
 
 
 def checked(source: Source, path: Path) -> Source:
-    """The source, if what its header says is within bounds."""
+    """Return the source if the values in its header are within bounds."""
     rate = source.info.sampling_rate
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         bound = f"below {LOWEST_RATE} Hz" if rate < LOWEST_RATE else f"above {HIGHEST_RATE} Hz"
@@ -105,16 +105,16 @@ def checked(source: Source, path: Path) -> Source:
             f"its sampling rate is {rate} Hz, {bound}", where=path, remedy="Check how it was written"
         )
     if not source.info.samples:
-        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
+        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or remove it")
     return source
 
 
 class SoundFileSource:
-    """What libsndfile reads, part by part (see :mod:`retort.audio.layout`).
+    """A file read by libsndfile, part by part (see :mod:`retort.audio.layout`).
 
     Args:
-        path: of the file, or its name in errors.
-        copy: of what a pipe held; None where `path` is a file.
+        path: path of the file, or its name in errors.
+        copy: content of a pipe; None if `path` is a file.
     """
 
     def __init__(self, path: Path, copy: BinaryIO | None = None) -> None:
@@ -126,7 +126,7 @@ class SoundFileSource:
         if any(each[::2] != first[::2] for each in found):
             kinds = sorted({f"{each.sampling_rate} Hz, {each.channels} channels" for each in found})
             raise BadUtterance(
-                f"holds streams of different kinds in a row ({'; '.join(kinds)})",
+                f"contains consecutive streams of different kinds ({'; '.join(kinds)})",
                 where=path,
                 remedy=convert(path),
             )
@@ -148,7 +148,7 @@ class SoundFileSource:
                     for block in _read(file, position - begin, stop - begin, self.info.channels):
                         position += len(block)
                         yield block
-                if position < stop:  # no header is right for certain
+                if position < stop:  # headers may be wrong
                     self._note(
                         f"ends early, at {position / self.info.sampling_rate:.2f} s (samples are missing)"
                     )
@@ -156,7 +156,7 @@ class SoundFileSource:
 
     def _info(self, stream: BinaryIO, part: Part) -> AudioInfo:
         with self._opened(stream, part) as file:
-            # A stream that does not state its length, or one whose header states more than is there.
+            # A stream without a length, or one whose header states more than it has.
             if file.frames >= 1 << 48 or (part.cut and file.subtype not in _EXACT):
                 samples = sum(map(len, _read(file, 0, None, file.channels)))
             else:
@@ -174,7 +174,7 @@ class SoundFileSource:
             if part.cut:
                 self._note(f"ends early, at {end / self.info.sampling_rate:.2f} s ({part.cut})")
             if part.rest:
-                self._note(f"{part.rest} bytes behind the samples that its header states are not read")
+                self._note(f"{part.rest} bytes after the samples in its header are ignored")
 
     @contextmanager
     def _stream(self) -> Iterator[BinaryIO]:
@@ -204,7 +204,7 @@ def _read(file: soundfile.SoundFile, first: int, last: int | None, channels: int
 
 
 class _SequentialFile(soundfile.SoundFile):
-    """A file that is read straight on: soundfile seeks after every read, which changes what lossy decoders give."""
+    """A file that is read sequentially: soundfile seeks after every read, which changes the output of lossy decoders."""
 
     def seekable(self) -> bool:
         """False."""
@@ -212,9 +212,9 @@ class _SequentialFile(soundfile.SoundFile):
 
 
 def _approach(file: soundfile.SoundFile, first: int) -> int:
-    """Go to the sample `first` or before it; how many samples are still to be read until there.
+    """Seek to the sample `first` or before it; return the number of samples until there.
 
-    Compressed streams are exact only when they are decoded from the start or from some time before: frames depend
+    Compressed streams are exact only if decoding starts some time before, because frames depend
     on earlier ones.
     """
     if not first or not soundfile.SoundFile.seekable(file):
@@ -232,7 +232,7 @@ def _approach(file: soundfile.SoundFile, first: int) -> int:
 def _parts(path: Path, stream: BinaryIO, is_copy: bool) -> tuple[Part, ...]:
     status = os.fstat(stream.fileno())
     if not status.st_size:
-        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
+        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or remove it")
     try:
         if is_copy:
             return _look(stream)
@@ -243,7 +243,7 @@ def _parts(path: Path, stream: BinaryIO, is_copy: bool) -> tuple[Part, ...]:
 
 @lru_cache(maxsize=1 << 14)
 def _known(path: Path, size: int, changed: int) -> tuple[Part, ...]:
-    """Many cuts may come from one file."""
+    """Cached parts, because many cuts may be from one file."""
     with path.open("rb") as stream:
         return _look(stream)
 
@@ -254,7 +254,7 @@ def _look(stream: BinaryIO) -> tuple[Part, ...]:
 
 
 class View(io.RawIOBase):
-    """A part of a file as a file of its own."""
+    """A part of a file as a file object."""
 
     def __init__(self, stream: BinaryIO, part: Part) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class View(io.RawIOBase):
 
 
 def copied(path: Path) -> BinaryIO:
-    """A pipe cannot be read twice, nor from its end: a copy on disk, which vanishes when it is closed."""
+    """Copy a pipe, which cannot be read twice, to a temporary file that is deleted when closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     with path.open("rb") as pipe:
         shutil.copyfileobj(pipe, copy, 1 << 20)
@@ -304,14 +304,14 @@ def copied(path: Path) -> BinaryIO:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside with a file becomes one line about it."""
+    """Convert any error of reading a file to one line."""
     if path.is_dir():
-        raise BadUtterance("a folder, not an audio file", where=path, remedy="Give the files in it")
+        raise BadUtterance("a folder, not an audio file", where=path, remedy="Pass the files in it")
     if not path.exists():
         raise BadUtterance("no such file", where=path, remedy="Check the path")
     if path.is_file() and not path.stat().st_size:
         raise BadUtterance(
-            "the file is empty (0 bytes)", where=path, remedy="Replace the file or leave it out"
+            "the file is empty (0 bytes)", where=path, remedy="Replace the file or remove it"
         )
     try:
         yield
@@ -324,5 +324,5 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def convert(path: Path) -> str:
-    """The remedy that always works."""
+    """The remedy for all formats."""
     return "Convert it: " + shlex.join(["ffmpeg", "-i", os.fspath(path), f"{path}.flac"])

@@ -1,7 +1,7 @@
-"""Speech detection by energy: what stands out from the background noise around it, band by band.
+"""Speech detection by energy relative to the surrounding background noise in each band.
 
-The background of a frame is the least power of its band within some seconds before it and within as many after it,
-whichever is more, so neither a loud noise nor a long silence elsewhere in the recording changes the decision, and a
+The background of a frame is the minimum power of its band within some seconds before it and after it,
+whichever is larger, so that loud noise or long silence elsewhere in the recording has no effect, and a
 step of the background (a fan that is switched on) is not speech. Minimum statistics after Martin (2001).
 """
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 HOP = 0.01
-"""Seconds from one decision to the next."""
+"""Seconds between decisions."""
 WINDOW = 0.025
-"""Seconds of one power spectrum."""
+"""Window of a power spectrum in seconds."""
 BACKGROUND = 5.0
-"""Seconds on either side of a frame in which the background noise is looked for."""
+"""Seconds on either side of a frame for the estimation of background noise."""
 MUTED = 1e-10
-"""Mean square under which a frame holds nothing at all: zeros that an editor or a muted microphone wrote."""
+"""Mean square below which a frame is digital silence, such as from an editor or a muted microphone."""
 ONSET = 6.0
 """Decibels above the background at which speech begins ..."""
 OFFSET = 3.8
-"""... and under which it ends."""
+"""... and below which it ends."""
 _EDGES = (150, 300, 500, 800, 1200, 1800, 2600, 4000, 7000)
 _SMOOTHING = 5
 _FLOOR_SMOOTHING = 11
@@ -42,8 +42,8 @@ class EnergyDetector:
 
     Attributes:
         hop: samples from one score to the next.
-        chunk: samples that :meth:`accept` takes at once; the last chunk of a recording may be shorter.
-        onset, offset: scores at which speech begins and under which it ends.
+        chunk: samples of a call of :meth:`accept`; the last chunk of a recording may be shorter.
+        onset, offset: scores at which speech begins and below which it ends.
     """
 
     onset, offset = ONSET, OFFSET
@@ -63,7 +63,7 @@ class EnergyDetector:
         self._started = False
 
     def accept(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores that are certain after the next `chunk` samples `(N,)`; they follow each other without a gap."""
+        """Final scores after the next `chunk` samples `(N,)`, consecutive over calls."""
         wave = np.concatenate([self._tail, samples])
         if not self._started:
             wave = np.concatenate([np.zeros((self._size - self.hop) // 2, np.float32), wave])
@@ -93,7 +93,7 @@ class EnergyDetector:
     def _in_sections(
         self, powers: NDArray[np.float64], muted: NDArray[np.bool_]
     ) -> list[NDArray[np.float32]]:
-        """Half a second of nothing ends a section: what is before it is no background of what is after it."""
+        """Half a second of digital silence ends a section, because it separates backgrounds."""
         scores: list[NDArray[np.float32]] = []
         start = 0
         edges = [*(np.flatnonzero(np.diff(muted)) + 1), len(muted)]
@@ -120,7 +120,7 @@ class EnergyDetector:
 
 
 class _Section:
-    """Scores of consecutive frames with a background that is theirs alone; `(n, bands)` powers arrive in turn."""
+    """Scores of consecutive frames with their own background; `(n, bands)` powers arrive in order."""
 
     def __init__(self, bands: int) -> None:
         self._powers = np.zeros((0, bands))
@@ -140,11 +140,11 @@ class _Section:
         return self._scores(len(self._powers) - reach, whole=False) if len(self._powers) > reach else _EMPTY
 
     def finish(self) -> NDArray[np.float32]:
-        """Scores of all the rest."""
+        """Scores of the remaining frames."""
         return self._scores(len(self._powers), whole=True)
 
     def _scores(self, end: int, whole: bool) -> NDArray[np.float32]:
-        """Of the frames from `_done` to `end` (indices of the powers that are still held)."""
+        """Scores of the frames from `_done` to `end` (indices of the stored powers)."""
         if end <= self._done:
             return _EMPTY
         reach = round(BACKGROUND / HOP)

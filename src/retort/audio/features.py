@@ -1,4 +1,4 @@
-"""From samples to what the recipe calls features, and their normalisation over the utterance."""
+"""Feature extraction according to the recipe, and normalisation over the utterance."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]]
     "parakeet": ParakeetFeatures,
     "w2v_bert": W2vBertFeatures,
 }
-"""By `features.kind`: `samples (N,)` float32 in [-1, 1] to `(T, bins)` float32 every 10 ms, before CMVN."""
+"""Extractors by `features.kind`: `samples (N,)` float32 in [-1, 1] to `(T, bins)` float32 every 10 ms, before CMVN."""
 
 
 def normalised(features: Tensor, config: FeatureConfig) -> Tensor:
-    """`(T, bins)` after CMVN, or as they are where the recipe wants none; T may be 0."""
+    """`(T, bins)` after CMVN, or unchanged without CMVN; T may be 0."""
     if not config.cmvn or len(features) == 0:
         return features
     return normalise_wave(features) if config.kind == "wave" else normalise_features(features)

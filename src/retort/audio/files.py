@@ -1,4 +1,4 @@
-"""Audio files of any rate and channel count, read in blocks as one channel at the rate that is asked for."""
+"""Audio files of any rate and channel count, read in blocks as one channel at the requested rate."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Channel: TypeAlias = int | Literal["mix"]
 """A channel, counted from 0, or the mean of all channels (see :func:`retort.audio.channels.choose_channels`)."""
 
 SILENCE = 1e-4
-"""A wave with a smaller amplitude (full scale is 1) holds nothing: about three steps of 16 bit."""
+"""A wave with a smaller amplitude (full scale is 1) is considered silent: about three steps of 16 bit."""
 LARGEST = 2.0**32
-"""Samples beyond it come from a broken write; files of 32-bit integers stored as floats lie below."""
+"""Samples beyond it come from a broken write; files of 32-bit integers stored as floats are below."""
 LOUD = 64.0
 """Full scale is 1: a peak beyond it is a wave of integers stored as floats, or a broken sample."""
 SPIKE_SECONDS = 0.005
 """A peak beyond `LOUD` with less than this at a thousandth of its level or more is a broken sample."""
 MAXIMUM_HOURS = 24.0
-"""Longest recording that is read unless the caller raises the limit."""
+"""Default limit of the length of a recording."""
 
 _GROWTH = 1 << 24
 
@@ -45,10 +45,10 @@ log = logging.getLogger(__name__)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Rate, length and channels of a file; the length is counted where its header cannot be trusted.
+    """Rate, length and channels of a file; the length is counted if its header is not reliable.
 
     Raises:
-        BadUtterance: no such file, not audio that can be read, no samples, a sampling rate out of bounds.
+        BadUtterance: the file does not exist, is not readable audio, has no samples, or a sampling rate out of bounds.
     """
     return open_source(path).info
 
@@ -65,15 +65,15 @@ def open_audio(
     """Open a file to read it in blocks.
 
     Args:
-        sampling_rate: of the blocks, Hz; None is that of the file.
+        sampling_rate: sampling rate of the blocks in Hz; None for that of the file.
         channel: a channel of the file, counted from 0, or "mix".
-        first: sample of the file (at its own rate) that the blocks begin with.
-        last: sample of the file before which they end; None is the end of the file.
-        maximum_hours: a longer file is refused.
+        first: first sample (at the rate of the file).
+        last: sample before which the blocks end; None for the end of the file.
+        maximum_hours: limit of the length.
 
     Raises:
-        BadUtterance: no such file, not audio that can be read, no samples, a sampling rate out of bounds, longer than
-            `maximum_hours`, or without that channel.
+        BadUtterance: the file does not exist, is not readable audio, has no samples or a sampling rate out of bounds,
+            exceeds `maximum_hours`, or lacks the channel.
     """
     return AudioReader(path, sampling_rate, channel, first, last, maximum_hours)
 
@@ -115,15 +115,15 @@ class AudioReader:
 
     @property
     def warning(self) -> str:
-        """What is missing in the file, as a sentence without a full stop ("ends early, ..."), or nothing.
+        """Description of missing data without a full stop ("ends early, ..."), or an empty text.
 
-        For some formats it is known only after :meth:`blocks` came to its end.
+        For some formats it is known only after the end of :meth:`blocks`.
         """
         return self._source.warning
 
     @property
     def samples(self) -> int:
-        """Length of all blocks together as the file's header has it."""
+        """Total length of all blocks according to the file's header."""
         length = min(self._last or self.info.samples, self.info.samples) - self._first
         return max(0, -(-length * self.sampling_rate // self.info.sampling_rate))
 
@@ -149,7 +149,7 @@ class AudioReader:
         """All blocks as one, `(N,)` float32."""
         samples = np.empty(
             min(self.samples, _GROWTH), np.float32
-        )  # the header may claim far more than there is
+        )  # the header may state far more samples than there are
         size = 0
         for block in self.blocks():
             if size + len(block) > len(samples):
@@ -193,10 +193,10 @@ def read_audio(
 ) -> np.ndarray:
     """Read a file as one channel at `sampling_rate` (Hz); arguments as of :func:`open_audio`.
 
-    A file that ends early is read up to there, and a warning is logged.
+    A truncated file is read to its end, and a warning is logged.
 
     Returns:
-        `(N,)` float32, full scale is 1. What it holds is not judged: see :func:`check_wave`.
+        `(N,)` float32, full scale is 1. Its content is not checked, see :func:`check_wave`.
 
     Raises:
         BadUtterance: as :func:`open_audio`, or the file is damaged.
@@ -205,18 +205,18 @@ def read_audio(
     samples = reader.read()
     log_warning(reader)
     if not samples.size:
-        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or leave it out")
+        raise BadUtterance("no samples in it", where=path, remedy="Replace the file or remove it")
     return samples
 
 
 def log_warning(reader: AudioReader) -> None:
-    """Log what is missing in a file that was read to its end, if anything is."""
+    """Log missing data of a file that was read to its end."""
     if reader.warning:
         log.warning("%s: %s", reader.path, reader.warning)
 
 
 def check_wave(samples: np.ndarray, where: str | Path, sampling_rate: int = 16000) -> None:
-    """Refuse a wave `(N,)` that cannot hold speech; see :class:`WaveCheck`.
+    """Raise an error for a wave `(N,)` that cannot contain speech; see :class:`WaveCheck`.
 
     Raises:
         BadUtterance: as :meth:`WaveCheck.finish`.
@@ -229,17 +229,17 @@ def check_wave(samples: np.ndarray, where: str | Path, sampling_rate: int = 1600
 
 
 class WaveCheck:
-    """Finds waves that cannot hold speech, block by block."""
+    """Detects waves that cannot contain speech, block by block."""
 
     def __init__(self, sampling_rate: int = 16000) -> None:
         self.sampling_rate = sampling_rate
         self.samples = 0
         self.bad = 0
         self._low, self._high = np.inf, -np.inf
-        self._levels = np.zeros(256, np.int64)  # how many samples have which binary exponent
+        self._levels = np.zeros(256, np.int64)  # number of samples by binary exponent
 
     def add(self, block: np.ndarray) -> None:
-        """Take note of `(n,)` float32."""
+        """Add samples `(n,)` float32."""
         if not len(block):
             return
         self.samples += len(block)
@@ -259,19 +259,19 @@ class WaveCheck:
 
     @property
     def damaged(self) -> bool:
-        """Whether there are values that are not finite, or beyond `LARGEST`: features cannot be made of them."""
+        """Whether there are values that are not finite, or beyond `LARGEST`, so that features cannot be computed."""
         return self.bad > 0 or self._peak > LARGEST
 
     def finish(self, where: str | Path) -> None:
-        """Judge what was added.
+        """Check the added samples.
 
         Raises:
-            BadUtterance: empty, NaN or infinite values, values beyond `LARGEST`, single samples far beyond all
-                others, or silent (see `SILENCE`; a constant offset is silence).
+            BadUtterance: the wave is empty or has NaN or infinite values, values beyond `LARGEST`, single samples far
+                beyond all others, or is silent (see `SILENCE`; a constant offset is silence).
         """
-        again = "Write the file again or leave it out"
+        again = "Write the file again or remove it"
         if not self.samples:
-            raise BadUtterance("no samples in it", where=where, remedy="Replace the file or leave it out")
+            raise BadUtterance("no samples in it", where=where, remedy="Replace the file or remove it")
         if self.bad:
             raise BadUtterance(
                 f"{self.bad} of {self.samples} samples are NaN or infinite", where=where, remedy=again
@@ -286,4 +286,4 @@ class WaveCheck:
                 remedy=again,
             )
         if (self._high - self._low) / 2 < SILENCE:
-            raise BadUtterance("nothing but silence", where=where, remedy="Record it again or leave it out")
+            raise BadUtterance("nothing but silence", where=where, remedy="Record it again or remove it")

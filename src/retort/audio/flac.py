@@ -1,6 +1,6 @@
-"""FLAC: files in a row, streams without a length, and files that end early.
+"""FLAC: concatenated files, streams without a length, and truncated files.
 
-The last frame tells how many samples there are; the header may not.
+The number of samples is determined from the last frame, because the header may not state it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _WINDOW = 1 << 16
 _SEARCHED = 1 << 22
-"""Bytes at the end of a stream in which its last frame is looked for; frames are much shorter."""
+"""Bytes at the end of a stream in which its last frame is searched; frames are much shorter."""
 _SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608} | {code: 1 << code for code in range(8, 16)}
 
 
@@ -41,7 +41,7 @@ def find_parts(content: Bytes, start: int) -> list[Part]:
 
 
 def _audio(content: Bytes, start: int) -> int:
-    """Where the frames begin: behind the blocks of metadata."""
+    """Start of the frames, after the metadata blocks."""
     position, last = start + 4, False
     while not last and position + 4 <= len(content):
         last = bool(content[position] & 0x80)
@@ -70,10 +70,10 @@ def _part(content: Bytes, start: int, audio: int, end: int) -> Part:
 
 
 def _samples(content: Bytes, audio: int, end: int, block: int) -> tuple[int | None, bool]:
-    """How many samples the complete frames hold, None if that cannot be seen; and whether the last one is complete.
+    """Number of samples in complete frames, None if unknown; and whether the last frame is complete.
 
-    A frame is found by its header's checksum of 8 bits, which random bytes may have. It is sure that a frame begins
-    where the checksum of the frame before it ends.
+    A frame is found by its header's 8-bit checksum, which random bytes may match. The start of a frame is certain
+    if the checksum of the previous frame ends there.
     """
     kind = bytes(content[audio : audio + 4])
     ends = _ends(content, audio, end)
@@ -99,7 +99,7 @@ def _samples(content: Bytes, audio: int, end: int, block: int) -> tuple[int | No
 
 
 def _ends(content: Bytes, audio: int, end: int) -> list[int]:
-    """Where the last frame may end: at the end, before tags, before zeros."""
+    """Possible ends of the last frame: at the end, before tags, before zeros."""
     ends = [end]
     tail = bytes(content[max(audio, end - _WINDOW) : end])
     begin = end - len(tail)
@@ -112,7 +112,7 @@ def _ends(content: Bytes, audio: int, end: int) -> list[int]:
 
 
 def _checksums(content: Bytes, start: int, ends: list[int]) -> dict[int, int]:
-    """The checksum of 16 bits of the bytes from `start` to each end; 0 where a frame ends."""
+    """16-bit checksum of the bytes from `start` to each end; 0 at the end of a frame."""
     states, value, position = {}, 0, start
     for end in sorted(ends):
         value = _checksum(bytes(content[position:end]), 16, 0x8005, value)

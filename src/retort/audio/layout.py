@@ -1,7 +1,7 @@
-"""What an audio file holds besides what libsndfile reads of it: several streams in a row, lengths that are wrong.
+"""The structure of audio files beyond what libsndfile reads: consecutive streams, wrong lengths.
 
-libsndfile stops where the first header says. A file is therefore divided into parts, each of which libsndfile
-reads completely as a file of its own.
+libsndfile stops at the end according to the first header. A file is therefore divided into parts, each of which it
+reads completely as a separate file.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ Bytes: TypeAlias = "bytes | mmap.mmap"
 
 
 class Part(NamedTuple):
-    """A range of bytes that is read as a file of its own."""
+    """A range of bytes that is read as a separate file."""
 
     start: int
     end: int
     head: bytes = b""
-    """Put before the range; a header whose length was wrong or missing."""
+    """Header in front of the range, in place of one with a wrong or missing length."""
     cut: str = ""
-    """Why the part ends early ("its header states 51360 samples"), or empty."""
+    """Reason of a truncated part ("its header states 51360 samples"), or empty."""
     rest: int = 0
-    """Bytes behind its end by its own header that are not read."""
+    """Number of bytes after its end that are not read."""
 
 
 class Unreadable(Exception):
-    """The file holds something that is not read; says what, in a few words."""
+    """The file has content that cannot be read, with a description."""
 
 
 def find_parts(content: Bytes) -> list[Part]:
-    """The parts of a file in order; one from the first to the last byte for formats that are not known here.
+    """The parts of a file in order; a single part for other formats.
 
     Raises:
-        Unreadable: it holds more than can be decoded.
+        Unreadable: it contains more than can be decoded.
     """
     from retort.audio import chunks, flac, mp3, ogg
 
@@ -56,7 +56,7 @@ def find_parts(content: Bytes) -> list[Part]:
 
 
 def skip_id3(content: Bytes, start: int) -> int:
-    """The byte behind the ID3v2 tag that begins at `start`."""
+    """The position after the ID3v2 tag that begins at `start`."""
     head = bytes(content[start : start + 10])
     if len(head) < 10:
         return len(content)
@@ -70,7 +70,7 @@ _TAG = re.compile(rb"TAG|ID3|APETAGEX|LYRICSBEGIN")
 
 
 def skip_tags(content: Bytes, start: int) -> int:
-    """The byte behind the tags (ID3v1, ID3v2, APE, Lyrics3) that begin at `start`."""
+    """The position after the tags (ID3v1, ID3v2, APE, Lyrics3) that begin at `start`."""
     while match := _TAG.match(content, start):
         tag = match.group()
         if tag == b"TAG":

@@ -21,9 +21,9 @@ _ONCE = {
     "amr": re.compile(rb"#!AMR(-WB)?\n"),
     "asf": re.compile(rb"0&\xb2u\x8ef\xcf\x11"),
 }
-"""What a file begins with, and a second file behind it."""
+"""Signatures at the start of a file, also of a second one after it."""
 _SLACK = 0.5
-"""Seconds by which a header's length may differ from what is decoded."""
+"""Maximum difference in seconds between a header's length and the decoded length."""
 _ESTIMATED = ("aac", "amr")
 """Formats that do not state their length."""
 
@@ -31,7 +31,7 @@ _ESTIMATED = ("aac", "amr")
 def media_format(head: bytes) -> str | None:
     """FFmpeg's name for the format of a file that begins with these bytes (a few hundred), or None.
 
-    FFmpeg is never asked to guess: some of its formats are lists of other files and addresses.
+    FFmpeg's own detection is not used, because some of its formats are lists of other files and addresses.
     """
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mov"
@@ -46,20 +46,20 @@ def media_format(head: bytes) -> str | None:
 
 
 def spare_format(head: bytes) -> str | None:
-    """FFmpeg's name for a format of which libsndfile reads some encodings only."""
+    """FFmpeg's name for a format of which libsndfile reads only some encodings."""
     magics = {b"RIFF": "wav", b"caff": "caf", b"OggS": "ogg", b"FORM": "aiff"}
     return magics.get(head[:4])
 
 
 class MediaSource:
-    """What PyAV reads of a file; see :class:`retort.audio.decoding.Source`.
+    """A file read by PyAV; see :class:`retort.audio.decoding.Source`.
 
     Args:
-        format: FFmpeg's name of it.
-        copy: of what a pipe held; None where `path` is a file.
+        format: FFmpeg's name of the format.
+        copy: content of a pipe; None if `path` is a file.
 
     Raises:
-        BadUtterance: PyAV is not installed, or the file is none of that format, is damaged or without audio.
+        BadUtterance: PyAV is not installed, or the file has another format, is damaged or has no audio.
     """
 
     def __init__(self, path: Path, format: str, copy: BinaryIO | None = None) -> None:
@@ -89,7 +89,7 @@ class MediaSource:
                     return
 
     def _count(self) -> tuple[AudioInfo, list[str]]:
-        """Rate, length and channels, from all of it; and what is missing."""
+        """Rate, length and channels by decoding the file; and descriptions of missing data."""
         notes: list[str] = []
         samples, channels = 0, 0
         for block in self._decode(notes):
@@ -97,7 +97,7 @@ class MediaSource:
         return AudioInfo(self._rate, samples, channels), notes
 
     def _decode(self, notes: list[str]) -> Iterator[np.ndarray]:
-        """Blocks `(n, channels)` float32; what is wrong is added to `notes`."""
+        """Blocks `(n, channels)` float32; problems are added to `notes`."""
         av = _import(self.path)
         stream = self._copy if self._copy is not None else self.path.open("rb")
         try:
@@ -118,9 +118,9 @@ class MediaSource:
     def _frames(self, av: Any, container: Any, cut: str, notes: list[str]) -> Iterator[np.ndarray]:
         streams = container.streams.audio
         if not streams:
-            raise BadUtterance("holds no audio", where=self.path, remedy="Replace the file or leave it out")
+            raise BadUtterance("contains no audio", where=self.path, remedy="Replace the file or remove it")
         if len(streams) > 1:
-            notes.append(f"holds {len(streams)} audio tracks, of which the first is read")
+            notes.append(f"contains {len(streams)} audio tracks, only the first is read")
         resampler, self._rate, samples = None, 0, 0
         for packet in container.demux(streams[0]):
             if packet.is_corrupt:
@@ -182,7 +182,7 @@ def _import(path: Path) -> Any:
 
 
 def _refuse_several(path: Path, stream: BinaryIO, format: str) -> None:
-    """FFmpeg reads the first of several files in a row and drops the others."""
+    """Refuse concatenated files, of which FFmpeg would read only the first."""
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if format == "mov":
             several = _boxes(content).count(b"moov") > 1
@@ -190,12 +190,12 @@ def _refuse_several(path: Path, stream: BinaryIO, format: str) -> None:
             several = format in _ONCE and _ONCE[format].search(content, 8) is not None
     if several:
         raise BadUtterance(
-            "holds several files in a row", where=path, remedy="Divide it, or convert each by itself"
+            "contains several concatenated files", where=path, remedy="Divide it, or convert each by itself"
         )
 
 
 def _shorter_than_stated(stream: BinaryIO, format: str) -> str:
-    """Why a Matroska file ends early: its one segment is longer than the file. Empty where it does not."""
+    """Why a Matroska file ends early: its one segment is longer than the file. Empty if it does not."""
     if format != "matroska":
         return ""
     head = os.pread(stream.fileno(), 4096, 0)
@@ -210,7 +210,7 @@ def _shorter_than_stated(stream: BinaryIO, format: str) -> str:
 
 
 def _vint(head: bytes, start: int) -> tuple[int, int]:
-    """A number of Matroska: where it ends, and its value."""
+    """A variable-length integer of Matroska: its end and value."""
     length = 9 - head[start].bit_length() if start < len(head) and head[start] else 1
     value = int.from_bytes(head[start : start + length], "big")
     return start + length, value & (1 << 7 * length) - 1

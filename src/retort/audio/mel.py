@@ -1,4 +1,4 @@
-"""Log-mel features normalised over the utterance, as `transformers` makes them for w2v-BERT 2.0 and Parakeet."""
+"""Log-mel features normalised over the utterance, as in `transformers` for w2v-BERT 2.0 and Parakeet."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from retort.config.schema import FeatureConfig
 
 _SHORTEST = 2
-"""Frames, of which there is a variance."""
+"""Minimum number of frames for a variance."""
 
 
 class ParakeetFeatures:
-    """Those of ParakeetFeatureExtractor (NVIDIA NeMo's log-mel), zero mean and unit variance of every bin included."""
+    """Features of ParakeetFeatureExtractor (NVIDIA NeMo's log-mel), zero mean and unit variance of every bin included."""
 
     def __init__(self, config: FeatureConfig) -> None:
         from transformers import ParakeetFeatureExtractor
@@ -37,7 +37,7 @@ class ParakeetFeatures:
 
 
 class W2vBertFeatures:
-    """Those of SeamlessM4TFeatureExtractor (Kaldi's filter banks from the first sample on), before two are joined to one;
+    """Features of SeamlessM4TFeatureExtractor (Kaldi's filter banks from the first sample on), before stacking;
     zero mean and unit variance of every bin included.
     """
 

@@ -1,7 +1,7 @@
-"""MPEG audio (MP3, MP2, MP1): frames counted one by one.
+"""MPEG audio (MP3, MP2, MP1): lengths by counting frames.
 
-A decoder takes the length from the Xing, Info or VBRI header in the first frame. Where that is missing (a stream that
-was saved) the length is a guess from the bit rate; where files were concatenated it is that of the first.
+A decoder takes the length from the Xing, Info or VBRI header in the first frame. If it is missing (a recorded
+stream) the length is estimated from the bit rate; for concatenated files it is that of the first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RATES = {
 _RATES[2, 1] = _RATES[2, 2]
 _HERTZ = (44100, 48000, 32000)
 _NEAR = 4096
-"""Bytes in which a frame is looked for at the start of a file; behind the first frame it is looked for to the end."""
+"""Bytes at the start of a file in which the first frame is searched; later ones are searched to the end."""
 
 
 class _Frame(NamedTuple):
@@ -47,13 +47,13 @@ class _Frame(NamedTuple):
 
 
 def is_frame(content: Bytes, start: int) -> bool:
-    """Whether a frame begins there and another behind it."""
+    """Whether a frame begins there and is followed by another one."""
     frame = _frame(content, start)
     return frame is not None and _follows(content, start, frame)
 
 
 def find_parts(content: Bytes) -> list[Part]:
-    """The streams of an MPEG file, each with a header that states its frames; one part where it finds none."""
+    """The streams of an MPEG file, each with a header that states its frames; one part if none is found."""
     parts: list[Part] = []
     start = _next_stream(content, skip_tags(content, 0), _NEAR)
     while start is not None:
@@ -91,16 +91,16 @@ def _follows(content: Bytes, start: int, frame: _Frame) -> bool:
         return content.find(bytes(content[start : start + 2]), start + 4, start + 4096) > 0
     if end >= len(content) or skip_tags(content, end) > end:
         return True
-    behind = _frame(content, end)
-    return behind is not None and behind.stream == frame.stream
+    after = _frame(content, end)
+    return after is not None and after.stream == frame.stream
 
 
 def _next_stream(content: Bytes, start: int, within: int | None = None) -> int | None:
-    """Where the next frame begins that another one follows."""
+    """Start of the next frame that is followed by another one."""
     limit = len(content) if within is None else min(len(content), start + within)
     while (start := content.find(b"\xff", start, limit)) >= 0:
         frame = _frame(content, start)
-        # A last frame alone, or four random bytes at the end of a file, are not a stream.
+        # A single last frame, or four random bytes at the end of a file, are not a stream.
         if frame is not None and 0 < frame.size < len(content) - start and _follows(content, start, frame):
             return start
         start += 1
@@ -108,7 +108,7 @@ def _next_stream(content: Bytes, start: int, within: int | None = None) -> int |
 
 
 def _stream(content: Bytes, start: int, first: _Frame) -> tuple[Part | None, int]:
-    """The frames from `start` to the next header of a stream, to what is no frame, or to the end."""
+    """The frames from `start` to the next header of a stream, to the end of frames, or to the end of the file."""
     tag = _Tag.read(content, start, first)
     begin = position = start if tag is None else start + first.size
     frames, cut = 0, False
@@ -135,11 +135,11 @@ def _stream(content: Bytes, start: int, first: _Frame) -> tuple[Part | None, int
 
 
 class _Tag(NamedTuple):
-    """A frame that holds no sound but the length of the stream."""
+    """A frame without audio that states the length of the stream."""
 
     frames: int | None
     lame: bytes
-    """How many samples to leave out at the start and the end, and more; 36 bytes or none."""
+    """Number of samples to omit at the start and end, and other values; 36 bytes or none."""
 
     @classmethod
     def read(cls, content: Bytes, start: int, frame: _Frame) -> _Tag | None:
@@ -167,7 +167,7 @@ class _Tag(NamedTuple):
 
 
 def _header(head: bytes, frames: int, tag: _Tag | None) -> bytes:
-    """A frame that states the number of the frames behind it; empty for layers that have no such header."""
+    """A frame that states the number of the following frames; empty for layers without such a header."""
     version, layer, mono = head[1] >> 3 & 3, head[1] >> 1 & 3, head[3] >> 6 == 3
     if layer != 1:
         return b""

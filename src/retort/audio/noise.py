@@ -1,4 +1,4 @@
-"""Synthetic sounds without speech: what a recogniser must give no words for."""
+"""Synthetic sounds without speech, for which a recogniser must output nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Wave = NDArray[np.float64]
 
 LEAST, MOST = 1.0, 12.0
-"""Seconds of a clip."""
+"""Duration of a clip in seconds."""
 
 
 class Clip(NamedTuple):
@@ -22,9 +22,9 @@ class Clip(NamedTuple):
 
 
 def noise_clips(count: int, sampling_rate: int, seed: int = 0) -> Iterator[Clip]:
-    """`count` clips of all kinds in turn, each from a generator of its own: the same seed gives the same clips.
+    """`count` clips of all kinds in turn, each with its own generator: the same seed gives the same clips.
 
-    Levels differ by 40 dB; a microphone's white noise lies under all clips.
+    Levels differ by 40 dB; a microphone's white noise is added to all clips.
     """
     kinds = list(KINDS)
     for number in range(count):
@@ -43,7 +43,7 @@ def _white(size: int, rate: int, draw: Generator) -> Wave:
 
 
 def _coloured(size: int, rate: int, draw: Generator) -> Wave:
-    """Power falls with the frequency by 3 to 7 dB an octave: pink to brown."""
+    """Power falls with the frequency by 3 to 7 dB per octave: pink to brown."""
     frequencies = np.fft.rfftfreq(size, 1 / rate)
     spectrum = np.fft.rfft(draw.standard_normal(size)) / np.maximum(frequencies, 40.0) ** draw.uniform(
         0.5, 1.2
@@ -59,7 +59,7 @@ def _changing(size: int, rate: int, draw: Generator) -> Wave:
 
 
 def _hum(size: int, rate: int, draw: Generator) -> Wave:
-    """Of the mains, with its harmonics."""
+    """Mains hum with harmonics."""
     times = np.arange(size) / rate
     base = draw.choice([50.0, 60.0])
     return np.sum(
@@ -72,7 +72,7 @@ def _hum(size: int, rate: int, draw: Generator) -> Wave:
 
 
 def _chords(size: int, rate: int, draw: Generator) -> Wave:
-    """Three or four notes at once, with harmonics, that are struck and fade."""
+    """Three or four notes at once, with harmonics, struck and fading."""
     wave = np.zeros(size)
     start = 0
     while start < size:

@@ -1,4 +1,4 @@
-"""Ogg: streams in a row (chained files, radio that was saved), and streams without their end."""
+"""Ogg: concatenated streams (chained files, recorded radio), and truncated streams."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_parts(content: Bytes) -> list[Part]:
 
 
 def _page(content: Bytes, start: int) -> _Page | None:
-    """The complete page that begins at `start` or, where the file is damaged there, behind it."""
+    """The complete page that begins at `start` or, if the file is damaged there, after it."""
     while (start := content.find(b"OggS", start)) >= 0:
         head = bytes(content[start : start + 27])
         if len(head) < 27:

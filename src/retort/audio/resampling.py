@@ -1,4 +1,4 @@
-"""Resampling of whole waves and of waves that arrive in blocks."""
+"""Resampling of complete waves and of streams of blocks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 class Resampler:
-    """The same samples as :func:`resample` of the whole wave, from blocks of any lengths.
+    """Computes the same samples as :func:`resample` of the complete wave from blocks of any lengths.
 
-    It keeps as many samples as the filter is long, whatever the length of the wave.
+    It stores only as many samples as the length of the filter.
 
     Args:
         rate: of the blocks, Hz.
@@ -49,14 +49,14 @@ class Resampler:
         self._next = self._delay  # index of the next output, counted with the delay
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        """The samples that can be computed once `block (n,)` float32 is there, `(m,)` float32."""
+        """The output samples `(m,)` float32 that can be computed after `block (n,)` float32."""
         self._seen += len(block)
         if self.up == self.down:
             return block
         return self._filtered(block, (self._seen * self.up - 1) // self.down + 1)
 
     def finish(self) -> np.ndarray:
-        """The rest of the samples, `(m,)` float32; call it once after the last block."""
+        """The remaining samples, `(m,)` float32; call it once after the last block."""
         if self.up == self.down or not self._seen:
             return np.zeros(0, np.float32)
         end = self._delay + -(-self._seen * self.up // self.down)

@@ -1,4 +1,4 @@
-"""What Python users pass as audio: paths, and arrays of any type and shape, made one form or refused by type and shape."""
+"""Conversion of audio arguments of the Python interface: paths, and arrays of any type and shape."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from retort.common.errors import BadUtterance
 from retort.common.files import check_local
 
 INTEGERS = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
-"""Types of integers that hold samples, and full scale of each."""
-_REMEDY = "Give a path, or one channel of shape (N,) at the recogniser's sampling_rate: floats in [-1, 1], or int16 or int32"
+"""Integer types of samples, and the full scale of each."""
+_REMEDY = "Use a path, or one channel of shape (N,) at the recogniser's sampling_rate: floats in [-1, 1], or int16 or int32"
 
 
 def as_path(audio: object) -> str | None:
@@ -35,11 +35,11 @@ def as_wave(samples: object, where: str) -> np.ndarray:
 
     Args:
         samples: `(N,)`, `(N, 1)` or `(1, N)`: a NumPy array, a PyTorch tensor on any device, a list of floats, or
-            whatever NumPy makes an array of. Floats of any size, uint8 (128 is silence), int8, int16 or int32.
+            anything that NumPy converts to an array. Floats of any size, uint8 (128 is silence), int8, int16 or int32.
         where: what the samples are called in errors.
 
     Raises:
-        BadUtterance: another type, or another shape; both are named.
+        BadUtterance: the type or shape is not supported.
     """
     array = _as_array(samples, where)
     shape = array.shape
@@ -51,7 +51,7 @@ def as_wave(samples: object, where: str) -> np.ndarray:
             f"the samples have shape {shape}{channels} and type {array.dtype}", where=where, remedy=_REMEDY
         )
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which is refused later
+        with np.errstate(over="ignore"):  # overflows become infinite, which is rejected later
             wave = array.astype(np.float32)
     elif array.dtype == np.uint8:
         wave = (array.astype(np.float32) - np.float32(128)) / np.float32(128)

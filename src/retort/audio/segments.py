@@ -1,4 +1,4 @@
-"""A recording in segments that a recogniser can take: silence left out, long speech cut at pauses."""
+"""Segmentation of a recording for a recogniser: silence is removed, long speech is cut at pauses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from retort.audio.speech import Detector, Range, SpeechRanges, chunks, frame_levels, refined
 
 LONGEST = 30.0
-"""Seconds of a segment."""
+"""Default maximum length of a segment in seconds."""
 PAUSE = 0.2
 """Seconds without speech that are a pause, at which a long segment may be cut."""
 LONG_PAUSE = 1.5
-"""Seconds without speech that are left out ..."""
+"""Seconds without speech that are removed ..."""
 MARGIN = 0.3
-"""... but for this much at either end, so that no weak consonant is lost."""
+"""... except for this margin at either end, which preserves weak consonants."""
 UNJUDGED = 1.5
-"""Seconds: a shorter recording in which no speech stands out is kept, for it has no background to stand out from ..."""
+"""Seconds: a shorter recording without detected speech is kept, because its background cannot be estimated ..."""
 STEADY = 3.0
-"""... unless its level stays within so many decibels, as that of noise does."""
+"""... unless its level varies by fewer decibels, as for noise."""
 _TAIL = 0.5
 _HOP = 0.01
 _SMOOTHING = 5
@@ -30,12 +30,12 @@ _SMOOTHING = 5
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording that is recognised by itself.
+    """A part of a recording that is recognised separately.
 
     Attributes:
-        start: sample of the recording with which it begins.
+        start: first sample in the recording.
         samples: `(N,)` float32.
-        speech: where in the recording it has speech; ascending, within the segment.
+        speech: ranges of speech in the recording; ascending, within the segment.
     """
 
     start: int
@@ -44,7 +44,7 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """Sample of the recording before which it ends."""
+        """Sample of the recording after the segment."""
         return self.start + len(self.samples)
 
 
@@ -56,23 +56,23 @@ def segments(
     *,
     keep_silence: bool = False,
 ) -> Iterator[Segment]:
-    """Segments of at most `longest` seconds, ascending and without overlap, while the recording is being read.
+    """Segments of at most `longest` seconds, ascending and without overlap, computed while the recording is read.
 
-    - Silence at the ends and within, of `LONG_PAUSE` or more, is left out but for `MARGIN` at either side of the
-      speech; so is what is too short for speech, or a bang. A recording without speech has no segment.
-    - Where there is speech for longer, a segment ends in the longest pause (`PAUSE` or more) of the second half of
-      what it may hold, or else in the latest pause of the first half, or, where there is none, at the quietest
+    - Silence at the ends and within, of `LONG_PAUSE` or more, is removed except for `MARGIN` at either side of the
+      speech; so are bangs and sounds too short for speech. A recording without speech has no segment.
+    - Longer speech is cut in the longest pause (`PAUSE` or more) of the second half of
+      the maximum length, or else in the latest pause of the first half, or, if there is none, at the quietest
       moment of the second half.
 
-    The segments do not depend on how the recording is divided into blocks. Some 40 seconds more than `longest` are held
-    at most.
+    The segments do not depend on how the recording is divided into blocks. At most about 40 seconds more than `longest`
+    are in memory.
 
     Args:
         blocks: `(n,)` float32 each, finite, of one channel.
         sampling_rate: Hz.
-        detector: one that has seen nothing yet.
+        detector: a new detector.
         longest: seconds, 1 or more.
-        keep_silence: leave nothing out; the segments are the whole recording.
+        keep_silence: remove nothing; the segments cover the recording.
 
     Raises:
         ValueError: `longest` below 1 s.
@@ -97,7 +97,7 @@ class _Held:
         self._samples = np.concatenate([self._samples, samples])
 
     def drop(self, before: int) -> None:
-        """Forget samples; the copy is made seldom."""
+        """Discard samples; copies are rare."""
         if before - self.start > len(self._samples) // 2:
             self._samples = self._samples[before - self.start :].copy()
             self.start = before
@@ -116,7 +116,7 @@ class _Segmenter:
         self.ranges = SpeechRanges(detector, rate, self._refined)
         self.speech: list[Range] = []
         self.done = 0
-        """Samples that are in a segment, or left out."""
+        """Number of samples that are in a segment, or removed."""
 
     def run(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Segment]:
         for chunk in chunks(blocks, self.detector.chunk):
@@ -132,7 +132,7 @@ class _Segmenter:
         yield from self._finish()
 
     def _may_be_speech(self) -> bool:
-        """Of a whole recording in which nothing stands out."""
+        """Whether a complete recording without detected speech may be speech."""
         if not 0 < self.held.end < UNJUDGED * self.rate:
             return False
         samples = self.held.get(0, self.held.end)
@@ -150,7 +150,7 @@ class _Segmenter:
         return [*self.speech, begun]
 
     def _advance(self) -> Iterator[Segment]:
-        """The segments that can no longer change."""
+        """The segments that are final."""
         while True:
             speech, known = self._so_far(), self.ranges.known
             stretch = self._stretch(speech)
@@ -171,7 +171,7 @@ class _Segmenter:
                 return
 
     def _finish(self) -> Iterator[Segment]:
-        """All the rest, the recording having ended."""
+        """The remaining segments at the end of the recording."""
         length = self.held.end
         while self.speech or (self.keep and self.done < length):
             stretch = self._stretch(self.speech)
@@ -193,19 +193,19 @@ class _Segmenter:
         return self.done if self.keep else max(self.done, stretch[0].start - self.margin)
 
     def _cut(self, start: int, end: int, done: int, speech: list[Range]) -> Segment:
-        """The segment from `start` to `end`; what of the speech lies after `done` is for the next."""
+        """The segment from `start` to `end`; speech after `done` belongs to the next one."""
         self.done = done
         inside = [Range(max(one.start, start), min(one.end, end)) for one in speech if one.start < done]
         self.speech = [Range(max(one.start, done), one.end) for one in self.speech if one.end > done]
         return Segment(start, self.held.get(start, end).copy(), inside)
 
     def _cut_within(self, start: int, end: int | None, speech: list[Range], stretch: list[Range]) -> Segment:
-        """The first segment of a stretch that is too long; `end` is None while it goes on."""
+        """The first segment of a stretch that is too long; `end` is None while it continues."""
         limit = start + self.most
         if end is not None:
             limit = min(
                 limit, end - int(_TAIL * self.rate)
-            )  # a last segment of a few frames is worth nothing
+            )  # avoids a last segment of a few frames
         cut = self._best_pause(stretch, start, limit)
         if cut is None:
             cut = self._quietest(start + (limit - start) // 2, limit)

@@ -46,7 +46,7 @@ class SileroDetector:
         self._cell = np.zeros((1, 1, 128), np.float32)
 
     def accept(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of the next `chunk` samples `(N,)`; of the last, shorter chunk with zeros behind it."""
+        """Scores of the next `chunk` samples `(N,)`; a shorter last chunk is padded with zeros."""
         frames = -(-len(samples) // _FRAME)
         wave = np.zeros(_CONTEXT + frames * _FRAME, np.float32)
         wave[:_CONTEXT] = self._context
@@ -58,7 +58,7 @@ class SileroDetector:
         return np.asarray(scores, dtype=np.float32).reshape(-1)
 
     def finish(self) -> NDArray[np.float32]:
-        """Nothing is left."""
+        """There are no further scores."""
         return np.zeros(0, np.float32)
 
 

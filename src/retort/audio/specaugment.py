@@ -1,7 +1,7 @@
-"""SpecAugment: bands of frequency and stretches of time are hidden (Park et al. 2019, section 2).
+"""SpecAugment: bands of frequency and ranges of time are masked (Park et al. 2019, section 2).
 
-lhotse's transform draws from global state and works on a batch; here an utterance's masks depend on its own
-generator alone, so that a run which was killed and resumed sees the same masks.
+lhotse's transform uses global random state and works on a batch; here an utterance's masks depend only on its own
+generator, so that a resumed run has the same masks.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def mask_hidden(
 ) -> Tensor:
     """Mask stored encoder frames `(T', dim)` as :func:`spec_augment` masks features; returns a copy.
 
-    The recipe's widths are converted: of `bins` feature bins to as large a share of the channels, of feature frames to
+    The recipe's widths are converted: of `bins` feature bins to the same fraction of the channels, of feature frames to
     frames of the encoder layer. Masked places take each channel's mean over the utterance.
 
     Args:
         bins: of a feature frame.
-        subsampling: feature frames in one of `hidden`.
+        subsampling: feature frames per frame of `hidden`.
     """
     masked = hidden.clone()
     frames, dim = hidden.shape

@@ -1,4 +1,4 @@
-"""Where a recording has speech: scores of a detector made into ranges, while the recording is still being read."""
+"""Streaming conversion of a detector's scores to ranges of speech."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = 0.1
 SHORTEST = 0.1
 """Seconds of a range of speech; a shorter one is a click."""
 CERTAIN = 1.0
-"""Seconds of a range that is no click and no bang, however it looks."""
+"""Seconds from which a range is never considered a click or bang."""
 WEAKEST = 30.0
 """Decibels below the level of a range of speech under which its edges are background."""
 _HOP = 0.01
@@ -31,9 +31,9 @@ _SECOND_RISE = 4.0
 
 
 class Detector(Protocol):
-    """Gives a score for every `hop` samples of a recording, possibly some seconds late.
+    """Returns a score for every `hop` samples of a recording, possibly with a delay of some seconds.
 
-    Chunks are always of `chunk` samples but for the last, so that the scores do not depend on how a recording is read.
+    All chunks except the last have `chunk` samples, so that the scores do not depend on how a recording is read.
     """
 
     hop: int
@@ -63,7 +63,7 @@ def open_detector(kind: str, sampling_rate: int) -> Detector:
         "energy": EnergyDetector, "silero": SileroDetector, "none": EnergyDetector
     }  # fmt: skip
     if kind not in makers:
-        raise UserError(f"speech detection is '{kind}'", remedy=f"Choose one of {', '.join(makers)}")
+        raise UserError(f"unknown speech detection '{kind}'", remedy=f"Choose one of {', '.join(makers)}")
     return makers[kind](sampling_rate)
 
 
@@ -85,16 +85,16 @@ def chunks(blocks: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray
 
 
 class SpeechRanges:
-    """Ranges of speech from scores that arrive in turn.
+    """Ranges of speech from a stream of scores.
 
     Args:
-        detector: whose scores they are.
+        detector: detector of the scores.
         sampling_rate: Hz.
-        refine: what of a range is speech after all, judged by its samples; None where nothing is.
+        refine: trims a range by its samples; returns None if it is not speech.
 
     Attributes:
-        known: samples of which the scores have arrived.
-        begun: where a range that has not ended begins, if there is one.
+        known: number of samples with a score.
+        begun: the current range that has not ended, if there is one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a sound changes, whatever is recognised in it: music holds its notes, noise has none, speech glides."""
+"""Spectral steadiness of a sound, which distinguishes music and noise from speech."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LAGS = (4, 10)
 
 
 def sound_signals(samples: NDArray[np.float32], sampling_rate: int) -> dict[str, float]:
-    """Signals of `samples (N,)`; none of less than a quarter of a second.
+    """Features of `samples (N,)`; empty for less than a quarter of a second.
 
     `steadiness_40`, `steadiness_100`: correlation of the log spectrum with that 40 and 100 ms later, mean over frames
     within 25 dB of the loudest: near 1 of held notes, near 0 of noise.

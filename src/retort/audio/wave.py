@@ -1,4 +1,4 @@
-"""The wave itself as features, for encoders that hear samples: cut into frames as long as filter banks have them."""
+"""The wave as features, for encoders of raw samples: divided into frames of the same length as filter banks."""
 
 from __future__ import annotations
 

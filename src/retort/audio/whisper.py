@@ -11,10 +11,10 @@ from retort.config.schema import FeatureConfig
 
 
 class WhisperFeatures:
-    """The features of `transformers`' WhisperFeatureExtractor, as many frames as the utterance has.
+    """The features of `transformers`' WhisperFeatureExtractor, with the number of frames of the utterance.
 
-    The extractor pads with zeros to 30 s; here to `features.pad_seconds`, by default not at all. In any case 400 zeros
-    follow the samples, as many as a window sees, so that every frame equals the padded one's.
+    The extractor pads with zeros to 30 s; here to `features.pad_seconds`, by default without padding. In any case 400 zeros
+    follow the samples, the length of a window, so that every frame equals that with padding.
     """
 
     def __init__(self, config: FeatureConfig) -> None:

@@ -1,6 +1,6 @@
-"""SHA-256 of what is written for good: models, checkpoints, tokenizers, language models, decoding graphs.
+"""SHA-256 checksums of models, checkpoints, tokenizers, language models and decoding graphs.
 
-`checksums.json` lies beside the files that it names. A folder without it is opened as before.
+`checksums.json` is in the folder of the files. A folder without it is not checked.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from retort.common.json_reader import read_json
 SUMS = "checksums.json"
 FORMAT = 1
 _NOT_LISTED = {SUMS, "README.md"}
-"""A README is written on by hand; nothing reads it."""
+"""Files without a checksum; a README may be edited."""
 _POINTER = b"version https://git-lfs"
 _verified: set[tuple[object, ...]] = set()
-"""Files of this process whose content was as it should be: path, inode, size, time of change, digest."""
+"""Files that this process has verified: path, inode, size, modification time, digest."""
 
 
 def sha256(path: Path) -> str:
-    """64 hex digits of a file's content.
+    """Hash of a file's content, 64 hex digits.
 
     Raises:
         OSError: it cannot be read.
@@ -36,7 +36,7 @@ def sha256(path: Path) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Write the checksums of all files in a folder, when the disk has all of them.
+    """Write the checksums of all files in a folder after flushing them to disk.
 
     Raises:
         OSError, UserError: a file cannot be read or written.
@@ -51,12 +51,12 @@ def seal(folder: Path) -> None:
 
 
 def verify(folder: Path, *names: str, editable: Collection[str] = (), remedy: str) -> None:
-    """Check files of a folder that :func:`seal` closed; of any other, do nothing. Each is read once per process.
+    """Check the files of a folder with checksums of :func:`seal`; each is read once per process.
 
     Args:
-        names: files and folders within it; all that are listed without one.
-        editable: text files that a person may change. One of another length was changed on purpose.
-        remedy: what to do where one is missing or damaged.
+        names: files and folders within it; by default all listed files.
+        editable: text files that users may change; another length is then accepted.
+        remedy: advice for a missing or damaged file.
 
     Raises:
         UserError: a file is missing or its content has changed, or the list of checksums is damaged.
@@ -67,7 +67,7 @@ def verify(folder: Path, *names: str, editable: Collection[str] = (), remedy: st
 
 
 def verify_file(path: Path, remedy: str) -> None:
-    """Check one file against the checksums of its folder, if it has some that name it.
+    """Check one file against the checksums of its folder, if it has any.
 
     Raises:
         UserError: as :func:`verify`.
@@ -104,7 +104,7 @@ def _verify(path: Path, size: int, digest: str, editable: bool, remedy: str) -> 
                 raise UserError(_wrong_length(path, status.st_size, size), where=path, remedy=remedy)
         elif sha256(path) != digest:
             raise UserError(
-                "damaged: its SHA-256 is not the one it was written with", where=path, remedy=remedy
+                "damaged: its SHA-256 differs from its checksum", where=path, remedy=remedy
             )
     except FileNotFoundError:
         raise UserError("no such file", where=path, remedy=remedy) from None
@@ -117,4 +117,4 @@ def _wrong_length(path: Path, there: int, size: int) -> str:
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return "a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"
-    return f"damaged: {there:,} bytes, it was written with {size:,}"
+    return f"damaged: it has {there:,} bytes instead of {size:,}"

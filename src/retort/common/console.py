@@ -1,4 +1,4 @@
-"""What the command line prints with: texts of others are shown as they are, never as markup or terminal commands."""
+"""Console of the command line: strings are printed literally, never as markup or terminal commands."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from retort.common.errors import printable
 
 
 class PlainConsole(Console):
-    """A console to which every string is text: no markup, no emoji codes, no highlighting, no control characters.
+    """A console that prints strings literally: no markup, no emoji codes, no highlighting, no control characters.
 
-    Styles are given beside a string. Cells and titles of tables are strings as well.
+    Styles are separate arguments. This includes cells and titles of tables.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **settings})
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Every string comes through here on its way to the screen."""
+        """Called for every string that is printed."""
         return super().render_str(printable(text, keep="\n\t"), **settings)
 
 
 class PlainColumn(ProgressColumn):
-    """A column of a progress bar that is text.
+    """A text column of a progress bar.
 
     Args:
-        template: in which `task` stands for the :class:`rich.progress.Task`, such as `{task.description}`.
+        template: format string with `task`, the :class:`rich.progress.Task`, such as `{task.description}`.
     """
 
     def __init__(self, template: str) -> None:
@@ -44,21 +44,21 @@ class PlainColumn(ProgressColumn):
 
 
 def prepare_streams() -> None:
-    """Let every text be printed, whatever the terminal's encoding, and nothing be written to a stream that is closed.
+    """Make all text printable in the terminal's encoding, and replace closed standard streams.
 
-    What stdout or stderr cannot encode becomes an escape. A standard stream that was closed before the start is opened
-    on the null device, for else the first file that is opened would take its place.
+    Characters that stdout or stderr cannot encode are escaped. A standard stream that was closed before the start is
+    redirected to the null device, because otherwise the first opened file would replace it.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # the lowest number that is free
+            os.open(os.devnull, mode)  # it gets the lowest free descriptor
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def is_unicode(stream: Any) -> bool:
-    """Whether a text stream takes every character."""
+    """Whether a text stream can encode every character."""
     return str(getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")

@@ -1,4 +1,4 @@
-"""The user's mistakes, each told in one line: what is wrong, where, and what to do."""
+"""Errors for the user, one line each: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints it and exits with code 2.
+    """An error that the user can correct; the command line prints it and exits with code 2.
 
     Args:
         what: what is wrong, without a full stop.
@@ -27,7 +27,7 @@ class UserError(Exception):
 
 
 class BadUtterance(UserError):
-    """One utterance that cannot be used; long jobs skip, count and list it, single-file commands stop."""
+    """An unusable utterance; long jobs skip, count and list it, single-file commands stop."""
 
 
 _REMEDIES = {
@@ -36,16 +36,16 @@ _REMEDIES = {
     errno.EACCES: "Change its permissions, or write elsewhere",
     errno.EPERM: "Change its permissions, or write elsewhere",
     errno.EROFS: "Write elsewhere",
-    errno.ENOTDIR: "A file stands where a folder is wanted: rename it, or write elsewhere",
-    errno.EEXIST: "A file stands where a folder is wanted: rename it, or write elsewhere",
-    errno.EISDIR: "A folder stands where a file is wanted: rename it, or write elsewhere",
+    errno.ENOTDIR: "A file exists in the place of a folder: rename it, or write elsewhere",
+    errno.EEXIST: "A file exists in the place of a folder: rename it, or write elsewhere",
+    errno.EISDIR: "A folder exists in the place of a file: rename it, or write elsewhere",
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.EMFILE: "Raise the limit of open files (ulimit -n)",
 }
 
 
 def system_error(error: OSError) -> str:
-    """What the system refused, of which file, and what to do, as one line."""
+    """An OSError as one line: reason, file and remedy."""
     what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error) or "refused")
     names = [str(name) for name in (error.filename, error.filename2) if name not in (None, "")]
     remedy = _REMEDIES.get(error.errno or 0, "")
@@ -56,21 +56,21 @@ _NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-
 
 
 def printable(text: str, keep: str = "") -> str:
-    """A text of somebody else (a name, a transcript, a reason) as it may stand on a terminal.
+    """Escape an external text (a name, a transcript, a reason) for printing on a terminal.
 
-    Control characters, among them those that begin a terminal's commands, marks of writing direction and bytes of a
-    file's name that are no characters are written as escapes, such as `\\x1b`.
+    Control characters, including those of terminal commands, marks of writing direction and bytes of
+    file names that are not characters are written as escapes, such as `\\x1b`.
 
     Args:
-        text: of any origin.
-        keep: control characters that stay, such as a line end.
+        text: text of any origin.
+        keep: control characters that are not escaped, such as a line end.
     """
     return _NOT_PRINTABLE.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file's name that is no character
+    if 0xDC80 <= code <= 0xDCFF:  # surrogate escape of an undecodable byte in a file name
         code -= 0xDC00
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(
         character, f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
@@ -78,9 +78,9 @@ def _escape(character: str) -> str:
 
 
 def print_error(line: str) -> None:
-    """Say on stderr why this command ends; under `torchrun` the first process of a machine speaks for all.
+    """Print on stderr why the command ends; under `torchrun` only the first failing process of a machine prints.
 
-    What ends one process soon ends the others, whose own words would hide the reason.
+    The other processes end soon after it, and their messages would hide the reason.
     """
     own = os.environ.get("TORCHELASTIC_ERROR_FILE")  # ATTEMPT/RANK/error.json, in a folder of this launch
     if own:
@@ -89,11 +89,11 @@ def print_error(line: str) -> None:
         except FileExistsError:
             return
         except OSError:
-            pass  # better twice than never
+            pass  # a duplicate message is better than none
     print_to_stderr(line)
 
 
 def print_to_stderr(line: str) -> None:
-    """One line on stderr, if there is one."""
+    """Print one line on stderr, if it exists."""
     if sys.stderr is not None:
         print(f"retort: {printable(line)}", file=sys.stderr)

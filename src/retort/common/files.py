@@ -1,4 +1,4 @@
-"""Files that are whole or not there, at whatever moment the process that writes them dies."""
+"""Atomic writing of files: they are complete or missing, even if the writing process dies."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from retort.common.locks import lock_descriptor
 
 UPDATE = "Update Retort: pip install -U retort-asr"
 LONGEST_TEXT = 2**20
-"""Bytes of a line of text: a sentence, or an n-gram."""
+"""Maximum bytes of a line of text: a sentence, or an n-gram."""
 PARTIAL = ".partial"
-"""Suffix of what is being written, or was when its process died."""
+"""Suffix of partial files."""
 
 
 _NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(PARTIAL)}")
 _STALE_SECONDS = 600.0
-"""Where there are no locks, what nobody touched for so long was left by a process that died."""
+"""On file systems without locks, a partial file of this age was left by a process that died."""
 _cleared: set[str] = set()
 _REMEDIES = {
     errno.EISDIR: "A folder is in the place of the file: move it away",
@@ -38,18 +38,18 @@ _REMEDIES = {
 
 
 def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, run again") -> None:
-    """Write a file, or replace it in one step, so that nobody ever reads half of it.
+    """Write or replace a file atomically.
 
-    The content goes to a name beside it that no other process has, is flushed to the disk and renamed; text is
-    written as UTF-8, in which half characters and bytes of names become escapes that JSON knows. What processes that have
-    ended left half written in the same folder is taken away.
+    The content is written under a unique name in the same folder, flushed to disk and renamed; text is
+    written as UTF-8, with lone surrogates as JSON escapes. Partial files of processes that have
+    ended are removed from the folder.
 
     Args:
-        path: in a folder that exists.
-        remedy: what to do when the disk is full.
+        path: path in an existing folder.
+        remedy: advice if the disk is full.
 
     Raises:
-        UserError: it cannot be written; what was there stays.
+        UserError: it cannot be written; an existing file is not changed.
     """
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if (folder := os.path.abspath(path.parent)) not in _cleared:
@@ -61,7 +61,7 @@ def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, 
         except FileNotFoundError:
             if not path.parent.is_dir():
                 raise
-            _write(path, data)  # taken for one that was left, between the moments of its making and its lock
+            _write(path, data)  # removed by another process before it was locked
         _flush(path.parent)
     except OSError as error:
         raise UserError(
@@ -75,7 +75,7 @@ def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            lock_descriptor(file.fileno())  # while it lives: what has no lock was left
+            lock_descriptor(file.fileno())  # partial files without a lock are removed by others
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -87,10 +87,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def clear_partial(folder: Path, *, within: bool = False) -> None:
-    """Take away what :func:`write_whole` had half written in processes that have ended.
+    """Remove partial files of :func:`write_whole` in processes that have ended.
 
     Args:
-        within: also in the folders below.
+        within: include subfolders.
     """
     for path in folder.rglob(f"*{PARTIAL}") if within else folder.glob(f"*{PARTIAL}"):
         if not _NAME.fullmatch(path.name):
@@ -102,7 +102,7 @@ def clear_partial(folder: Path, *, within: bool = False) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take away a file, or a folder with all that is in it, if it is there; what cannot be removed stays."""
+    """Remove a file or a folder with its content, if it exists; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -111,12 +111,12 @@ def remove(path: Path) -> None:
 
 
 def lines_up_to(longest: int, file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """The lines of a file that may be compressed, each of a bounded length: a few kilobytes may unpack to gigabytes.
+    """The lines of a possibly compressed file with a limit on their length, since kilobytes may unpack to gigabytes.
 
     Args:
-        longest: bytes of a line, its end counted.
-        file: opened for reading.
-        path: of the file, for the error.
+        longest: maximum bytes of a line, including its end.
+        file: file opened for reading.
+        path: path of the file, for the error.
 
     Raises:
         UserError: a line is longer.
@@ -134,7 +134,7 @@ def lines_up_to(longest: int, file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def flush(paths: Iterable[Path]) -> None:
-    """Wait until the disk has these files, and the names of them in their folders.
+    """Flush these files, and their entries in their folders, to disk.
 
     Raises:
         OSError: one cannot be written.
@@ -151,19 +151,19 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def check_local(path: str) -> None:
-    """Refuse an address (`https://...`) where a file or folder of this machine is wanted.
+    """Refuse an address (`https://...`) in place of a local file or folder.
 
     Raises:
-        BadUtterance: with the address as it was written.
+        BadUtterance: with the address.
     """
     if _ADDRESS.match(path):
         raise BadUtterance(
-            "an address on the network, not a file or folder here", where=path, remedy="Download it first"
+            "a network address, not a local file or folder", where=path, remedy="Download it first"
         )
 
 
 def expanded(path: str | Path) -> Path:
-    """With `~` at its beginning as the home folder; as it is where nobody knows of one."""
+    """Expand a leading `~` to the home folder, if it is known."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -171,7 +171,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def check_format(found: object, known: int, where: Path) -> None:
-    """Refuse files of a format that this version does not read.
+    """Refuse files in a format that this version cannot read.
 
     Raises:
         UserError: with both numbers, and whether a later version wrote the files.
@@ -188,12 +188,12 @@ def check_format(found: object, known: int, where: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse, before the work, a folder into which no file can be written; one that is missing could be made.
+    """Check that files can be written to a folder, or that it can be created if it is missing.
 
-    Nothing is left there.
+    No file remains there.
 
     Raises:
-        UserError: with the folder that refuses and the system's reason.
+        UserError: with the folder and the system's reason.
     """
     there = folder.absolute()
     try:
@@ -202,14 +202,14 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        what = "a file stands here, not a folder" if there.is_file() else error.strerror or str(error)
+        what = "this is a file, not a folder" if there.is_file() else error.strerror or str(error)
         raise UserError(
             f"nothing can be written here ({what})", where=folder, remedy="Choose another folder"
         ) from None
 
 
 def contents(path: str | Path) -> str:
-    """32 hex digits of the files in a folder, or in its folder `model` if it has one; empty where there is none."""
+    """Hash of the files in a folder, or in its subfolder `model` if it exists, 32 hex digits; empty without files."""
     root = Path(path)
     root = root / "model" if (root / "model").is_dir() else root
     files = (
@@ -227,18 +227,18 @@ def contents(path: str | Path) -> str:
 
 
 def _passing(path: Path) -> bool:
-    """Whether a file is there only while something works: a lock, or what is half written."""
+    """Whether a file is temporary: a lock or a partial file."""
     return path.suffix == PARTIAL or path.suffix == ".lock" or path.name in (".lock", "lock")
 
 
 @contextlib.contextmanager
 def opening_model(folder: Path, remedy: str) -> Iterator[None]:
-    """Whatever the files of a model make fail, where they are read and put together, is one line.
+    """Raise one clear error for any exception while the files of a model are read.
 
-    They are somebody else's: any value may stand where another is expected.
+    The files may come from others and have any content.
 
     Raises:
-        UserError: they are missing or broken, with the reason; one that is raised inside passes as it is.
+        UserError: they are missing or broken, with the reason; a UserError is not changed.
     """
     try:
         yield
@@ -250,7 +250,7 @@ def opening_model(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Make the content of a file, or a rename in a folder, last through a power failure."""
+    """Flush the content of a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

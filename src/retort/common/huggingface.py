@@ -1,4 +1,4 @@
-"""The one place that opens folders of Hugging Face: no code of theirs is run, weights come from safetensors alone."""
+"""Opening Hugging Face models: their code is never run, and weights are read only from safetensors."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from retort.common.json_reader import read_json
 
 _REMEDY = "Train or fetch it again"
 _FOREIGN = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config")
-"""Keys of a configuration that name code to fetch or to import."""
+"""Configuration keys that refer to code."""
 
 
 def open_part(kind: Any, source: str | Path, *, local: bool, **options: Any) -> Any:
-    """A tokenizer or a configuration.
+    """Open a tokenizer or a configuration.
 
     Args:
         kind: class of transformers, such as `AutoTokenizer`.
         source: folder, or name on the hub.
-        local: take it from the folder or the local cache alone.
+        local: use only the folder or the local cache.
 
     Raises:
         UserError: a file of a folder that Retort wrote is damaged.
-        Exception: whatever transformers raises where it cannot be opened, or wants code of the folder's own.
+        Exception: any error of transformers if it cannot be opened or needs custom code.
     """
     if Path(source).is_dir():
         verify(Path(source), remedy=_REMEDY)
@@ -33,7 +33,7 @@ def open_part(kind: Any, source: str | Path, *, local: bool, **options: Any) -> 
 
 
 def _refuse_code(folder: Path, kind: str) -> None:
-    """Raise a ValueError where a folder has a tokenizer with code of its own; transformers might take another."""
+    """Raise a ValueError if a folder has a tokenizer with custom code, because transformers might use another one."""
     path = folder / "tokenizer_config.json"
     if kind == "AutoTokenizer" and path.is_file():
         content = read_json(path)
@@ -42,7 +42,7 @@ def _refuse_code(folder: Path, kind: str) -> None:
 
 
 def open_model(kind: Any, source: str | Path, *, local: bool, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """A model and transformers' report of its keys; its weights are finite. Else as :func:`open_part`.
+    """Open a model with transformers' report of its keys, and check that its weights are finite; see :func:`open_part`.
 
     Raises:
         ValueError: a weight is NaN or infinite.
@@ -57,14 +57,14 @@ def open_model(kind: Any, source: str | Path, *, local: bool, **options: Any) ->
 
 
 def build_model(architecture: Mapping[str, Any], attention: str | None = None) -> Any:
-    """A model of random weights of the configuration that a trained model carries.
+    """Build a model with random weights from the configuration of a trained model.
 
     Args:
-        architecture: values of a configuration, `model_type` among them. Those that name code are left out.
-        attention: transformers' name of the implementation of attention, such as `eager`; by default its own choice.
+        architecture: configuration values, including `model_type`. Keys that refer to code are ignored.
+        attention: transformers' name of the attention implementation, such as `eager`; by default its own choice.
 
     Raises:
-        Exception: whatever transformers raises of values that it cannot use.
+        Exception: any error of transformers for invalid values.
     """
     from transformers import AutoConfig, AutoModel
 

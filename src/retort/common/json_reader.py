@@ -1,4 +1,4 @@
-"""The one place where JSON is read: a file may come from anybody, and what is wrong with it is a `ValueError`."""
+"""Reading of JSON from untrusted files; every error is a `ValueError`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 DEEPEST = 100
-"""Levels of lists and objects inside each other; what this package writes has fewer than ten."""
+"""Maximum nesting of lists and objects; files of this package have fewer than ten levels."""
 
 
 def parse_json(text: str | bytes, deepest: int = DEEPEST) -> Any:
     """The value of a JSON text; bytes are UTF-8 with or without a byte-order mark.
 
     Raises:
-        ValueError: not JSON, or nested deeper than `deepest` levels, which neither the parser nor what reads its
-            result could walk through.
+        ValueError: the text is not JSON, or nested deeper than `deepest` levels, which could exceed the recursion
+            limit.
     """
     too_deep = f"lists and objects are nested deeper than {deepest} levels"
     try:
@@ -42,7 +42,7 @@ def read_json(path: str | Path, deepest: int = DEEPEST) -> Any:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects stand inside each other on more than so many levels."""
+    """Whether lists and objects are nested on more than this number of levels."""
     level = [value]
     for _ in range(levels + 1):
         level = [

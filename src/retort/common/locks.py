@@ -1,7 +1,7 @@
-"""Locks between processes, over files: one that dies, however it dies, leaves them.
+"""File locks between processes; the locks of a process that dies are released.
 
-They are `flock` locks, so that the kernel, or the server of a network file system, gives them back when their process
-has ended. A lock's file is taken away by whoever releases it; who finds another file in its place looks again.
+They are `flock` locks, which the kernel, or the server of a network file system, releases when their process
+has ended. The file of a lock is removed on release; a process that finds another file in its place tries again.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from retort.common.errors import UserError
 from retort.common.json_reader import read_json
 
 LOCK = ".lock"
-"""Of an experiment, in its folder."""
+"""Name of the lock file in an experiment's folder."""
 PATIENCE = 1.0
-"""Seconds before it is said that a lock is waited for, or that an experiment is another process's."""
+"""Seconds before waiting for a lock is reported, or raises an error."""
 _POLL = 0.2
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What file systems answer that have no locks, as NFS without its lock service."""
+"""Errors of file systems without locks, such as NFS without its lock service."""
 
 Waiting = Callable[[str], None]
-"""Called once, with a line, before a lock is waited for."""
+"""Called once with a message before waiting for a lock."""
 
 _descriptors: set[int] = set()
 _held: dict[tuple[int, str], Lock] = {}
-"""Experiments that threads of this process train."""
+"""Experiments that are trained in threads of this process."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        """Whether its file is gone, or another one is in its place: somebody removed the folder."""
+        """Whether its file is missing or replaced, because the folder was removed."""
         try:
             there, own = os.stat(self.path), os.fstat(self.descriptor)
         except OSError:
@@ -55,9 +55,9 @@ class Lock:
         return (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino)
 
     def release(self) -> None:
-        """Give it back, and take its file away."""
+        """Release the lock and remove its file."""
         if not self.lost:
-            with contextlib.suppress(OSError):  # a disk that has become read-only
+            with contextlib.suppress(OSError):  # the file system may have become read-only
                 self.path.unlink()
         _descriptors.discard(self.descriptor)
         os.close(self.descriptor)
@@ -77,10 +77,10 @@ def lock_descriptor(descriptor: int) -> bool | None:
 
 
 def try_lock(path: Path) -> Lock | None:
-    """The lock with this file, if nobody holds it.
+    """Acquire the lock with this file, if it is free.
 
     Raises:
-        UserError: its file cannot be made; the folder must exist.
+        UserError: its file cannot be created; the folder must exist.
     """
     try:
         while True:
@@ -91,7 +91,7 @@ def try_lock(path: Path) -> Lock | None:
                 return None
             if not lock.lost:
                 break
-            os.close(descriptor)  # of another process, which has released it and taken its file away
+            os.close(descriptor)  # another process has released it and removed its file
     except OSError as error:
         raise UserError(
             f"cannot be written ({error.strerror or error})",
@@ -105,17 +105,17 @@ def try_lock(path: Path) -> Lock | None:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path, waiting: Waiting | None = None) -> Iterator[None]:
-    """Wait until no other process is within the same lock.
+    """Hold a lock, waiting for other processes that hold it.
 
     Args:
-        path: of the lock's file, which is there while the lock is held; its folder is made.
-        waiting: called with a line when it has to wait; by default that goes to stderr.
+        path: path of the lock's file, which exists while the lock is held; its folder is created.
+        waiting: called with a message before waiting; by default it is printed to stderr.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     _make_folder(path.parent)
-    lock = _wait(path, waiting or _say, f"waiting for another process that makes {path.parent}")
+    lock = _wait(path, waiting or _print, f"waiting for another process that writes {path.parent}")
     try:
         yield
     finally:
@@ -124,20 +124,20 @@ def one_at_a_time(path: Path, waiting: Waiting | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, waiting: Waiting | None = None) -> Iterator[None]:
-    """Be the only run that trains the experiment in `folder`, which is made.
+    """Lock the experiment in `folder`, which is created, for this run.
 
     Under `torchrun` the first process locks; the others wait until it has.
 
     Args:
-        waiting: called with a line before another run is waited for; None: another run is an error.
+        waiting: called with a message before waiting for another run; None raises an error instead.
 
     Raises:
-        UserError: another run trains it, this one does already (a stage that needs itself), the folder cannot be
-            written, or it was removed meanwhile, whatever that made fail; also in place of an OSError from within.
+        UserError: another run trains it, this one already does (a stage that depends on itself), the folder cannot be
+            written, or it was removed meanwhile; also replaces an OSError of the body.
     """
     key = threading.get_ident(), os.path.abspath(folder)
     if key in _held:
-        raise UserError("it needs itself to be trained first", where=folder, remedy="Change warm_start")
+        raise UserError("it depends on its own training", where=folder, remedy="Change warm_start")
     _make_folder(folder)
     if not is_first_process():
         _follow(folder / LOCK, waiting)
@@ -153,7 +153,7 @@ def alone_in(folder: Path, waiting: Waiting | None = None) -> Iterator[None]:
         raise UserError(
             f"cannot be used ({error.strerror or error})",
             where=error.filename or folder,
-            remedy="See what is in its place, whether it may be written and whether the disk is full",
+            remedy="Check the path, its permissions and the free space",
         ) from None
     except Exception:
         check_there(folder)
@@ -162,7 +162,7 @@ def alone_in(folder: Path, waiting: Waiting | None = None) -> Iterator[None]:
         del _held[key]
         lock.release()
         with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing was made
+            folder.rmdir()  # only if it is empty
 
 
 def is_first_process() -> bool:
@@ -171,7 +171,7 @@ def is_first_process() -> bool:
 
 
 def check_there(folder: Path) -> None:
-    """See whether an experiment that this thread trains still has its folder.
+    """Check that the folder of an experiment that this thread trains still exists.
 
     Raises:
         UserError: it was removed, or replaced by another.
@@ -207,27 +207,27 @@ def _make_folder(folder: Path) -> None:
 
 
 def _wait(path: Path, waiting: Waiting | None, line: str, folder: Path | None = None) -> Lock:
-    """The lock, when it is free; without `waiting` only if that is soon."""
-    started, said = time.monotonic(), False
+    """Wait for the lock; without `waiting` only for a short time."""
+    started, reported = time.monotonic(), False
     while (lock := try_lock(path)) is None:
-        if not said and time.monotonic() - started > PATIENCE:
+        if not reported and time.monotonic() - started > PATIENCE:
             holder = _holder(path)
             if waiting is None:
                 raise UserError(
                     f"another process trains it{holder}",
                     where=folder or path,
-                    remedy="Wait until it has ended, or give name=ANOTHER to train beside it",
+                    remedy="Wait until it has ended, or set name=ANOTHER to train in another folder",
                 )
             waiting(line.format(holder) if "{}" in line else f"{line}{holder}")
-            said = True
+            reported = True
         time.sleep(_POLL)
-        if folder is not None:  # whoever releases the lock of an empty folder takes that away, too
+        if folder is not None:  # an empty folder is removed with its lock
             _make_folder(folder)
     return lock
 
 
 def _follow(path: Path, waiting: Waiting | None) -> None:
-    """Wait until the first process of the same launch has locked, or nobody has: then it was there and is done."""
+    """Wait until the first process of the same launch holds the lock, or has already released it."""
     started = time.monotonic()
     while is_busy(path.parent) and _read(path).get("run") != _run():
         if waiting is None and time.monotonic() - started > 10 * PATIENCE:
@@ -236,7 +236,7 @@ def _follow(path: Path, waiting: Waiting | None) -> None:
 
 
 def _describe(descriptor: int) -> None:
-    """Write down who holds a lock, for others to say."""
+    """Write the owner of a lock to its file, for messages of other processes."""
     about = {"pid": os.getpid(), "host": socket.gethostname(), "run": _run()}
     with contextlib.suppress(OSError):  # the disk may be full
         os.ftruncate(descriptor, 0)
@@ -244,7 +244,7 @@ def _describe(descriptor: int) -> None:
 
 
 def _run() -> str:
-    """The same for the processes of one launch of `torchrun`, and for no others."""
+    """An identifier of the launch of `torchrun` that this process belongs to."""
     names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
     return " ".join(os.environ.get(name, "") for name in names) if "RANK" in os.environ else str(os.getpid())
 
@@ -262,12 +262,12 @@ def _holder(path: Path) -> str:
     return f" (process {about['pid']} on {about['host']})" if {"pid", "host"} <= about.keys() else ""
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"retort: {line}", file=sys.stderr, flush=True)
 
 
 def _close_in_child() -> None:
-    """A process that was forked must not keep the locks of its parent when that has ended."""
+    """Close the locks in a forked process, so that it does not hold them after its parent has ended."""
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

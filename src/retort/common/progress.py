@@ -26,7 +26,7 @@ def _progress(console: Console) -> Progress:
         PlainColumn("{task.fields[values]}"),
         console=console,
         refresh_per_second=2,
-        speed_estimate_period=600,  # seconds; two reports of slow updates must fall into it
+        speed_estimate_period=600,  # seconds; long enough for two reports of slow updates
     )
 
 
@@ -43,13 +43,13 @@ class _Stages:
 
 @contextmanager
 def stage_progress(console: Console) -> Iterator[StageProgress]:
-    """A function `(stage, done, total)` that draws one bar a stage."""
+    """A function `(stage, done, total)` that draws one bar per stage."""
     with _progress(console) as progress:
         yield _Stages(progress)
 
 
 class TrainingProgress:
-    """A bar of the updates with the losses beside it, a printed line for every evaluation."""
+    """A progress bar of updates with the losses, and a printed line for every evaluation."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self.console = console
@@ -68,7 +68,7 @@ class TrainingProgress:
         self.progress.stop()
 
     def report(self, step: int, values: dict[str, Any]) -> None:
-        """Show what was logged at `step`."""
+        """Show the values logged at `step`."""
         if "note" in values:
             self.progress.console.print(str(values["note"]), highlight=False)
             return
@@ -78,7 +78,7 @@ class TrainingProgress:
             )
             return
         if self._task is None:
-            # From where a resumed run starts, or its speed would count what was done before.
+            # A resumed run starts here, so that its speed excludes earlier updates.
             self._task = self.progress.add_task("training", total=self.steps, completed=step, values="")
         rows = {
             key: value for key, value in values.items() if "." in key and not key.startswith("validation")

@@ -1,4 +1,4 @@
-"""Signals that end a command: as exceptions, so that what it has open is closed and what is half made is removed."""
+"""Termination signals as exceptions, so that files are closed and partial output is removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from retort.common.errors import print_error
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-"""Besides SIGINT, which Python raises as KeyboardInterrupt by itself."""
+"""Signals in addition to SIGINT, which Python raises as KeyboardInterrupt."""
 
 
 class Ended(SystemExit):
@@ -27,17 +27,17 @@ class Ended(SystemExit):
 
 @dataclass
 class Came:
-    """The signal that came, 0 for none: whatever exception follows it is its consequence."""
+    """The received signal, 0 for none; any exception after it is its consequence."""
 
     number: int = 0
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[Came]:
-    """SIGTERM and SIGHUP raise :class:`Ended`, SIGINT KeyboardInterrupt; what came first is noted.
+    """SIGTERM and SIGHUP raise :class:`Ended`, SIGINT KeyboardInterrupt; the first one is recorded.
 
-    A signal that is ignored stays so (`nohup`). Under `torchrun`, whose processes may be within a collective when one
-    of them ends, SIGTERM keeps ending a process at once. Processes that are forked have the usual handlers.
+    An ignored signal stays ignored (`nohup`). Under `torchrun`, whose processes may be within a collective when one
+    of them ends, SIGTERM still ends a process at once. Forked processes have the default handlers.
     """
     came = Came()
     if threading.current_thread() is not threading.main_thread():
@@ -71,11 +71,11 @@ def raised() -> Iterator[Came]:
         restore()
 
 
-def told(after: Callable[[], str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Let a command that a signal ends say so in one line; exit code 143 of SIGTERM, 130 of SIGINT.
+def report_signals(after: Callable[[], str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Decorator that prints one line if a signal ends the command; exit code 143 for SIGTERM, 130 for SIGINT.
 
     Args:
-        after: what follows "stopped" in that line.
+        after: returns the text after "stopped" in that line.
     """
 
     def wrap(command: Callable[[], None]) -> Callable[[], None]:
@@ -84,13 +84,13 @@ def told(after: Callable[[], str]) -> Callable[[Callable[[], None]], Callable[[]
             with raised() as came:
                 try:
                     command()
-                except BaseException:  # of whatever kind: libraries turn one exception into another
+                except BaseException:  # of any kind, because libraries convert exceptions
                     if not came.number:
                         raise
                     for number in (
                         signal.SIGINT,
                         *ENDING,
-                    ):  # one that comes now finds nothing left to be closed
+                    ):  # further signals end the process at once
                         signal.signal(number, signal.SIG_DFL)
                     print_error(f"stopped{after()}")
                     sys.exit(128 + came.number)

@@ -1,4 +1,4 @@
-"""Weights in files: whole, with the checksum they were written with, finite; in float32, float16, int8 or int4."""
+"""Weights in safetensors files in float32, float16, int8 or int4, with checks of checksum and finite values."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from retort.common.errors import UserError
 
 AGAIN = "Export or fetch it again"
 STORED = ("float32", "float16", "int8", "int4")
-"""How the weights of a model may be stored."""
+"""Storage formats of the weights of a model."""
 GROUP = 32
-"""Weights of a row that share a scale in int4."""
+"""Number of weights of a row that share a scale in int4."""
 _SCALE = ".scale"
 _LEAST_SIZE = 1024
-"""Tensors with fewer numbers, and those of one dimension, are stored in float16 where the others are int8."""
+"""Smaller tensors, and those of one dimension, are stored in float16 when others are int8."""
 
 
 def read_weights(path: Path, remedy: str = AGAIN) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
     Args:
-        remedy: what to do where the file is damaged.
+        remedy: advice for a damaged file.
 
     Raises:
-        UserError: the file is missing, cut short or damaged, or a value is NaN or infinite.
+        UserError: the file is missing, incomplete or damaged, or a value is NaN or infinite.
     """
     verify_file(path, remedy)
     try:
@@ -38,16 +38,16 @@ def read_weights(path: Path, remedy: str = AGAIN) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError("no such file", where=path, remedy=remedy) from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"not a whole safetensors file ({error})", where=path, remedy=remedy) from None
+        raise UserError(f"not a complete safetensors file ({error})", where=path, remedy=remedy) from None
     check_finite(weights, path, remedy)
     return weights
 
 
 def check_finite(weights: Mapping[str, Tensor], where: str | Path, remedy: str = AGAIN) -> None:
-    """Refuse weights of which a value is NaN or infinite.
+    """Refuse weights with values that are NaN or infinite.
 
     Raises:
-        UserError: names the first tensor that has one.
+        UserError: with the first such tensor.
     """
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -57,10 +57,10 @@ def check_finite(weights: Mapping[str, Tensor], where: str | Path, remedy: str =
 
 
 def fit(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Check that weights have the names, shapes and types of a module's own, float16 for float32 allowed.
+    """Check that weights have the names, shapes and types of a module's; float16 is accepted for float32.
 
     Raises:
-        ValueError: names the first that does not fit.
+        ValueError: with the first tensor that does not match.
     """
     own = module.state_dict()
     for name in dict.fromkeys([*own, *weights]):
@@ -73,7 +73,7 @@ def fit(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def pack(weights: Mapping[str, Tensor], stored: str) -> dict[str, Tensor]:
-    """What is written of the weights.
+    """Convert weights to their storage format.
 
     In int8, a matrix or a kernel `(N, ...)` becomes int8 values and float32 scales `(N,)` under its name with `.scale`
     appended: value = int8 x scale. The largest magnitude of a channel is 127. In int4, a matrix `(N, M)` whose M is a
@@ -81,11 +81,11 @@ def pack(weights: Mapping[str, Tensor], stored: str) -> dict[str, Tensor]:
     float16 scales `(N, M / 32)`; all others are stored as in int8.
 
     Args:
-        weights: by name; what is not floating point stays as it is.
+        weights: tensors by name; those that are not floating point are not changed.
         stored: one of :data:`STORED`.
 
     Raises:
-        UserError: a value is not finite, or is beyond what float16 holds.
+        UserError: a value is not finite, or exceeds the range of float16.
     """
     if stored == "float32":
         return dict(weights)
@@ -106,7 +106,7 @@ def unpack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights by name, int8 and int4 ones as float32; the reverse of :func:`pack`.
 
     Raises:
-        UserError: an int8 or int4 tensor without its scales, or scales of another shape.
+        UserError: an int8 or int4 tensor lacks its scales, or they have another shape.
     """
     restored: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -115,12 +115,12 @@ def unpack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         scale = weights.get(name + _SCALE)
         if tensor.dtype == torch.uint8:
             if scale is None or scale.dim() != 2 or tensor.shape != (len(scale), scale.shape[1] * GROUP // 2):
-                raise UserError("an int4 tensor has no scales that fit it", where=name)
+                raise UserError("an int4 tensor has no matching scales", where=name)
             values = torch.stack((tensor & 15, tensor >> 4), -1).view(*scale.shape, GROUP).float() - 8
             tensor = (values * scale.float()[..., None]).flatten(1)
         elif tensor.dtype == torch.int8:
             if scale is None or tuple(scale.shape) != tuple(tensor.shape[:1]):
-                raise UserError("an int8 tensor has no scales that fit it", where=name)
+                raise UserError("an int8 tensor has no matching scales", where=name)
             tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
         restored[name] = tensor
     return restored
@@ -142,7 +142,7 @@ def _is_grouped(tensor: Tensor) -> bool:
 
 
 def _in_groups(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Int4 values and scales: of some scales for each group, those with the least squared error."""
+    """Int4 values and scales: from candidate scales for each group, those with the least squared error."""
     values = tensor.float().unflatten(1, (-1, GROUP))
     if not bool(values.isfinite().all()):
         raise UserError("it has values that are not finite", where=name)
@@ -173,5 +173,5 @@ def _quantised(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
 def _halved(name: str, tensor: Tensor) -> Tensor:
     half = tensor.half()
     if not bool(half.isfinite().all()):
-        raise UserError("it has values that float16 cannot hold", where=name)
+        raise UserError("it has values that exceed the range of float16", where=name)
     return half

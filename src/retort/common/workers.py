@@ -1,4 +1,4 @@
-"""The same work on many pieces, over all cores."""
+"""A pool of worker processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Workers:
-    """Processes that were started afresh, not forked, so that threads of this one (torch's, a progress bar's)
-    cannot hang them; each uses one thread. With one process the work is done here."""
+    """Spawned (not forked) processes, so that threads of the parent (torch, progress bar) cannot
+    block them; each uses one thread. With one process the work is done in this process."""
 
     def __init__(self, pool: ProcessPoolExecutor | None, of: str = "", remedy: str = "") -> None:
         self._pool, self._of, self._remedy = pool, of, remedy
@@ -42,19 +42,19 @@ class Workers:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return allowed or 1
 
 
 @contextmanager
 def workers(processes: int, of: str, remedy: str) -> Iterator[Workers]:
-    """Processes that end with the block, or with this process, however it ends.
+    """A pool that ends with the block, or with this process.
 
     Args:
-        processes: 0 for one a core that this process may use.
-        of: what they work on, and
-        remedy: what to do, told when one of them was killed.
+        processes: number of processes; 0 for one per core.
+        of: description of the work, and
+        remedy: advice, for the error when a process was killed.
     """
     count = processes or cores()
     if count == 1:
@@ -67,7 +67,7 @@ def workers(processes: int, of: str, remedy: str) -> Iterator[Workers]:
     )
     try:
         yield Workers(pool, of, remedy)
-    except BaseException:  # what they are at is not wanted any more, and may take minutes
+    except BaseException:  # their current jobs are not needed and may take minutes
         for process in list((getattr(pool, "_processes", None) or {}).values()):
             process.terminate()
         raise
@@ -81,7 +81,7 @@ def workers(processes: int, of: str, remedy: str) -> Iterator[Workers]:
 
 
 def _end_with_parent() -> None:
-    """Neither Ctrl-C nor the end of the process that started this one leaves it behind, or makes it say anything."""
+    """Ignore Ctrl-C, and end when the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 

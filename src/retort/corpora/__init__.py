@@ -25,10 +25,10 @@ PREPARERS: dict[str, Callable[..., Prepared]] = {
     kind: _lazy(f"retort.corpora.{kind}")
     for kind in ("aishell1", "librispeech", "kaldi", "table", "synthetic")
 }
-"""Kind of corpus to the function that writes its manifests; its module is imported when it is called."""
+"""Functions that write manifests, by kind of corpus; modules are imported on call."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # lhotse brings torch, which the command line's --help must not wait for
+    if name in __all__:  # lhotse imports torch, which would slow down --help
         return getattr(import_module("retort.corpora.open_cuts"), name)
     raise AttributeError(f"module 'retort.corpora' has no attribute '{name}'")

@@ -16,39 +16,39 @@ TRANSCRIPTS = Path("transcript/aishell_transcript_v0.8.txt")
 
 
 def prepare(source: str | Path, out: str | Path) -> Prepared:
-    """Write `OUT/{train,dev,test}.jsonl.gz`. Texts have no spaces; Latin letters are upper case.
+    """Write `OUT/{train,dev,test}.jsonl.gz`. Texts have no spaces; Latin letters are in upper case.
 
     Args:
-        source: `data_aishell` as unpacked, or a folder with it inside. Expected there are
+        source: the unpacked `data_aishell`, or its parent folder. It must contain
             `wav/PART/SPEAKER/ID.wav` and `transcript/aishell_transcript_v0.8.txt`.
 
     Raises:
         UserError: the layout is not found, or a part has no usable utterance.
     """
     corpus = _find(Path(source))
-    stray: list[Rejected] = []  # found in the transcript, which does not say the part
+    stray: list[Rejected] = []  # only in the transcript, which does not contain the part
     texts = read_transcripts(corpus / TRANSCRIPTS, stray)
     listed = texts.keys() | {entry.id for entry in stray}
     prepared = Prepared()
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder) / "data_aishell"
         rejected: dict[str, list[Rejected]] = {part: [] for part in PARTS}
-        kept: dict[str, str] = {}
+        usable: dict[str, str] = {}
         for part in PARTS:
             audio = _audio(corpus / "wav" / part)
-            # The published transcript does not have every utterance of the archives.
+            # The published transcript lacks some utterances of the archives.
             rejected[part] += [Rejected(name, "no line in the transcript") for name in audio.keys() - listed]
-            told = {name: path for name, path in audio.items() if name in texts}
-            links = {name: view / path.relative_to(corpus) for name, path in told.items()}
-            kept.update((name, texts[name]) for name in link_audio(told, links, rejected[part]))
-            if not kept.keys() & audio.keys():
+            transcribed = {name: path for name, path in audio.items() if name in texts}
+            links = {name: view / path.relative_to(corpus) for name, path in transcribed.items()}
+            usable.update((name, texts[name]) for name in link_audio(transcribed, links, rejected[part]))
+            if not usable.keys() & audio.keys():
                 checked([], rejected[part], corpus / "wav" / part)
             listed -= audio.keys()
         stray += [Rejected(name, "in the transcript, but has no audio") for name in listed & texts.keys()]
         for entry in sorted(stray, key=lambda each: each.id):
             rejected[_part_of(entry.id, corpus)].append(entry)
         (view / TRANSCRIPTS).parent.mkdir(parents=True)
-        lines = [f"{name} {text}\n" for name, text in kept.items()]
+        lines = [f"{name} {text}\n" for name, text in usable.items()]
         (view / TRANSCRIPTS).write_text("".join(lines), encoding="utf-8")
         manifests = run_recipe(prepare_aishell, Path(folder))
         splits = {part: recipe_cuts(manifests[part], rejected[part], corpus / "wav" / part) for part in PARTS}
@@ -58,7 +58,7 @@ def prepare(source: str | Path, out: str | Path) -> Prepared:
 
 
 def _audio(folder: Path) -> dict[str, Path]:
-    """Utterance ids of a part and their files."""
+    """Files of a part by utterance id."""
     audio = {path.stem: path for path in sorted(folder.glob("*/*.wav"))}
     if not audio:
         raise UserError("no audio in it", where=folder, remedy="Unpack the archives of the speakers there")
@@ -66,13 +66,13 @@ def _audio(folder: Path) -> dict[str, Path]:
 
 
 def _part_of(name: str, corpus: Path) -> str:
-    """The part of the speaker in an id such as BAC009S0002W0122; `train` where there is no such speaker."""
+    """The part of the speaker in an id such as BAC009S0002W0122; `train` for an unknown speaker."""
     return next((part for part in PARTS if (corpus / "wav" / part / name[6:11]).is_dir()), PARTS[0])
 
 
 def _find(source: Path) -> Path:
     if not source.is_dir():
-        raise UserError("no such folder", where=source, remedy="Give the folder data_aishell of AISHELL-1")
+        raise UserError("no such folder", where=source, remedy="Choose the folder data_aishell of AISHELL-1")
     for folder in (source, source / "data_aishell", source / "aishell" / "data_aishell"):
         if not (folder / TRANSCRIPTS).is_file():
             continue
@@ -91,5 +91,5 @@ def _find(source: Path) -> Path:
     raise UserError(
         f"not AISHELL-1: it has neither {TRANSCRIPTS} nor data_aishell/{TRANSCRIPTS}",
         where=source,
-        remedy="Give the folder that data_aishell.tgz was unpacked into",
+        remedy="Choose the folder that data_aishell.tgz was unpacked into",
     )

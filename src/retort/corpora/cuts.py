@@ -1,4 +1,4 @@
-"""Cuts: utterances with audio, text and speaker. Opened and checked line by line; made and written."""
+"""Cuts: utterances with audio, text and speaker. Creation, checks and writing."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from retort.common.errors import BadUtterance, UserError, printable
 from retort.common.files import write_whole
 
 TOLERANCE = 0.1
-"""Seconds by which an utterance may run over the end of its recording (rounded times); it is clipped."""
+"""Seconds by which an utterance may exceed its recording due to rounded times; it is clipped."""
 
 
 CHANNELS, MIX = "channels", "mix"
-"""Custom field of a cut and its value where the cut is the mean of all channels of its recording, not one of them."""
+"""Custom field, and its value, of cuts that are the mean of all channels of their recording."""
 
 
 def is_mix(cut: Cut) -> bool:
-    """Whether a cut is the mean of all channels of its recording; else it is its `channel`."""
+    """Whether a cut is the mean of all channels of its recording; otherwise it is its `channel`."""
     return (getattr(cut, "custom", None) or {}).get(CHANNELS) == MIX
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """An utterance that is left out, and why."""
+    """A rejected utterance, with the reason."""
 
     id: str
-    """Utterance id, or file and line where there is no id."""
+    """Utterance id, or file and line if there is no id."""
     reason: str
 
 
@@ -50,39 +50,39 @@ class CheckedCuts:
 
 @dataclass
 class Prepared:
-    """What a `prepare` function wrote. Keys are splits."""
+    """Result of a `prepare` function, by split."""
 
     manifests: dict[str, Path] = field(default_factory=dict)
     utterances: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
-    """Of all splits; those of one are also in `OUT/SPLIT.rejected.tsv`."""
+    """Rejected utterances of all splits, also in `OUT/SPLIT.rejected.tsv`."""
 
 
 def checked(cuts: Iterable[MonoCut], rejected: list[Rejected], where: str | Path) -> CheckedCuts:
-    """The two together.
+    """Combine cuts and rejected utterances.
 
     Raises:
-        UserError: no cut is left; tells the first reason.
+        UserError: no cut is left; with the first reason.
     """
-    kept = list(cuts)
-    if kept:
-        return CheckedCuts(CutSet.from_cuts(kept), rejected)
+    remaining = list(cuts)
+    if remaining:
+        return CheckedCuts(CutSet.from_cuts(remaining), rejected)
     if not rejected:
-        raise UserError("no utterance in it", where=where, remedy="Give data that is not empty")
+        raise UserError("it contains no utterance", where=where, remedy="Choose data that are not empty")
     first = f"{rejected[0].id}: {rejected[0].reason}".rstrip(".")
     raise UserError(
-        f"none of {len(rejected)} utterances can be used; the first is {first}",
+        f"none of {len(rejected)} utterances is usable; the first is {first}",
         where=where,
-        remedy="Mend the data or its paths",
+        remedy="Correct the data or its paths",
     )
 
 
 def find_audio(path: str, roots: Sequence[Path]) -> Path:
-    """Absolute path of an audio file; a relative one is tried from each root in turn.
+    """Absolute path of an audio file; a relative one is resolved against each root in turn.
 
     Raises:
-        BadUtterance: no such file.
+        BadUtterance: the file does not exist.
     """
     wanted = Path(path)
     for root in roots:
@@ -94,7 +94,7 @@ def find_audio(path: str, roots: Sequence[Path]) -> Path:
 
 
 def open_recording(name: str, path: Path, maximum_hours: float = MAXIMUM_HOURS) -> Recording:
-    """The manifest entry of a file at its true rate and length; a file that ends early is logged.
+    """The manifest entry of a file with its actual rate and length; a truncated file is logged.
 
     Raises:
         BadUtterance: the file cannot be read as audio, is empty, or is longer than `maximum_hours`.
@@ -125,7 +125,7 @@ def make_cut(
     (None) the cut has no supervision.
 
     Raises:
-        BadUtterance: an empty text, an empty or negative range, or one beyond the recording.
+        BadUtterance: the text is empty, or the range is empty, negative or beyond the recording.
     """
     if text is not None and not text.strip():
         raise BadUtterance("its transcript is empty")
@@ -157,9 +157,9 @@ def make_cut(
 
 
 def write_split(name: str, data: CheckedCuts, out: Path, prepared: Prepared) -> None:
-    """Write `OUT/NAME.jsonl.gz` and, when there are any, `OUT/NAME.rejected.tsv`; enter both in `prepared`.
+    """Write `OUT/NAME.jsonl.gz` and, when there are any, `OUT/NAME.rejected.tsv`; add both to `prepared`.
 
-    The same cuts give the same bytes, so that a manifest's checksum can be a key.
+    The output is deterministic, so that a manifest's checksum can be a key.
     """
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / f"{name}.jsonl.gz"
@@ -179,7 +179,7 @@ def write_split(name: str, data: CheckedCuts, out: Path, prepared: Prepared) -> 
 
 
 def read_rejected(path: Path) -> list[Rejected]:
-    """What :func:`write_rejected` listed; nothing where there is no file."""
+    """Read the list of :func:`write_rejected`; empty without a file."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
@@ -188,7 +188,7 @@ def read_rejected(path: Path) -> list[Rejected]:
 
 
 def write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
-    """A table of id and reason; a file of an earlier run is removed when there is nothing to list."""
+    """Write a table of id and reason; without rejected utterances, an existing file is removed."""
     if not rejected:
         path.unlink(missing_ok=True)
         return

@@ -1,10 +1,10 @@
 """Speech with word times from espeak-ng (the library in the wheel `espeakng-loader`), by its C interface.
 
-The interface is the `speak_lib.h` of espeak-ng 1.52. Two of its habits shape this file. It never forgets: the
-noise source, the pitch flutter and the phase of the voice go on from one call to the next and no call resets
-them, so the library is loaded anew for every utterance (under a millisecond); the same arguments then give
-the same samples whatever was spoken before. And it speaks some pairs of words as one ("in the"), with one
-event for both; their phonemes tell where the second begins.
+The interface is the `speak_lib.h` of espeak-ng 1.52. Two properties determine this file. It keeps state: the
+noise source, the pitch flutter and the phase of the voice continue from one call to the next and cannot be reset,
+so that the library is reloaded for every utterance (under a millisecond); the same arguments then give
+the same samples. And it synthesises some pairs of words as one ("in the"), with one
+event for both; the start of the second is derived from their phonemes.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from retort.common.errors import UserError
 
 SAMPLING_RATE = 22050
 
-_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns when all was said, nothing is played
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth returns after the synthesis, without playback
 _OPTIONS = 0x8001  # espeakINITIALIZE_PHONEME_EVENTS | espeakINITIALIZE_DONT_EXIT
 _RATE, _PITCH = 1, 3
 _UTF8 = 1
 _LIST_END, _WORD, _PHONEME = 0, 1, 7
 _LONGEST_PATH = 120
-"""The library keeps its data path in a buffer of 160 bytes and appends to it."""
+"""The library stores its data path in a buffer of 160 bytes and appends to it."""
 
 _lock = threading.Lock()
 
 
-class SpokenWord(NamedTuple):
-    """A word of the text, as whitespace divides it, and its time in seconds; a pause belongs to no word.
+class TimedWord(NamedTuple):
+    """A whitespace-separated word of the text, and its time in seconds; pauses belong to no word.
 
-    A Han character is a word by itself, a lone punctuation mark is none.
+    A Han character is a word, a separate punctuation mark is not.
     """
 
     text: str
@@ -55,10 +55,10 @@ class SpokenWord(NamedTuple):
 
 @dataclass
 class Speech:
-    """What was said: `samples` (N,) int16 at 22,050 Hz, and the time of every word of the text."""
+    """Synthesised speech: `samples` (N,) int16 at 22,050 Hz, and the time of every word of the text."""
 
     samples: NDArray[np.int16]
-    words: list[SpokenWord]
+    words: list[TimedWord]
 
 
 class _Event(ctypes.Structure):
@@ -91,17 +91,17 @@ class _Mark(NamedTuple):
 
 
 def speak(text: str, voice: str, *, rate: int = 170, pitch: int = 50, seed: int = 1) -> Speech:
-    """Say a text.
+    """Synthesise a text.
 
     Args:
-        text: one sentence or several; words are what whitespace divides.
-        voice: a voice of espeak-ng with or without a variant behind `+`, such as `en-us+m3`.
-        rate: words a minute, 80 to 450.
-        pitch: 0 to 99; 50 is the voice's own.
-        seed: of espeak-ng's own noise.
+        text: one or several sentences; words are separated by whitespace.
+        voice: a voice of espeak-ng with or without a variant after `+`, such as `en-us+m3`.
+        rate: words per minute, 80 to 450.
+        pitch: 0 to 99; 50 is the default of the voice.
+        seed: seed of espeak-ng's noise.
 
     Raises:
-        UserError: espeakng-loader is missing or does not load, or it has no such voice.
+        UserError: espeakng-loader is missing or does not load, or the voice does not exist.
     """
     text = " ".join(text.split())
     chunks: list[bytes] = []
@@ -135,7 +135,7 @@ def _mark(event: _Event) -> Iterator[_Mark]:
         yield _Mark(event.type == _WORD, event.text_position - 1, event.sample, name)
 
 
-def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDLL) -> list[SpokenWord]:
+def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDLL) -> list[TimedWord]:
     """The time of every word: from its first sound to the next word or to the pause before it."""
     words, owners = _owners(text)
     events = [mark for mark in marks if mark.is_word and 0 <= mark.character < len(owners)]
@@ -147,7 +147,7 @@ def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDL
     for first, last in zip(anchors, anchors[1:] + [len(words)]):
         own = [mark.sample for mark in events if owners[mark.character] == first] or [0]
         if last - first == 1 or len(own) == last - first:
-            starts += own[: last - first]  # one event a word, though some sit a character too early
+            starts += own[: last - first]  # one event per word, though some are one character early
             continue
         after = min([mark.sample for mark in events if owners[mark.character] >= last] + [samples])
         counts = [len(_phonemes(word, library)) for word in words[first:last]]
@@ -156,16 +156,16 @@ def _word_times(text: str, marks: list[_Mark], samples: int, library: ctypes.CDL
     result = []
     for word, start, following in zip(words, starts, starts[1:] + [samples]):
         end = min([following] + [pause for pause in pauses if start < pause])
-        result.append(SpokenWord(word, start / SAMPLING_RATE, end / SAMPLING_RATE))
+        result.append(TimedWord(word, start / SAMPLING_RATE, end / SAMPLING_RATE))
     return result
 
 
 def _owners(text: str) -> tuple[list[str], list[int]]:
-    """The words that can be spoken, and for every character of the text which of them it belongs to."""
+    """The pronounceable words, and the index of the word of every character of the text."""
     words: list[str] = []
     owners: list[int] = []
     for token in text.split(" "):
-        space = int(bool(owners))  # some events sit on the space before their word
+        space = int(bool(owners))  # some events are on the space before their word
         for part in re.findall(r"[\u3400-\u9fff]|[^\u3400-\u9fff]+", token) or [""]:
             if any(character.isalnum() for character in part):
                 words.append(part)
@@ -175,7 +175,7 @@ def _owners(text: str) -> tuple[list[str], list[int]]:
 
 
 def _divide(sounds: list[int], counts: list[int], start: int) -> list[int]:
-    """Starts of words that were spoken as one, from how many phonemes each has by itself."""
+    """Starts of words that were synthesised as one, from the number of phonemes of each word alone."""
     total = sum(counts)
     result = [start]
     for index in range(1, len(counts)):
@@ -185,7 +185,7 @@ def _divide(sounds: list[int], counts: list[int], start: int) -> list[int]:
 
 
 def phonemes(words: Sequence[str], voice: str) -> list[list[str]]:
-    """How a voice says words, each by itself: espeak-ng's names of phonemes, stress marks before them.
+    """Pronunciations of isolated words: espeak-ng's phoneme names, with stress marks before them.
 
     Raises:
         UserError: as :func:`speak`.
@@ -206,8 +206,8 @@ def _phonemes(word: str, library: ctypes.CDLL) -> list[str]:
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     separated_by_underscore = ord("_") << 8
     pointer = ctypes.c_char_p(word.encode())
-    spoken = library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, separated_by_underscore) or b""
-    names = spoken.decode(errors="replace").replace(" ", "_").split("_")
+    phonemes = library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, separated_by_underscore) or b""
+    names = phonemes.decode(errors="replace").replace(" ", "_").split("_")
     return [name for name in names if name]
 
 

@@ -1,4 +1,4 @@
-"""Filter banks of cuts: made from the wave at each visit, or made once and kept on disk."""
+"""Features of cuts: computed from the wave each time, or computed once and stored on disk."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ CHECKSUM = "features_crc32"
 """Custom field of a cut whose features Retort stored: the CRC-32 of their bytes."""
 _MANIFEST, _REJECTED, _DONE, _STORAGE = "cuts.jsonl", "rejected.jsonl", "done", "fbank"
 _HEADER = 1024
-"""Bytes that a `.npy` file has before its values, at most."""
+"""Maximum bytes before the values in a `.npy` file."""
 
 
 class CutFeatures:
-    """Features of one cut after CMVN, read from disk if the cut has them, else made from its wave."""
+    """Features of one cut after CMVN, read from disk if the cut has them, otherwise computed from its wave."""
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
@@ -48,7 +48,7 @@ class CutFeatures:
         """`(T, bins)` float32.
 
         Raises:
-            BadUtterance: the audio cannot be read, is empty, silent, not finite, or is not what the manifest says.
+            BadUtterance: the audio cannot be read, is empty, silent, not finite, or does not match the manifest.
         """
         if cut.has_features:
             return normalised(self._of_disk(cut), self.config)
@@ -67,33 +67,33 @@ class CutFeatures:
         """Features before CMVN, from disk: `(T, bins)` float32.
 
         Raises:
-            BadUtterance: the file is missing, damaged, or not what the manifest says.
+            BadUtterance: the file is missing or damaged, or does not match the manifest.
         """
         features = cut.features
         path = Path(features.storage_path or "") / str(features.storage_key)
         try:
             if features.storage_type != STORAGE:
                 raise ValueError(f"stored as {features.storage_type}")
-            # Not NumPy's load, which also opens archives; mapped first, for a header may name any size.
+            # Not NumPy's load, which also opens archives; mapped first, because a header may state any size.
             array = np.array(np.lib.format.open_memmap(path, mode="r"))
             if array.shape != (features.num_frames, features.num_features) or array.dtype.kind != "f":
                 raise ValueError(f"an array {array.shape} of {array.dtype}")
             array = np.ascontiguousarray(array, dtype=np.float32)
             checksum = (cut.custom or {}).get(CHECKSUM)
             if checksum is not None and zlib.crc32(array.data) != checksum:
-                raise ValueError("its checksum is another")
+                raise ValueError("its checksum differs")
             if not np.isfinite(array).all():
                 raise ValueError("it has values that are not finite")
         except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
             raise BadUtterance(
                 f"its stored features cannot be read ({error})",
                 where=cut.id,
-                remedy="Leave out the features: they are made from the audio",
+                remedy="Remove the features: they are computed from the audio",
             ) from None
         return torch.from_numpy(array)
 
     def _of_disk(self, cut: Cut) -> Tensor:
-        """Stored features; those that Retort stored and that are damaged since are made again."""
+        """Stored features; damaged ones that Retort stored are computed again."""
         try:
             stored = self.stored(cut)
         except BadUtterance:
@@ -108,11 +108,11 @@ class CutFeatures:
 
 
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
-    """Name of the cache of these cuts' features: it changes with the cuts, their audio and the settings."""
+    """Name of the cache of these cuts' features, a hash of the cuts, their audio and the settings."""
     settings = {**asdict(config), "storage": "", "cmvn": ""}
-    del settings["kind"]  # filter banks alone are stored
+    del settings["kind"]  # only filter banks are stored
     if not config.pad_seconds:
-        del settings["pad_seconds"]  # caches that are older than this setting stay good
+        del settings["pad_seconds"]  # keeps older caches valid
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:
@@ -126,7 +126,7 @@ def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str
 
 
 def _version(path: Path) -> str:
-    """Changes when the file does: one corpus may be made again under the names of another."""
+    """Version of a file, since a corpus may be created again with the same names."""
     try:
         status = path.stat()
     except OSError:
@@ -137,29 +137,29 @@ def _version(path: Path) -> str:
 def store_features(
     cuts: CutSet, folder: Path, config: FeatureConfig, progress: Progress | None = None
 ) -> tuple[CutSet, list[Rejected]]:
-    """Make the features of every cut once; what an earlier call made and is whole is kept.
+    """Compute the features of every cut once; valid features of an earlier call are reused.
 
-    Of two processes that make the same, one waits.
+    If two processes compute the same features, one of them waits.
 
     Returns:
-        The cuts with their features, and those that have none with the reason.
+        The cuts with their features, and the rejected ones with the reason.
 
     Raises:
-        UserError: the disk is full, or nothing is left.
+        UserError: the disk is full, or no cut is left.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder / "lock"):
-            kept, rejected = _kept(cuts, folder)
-            if not (folder / _DONE).exists() or len(kept) + len(rejected) < len(cuts):
+            cached, rejected = _stored_earlier(cuts, folder)
+            if not (folder / _DONE).exists() or len(cached) + len(rejected) < len(cuts):
                 (folder / _DONE).unlink(missing_ok=True)
-                _make_features(cuts, folder, config, kept, progress)
-                kept, rejected = _kept(cuts, folder)
-    except OSError as error:  # of a full disk the manifest's writer may tell only when it is closed
+                _make_features(cuts, folder, config, cached, progress)
+                cached, rejected = _stored_earlier(cuts, folder)
+    except OSError as error:  # a full disk may raise only when the writer is closed
         raise UserError(
             f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
         ) from None
-    stored = [_with_features(cut, kept[cut.id]) for cut in cuts if cut.id in kept]
+    stored = [_with_features(cut, cached[cut.id]) for cut in cuts if cut.id in cached]
     if not stored:
         reasons = "; ".join(sorted({each.reason for each in rejected})[:3])
         raise UserError(f"no utterance has usable audio ({reasons})", where=folder)
@@ -171,16 +171,16 @@ class _Stored(NamedTuple):
 
     features: Features
     checksum: int | None
-    """CRC-32 of the array's bytes; None where an earlier version wrote it."""
+    """CRC-32 of the array's bytes; None if an earlier version wrote it."""
 
     def line(self, name: str) -> str:
         return json.dumps({"id": name, "features": self.features.to_dict(), CHECKSUM: self.checksum}) + "\n"
 
 
-def _kept(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected]]:
-    """What an earlier call made of these cuts: lines that can be read and whose files have the right length."""
+def _stored_earlier(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected]]:
+    """Features of an earlier call: entries that are readable and whose files have the right length."""
     wanted = set(cuts.ids)
-    kept: dict[str, _Stored] = {}
+    cached: dict[str, _Stored] = {}
     for line in _lines(folder / _MANIFEST):
         try:
             content = parse_json(line)
@@ -188,19 +188,19 @@ def _kept(cuts: CutSet, folder: Path) -> tuple[dict[str, _Stored], list[Rejected
             features = read_features("features", content["features"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUtterance):
             continue
-        features.storage_path = str(folder / _STORAGE)  # wherever it was moved, and nowhere else
+        features.storage_path = str(folder / _STORAGE)  # also if the folder was moved
         stored = _Stored(features, checksum if isinstance(checksum, int) else None)
         if isinstance(name, str) and name in wanted and _is_whole(name, stored):
-            kept[name] = stored
+            cached[name] = stored
     rejected = {}
     for line in _lines(folder / _REJECTED):
         try:
             name, reason = parse_json(line)
         except (ValueError, TypeError, RecursionError):
             continue
-        if isinstance(name, str) and name in wanted and name not in kept:
+        if isinstance(name, str) and name in wanted and name not in cached:
             rejected[name] = Rejected(name, str(reason))
-    return kept, list(rejected.values())
+    return cached, list(rejected.values())
 
 
 def _lines(path: Path) -> list[str]:
@@ -210,7 +210,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _is_whole(name: str, stored: _Stored) -> bool:
-    """Whether the file is there, under the name of its utterance, and as long as it should be; not its content."""
+    """Whether the file exists with the name of its utterance and the right length; its content is not checked."""
     features = stored.features
     path = Path(features.storage_path) / features.storage_key
     size = 4 * features.num_frames * features.num_features
@@ -221,7 +221,7 @@ def _is_whole(name: str, stored: _Stored) -> bool:
 
 
 def _key(name: str) -> str:
-    """Path of an utterance's file; an id may hold a slash."""
+    """Path of an utterance's file; an id may contain a slash."""
     digest = hashlib.sha1(name.encode()).hexdigest()
     return f"{digest[:3]}/{digest}.npy"
 
@@ -230,13 +230,13 @@ def _make_features(
     cuts: CutSet,
     folder: Path,
     config: FeatureConfig,
-    kept: dict[str, _Stored],
+    cached: dict[str, _Stored],
     progress: Progress | None,
 ) -> None:
-    """Make and store what is missing; the marker that all is whole comes last, when the disk has all of it."""
+    """Compute and store missing features; the marker of completeness is written last."""
     features, rejected, total = CutFeatures(config), [], len(cuts)
-    made = dict(kept)
-    write_whole(folder / _MANIFEST, "".join(each.line(name) for name, each in kept.items()))
+    made = dict(cached)
+    write_whole(folder / _MANIFEST, "".join(each.line(name) for name, each in cached.items()))
     with (folder / _MANIFEST).open("a", encoding="utf-8") as manifest:
         for index, cut in enumerate(cuts):
             if cut.id not in made:

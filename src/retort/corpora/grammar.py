@@ -1,7 +1,7 @@
-"""Sentences of a small English grammar: what the synthetic corpus says.
+"""Sentences of a small English grammar for the synthetic corpus.
 
-The language is small enough to be learned in minutes (about a hundred words) and large enough that a sentence
-of the test was never heard: a recogniser has to put known words into new orders.
+The language is small enough for training in minutes (about a hundred words) and large enough that the sentences
+of the test data are unseen.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ RULES: dict[str, tuple[str, ...]] = {
     "DAY": ("on WEEKDAY", "today", "tomorrow", "every morning", "before noon"),
     "WEEKDAY": ("monday", "tuesday", "friday", "sunday"),
 }
-"""Upper case expands; lower case is spoken."""
+"""Rules; upper-case symbols are expanded, lower-case ones are words."""
 
 SHORTEST, LONGEST = 3, 10
-"""Words of a sentence."""
+"""Range of the number of words of a sentence."""
 
 _PATIENCE = 2000
-"""Draws in a row without a new sentence before the language counts as exhausted."""
+"""Number of draws without a new sentence after which the language is considered exhausted."""
 
 
 def vocabulary() -> set[str]:
-    """Every word that the grammar can say."""
+    """Every word of the grammar."""
     return {
         word for options in RULES.values() for option in options for word in option.split() if word.islower()
     }
@@ -82,7 +82,7 @@ def sentences(count: int, seed: int) -> list[str]:
     """Distinct sentences of 3 to 10 lower-case words, in random order.
 
     Raises:
-        UserError: more sentences are asked for than the grammar yields.
+        UserError: the grammar has fewer sentences.
     """
     generator = random.Random(seed)
     found: dict[str, None] = {}
@@ -97,20 +97,20 @@ def sentences(count: int, seed: int) -> list[str]:
         vain += 1
         if vain > _PATIENCE:
             raise UserError(
-                f"the grammar yields about {len(found)} sentences, {count} were asked for",
-                remedy="Ask for fewer, or give a text file with one sentence a line",
+                f"the grammar yields about {len(found)} sentences, {count} were requested",
+                remedy="Request fewer, or use a text file with one sentence per line",
             )
-    # Drawing without repetition leaves the rare, long sentences to the end: the order must not tell.
+    # Rejection of duplicates puts rare, long sentences at the end, so that the order must be shuffled.
     result = list(found)
     generator.shuffle(result)
     return result
 
 
 def splits(train: int, validation: int, test: int, seed: int) -> dict[str, list[str]]:
-    """Sentences for `train`, `validation` and `test`; none is in two of them.
+    """Sentences for `train`, `validation` and `test`; without overlap.
 
     Raises:
-        UserError: more sentences are asked for than the grammar yields.
+        UserError: the grammar has fewer sentences.
     """
     drawn = sentences(train + validation + test, seed)
     return {

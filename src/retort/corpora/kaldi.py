@@ -1,8 +1,8 @@
-"""Kaldi data folders: `text`, `wav.scp`, and where there are any `utt2spk` and `segments`.
+"""Kaldi data folders: `text`, `wav.scp`, and optionally `utt2spk` and `segments`.
 
-Source of the format: the Kaldi documentation, "Data preparation". lhotse's own reader stops at the first
-utterance that lacks anything and keeps relative paths as they are, so the folder is read here, into lhotse's
-classes, and every utterance that cannot be used is listed.
+Source of the format: the Kaldi documentation, "Data preparation". lhotse's reader stops at the first
+incomplete utterance and does not resolve relative paths, so that the folder is read here into lhotse's
+classes, and every unusable utterance is listed.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from retort.corpora.cuts import (
 class Segment(NamedTuple):
     recording: str
     start: float
-    """Seconds."""
+    """Start in seconds."""
     end: float | None
-    """Seconds; None is the end of the recording."""
+    """End in seconds; None for the end of the recording."""
 
 
 def prepare(source: str | Path, out: str | Path, *, maximum_hours: float = MAXIMUM_HOURS) -> Prepared:
     """Write `OUT/NAME.jsonl.gz` for a Kaldi folder, or for each Kaldi folder directly inside `source`.
 
     Raises:
-        UserError: no Kaldi folder there, a piped `wav.scp`, or a folder without a usable utterance.
+        UserError: there is no Kaldi folder, `wav.scp` has commands, or a folder has no usable utterance.
     """
     source = Path(source).absolute()
     if not source.is_dir():
-        raise UserError("no such folder", where=source, remedy="Give a Kaldi folder, with text and wav.scp")
+        raise UserError("no such folder", where=source, remedy="Choose a Kaldi folder with text and wav.scp")
     folders = [source] if _is_kaldi(source) else _kaldi_folders(source)
     prepared = Prepared()
-    for folder in folders or [source]:  # reading a folder that is none tells what it lacks
+    for folder in folders or [source]:  # reading an invalid folder raises the missing parts
         write_split(folder.name, read_kaldi(folder, maximum_hours=maximum_hours), Path(out), prepared)
     return prepared
 
@@ -59,12 +59,12 @@ def read_kaldi(
 ) -> CheckedCuts:
     """The utterances of a Kaldi folder, in the order of its `text` (or `segments`, or `wav.scp`).
 
-    Relative paths in `wav.scp` are tried from the folder, its parent and the working directory. Without
-    `utt2spk` every utterance is its own speaker. Of an id that comes twice the first line counts. With
+    Relative paths in `wav.scp` are resolved against the folder, its parent and the working directory. Without
+    `utt2spk` every utterance is its own speaker. For duplicate ids the first line is used. With
     `texts=False` (noise) neither `text` nor speakers are read.
 
     Raises:
-        UserError: a file is missing, `wav.scp` has a command, or no utterance can be used.
+        UserError: a file is missing, `wav.scp` has a command, or no utterance is usable.
     """
     folder = Path(folder).absolute()
     _demand(folder, ("text", "wav.scp") if texts else ("wav.scp",))
@@ -94,7 +94,7 @@ def read_kaldi(
     audible = paths if segments is None else segments
     for name in dict.fromkeys([*(transcripts or ()), *audible]):
         if name in problems.broken:
-            continue  # listed with its line already
+            continue  # already listed with its line
         try:
             cuts.append(cut(name))
         except BadUtterance as error:
@@ -103,12 +103,12 @@ def read_kaldi(
 
 
 class _Problems:
-    """What was found wrong while reading the files of a folder."""
+    """Problems found while reading the files of a folder."""
 
     def __init__(self) -> None:
         self.rejected: list[Rejected] = []
         self.broken: set[str] = set()
-        """Ids that lack something for a line of theirs was broken."""
+        """Ids with a broken line."""
 
     def add(self, name: str, reason: str, *, breaks: bool) -> None:
         self.rejected.append(Rejected(name, reason))
@@ -117,7 +117,7 @@ class _Problems:
 
 
 class _Recordings:
-    """Opens each recording once, however many segments it has; a bad one stays bad."""
+    """Opens each recording once, however many segments it has; failures are remembered."""
 
     def __init__(self, paths: dict[str, str], roots: list[Path], maximum_hours: float) -> None:
         self.paths = paths
@@ -154,12 +154,12 @@ def _demand(folder: Path, files: tuple[str, ...]) -> None:
     if not missing:
         return
     inner = [each.name for each in _kaldi_folders(folder)]
-    remedy = f"Give one of its folders: {', '.join(inner)}" if inner else "Add it, one line an utterance"
+    remedy = f"Choose one of its folders: {', '.join(inner)}" if inner else "Add it, with one line per utterance"
     raise UserError(f"not a Kaldi folder: it has no {' and no '.join(missing)}", where=folder, remedy=remedy)
 
 
 def _read_lines(path: Path, problems: _Problems) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank. Not `splitlines`: transcripts may hold U+2028 and the like."""
+    """Numbered lines that are not blank. Not `splitlines`: transcripts may contain U+2028 and similar characters."""
     for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             line = raw.decode("utf-8").strip(" \t\r")
@@ -172,18 +172,18 @@ def _read_lines(path: Path, problems: _Problems) -> Iterator[tuple[int, str]]:
 
 
 def _table(path: Path, problems: _Problems, may_be_empty: bool = False) -> dict[str, str]:
-    """`id value` lines; what is broken or comes twice goes to `problems`."""
+    """`id value` lines; broken and duplicate lines are added to `problems`."""
     values: dict[str, str] = {}
     first_lines: dict[str, int] = {}
     for number, line in _read_lines(path, problems):
         name, *rest = re.split(r"[ \t]+", line, maxsplit=1)
         if name in first_lines:
-            reason = f"{path.name} line {number}: repeats line {first_lines[name]}, which is kept"
+            reason = f"{path.name} line {number}: duplicates line {first_lines[name]}, which is used"
             problems.add(name, reason, breaks=False)
             continue
         first_lines[name] = number
         if not rest and not may_be_empty:
-            problems.add(name, f"{path.name} line {number}: nothing behind the id", breaks=True)
+            problems.add(name, f"{path.name} line {number}: nothing after the id", breaks=True)
             continue
         values[name] = rest[0] if rest else ""
     return values
@@ -207,16 +207,16 @@ def _segments(path: Path, problems: _Problems) -> dict[str, Segment] | None:
 
 
 def _refuse_pipes(folder: Path, paths: dict[str, str]) -> None:
-    """Commands of a data folder are not run behind the user's back: they get the line that runs them.
+    """Refuse commands in a data folder, and suggest a shell line that runs them.
 
     Raises:
-        UserError: with a line of shell that makes plain files in a new folder `wav.*` and a plain `wav.scp`; the old
-            one is kept there as `wav.scp.piped`.
+        UserError: with a shell line that writes files into a new folder `wav.*` and a plain `wav.scp`; the old
+            one is saved there as `wav.scp.piped`.
     """
     piped = [name for name, path in paths.items() if path.endswith("|")]
     if not piped:
         return
-    # Files are numbered, for an id may be any text, and all that is written is in a new folder inside this one.
+    # Files are numbered, since an id may be any text, and all output is in a new subfolder.
     line = (
         f'D={shlex.quote(str(folder))}; W=$(mktemp -d "$D/wav.XXXXXX") && n=0 && '
         'tr -d \'\\r\' <"$D/wav.scp" | while read -r id command || [ -n "$id" ]; do n=$((n+1)); case "$command" in '
@@ -227,5 +227,5 @@ def _refuse_pipes(folder: Path, paths: dict[str, str]) -> None:
     raise UserError(
         f"{len(piped)} of {len(paths)} entries are commands, the first is {piped[0]}",
         where=folder / "wav.scp",
-        remedy=f"Make plain files, from the folder that the commands expect: {line}",
+        remedy=f"Create plain files, from the folder that the commands expect: {line}",
     )

@@ -25,7 +25,7 @@ from retort.pretrained import cache_folder, locate
 MODEL = "kokoro-82m"
 SAMPLING_RATE = 24000
 LONGEST = 500
-"""Symbols of an utterance at most."""
+"""Maximum number of symbols of an utterance."""
 VOICES = {
     "english": (
         *(
@@ -47,16 +47,16 @@ VOICES = {
         *("zf_xiaoni", "zm_yunyang", "zf_xiaoyi", "zm_yunxia"),
     ),
 }
-"""Kokoro's voices of a language, in an order whose beginning is as varied as it can be; the first letter is the accent
+"""Kokoro's voices of a language, ordered so that the first ones are as varied as possible; the first letter is the accent
 (American, British, Mandarin), the second the sex."""
 _REMEDY = "Run: pip install 'retort-asr[kokoro]'"
 
 
 class Kokoro:
-    """The synthesiser.
+    """The Kokoro synthesiser.
 
     Args:
-        folder: of the model: `model.onnx`, `vocab.json`, `voices.safetensors`.
+        folder: folder of the model with `model.onnx`, `vocab.json`, `voices.safetensors`.
 
     Raises:
         UserError: onnxruntime is not installed, or the files are missing or broken.
@@ -80,31 +80,31 @@ class Kokoro:
                 self.session = onnxruntime.InferenceSession(
                     str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
                 )
-            except Exception as error:  # onnxruntime has a family of its own
+            except Exception as error:  # onnxruntime has its own exception classes
                 raise ValueError(error) from None
 
     def speak(self, phonemes: str, voice: Mapping[str, float], speed: float) -> NDArray[np.float32]:
-        """Say phonemes.
+        """Synthesise phonemes.
 
         Args:
-            phonemes: symbols of Kokoro; unknown ones are left out.
+            phonemes: symbols of Kokoro; unknown ones are ignored.
             voice: names of voices with weights that sum to 1, by which their style vectors are averaged.
-            speed: 1 is the voice's own, 2 twice as fast.
+            speed: 1 is the default, 2 is twice as fast.
 
         Returns:
-            `(N,)` at 24 kHz, silence at both ends cut off.
+            `(N,)` at 24 kHz, with silence removed at both ends.
 
         Raises:
-            BadUtterance: there is nothing to say, or more than the model reads at once.
-            UserError: there is no such voice.
+            BadUtterance: there are no phonemes, or more than the model's maximum.
+            UserError: the voice does not exist.
         """
         ids = [self.symbols[symbol] for symbol in phonemes if symbol in self.symbols]
         if not any(symbol.isalpha() for symbol in phonemes) or not ids:
-            raise BadUtterance("there is nothing to speak in it")
+            raise BadUtterance("it contains no phonemes")
         if len(ids) > LONGEST:
-            raise BadUtterance(f"its {len(ids)} phonemes are more than {LONGEST}")
+            raise BadUtterance(f"its {len(ids)} phonemes exceed the maximum of {LONGEST}")
         if unknown := [name for name in voice if name not in self.voices]:
-            raise UserError(f"{MODEL} has no voice '{unknown[0]}'", remedy="Choose one of its list")
+            raise UserError(f"{MODEL} has no voice '{unknown[0]}'", remedy="Choose one from its list")
         style = sum(weight * self.voices[name][len(ids)] for name, weight in voice.items())
         feed = {
             "tokens": np.array([[0, *ids, 0]], np.int64),
@@ -116,10 +116,10 @@ class Kokoro:
 
 
 def kokoro_folder() -> Path:
-    """Where the model is.
+    """The folder of the model.
 
     Raises:
-        UserError: it was not fetched.
+        UserError: the model was not fetched.
     """
     if (folder := locate(MODEL)) is None:
         raise UserError(f"not in {cache_folder()}", where=MODEL, remedy=f"Run: retort fetch {MODEL}")
@@ -127,19 +127,19 @@ def kokoro_folder() -> Path:
 
 
 def phonemise(text: str, voice: str) -> str:
-    """A text in Kokoro's symbols, in the accent of a voice.
+    """Convert a text to Kokoro's symbols, in the accent of a voice.
 
     Raises:
-        UserError: the package that knows them is not installed.
-        BadUtterance: it cannot read the text.
+        UserError: the required package is not installed.
+        BadUtterance: the text cannot be converted.
     """
     try:
         return _reader(voice[0])(text)
     except UserError:
         raise
-    except Exception as error:  # both are small packages that meet odd text with whatever comes
+    except Exception as error:  # both packages raise arbitrary exceptions for unusual text
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        raise BadUtterance(f"its phonemes cannot be told ({reason})") from None
+        raise BadUtterance(f"it cannot be converted to phonemes ({reason})") from None
 
 
 @cache
@@ -150,7 +150,7 @@ def _reader(accent: str) -> Callable[[str], str]:
 def _english(british: bool) -> Callable[[str], str]:
     hibari = _import("hibari.g2p", "hibari-tts")
     read = hibari.G2P(british=british)
-    # In lower case, which transcripts are read in, the pronoun would be taken for a letter.
+    # In lower case, the pronoun would be read as a letter.
     return lambda text: str(read(re.sub(r"\bi\b", "I", text)))
 
 
@@ -160,7 +160,7 @@ def _mandarin() -> Callable[[str], str]:
     cache_folder().mkdir(parents=True, exist_ok=True)
     jieba.dt.tmp_dir = str(
         cache_folder()
-    )  # by default it reads what lies in the system's folder of temporary files
+    )  # the default is in the system's temporary folder
     read = _import("misaki.zh", "misaki").ZHG2P()
     return lambda text: str(read(text)[0])
 
@@ -179,9 +179,9 @@ def _import(module: str, package: str) -> Any:
 
 
 def _trimmed(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Without what is more than 30 ms before and behind the first and the last sample above 1 % of the loudest."""
+    """Trim to 30 ms before the first and after the last sample above 1 % of the peak."""
     if not samples.size or not np.isfinite(samples).all() or not (peak := np.abs(samples).max()):
-        raise BadUtterance("the synthesiser gave no speech for it")
+        raise BadUtterance("the synthesiser produced no speech")
     loud = np.flatnonzero(np.abs(samples) > 0.01 * peak)
     pad = int(0.03 * SAMPLING_RATE)
     return samples[max(loud[0] - pad, 0) : loud[-1] + pad]

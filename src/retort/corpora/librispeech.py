@@ -15,11 +15,11 @@ PARTS: tuple[str, ...] = (*LIBRISPEECH, *MINI_LIBRISPEECH)
 
 
 def prepare(source: str | Path, out: str | Path) -> Prepared:
-    """Write `OUT/PART.jsonl.gz` for every part that is there, such as `train-clean-100`.
+    """Write `OUT/PART.jsonl.gz` for every existing part, such as `train-clean-100`.
 
     Args:
-        source: the folder `LibriSpeech`, or the one with it inside. Expected in it are
-            `PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` and `SPEAKER-CHAPTER.trans.txt` beside them.
+        source: the folder `LibriSpeech`, or its parent folder. It must contain
+            `PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` and `SPEAKER-CHAPTER.trans.txt` next to them.
 
     Raises:
         UserError: the layout is not found, or a part has no usable utterance.
@@ -62,16 +62,16 @@ def _link(corpus: Path, part: str, view: Path, rejected: list[Rejected]) -> None
 
 def _find(source: Path) -> Path:
     if not source.is_dir():
-        raise UserError("no such folder", where=source, remedy="Give the folder LibriSpeech")
+        raise UserError("no such folder", where=source, remedy="Choose the folder LibriSpeech")
     for folder in (source, source / "LibriSpeech"):
         if any((folder / part).is_dir() for part in PARTS):
             return folder.absolute()
     if source.name in PARTS or any(source.glob("*/*/*.trans.txt")):
         raise UserError(
-            "one part of LibriSpeech", where=source, remedy=f"Give the folder above: {source.parent}"
+            "one part of LibriSpeech", where=source, remedy=f"Choose its parent folder: {source.parent}"
         )
     raise UserError(
         f"not LibriSpeech: none of {', '.join(PARTS)} in it or in a folder LibriSpeech in it",
         where=source,
-        remedy="Give the folder that the archives were unpacked into",
+        remedy="Choose the folder that the archives were unpacked into",
     )

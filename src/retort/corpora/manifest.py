@@ -1,7 +1,7 @@
-"""The one place where a line of a manifest becomes a cut; what somebody else wrote is data, never code.
+"""Safe parsing of lines of manifests into cuts: external content is data, never code.
 
-lhotse would build whatever a line asks for: audio from shell commands or URLs, features that are pickles, transforms
-with recordings of their own. Here every field has a known name and type, audio comes from files, features from
+lhotse would construct anything in a line: audio from shell commands or URLs, pickled features, transforms
+with further recordings. Here every field has a known name and type, audio comes from files, features from
 `.npy` files, and transforms from a fixed list, at every depth of the line.
 """
 
@@ -20,14 +20,14 @@ from retort.common.errors import BadUtterance
 from retort.common.json_reader import parse_json
 
 STORAGE = "numpy_files"
-"""How stored features are kept: one `.npy` file an utterance."""
+"""Storage type of features: one `.npy` file per utterance."""
 LONGEST_LINE = 16 * 2**20
-"""Bytes of a line of a manifest; a compressed file of some kilobytes may hold a line of gigabytes."""
+"""Maximum bytes of a line of a manifest; kilobytes of compressed data may contain a line of gigabytes."""
 _HIGHEST_RATE = 1_000_000
 _FACTOR = (0.1, 10.0)
-"""Of a change of speed, tempo or volume."""
+"""Maximum factor of a change of speed, tempo or volume."""
 _ROUNDING = 0.1
-"""Seconds by which the duration of a recording may differ from its samples over its rate."""
+"""Maximum difference in seconds between the stated duration of a recording and that of its samples."""
 
 Check: TypeAlias = Callable[[str, Any], Any]
 
@@ -39,10 +39,10 @@ class _Wrong(Exception):
 def read_cut(line: str | bytes) -> Cut | Recording:
     """The cut or recording that a line of a manifest describes.
 
-    Paths stay as they are; whether their files are there is not looked at.
+    Paths are not changed, and files are not checked.
 
     Raises:
-        BadUtterance: not JSON, not a cut, a field of a wrong type, or something that is not read from others' files.
+        BadUtterance: it is not JSON or not a cut, a field has a wrong type, or the content is not allowed.
     """
     try:
         content = parse_json(line)
@@ -54,19 +54,19 @@ def read_cut(line: str | bytes) -> Cut | Recording:
         check_harmless(content)
         return _item(content)
     except (_Wrong, RecursionError) as error:
-        raise BadUtterance(f"cut {name_of(content)} cannot be understood ({error})") from None
+        raise BadUtterance(f"cut {name_of(content)} is invalid ({error})") from None
 
 
 def name_of(content: Mapping[str, Any]) -> str:
-    """The id of a line, or what stands there in its place, as text that can be written."""
+    """The id of a line, or its replacement, as valid text."""
     return str(content.get("id", "")).encode("utf-8", "backslashreplace").decode()[:200]
 
 
 def check_harmless(content: Any) -> None:
-    """Check everything in a line of a manifest that names a source, a storage or a transform, at any depth.
+    """Check all sources, storages and transforms in a line of a manifest, at any depth.
 
     Raises:
-        BadUtterance: one of them is not a file, or is not on the list.
+        BadUtterance: one of them is not a file, or is not allowed.
     """
     for each in _tables(content):
         if {"type", "channels", "source"} <= each.keys() and each["type"] != "file":
@@ -74,7 +74,7 @@ def check_harmless(content: Any) -> None:
         if "storage_type" in each and each["storage_type"] != STORAGE:
             raise BadUtterance(
                 f"its features are stored as {_shown(each['storage_type'])}, which is not read from a manifest",
-                remedy="Leave out the features: they are made from the audio",
+                remedy="Remove the features: they are computed from the audio",
             )
         transforms = each.get("transforms") or []
         for transform in transforms if isinstance(transforms, list) else [transforms]:
@@ -82,12 +82,12 @@ def check_harmless(content: Any) -> None:
             if not isinstance(name, str) or name not in TRANSFORMS:
                 raise BadUtterance(
                     f"its recording has the transform {_shown(name)}",
-                    remedy=f"Write the audio as it sounds; known are {', '.join(TRANSFORMS)}",
+                    remedy=f"Apply the transform to the audio; supported are {', '.join(TRANSFORMS)}",
                 )
 
 
 def _tables(content: Any) -> Iterator[dict[str, Any]]:
-    """Every JSON object within `content`, itself among them."""
+    """Every JSON object within `content`, including itself."""
     waiting = [content]
     while waiting:
         each = waiting.pop()
@@ -164,17 +164,17 @@ def _within(low: float, high: float, check: Check = _number) -> Check:
 
 
 def _plain(name: str, value: Any) -> dict[str, Any]:
-    """What nothing reads: it stays as JSON has it."""
+    """A field that is not used and not changed."""
     if not isinstance(value, dict):
         raise _Wrong(f"{name} is not a table")
     return value
 
 
 def _fields(name: str, value: Any, known: Mapping[str, Check], needed: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a JSON object; one that is null counts as missing.
+    """The fields of a JSON object; null counts as missing.
 
     Raises:
-        _Wrong: one that is needed is missing, one is not known, or has a wrong type.
+        _Wrong: a required field is missing, or a field is unknown or has a wrong type.
     """
     if not isinstance(value, dict):
         raise _Wrong(f"{name} is not a table")
@@ -220,7 +220,7 @@ def _recording(name: str, value: Any) -> Recording:
 
 
 def _impulse_response(name: str, value: Any) -> dict[str, Any]:
-    """Checked, and handed on as JSON, which lhotse makes a recording or a cut of."""
+    """Check a recording or cut, which is returned as JSON for lhotse."""
     if not isinstance(value, dict):
         raise _Wrong(f"{name} is not a table")
     if "sources" in value:
@@ -250,13 +250,13 @@ TRANSFORMS: dict[str, tuple[dict[str, Check], tuple[str, ...]]] = {
         ("rir",),
     ),
 }
-"""Changes to the audio that a manifest may ask for: their arguments, and those that are needed."""
+"""Supported transforms of the audio: their arguments, and the required ones."""
 
 
 def _transform(name: str, value: Any) -> dict[str, Any]:
     fields = _fields(name, value, {"name": _text, "kwargs": _plain}, ("name",))
     if fields["name"] not in TRANSFORMS:
-        raise _Wrong(f"{name} is {_shown(fields['name'])}, which is not known")
+        raise _Wrong(f"{name} is {_shown(fields['name'])}, which is not supported")
     known, needed = TRANSFORMS[fields["name"]]
     given = dict(fields.get("kwargs", {}))
     given = {key: each for key, each in given.items() if each is not None}
@@ -264,7 +264,7 @@ def _transform(name: str, value: Any) -> dict[str, Any]:
 
 
 def _alignment(name: str, value: Any) -> dict[str, list[AlignmentItem]]:
-    """Of each kind (`word`, `phone`) symbols with start and duration in seconds."""
+    """Symbols of each kind (`word`, `phone`) with start and duration in seconds."""
     item: tuple[Check, ...] = (_text, _number, _number, _number)
     found: dict[str, list[AlignmentItem]] = {}
     for kind, rows in _plain(name, value).items():
@@ -298,16 +298,16 @@ def _supervision(name: str, value: Any) -> SupervisionSegment:
 
 
 def read_features(name: str, value: Any) -> Features:
-    """The entry of stored features.
+    """Parse the entry of stored features.
 
     Raises:
-        BadUtterance: a field is missing, unknown, of a wrong type, or names another storage.
+        BadUtterance: a field is missing, unknown, of a wrong type, or has another storage.
     """
     try:
         check_harmless(value)
         return _features(name, value)
     except _Wrong as error:
-        raise BadUtterance(f"its features cannot be understood ({error})") from None
+        raise BadUtterance(f"its features are invalid ({error})") from None
 
 
 def _features(name: str, value: Any) -> Features:

@@ -1,8 +1,8 @@
-"""Sentences read aloud by Kokoro, once for all experiments: a store of Opus files by content, filled by all cores.
+"""Speech synthesis with Kokoro, once for all experiments: a content-addressed store of Opus files.
 
-What a sentence sounds like depends on the seed and on its text alone, not on its place, its neighbours or the number
-of processes. A sidecar `KEY.json`, written last, says that a sentence is done; whatever stops a run, the next one goes
-on behind what is there.
+The samples of a sentence depend only on the seed and its text, not on its position or the number
+of processes. A sidecar file `KEY.json`, written last, marks a finished sentence, so that an interrupted run can be
+resumed.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from retort.corpora.synthetic import SAMPLING_RATE, Conditions, in_a_room
 from retort.pretrained.cache import RECORD, resolve
 
 VERSION = 1
-"""Of what is in the store; counted upwards when the same sentence would sound otherwise."""
+"""Version of the store; increased when the samples of a sentence change."""
 MOST_VOICES = 3
-"""Of a mix."""
+"""Range of the number of voices of a mix."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How sentences are read.
+class SynthesisSettings:
+    """Settings of the synthesis.
 
     Attributes:
         language: `english` or `mandarin`.
-        voices: names, of which each sentence draws one or, with probability `mixes`, a mix of two or three.
+        voices: names of voices; each sentence draws one or, with probability `mixes`, a mix of two or three.
         speed: range of speeds.
-        mixes: share of sentences that a mix of voices reads.
-        seed: of all draws.
-        check: the recogniser that must understand a sentence, by name; empty for none.
-        worst: its highest error rate that is accepted.
+        mixes: fraction of sentences with a mix of voices.
+        seed: seed of all random draws.
+        check: name of a recogniser that checks the sentences; empty for none.
+        worst: maximum error rate of the check.
     """
 
     language: str
@@ -64,14 +64,14 @@ class Reading:
 class _Job:
     text: str
     key: str
-    reading: Reading
+    settings: SynthesisSettings
     model: Path
     store: Path
 
 
 def read_by_kokoro(
     texts: Sequence[str],
-    reading: Reading,
+    settings: SynthesisSettings,
     store: Path,
     folder: Path,
     prefix: str,
@@ -80,27 +80,27 @@ def read_by_kokoro(
     processes: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckedCuts:
-    """Read each text once, into `folder/PREFIX-NUMBER.ogg` (Opus, 16 kHz), with silence, loudness and noise around it.
+    """Synthesise each text once, into `folder/PREFIX-NUMBER.ogg` (Opus, 16 kHz), with silence, loudness and noise.
 
     Args:
         texts: distinct sentences.
-        reading: how they are read.
-        store: what was read without noise, shared by all that read the same.
-        folder, prefix: of the files and ids.
-        conditions: silence, loudness and noise; rate and pitch do not count.
-        processes: 0 for one a core.
-        progress: called with the sentences done and to do.
+        settings: settings of the synthesis.
+        store: folder of clean speech, shared by all runs.
+        folder, prefix: folder of the files, prefix of files and ids.
+        conditions: silence, loudness and noise; rate and pitch are ignored.
+        processes: number of processes; 0 for one per core.
+        progress: called with the number of sentences done and in total.
 
     Returns:
-        The cuts; what cannot be spoken or was not understood is among the rejected.
+        The cuts; sentences that could not be synthesised or failed the check are among the rejected.
 
     Raises:
-        UserError: the model or a package is not there, or nothing could be spoken.
+        UserError: the model or a package is missing, or nothing could be synthesised.
     """
     _check_opus()
     model = kokoro_folder()
-    resolve(reading.check)  # now, not after the first sentence
-    jobs = [_Job(text, _key(text, reading, model), reading, model, store) for text in texts]
+    resolve(settings.check)  # errors are raised before the first sentence
+    jobs = [_Job(text, _key(text, settings, model), settings, model, store) for text in texts]
     with one_at_a_time(store / "lock"):
         _fill(jobs, processes, progress or (lambda done, total: None))
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,10 +114,10 @@ def read_by_kokoro(
     return checked(cuts, rejected, folder)
 
 
-def _key(text: str, reading: Reading, model: Path) -> str:
-    """Of everything that decides how a sentence sounds; the check does not."""
+def _key(text: str, settings: SynthesisSettings, model: Path) -> str:
+    """Hash of everything that the samples of a sentence depend on; the check is excluded."""
     origin = (model / RECORD).read_text(encoding="utf-8")
-    sound = {key: value for key, value in asdict(reading).items() if key not in ("check", "worst")}
+    sound = {key: value for key, value in asdict(settings).items() if key not in ("check", "worst")}
     content = json.dumps([VERSION, origin, sound, text], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
@@ -128,7 +128,7 @@ def _fill(jobs: Sequence[_Job], processes: int, progress: Callable[[int, int], N
     progress(done, len(jobs))
     if not pending:
         return
-    remedy = "Run the same command again: it goes on; set data.spoken.processes to use less memory"
+    remedy = "Run the same command again to resume; set data.spoken.processes to use less memory"
     with workers(min(processes or cores(), len(pending)), "synthesis", remedy) as pool:
         for _ in pool.map(_read, pending):
             done += 1
@@ -139,7 +139,7 @@ def _is_done(job: _Job) -> bool:
     record = _record(job)
     if not record or "failed" in record:
         return bool(record)
-    return not job.reading.check or job.reading.check in record["checks"]
+    return not job.settings.check or job.settings.check in record["checks"]
 
 
 def _paths(job: _Job) -> tuple[Path, Path]:
@@ -148,7 +148,7 @@ def _paths(job: _Job) -> tuple[Path, Path]:
 
 
 def _record(job: _Job) -> dict[str, Any]:
-    """What the sidecar says; nothing where it is missing or unreadable, or the sound is."""
+    """Content of the sidecar file; empty if it or the audio is missing or unreadable."""
     sound, sidecar = _paths(job)
     try:
         record = read_json(sidecar)
@@ -159,16 +159,16 @@ def _record(job: _Job) -> dict[str, Any]:
 
 
 def _read(job: _Job) -> None:
-    """Synthesise and check one sentence, as far as that is not done; runs in a process of its own."""
+    """Synthesise and check one sentence, if not yet done; runs in a worker process."""
     sound, sidecar = _paths(job)
     sound.parent.mkdir(parents=True, exist_ok=True)
     record = _record(job)
     try:
         if not record:
             record = _synthesise(job, sound)
-        if (name := job.reading.check) and name not in record["checks"]:
+        if (name := job.settings.check) and name not in record["checks"]:
             samples, _ = soundfile.read(sound, dtype="float32")
-            rate, read = _checker(name, job.reading.language).error_rate(samples, job.text)
+            rate, read = _checker(name, job.settings.language).error_rate(samples, job.text)
             record["checks"][name] = {"error_rate": round(rate, 4), "read": read}
     except BadUtterance as error:
         record = {"text": job.text, "failed": error.what}
@@ -176,9 +176,9 @@ def _read(job: _Job) -> None:
 
 
 def _synthesise(job: _Job, sound: Path) -> dict[str, Any]:
-    generator = np.random.default_rng([job.reading.seed, *bytes.fromhex(job.key)])
-    voice = _draw_voice(generator, job.reading)
-    speed = float(generator.uniform(*job.reading.speed))
+    generator = np.random.default_rng([job.settings.seed, *bytes.fromhex(job.key)])
+    voice = _draw_voice(generator, job.settings)
+    speed = float(generator.uniform(*job.settings.speed))
     phonemes = phonemise(job.text, max(voice, key=lambda name: voice[name]))
     samples = _synthesiser(job.model).speak(phonemes, voice, speed)
     clean = resample_poly(samples.astype(np.float64), 2, 3)  # 24,000 x 2 / 3 = 16,000
@@ -192,12 +192,12 @@ def _synthesise(job: _Job, sound: Path) -> dict[str, Any]:
     }
 
 
-def _draw_voice(generator: np.random.Generator, reading: Reading) -> dict[str, float]:
+def _draw_voice(generator: np.random.Generator, settings: SynthesisSettings) -> dict[str, float]:
     """Voices with weights that sum to 1."""
     count = (
-        int(generator.integers(2, MOST_VOICES, endpoint=True)) if generator.random() < reading.mixes else 1
+        int(generator.integers(2, MOST_VOICES, endpoint=True)) if generator.random() < settings.mixes else 1
     )
-    names = generator.choice(reading.voices, min(count, len(reading.voices)), replace=False)
+    names = generator.choice(settings.voices, min(count, len(settings.voices)), replace=False)
     weights = generator.dirichlet(np.full(len(names), 2.0))
     return {str(name): float(weight) for name, weight in zip(names, weights)}
 
@@ -213,14 +213,14 @@ def _checker(name: str, language: str) -> ReadingCheck:
 
 
 def _in_place(name: str, job: _Job, path: Path, conditions: Conditions) -> Any:
-    record, check = _record(job), job.reading.check
+    record, check = _record(job), job.settings.check
     if "failed" in record:
         raise BadUtterance(f"{record['failed']}: '{job.text}'")
-    if check and (rate := record["checks"][check]["error_rate"]) > job.reading.worst:
-        raise BadUtterance(f"{check} reads it with {rate:.0%} errors: '{record['checks'][check]['read']}'")
+    if check and (rate := record["checks"][check]["error_rate"]) > job.settings.worst:
+        raise BadUtterance(f"{check} recognises it with {rate:.0%} errors: '{record['checks'][check]['read']}'")
     if not path.is_file():
         clean, _ = soundfile.read(_paths(job)[0], dtype="float64")
-        generator = np.random.default_rng([1, job.reading.seed, *bytes.fromhex(job.key)])
+        generator = np.random.default_rng([1, job.settings.seed, *bytes.fromhex(job.key)])
         samples, _ = in_a_room(clean, generator, conditions)
         _write_opus(path, samples)
     speaker = "+".join(record["voice"])

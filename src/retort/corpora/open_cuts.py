@@ -1,4 +1,4 @@
-"""Opening cuts: manifests, checked line by line, and Kaldi folders."""
+"""Opening of manifests, checked line by line, and Kaldi folders."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from retort.corpora.manifest import LONGEST_LINE, read_cut
 
 DATA_VARIABLE = "RETORT_DATA"
 MOST_REJECTED = 100_000
-"""Lines of a manifest that cannot be used; a file with more is no manifest."""
+"""Maximum number of unusable lines of a manifest."""
 
 
 def find_data(path: str | Path) -> Path:
-    """The absolute path of data that a recipe or a command names.
+    """The absolute path of data in a recipe or a command.
 
-    A relative path is tried from the working directory, then `$RETORT_DATA`, then `./data`, then
+    A relative path is resolved against the working directory, then `$RETORT_DATA`, then `./data`, then
     `../shared/data`, a folder that several checkouts of a project share.
 
     Raises:
-        UserError: it is nowhere; lists the places.
+        UserError: it does not exist; with the searched paths.
     """
     wanted = Path(path).expanduser()
     if wanted.is_absolute():
@@ -55,12 +55,12 @@ def find_data(path: str | Path) -> Path:
 def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
     """Open a lhotse manifest of cuts (`*.jsonl`, `*.jsonl.gz`) or a Kaldi folder; see :func:`find_data`.
 
-    A relative audio path inside a manifest is tried from the working directory, the manifest's folder and the
-    folder above. Audio files are looked for, not read. With `texts=False` (noise) neither text nor
-    supervision is asked for, and a manifest of recordings will do.
+    Relative audio paths inside a manifest are resolved against the working directory, the manifest's folder and the
+    folder above. Audio files must exist but are not read. With `texts=False` (noise) neither text nor
+    supervision is required, and a manifest of recordings is accepted.
 
     Raises:
-        UserError: nothing there, not a manifest, or no usable utterance in it.
+        UserError: it does not exist, is not a manifest, or has no usable utterance.
     """
     found = find_data(path)
     if found.is_dir():
@@ -69,7 +69,7 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
         raise UserError(
             "neither a manifest (*.jsonl, *.jsonl.gz) nor a Kaldi folder",
             where=found,
-            remedy="Make one with `retort prepare`",
+            remedy="Create one with `retort prepare`",
         )
     cuts: dict[str, MonoCut] = {}
     rejected: list[Rejected] = []
@@ -82,15 +82,15 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
             name = item.id or name
             cut = _check(item, [Path(), found.parent, found.parent.parent], texts)
             if cut.id in cuts:
-                raise BadUtterance("its id stands on an earlier line too")
+                raise BadUtterance("its id also occurs on an earlier line")
             cuts[cut.id] = cut
         except BadUtterance as error:
             rejected.append(Rejected(name, f"line {number}: {error}"))
             if len(rejected) > MOST_REJECTED:
                 raise UserError(
-                    f"more than {MOST_REJECTED:,} lines cannot be used; the first is {rejected[0].reason}",
+                    f"more than {MOST_REJECTED:,} lines are not usable; the first is {rejected[0].reason}",
                     where=found,
-                    remedy="Give a manifest of cuts",
+                    remedy="Choose a manifest of cuts",
                 ) from None
     return checked(cuts.values(), rejected, found)
 
@@ -101,7 +101,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from enumerate(lines_up_to(LONGEST_LINE, file, path), 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
-            "not a gzip file, or cut short", where=path, remedy="Make it again with `retort prepare`"
+            "not a gzip file, or incomplete", where=path, remedy="Create it again with `retort prepare`"
         ) from None
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path) from None
@@ -138,15 +138,15 @@ def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
 
 
 def _as_mix(cut: MultiCut) -> MonoCut:
-    """A cut of all channels of its recording, with our mark for that.
+    """Convert a cut of all channels of its recording to a MonoCut with our mark.
 
     Raises:
-        BadUtterance: it is of some of them only.
+        BadUtterance: it has only some of them.
     """
     known = [] if cut.recording is None else cut.recording.channel_ids or []
     if set(cut.channel if isinstance(cut.channel, list) else [cut.channel]) != set(known):
         raise BadUtterance(
-            f"the cut is of channels {cut.channel} of {known}", remedy="Give one channel (a MonoCut), or all"
+            f"the cut is of channels {cut.channel} of {known}", remedy="Use one channel (a MonoCut), or all"
         )
     return MonoCut(
         id=cut.id,
@@ -160,7 +160,7 @@ def _as_mix(cut: MultiCut) -> MonoCut:
 
 
 def _find_files(recording: Recording, roots: Sequence[Path]) -> None:
-    """Make the paths of a recording absolute, those of impulse responses among its transforms as well."""
+    """Make the paths of a recording absolute, including those of impulse responses in its transforms."""
     for source in recording.sources:
         source.source = str(find_audio(str(source.source), roots))
     for transform in recording.transforms or []:

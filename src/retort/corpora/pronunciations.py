@@ -1,4 +1,4 @@
-"""English pronunciations for words that a lexicon lacks: pocketsphinx's dictionary, then espeak-ng's rules.
+"""English pronunciations for words missing in a lexicon: pocketsphinx's dictionary, then espeak-ng's rules.
 
 Both are optional packages. The phones are the 39 of the CMU dictionary, without stress.
 """
@@ -16,7 +16,7 @@ from retort.corpora.espeak import phonemes
 from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
 from retort.text.normalise import recase
 
-# The phonemes of espeak-ng 1.52's voice en-us that its rules and dictionary yield for English words.
+# The phonemes of espeak-ng 1.52's voice en-us for English words.
 _VOWELS = """
 0 AA, 02 AA, A: AA, aa AE, a AE, a# AH, A@ AA R, O AO, O: AO, O2 AA, O@ AO R, o@ AO R, o OW, oU OW, E EH, e EH, e@ EH R,
 eI EY, I IH, I2 IH, I# IH, i IY, i: IY, i@ IY AH, i@3 IH R, U UH, U@ UH R, u UW, u: UW, V AH, @ AH, @2 AH, @5 AH, @- AH,
@@ -33,19 +33,19 @@ _ARPABET: dict[str, Pronunciation] = {
 _SPELT = re.compile(r"(?=.*[A-Za-z])[A-Za-z']+")
 _MARKS = re.compile(r"^[',%=|]+")
 _LINKS = {"", ";", "-"}
-"""What is left of marks that are no sound: glides between vowels, syllable borders."""
+"""Marks that are not phonemes: glides between vowels, syllable boundaries."""
 
 
 def with_english(lexicon: Lexicon, words: Iterable[str], phones: Iterable[str], *, case: str) -> Lexicon:
-    """A lexicon and English pronunciations for those of `words` that it lacks: of pocketsphinx's dictionary if that is
-    installed, else and for the rest by espeak-ng's rules. What neither knows stays without.
+    """Extend a lexicon by English pronunciations of missing `words`: from pocketsphinx's dictionary if it is
+    installed, otherwise from espeak-ng's rules. Words unknown to both are not added.
 
     Args:
-        phones: of the system; pronunciations with others, the lexicon's own too, count as none.
-        case: of the words: `upper`, `lower` or `keep`.
+        phones: phones of the system; pronunciations with other phones are ignored.
+        case: case of the words: `upper`, `lower` or `keep`.
 
     Raises:
-        UserError: espeakng-loader is not installed, and there are words for it.
+        UserError: espeakng-loader is required but not installed.
     """
     known = set(phones)
 
@@ -64,14 +64,14 @@ def pocketsphinx_lexicon(*, case: str = "upper") -> Lexicon:
     """The English dictionary inside the wheel `pocketsphinx`: some 126,000 words.
 
     Args:
-        case: of its words: `upper`, `lower` or `keep`.
+        case: case of its words: `upper`, `lower` or `keep`.
 
     Raises:
         UserError: pocketsphinx is not installed.
     """
     found = find_spec(
         "pocketsphinx"
-    )  # looked for, not imported: its models and its audio devices are not needed
+    )  # located without import: its models and audio devices are not needed
     if found is None or found.origin is None:
         raise UserError(
             "the English dictionary is pocketsphinx's, which is not installed",
@@ -85,22 +85,22 @@ def pocketsphinx_lexicon(*, case: str = "upper") -> Lexicon:
 
 
 def espeak_pronunciations(words: Iterable[str]) -> dict[str, list[Pronunciation]]:
-    """How espeak-ng says English words, each by itself.
+    """Pronunciations of isolated English words by espeak-ng.
 
-    A word is left out if it has other signs than the letters a to z and apostrophes, whose names espeak-ng would
-    say, or if it is said with a sound that English lacks.
+    A word is omitted if it has characters other than a to z and apostrophes, which espeak-ng would
+    spell out, or if its pronunciation has a phoneme that English lacks.
 
     Raises:
         UserError: espeakng-loader is not installed.
     """
     asked = [word for word in dict.fromkeys(words) if _SPELT.fullmatch(word)]
     found: dict[str, list[Pronunciation]] = {}
-    # It spells out words of capitals, as it takes them for abbreviations.
+    # It spells out upper-case words as abbreviations.
     for word, sounds in zip(asked, phonemes([word.lower() for word in asked], "en-us")):
         names = [name for sound in sounds if (name := _MARKS.sub("", sound)) not in _LINKS]
         if names and all(name in _ARPABET for name in names):
             phones = [phone for name in names for phone in _ARPABET[name]]
-            # Coloured vowels bring an R, which espeak-ng says once more before another vowel.
+            # R-coloured vowels include an R, which espeak-ng repeats before another vowel.
             repeated = [pair == ("R", "R") for pair in pairwise(["", *phones])]
             found[word] = [tuple(phone for phone, again in zip(phones, repeated) if not again)]
     return found

@@ -1,4 +1,4 @@
-"""A recogniser that checks synthetic speech: what it reads is compared with what should have been said."""
+"""Checks synthetic speech with a recogniser: compares its hypothesis with the text."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from retort.pretrained.hub import load_pretrained, quiet
 
 RATE = 16000
 _MARGIN = 100
-"""Positions (of 20 ms) of silence behind an utterance that is read without padding to 30 s; with fewer, and now and
-then with these too, the model repeats a sentence until it is stopped."""
+"""Positions (of 20 ms) of silence after an utterance without padding to 30 s; with fewer, and occasionally with
+these, the model repeats a sentence until its maximum length."""
 _SUSPICIOUS = 0.1
-"""Error rate above which an utterance is read once more, padded as the model was trained."""
+"""Error rate above which an utterance is recognised again with padding to 30 s."""
 _CODES = {"english": "en", "mandarin": "zh"}
 
 
 class ReadingCheck:
-    """A Whisper model of transformers, greedy.
+    """A Whisper model of transformers with greedy decoding.
 
     Args:
         name: short name, folder, or name on the hub.
         language: `english` or `mandarin`.
 
     Raises:
-        UserError: it cannot be found or opened, is no Whisper model, or does not know the language.
+        UserError: it cannot be found or opened, is not a Whisper model, or does not support the language.
     """
 
     def __init__(self, name: str, language: str) -> None:
@@ -47,39 +47,39 @@ class ReadingCheck:
 
         def load(source: str, local: bool) -> tuple[Any, Any, Any]:
             if (kind := open_part(AutoConfig, source, local=local).model_type) != "whisper":
-                raise ValueError(f"a model of type {kind}, no Whisper model")
+                raise ValueError(f"a model of type {kind}, not a Whisper model")
             model, _ = open_model(WhisperForConditionalGeneration, source, local=local, dtype=torch.float32)
             tokenizer = open_part(WhisperTokenizerFast, source, local=local)
             extractor = open_part(WhisperFeatureExtractor, source, local=local)
             if extractor.feature_size != model.config.num_mel_bins:
                 bins = model.config.num_mel_bins
-                raise ValueError(f"its extractor has {extractor.feature_size} bins, the model {bins}")
+                raise ValueError(f"its extractor has {extractor.feature_size} bins, but the model {bins}")
             return model.eval(), tokenizer, extractor
 
-        remedy = "Give a Whisper model, such as whisper-base, or none: data.spoken.check="
+        remedy = "Choose a Whisper model, such as whisper-base, or none: data.spoken.check="
         self.language = language
         self.model, self.tokenizer, self.extractor = load_pretrained(load, name, remedy)
         multilingual = self.model.generation_config.is_multilingual
         if language != "english" and not multilingual:
-            raise UserError("it reads English alone", where=name, remedy=remedy)
+            raise UserError("it supports only English", where=name, remedy=remedy)
         code = {"language": _CODES[language], "task": "transcribe"}
         self._options = code if multilingual else {}
-        self._longest = self.model.config.max_target_positions - 8  # beside the prompt
+        self._longest = self.model.config.max_target_positions - 8  # without the prompt
         self._positions = self.model.model.encoder.embed_positions.weight.detach().clone()
 
     def error_rate(self, samples: NDArray[np.float32], text: str) -> tuple[float, str]:
-        """What is read wrongly, of words (Mandarin: of syllables without their tone), and what was read.
+        """The error rate of words (Mandarin: of syllables without tone), and the hypothesis.
 
         Args:
             samples: `(N,)` at 16 kHz.
 
         Raises:
-            BadUtterance: it is longer than what the model reads at once (30 s).
+            BadUtterance: it is longer than the model's maximum (30 s).
         """
         most = len(self._positions)
         if len(samples) > 320 * most:
             raise BadUtterance(
-                f"its {len(samples) / RATE:.1f} s are more than the {most / 50:g} s that are checked"
+                f"its {len(samples) / RATE:.1f} s exceed the maximum of {most / 50:g} s"
             )
         needed = min(-(-len(samples) // 320) + _MARGIN, most)
         tokens = 8 + 3 * len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) // 2
@@ -108,7 +108,7 @@ class ReadingCheck:
 
 
 def error_rate(text: str, read: str, language: str) -> float:
-    """Edits by the length of `text`; spelling, figures and homophones do not count as far as they can be undone."""
+    """Edits per unit of `text`, after normalisation of spelling, numbers and homophones."""
     from kaldialign import edit_distance
 
     wanted, found = units(text, language), units(read, language)
@@ -116,10 +116,10 @@ def error_rate(text: str, read: str, language: str) -> float:
 
 
 def units(text: str, language: str) -> Sequence[str]:
-    """What errors are counted in, so that neither spelling, figures nor homophones count.
+    """Units for counting errors, independent of spelling, numbers and homophones.
 
-    Of English the sounds of words as Whisper's normaliser has them, with numbers as figures one by one; of Mandarin
-    syllables without their tone.
+    For English, sounds of words after Whisper's normaliser, with numbers as single digits; for Mandarin,
+    syllables without tone.
     """
     if language == "mandarin":
         try:
@@ -133,14 +133,14 @@ def units(text: str, language: str) -> Sequence[str]:
         return [str(each) for each in lazy_pinyin("".join(letters))]
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    # It joins figures in a row, wherever they come from.
+    # It joins consecutive digits.
     words = re.sub(r"(\d)", r" \1 ", str(EnglishTextNormalizer({})(text))).split()
     return [_sound(word) for word in words]
 
 
 @lru_cache(100_000)
 def _sound(word: str) -> str:
-    """Phonemes without stress, the same of `colour` and `color`; the word itself where nothing tells them."""
+    """Phonemes without stress, equal for `colour` and `color`; the word itself if they are unknown."""
     if not word.isalpha():
         return word
     try:

@@ -1,7 +1,7 @@
-"""What is needed around lhotse's recipes: they stop at the first file that cannot be read, and print.
+"""Wrappers for lhotse's recipes, which stop at the first unreadable file, and print.
 
-So a recipe is run on a view of the corpus: a folder of links to the audio that can be read, with the
-transcripts that belong to it.
+A recipe is run on a view of the corpus: a folder of links to readable audio files, with
+their transcripts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_transcripts(path: Path, rejected: list[Rejected]) -> dict[str, str]:
 
 
 def link_audio(audio: Mapping[str, Path], links: Mapping[str, Path], rejected: list[Rejected]) -> list[str]:
-    """Link each file that can be read to its place in the view; ids that were linked, in order."""
+    """Link each readable file into the view; return the linked ids in order."""
     linked: list[str] = []
     for name, path in audio.items():
         try:
@@ -59,14 +59,14 @@ def link_audio(audio: Mapping[str, Path], links: Mapping[str, Path], rejected: l
 
 
 def run_recipe(recipe: Callable[..., Any], folder: Path, **options: Any) -> dict[str, Any]:
-    """What a recipe says of each part, `{"recordings": ..., "supervisions": ...}`, without its printing."""
+    """The output of a recipe for each part, `{"recordings": ..., "supervisions": ...}`, without its printing."""
     with _quietly():
         found: dict[str, Any] = recipe(folder, **options)
     return found
 
 
 def recipe_cuts(manifests: Mapping[str, Any], rejected: list[Rejected], where: Path) -> CheckedCuts:
-    """Cuts of one part, by id, their audio where the links of the view lead.
+    """Cuts of one part, by id, with the audio files that the view links to.
 
     Raises:
         UserError: no utterance is left.
@@ -76,7 +76,7 @@ def recipe_cuts(manifests: Mapping[str, Any], rejected: list[Rejected], where: P
     for supervision in sorted(manifests["supervisions"], key=lambda each: str(each.id)):
         path = Path(os.readlink(recordings[supervision.recording_id].sources[0].source))
         try:
-            recording = open_recording(supervision.recording_id, path)  # lhotse takes the header's length
+            recording = open_recording(supervision.recording_id, path)  # lhotse uses the length in the header
             cuts.append(make_cut(supervision.id, recording, supervision.text, supervision.speaker))
         except BadUtterance as error:
             rejected.append(Rejected(supervision.id, str(error)))
@@ -85,7 +85,7 @@ def recipe_cuts(manifests: Mapping[str, Any], rejected: list[Rejected], where: P
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    # The recipes call logging.info, which installs a handler on whatever stderr is at that moment.
+    # The recipes call logging.info, which installs a handler on the current stderr.
     guard = logging.NullHandler()
     logging.root.addHandler(guard)
     try:

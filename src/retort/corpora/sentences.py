@@ -1,4 +1,4 @@
-"""Plain text, sentence by sentence: text files, and the transcripts of Kaldi folders and manifests."""
+"""Sentences of text files, and of the transcripts of Kaldi folders and manifests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from retort.corpora.open_cuts import find_data, open_cuts
 
 
 class Sentences:
-    """The sentences of one source, in order, blank lines left out; they are read anew at each iteration.
+    """The sentences of one source in order, without blank lines; the source is read at each iteration.
 
     Args:
-        source: a text file (plain, `.gz`, `.xz`; UTF-8, one sentence a line), a Kaldi folder or a manifest; see
+        source: a text file (plain, `.gz`, `.xz`; UTF-8, one sentence per line), a Kaldi folder or a manifest; see
             :func:`find_data`.
 
     Raises:
-        UserError: nothing there; while iterating: not UTF-8, damaged, or no sentence in it.
+        UserError: it does not exist; while iterating: it is not UTF-8, damaged, or has no sentence.
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -39,10 +39,10 @@ class Sentences:
                 found = True
                 yield line
         if not found:
-            raise UserError("no text in it", where=self.path, remedy="Give one sentence a line")
+            raise UserError("it contains no text", where=self.path, remedy="Write one sentence per line")
 
     def fingerprint(self) -> str:
-        """32 hex digits of what is in it, wherever it lies."""
+        """Hash of the content, 32 hex digits, independent of its path."""
         if self._texts is None:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()[:32]
@@ -59,7 +59,7 @@ class Sentences:
                 f"line {number} is not UTF-8", where=self.path, remedy="Save it as UTF-8"
             ) from None
         except (lzma.LZMAError, gzip.BadGzipFile, EOFError, zlib.error):
-            raise UserError("damaged or cut short", where=self.path, remedy="Fetch it again") from None
+            raise UserError("damaged or incomplete", where=self.path, remedy="Fetch it again") from None
         except OSError as error:
             raise UserError(f"cannot be read ({error.strerror or error})", where=self.path) from None
 

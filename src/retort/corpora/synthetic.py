@@ -1,7 +1,7 @@
-"""A small spoken corpus without a download: sentences of the grammar or of a text file, said by espeak-ng.
+"""A small synthetic corpus without a download: sentences of the grammar or of a text file, synthesised by espeak-ng.
 
-Every utterance has its own rate, pitch, loudness, noise and silence around it. The time of each word is kept
-as lhotse's alignment `word`. An utterance depends on the seed, its split and its number alone.
+Every utterance has random rate, pitch, loudness, noise and surrounding silence. The time of each word is stored
+as lhotse's alignment `word`. An utterance depends only on the seed, its split and its number.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from retort.corpora.cuts import (
     open_recording,
     write_split,
 )
-from retort.corpora.espeak import SpokenWord
+from retort.corpora.espeak import TimedWord
 
 Progress = Callable[[int, int], None]
-"""Called with the utterances done and to do."""
+"""Called with the number of utterances done and in total."""
 
 SAMPLING_RATE = 16000
 
@@ -62,16 +62,16 @@ VOICES = {
 
 @dataclass(frozen=True)
 class Conditions:
-    """How an utterance may sound; each pair is a range from which it is drawn evenly."""
+    """Ranges of the acoustic conditions; values are drawn uniformly."""
 
     rate: tuple[int, int] = (140, 190)
-    """Words a minute."""
+    """Speaking rate in words per minute."""
     pitch: tuple[int, int] = (35, 65)
-    """espeak-ng's scale; 50 is the voice's own."""
+    """Pitch on espeak-ng's scale; 50 is the default of the voice."""
     silence: tuple[float, float] = (0.1, 0.4)
-    """Seconds before and, drawn anew, behind the speech."""
+    """Silence in seconds before and after the speech, drawn separately."""
     peak: tuple[float, float] = (-20.0, -3.0)
-    """Of the speech, dB of full scale."""
+    """Level of the speech, dB of full scale."""
     snr: tuple[float, float] = (15.0, 30.0)
     """Signal-to-noise ratio over the speech, dB; the noise is white or pink and also fills the silence."""
 
@@ -90,25 +90,25 @@ def prepare(
 ) -> Prepared:
     """Write `OUT/audio/SPLIT/*.flac` (16 kHz, 16 bit) and `OUT/SPLIT.jsonl.gz` for each of the splits.
 
-    Every voice is heard in every split; no sentence is in two of them.
+    Every voice occurs in every split; no sentence is in two of them.
 
     Args:
-        source: a UTF-8 text with one sentence a line, or None or "-" for the grammar. Of a text with fewer
-            distinct sentences than are asked for, the splits get their shares.
-        train, validation, test: utterances; a split of none is not written.
-        seed: decides everything.
-        voices: the first so many of the English ones of `VOICES`, or names of espeak-ng's voices.
-        conditions: how the utterances may sound.
-        progress: called with the utterances done and to do.
+        source: a UTF-8 text with one sentence per line, or None or "-" for the grammar. If a text has fewer
+            distinct sentences than requested, they are divided proportionally.
+        train, validation, test: numbers of utterances; an empty split is not written.
+        seed: seed of all random draws.
+        voices: number of English voices of `VOICES`, or names of espeak-ng's voices.
+        conditions: acoustic conditions.
+        progress: called with the number of utterances done and in total.
 
     Raises:
-        UserError: a text that cannot be read or is too short, an unknown voice, too many voices or sentences,
-            espeak-ng not installed.
+        UserError: the text cannot be read or is too short, a voice is unknown, there are too many voices or sentences,
+            or espeak-ng is not installed.
     """
     counts = {"train": train, "validation": validation, "test": test}
     if train < 1 or min(counts.values()) < 0:
         raise UserError(
-            f"cannot make {train} + {validation} + {test} utterances", remedy="Ask for at least one"
+            f"cannot make {train} + {validation} + {test} utterances", remedy="Request at least one"
         )
     names = voice_names(voices)
     if source is None or str(source) == "-":
@@ -135,7 +135,7 @@ def prepare(
 
 
 def _after(done: int, total: int, progress: Progress | None) -> Progress | None:
-    """`progress` of a split, counted on from the splits before it."""
+    """`progress` of a split, offset by the previous splits."""
     if progress is None:
         return None
     return lambda count, _: progress(done + count, total)
@@ -151,10 +151,10 @@ def read_aloud(
     conditions: Conditions,
     progress: Progress | None = None,
 ) -> CheckedCuts:
-    """Speak each text once, the voices in turn, into `folder/PREFIX-NUMBER.flac`.
+    """Synthesise each text once, with the voices in turn, into `folder/PREFIX-NUMBER.flac`.
 
     Raises:
-        UserError: the folder cannot be made, or nothing could be spoken.
+        UserError: the folder cannot be created, or nothing could be synthesised.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,9 +177,9 @@ def read_aloud(
 
 
 def split_text(path: Path, counts: dict[str, int], seed: int) -> dict[str, list[str]]:
-    """Distinct sentences of a text file, shuffled and divided; fewer than asked for are divided by shares.
+    """Distinct sentences of a text file, shuffled and divided; fewer than requested are divided proportionally.
 
-    Two lines that differ in case or spacing only are one sentence.
+    Lines that differ only in case or spacing are the same sentence.
 
     Raises:
         UserError: not readable as UTF-8, or fewer sentences than splits.
@@ -200,7 +200,7 @@ def split_text(path: Path, counts: dict[str, int], seed: int) -> dict[str, list[
         raise UserError(
             f"{len(distinct)} distinct sentences cannot be divided into {', '.join(wanted)}",
             where=path,
-            remedy="Write one sentence a line, and more of them",
+            remedy="Write one sentence per line, and more of them",
         )
     sizes = _shares(len(distinct), counts)
     sentences = list(distinct.values())
@@ -223,14 +223,14 @@ def voice_names(
     language: str = "english",
     among: Mapping[str, Sequence[str]] = VOICES,
 ) -> Sequence[str]:
-    """The voices by name, of a synthesiser's voices by language.
+    """The names of voices, from a synthesiser's voices by language.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are fewer voices.
     """
     if not isinstance(voices, int):
         if not voices:
-            raise UserError("no voice to speak with", remedy="Name at least one, such as en-us+m3")
+            raise UserError("there is no voice", remedy="Name at least one, such as en-us+m3")
         return voices
     known = among[language]
     if not 1 <= voices <= len(known):
@@ -250,7 +250,7 @@ def _utterance(
         seed=int(generator.integers(1, 2**31)),
     )
     if not speech.words:
-        raise BadUtterance(f"nothing to speak in '{text}'", where=name)
+        raise BadUtterance(f"nothing to synthesise in '{text}'", where=name)
     samples, lead = render(speech.samples, generator, conditions)
     path = folder / f"{name}.flac"
     soundfile.write(path, samples, SAMPLING_RATE, subtype="PCM_16")
@@ -272,7 +272,7 @@ def render(
 def in_a_room(
     clean: NDArray[np.float64], generator: np.random.Generator, conditions: Conditions
 ) -> tuple[NDArray[np.float64], float]:
-    """The same of samples at 16 kHz of any loudness."""
+    """The same for samples at 16 kHz of any loudness."""
     clean = clean * (10 ** (generator.uniform(*conditions.peak) / 20) / np.abs(clean).max())
     before, after = (int(generator.uniform(*conditions.silence) * SAMPLING_RATE) for _ in range(2))
     power = np.mean(clean**2) / 10 ** (generator.uniform(*conditions.snr) / 10)
@@ -282,7 +282,7 @@ def in_a_room(
 
 
 def _noise(length: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """White or pink noise of power 1; pink has 3 dB less an octave, and as much below 20 Hz as at 20 Hz."""
+    """White or pink noise of power 1; pink falls by 3 dB per octave above 20 Hz."""
     if generator.random() < 0.5:
         return generator.standard_normal(length)
     size = next_fast_len(length, real=True)
@@ -294,6 +294,6 @@ def _noise(length: int, generator: np.random.Generator) -> NDArray[np.float64]:
     return noise / np.sqrt(np.mean(noise**2))
 
 
-def _item(word: SpokenWord, lead: float) -> AlignmentItem:
+def _item(word: TimedWord, lead: float) -> AlignmentItem:
     start, end = (round(time + lead, 4) for time in (word.start, word.end))
     return AlignmentItem(word.text, start, round(end - start, 4))

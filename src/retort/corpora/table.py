@@ -1,4 +1,4 @@
-"""A table of one's own: CSV, TSV or JSONL with columns `audio` and `text`, perhaps `speaker` and `split`."""
+"""Corpora as tables: CSV, TSV or JSONL with columns `audio` and `text`, and optionally `speaker` and `split`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     audio: str
     text: str
     speaker: str
-    """Empty where the table does not say."""
+    """Empty if the table has none."""
     split: str
 
 
@@ -45,29 +45,29 @@ def prepare(
 ) -> Prepared:
     """Write `OUT/SPLIT.jsonl.gz` for each value of the column `split`; without it, `OUT/train.jsonl.gz`.
 
-    Relative audio paths are tried from the table's folder, then the working directory. An utterance is named
-    by its file; where two files have one name, by its path. A row without a speaker is its own speaker.
+    Relative audio paths are resolved against the table's folder, then the working directory. An utterance is named
+    by its file, or by its path if two files have the same name. A row without a speaker is its own speaker.
 
     Args:
         source: `*.csv`, `*.tsv` (no quoting) or `*.jsonl`, UTF-8.
-        held_out: for a table without `split`: about this share of the utterances each goes to `validation`
+        held_out: for a table without `split`: about this fraction of the utterances each is assigned to `validation`
             and to `test`, the rest to `train`. By speaker if there are three or more of them (none is in two
-            splits), else by text (no sentence is in two splits). The same table always gives the same splits.
-        maximum_hours: a longer recording is left out and listed.
+            splits), otherwise by text (no sentence is in two splits). The division is deterministic.
+        maximum_hours: longer recordings are rejected.
 
     Raises:
-        UserError: no such table, columns missing or unknown, nothing usable, or a split that would be empty.
+        UserError: the table does not exist, columns are missing or unknown, nothing is usable, or a split would be empty.
     """
     source, out = Path(source).absolute(), Path(out)
     if not 0 <= held_out < 0.5:
         raise UserError(
-            f"held_out is {held_out:g}", remedy="Give a share from 0 to below 0.5, for example 0.1"
+            f"held_out is {held_out:g}", remedy="Set a share from 0 to below 0.5, for example 0.1"
         )
     rejected: list[Rejected] = []
     columns, rows = _read(source, rejected)
     if held_out and "split" in columns:
         raise UserError(
-            "has a column split, so nothing is held out", where=source, remedy="Leave out held_out"
+            "has a column split, so nothing is held out", where=source, remedy="Remove held_out"
         )
     cuts: dict[Row, MonoCut] = {}
     names: dict[str, int] = {}
@@ -77,7 +77,7 @@ def prepare(
                 raise BadUtterance(f"line {row.line}: split is '{row.split}', not a name")
             if name in names:
                 raise BadUtterance(
-                    f"line {row.line}: its audio stands on line {names[name]} too, which is kept"
+                    f"line {row.line}: its audio is also on line {names[name]}, which is used"
                 )
             names[name] = row.line
             path = find_audio(row.audio, [source.parent, Path()])
@@ -99,13 +99,13 @@ def _write(
     claimed: dict[str, str],
     out: Path,
 ) -> Prepared:
-    """`claimed` is what split an utterance should have been in, for those rejected."""
+    """Write the splits; `claimed` has the split of rejected utterances."""
     prepared = Prepared()
     order = list(dict.fromkeys([*splits.values(), *filter(_is_name, claimed.values())]))
     listed: dict[str, list[Rejected]] = {split: [] for split in order}
     for entry in rejected:
         split = claimed.get(entry.id, "")
-        listed[split if split in listed else order[0]].append(entry)  # some lines never said their split
+        listed[split if split in listed else order[0]].append(entry)  # some lines have no split
     for split in order:
         mine = [cut for row, cut in cuts.items() if splits[row] == split]
         write_split(split, checked(mine, listed[split], split), out, prepared)
@@ -115,7 +115,7 @@ def _write(
 def _read(source: Path, rejected: list[Rejected]) -> tuple[set[str], list[Row]]:
     """Columns of the table and its rows."""
     if not source.is_file():
-        raise UserError("no such table", where=source, remedy="Give a CSV, TSV or JSONL file")
+        raise UserError("no such table", where=source, remedy="Choose a CSV, TSV or JSONL file")
     try:
         content = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -125,7 +125,7 @@ def _read(source: Path, rejected: list[Rejected]) -> tuple[set[str], list[Row]]:
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
     if source.suffix.lower() not in readers:
         raise UserError(
-            f"a table is a {', '.join(readers)} file", where=source, remedy="Rename it to what it holds"
+            f"a table is a {', '.join(readers)} file", where=source, remedy="Rename it according to its format"
         )
     columns: set[str] = set()
     rows: list[Row] = []
@@ -177,21 +177,21 @@ def _read_csv(content: str, source: Path, rejected: list[Rejected]) -> Iterator[
             if not header:
                 header = [field.strip().lower() for field in fields]
                 if len(set(header)) < len(header):
-                    raise UserError(f"two columns have one name ({', '.join(header)})", where=source)
+                    raise UserError(f"two columns have the same name ({', '.join(header)})", where=source)
                 _check_columns(set(header), str(source))
                 continue
             if len(fields) != len(header):
                 what = f"{len(fields)} fields, the header has {len(header)}"
-                hint = ' (a text with a comma in it stands in "quotes")' if len(fields) > len(header) else ""
+                hint = ' (quote texts that contain commas)' if len(fields) > len(header) else ""
                 name = f"{source.name}:{table.line_num}"
                 rejected.append(Rejected(name, f"line {table.line_num}: {what}{hint}"))
                 continue
             yield table.line_num, dict(zip(header, fields))
     except csv.Error as error:
-        raise UserError(f"line {table.line_num}: {error}", where=source, remedy="Mend the quotes") from None
+        raise UserError(f"line {table.line_num}: {error}", where=source, remedy="Correct the quotes") from None
     if not header:
         raise UserError(
-            "the table is empty", where=source, remedy="Its first line names the columns audio,text"
+            "the table is empty", where=source, remedy="The first line must have the columns audio,text"
         )
 
 
@@ -216,8 +216,8 @@ def _read_jsonl(content: str, source: Path, rejected: list[Rejected]) -> Iterato
 
 
 def _names(rows: list[Row]) -> list[str]:
-    """Ids: of a file's name without ending, its path without ending and its path the first that no other
-    file has."""
+    """Ids: file name without suffix, path without suffix, or path: the first of these that is
+    unique."""
     candidates: dict[str, tuple[str, ...]] = {}
     for audio in {row.audio for row in rows}:
         stem = os.path.splitext(audio)[0]
@@ -252,7 +252,7 @@ def _hold_out(rows: list[Row], share: float, where: Path) -> dict[Row, str]:
         raise UserError(
             f"{len(groups)} different texts, too few for train, validation and test",
             where=where,
-            remedy="Add data, or leave out held_out",
+            remedy="Add data, or remove held_out",
         )
     waiting = sorted(groups, key=lambda key: hashlib.sha256(key.encode()).digest())
     splits = dict.fromkeys(rows, "train")
@@ -264,7 +264,7 @@ def _hold_out(rows: list[Row], share: float, where: Path) -> dict[Row, str]:
 
 
 def _take(keys: list[str], sizes: dict[str, int], wanted: float) -> list[str]:
-    """Groups in order as long as they fit into `wanted` utterances; the smallest when none does."""
+    """Groups in order while they fit into `wanted` utterances; the smallest one if none does."""
     taken: list[str] = []
     total = 0
     for key in keys:

@@ -1,4 +1,4 @@
-"""The waves of cuts, read by the reader that `retort transcribe` has; lhotse applies what a cut asks for besides."""
+"""Waves of cuts, read by the same reader as in `retort transcribe`; lhotse applies further transforms."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from retort.corpora.cuts import TOLERANCE, is_mix
 
 
 def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
-    """The cut's wave as `(N,)` float32, of its channel or the mean of all, at `sampling_rate`.
+    """The cut's wave as `(N,)` float32, of its channel or the mean of all channels, at `sampling_rate`.
 
     A cut of a file is read as `retort transcribe` reads files, in blocks, so that both give the same samples.
 
     Raises:
-        BadUtterance: the audio cannot be read, is empty, silent, not finite, or is not what the manifest says.
+        BadUtterance: the audio cannot be read, is empty, silent, not finite, or does not match the manifest.
     """
     try:
         if isinstance(cut, MonoCut) and not cut.recording.transforms and len(cut.recording.sources) == 1:
@@ -56,7 +56,7 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
     missing = end - info.samples
     if info.sampling_rate != rate or missing > TOLERANCE * rate or info.samples < first:
         raise _other_than_stated(path, recording)
-    # A limit of the length is for files that nobody asked for: a manifest states it.
+    # No limit of the length, because the manifest states it.
     reader = open_audio(
         path,
         sampling_rate,
@@ -69,12 +69,12 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
 
 
 def _channel_of_file(cut: MonoCut, there: int) -> int:
-    """Which channel of its file a cut is of: a manifest names the channels in the order of the file."""
+    """Channel of its file that a cut uses; a manifest lists channels in the order of the file."""
     source = cut.recording.sources[0]
     named = len(source.channels) == there
     if len(source.channels) > there or cut.channel not in (source.channels if named else range(there)):
         raise BadUtterance(
-            f"{source.source} has {there} channels, its manifest says {source.channels} and the cut {cut.channel}",
+            f"{source.source} has {there} channels, but its manifest {source.channels} and the cut {cut.channel}",
             where=cut.id,
         )
     return source.channels.index(cut.channel) if named else cut.channel
@@ -85,7 +85,7 @@ def _of_lhotse(cut: Cut, sampling_rate: int) -> np.ndarray:
     original = cut
     lhotse_log = logging.getLogger()
     level = lhotse_log.level
-    lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs a page before it raises; our one line says it
+    lhotse_log.setLevel(logging.CRITICAL)  # lhotse logs many lines before it raises
     _set_up_lhotse()
     try:
         if cut.sampling_rate != sampling_rate:
@@ -98,27 +98,27 @@ def _of_lhotse(cut: Cut, sampling_rate: int) -> np.ndarray:
             audio = np.asarray(fastcopy(cut, tracks=tracks).load_audio(), dtype=np.float32)
             return audio.reshape(-1, audio.shape[-1]).mean(axis=0)
         return _of_one(cut)
-    except Exception as error:  # lhotse raises many kinds; one bad file must not end a long job
+    except Exception as error:  # lhotse raises many exceptions; one bad file must not end a long job
         raise BadUtterance(_reason(original, error), where=original.id) from None
     finally:
         lhotse_log.setLevel(level)
 
 
 def _of_one(cut: Cut) -> np.ndarray:
-    """`(N,)` of a cut that is not mixed with others."""
+    """Samples `(N,)` of a cut that is not mixed with others."""
     if not is_mix(cut):
         audio = np.asarray(
             cut.recording.load_audio(channels=cut.channel, offset=cut.start, duration=cut.duration),
             dtype=np.float32,
         )
-        # More channels than the manifest knows of.
+        # More channels than in the manifest.
         return audio[0] if len(audio) == 1 else audio[cut.channel]
     audio = np.asarray(cut.recording.load_audio(offset=cut.start, duration=cut.duration), dtype=np.float32)
     return audio[choose_channels([audio.T], len(audio))].mean(axis=0)
 
 
 def _in_memory(cut: MonoCut) -> MonoCut:
-    """The same cut with its samples instead of a file: lhotse takes one channel where all are meant."""
+    """The same cut with its samples instead of a file: lhotse would use one channel instead of all."""
     samples = _of_one(cut)
     content = io.BytesIO()
     soundfile.write(content, samples, cut.sampling_rate, format="WAV", subtype="FLOAT")
@@ -133,7 +133,7 @@ def _in_memory(cut: MonoCut) -> MonoCut:
 
 
 class FileBackend(LibsndfileBackend):
-    """lhotse's access to files by our reader: no shell, no other libraries, the same formats for all commands."""
+    """lhotse backend with our reader: no shell, no other libraries, the same formats in all commands."""
 
     def read_audio(
         self,
@@ -156,26 +156,26 @@ class FileBackend(LibsndfileBackend):
         return np.ascontiguousarray(np.concatenate(blocks).T), rate
 
     def handles_special_case(self, path_or_fd: Any) -> bool:
-        """True: it reads all there is to read."""
+        """Always true."""
         return True
 
     def is_applicable(self, path_or_fd: Any) -> bool:
-        """True."""
+        """Always true."""
         return True
 
 
 def _set_up_lhotse() -> None:
-    """Our reader; and no mirroring of up to half a second where a file is shorter than its manifest says."""
+    """Use our reader, and disable mirroring of up to half a second for files shorter than in the manifest."""
     if not isinstance(get_current_audio_backend(), FileBackend):
         set_current_audio_backend(FileBackend())
     if get_audio_duration_mismatch_tolerance() != TOLERANCE:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it advises against any value below its own
+            warnings.simplefilter("ignore")  # it warns about values below its default
             set_audio_duration_mismatch_tolerance(TOLERANCE)
 
 
 def _reason(cut: Cut, error: BaseException) -> str:
-    """What the files themselves have wrong, for lhotse's words are about lhotse."""
+    """The reason of an error in terms of the files, in place of lhotse's message."""
     tracks = [track.cut for track in getattr(cut, "tracks", [])] or [cut]
     for recording in (each.recording for each in tracks if each.has_recording):
         for source in recording.sources:
@@ -189,7 +189,7 @@ def _reason(cut: Cut, error: BaseException) -> str:
             if not recording.transforms and info[:2] != stated:
                 return _other_than_stated(str(source.source), recording).what
     cause: BaseException | None = error
-    while cause is not None:  # lhotse wraps what our reader raises
+    while cause is not None:  # lhotse wraps exceptions of our reader
         if isinstance(cause, BadUtterance) and cause.where:
             return f"{cause.where}: {cause.what}"
         cause = cause.__cause__
@@ -200,5 +200,5 @@ def _other_than_stated(path: str, recording: Recording) -> BadUtterance:
     info = audio_info(path)
     return BadUtterance(
         f"{path} has {info.samples} samples at {info.sampling_rate} Hz, "
-        f"its manifest says {recording.num_samples} at {recording.sampling_rate} Hz",
+        f"its manifest has {recording.num_samples} at {recording.sampling_rate} Hz",
     )

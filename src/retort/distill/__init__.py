@@ -1,5 +1,6 @@
-"""Losses that teach a recogniser with a language model. The plain functions work in any toolkit."""
+"""Losses for distilling a language model into a recogniser. The functions are independent of the rest of Retort."""
 
+from retort.common.tally import Tally
 from retort.distill.losses.contrastive import contrastive_hits, contrastive_logits, contrastive_loss
 from retort.distill.losses.cosine import cosine_loss
 from retort.distill.losses.regression import regression_loss
@@ -7,7 +8,7 @@ from retort.distill.losses.relational import relational_loss
 from retort.distill.losses.soft_label import soft_label_loss
 from retort.distill.objective import Objective, ObjectiveResult
 from retort.distill.registry import LOSSES
-from retort.distill.row import Row, RowResult, Tally
+from retort.distill.row import Row, RowResult
 
 __all__ = [
     "LOSSES",

@@ -1,4 +1,4 @@
-"""The objective of distillation: a list of rows, added up."""
+"""The objective of distillation: the weighted sum of its rows."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from retort.common.errors import UserError
+from retort.common.tally import Tally
 from retort.config.schema import RowConfig
 from retort.distill.registry import LOSSES
-from retort.distill.row import Row, Tally
+from retort.distill.row import Row
 from retort.distill.symbols import FrameClasses, frame_classes
 
 if TYPE_CHECKING:
     from retort.students.student import Tap, Unit
-    from retort.teachers.signal import Signal
+    from retort.teachers.targets import TeacherTargets
 
 Need: TypeAlias = "tuple[str, Unit]"
-"""A teacher by its name in the recipe, and the unit of the positions that it is to speak of."""
+"""Name of a teacher in the recipe, and the unit of the positions of its targets."""
 
 _UNITS: dict[str, Unit] = {"utterance": "utterance"}
 
 
 @dataclass(frozen=True)
 class ObjectiveResult:
-    """The rows' weighted losses on one batch, as sums.
+    """Sums of the rows' weighted losses on one batch.
 
-    Over all ranks and accumulation steps, the loss to follow is
+    Over all ranks and accumulation steps, the loss is
     `sum(token_sum) / number of tokens + sum(utterance_sum) / number of utterances`.
 
     Attributes:
@@ -47,20 +48,20 @@ class ObjectiveResult:
 
 
 class Objective(nn.Module):
-    """Holds the rows of a recipe and the projections that they train.
+    """The rows of a recipe with their trainable projections.
 
     Args:
         rows: of the recipe.
-        tap_dims: width of every tap that the student exposes.
-        teacher_dims: width of every teacher's vectors, by its name in the recipe.
-        tap_units: unit of taps by name; by default the tap `utterance` has one position an utterance, and
-            every other tap one position a token, or a frame where its row pools it.
-        outputs: of taps of frames that are outputs of the student, the names of their classes. On other such taps a
-            row of soft or hard labels has a head of its own.
-        symbols: of every teacher whose labels a row lays on frames, its symbols.
+        tap_dims: dimension of every tap of the student.
+        teacher_dims: dimension of every teacher's vectors, by its name in the recipe.
+        tap_units: unit of taps by name; by default the tap `utterance` has one position per utterance, and every
+            other tap one per token, or one per frame if its row pools it.
+        outputs: class names of the taps of frames that are outputs of the student. On other taps of frames, a row of
+            soft or hard labels has its own head.
+        symbols: symbols of every teacher whose labels a row uses on frames.
 
     Raises:
-        UserError: a row names a tap or a teacher that is not there, or asks for what its tap cannot give.
+        UserError: a row names an unknown tap or teacher, or its loss does not fit its tap.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class Objective(nn.Module):
             unit = _pooled(config, units.get(config.tap, default), where)
             if unit != "token" and not config.same_token_negatives:
                 raise UserError(
-                    f"same_token_negatives is false, but a position of tap '{config.tap}' is not a token",
+                    f"same_token_negatives is false, but the positions of tap '{config.tap}' are not tokens",
                     where=where,
-                    remedy="Leave same_token_negatives out",
+                    remedy="Remove same_token_negatives",
                 )
             name = f"{config.tap}.{config.loss}"
             seen[name] += 1
@@ -100,38 +101,38 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> set[Need]:
-        """The signals that :meth:`forward` reads."""
+        """The teacher targets that :meth:`forward` needs."""
         return set(self.row_needs)
 
     def forward(
         self,
         taps: Mapping[str, Tap],
-        signals: Mapping[Need, Signal] | Callable[[str, Unit], Signal],
+        targets: Mapping[Need, TeacherTargets] | Callable[[str, Unit], TeacherTargets],
         tokens: Tensor | None = None,
         step: int = 0,
     ) -> ObjectiveResult:
-        """The rows' losses on one batch.
+        """Compute the rows' losses on one batch.
 
         Args:
-            taps: of the student, by name.
-            signals: by teacher and unit, or a function of these two, which is called once for each.
-            tokens: `(B, U)` int64 ids of the student's tokens; only same-token exclusion reads them.
-            step: updates made so far, for the warm-up of the weights.
+            taps: taps of the student, by name.
+            targets: teacher targets by teacher and unit, or a function of these two, called once for each.
+            tokens: `(B, U)` int64 ids of the student's tokens; used only for same-token exclusion.
+            step: number of updates so far, for the warm-up of the weights.
 
         Raises:
-            ValueError: tap and signal do not belong together (:meth:`Row.forward`), or a tap's unit is not
-                the one it was announced with.
+            ValueError: tap and targets do not match (:meth:`Row.forward`), or a tap has another unit than
+                `tap_units` declares.
         """
-        given = signals if isinstance(signals, Mapping) else {need: signals(*need) for need in self.needs}
+        given = targets if isinstance(targets, Mapping) else {need: targets(*need) for need in self.needs}
         device = next((tap.values.device for tap in taps.values()), None)
         sums = {name: torch.zeros((), device=device) for name in ("tokens", "utterances")}
         metrics: dict[str, Tally] = {}
         for name, need, row in zip(self.names, self.row_needs, self.rows):
             assert isinstance(row, Row)
             tap = taps[row.config.tap]
-            announced = need[1] if row.pool is None else "frame"
-            if tap.unit != announced:
-                raise ValueError(f"tap {row.config.tap} has unit {tap.unit}, announced was {announced}")
+            declared = need[1] if row.pool is None else "frame"
+            if tap.unit != declared:
+                raise ValueError(f"tap {row.config.tap} has unit {tap.unit}, but was declared as {declared}")
             try:
                 result = row(tap, given[need], tokens)
             except ValueError as error:
@@ -144,14 +145,14 @@ class Objective(nn.Module):
 
 
 def _pooled(config: RowConfig, unit: Unit, where: str) -> Unit:
-    """The unit of the positions that a row compares: those of its tap, or what it makes of frames."""
+    """The unit of the positions that a row compares: that of its tap, or tokens if it pools frames."""
     if config.pool == "none":
         return unit
     if unit != "frame" or (config.loss in LOSSES and LOSSES[config.loss].compares == "symbols"):
         raise UserError(
-            f"pool with {config.loss} on '{config.tap}', a position of which is a {unit}",
+            f"pool is set for {config.loss} on '{config.tap}', whose positions are {unit}s",
             where=where,
-            remedy="Pool goes with losses of vectors on frames.N",
+            remedy="Use pool only with losses of vectors on frames.N",
         )
     return "token"
 
@@ -163,31 +164,31 @@ def _classes(
     symbols: Mapping[str, Sequence[str]],
     where: str,
 ) -> FrameClasses | None:
-    """What a row of labels on frames compares; None for other rows."""
+    """The classes of a row with labels on frames; None for other rows."""
     if config.loss not in LOSSES or LOSSES[config.loss].compares != "symbols":
         return None
     if unit != "frame":
         if config.loss == "hard_label":
             raise UserError(
-                f"hard_label on '{config.tap}', whose positions are no frames",
+                f"hard_label is set on '{config.tap}', whose positions are not frames",
                 where=where,
-                remedy="Lay it on frames.N",
+                remedy="Set tap: frames.N",
             )
         return None
     classes = frame_classes(config.tap, config.teacher, outputs, symbols)
     if classes is None:
-        raise ValueError(f"{where}: the symbols of teacher {config.teacher} are not given")
+        raise ValueError(f"{where}: the symbols of teacher {config.teacher} are missing")
     if classes.lookup is not None and not (classes.lookup >= 0).any():
         raise UserError(
             f"none of the symbols of teacher '{config.teacher}' is an output of '{config.tap}'",
             where=where,
-            remedy="Lay it on frames.N, or choose a teacher over senones",
+            remedy="Set tap: frames.N, or choose a teacher over senones",
         )
     if config.interpolate and classes.lookup is None:
         raise UserError(
-            f"interpolate on '{config.tap}', which is no output with hard labels",
+            f"interpolate is set on '{config.tap}', which is not an output with hard labels",
             where=where,
-            remedy=f"Lay it on {', '.join(outputs) or 'an output'}",
+            remedy=f"Set tap to {', '.join(outputs) or 'an output'}",
         )
     return classes
 
@@ -195,5 +196,5 @@ def _classes(
 def _choose(value: str, known: Mapping[str, int], what: str, where: str) -> None:
     if value not in known:
         raise UserError(
-            f"{what} is '{value}'", where=where, remedy=f"Choose one of {', '.join(known) or 'none'}"
+            f"unknown {what} '{value}'", where=where, remedy=f"Choose one of {', '.join(known) or 'none'}"
         )

@@ -1,9 +1,9 @@
-"""Frames into the positions of a teacher, inside a row: what it trains for that is dropped with the row.
+"""Pooling of frames to the positions of a teacher, within a row; its parameters are used only in training.
 
 Deng et al., "Improving CTC-based speech recognition via knowledge transferring from pre-trained language models", ICASSP
-2022 (arXiv 2203.03582): a recogniser whose output is frames learns a BERT's vectors through one of two ways of
-down-sampling. There the number of tokens is given and nothing is said of the sum of the CIF weights; that weights
-which are scaled should need little of it (the quantity loss of Dong and Xu 2020) is ours.
+2022 (arXiv 2203.03582): a recogniser with frame outputs is trained on BERT's vectors through one of two ways of
+down-sampling. There the number of tokens is given and the sum of the CIF weights is not constrained; the quantity loss
+of Dong and Xu 2020, which keeps the scaling small, is our addition.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.positions import sinusoids
 
 KERNEL = 3
-"""Of the convolution that estimates weights, frames."""
+"""Kernel size of the convolution that estimates weights, in frames."""
 
 
 class CifPool(nn.Module):
-    """The mean of the frames that belong to a position, by weights of its own that are scaled to the number of positions.
+    """CIF pooling: weighted sums of frames, with estimated weights that are scaled to the number of positions.
 
     Args:
         dim: D of the frames.
@@ -36,30 +36,30 @@ class CifPool(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor, counts: Tensor) -> tuple[Tensor, Tensor | None]:
         """
         Args:
-            frames: `(B, T, D)`, undefined behind `lengths (B,)`.
-            counts: `(B,)` int64, positions of each utterance; N is the largest, or 1.
+            frames: `(B, T, D)`, undefined after `lengths (B,)`.
+            counts: `(B,)` int64, number of positions of each utterance; N is the maximum, at least 1.
 
         Returns:
-            Vectors `(B, N, D)`, zero behind the counts, and `(B,)`: how far the sum of the weights is from the count,
-            0 where that is 0.
+            Vectors `(B, N, D)`, zero after the counts, and the distance `(B,)` between the sum of the weights and the
+            count, 0 where the count is 0.
         """
         frames = _clean(frames, lengths, self.weights.linear.weight.dtype)
         alphas = self.weights(frames, lengths)
         fired = integrate_and_fire(frames, alphas, lengths, counts)
         distances = (fired.quantity - counts).abs().masked_fill(counts == 0, 0.0)
-        # One position at least: every weight gets a gradient, were it zero.
+        # At least one position, so that every parameter gets a gradient.
         missing = frames.new_zeros(len(frames), max(0, 1 - fired.embeddings.shape[1]), frames.shape[2])
         return torch.cat((fired.embeddings, missing), dim=1), distances
 
 
 class AttentionPool(nn.Module):
-    """One layer of attention, whose queries are the positions' sinusoids and nothing else.
+    """Pooling by one layer of attention, whose queries are the sinusoids of the positions.
 
-    Keys have the sinusoids of their frames added: encoders with relative positions do not say where a frame is.
+    The sinusoids of the frames are added to the keys, since encoders with relative positions do not encode them.
 
     Args:
         dim: D of the frames, even.
-        heads: must divide it.
+        heads: must divide `dim`.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -67,7 +67,7 @@ class AttentionPool(nn.Module):
         self.attention = CrossAttention(dim, heads, dropout=0.0)
 
     def forward(self, frames: Tensor, lengths: Tensor, counts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same as of :class:`CifPool`, without a distance; what stands behind the counts is undefined."""
+        """As :class:`CifPool`, without a distance; vectors after the counts are undefined."""
         frames = _clean(frames, lengths, self.attention.output.weight.dtype)
         batch, size, dim = frames.shape
         count = max(1, int(counts.max()) if len(counts) else 0)
@@ -79,29 +79,29 @@ class AttentionPool(nn.Module):
 
 
 def make_pool(config: RowConfig, dim: int) -> CifPool | AttentionPool | None:
-    """What brings the frames of a row to the positions of its teacher; None where nothing does.
+    """Build the pooling of a row; None for `pool: none`.
 
     Args:
-        dim: D of the row's tap.
+        dim: dimension of the row's tap.
 
     Raises:
-        UserError: no such pool, or heads that do not divide the tap.
+        UserError: the pool is unknown, or its heads do not divide the dimension.
     """
     if config.pool == "none":
         return None
     if config.pool == "cif":
         return CifPool(dim)
     if config.pool != "attention":
-        raise UserError(f"pool is '{config.pool}'", where="distill", remedy="Choose none, cif or attention")
+        raise UserError(f"unknown pool '{config.pool}'", where="distill", remedy="Choose none, cif or attention")
     if dim % (2 * config.pool_heads):
         raise UserError(
             f"pool_heads is {config.pool_heads}, tap '{config.tap}' has {dim} dimensions",
             where="distill",
-            remedy="Choose a number whose double divides them",
+            remedy="Choose a number of heads whose double divides the dimensions",
         )
     return AttentionPool(dim, config.pool_heads)
 
 
 def _clean(frames: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the weights' precision, zero behind the lengths."""
+    """The frames in the parameters' precision, zero after the lengths."""
     return frames.to(dtype).masked_fill(~valid_mask(lengths, frames.shape[1])[..., None], 0.0)

@@ -1,4 +1,4 @@
-"""What every loss over N positions shares: the targets it reads, its precision, its reduction."""
+"""Common parts of the losses over N positions: targets, precision, reduction."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ Reduction = Literal["none", "sum", "mean"]
 
 
 class Targets(NamedTuple):
-    """What the teacher says of N positions, with what a loss may need to know about them.
+    """Teacher targets of N positions, and further properties of the positions.
 
     Attributes:
         vectors: `(N, D)`, floating point.
-        sources: `(N, 2)` int64, half-open interval of teacher positions behind each vector, or None where
-            nobody asks for them.
-        tokens: `(N,)` int64 ids of the student's tokens, or None where a position is not a token.
-        ids: `(N, D)` int64, of soft labels: the tokens whose probabilities the vectors are.
-        labels: `(N,)` int64, which output each position's own symbol is, -1 for none; None where nobody knows.
-        owners: `(N,)` int64, which utterance of the batch each position is of; None where all are of one.
+        sources: `(N, 2)` int64, half-open interval of the teacher positions of each vector, or None if not needed.
+        tokens: `(N,)` int64 ids of the student's tokens, or None if positions are not tokens.
+        ids: for soft labels `(N, D)` int64: the tokens whose probabilities the vectors hold.
+        labels: `(N,)` int64, output of each position's actual symbol, -1 for none; None if not known.
+        owners: `(N,)` int64, index of the utterance of each position in the batch; None if all belong to one.
     """
 
     vectors: Tensor
@@ -33,13 +32,13 @@ class Targets(NamedTuple):
 
 
 class PositionLosses(NamedTuple):
-    """What a row's loss returns.
+    """Result of a row's loss.
 
     Attributes:
-        values: `(N,)`, to be summed.
-        marks: each `(N,)`, to be logged only.
-        taken: `(N,)` or None: the share of each position's target that is the teacher's, where the rest of it, up to 1,
-            is the hard label's.
+        values: losses `(N,)`, to be summed.
+        marks: metrics, each `(N,)`, only logged.
+        taken: `(N,)` or None: the weight of the teacher in each position's target; the hard label has the rest, up
+            to 1.
     """
 
     values: Tensor
@@ -48,13 +47,13 @@ class PositionLosses(NamedTuple):
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The same tensors in float64 if any of them is, otherwise in float32."""
+    """The tensors in float64 if any of them is, otherwise in float32."""
     dtype = torch.float64 if any(each.dtype == torch.float64 for each in tensors) else torch.float32
     return tuple(each.to(dtype) for each in tensors)
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
-    """`(N, D)` divided by the norms, none of which counts for less than 1e-6."""
+    """`(N, D)` divided by their norms; norms below 1e-6 count as 1e-6."""
     return F.normalize(vectors, dim=-1, eps=1e-6)
 
 
@@ -73,10 +72,10 @@ def check_pairs(student: Tensor, teacher: Tensor) -> None:
 
 
 def reduce_positions(losses: Tensor, reduction: Reduction) -> Tensor:
-    """Losses of positions as they are, summed or averaged; without any position, sum and mean are 0.
+    """Reduce the losses of positions; without any position, sum and mean are 0.
 
     Raises:
-        ValueError: `reduction` is none of the three.
+        ValueError: `reduction` is unknown.
     """
     if reduction == "none":
         return losses

@@ -1,6 +1,6 @@
-"""What `loss:` of a row may be. The files of `distill/losses` fill it in, each its own line.
+"""The registry of losses, the values of `loss:` of a row. Every file of `distill/losses` registers one loss.
 
-A new loss is a new file there and nothing else: its name in recipes is the file's (`docs/new_loss.md`).
+A new loss is a new file there; its name in recipes is the name of the file (`docs/new_loss.md`).
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from retort.config.schema import RowConfig
 from retort.distill.positions import PositionLosses, Targets
 
 Compared = Literal["projected", "unprojected", "symbols"]
-"""What a loss lays beside the teacher's vectors: the tap through a projection of the row's own to their width, the tap
-itself whatever its width, or logits over symbols."""
+"""Input of a loss: the tap projected to the width of the teacher's vectors, the tap itself with any width, or logits
+over symbols."""
 LossFunction: TypeAlias = Callable[[Tensor, Targets, RowConfig], PositionLosses]
-"""Student vectors `(N, D)`, the targets and the row's configuration to a loss a position."""
+"""Maps student vectors `(N, D)`, the targets and the row's configuration to a loss for each position."""
 
 
 class RowLoss(NamedTuple):
-    """A loss as rows use it."""
+    """A registered loss and the kind of its input."""
 
     function: LossFunction
     compares: Compared
 
 
 LOSSES: dict[str, RowLoss] = {}
-"""By name; whole once `retort.distill.losses` is imported."""
+"""Losses by name; complete once `retort.distill.losses` is imported."""
 
 
 def row_loss(compares: Compared = "projected") -> Callable[[LossFunction], LossFunction]:
-    """Enter the decorated function under the name of its file.
+    """Register the decorated function under the name of its file.
 
     Raises:
-        ValueError: the file has entered one already.
+        ValueError: the file has already registered a loss.
     """
 
-    def enter(function: LossFunction) -> LossFunction:
+    def register(function: LossFunction) -> LossFunction:
         name = function.__module__.rpartition(".")[2]
         if name in LOSSES:
-            raise ValueError(f"{function.__module__} has two losses of rows, a file has one")
+            raise ValueError(f"{function.__module__} registers two losses, only one per file is allowed")
         LOSSES[name] = RowLoss(function, compares)
         return function
 
-    return enter
+    return register

@@ -1,31 +1,25 @@
-"""A row of distillation: one tap of the student learns one signal of a teacher through one loss."""
+"""A row of distillation: one loss between one tap of the student and the targets of one teacher."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from retort.common.errors import UserError
+from retort.common.tally import Tally
 from retort.config.schema import RowConfig
 from retort.distill.pooling import make_pool
 from retort.distill.positions import Targets
 from retort.distill.registry import LOSSES
 from retort.distill.symbols import FrameClasses, translated
 
-# For the checker only: the losses must not drag students, teachers and their libraries into other toolkits.
+# For type checking only: the losses must be importable without students, teachers and their libraries.
 if TYPE_CHECKING:
     from retort.students.student import Tap
-    from retort.teachers.signal import Signal
-
-
-class Tally(NamedTuple):
-    """A logged value: its scalar `sum`, without gradient, over `count`; both add up over batches."""
-
-    sum: Tensor
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for here
+    from retort.teachers.targets import TeacherTargets
 
 
 @dataclass(frozen=True)
@@ -33,13 +27,12 @@ class RowResult:
     """A row's unweighted loss on one batch.
 
     Attributes:
-        total: scalar; the sum over positions of their losses, or over utterances of the means over their
+        total: scalar; the sum of the losses of positions, or the sum over utterances of the mean over their
             positions.
-        count: how many positions, or utterances with any position, were summed.
-        normaliser: the count over all ranks and accumulation steps by which the trainer divides `total`.
-        metrics: what the loss logs beside itself, such as `accuracy`, over positions.
-        replaced: scalar, of a row with `interpolate`: the hard losses in whose place `total` comes, position by
-            position.
+        count: number of positions, or of utterances with any position, in the sum.
+        normaliser: which count over all ranks and accumulation steps the trainer divides `total` by.
+        metrics: further metrics of the loss, such as `accuracy`, over positions.
+        replaced: scalar, for a row with `interpolate`: the part of the hard losses that `total` replaces.
     """
 
     total: Tensor
@@ -50,22 +43,22 @@ class RowResult:
 
 
 class Row(nn.Module):
-    """Projects a tap to the teacher's width and compares the two; lives in training only.
+    """Projects a tap to the teacher's width and computes the loss between the two; used only in training.
 
-    With `pool` the frames of the tap become positions of the teacher first, and a loss of how many they would be by
-    themselves is in `total` (`quantity_weight`). Soft labels are compared with the tap itself, logits over the student's
-    tokens, and log `spoken`: the share of the tap's positions of which the teacher says something. On frames that are
-    no output the projection is an auxiliary head: logits over the teacher's own symbols. Everything here is computed in
-    float32 or better, whatever autocast says.
+    With `pool`, the frames of the tap are first pooled to the teacher's positions, and `total` includes a quantity loss
+    (`quantity_weight`). Soft labels are compared with the tap itself, which has logits over the student's tokens; the
+    metric `spoken` is the fraction of the tap's positions with soft labels. On frames that are no output, the projection
+    is an auxiliary head with logits over the teacher's symbols. Computation is in float32 or float64, also under
+    autocast.
 
     Args:
-        config: of the row; its weight and warm-up are the objective's affair, see :meth:`weight_at`.
-        tap_dim: D of the tap.
-        teacher_dim: D of the teacher's vectors.
-        classes: of soft and hard labels of frames, what the teacher's symbols are to the student.
+        config: of the row; the objective applies its weight and warm-up, see :meth:`weight_at`.
+        tap_dim: dimension of the tap.
+        teacher_dim: dimension of the teacher's vectors.
+        classes: for soft and hard labels of frames, maps the teacher's symbols to the student's outputs.
 
     Raises:
-        UserError: no such loss, or a tap that cannot be pooled.
+        UserError: the loss is unknown, or the tap cannot be pooled.
     """
 
     lookup: Tensor | None
@@ -93,34 +86,33 @@ class Row(nn.Module):
         warmup, weight = self.config.warmup_steps, self.config.interpolate or self.config.weight
         return weight * min(1.0, step / warmup) if warmup > 0 else weight
 
-    def forward(self, tap: Tap, signal: Signal, tokens: Tensor | None = None) -> RowResult:
-        """The loss over the positions that are valid in the tap and in the signal.
+    def forward(self, tap: Tap, targets: TeacherTargets, tokens: Tensor | None = None) -> RowResult:
+        """Compute the loss over the positions that are valid in both the tap and the targets.
 
         Args:
             tap: `values (B, N, tap_dim)`.
-            signal: `vectors (B, M, teacher_dim)`; N and M differ by padding only. Of frames, in the teacher's symbols;
-                of frames that are pooled, of tokens, and N is the frames'.
-            tokens: `(B, U)` int64 ids of the student's tokens, read where the positions are tokens.
+            targets: `vectors (B, M, teacher_dim)`; N and M differ only in padding. For frames, in the teacher's
+                symbols. With `pool`, the targets are those of tokens and N is the number of frames.
+            tokens: `(B, U)` int64 ids of the student's tokens, used if the positions are tokens.
 
         Raises:
-            ValueError: tap, signal and tokens do not describe the same positions. What the batch is made of
-                has gone wrong; nothing is ever cut to fit.
+            ValueError: tap, targets and tokens do not describe the same positions; nothing is truncated to fit.
         """
-        tap, distances = self._pooled(tap, signal)
-        valid = valid_positions(tap, signal)
+        tap, distances = self._pooled(tap, targets)
+        valid = valid_positions(tap, targets)
         owner, place = valid.nonzero(as_tuple=True)
         if tap.unit != "token":
             tokens = None
         elif tokens is not None and (len(tokens) != len(valid) or (place >= tokens.shape[1]).any()):
             shape = tuple(tokens.shape)
-            raise ValueError(f"tokens {shape} leave out positions of {self.config.tap}, {tuple(valid.shape)}")
-        targets = self._in_outputs(
+            raise ValueError(f"tokens {shape} lack positions of {self.config.tap}, {tuple(valid.shape)}")
+        selected = self._in_outputs(
             Targets(
-                vectors=signal.vectors[owner, place],
-                sources=signal.sources[owner, place],
+                vectors=targets.vectors[owner, place],
+                sources=targets.sources[owner, place],
                 tokens=None if tokens is None else tokens[owner, place],
-                ids=None if signal.ids is None else signal.ids[owner, place],
-                labels=None if signal.labels is None else signal.labels[owner, place],
+                ids=None if targets.ids is None else targets.ids[owner, place],
+                labels=None if targets.labels is None else targets.labels[owner, place],
                 owners=owner,
             )
         )
@@ -128,37 +120,37 @@ class Row(nn.Module):
             at_least = torch.promote_types(tap.values.dtype, torch.float32)
             dtype = next((each.dtype for each in self.parameters()), at_least)
             student = self.projection(tap.values[owner, place].to(dtype))
-            losses, marks, taken = self.loss(student, targets, self.config)
+            losses, marks, taken = self.loss(student, selected, self.config)
         metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
         positions = int((tap.lengths if tap.present is None else tap.present).sum())
         if self.compares == "symbols":
             metrics["spoken"] = Tally(valid.sum(), positions)
-        beside = losses.new_zeros(len(valid))
+        quantity = losses.new_zeros(len(valid))
         if distances is not None:
             metrics["quantity"] = Tally(distances.detach().sum(), positions)
-            beside = self.config.quantity_weight * distances.to(losses.dtype)
+            quantity = self.config.quantity_weight * distances.to(losses.dtype)
         if self.config.average == "token":
             replaced = None
             if taken is not None:
                 if tap.hard is None:
-                    raise ValueError("the tap has no hard labels to be interpolated with")
+                    raise ValueError("the tap has no hard labels to interpolate with")
                 replaced = (taken * tap.hard[owner, place]).sum()
-            return RowResult(losses.sum() + beside.sum(), len(owner), "tokens", metrics, replaced)
+            return RowResult(losses.sum() + quantity.sum(), len(owner), "tokens", metrics, replaced)
         lengths = valid.sum(1)
-        means = beside.index_add(0, owner, losses) / lengths.clamp_min(1)
+        means = quantity.index_add(0, owner, losses) / lengths.clamp_min(1)
         return RowResult(means.sum(), int((lengths > 0).sum()), "utterances", metrics)
 
-    def _pooled(self, tap: Tap, signal: Signal) -> tuple[Tap, Tensor | None]:
-        """The tap at the positions of the signal, and `(B,)`: how far a pool's weights are from their number."""
-        if self.pool is None or len(tap.values) != len(signal.valid):
+    def _pooled(self, tap: Tap, targets: TeacherTargets) -> tuple[Tap, Tensor | None]:
+        """The tap pooled to the positions of the targets, and `(B,)` distances of the weights' sums from the counts."""
+        if self.pool is None or len(tap.values) != len(targets.valid):
             return tap, None
-        counts = said_positions(signal)
+        counts = target_lengths(targets)
         with torch.autocast(tap.values.device.type, enabled=False):
             values, distances = self.pool(tap.values, tap.lengths, counts)
         return replace(tap, values=values, lengths=counts, unit="token", hard=None), distances
 
     def _in_outputs(self, targets: Targets) -> Targets:
-        """The targets in the student's outputs, where the teacher has symbols of its own for them."""
+        """The targets with the teacher's symbols mapped to the student's outputs, if the row has a lookup."""
         if self.lookup is None:
             return targets
         if targets.ids is not None:
@@ -171,40 +163,40 @@ class Row(nn.Module):
         return targets
 
 
-def said_positions(signal: Signal) -> Tensor:
-    """`(B,)` int64: how many positions the signal has of each utterance, 0 where it says nothing of any.
+def target_lengths(targets: TeacherTargets) -> Tensor:
+    """`(B,)` int64: number of positions of each utterance in the targets, 0 if it has no valid one.
 
-    The last one of an utterance (EOS, or the one of a whole utterance) has a teacher vector whenever any of them has.
+    The last position of an utterance (EOS, or the only one) is valid whenever any of its positions is.
     """
-    places = torch.arange(1, signal.valid.shape[1] + 1, device=signal.valid.device)
-    return (signal.valid * places).amax(1) if len(places) else signal.valid.sum(1)
+    places = torch.arange(1, targets.valid.shape[1] + 1, device=targets.valid.device)
+    return (targets.valid * places).amax(1) if len(places) else targets.valid.sum(1)
 
 
-def valid_positions(tap: Tap, signal: Signal) -> Tensor:
-    """Positions inside the tap's lengths of which the teacher speaks.
+def valid_positions(tap: Tap, targets: TeacherTargets) -> Tensor:
+    """Positions within the tap's lengths that have a target and are present in the student.
 
-    The tap has as many as :func:`said_positions`. Of frames, whose last ones may be silent, none may lie behind the tap's.
-    Positions at which the student has nothing are left out.
+    The lengths of the tap must equal :func:`target_lengths`; for frames, whose last ones may be silence, they must not
+    be smaller.
 
     Returns:
-        `(B, n)` bool, n the shorter of the two padded sizes.
+        `(B, n)` bool, n is the smaller of the two padded sizes.
 
     Raises:
-        ValueError: another number of utterances, or an utterance (by its index in the batch) that has not as
-            many positions in the tap as in the signal. One of which the teacher says nothing passes.
+        ValueError: the number of utterances differs, or an utterance (given by its index in the batch) has another
+            number of positions in the tap than in the targets. An utterance without any target is accepted.
     """
     batch, size = tap.values.shape[:2]
-    if signal.valid.shape[0] != batch:
-        raise ValueError(f"the tap has {batch} utterances and the signal {signal.valid.shape[0]}")
-    shorter = min(size, signal.valid.shape[1])
-    spoken = said_positions(signal)
-    apart = spoken > tap.lengths if tap.unit == "frame" else (spoken != tap.lengths) & (spoken > 0)
-    wrong = apart | (tap.lengths > size)
+    if targets.valid.shape[0] != batch:
+        raise ValueError(f"the tap has {batch} utterances and the targets {targets.valid.shape[0]}")
+    shorter = min(size, targets.valid.shape[1])
+    lengths = target_lengths(targets)
+    differ = lengths > tap.lengths if tap.unit == "frame" else (lengths != tap.lengths) & (lengths > 0)
+    wrong = differ | (tap.lengths > size)
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise ValueError(
             f"utterance {index} of the batch has {int(tap.lengths[index])} positions in the tap "
-            f"(padded to {size}), {int(spoken[index])} in the signal"
+            f"(padded to {size}), {int(lengths[index])} in the targets"
         )
-    valid = signal.valid[:, :shorter]
+    valid = targets.valid[:, :shorter]
     return valid if tap.present is None else valid & tap.present[:, :shorter]

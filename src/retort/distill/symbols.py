@@ -1,4 +1,4 @@
-"""Which outputs of a student the symbols of a teacher are, by their names."""
+"""Maps the symbols of a teacher to the outputs of a student by name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FrameClasses:
-    """What a row over frames needs to know of a teacher's symbols.
+    """The classes of a row over frames.
 
     Attributes:
         size: number of outputs that the row compares with the teacher.
-        lookup: `(V,)` int64, the output that each symbol of the teacher is, -1 for none; None where the outputs are
-            the symbols themselves, on a head of the row's own.
+        lookup: `(V,)` int64, output of each symbol of the teacher, -1 for none; None if the row has its own head,
+            whose outputs are the symbols.
     """
 
     size: int
@@ -26,32 +26,32 @@ class FrameClasses:
 def frame_classes(
     tap: str, teacher: str, outputs: Mapping[str, Sequence[str]], symbols: Mapping[str, Sequence[str]]
 ) -> FrameClasses | None:
-    """Of a row that lays soft or hard labels of `teacher` on frames of `tap`; None if its symbols are unknown.
+    """Classes of a row with soft or hard labels of `teacher` on frames of `tap`; None if its symbols are unknown.
 
     Args:
-        outputs: by tap, names of the student's own outputs.
-        symbols: by teacher.
+        outputs: names of the student's outputs, by tap.
+        symbols: symbols of the teachers, by name.
     """
     if teacher not in symbols:
         return None
     if tap not in outputs:
         return FrameClasses(len(symbols[teacher]))
     places = {name: place for place, name in enumerate(outputs[tap])}
-    # On the CPU whatever the default device: `describe` builds rows without memory.
+    # On the CPU independent of the default device: `describe` builds rows on the meta device.
     lookup = [places.get(symbol, -1) for symbol in symbols[teacher]]
     return FrameClasses(len(places), torch.tensor(lookup, dtype=torch.int64, device="cpu"))
 
 
 def translated(lookup: Tensor, ids: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Soft labels of a teacher's symbols as those of a student's outputs.
+    """Convert soft labels over a teacher's symbols to soft labels over a student's outputs.
 
     Args:
         lookup: `(V,)`, see :class:`FrameClasses`.
         ids: `(..., k)` int64 symbols.
-        probs: `(..., k)` of the same.
+        probs: `(..., k)` probabilities of the symbols.
 
     Returns:
-        Outputs and probabilities `(..., k)`; what is no output has output 0 and probability 0.
+        Outputs and probabilities `(..., k)`; a symbol without output becomes output 0 with probability 0.
     """
     found = lookup[ids]
     missing = found < 0

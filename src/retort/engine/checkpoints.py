@@ -1,4 +1,4 @@
-"""Checkpoints without pickle: tensors in safetensors, the rest in JSON; and their averages."""
+"""Checkpoints without pickle: tensors in safetensors, other state in JSON; and averaging."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PARTS = ("student", "objective", "optimizer", "random")
 
 
 class CheckpointFolder:
-    """`checkpoints/step-N` of an experiment: the student, and what resuming needs.
+    """`checkpoints/step-N` of an experiment: the student, and the state for resuming.
 
-    Each is written beside its final name and then renamed, so a folder named `step-N` is always whole. All
-    processes of a run save and restore together, for each may hold but a part of the parameters; the first writes.
+    Each is written under a temporary name and then renamed, so that a folder named `step-N` is always complete. All
+    processes save and restore together, since each may hold only a part of the parameters; the first one writes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class CheckpointFolder:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, ascending."""
+        """Steps of the complete checkpoints, ascending."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
     def save(
@@ -52,10 +52,10 @@ class CheckpointFolder:
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
     ) -> None:
-        """Write checkpoint `step`; `state` is anything that JSON can hold. Every process must call this.
+        """Write checkpoint `step`; `state` must be JSON-serialisable. Every process must call this.
 
         Raises:
-            UserError: it cannot be written (disk full); the checkpoints before stay as they are.
+            UserError: it cannot be written (disk full); earlier checkpoints are not changed.
         """
         parts = whole_weights(student), whole_weights(objective), whole_optimizer(optimizer), _random_states()
         if process_index() > 0:
@@ -67,24 +67,24 @@ class CheckpointFolder:
             for name, tensors in zip(_PARTS, parts):
                 save_file(tensors, partial / f"{name}.safetensors")
             (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-            seal(partial)  # a rename must not outlive its content when the power goes
+            seal(partial)  # the content must be on disk before the rename
             self.remove(step)
             partial.rename(self.path(step))
             flush([self.path(step)])
-        except (OSError, SafetensorError, UserError) as error:  # the second: safetensors of a full disk
+        except (OSError, SafetensorError, UserError) as error:  # SafetensorError: safetensors on a full disk
             shutil.rmtree(partial, ignore_errors=True)
             reason = error.what if isinstance(error, UserError) else error
             raise UserError(
                 f"the checkpoint of step {step} cannot be written ({reason})",
                 where=self.folder,
-                remedy="Free space, run again: it goes on from the checkpoint before",
+                remedy="Free space and run again: training resumes from the previous checkpoint",
             ) from None
 
     def state(self, step: int) -> dict[str, Any]:
-        """What was saved beside the tensors of checkpoint `step`.
+        """The `state` of checkpoint `step`.
 
         Raises:
-            OSError, ValueError, UserError: it is not whole.
+            OSError, ValueError, UserError: it is incomplete.
         """
         path = self.path(step) / "state.json"
         verify_file(path, _REMEDY)
@@ -100,21 +100,21 @@ class CheckpointFolder:
         optimizer: torch.optim.Optimizer,
         check_state: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> tuple[dict[str, Any] | None, list[str]]:
-        """Load the newest whole checkpoint into the three. Every process must call this.
+        """Load the newest complete checkpoint into the modules and the optimiser. Every process must call this.
 
         Args:
-            check_state: raises a ValueError, KeyError or TypeError where it cannot go on from a `state`.
+            check_state: raises a ValueError, KeyError or TypeError if a `state` is invalid.
 
         Returns:
-            Its `state`, or None where there is none, and a line for every one that was cut short and passed over.
+            Its `state`, or None without a checkpoint, and a message for every incomplete one that was skipped.
 
         Raises:
-            UserError: there are checkpoints, but none of them is whole.
+            UserError: there are checkpoints, but none is complete.
         """
         passed_over: list[str] = []
         steps = self.steps()
         resumable = [step for step in steps if (self.path(step) / "optimizer.safetensors").exists()]
-        if steps and steps[-1] not in resumable:  # the newest was written with it, so it is damaged
+        if steps and steps[-1] not in resumable:  # the newest one must have it, so it is damaged
             resumable.append(steps[-1])
         for step in reversed(resumable):
             path = self.path(step)
@@ -137,7 +137,7 @@ class CheckpointFolder:
                 RuntimeError,
             ) as error:
                 reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                passed_over.append(f"{path.name} is not whole ({reason}); going on from the one before")
+                passed_over.append(f"{path.name} is incomplete ({reason}); resuming from the previous one")
                 continue
             load_weights(student, tensors["student"])
             load_weights(objective, tensors["objective"])
@@ -151,19 +151,19 @@ class CheckpointFolder:
             return state, passed_over
         if passed_over:
             raise UserError(
-                f"no checkpoint is whole; {passed_over[0].rpartition(';')[0]}",
+                f"no checkpoint is complete; {passed_over[0].rpartition(';')[0]}",
                 where=self.folder,
-                remedy="Remove the folder to start again",
+                remedy="Remove the folder to start from the beginning",
             )
         return None, []
 
     def drop_training_state(self, step: int) -> None:
-        """Keep the student alone of a checkpoint that nobody will resume from."""
+        """Keep only the student of a checkpoint that is not resumed from."""
         for name in ("objective", "optimizer", "random"):
             (self.path(step) / f"{name}.safetensors").unlink(missing_ok=True)
 
     def remove(self, step: int) -> None:
-        """Take a checkpoint away; under another name first, for a kill must not leave half of it under its own."""
+        """Remove a checkpoint; it is renamed first, so that an interruption leaves no incomplete one."""
         doomed = self.folder / f"partial-{step:08d}-removed"
         shutil.rmtree(doomed, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
@@ -171,7 +171,7 @@ class CheckpointFolder:
         shutil.rmtree(doomed, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Take away what killed runs left half written or half removed."""
+        """Remove the partial checkpoints of killed runs."""
         for path in self.folder.glob("partial-*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -185,7 +185,7 @@ class CheckpointFolder:
 
 
 def chosen_steps(steps: Sequence[int], scores: Mapping[str, float], config: LoopConfig) -> list[int]:
-    """The best or the last of `steps`, ascending, as `config` has it: what a model is averaged from."""
+    """The best or the last of `steps`, ascending, according to `config`: the model is their average."""
     scored = [step for step in steps if str(step) in scores]
     if config.keep == "best":
         scored.sort(key=lambda step: (scores[str(step)], -step))
@@ -215,7 +215,7 @@ def _random_states() -> dict[str, Tensor]:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError where a tensor belongs to no parameter."""
+    """Raise a ValueError if a tensor belongs to no parameter."""
     count = sum(len(group["params"]) for group in optimizer.param_groups)
     for key in tensors:
         index, _, name = key.partition(".")
@@ -224,7 +224,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
 
 
 def _check_random(states: Mapping[str, Tensor]) -> None:
-    """Raise an error where a state of a generator is none."""
+    """Raise an error if a generator state is invalid."""
     torch.Generator().set_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.Generator("cuda").set_state(states["cuda"])

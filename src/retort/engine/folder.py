@@ -1,4 +1,4 @@
-"""An experiment's folder: whose it is, and parts of it that are written whole or not at all."""
+"""An experiment's folder: its recipe, and subfolders that are written atomically."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from retort.config.loading import read_dict, recipe_to_dict
 
 
 def claim(folder: Path, recipe: object) -> None:
-    """Make the experiment's folder, or check that it is of the same recipe."""
+    """Create the experiment's folder, or check that it has the same recipe."""
     path = folder / "recipe.json"
     wanted = recipe_to_dict(recipe)
-    # Where nothing was made yet, a run failed early and the recipe may have been mended.
+    # A run that failed early has made nothing, and its recipe may have been corrected.
     if path.exists() and any((folder / made).exists() for made in ("tokenizer", "checkpoints", "model")):
         try:
             there = _read(path, type(recipe))
@@ -32,15 +32,15 @@ def claim(folder: Path, recipe: object) -> None:
         changed = sorted(_differences(there, _what_counts(wanted)))
         if changed:
             raise UserError(
-                f"it holds a run of another recipe ({', '.join(changed)})",
+                f"it contains a run of another recipe ({', '.join(changed)})",
                 where=folder,
-                remedy="Give name=ANOTHER to train beside it, or remove the folder",
+                remedy="Set name=ANOTHER to train in another folder, or remove this one",
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot be made ({error.strerror or error})", where=folder) from None
-    if not is_of(folder, recipe):  # under torchrun every process comes here, and others may be reading
+    if not is_of(folder, recipe):  # under torchrun every process runs this while others may read
         write_whole(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -57,7 +57,7 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
 
 
 def _what_counts(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without what only lets a run begin: the same run goes on with it and without."""
+    """A recipe without the settings that only permit a run to start."""
     training = {key: value for key, value in recipe["training"].items() if key != "allow"}
     return {**recipe, "training": training}
 
@@ -75,7 +75,7 @@ def save_whole(save: Callable[[Path], object], path: Path) -> None:
         try:
             remove(partial)
             if path.exists() and not path.is_dir():
-                raise UserError("a file is in the place of the folder", where=path, remedy="Move it away")
+                raise UserError("a file exists in the place of the folder", where=path, remedy="Move it away")
             save(partial)
             seal(partial)
             if path.exists() and not _equal(path, partial):
@@ -88,7 +88,7 @@ def save_whole(save: Callable[[Path], object], path: Path) -> None:
             remove(former)
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"cannot be written ({error})", where=path, remedy="Free space, run again: nothing is lost"
+                f"cannot be written ({error})", where=path, remedy="Free space and run again"
             ) from None
         finally:
             remove(partial)

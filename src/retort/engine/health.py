@@ -1,4 +1,4 @@
-"""A run that goes wrong says so: what was seen, why it matters, what to do."""
+"""Checks of a training run: non-finite values stop it, other problems give a warning with a remedy."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from retort.common.errors import UserError
 from retort.config.schema import LoopConfig
 from retort.distill.objective import Need
 from retort.nn.cif import NotFiniteError
-from retort.teachers.signal import Signal
+from retort.teachers.targets import TeacherTargets
 
 STARVED, EXPLODED = 0.2, 3.0
-"""Fired weight per token outside which CIF has lost the number of tokens."""
+"""Range of the sum of CIF weights per token; outside it CIF has failed to learn the number of tokens."""
 ALIKE = 0.98
-"""Mean cosine between a teacher's vectors of different sources above which they say nothing."""
+"""Mean cosine between a teacher's vectors of different sources above which they carry no information."""
 SILENT = 0.99
-"""Error rate of the CTC head that says nothing but blanks."""
+"""Error rate from which the CTC head is considered to output only blanks."""
 PATIENCE = 4
-"""Evaluations in a row after which something counts as lasting."""
+"""Number of evaluations in a row after which a problem is reported."""
 PROGRESS = 0.005
-"""Gain of accuracy with the true history that counts as a gain."""
+"""Minimum increase of the accuracy under teacher forcing that counts as progress."""
 
-_LOWER = "Lower training.peak_lr or use training.precision=fp32; the last checkpoint is whole"
+_LOWER = "Lower training.peak_lr or use training.precision=fp32; the last checkpoint is valid"
 
 
 class Health:
-    """Watches the values that a run logs; every warning is given once.
+    """Checks the values that a run logs; every warning is given once.
 
     Args:
-        config: whose warm-up is left in peace.
+        config: of the training; CIF weights are not checked during its warm-up.
     """
 
     def __init__(self, config: LoopConfig) -> None:
@@ -44,39 +44,39 @@ class Health:
         self.accuracy: float | None = None
 
     def state(self) -> dict[str, Any]:
-        """What it has seen and said, as JSON can hold it."""
+        """The state as a JSON-serialisable dict."""
         return {
             **{name: value for name, value in vars(self).items() if name != "config"},
             "told": sorted(self.told),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on watching where :meth:`state` was taken.
+        """Restore a state of :meth:`state`.
 
         Raises:
-            ValueError: it is not such a state.
+            ValueError: the state is invalid.
         """
         own = self.state()
         kinds = {"told": (list,), "accuracy": (int, float, type(None)), "best_accuracy": (int, float)}
         if state.keys() != own.keys() or not all(
             type(value) in kinds.get(name, (int,)) for name, value in state.items()
         ):
-            raise ValueError("its health is not what this version writes")
+            raise ValueError("its health is not in the format of this version")
         vars(self).update(state, told=set(map(str, state["told"])))
 
     def check_loss(self, step: int, loss: float, norm: float, tallies: Mapping[str, Any]) -> None:
-        """Stop a run whose loss or gradient is not finite, naming the loss at fault.
+        """Stop a run whose loss or gradient is not finite, and name the loss.
 
         Raises:
             UserError: with the step, the loss and the remedy.
         """
         finite = torch.tensor([loss, norm]).isfinite()
-        # fp16 overflows now and then: its scaler leaves that update out by itself.
+        # fp16 overflows occasionally: the gradient scaler then skips the update.
         if finite[0] and (finite[1] or self.config.precision == "fp16"):
             return
-        guilty = [name for name, tally in tallies.items() if not torch.isfinite(torch.as_tensor(tally.sum))]
+        faulty = [name for name, tally in tallies.items() if not torch.isfinite(torch.as_tensor(tally.sum))]
         what = (
-            f"the loss {' and '.join(guilty)}" if guilty else "the loss" if not finite[0] else "the gradient"
+            f"the loss {' and '.join(faulty)}" if faulty else "the loss" if not finite[0] else "the gradient"
         )
         raise UserError(
             f"{what} is not finite at step {step}",
@@ -85,7 +85,7 @@ class Health:
 
     @contextmanager
     def computing(self, step: int, module: nn.Module, what: str) -> Iterator[None]:
-        """Whatever is raised while a module computes with weights or values that are not finite stops the run by name.
+        """Stop the run with a clear error if a module fails because weights or values are not finite.
 
         Raises:
             UserError: with the step, what was computed and the remedy.
@@ -101,7 +101,7 @@ class Health:
             raise UserError(f"{what} is not finite at step {step} ({reason})", remedy=_LOWER) from None
 
     def check_weights(self, step: int, module: nn.Module) -> None:
-        """Stop before weights that are not finite are evaluated and kept.
+        """Stop before weights that are not finite are evaluated and saved.
 
         Raises:
             UserError: with the step and the remedy.
@@ -109,20 +109,20 @@ class Health:
         if not _finite(module):
             raise UserError(f"a weight is not finite at step {step}", remedy=_LOWER)
 
-    def check_teachers(self, signals: Mapping[Need, Signal]) -> list[str]:
-        """Warn of a teacher whose vectors are all alike: no loss can tell its tokens apart."""
+    def check_teachers(self, targets: Mapping[Need, TeacherTargets]) -> list[str]:
+        """Warn of a teacher whose vectors are almost equal, so that no loss can distinguish its tokens."""
         return self._once(
             (
                 f"alike {name}",
-                f"the vectors of teacher {name} are all alike (mean cosine {cosine:.3f} between different pieces): "
+                f"the vectors of teacher {name} are almost equal (mean cosine {cosine:.3f} between different pieces): "
                 f"choose other teachers.{name}.layers, or another model",
             )
-            for (name, unit), signal in signals.items()
-            if unit == "token" and signal.ids is None and (cosine := mean_cosine(signal)) > ALIKE
+            for (name, unit), own in targets.items()
+            if unit == "token" and own.ids is None and (cosine := mean_cosine(own)) > ALIKE
         )
 
     def check_logged(self, step: int, values: Mapping[str, float]) -> list[str]:
-        """Warn of weights that sum to nothing or explode, on what was logged at `step`."""
+        """Warn of CIF weights whose logged sum is too small or too large."""
         self.accuracy = values.get("correct", self.accuracy)
         total = values.get("quantity_total", 1.0)
         if step <= self.config.warmup_steps or STARVED <= total <= EXPLODED:
@@ -138,7 +138,7 @@ class Health:
         )
 
     def check_evaluated(self, step: int, values: Mapping[str, float], *, decodes: bool = True) -> list[str]:
-        """Warn of a CTC head that says blanks alone, and, where a decoder learns, of accuracy that stands still."""
+        """Warn of a CTC head that outputs only blanks, and, if a decoder is trained, of accuracy without progress."""
         self.silent = self.silent + 1 if values.get("validation.ctc_cer", 0.0) >= SILENT else 0
         if self.accuracy is not None and self.accuracy > self.best_accuracy + PROGRESS:
             self.best_accuracy, self.since_gain = self.accuracy, 0
@@ -149,16 +149,16 @@ class Health:
             found.append(
                 (
                     "silent",
-                    f"the CTC head has said nothing but blanks for {self.silent} evaluations, so the encoder hears "
-                    "nothing yet: train longer, use smaller batches or a training.warm_start, or check the audio",
+                    f"the CTC head has output nothing but blanks for {self.silent} evaluations, so the encoder has "
+                    "learned nothing yet: train longer, use smaller batches or a training.warm_start, or check the audio",
                 )
             )
         if decodes and self.accuracy is not None and self.since_gain >= PATIENCE:
             found.append(
                 (
                     f"still {self.best_accuracy:.3f}",
-                    f"accuracy has stood at {self.best_accuracy:.1%} for {self.since_gain} evaluations (step {step}): "
-                    "stop here, or change training.peak_lr, the batch size or the data",
+                    f"accuracy has not improved from {self.best_accuracy:.1%} for {self.since_gain} evaluations "
+                    f"(step {step}): stop here, or change training.peak_lr, the batch size or the data",
                 )
             )
         return self._once(found)
@@ -175,12 +175,12 @@ def _finite(module: nn.Module) -> bool:
     )
 
 
-def mean_cosine(signal: Signal) -> float:
-    """Mean cosine between the vectors of a batch's different sources; 0 where there are fewer than two."""
-    sources, index = signal.sources[signal.valid].unique(dim=0, return_inverse=True)
+def mean_cosine(targets: TeacherTargets) -> float:
+    """Mean cosine between the vectors of different sources in a batch; 0 if there are fewer than two."""
+    sources, index = targets.sources[targets.valid].unique(dim=0, return_inverse=True)
     if len(sources) < 2:
         return 0.0
-    vectors = signal.vectors[signal.valid]
+    vectors = targets.vectors[targets.valid]
     distinct: Tensor = vectors.new_zeros(len(sources), vectors.shape[-1]).index_copy(0, index, vectors)
     distinct = torch.nn.functional.normalize(distinct, dim=-1)
     count = len(sources)

@@ -1,4 +1,4 @@
-"""What happened, step by step: `metrics.jsonl` always, TensorBoard where it is installed."""
+"""Metrics by step: `metrics.jsonl`, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.common.json_reader import parse_json
 
-REMEDY = "Free space, run again: it goes on from the last checkpoint"
+REMEDY = "Free space and run again: training resumes from the last checkpoint"
 
 
 class MetricsLog:
-    """Appends one JSON object a line; lines past the step that a resumed run starts from are dropped.
+    """Appends one JSON object per line; lines after the step that a resumed run starts from are dropped.
 
     Raises:
-        UserError: the disk is full, here and in :meth:`write`; the lines before stay.
+        UserError: the disk is full, here and in :meth:`write`; earlier lines remain.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in read_metrics(self.path) if line["step"] <= first_step]
-            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept), remedy=REMEDY)
+            previous = [line for line in read_metrics(self.path) if line["step"] <= first_step]
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in previous), remedy=REMEDY)
         self._board = _tensorboard(folder, first_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -42,13 +42,13 @@ class MetricsLog:
                     self._board.add_scalar(key, value, step)
 
     def close(self) -> None:
-        """Flush what TensorBoard holds back."""
+        """Close TensorBoard's writer."""
         if self._board is not None:
             self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl` up to the first that is damaged, as the last is of a run that was killed."""
+    """The lines of a `metrics.jsonl` up to the first damaged one, such as the last line of a killed run."""
     lines: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:

@@ -1,4 +1,4 @@
-"""The loop of every training: updates, logs, evaluations, checkpoints; what learns from what is its heirs' affair."""
+"""The training loop: updates, logs, evaluations, checkpoints. Subclasses define the batches and the losses."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from retort.common.locks import check_there
+from retort.common.tally import Tally
 from retort.config.schema import LoopConfig
-from retort.distill.row import Tally
 from retort.engine.checkpoints import CheckpointFolder, chosen_steps
 from retort.engine.health import Health
 from retort.engine.log import MetricsLog
@@ -37,21 +37,21 @@ Report = Callable[[int, dict[str, Any]], None]
 
 
 def noted(report: Report) -> Callable[[str], None]:
-    """What takes a line for the user and reports it as a note."""
+    """A function that reports a line for the user as a note."""
     return lambda line: report(0, {"note": line})
 
 
 @dataclass
 class Position:
-    """Where a run stands; saved with every checkpoint.
+    """Position of a run; saved with every checkpoint.
 
     Attributes:
-        step: updates made.
+        step: number of updates so far.
         epoch: counted from 0.
-        batches: of this epoch, already used by this process.
-        scores: validation error of the checkpoints, by step.
-        rejected: training data that could not be used, and why.
-        seconds: spent in updates, over all sessions of the run.
+        batches: number of batches of this epoch that this process has used.
+        scores: validation error of the checkpoints by step.
+        rejected: unusable training data, with the reason.
+        seconds: time spent in updates over all sessions of the run.
     """
 
     step: int = 0
@@ -70,13 +70,13 @@ def check_position(position: Position) -> None:
     """
     counts = (position.step, position.epoch, position.batches)
     if not all(type(each) is int and each >= 0 for each in counts):
-        raise ValueError("its step, epoch or batches is no count")
+        raise ValueError("its step, epoch or batches is not a count")
     if type(position.seconds) not in (int, float) or not 0 <= position.seconds < math.inf:
         raise ValueError(f"its seconds are {position.seconds}")
     for name, kinds in (("scores", (int, float)), ("rejected", (str,))):
         values = getattr(position, name)
         if not isinstance(values, dict) or not all(type(each) in kinds for each in values.values()):
-            raise ValueError(f"its {name} are no table")
+            raise ValueError(f"its {name} are not a table")
 
 
 def _is_tally(value: object) -> bool:
@@ -89,16 +89,16 @@ def _is_tally(value: object) -> bool:
 
 
 def process_seed(seed: int, step: int, process: int) -> int:
-    """Of the random numbers that one of several processes draws in an update, dropout before all."""
+    """Seed of the random numbers of one of several processes in an update, such as dropout."""
     return zlib.crc32(f"{seed} {step} {process}".encode())
 
 
 class Stopped(Exception):
-    """SIGTERM stopped the run after `step` updates; the same command goes on from there."""
+    """SIGTERM stopped the run after `step` updates; the same command resumes it."""
 
     def __init__(self, step: int) -> None:
         self.step = step
-        super().__init__(f"stopped after step {step}; the same command goes on from there")
+        super().__init__(f"stopped after step {step}; run the same command to resume")
 
 
 class Movable(Protocol):
@@ -113,25 +113,25 @@ BatchT = TypeVar("BatchT", bound=Movable)
 
 
 class Loop(ABC, Generic[BatchT]):
-    """Trains `module`, in whatever number of processes.
+    """Trains `module` in one or several processes.
 
-    An heir says where batches come from (:meth:`_groups`), what a loss is divided by (:meth:`_counts`) and what
-    a batch costs (:meth:`_forward`).
+    Subclasses define the batches (:meth:`_groups`), the divisors of the losses (:meth:`_counts`) and the losses
+    of a batch (:meth:`_forward`).
 
     Args:
-        config: what to do.
+        config: of the training.
         seed: of the recipe.
         folder: of the experiment; checkpoints and `metrics.jsonl` go there.
-        module: with a `student`, which is kept, and an `objective`, which is not.
-        validate: values of a student; `criterion` among them chooses checkpoints, lower is better.
+        module: with a `student`, which is exported, and an `objective`, which is not.
+        validate: returns metrics of a student; `criterion` is the one that selects checkpoints, lower is better.
         accelerator: devices and processes.
-        groups: of the optimiser, as :func:`retort.engine.parameters.parameter_groups` makes them; by default
-            all learn at the same rate.
-        shipped: the student as it is evaluated and saved, where the one that trains has other parameters; by default a
-            copy of that.
+        groups: parameter groups of :func:`retort.engine.parameters.parameter_groups`; by default
+            all parameters have the same learning rate.
+        shipped: the student for evaluation and export, if the trained one has other parameters; by default a
+            copy of the trained one.
 
     Attributes:
-        merge: turns weights of the student that trains into those of :attr:`student`.
+        merge: converts weights of the trained student to those of :attr:`student`.
     """
 
     criterion: str
@@ -154,7 +154,7 @@ class Loop(ABC, Generic[BatchT]):
         self.validate = validate
         self.accelerator = accelerator
         self.module = cast(Any, module)
-        # Whole in every process, whatever becomes of the one that learns: to evaluate and to ship.
+        # Complete in every process even if the trained one is sharded: for evaluation and export.
         shipped = copy.deepcopy(self.module.student) if shipped is None else shipped
         self.student = cast(Any, shipped).to(accelerator.device).eval()
         optimizer = make_optimiser(groups or parameter_groups(module, {}), config)
@@ -170,29 +170,29 @@ class Loop(ABC, Generic[BatchT]):
 
     @abstractmethod
     def _groups(self) -> Iterator[list[BatchT]]:
-        """Batches of as many epochs as it takes, `config.accumulation` at a time; keeps `position` up to date."""
+        """Batches of all epochs in groups of `config.accumulation`; updates `position`."""
 
     @abstractmethod
     def _counts(self, group: Sequence[BatchT]) -> list[int]:
-        """What this process's batches of an update add to the divisor of each of :meth:`_forward`'s sums."""
+        """Counts of this process's batches in an update, one for each sum of :meth:`_forward`."""
 
     @abstractmethod
     def _forward(self, batch: BatchT) -> tuple[list[Tensor], Mapping[str, Tally]]:
-        """Sums of losses over a batch, to be divided by the update's counts, and what to log."""
+        """Sums of losses over a batch, to be divided by the update's counts, and values to log."""
 
     def _check_logged(self, values: Mapping[str, float]) -> list[str]:
-        """Warnings on what was just logged."""
+        """Warnings about logged values."""
         return []
 
     def _check_evaluated(self, values: Mapping[str, float]) -> list[str]:
-        """Warnings on an evaluation."""
+        """Warnings about an evaluation."""
         return []
 
     def _write_beside(self) -> None:
-        """What the first process writes into the experiment's folder with every checkpoint."""
+        """Write further files of the experiment with every checkpoint; called in the first process."""
 
     def resume(self) -> list[str]:
-        """Go on from the last whole checkpoint, if there is one; a line for each that was not whole."""
+        """Resume from the last complete checkpoint, if there is one; return a message for each incomplete one."""
         if self.accelerator.is_main_process:
             self.checkpoints.tidy()
         state, passed_over = self.checkpoints.restore(
@@ -206,17 +206,17 @@ class Loop(ABC, Generic[BatchT]):
                 self.tallies[name] = Tally(total, count * self.accelerator.is_main_process)
             if health is not None:
                 self.health.restore(health)
-            if self.accelerator.is_main_process:  # what a kill behind the last checkpoint left to be done
+            if self.accelerator.is_main_process:  # unfinished if the run was killed after its last checkpoint
                 self._clear_checkpoints()
         return passed_over
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a ValueError, KeyError or TypeError where a checkpoint's state is not what :meth:`_save` writes."""
+        """Raise a ValueError, KeyError or TypeError if a checkpoint's state is invalid."""
         rest = dict(state)
         tallies, health = rest.pop("tallies", {}), rest.pop("health", None)
         check_position(Position(**rest))
         if not all(_is_tally(each) for each in tallies.values()):
-            raise ValueError("its tallies are no sums with counts")
+            raise ValueError("its tallies are not sums with counts")
         if health is not None:
             Health(self.config).restore(health)
 
@@ -224,14 +224,14 @@ class Loop(ABC, Generic[BatchT]):
         """Train up to `training.steps`, calling `report` after each logged step and each evaluation.
 
         Raises:
-            Stopped: SIGTERM came; a checkpoint was written first.
-            UserError: the loss is not finite, or no utterance can be used.
+            Stopped: SIGTERM was received; a checkpoint was written first.
+            UserError: the loss is not finite, or no utterance is usable.
         """
         with contextlib.ExitStack() as stack:
             log = None
             if self.accelerator.is_main_process:
                 log = stack.enter_context(contextlib.closing(MetricsLog(self.folder, self.position.step)))
-            stack.enter_context(self._listening())
+            stack.enter_context(self._delayed_sigterm())
             for group in self._groups():
                 if self.position.step >= self.config.steps:
                     break
@@ -250,7 +250,7 @@ class Loop(ABC, Generic[BatchT]):
             values = self._evaluate()
             lines: list[dict[str, Any]] = [values]
             lines += [{"warning": text} for text in self._check_evaluated(values)]
-            # Written before the checkpoint: of a kill between the two nothing is missing after the resume.
+            # Written before the checkpoint, so that a resumed run lacks no line.
             for line in lines:
                 self._write(log, line)
             self._save()
@@ -264,8 +264,8 @@ class Loop(ABC, Generic[BatchT]):
             raise Stopped(step)
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """SIGTERM is remembered until the update under way is done."""
+    def _delayed_sigterm(self) -> Iterator[None]:
+        """Delay SIGTERM until the current update is finished."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -280,7 +280,7 @@ class Loop(ABC, Generic[BatchT]):
             signal.signal(signal.SIGTERM, before)
 
     def _agreed(self, flag: int) -> bool:
-        """Whether any process raised the flag, so that all of them stop and save at the same step."""
+        """Whether any process has set the flag, so that all stop and save at the same step."""
         if self.accelerator.num_processes == 1:
             return bool(flag)
         total = self.accelerator.reduce(torch.tensor(flag, device=self.accelerator.device), "sum")
@@ -293,7 +293,7 @@ class Loop(ABC, Generic[BatchT]):
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate * parameters[SHARE]
         if accelerator.num_processes > 1:
-            # All have drawn the same so far; by the step, so that a resumed run draws what an unbroken one does.
+            # Different seeds for the processes; seeded by the step, so that a resumed run draws the same numbers.
             torch.manual_seed(process_seed(self.seed, step, accelerator.process_index))
         group = [batch.to(accelerator.device) for batch in group]
         counts = torch.tensor(self._counts(group), device=accelerator.device)
@@ -321,7 +321,7 @@ class Loop(ABC, Generic[BatchT]):
         return {"loss": total, "lr": rate, "grad_norm": norm, "seconds": self.position.seconds}
 
     def _tally(self, tallies: Mapping[str, Tally]) -> None:
-        """Add up in float64, which a checkpoint's JSON gives back as it was."""
+        """Accumulate in float64, which JSON stores exactly."""
         for name, (value, count) in tallies.items():
             before = self.tallies.get(name, Tally(torch.zeros(()), 0))
             self.tallies[name] = Tally(
@@ -329,7 +329,7 @@ class Loop(ABC, Generic[BatchT]):
             )
 
     def _summed_tallies(self) -> dict[str, tuple[float, int]]:
-        """Sums and counts over the updates since the last log line, and over all processes, which all call it."""
+        """Sums and counts over the updates since the last log line, and over all processes; every process must call this."""
         if not self.tallies:
             return {}
         names, tallies = zip(*sorted(self.tallies.items()))
@@ -349,13 +349,13 @@ class Loop(ABC, Generic[BatchT]):
         with self.accelerator.autocast(), self.health.computing(step, self.student, "validation"):
             rates = self.validate(self.student)
         values = {f"validation.{name}": value for name, value in rates.items()}
-        if self.accelerator.num_processes > 1:  # rounding may differ, the choice of checkpoints must not
+        if self.accelerator.num_processes > 1:  # rounding may differ, but all must select the same checkpoints
             values = broadcast_object_list([values])[0]
         self.position.scores[str(self.position.step)] = values[f"validation.{self.criterion}"]
         return values
 
     def _save(self) -> None:
-        """Write a checkpoint; the newest two can be resumed from, of the others the chosen keep their student."""
+        """Write a checkpoint; the newest two can be resumed from, of the others only selected students are kept."""
         self._saved_at, self._saved_step = time.monotonic(), self.position.step
         self._share_rejected()
         state = {**vars(self.position), "tallies": self._summed_tallies(), "health": self.health.state()}
@@ -368,7 +368,7 @@ class Loop(ABC, Generic[BatchT]):
         self.accelerator.wait_for_everyone()
 
     def _clear_checkpoints(self) -> None:
-        """Of all but the newest two keep the students of those that are chosen."""
+        """Remove all but the newest two checkpoints and the students of selected ones."""
         chosen = self.chosen()
         for step in self.checkpoints.steps()[:-2]:
             self.checkpoints.drop_training_state(step)
@@ -376,7 +376,7 @@ class Loop(ABC, Generic[BatchT]):
                 self.checkpoints.remove(step)
 
     def _share_rejected(self) -> None:
-        """Let every process know what any of them could not use; all must call it."""
+        """Share the rejected utterances between processes; all must call this."""
         if self.accelerator.num_processes > 1:
             gathered: list[dict[str, str]] = gather_object([self.position.rejected])
             self.position.rejected = {name: reason for each in gathered for name, reason in each.items()}

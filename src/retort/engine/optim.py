@@ -1,4 +1,4 @@
-"""ScaledAdam: updates in proportion to a parameter's size, which is learned as a number of its own.
+"""Optimisers and learning rate schedules; ScaledAdam scales updates by the size of a parameter and learns the size.
 
 Yao et al., "Zipformer: A faster and better encoder for automatic speech recognition", ICLR 2024, arXiv 2310.11230, section
 3.5 and algorithm 1.
@@ -17,22 +17,22 @@ from retort.config.schema import LoopConfig
 from retort.engine.sharding import shard_of, sum_over_shards
 
 ETA = 0.1
-"""Learning rate of the sizes, and of parameters that are a single number, as a share of the rate."""
+"""Learning rate of the sizes and of scalar parameters, relative to the rate."""
 LEAST, MOST = 1e-5, 3.0
-"""Root mean squares between which parameters are kept, as in the authors' implementation; the paper has none."""
+"""Limits of the root mean square of parameters, as in the authors' implementation; the paper has none."""
 
 
 class ScaledAdam(torch.optim.Optimizer):
     """Adam whose update of a parameter is multiplied by the parameter's root mean square.
 
-    As if a parameter were its size times a direction, the size learns by Adam as well: its gradient is the scalar
-    product of gradient and parameter. A parameter below `LEAST` is updated as if it were there, and not shrunk
-    any further; one above `MOST` is shrunk. One of a single number has no direction: it learns by Adam at `ETA`
-    times the rate. There is no weight decay. The paper's clipping by the median of past norms is not here.
+    The size of a parameter is also updated by Adam, as if it were a factor: its gradient is the scalar
+    product of gradient and parameter. A parameter below `LEAST` is updated as if its size were `LEAST`, and not shrunk
+    further; one above `MOST` is shrunk. A scalar parameter is updated by Adam at `ETA`
+    times the rate. There is no weight decay. The paper's clipping by the median of past norms is not implemented.
 
     Args:
-        groups: parameters, or groups of them, as of any optimiser of torch; shards of FSDP 2 too.
-        lr: learning rate, of 0.045 in the paper: what an update changes is a share of the parameter.
+        groups: parameters, or groups of them, as for any optimiser of torch; shards of FSDP 2 are supported.
+        lr: learning rate relative to the size of a parameter; 0.045 in the paper.
         betas: of the first and the second moments.
         eps: added to the root of the second moments.
     """
@@ -48,7 +48,7 @@ class ScaledAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; all processes that share parameters call it."""
+        """One update of every parameter that has a gradient; all processes that share parameters must call it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -121,7 +121,7 @@ class ScaledAdam(torch.optim.Optimizer):
 
 
 def make_optimiser(groups: Sequence[dict[str, Any]], config: LoopConfig) -> torch.optim.Optimizer:
-    """What `config.optimiser` names, over groups of :func:`retort.engine.parameters.parameter_groups`."""
+    """Build the optimiser `config.optimiser` over groups of :func:`retort.engine.parameters.parameter_groups`."""
     betas = config.betas[0], config.betas[1]
     if config.optimiser == "scaled_adam":
         return ScaledAdam(groups, config.peak_lr, betas)
@@ -131,15 +131,15 @@ def make_optimiser(groups: Sequence[dict[str, Any]], config: LoopConfig) -> torc
 
 
 EDEN_START = 0.5
-"""Share of the rate that Eden's warm-up begins with."""
+"""Factor at the start of Eden's warm-up."""
 
 
 def learning_rate(step: int, config: LoopConfig, epoch: int = 0) -> float:
-    """The rate of update number `step` in `epoch`, both counted from 0.
+    """Learning rate of update `step` in `epoch`, both counted from 0.
 
     `tri_stage`: linear from `floor_share` of the peak over `warmup_steps`, held for `hold_steps`, then
     exponential decay to `floor_share` at the last step (CIF-HKD, optimisation). `cosine`: linear from zero over
-    `warmup_steps`, then half a cosine to zero. `eden`: see :func:`eden`; it alone knows the epoch.
+    `warmup_steps`, then half a cosine to zero. `eden`: see :func:`eden`, the only one that depends on the epoch.
     """
     if config.schedule == "eden":
         return eden(step, epoch, config)
@@ -157,7 +157,7 @@ def learning_rate(step: int, config: LoopConfig, epoch: int = 0) -> float:
 def eden(step: int, epoch: int, config: LoopConfig) -> float:
     """`peak_lr` x (1 + (step / eden_steps)^2)^(-1/4) x (1 + (epoch / eden_epochs)^2)^(-1/4) x warm-up.
 
-    The warm-up is linear from a half to 1 over `warmup_steps`. Where the run ends makes no difference. Source: Yao
+    The warm-up is linear from a half to 1 over `warmup_steps`. It does not depend on the length of the run. Source: Yao
     et al. 2023 (Zipformer), equation 8.
     """
     falling = 1.0

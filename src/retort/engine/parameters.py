@@ -1,4 +1,4 @@
-"""Parts of a student, by the first words of their parameters' names: those that are kept, learn slower, are taken over."""
+"""Parts of a student, given by prefixes of parameter names: freezing, learning rates, constraints."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from retort.nn.tdnnf import Bottleneck, nearer_orthogonal
 from retort.nn.zipformer import Bypass
 
 SHARE = "share"
-"""In a group of the optimiser: its learning rate as a share of the schedule's."""
+"""Key of an optimiser group: its learning rate relative to the schedule."""
 
 
 def freeze(student: nn.Module, parts: Sequence[str]) -> None:
-    """Let the parameters whose names begin with one of `parts` learn no more.
+    """Freeze the parameters whose names begin with one of `parts`.
 
     Raises:
-        UserError: no parameter begins so, or none would be left.
+        UserError: a part matches no parameter, or no trainable parameter remains.
     """
     check_parts(dict(student.named_parameters()), parts, "training.freeze")
     for name, parameter in student.named_parameters():
         if is_within(name, parts):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise UserError("training.freeze leaves nothing to learn", remedy="Name fewer parts")
+        raise UserError("training.freeze leaves no trainable parameter", remedy="Name fewer parts")
 
 
 def parameter_groups(module: Any, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """What of `module` learns, in groups of one `share` of the learning rate each.
+    """The trainable parameters of `module`, in groups with the same `share` of the learning rate.
 
     Args:
-        module: with a `student`; what is not the student's (projections of rows) learns at the whole rate.
-        rates: shares by part of the student; of several that a name begins with the longest holds.
+        module: with a `student`; other parameters (projections of rows) have a share of 1.
+        rates: shares by part of the student; the longest matching part applies.
 
     Raises:
-        UserError: no parameter begins so, or a share is not positive.
+        UserError: a part matches no parameter, or a share is not positive.
     """
     check_parts(dict(module.student.named_parameters()), list(rates), "training.rates")
     for part, share in rates.items():
         if share <= 0.0:
-            remedy = f"Give a share above 0, or training.freeze=[{part}]"
+            remedy = f"Set a share above 0, or training.freeze=[{part}]"
             raise UserError(f"training.rates gives '{part}' {share:g}", remedy=remedy)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -62,29 +62,29 @@ def is_within(name: str, parts: Iterable[str]) -> bool:
 
 
 def check_parts(names: Iterable[str], parts: Sequence[str], setting: str) -> None:
-    """See that there is a weight in each part.
+    """Check that each part has a weight.
 
     Raises:
-        UserError: no name begins so.
+        UserError: a part matches no name.
     """
     names = list(names)
     for part in parts:
         if not any(is_within(name, [part]) for name in names):
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise UserError(f"{setting} names '{part}'", remedy=f"Parts are {', '.join(tops)}")
+            raise UserError(f"{setting} has the unknown part '{part}'", remedy=f"Parts are {', '.join(tops)}")
 
 
 def constrained_layers(module: nn.Module) -> list[Bottleneck | Bypass]:
-    """The layers of `module` that learn and whose weights are kept semi-orthogonal, or within limits."""
+    """The trainable layers of `module` whose weights are constrained to be semi-orthogonal, or within limits."""
     layers = [each for each in module.modules() if isinstance(each, Bottleneck | Bypass)]
     return [each for each in layers if each.weight.requires_grad]
 
 
 @torch.no_grad()
 def constrain(layers: Sequence[Bottleneck | Bypass], step: int) -> None:
-    """Take the step of :func:`nearer_orthogonal`, or bring the weights of a bypass back between its limits.
+    """Take the step of :func:`nearer_orthogonal`, or clamp the weights of a bypass to its limits.
 
-    Where weights are divided among processes, all must call it.
+    If weights are sharded, all processes must call it.
 
     Args:
         step: number of the update, counted from 0.

@@ -1,4 +1,4 @@
-"""The devices and processes of a run: which way of sharing work is taken, and what is said when one is gone."""
+"""The devices and processes of a run, and the error when a process is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     """Accelerate set up for a training's device and precision.
 
     Raises:
-        UserError: fp16 without a GPU, or a way to divide parameters that is not supported.
+        UserError: fp16 without a GPU, or an unsupported kind of sharding.
     """
     torch.set_num_threads(config.threads)
     # Read at the first matrix product. Its own 1,024 kernels are fewer than the shapes of a training with buckets.
@@ -39,7 +39,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
 
 
 def check_division(accelerator: Accelerator) -> None:
-    """Let FSDP divide float32 parameters, whatever the precision: autocast casts, as it does without FSDP.
+    """Let FSDP shard float32 parameters for any precision: autocast casts them, as without FSDP.
 
     Raises:
         UserError: accelerate is configured for anything but data parallelism or plain FSDP 2.
@@ -61,8 +61,8 @@ def check_division(accelerator: Accelerator) -> None:
 
 
 @contextlib.contextmanager
-def lost_processes_told() -> Iterator[None]:
-    """Say in one line that another process is gone; else a collective ends in the library's words.
+def report_lost_processes() -> Iterator[None]:
+    """Raise a clear error when another process is lost, in place of that of the collective.
 
     Raises:
         UserError: instead of that.
@@ -70,12 +70,12 @@ def lost_processes_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # gloo has no error of its own; what it says begins with the place in its source and ends with advice.
+        # gloo has no error class; its messages begin with a source location and end with advice.
         if process_count() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         reason = str(error).split("\n")[0].split("] ", 1)[-1].split(". ")[0]
         raise UserError(
             f"process {process_index()} of {process_count()} has lost another one, which ended or cannot be "
             f"reached ({reason})",
-            remedy="Run the same command again: it goes on from the last checkpoint",
+            remedy="Run the same command again to resume from the last checkpoint",
         ) from None

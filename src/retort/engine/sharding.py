@@ -1,4 +1,4 @@
-"""Whole tensors out of, and into, modules whose parameters are divided among processes (FSDP); others as they are."""
+"""Gathering and loading full tensors of modules whose parameters are sharded over processes (FSDP)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, dis
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """`tensor` put together from the shards of all processes, each of which must call this."""
+    """The full tensor gathered from the shards of all processes, each of which must call this."""
     if isinstance(tensor, DTensor):
-        # Where parameters wait on the CPU (offloading), their processes still talk through the GPU.
+        # With CPU offloading, the processes still communicate through the GPU.
         return cast(DTensor, tensor.to(tensor.device_mesh.device_type)).full_tensor()
     return tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor`, whole in every process, divided among them as `like` is."""
+    """Shard `tensor`, complete in every process, as `like` is."""
     if not isinstance(like, DTensor):
         return tensor
     mesh = like.device_mesh
@@ -27,13 +27,13 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_of(tensor: Tensor) -> Tensor:
-    """This process's part of `tensor`, over the same memory; no gradient comes through it."""
+    """This process's shard of `tensor`, in the same memory, without gradient."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def sum_over_shards(sums: Tensor, like: Tensor) -> Tensor:
-    """What every process summed over its parts of parameters divided as `like` is, added up; all must call it."""
+    """Add up the sums of all processes over their shards of parameters like `like`; all must call it."""
     if not isinstance(like, DTensor):
         return sums
     mesh = like.device_mesh
@@ -43,8 +43,8 @@ def sum_over_shards(sums: Tensor, like: Tensor) -> Tensor:
 
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of `module`, whole and on the CPU; every process must call this."""
-    return {name: _kept(tensor) for name, tensor in module.state_dict().items()}
+    """Parameters and buffers of `module`, complete and on the CPU; every process must call this."""
+    return {name: _gathered(tensor) for name, tensor in module.state_dict().items()}
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -54,9 +54,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def whole_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of `optimizer` as `INDEX.NAME`, whole and on the CPU; every process must call this."""
+    """State of `optimizer` as `INDEX.NAME`, complete and on the CPU; every process must call this."""
     return {
-        f"{index}.{name}": _kept(torch.as_tensor(value))
+        f"{index}.{name}": _gathered(torch.as_tensor(value))
         for index, entries in optimizer.state_dict()["state"].items()
         for name, value in entries.items()
     }
@@ -75,6 +75,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _kept(tensor: Tensor) -> Tensor:
+def _gathered(tensor: Tensor) -> Tensor:
     # Cloned, for safetensors refuses what shares memory, as tied embeddings do.
     return whole(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Where the alignments of data are that the aligner of a hybrid system did not learn from."""
+"""Alignments of data that are not the training data of a hybrid system's aligner."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
 
 _LIKE = 0.01
-"""Relative difference of priors that float16 may have made."""
+"""Relative difference of priors due to float16."""
 
 
 def aligner_folder(recipe: Recipe, experiment: Path) -> Path:
-    """Of the alignments of `data.train`, and of what made them."""
+    """Folder of the aligner and of the alignments of `data.train`."""
     return Path(recipe.hybrid.alignments or experiment / "alignments")
 
 
 def aligned_folder(recipe: Recipe, experiment: Path, sources: Sequence[str]) -> Path:
-    """Of the alignments of other data, beside those of training: named as evaluations of them are.
+    """Folder of the alignments of other data, next to those of training, named like their evaluations.
 
     Raises:
         UserError: the data cannot be found.
@@ -40,8 +40,8 @@ def open_aligned(model: Path, source: str, student: Student) -> AlignmentStore |
     """Alignments of a manifest or Kaldi folder in the senones of a student, if `retort train` has made them.
 
     Args:
-        model: `EXP`, `EXP/model` or a release, whose recipe names the alignments.
-        student: of that model; what has since been aligned anew, into other senones, is not its.
+        model: `EXP`, `EXP/model` or a release, whose recipe determines the alignments.
+        student: student of that model; alignments to other senones are ignored.
 
     Raises:
         UserError: they are broken.
@@ -62,7 +62,7 @@ def open_aligned(model: Path, source: str, student: Student) -> AlignmentStore |
 
 
 def _recipe(model: Path) -> tuple[Recipe, Path] | None:
-    """The recipe of a model, and the folder that it lies in."""
+    """The recipe of a model, and its folder."""
     for folder in (model, model.parent) if model.name == "model" else (model,):
         path = folder / "recipe.json"
         if path.is_file():
@@ -74,6 +74,6 @@ def _recipe(model: Path) -> tuple[Recipe, Path] | None:
 
 
 def _has_priors(student: HybridStudent, learned: AlignmentStore) -> bool:
-    """Whether a student was trained with these alignments: it keeps how often each senone was."""
+    """Whether a student was trained with these alignments, by its senone priors."""
     own = student.log_priors.double().exp().cpu().numpy()
     return own.shape == learned.priors.shape and bool(np.allclose(own, learned.priors, rtol=_LIKE, atol=0.0))

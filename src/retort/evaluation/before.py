@@ -1,4 +1,4 @@
-"""Scores of the model that a training starts from, so that it is seen what was gained on new data and lost on old."""
+"""Scores of the initial model of a training, to compare new and old data before and after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retort.evaluation.evaluate import Evaluation, Progress, evaluate
 from retort.graph.pool import DecoderPool
 
 BEFORE = "before"
-"""In an experiment's folder: what is measured of the model that it started from, in the same order as its own."""
+"""Folder of an experiment with the scores of its initial model, laid out like its own scores."""
 
 
 def score_start(
@@ -20,10 +20,10 @@ def score_start(
     """Score the model of `training.init` on a manifest or Kaldi folder, once.
 
     Args:
-        folder: of the experiment; the score is written to `folder/before/evaluation/NAME`.
+        folder: folder of the experiment; the score is written to `folder/before/evaluation/NAME`.
 
     Returns:
-        None where training starts from no recogniser, or it cannot be opened (any more).
+        None if training does not start from a recogniser, or if it cannot be opened.
     """
     if not recipe.training.init:
         return None

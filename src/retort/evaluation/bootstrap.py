@@ -1,10 +1,10 @@
 """Bootstrap intervals of error rates, and the paired comparison of two systems.
 
-Utterances of one speaker go wrong together, so whole speakers are drawn with replacement (the blockwise
+Errors within a speaker are correlated, so that whole speakers are drawn with replacement (the blockwise
 bootstrap of Liu and Peng, Interspeech 2020, on the estimator of Bisani and Ney, ICASSP 2004): a replicate's
 rate is the sum of errors over the sum of reference lengths of the speakers drawn. Intervals are percentiles
 of the replicates. With fewer than about twenty speakers they are too narrow: in a simulation 95 % intervals
-held the truth in 83 % of trials with 5 speakers, 90 % with 8, 93 % with 20 to 60.
+contained the true value in 83 % of trials with 5 speakers, 90 % with 8, 93 % with 20 to 60.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from retort.evaluation.scoring import LEVEL, REPLICATES, Counts, Interval, Score
 SEED = 20230820
 
 POWER = 0.8
-"""How often a difference of :attr:`Comparison.detectable` is found."""
+"""Power for a difference of :attr:`Comparison.detectable`."""
 
 _DETECTED = NormalDist().inv_cdf((1 + LEVEL) / 2) + NormalDist().inv_cdf(POWER)
 
 _DRAWS_AT_ONCE = 2_000_000
-"""Speakers drawn in one block of replicates; bounds the memory."""
+"""Speakers drawn in one block of replicates; limits the memory."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Comparison:
     first: float
     second: float
     difference: float
-    """Second minus first: below zero, the second is better."""
+    """Second minus first; negative if the second is better."""
     low: float
     high: float
     p: float
@@ -48,30 +48,30 @@ class Comparison:
     utterances: int
     speakers: int
     resampled: str
-    """`speakers`, or `utterances` where there is one speaker only."""
+    """`speakers`, or `utterances` if there is only one speaker."""
     detectable: float
-    """How large a true difference would have to be for data of this size to show it (p below 1 - `level`) four times in
-    five: the bootstrap's standard deviation times the normal quantiles of both. What chance in training adds is not
-    in it."""
+    """The true difference that data of this size would show to be significant (p below 1 - `level`) with probability
+    0.8: the bootstrap's standard deviation times the normal quantiles of both. Variation over training seeds is not
+    included."""
     level: float = LEVEL
     replicates: int = REPLICATES
 
     @property
     def note(self) -> str:
-        """What a reader has to know of the comparison, or an empty text."""
+        """A remark on the comparison, or an empty text."""
         return "" if self.resampled == "speakers" else "one speaker only: compared over utterances"
 
 
 @dataclass(frozen=True)
 class Share:
-    """How much of one gain another gain is: 0.5 is half of it."""
+    """A gain as a fraction of another gain: 0.5 is half of it."""
 
     measure: str
     """`cer` or `wer`."""
     share: float | None
-    """None where there is nothing to share: the first gain is not above zero."""
+    """None if the first gain is not positive."""
     low: float | None
-    """Of the interval; None where the first gain is not above zero in nearly all replicates."""
+    """Bounds of the interval; None if the first gain is not positive in nearly all replicates."""
     high: float | None
     resampled: str
     level: float = LEVEL
@@ -92,10 +92,10 @@ def interval(
 ) -> Interval:
     """The 95 % percentile interval of the error rate of utterances, by resampling their speakers.
 
-    Of one speaker alone, the utterances are resampled, and `resampled` says so.
+    With only one speaker, utterances are resampled; `resampled` is then `utterances`.
 
     Raises:
-        ValueError: no utterance, or not a speaker for each.
+        ValueError: there is no utterance, or not one speaker for each.
     """
     groups, resampled = _groups(speakers, len(counts))
     errors = _sums([each.errors for each in counts], groups)
@@ -122,11 +122,11 @@ def compare(
         measure: `wer` or `cer`.
 
     Raises:
-        UserError: other utterances, speakers or references in one than in the other.
+        UserError: utterances, speakers or references differ.
     """
     if measure not in ("wer", "cer"):
         raise ValueError(f"measure is '{measure}', not wer or cer")
-    first_counts, second_counts = _of(first, measure), _beside(first, second, measure)
+    first_counts, second_counts = _of(first, measure), _matched(first, second, measure)
     demand_words(first)
     groups, resampled = _groups([utterance.speaker for utterance in first.utterances], len(first_counts))
     surplus = _sums([b.errors - a.errors for a, b in zip(first_counts, second_counts)], groups)
@@ -161,16 +161,16 @@ def share_of_gain(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Share:
-    """How much of what help gives at run time another training gives without it, by paired bootstrap.
+    """Gain of another training as a fraction of the gain of a language model at run time, by paired bootstrap.
 
-    The share is (alone - taught) / (alone - helped), in errors on the same utterances. A ratio has an interval only
-    where its denominator stays away from zero: it is given if the gain of the help is above zero in all but
-    (1 - LEVEL) / 2 of the replicates; those in which it is not count as infinite, on the side of the numerator.
+    The share is (alone - taught) / (alone - helped), in errors on the same utterances. The interval of a ratio exists only
+    if its denominator is clearly not zero: it is computed if the gain of the language model is positive in all but
+    (1 - LEVEL) / 2 of the replicates; others count as infinite, with the sign of the numerator.
 
     Raises:
-        UserError: other utterances, speakers or references in one score than in another.
+        UserError: utterances, speakers or references differ.
     """
-    counts = _of(alone, measure), _beside(alone, helped, measure), _beside(alone, taught, measure)
+    counts = _of(alone, measure), _matched(alone, helped, measure), _matched(alone, taught, measure)
     groups, resampled = _groups([utterance.speaker for utterance in alone.utterances], len(counts[0]))
     whole, helps, teaches = (_sums([each.errors for each in system], groups) for system in counts)
     given, gained = whole - teaches, whole - helps
@@ -190,15 +190,15 @@ def share_of_gain(
 def pooled(scores: Sequence[Score]) -> Score:
     """Several runs of one system on the same utterances as one score: each utterance has the sum of their errors.
 
-    Its rates are the means over runs; resampling its speakers draws all runs of a speaker together. What the
-    interval then says is how much rests on who was heard, not on the runs' seeds.
+    Its rates are the means over runs; resampling its speakers draws all runs of a speaker together. The
+    interval then shows the variation over speakers, not over seeds.
 
     Raises:
-        ValueError: no score.
-        UserError: other utterances, speakers or references in one than in another.
+        ValueError: there is no score.
+        UserError: utterances, speakers or references differ.
     """
     if not scores:
-        raise ValueError("no score to pool")
+        raise ValueError("there is no score to pool")
     first, *others = scores
     for other in others:
         _check_same(first, other)
@@ -220,8 +220,8 @@ def _of(result: Score, measure: str) -> list[Counts]:
     return [utterance.words if measure == "wer" else utterance.characters for utterance in result.utterances]
 
 
-def _beside(first: Score, second: Score, measure: str) -> list[Counts]:
-    """Of the second score, in the order of the first one's utterances, which are checked to be the same."""
+def _matched(first: Score, second: Score, measure: str) -> list[Counts]:
+    """Counts of the second score in the order of the first one's utterances, which must be the same."""
     _check_same(first, second)
     counts = dict(zip((utterance.id for utterance in second.utterances), _of(second, measure)))
     return [counts[utterance.id] for utterance in first.utterances]
@@ -233,14 +233,14 @@ def _check_same(first: Score, second: Score) -> None:
     different = sorted(ours.keys() ^ theirs.keys())
     if different:
         raise UserError(
-            f"{len(different)} utterances are in one score only, the first is {different[0]}",
+            f"{len(different)} utterances are only in one score, the first is {different[0]}",
             remedy="Evaluate both systems on the same data",
         )
     for name, utterance in ours.items():
         other = theirs[name]
         if utterance.speaker != other.speaker:
             raise UserError(
-                f"{name} is by {utterance.speaker} in one score, by {other.speaker} in the other",
+                f"{name} has speaker {utterance.speaker} in one score and {other.speaker} in the other",
                 remedy="Evaluate both systems on the same data",
             )
         lengths = [(each.words.reference, each.characters.reference) for each in (utterance, other)]
@@ -252,7 +252,7 @@ def _check_same(first: Score, second: Score) -> None:
 
 
 def _groups(speakers: Sequence[str], utterances: int) -> tuple[NDArray[np.int64], str]:
-    """The block that each utterance belongs to, and what a block is."""
+    """The block of each utterance, and the kind of the blocks."""
     if not utterances or len(speakers) != utterances:
         raise ValueError(f"{utterances} utterances with {len(speakers)} speakers")
     _, groups = np.unique(np.asarray(speakers), return_inverse=True)

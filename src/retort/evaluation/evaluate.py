@@ -1,4 +1,4 @@
-"""`retort evaluate`: decode a set of cuts, score it, and write both down."""
+"""`retort evaluate`: decode a set of cuts, score it, and write the results."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored, with intervals of `cer` and `wer`, where it was written, and how it was decoded.
+    """A score with intervals of `cer` and `wer`, its folder and decoding options.
 
     Attributes:
-        parameters: numbers held at run time, by what holds them: `student`, `lm`, `rescore`.
-        short: utterances of which the search found fewer than the beam keeps: there are no more.
-        frames: of a hybrid student, where its data has alignments.
-        noise: missed noise and false alarms, if they were asked for.
+        parameters: numbers of parameters at run time, of `student`, `lm`, `rescore`.
+        short: number of utterances with fewer hypotheses than the beam size.
+        frames: frame accuracy of a hybrid student, if its data have alignments.
+        noise: missed noise and false alarms, if requested.
     """
 
     split: str
@@ -65,15 +65,15 @@ def evaluate(
     """Score a model on a manifest or Kaldi folder.
 
     Writes `folder/evaluation/NAME/{hyp.jsonl,score.json}`, and `rejected.tsv` there if an utterance could not
-    be used. NAME is the source's own with its parent's, so that two corpora's `test` do not meet, and with
-    `-beamN` behind it after a beam search, and the names of language models that had a say
-    (:attr:`retort.decoding.options.DecodingOptions.label`), so that all can be compared.
+    be used. NAME is the source's name with that of its parent, so that `test` of two corpora differ, with
+    the suffix `-beamN` for a beam search, and with the names of language models
+    (:attr:`retort.decoding.options.DecodingOptions.label`), so that all results are kept.
 
     Args:
-        reuse: do nothing where :func:`evaluated` finds what an earlier call wrote.
-        alignments: of the data, in the senones of a hybrid student (:func:`retort.evaluation.aligned.open_aligned`);
-            their frames are counted beside the errors.
-        noise: recognise so many clips of synthetic noise as well (:func:`retort.evaluation.noise.score_noise`).
+        reuse: return the results of an earlier call that :func:`evaluated` finds.
+        alignments: alignments of the data, in the senones of a hybrid student
+            (:func:`retort.evaluation.aligned.open_aligned`); frame accuracy is then measured as well.
+        noise: also recognise this number of clips of synthetic noise (:func:`retort.evaluation.noise.score_noise`).
     """
     if reuse and (before := evaluated(recogniser, source, folder, options)) is not None:
         return before
@@ -110,7 +110,7 @@ def evaluate(
         **({"frames": asdict(frames)} if frames is not None else {}),
         **({"noise": asdict(on_noise)} if on_noise is not None else {}),
     }
-    write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: where it is, all is
+    write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: it marks complete results
     split = data_name(find_data(source))
     return Evaluation(
         split, result, bounds, rejected, out, options, parameters, recognised.short, frames, on_noise
@@ -120,7 +120,7 @@ def evaluate(
 def evaluated(
     recogniser: Recogniser, source: str, folder: Path, options: DecodingOptions = GREEDY
 ) -> Evaluation | None:
-    """What :func:`evaluate` wrote, if it was of the same model, options and cuts, their texts and audio files."""
+    """Results of an earlier :func:`evaluate` with the same model, options, cuts, texts and audio files."""
     out = _place(source, folder, options)
     path = out / "score.json"
     if not path.is_file():
@@ -141,7 +141,7 @@ def evaluated(
 
 
 def evaluation_name(source: str, options: DecodingOptions) -> str:
-    """Of the folder that holds the scores of a manifest or Kaldi folder."""
+    """Name of the folder with the scores of a manifest or Kaldi folder."""
     name = data_name(find_data(source)).replace("/", "-")
     return f"{name}-{options.label}" if options.label else name
 
@@ -151,15 +151,15 @@ def _place(source: str, folder: Path, options: DecodingOptions) -> Path:
 
 
 def evaluation_key(recogniser: Recogniser, opened: CheckedCuts, options: DecodingOptions) -> str:
-    """Changes with whatever a score depends on, this version of Retort among it."""
-    said = [[cut.supervisions[0].text, cut.supervisions[0].speaker] for cut in opened.cuts]
+    """Hash of everything that a score depends on, including the version of Retort."""
+    references = [[cut.supervisions[0].text, cut.supervisions[0].speaker] for cut in opened.cuts]
     audio = features_key("evaluation", opened.cuts, recogniser.features)
     rejected = [asdict(each) for each in opened.rejected]
-    parts = [__version__, recogniser.fingerprint(), options_to_dict(options), audio, said, rejected]
+    parts = [__version__, recogniser.fingerprint(), options_to_dict(options), audio, references, rejected]
     parts += [contents(each) for each in (options.lm, options.rescore, options.graph) if each]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def data_name(path: Path) -> str:
-    """How results call a manifest or folder: its own name behind its parent's, `speechocean762/dev`."""
+    """Name of a manifest or folder in results: parent and name, `speechocean762/dev`."""
     return f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix('.jsonl')}"

@@ -1,4 +1,4 @@
-"""How often a hybrid student holds the aligned senone most likely, counted while utterances are recognised."""
+"""Frame accuracy: how often the most likely senone of a hybrid student is the aligned one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from retort.students.student import Encoded, Student
 
 @dataclass(frozen=True)
 class FrameAccuracy:
-    """Frames of the encoder with a senone, silences counted, and of how many it is the student's first guess.
+    """Number of encoder frames with an aligned senone, silence included, and of those predicted correctly.
 
     Attributes:
-        utterances: that have an alignment.
+        utterances: number of utterances with an alignment.
     """
 
     correct: int
@@ -30,27 +30,27 @@ class FrameAccuracy:
 
     @property
     def rate(self) -> float:
-        """Share of the frames."""
+        """Fraction of the frames."""
         return self.correct / self.frames
 
     @classmethod
     def from_dict(cls, content: Mapping[str, int]) -> FrameAccuracy:
-        """Of what `dataclasses.asdict` gave."""
+        """From the result of `dataclasses.asdict`."""
         return cls(*(int(content[key]) for key in ("correct", "frames", "utterances")))
 
 
 class FrameWatch:
-    """Counts at every batch that :func:`retort.evaluation.recognise.recognise` shows it: no frame is encoded twice.
+    """Counts frames in every batch of :func:`retort.evaluation.recognise.recognise`, without encoding them again.
 
-    Utterances without an alignment, or with one of another length, are passed over.
+    Utterances without an alignment, or with one of another length, are skipped.
 
     Args:
-        student: whose frames they are.
-        alignments: of the utterances, in the student's senones.
+        student: student whose frames are counted.
+        alignments: alignments of the utterances in the student's senones.
 
     Raises:
         UserError: as :class:`EncoderFrames`.
-        ValueError: they have another number of senones.
+        ValueError: the numbers of senones differ.
     """
 
     def __init__(self, student: HybridStudent, alignments: AlignmentStore) -> None:
@@ -67,12 +67,12 @@ class FrameWatch:
 
         Args:
             features: `(T, bins)` of each cut.
-            encoded: what the student's encoder made of them.
+            encoded: output of the student's encoder.
         """
         guesses = self.student.log_posteriors(encoded).argmax(-1).cpu().numpy()
-        for cut, heard, guessed, length in zip(cuts, features, guesses, encoded.lengths.tolist()):
+        for cut, feature, guessed, length in zip(cuts, features, guesses, encoded.lengths.tolist()):
             try:
-                senones = self._frames(cut.id, heard.shape[0], length).senones
+                senones = self._frames(cut.id, feature.shape[0], length).senones
             except BadUtterance:
                 continue
             self._correct += int(np.count_nonzero(guessed[:length] == senones))
@@ -81,12 +81,12 @@ class FrameWatch:
 
     @property
     def found(self) -> FrameAccuracy | None:
-        """Of all that was seen; None where no utterance had an alignment."""
+        """Result over all batches; None if no utterance had an alignment."""
         return FrameAccuracy(self._correct, self._count, self._utterances) if self._count else None
 
 
 def watch_frames(student: Student, alignments: AlignmentStore | None) -> FrameWatch | None:
-    """A watch over a hybrid student's frames; None of another student, or without alignments."""
+    """A :class:`FrameWatch` for a hybrid student with alignments; otherwise None."""
     if alignments is None or not isinstance(student, HybridStudent):
         return None
     return FrameWatch(student, alignments)

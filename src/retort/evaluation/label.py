@@ -1,4 +1,4 @@
-"""Transcripts of speech without any: what a recogniser is confident of becomes training data."""
+"""Pseudo-labelling: confident transcripts of unlabelled speech become training data."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import Transcript
 
 MOST_COMPRESSION = 2.4
-"""A text that zlib shortens by a larger factor repeats itself (openai-whisper's threshold)."""
+"""Compression ratio of zlib above which a text is repetitive (openai-whisper's threshold)."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class Labelled:
-    """What came of it.
+    """Result of pseudo-labelling.
 
     Attributes:
-        cuts: with their transcripts, normalised, and `confidence` (mean of the tokens, geometric) in `custom`.
-        rejected: the others, and why.
-        seconds: of audio in `cuts`.
+        cuts: cuts with normalised transcripts and `confidence` (mean of the tokens, geometric) in `custom`.
+        rejected: the other cuts, with the reason.
+        seconds: duration of `cuts`.
     """
 
     cuts: list[Cut] = field(default_factory=list)
@@ -47,17 +47,17 @@ def label_cuts(
     progress: Progress | None = None,
     options: DecodingOptions = GREEDY,
 ) -> Labelled:
-    """Transcribe every cut of `source` and keep those that the recogniser is confident of.
+    """Transcribe every cut of `source` and keep those with a confident transcript.
 
     Args:
-        source: manifest of cuts or recordings, or a Kaldi folder; transcripts that it has are not read.
-        confidence: least geometric mean of the confidences of a transcript's tokens, from 0 to 1.
+        source: manifest of cuts or recordings, or a Kaldi folder; its transcripts are ignored.
+        confidence: minimum geometric mean of the confidences of a transcript's tokens, from 0 to 1.
 
     Raises:
-        UserError: there is no such data, or a confidence that cannot be.
+        UserError: the data do not exist, or the confidence is invalid.
     """
     if not 0.0 <= confidence <= 1.0:
-        raise UserError(f"confidence is {confidence:g}", remedy="Give a number from 0 to 1")
+        raise UserError(f"confidence is {confidence:g}", remedy="Set a number from 0 to 1")
     opened = open_cuts(find_data(source), texts=False)
     result = Labelled(rejected=list(opened.rejected))
     cuts = list(opened.cuts)
@@ -89,21 +89,21 @@ def write_labelled(path: Path, labelled: Labelled) -> None:
     """Write the cuts as a manifest `*.jsonl.gz`.
 
     Raises:
-        UserError: none was kept.
+        UserError: there is no cut.
     """
     if not labelled.cuts:
-        raise UserError("no utterance is as confident as that", where=path, remedy="Give a lower --confidence")
+        raise UserError("no utterance has this confidence", where=path, remedy="Set a lower --confidence")
     path.parent.mkdir(parents=True, exist_ok=True)
     CutSet.from_cuts(labelled.cuts).to_file(path)
 
 
 def _doubt(text: str, certain: float, least: float) -> str:
-    """Why a transcript is not kept; empty if it is."""
+    """Why a transcript is rejected; empty if it is accepted."""
     if not text:
         return "nothing was recognised"
     raw = text.encode()
     if len(raw) / len(zlib.compress(raw)) > MOST_COMPRESSION:
-        return f"its transcript repeats itself: {text[:60]}"
+        return f"its transcript is repetitive: {text[:60]}"
     return f"its confidence is {certain:.2f}: {text[:60]}" if certain < least else ""
 
 

@@ -1,4 +1,4 @@
-"""Words where nobody speaks, and speech without words: counted, and the threshold between them chosen."""
+"""Detection of segments without speech: errors of both kinds, and the choice of the threshold."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from retort.evaluation.recognise import Recognised
 Progress = Callable[[str, int, int], None]
 
 CLIPS = 180
-"""Of synthetic noise, by which a model is judged."""
+"""Seed of the synthetic noise for evaluation."""
 CALIBRATION_CLIPS = 360
-"""By which the threshold is chosen."""
+"""Seed of the synthetic noise for calibration."""
 FALSE_ALARMS = 0.005
-"""Share of real speech that may lose its words."""
+"""Maximum fraction of real speech that is rejected."""
 EVALUATION_SEED, CALIBRATION_SEED = 2, 1
 FEWEST = 20
-"""Utterances from which a threshold can be chosen."""
+"""Minimum number of utterances for calibration."""
 _LEAST_SECONDS = 0.25
 _SHRINKAGE = 1e-4
 _NOISY_EVERY = 3
@@ -39,14 +39,14 @@ _NOISY_EVERY = 3
 
 @dataclass(frozen=True)
 class NoiseScore:
-    """What a model makes of sounds without speech, and of speech.
+    """Results of a model on noise and on speech.
 
     Attributes:
-        clips: of noise.
-        missed: how many of them have words.
-        utterances: of speech.
-        false_alarms: how many of them have no words because they were taken for no speech.
-        kinds: of noise, each with the number of its clips that have words.
+        clips: number of noise clips.
+        missed: number of them with a transcript.
+        utterances: number of utterances of speech.
+        false_alarms: number of them that were rejected as no speech.
+        kinds: kinds of noise, with the number of clips that have a transcript.
     """
 
     clips: int
@@ -56,7 +56,7 @@ class NoiseScore:
     kinds: dict[str, int]
 
     def lines(self) -> list[str]:
-        """For people: both shares, and which kinds of noise have words."""
+        """Both error rates as text, with the kinds of noise that were missed."""
         missed, alarms = (self.missed / max(self.clips, 1), self.false_alarms / max(self.utterances, 1))
         kinds = ", ".join(f"{kind} {count}" for kind, count in self.kinds.items() if count)
         return [
@@ -72,12 +72,12 @@ def score_noise(
     progress: Callable[[int, int], None],
     clips: int = CLIPS,
 ) -> NoiseScore:
-    """Recognise synthetic noise, and count the utterances of `recognised` that were taken for noise."""
+    """Recognise synthetic noise, and count the utterances of `recognised` that were rejected as noise."""
     kinds: Counter[str] = Counter()
     for number, clip in enumerate(noise_clips(clips, recogniser.sampling_rate, EVALUATION_SEED), 1):
         try:
             found = recogniser.transcribe_samples(clip.samples, options=options)
-        except BadUtterance:  # the search found nothing in it
+        except BadUtterance:  # no hypothesis was found
             continue
         finally:
             progress(number, clips)
@@ -93,7 +93,7 @@ def score_noise(
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A threshold and what it does to the data it was chosen on, shares of the segments."""
+    """A threshold and its error rates on the calibration data, fractions of the segments."""
 
     no_speech: NoSpeech
     false_alarms: float
@@ -101,13 +101,13 @@ class Calibrated:
 
 
 def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calibrated:
-    """Fit what tells speech from noise on `cuts` and synthetic noise, and choose a threshold.
+    """Fit a classifier of speech and noise on `cuts` and synthetic noise, and choose its threshold.
 
-    It is chosen so that at most `FALSE_ALARMS` of the speech lie above it, and in the middle of the gap to the noise
-    where there is one. Every third utterance is used with noise added to it as well.
+    At most `FALSE_ALARMS` of the speech is above the threshold, which is in the middle of the gap to the noise
+    if there is one. Every third utterance is also used with added noise.
 
     Args:
-        cuts: of real speech, such as the tuning set; not the data that errors are reported on.
+        cuts: real speech, such as the tuning set; not the data that errors are reported on.
 
     Raises:
         UserError: fewer than `FEWEST` utterances.
@@ -120,7 +120,7 @@ def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calib
     if len(speech) < FEWEST:
         raise UserError(
             f"{len(speech)} segments of speech are too few to choose a threshold",
-            remedy=f"Give a manifest of {FEWEST} utterances or more",
+            remedy=f"Use a manifest of at least {FEWEST} utterances",
         )
     noise: list[dict[str, float]] = []
     clips = noise_clips(CALIBRATION_CLIPS, recogniser.sampling_rate, CALIBRATION_SEED)
@@ -152,7 +152,7 @@ def _speech_rows(
 def _rows(
     recogniser: Recogniser, samples: NDArray[np.float32], options: DecodingOptions = GREEDY
 ) -> list[dict[str, float]]:
-    """The signals of every segment."""
+    """Features of every segment."""
     rows: list[dict[str, float]] = []
     search = recogniser.opened(options)
     for piece in recogniser.speech_segments([samples], options):
@@ -169,7 +169,7 @@ def _rows(
 
 
 def _chosen(speech: Sequence[dict[str, float]], noise: Sequence[dict[str, float]]) -> Calibrated:
-    """Logistic regression, both classes of equal weight, and the threshold."""
+    """Logistic regression with equal weights of both classes, and the threshold."""
     names = list(speech[0])
     table = np.array([[row[name] for name in names] for row in [*speech, *noise]])
     truth = np.repeat([-1.0, 1.0], [len(speech), len(noise)])

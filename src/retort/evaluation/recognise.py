@@ -1,4 +1,4 @@
-"""Recognise a set of cuts with a model and keep what it said."""
+"""Recognition of a set of cuts."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from retort.students.student import Encoded
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[Sequence[Cut], Sequence[Tensor], Encoded], None]
-"""Called with every batch of whole cuts: these, the features of each, and the encoder's output."""
+"""Called with every batch of whole cuts: the cuts, the features of each, and the encoder's output."""
 
 BATCH_SECONDS = 120.0
-"""Audio in one batch of the encoder, padding counted."""
+"""Audio in one batch of the encoder, padding included."""
 WAITING = 4
-"""Segments for each process of the search that are encoded before it begins, so that none is without work."""
+"""Number of segments per search process that are encoded before the search starts."""
 
 
 class ScoredTokens(NamedTuple):
-    """A hypothesis of an utterance: one for each of its segments, and the sum of their scores."""
+    """A hypothesis of an utterance: one hypothesis of each segment, and the sum of their scores."""
 
     parts: tuple[Hypothesis, ...]
     score: float
@@ -46,21 +46,21 @@ class ScoredTokens(NamedTuple):
 
 @dataclass
 class Recognised:
-    """What was recognised, by utterance id.
+    """Results of recognition by utterance id.
 
     Attributes:
         references: normalised transcripts.
-        hypotheses: recognised texts; an utterance that could not be used has none.
-        ctc: texts of the CTC head's best path, where the student has such a head.
-        speakers: of each utterance.
-        durations: of each utterance, seconds.
-        no_speech: of each utterance, 0 to 1 (:attr:`retort.decoding.transcript.Transcript.no_speech`).
-        candidates: all that the search found, best first.
-        short: utterances of which the search found fewer than the beam keeps: there are no more.
-        lines: for `hyp.jsonl`.
-        rejected: utterances that could not be used, and why.
-        decoding_seconds: by the clock, from samples to text, language models included; reading files, opening models
-            and starting processes is not counted.
+        hypotheses: recognised texts; an unusable utterance has none.
+        ctc: texts of the CTC head's best path, if the student has such a head.
+        speakers: speaker of each utterance.
+        durations: duration of each utterance in seconds.
+        no_speech: no-speech score of each utterance, 0 to 1 (:attr:`retort.decoding.transcript.Transcript.no_speech`).
+        candidates: n-best list of each utterance.
+        short: number of utterances with fewer hypotheses than the beam size.
+        lines: lines of `hyp.jsonl`.
+        rejected: unusable utterances, with the reason.
+        decoding_seconds: wall time from samples to text, language models included; reading files, opening models
+            and starting processes are excluded.
         workers: processes of the search, or threads of the network if they are more.
     """
 
@@ -79,7 +79,7 @@ class Recognised:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of decoding, by the clock, for one second of audio."""
+        """Wall time of decoding per second of audio."""
         return self.decoding_seconds / max(sum(self.durations.values()), 1e-9)
 
 
@@ -91,14 +91,14 @@ def recognise(
     options: DecodingOptions = GREEDY,
     watch: Watch | None = None,
 ) -> Recognised:
-    """Decode every cut as `Recogniser.transcribe` decodes a file, in batches of segments of like durations.
+    """Decode every cut as `Recogniser.transcribe` decodes a file, in batches of segments of similar durations.
 
-    A cut is divided into segments before these are batched, so batches do not change them. An utterance whose audio
-    cannot be used is listed in `rejected` and has no hypothesis; scoring counts it as deleted, because leaving it out
-    would flatter the model.
+    Cuts are segmented before batching, so that batches do not affect segments. An utterance whose audio
+    is not usable is listed in `rejected` and has no hypothesis; scoring counts it as deleted, because omitting it
+    would bias the error rate.
 
     Args:
-        watch: its time, and that of encoding whole cuts for it, is not counted.
+        watch: called with batches; its time and that of encoding whole cuts for it are excluded.
     """
     result = Recognised()
     search = recogniser.opened(options)
@@ -128,7 +128,7 @@ class _Utterance(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What became of one segment of an utterance."""
+    """Result of one segment of an utterance."""
 
     found: NBest
     readings: list[ScoredTranscript] | BadUtterance
@@ -138,7 +138,7 @@ class _Part(NamedTuple):
 def _prepared(
     recogniser: Recogniser, cut: Cut, result: Recognised, options: DecodingOptions
 ) -> _Utterance | None:
-    """The segments of a cut; making them and their features counts as decoding, reading the file does not."""
+    """The segments of a cut; computing them and their features counts as decoding time, reading the file does not."""
     supervision = cut.supervisions[0]
     result.references[cut.id] = recogniser.normalise(supervision.text or "")
     result.speakers[cut.id] = supervision.speaker or cut.id
@@ -166,7 +166,7 @@ def _watch(recogniser: Recogniser, cuts: Sequence[Cut], watch: Watch) -> None:
 def _decode(
     recogniser: Recogniser, utterances: Sequence[_Utterance], result: Recognised, options: DecodingOptions
 ) -> None:
-    """Encode and search all segments of some utterances, those of like durations together."""
+    """Encode and search all segments of some utterances, similar durations together."""
     started = time.perf_counter()
     search = recogniser.opened(options)
     order = [(row, place) for row, each in enumerate(utterances) for place in range(len(each.pieces))]
@@ -196,7 +196,7 @@ def _decode(
 def _enter(
     recogniser: Recogniser, cut: Cut, parts: Sequence[_Part], result: Recognised, options: DecodingOptions
 ) -> None:
-    """Join the segments of a cut, and write down what was recognised."""
+    """Join the segments of a cut and store its results."""
     heads = [part.ctc for part in parts if part.ctc is not None]
     if heads or not parts:
         result.ctc[cut.id] = recogniser.normalise(recogniser.separator.join(filter(None, heads)))
@@ -266,6 +266,6 @@ def _groups(cuts: CutSet, least: float) -> Iterator[list[Cut]]:
 
 
 def write_hypotheses(path: Path, recognised: Recognised) -> None:
-    """`hyp.jsonl`: one utterance a line, sorted by id."""
+    """`hyp.jsonl`: one utterance per line, sorted by id."""
     lines = sorted(recognised.lines, key=lambda line: str(line["id"]))
     write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,4 +1,4 @@
-"""Measured runs as JSON lists, `results/*.json`; never edited by hand."""
+"""Results of runs as JSON lists, `results/*.json`, which are not edited by hand."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def add_result(
     params: int,
     train_seconds: float,
 ) -> None:
-    """Add one run to the list in `path`; one of the same recipe name, seed, split and decoding is replaced.
+    """Add one run to the list in `path`; an entry with the same recipe name, seed, split and decoding is replaced.
 
     Args:
-        params: of the shipped model; those of language models that had a say in decoding are added.
+        params: number of parameters of the exported model; those of language models in decoding are added.
 
     Raises:
-        UserError: the file holds something else than such a list.
+        UserError: the file is not such a list.
     """
     entry = {
         "system": recipe.system + evaluation.options.suffix,
@@ -53,11 +53,11 @@ def add_result(
 
 
 def decoded_entry(trained: Mapping[str, object], evaluation: Evaluation, decoding: str) -> dict[str, object]:
-    """The entry of a run that was decoded in another way than at the end of its training.
+    """The entry of a run for decoding options that differ from those at the end of its training.
 
     Args:
-        trained: its entry of the same split from then.
-        decoding: its name; what language models had a say stands behind the system's.
+        trained: entry of the same split after training.
+        decoding: name of the decoding options; language models are appended to the name of the system.
     """
     return {
         **trained,
@@ -69,7 +69,7 @@ def decoded_entry(trained: Mapping[str, object], evaluation: Evaluation, decodin
 
 
 def _language_models(evaluation: Evaluation) -> int:
-    """Parameters of the language models that had a say in decoding."""
+    """Number of parameters of the language models in decoding."""
     return sum(count for part, count in evaluation.parameters.items() if part != "student")
 
 
@@ -88,19 +88,19 @@ def _rates(evaluation: Evaluation) -> dict[str, object]:
 
 
 def add_entries(path: Path, added: Sequence[Mapping[str, object]]) -> None:
-    """Add runs to the list in `path`, each in place of one of the same recipe name, seed, split and decoding.
+    """Add runs to the list in `path`, replacing entries with the same recipe name, seed, split and decoding.
 
     Raises:
-        UserError: the file holds something else than such a list.
+        UserError: the file is not such a list.
     """
-    with one_at_a_time(path.with_name(f".{path.name}.lock")):  # else of two runs that end at once one is lost
+    with one_at_a_time(path.with_name(f".{path.name}.lock")):  # two runs may end at the same time
         there = read_results(path) if path.exists() else []
         fresh = [each for each in added if each not in there]
         if not fresh:
             return
         replaced = [_key(each) for each in fresh]
-        kept = [each for each in there if _key(each) not in replaced]
-        write_whole(path, json.dumps([*kept, *fresh], indent=1) + "\n")
+        others = [each for each in there if _key(each) not in replaced]
+        write_whole(path, json.dumps([*others, *fresh], indent=1) + "\n")
 
 
 def _key(entry: Mapping[str, object]) -> list[object]:
@@ -116,21 +116,21 @@ def read_results(path: Path) -> list[dict[str, object]]:
     try:
         entries = read_json(path)
     except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", where=path, remedy="Name another file") from None
+        raise UserError(f"not valid JSON ({error})", where=path, remedy="Choose another file") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError("not a list of results", where=path, remedy="Name another file")
+        raise UserError("not a list of results", where=path, remedy="Choose another file")
     return entries
 
 
 def device_name(device: str, threads: int) -> str:
-    """What computed: the GPU's name, or the processor's architecture and the threads used."""
+    """The GPU's name, or the CPU architecture and number of threads."""
     if device == "auto" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def commit() -> str:
-    """Short hash of the checkout that this package stands in, with + if it was changed; empty outside one."""
+    """Short commit hash of the package's git checkout, with + if it has changes; empty without one."""
     here = Path(__file__).parent
     try:
         command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]

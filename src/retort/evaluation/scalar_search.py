@@ -1,25 +1,18 @@
-"""One number of the search, the scale against a decoding graph or the weight of length: that of the fewest errors."""
+"""Search for the value of one decoding option, acoustic scale or length weight, that minimises the error rate."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lhotse import CutSet
 
-from retort.common.errors import UserError
-from retort.common.files import write_whole
-from retort.common.json_reader import read_json
-from retort.corpora.open_cuts import find_data, open_cuts
-from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
+from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import demand_words, score
 
@@ -28,21 +21,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Tried:
-    """Error rates, fractions, by the value that was tried."""
+    """Error rates as fractions, by tried value."""
 
     rates: dict[float, float]
 
     @property
     def best(self) -> float:
-        """Of the fewest errors; among equals the one nearest to zero."""
+        """The value of the lowest error rate; among equal ones that nearest to zero."""
         return min(self.rates, key=lambda value: (self.rates[value], abs(value)))
 
     @property
     def smoothed(self) -> float:
-        """Where a parabola through the best scale and its two neighbours, over its logarithm, is lowest.
+        """Minimum of a parabola over the logarithm of the scale, through the best scale and its two neighbours.
 
-        Rates of a few hundred utterances are uneven: of two scales that are equal but for one error the better one may
-        be the worse one elsewhere. The best itself where it lies at the edge.
+        Rates of a few hundred utterances are noisy; the parabola averages over neighbouring scales. The best scale
+        itself if it is at the edge.
         """
         scales = sorted(self.rates)
         place = scales.index(self.best)
@@ -54,20 +47,20 @@ class Tried:
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether a better one may lie beyond those that were tried."""
+        """Whether the best value is the smallest or largest one, so that a better one may be outside the range."""
         return len(self.rates) > 1 and self.best in (min(self.rates), max(self.rates))
 
 
 @dataclass(frozen=True)
-class Number:
-    """What is looked for.
+class ScalarRange:
+    """A decoding option and the range of its search.
 
     Attributes:
-        field: of the options.
-        first: tried first; then further ones while the best is the first or the last.
-        smallest, largest: beyond these nothing is tried.
-        ratio: between the best and a further one; 0 where they differ by `step`.
-        step: that difference.
+        field: field of the options.
+        first: initial values; further values are tried while the best is at the edge.
+        smallest, largest: limits of the search.
+        ratio: factor between the best and a further value; 0 if they differ by `step`.
+        step: difference between the best and a further value.
     """
 
     field: str
@@ -79,16 +72,16 @@ class Number:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for display."""
         return self.field.replace("_", " ")
 
     def put(self, options: DecodingOptions, value: float) -> DecodingOptions:
-        """The options with another value."""
+        """The options with this value."""
         changed: dict[str, Any] = {self.field: value}
         return replace(options, **changed)
 
     def further(self, tried: Tried) -> list[float]:
-        """The next one beyond the best, if that lies at an edge; between two that were tried there is none."""
+        """The next value beyond the best, if that is at the edge of the tried values."""
         if not tried.at_the_edge:
             return []
         up = tried.best == max(tried.rates)
@@ -98,129 +91,41 @@ class Number:
         return [beyond] if self.smallest <= beyond <= self.largest else []
 
 
-SCALE = Number("acoustic_scale", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), 0.05, 12.0, ratio=math.sqrt(2))
-"""Of a CTC head, whose own is 1."""
-LENGTH = Number("length_weight", (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0), -4.0, 8.0, step=0.5)
-
-
-@dataclass(frozen=True)
-class TunedNumber:
-    """What :func:`tune_number` found.
-
-    Attributes:
-        number: what was looked for.
-        options: with its best value.
-        measure: `cer` or `wer`: what was made small.
-        alone: the rate without it: of a scale, without the graph, decoded greedily; of length, with a weight of 0.
-        tried: all values.
-        file: what `retort evaluate --tuned` reads.
-    """
-
-    number: Number
-    options: DecodingOptions
-    measure: str
-    alone: float
-    tried: Tried
-    file: Path
+SCALE = ScalarRange("acoustic_scale", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), 0.05, 12.0, ratio=math.sqrt(2))
+"""For graphs of a CTC head, whose default scale is 1."""
+LENGTH = ScalarRange("length_weight", (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0), -4.0, 8.0, step=0.5)
 
 
 def try_scales(recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], progress: Progress) -> Tried:
-    """Recognise `cuts`, which must not be those that errors are reported on, at every scale.
+    """Decode `cuts`, which must not be those that errors are reported on, at every scale.
 
-    While the best is the first or the last of several, a further one is tried. An utterance of which the graph has no
-    reading counts as deleted.
+    Further scales are tried while the best is at the edge. An utterance without a path in the graph counts as deleted.
     """
 
     def rate(scale: float) -> float:
-        told = partial(progress, f"acoustic scale {scale:g}")
-        return _rate(recogniser, cuts, DecodingOptions(acoustic_scale=scale), told, "wer")
+        report = partial(progress, f"acoustic scale {scale:g}")
+        return error_rate(recogniser, cuts, DecodingOptions(acoustic_scale=scale), report, "wer")
 
-    return _try_all(rate, replace(SCALE, first=tuple(sorted(scales))))
-
-
-def tune_number(
-    number: Number,
-    recogniser: Recogniser,
-    source: str,
-    folder: Path,
-    options: DecodingOptions,
-    progress: Progress,
-    measure: str = "",
-) -> TunedNumber:
-    """Find a number of the options; what they have there is not looked at.
-
-    Rates are kept in `folder/tuning/NAME/rates.json`, and no value is tried again. Writes `tuned.json`.
-
-    Args:
-        source: manifest or Kaldi folder, another than that whose errors are reported.
-        measure: `cer` or `wer`; by default the latter where there are spaces between words.
-
-    Raises:
-        UserError: the graph cannot be built or does not fit the student, or its search gives length no weight.
-    """
-    measure = measure or ("wer" if recogniser.separator else "cer")
-    plain = number.put(replace(options, nbest=1), 0.0)
-    place = folder / "tuning" / evaluation_name(source, plain)
-    opened = open_cuts(find_data(source))
-    search = recogniser.opened(plain)  # at once: what does not fit is told before anything is decoded
-    if number is LENGTH and not search.weighs_length:
-        raise UserError(
-            "there is nothing to tune: the search of this model gives length no weight",
-            remedy="Name a language model: --lm, --rescore or both, or --graph",
-        )
-    kept = _Kept(place / "rates.json", f"{measure} {evaluation_key(recogniser, opened, plain)}")
-
-    def rate(chosen: DecodingOptions, name: str) -> float:
-        if name not in kept.rates:
-            kept.add(name, _rate(recogniser, opened.cuts, chosen, partial(progress, name), measure))
-        return kept.rates[name]
-
-    tried = _try_all(lambda value: rate(number.put(plain, value), f"{number.name} {value:g}"), number)
-    alone = rate(GREEDY, "without a graph") if options.graph else tried.rates[0.0]
-    found = number.put(plain, tried.best)
-    told = {"data": source, "measure": measure, "rate": tried.rates[tried.best], "alone": alone}
-    content = {**options_to_dict(found), "tuning": {**told, "tried": dict(sorted(tried.rates.items()))}}
-    tuned = place / "tuned.json"
-    write_whole(tuned, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return TunedNumber(number, found, measure, alone, tried, tuned)
+    return search_range(rate, replace(SCALE, first=tuple(sorted(scales))))
 
 
-class _Kept:
-    """Rates by the name of what was decoded, on disk, while the key stays."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
-        self.rates: dict[str, float] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            content = read_json(path)
-            if content["key"] == key:
-                self.rates = {str(name): float(value) for name, value in content["rates"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-
-    def add(self, name: str, rate: float) -> None:
-        self.rates[name] = rate
-        write_whole(self.path, json.dumps({"key": self.key, "rates": self.rates}, indent=1) + "\n")
-
-
-def _try_all(rate: Callable[[float], float], number: Number) -> Tried:
-    """The first ones, then further ones until the best lies between two others."""
+def search_range(rate: Callable[[float], float], scalar: ScalarRange) -> Tried:
+    """Try the initial values, then further ones until the best is between two others."""
     rates: dict[float, float] = {}
-    asked = [*number.first]
-    while asked:
-        rates |= {value: rate(value) for value in asked}
-        asked = number.further(Tried(rates))
+    values = [*scalar.first]
+    while values:
+        rates |= {value: rate(value) for value in values}
+        values = scalar.further(Tried(rates))
     return Tried(rates)
 
 
-def _rate(
+def error_rate(
     recogniser: Recogniser,
     cuts: CutSet,
     options: DecodingOptions,
     progress: Callable[[int, int], None],
     measure: str,
 ) -> float:
-    heard = recognise(recogniser, cuts, progress, options)
-    result = demand_words(score(heard.references, heard.hypotheses, heard.speakers))
+    recognised = recognise(recogniser, cuts, progress, options)
+    result = demand_words(score(recognised.references, recognised.hypotheses, recognised.speakers))
     return result.wer if measure == "wer" else result.cer

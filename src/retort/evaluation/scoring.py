@@ -1,7 +1,7 @@
 """Errors of hypotheses against references, in words and characters, and the score file.
 
 A character error rate counts the spaces between words as characters, as jiwer does; where the recipe's
-normaliser drops spaces there are none to count. A CJK character is a word by itself. Texts come here normalised.
+normaliser drops spaces there are none. A CJK character is a word. Texts must be normalised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Counts:
-    """Errors over a reference of so many words or characters."""
+    """Number of words or characters of a reference, and of errors."""
 
     reference: int = 0
     substitutions: int = 0
@@ -50,21 +50,21 @@ class Counts:
 
 
 UNDEFINED = "not defined"
-"""In place of a rate over a reference without a word."""
+"""Text in place of a rate over a reference without words."""
 
 
 @dataclass(frozen=True)
 class Interval:
     """An error rate and its bootstrap interval, as fractions (`retort.evaluation.bootstrap`).
 
-    All three are NaN where the reference has no word, of which there is no rate.
+    All three are NaN if the reference has no word.
     """
 
     rate: float
     low: float
     high: float
     resampled: str
-    """`speakers`, or `utterances` where there is one speaker only."""
+    """`speakers`, or `utterances` if there is only one speaker."""
     level: float = LEVEL
     replicates: int = REPLICATES
 
@@ -75,15 +75,15 @@ class Interval:
 
     @property
     def range_text(self) -> str:
-        """The interval as percentages; empty where there is none."""
+        """The interval as percentages; empty without one."""
         return "" if math.isnan(self.rate) else f"{self.low:.2%} to {self.high:.2%}"
 
     @property
     def note(self) -> str:
-        """What a reader has to know of the interval, or an empty text."""
+        """A remark on the interval, or an empty text."""
         if math.isnan(self.rate):
-            return "the references have no word, of which a rate could be"
-        return "" if self.resampled == "speakers" else "one speaker only: the interval is over utterances"
+            return "the references have no words, so that there is no error rate"
+        return "" if self.resampled == "speakers" else "only one speaker: the interval is over utterances"
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,17 @@ class Score:
 
     utterances: list[UtteranceScore]
     missing: list[str] = field(default_factory=list)
-    """Utterances without a hypothesis; each counts as deleted whole."""
+    """Utterances without a hypothesis; all their words count as deleted."""
     seconds: float | None = None
-    """Of audio."""
+    """Duration of the audio."""
     real_time_factor: float | None = None
-    """Seconds of decoding, by the clock, for a second of audio."""
+    """Wall time of decoding per second of audio."""
     workers: int = 1
-    """Processes of the search, or threads of the network if they are more, that this took."""
+    """Number of search processes, or of network threads if they are more."""
 
     @property
     def core_seconds(self) -> float | None:
-        """Of a core for an hour of audio, at most: as if none of the workers ever waited."""
+        """Core seconds per hour of audio: an upper bound, as if no worker ever waited."""
         return None if self.real_time_factor is None else 3600 * self.real_time_factor * self.workers
 
     @property
@@ -123,12 +123,12 @@ class Score:
 
     @property
     def wer(self) -> float:
-        """NaN where the references have no word."""
+        """NaN if the references have no word."""
         return self.words.rate if self.words.reference else math.nan
 
     @property
     def cer(self) -> float:
-        """NaN where the references have no word."""
+        """NaN if the references have no word."""
         return self.characters.rate if self.characters.reference else math.nan
 
     @property
@@ -149,18 +149,18 @@ def score(
     """Count the errors of normalised texts, keyed by utterance id.
 
     Args:
-        references: what was said; decides which utterances are scored.
-        hypotheses: what was recognised; one that is missing counts as empty and is listed.
-        speakers: of the utterances; one without an entry is a speaker of its own.
+        references: reference texts; only these utterances are scored.
+        hypotheses: recognised texts; a missing one counts as empty and is listed.
+        speakers: speakers of the utterances; one without an entry gets its own speaker.
         seconds: duration of the audio.
-        decoding_seconds: time that decoding it took, by the clock.
-        workers: processes or threads that it took.
+        decoding_seconds: wall time of decoding.
+        workers: number of processes or threads of decoding.
 
     Raises:
-        UserError: no reference, or a hypothesis of an unknown utterance.
+        UserError: there is no reference, or a hypothesis belongs to an unknown utterance.
     """
     if not references:
-        raise UserError("there is no reference to score against", remedy="Give data with transcripts")
+        raise UserError("there is no reference to score against", remedy="Use data with transcripts")
     extra = [name for name in hypotheses if name not in references]
     if extra:
         raise UserError(
@@ -180,13 +180,13 @@ def score(
 
 
 def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
-    """Least edits, each of cost 1, that make the hypothesis of the reference; a str is its characters."""
+    """Minimum number of edits, each of cost 1, between reference and hypothesis; a str is compared by characters."""
     found = kaldialign.edit_distance(reference, hypothesis)
     return Counts(len(reference), found["sub"], found["del"], found["ins"])
 
 
 def alignment(reference: str, hypothesis: str, *, unit: str = "words") -> list[tuple[str, str]]:
-    """Pairs of what was said and what was recognised; an empty text stands for nothing on that side.
+    """Aligned pairs of reference and hypothesis units; an empty text marks an insertion or deletion.
 
     Args:
         unit: `words` or `characters`.
@@ -204,12 +204,12 @@ def percent(rate: float, form: str = ".2%") -> str:
 
 
 def defined(rate: float) -> float | None:
-    """A rate as JSON can hold it: None for NaN."""
+    """A rate for JSON: None for NaN."""
     return None if math.isnan(rate) else rate
 
 
 def demand_words(result: Score, where: str | Path = "") -> Score:
-    """The score, of which rates are wanted.
+    """Return the score if it has error rates.
 
     Raises:
         UserError: no reference has a word after normalisation.
@@ -220,11 +220,11 @@ def demand_words(result: Score, where: str | Path = "") -> Score:
 
 
 def no_words(where: str | Path = "") -> UserError:
-    """What is wrong with data without a word."""
+    """The error for references without words."""
     return UserError(
         "no transcript has a word after normalisation, so there is no error rate",
         where=where,
-        remedy="Give data with transcripts, or check the normaliser",
+        remedy="Use data with transcripts, or check the normaliser",
     )
 
 
@@ -233,7 +233,7 @@ def score_to_dict(result: Score, intervals: Mapping[str, Interval]) -> dict[str,
 
     Args:
         result: the counts.
-        intervals: of `cer` and `wer`, from :func:`retort.evaluation.bootstrap.intervals`.
+        intervals: intervals of `cer` and `wer`, from :func:`retort.evaluation.bootstrap.intervals`.
     """
 
     def total(name: str, counts: Counts) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def score_from_dict(content: object, where: str | Path) -> Score:
     """The score that :func:`score_to_dict` wrote, checked.
 
     Raises:
-        UserError: something is missing, of the wrong type, or does not add up.
+        UserError: the content is incomplete, of the wrong type, or inconsistent.
     """
     try:
         if not isinstance(content, dict):
@@ -283,7 +283,7 @@ def score_from_dict(content: object, where: str | Path) -> Score:
     names = {utterance.id for utterance in result.utterances}
     sums = {"cer": result.characters, "wer": result.words}
     if totals != sums or number != len(result.utterances) or number != len(names) or not names:
-        raise UserError("its totals are not those of its utterances", where=where, remedy=_REMEDY)
+        raise UserError("its totals differ from those of its utterances", where=where, remedy=_REMEDY)
     return result
 
 
@@ -291,7 +291,7 @@ def read_score(path: str | Path) -> Score:
     """Open a `score.json`.
 
     Raises:
-        UserError: no such file, or not a score file.
+        UserError: the file does not exist or is not a score file.
     """
     try:
         content = read_json(path)

@@ -1,4 +1,4 @@
-"""How well fire times mark the ends of words, where the data say when each word was spoken."""
+"""Accuracy of word ends from fire times, for data with word alignments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retort.common.json_reader import parse_json
 from retort.evaluation.scoring import alignment
 
 WORD = "word"
-"""lhotse's name for the alignment of a supervision that holds its words."""
+"""lhotse's key of the word alignment of a supervision."""
 
 WordEnd = tuple[str, float]
 """A word and its end, seconds from the start of the cut."""
@@ -23,12 +23,12 @@ WordEnd = tuple[str, float]
 
 @dataclass(frozen=True)
 class WordTiming:
-    """Ends of the words that were recognised right, against their true ends.
+    """Ends of correctly recognised words, compared with their true ends.
 
     Attributes:
-        errors: `(N,)` float64, seconds by which the last token of a word fired after the word ended.
-        words: in the references whose word boundaries are known.
-        unknown: utterances left out, for their boundaries are missing or of another text.
+        errors: `(N,)` float64, seconds from the end of a word to the fire of its last token.
+        words: number of words of references with word boundaries.
+        unknown: number of utterances without boundaries, or with those of another text.
     """
 
     errors: NDArray[np.float64]
@@ -37,38 +37,38 @@ class WordTiming:
 
     @property
     def median(self) -> float | None:
-        """Of the absolute errors, seconds; None if no word was recognised."""
+        """Median absolute error in seconds; None if no word was recognised."""
         return float(np.median(np.abs(self.errors))) if self.errors.size else None
 
     @property
     def delay(self) -> float | None:
-        """The median of the errors with their sign, seconds: above zero, fires come late."""
+        """Median signed error in seconds; positive if fires are late."""
         return float(np.median(self.errors)) if self.errors.size else None
 
 
 def word_timing(
-    cuts: Iterable[Cut], heard: Mapping[str, Sequence[WordEnd]], normalise: Callable[[str], str]
+    cuts: Iterable[Cut], recognised: Mapping[str, Sequence[WordEnd]], normalise: Callable[[str], str]
 ) -> WordTiming:
     """Compare recognised word ends with the alignment `word` of the cuts' supervisions.
 
-    The words of reference and hypothesis are aligned with the fewest edits; those that agree are timed.
+    Words of reference and hypothesis are aligned with the fewest edits; matching words are compared.
 
     Args:
-        cuts: each with one supervision.
-        heard: by cut id, the recognised words in order; of a cut without an entry nothing was recognised.
-        normalise: of the recogniser; applied to the words of both sides.
+        cuts: cuts with one supervision each.
+        recognised: recognised words in order, by cut id; a cut without an entry has none.
+        normalise: normaliser of the recogniser, applied to both sides.
     """
     errors: list[float] = []
     words = unknown = 0
     for cut in cuts:
         supervision = cut.supervisions[0]
         items = (supervision.alignment or {}).get(WORD, [])
-        said = _normalised([(item.symbol, item.end) for item in items], normalise)
-        if not items or _joined(said) != normalise(supervision.text or "").replace(" ", ""):
+        references = _normalised([(item.symbol, item.end) for item in items], normalise)
+        if not items or _joined(references) != normalise(supervision.text or "").replace(" ", ""):
             unknown += 1
             continue
-        words += len(said)
-        errors += _errors(said, _normalised(heard.get(cut.id, ()), normalise))
+        words += len(references)
+        errors += _errors(references, _normalised(recognised.get(cut.id, ()), normalise))
     return WordTiming(np.array(errors, dtype=np.float64), words, unknown)
 
 
@@ -76,7 +76,7 @@ def read_word_ends(path: Path) -> dict[str, list[WordEnd]]:
     """The recognised words of a `hyp.jsonl`, by utterance id.
 
     Raises:
-        UserError: it cannot be read, or holds no words with times.
+        UserError: it cannot be read or has no words with times.
     """
     try:
         lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -87,7 +87,7 @@ def read_word_ends(path: Path) -> dict[str, list[WordEnd]]:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=_REMEDY) from None
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"not recognised words with times ({reason})", where=path, remedy=_REMEDY) from None
+        raise UserError(f"it has no recognised words with times ({reason})", where=path, remedy=_REMEDY) from None
 
 
 _REMEDY = "Write it with `retort evaluate`"
@@ -95,13 +95,13 @@ _REMEDY = "Write it with `retort evaluate`"
 _Timed = tuple[str, float | None]
 
 
-def _errors(said: Sequence[_Timed], heard: Sequence[_Timed]) -> list[float]:
-    """Seconds by which words that agree ended too late in `heard`."""
+def _errors(references: Sequence[_Timed], recognised: Sequence[_Timed]) -> list[float]:
+    """Differences of the ends of matching words in seconds, positive if late."""
     errors: list[float] = []
     first = second = 0
-    for reference, hypothesis in alignment(_spaced(said), _spaced(heard)):
+    for reference, hypothesis in alignment(_spaced(references), _spaced(recognised)):
         if reference and reference == hypothesis:
-            true, found = said[first][1], heard[second][1]
+            true, found = references[first][1], recognised[second][1]
             if true is not None and found is not None:
                 errors.append(found - true)
         first += bool(reference)
@@ -110,7 +110,7 @@ def _errors(said: Sequence[_Timed], heard: Sequence[_Timed]) -> list[float]:
 
 
 def _normalised(words: Iterable[WordEnd], normalise: Callable[[str], str]) -> list[_Timed]:
-    """The words as they are scored; one that becomes several has a known end for the last of them only."""
+    """Normalised words; if one becomes several, only the last of them has a known end."""
     result: list[_Timed] = []
     for text, end in words:
         parts = normalise(text).split()

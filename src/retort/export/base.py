@@ -12,9 +12,9 @@ def base_of(experiment: Path) -> str:
     """`student.encoder.model` of the recipe in the folder of an experiment or a release.
 
     Raises:
-        UserError: there is no recipe, or it names no such model.
+        UserError: there is no recipe, or it has no such model.
     """
-    remedy = "Name the model that the training started from: --base whisper-base"
+    remedy = "Set the model that the training started from: --base whisper-base"
     for path in (experiment / "recipe.json", experiment.parent / "recipe.json"):
         try:
             recipe = read_json(path)
@@ -25,5 +25,5 @@ def base_of(experiment: Path) -> str:
             raise UserError("not the recipe of an experiment", where=path, remedy=remedy) from None
         if found:
             return found
-        raise UserError("its recipe names no pretrained model", where=path, remedy=remedy)
-    raise UserError("no recipe.json here, which names the model", where=experiment, remedy=remedy)
+        raise UserError("its recipe has no pretrained model", where=path, remedy=remedy)
+    raise UserError("there is no recipe.json with the name of the model", where=experiment, remedy=remedy)

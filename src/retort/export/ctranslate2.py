@@ -18,7 +18,7 @@ from retort.export.whisper import WhisperExport, gather_whisper
 from retort.pretrained.ctranslate2 import SPECIFICATION, VERSION
 
 REVISION = 3
-"""Of the specification of Whisper models."""
+"""Version of the specification of Whisper models."""
 _TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 _GELU = 3
 _SECONDS, _RATE, _HOP, _WINDOW = 30, 16000, 160, 400
@@ -31,8 +31,8 @@ def export_ctranslate2(recogniser: Recogniser, base: str, out: Path, *, half: bo
     `preprocessor_config.json`.
 
     Args:
-        base: name or folder of the Whisper model that the student was trained from.
-        out: made if missing.
+        base: name or folder of the Whisper model that the student was initialised with.
+        out: created if missing.
         half: weights in float16 instead of float32.
 
     Raises:
@@ -69,7 +69,7 @@ def whisper_variables(tensors: Mapping[str, NDArray[Any]], architecture: Mapping
     found: Arrays = {}
 
     def joined(target: str, *sources: str) -> None:
-        """Linear layers one below the other; one without a bias (the keys') has a bias of zeros."""
+        """Concatenate linear layers; one without a bias (keys) gets a bias of zeros."""
         weights = [tensors[f"{source}.weight"] for source in sources]
         biases = [
             tensors.get(f"{source}.bias", np.zeros(len(weight), np.float32))
@@ -139,11 +139,11 @@ def _settings(found: WhisperExport) -> dict[str, Any]:
     names = ((found.tokenizer.id_to_token(each), each) for each in range(found.architecture["vocab_size"]))
     start = int(found.tokenizer.token_to_id("<|startoftranscript|>") or 0)
     tasks = [found.tokenizer.token_to_id(f"<|{name}|>") for name in ("translate", "transcribe")]
-    behind = min(each for each in (*tasks, found.architecture["vocab_size"]) if each is not None)
+    end = min(each for each in (*tasks, found.architecture["vocab_size"]) if each is not None)
     return {
         "suppress_ids": found.suppressed,
         "suppress_ids_begin": found.begin_suppressed,
-        "lang_ids": [each for name, each in names if name and start < each < behind],
+        "lang_ids": [each for name, each in names if name and start < each < end],
         "alignment_heads": found.architecture["alignment_heads"],
         "bos_token": "<|endoftext|>",
         "eos_token": "<|endoftext|>",
@@ -152,7 +152,7 @@ def _settings(found: WhisperExport) -> dict[str, Any]:
 
 
 def _vocabulary(found: WhisperExport, size: int) -> list[str]:
-    """The names of all ids; timestamps that the tokenizer does not have follow its tokens."""
+    """The names of all ids; timestamps that the tokenizer lacks follow its tokens."""
     known = found.tokenizer.get_vocab_size(with_added_tokens=True)
     names = [found.tokenizer.id_to_token(each) for each in range(min(size, known))]
     first = next(

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _SHARED = ("d_model", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim", "max_target_positions", "num_mel_bins")
-"""Sizes in which a fine-tuned model and the one it was trained from are equal."""
+"""Sizes that a fine-tuned model and its base have in common."""
 
 
 @dataclass(frozen=True)
 class WhisperExport:
-    """What every engine needs of a model.
+    """A model in the form that all engines need.
 
     Attributes:
         tensors: float32, under the names of `transformers`' WhisperForConditionalGeneration without its output layer,
             which is that of the embeddings.
         architecture: sizes, as :func:`retort.pretrained.whisper.whisper_architecture` gives them, with this model's
             number of encoder layers.
-        suppressed: Whisper's ids that a search never gives: those of the student, and pieces outside its vocabulary.
+        suppressed: Whisper's ids that decoding must not output: those of the student, and pieces outside its vocabulary.
         begin_suppressed: the same for the first token of a text.
-        tokenizer: Whisper's.
-        language: of the prompt; empty for a model of English only.
-        padded: whether the model was trained with audio that is padded to 30 s, as other engines do.
+        tokenizer: tokenizer of Whisper.
+        language: language of the prompt; empty for an English-only model.
+        padded: whether the model was trained with audio padded to 30 s, as other engines do.
     """
 
     tensors: dict[str, Tensor]
@@ -52,27 +52,27 @@ class WhisperExport:
 
 
 def gather_whisper(recogniser: Recogniser, base: str) -> WhisperExport:
-    """The weights of a Whisper student; embeddings that it does not have are those of `base`.
+    """The weights of a Whisper student; missing embeddings are taken from `base`.
 
     Args:
         base: name or folder of the Whisper model that the student was trained from.
 
     Raises:
-        UserError: the recogniser is no Whisper student, or `base` cannot be opened or has other sizes.
+        UserError: the recogniser is not a Whisper student, or `base` cannot be opened or has other sizes.
     """
     student, tokenizer = recogniser.student, recogniser.tokenizer
     if not isinstance(student, WhisperStudent) or not isinstance(tokenizer, WhisperTokenizer):
         raise UserError(
-            f"a {student.config.kind} student is not Whisper", remedy="Export a model of student.kind: whisper"
+            f"a {student.config.kind} student is not a Whisper model", remedy="Export a model of student.kind: whisper"
         )
     encoder = student.config.encoder
     theirs = whisper_architecture(base)
     for key in _SHARED:
         if theirs[key] != encoder.architecture[key]:
             raise UserError(
-                f"its {key} is {theirs[key]}, that of the trained model {encoder.architecture[key]}",
+                f"its {key} is {theirs[key]}, but that of the trained model is {encoder.architecture[key]}",
                 where=base,
-                remedy="Name the model that the training started from: --base",
+                remedy="Set the model that the training started from: --base",
             )
     embeddings = open_whisper(base)["decoder.embed_tokens.weight"]
     return WhisperExport(
@@ -95,7 +95,7 @@ def _tensors(student: WhisperStudent, tokenizer: WhisperTokenizer, embeddings: T
     whole, own = embeddings.clone(), student.decoder.embedding.weight.cpu()
     rows = torch.tensor(tokenizer.pieces_of_whisper)
     whole[torch.tensor(tokenizer.prompt)] = student.decoder.prompt.cpu()
-    for first, last in ((EOS, EOS + 1), (len(SPECIAL), len(rows))):  # the other special ids are not Whisper's
+    for first, last in ((EOS, EOS + 1), (len(SPECIAL), len(rows))):  # the other special ids do not exist in Whisper
         whole[rows[first:last]] = own[first:last]
     parts: Mapping[str, Mapping[str, Tensor]] = {
         "encoder": named_encoder_weights(frontend, layers, norm),
@@ -109,7 +109,7 @@ def _tensors(student: WhisperStudent, tokenizer: WhisperTokenizer, embeddings: T
 
 
 def _suppressed(tokenizer: WhisperTokenizer) -> list[int]:
-    """Those of the tokenizer, and the pieces that the vocabulary does not have."""
+    """The tokenizer's suppressed ids, and the pieces that the vocabulary lacks."""
     ordinary = set(range(tokenizer.ordinary))
     return sorted({*tokenizer.whisper_suppressed, *(ordinary - set(tokenizer.pieces_of_whisper))})
 

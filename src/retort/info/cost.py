@@ -1,4 +1,4 @@
-"""What training a recipe asks of a GPU: memory and hours, from small batches that are run here and scaled up."""
+"""Estimated GPU memory and time for training a recipe, extrapolated from small batches on the CPU."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from retort.training.hidden_store import lower_parts
 from retort.training.lora import add_lora
 
 UTILISATION = 0.1
-"""Of a GPU's peak, assumed: a small model is held up by many short kernels and by memory."""
+"""Assumed fraction of a GPU's peak: small models are limited by many short kernels and by memory."""
 PROBE_SECONDS = 2.56
-"""Of the utterances that are run here."""
+"""Lengths of the measured utterances in seconds."""
 _PAIR = 2
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Memory in GiB, and dense peak in TFLOP/s at 16 bits with sums in 32 (the makers' data sheets)."""
+    """Memory in GiB, and dense 16-bit peak in TFLOP/s with 32-bit accumulation (manufacturers' data sheets)."""
 
     memory: float
     peak: float
@@ -57,7 +57,7 @@ def find_gpu(name: str) -> Gpu:
     """A GPU of the table, or `MEMORY:PEAK` in its units, such as `48:362`.
 
     Raises:
-        UserError: neither.
+        UserError: it is neither.
     """
     if name in GPUS:
         return GPUS[name]
@@ -66,8 +66,8 @@ def find_gpu(name: str) -> Gpu:
     except ValueError:
         memory = peak = 0.0
     if not (memory > 0 and peak > 0):
-        remedy = f"Choose one of {', '.join(GPUS)}, or give its GiB and dense 16-bit TFLOP/s, such as 48:362"
-        raise UserError("no such GPU in the table", where=f"--gpu {name}", remedy=remedy)
+        remedy = f"Choose one of {', '.join(GPUS)}, or set its GiB and dense 16-bit TFLOP/s, such as 48:362"
+        raise UserError("the GPU is not in the table", where=f"--gpu {name}", remedy=remedy)
     return Gpu(memory, peak)
 
 
@@ -75,7 +75,7 @@ def find_gpu(name: str) -> Gpu:
 class Scaled:
     """A quantity of a batch: `fixed + linear * seconds + quadratic * seconds * length`.
 
-    Attention compares every two frames of an utterance, hence the last part.
+    The quadratic term is due to attention.
     """
 
     fixed: float
@@ -83,19 +83,19 @@ class Scaled:
     quadratic: float
 
     def of(self, seconds: float, length: float) -> float:
-        """Of `seconds` of speech in utterances of `length` seconds."""
+        """The quantity for `seconds` of speech in utterances of `length` seconds."""
         return self.fixed + seconds * (self.linear + self.quadratic * length)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process's training, in bytes and floating-point operations.
+    """Cost of training in one process, in bytes and floating-point operations.
 
     Attributes:
-        states: of every parameter the weight, and of those that learn a gradient and the optimiser's two moments; exact.
-        copy: of the student, which evaluations load; exact.
-        activations: what a forward pass leaves for the backward pass.
-        operations: multiplications and additions of matrix products, forward and backward.
+        states: weights, and for trainable ones gradients and the optimiser's two moments; exact.
+        copy: copy of the student for evaluation; exact.
+        activations: tensors saved for the backward pass.
+        operations: floating-point operations of matrix products, forward and backward.
     """
 
     states: int
@@ -104,17 +104,17 @@ class Cost:
     operations: Scaled
 
     def memory(self, seconds: float, length: float) -> float:
-        """Bytes at the peak, gradients and all activations counted as if they were there together."""
+        """Peak memory in bytes, as the sum of gradients and all activations."""
         return self.states + self.copy + self.activations.of(seconds, length)
 
     def longest_batch(self, memory: float, length: float) -> float:
-        """Seconds of speech in utterances of `length` seconds for which this memory is enough; 0 for none."""
+        """Seconds of speech in utterances of `length` seconds that fit into this memory; 0 for none."""
         fixed = self.memory(0.0, length)
         return max(0.0, (memory - fixed) / (self.memory(1.0, length) - fixed))
 
 
 def measure(recipe: Recipe, description: Description) -> Cost:
-    """Run a student of the recipe's sizes on noise, on the CPU, and see what it keeps and computes.
+    """Measure memory and operations of a student of the recipe's sizes with random input on the CPU.
 
     Teachers and the rows of distillation are not run; the rows' parameters are counted.
 
@@ -122,15 +122,15 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         description: of the recipe, see :func:`retort.info.describe.describe`.
 
     Raises:
-        UserError: the student is no CIF student, or as :func:`retort.engine.parameters.freeze`.
+        UserError: the student is not a CIF student, or as :func:`retort.engine.parameters.freeze`.
     """
     if recipe.student.kind != "cif":
         raise UserError(
-            f"memory and hours of a {recipe.student.kind} student cannot be told beforehand",
+            f"memory and time of a {recipe.student.kind} student cannot be estimated",
             where=recipe.name,
-            remedy="Leave --gpu out",
+            remedy="Remove --gpu",
         )
-    assert recipe.tokenizer.size is not None  # else there is no description
+    assert recipe.tokenizer.size is not None  # otherwise there is no description
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student = build_student(recipe.student, recipe.tokenizer.size, recipe.features.bins).train()
@@ -142,7 +142,7 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         if recipe.training.lora.parts:
             add_lora(student, recipe.training.lora)
         for module in student.modules():
-            if isinstance(module, Dropout):  # its way on a CPU keeps more than a GPU's, a byte a number
+            if isinstance(module, Dropout):  # its CPU implementation saves more than the GPU's, one byte per element
                 module.forward = partial(_dropout, p=module.p)  # type: ignore[method-assign]
         probes = [
             _probe(student, recipe, count, seconds)
@@ -156,13 +156,13 @@ def measure(recipe: Recipe, description: Description) -> Cost:
 
 
 def tokens_per_second(recipe: Recipe) -> float:
-    """Assumed: pieces of words and characters of Mandarin come four a second, letters fifteen."""
+    """Assumed rate: four word pieces or Mandarin characters per second, fifteen letters."""
     letters = recipe.tokenizer.kind == "characters" and recipe.normaliser.spaces == "keep"
     return 15.0 if letters else 4.0
 
 
 def _scale(values: Sequence[float]) -> Scaled:
-    """From one utterance, two of its length, and one of twice its length."""
+    """Fit to one utterance, two of the same length, and one of twice the length."""
     one, two, long = values
     utterance = two - one
     fixed = one - utterance
@@ -172,7 +172,7 @@ def _scale(values: Sequence[float]) -> Scaled:
 
 
 def _probe(student: CifStudent, recipe: Recipe, count: int, seconds: float) -> tuple[int, int]:
-    """Bytes kept and operations of a pass over `count` utterances of noise."""
+    """Saved bytes and operations of a pass over `count` utterances of noise."""
     assert recipe.tokenizer.size is not None
     frames, units = int(seconds / FRAME_SHIFT), int(seconds * tokens_per_second(recipe))
     features = torch.randn(count, frames, recipe.features.bins)
@@ -182,25 +182,25 @@ def _probe(student: CifStudent, recipe: Recipe, count: int, seconds: float) -> t
         with torch.no_grad():
             features, lengths = student.encoder.lower(features, lengths, student.encoder.stored)
     tokens = torch.randint(EOS, recipe.tokenizer.size, (count, units))
-    kept = _Kept(student, 4 if recipe.training.precision == "fp32" else 2)
+    saved = _SavedTensors(student, 4 if recipe.training.precision == "fp32" else 2)
     with FlopCounterMode(display=False) as counter:
         with (
-            torch.autocast("cpu", torch.bfloat16, enabled=kept.width == 2),
-            saved_tensors_hooks(kept.keep, lambda tensor: tensor),
-            _AsOnGpu(kept),
+            torch.autocast("cpu", torch.bfloat16, enabled=saved.width == 2),
+            saved_tensors_hooks(saved.save, lambda tensor: tensor),
+            _AsOnGpu(saved),
         ):
             output = student(features, lengths, tokens, torch.full((count,), units))
         loss = torch.stack([student.loss_weights[name] * value for name, value in output.losses.items()])
         loss.sum().backward()
     student.zero_grad(set_to_none=True)
-    return kept.total, counter.get_total_flops()
+    return saved.total, counter.get_total_flops()
 
 
-class _Kept:
-    """Counts the memory of tensors that wait for the backward pass, each once, weights left out.
+class _SavedTensors:
+    """Counts the memory of tensors saved for the backward pass, each once, without weights.
 
     Args:
-        width: bytes of a number in matrix products.
+        width: bytes per element in matrix products.
     """
 
     def __init__(self, student: CifStudent, width: int) -> None:
@@ -208,7 +208,7 @@ class _Kept:
         self._weights = {each.untyped_storage().data_ptr() for each in student.parameters()}
         self._bytes: dict[int, int] = {}
 
-    def keep(self, tensor: Tensor) -> Tensor:
+    def save(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._weights:
             self._bytes[storage.data_ptr()] = storage.nbytes()
@@ -224,14 +224,14 @@ def _dropout(hidden: Tensor, p: float) -> Tensor:
 
 
 class _AsOnGpu(TorchFunctionMode):
-    """Lets two functions keep what they keep on a GPU under autocast.
+    """Counts the tensors that attention and norms save on a GPU under autocast.
 
-    Fused attention keeps its inputs, a mask of numbers and its output, not the attention weights. Norms are of float32.
+    Fused attention saves its inputs, a floating-point mask and its output, not the attention weights. Norms use float32.
     """
 
-    def __init__(self, kept: _Kept) -> None:
+    def __init__(self, saved: _SavedTensors) -> None:
         super().__init__()
-        self.kept = kept
+        self.saved = saved
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -241,7 +241,7 @@ class _AsOnGpu(TorchFunctionMode):
             with saved_tensors_hooks(lambda each: each, lambda each: each), sdpa_kernel(SDPBackend.MATH):
                 output = function(*args, **options)
             given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
-            self.kept.attention += self.kept.width * sum(each.numel() for each in (*given, output))
+            self.saved.attention += self.saved.width * sum(each.numel() for each in (*given, output))
             return output
         if function is F.layer_norm:
             args = (args[0].float(), *args[1:])

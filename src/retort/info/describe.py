@@ -1,4 +1,4 @@
-"""What a recipe builds, without data, weights or teachers."""
+"""Description of the model of a recipe, without data, weights or teachers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from retort.training.lora import adapted_layers, lora_parameters
 
 @dataclass
 class Description:
-    """Parameters by part, shipped and training-only ones apart, and lines of prose."""
+    """Parameters by part, separately for the exported model and for training only, and lines of text."""
 
     parts: dict[str, int]
     shipped: int
@@ -33,8 +33,8 @@ def describe(recipe: Recipe) -> Description:
     """Count the parameters of a recipe exactly, on the meta device.
 
     Raises:
-        UserError: the recipe does not state the size of its vocabulary, or the width of a teacher or how many symbols
-            it has; or the pretrained model that is its encoder cannot be opened.
+        UserError: the recipe does not set the size of its vocabulary, or the dimension or number of symbols of a
+            teacher; or the pretrained model of its encoder cannot be opened.
     """
     outputs = _outputs(recipe)
     dims = {}
@@ -42,7 +42,7 @@ def describe(recipe: Recipe) -> Description:
         dim = recipe.teachers[name].dim or recipe.teachers[name].topk
         if dim is None:
             raise UserError(
-                f"teachers.{name}.dim is not stated", where=recipe.name, remedy="State it, e.g. dim: 768"
+                f"teachers.{name}.dim is not set", where=recipe.name, remedy="Set it, for example dim: 768"
             )
         dims[name] = dim
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def describe(recipe: Recipe) -> Description:
         layers = adapted_layers(student, lora)
         lines.append(
             f"adapters   LoRA of rank {lora.rank} on {len(layers)} linear layers of {', '.join(lora.parts)}: "
-            f"{lora_parameters(layers, lora):,} numbers learn in place of theirs"
+            f"{lora_parameters(layers, lora):,} parameters are trained in place of theirs"
         )
     lines += [
         f"row        {row.tap}{'' if row.pool == 'none' else f' pooled by {row.pool}'} <- {row.teacher} "
@@ -77,23 +77,23 @@ def describe(recipe: Recipe) -> Description:
 
 
 def outline(recipe: Recipe, student: Student, outputs: int) -> list[str]:
-    """The architecture of the recipe's student, a line each.
+    """The architecture of the recipe's student, one line per part.
 
     Args:
-        outputs: classes of its output.
+        outputs: number of output classes.
     """
     encoder = recipe.student.encoder
     pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
-    heard = [
+    lines = [
         _features(recipe.features),
         f"encoder    {_layers(encoder)}{pooling}: one frame every {student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
         student.prose,
     ]
     if stored := recipe.training.stored_layers:
-        heard.insert(2, f"stored     the outputs of layers 1 to {stored}, which do not learn")
+        lines.insert(2, f"stored     the outputs of layers 1 to {stored}, which are frozen")
     if recipe.student.kind == "hybrid":
-        return [*heard, f"graph      of {recipe.hybrid.lm}"]
-    return [*heard, f"vocabulary {outputs:,} ({recipe.tokenizer.kind})"]
+        return [*lines, f"graph      of {recipe.hybrid.lm}"]
+    return [*lines, f"vocabulary {outputs:,} ({recipe.tokenizer.kind})"]
 
 
 def _features(features: FeatureConfig) -> str:
@@ -103,7 +103,7 @@ def _features(features: FeatureConfig) -> str:
 
 
 def _layers(encoder: EncoderConfig) -> str:
-    """How many, of which kind and sizes."""
+    """Number, kind and sizes of the layers."""
     if encoder.kind == "pretrained":
         layers = f"{encoder.layers} layers, " if encoder.layers > 1 else ""
         return f"{encoder.model or 'pretrained'}, {layers}dim {encoder.dim}"
@@ -134,12 +134,12 @@ def _stacks(encoder: EncoderConfig) -> str:
 
 
 def _outputs(recipe: Recipe) -> int:
-    """Classes of the student's output; of a hybrid one as many senones as it may have."""
+    """Number of output classes; for a hybrid student the maximum number of senones."""
     if recipe.student.kind == "hybrid":
         return recipe.hybrid.align.senones
     if recipe.tokenizer.size is None:
         raise UserError(
-            "tokenizer.size is not stated", where=recipe.name, remedy="Give tokenizer.size=N, or train first"
+            "tokenizer.size is not set", where=recipe.name, remedy="Set tokenizer.size=N, or train first"
         )
     return recipe.tokenizer.size
 
@@ -148,12 +148,12 @@ def _symbols(recipe: Recipe, row: RowConfig) -> list[str]:
     teacher, align = recipe.teachers[row.teacher], recipe.hybrid.align
     count = teacher.symbols
     if count is None and teacher.unit == "senone":
-        count = align.senones - align.states + len(SPECIAL)  # as many as there may be; silence has no symbol
+        count = align.senones - align.states + len(SPECIAL)  # the maximum; silence has no symbol
     if count is None:
         raise UserError(
-            f"teachers.{row.teacher}.symbols is not stated",
+            f"teachers.{row.teacher}.symbols is not set",
             where=recipe.name,
-            remedy=f"Give teachers.{row.teacher}.symbols=N: how many its language model knows",
+            remedy=f"Set teachers.{row.teacher}.symbols=N, the size of its language model's vocabulary",
         )
     return [""] * count
 

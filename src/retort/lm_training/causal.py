@@ -1,4 +1,4 @@
-"""Learning to guess the next piece, in the pieces of a student or in pieces of one's own."""
+"""Training of causal language models over the pieces of a student or over their own pieces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retort.text.tokenizers import Tokenizer, WordTokenizer
 
 
 class CausalLearner(Learner[CausalBatch]):
-    """A causal network; the held-out sentences are validated piece by piece, their ends included."""
+    """A causal network; validation is on all pieces of the held-out sentences, including EOS."""
 
     def __init__(self, recipe: LmRecipe, folder: Path, root: Path, text: LmText) -> None:
         self.recipe, self.text = recipe, text
@@ -45,8 +45,8 @@ class CausalLearner(Learner[CausalBatch]):
         return logits[batch.mask]
 
     def validate(self, model: CausalNetwork) -> dict[str, float]:
-        said = torch.cat(self._opened(model).score(self._held_out)).double()
-        return {"ce": -float(said.mean())}
+        scores = torch.cat(self._opened(model).score(self._held_out)).double()
+        return {"ce": -float(scores.mean())}
 
     def finish(self, model: CausalNetwork, progress: Progress) -> LmScore:
         return score_text(
@@ -61,7 +61,7 @@ class CausalLearner(Learner[CausalBatch]):
 
 
 def causal_tokenizer(recipe: LmRecipe, folder: Path, root: Path, text: LmText) -> Tokenizer:
-    """The experiment's tokenizer; if it is missing, the student's, that of the units, of an ARPA file, or one trained on
+    """The experiment's tokenizer; if it is missing, that of the student, of the units or of an ARPA file, or one trained on
     the text."""
     path, config = folder / "tokenizer", recipe.tokenizer
     if not path.exists():
@@ -83,7 +83,7 @@ def _student_tokenizer(config: PieceConfig, root: Path) -> Tokenizer:
             if (each / "tokenizer").is_dir():
                 return open_tokenizer(each / "tokenizer")
     raise UserError(
-        f"no student with a tokenizer in {root / config.model}",
+        f"there is no student with a tokenizer in {root / config.model}",
         where="tokenizer.model",
-        remedy=f"Train it first (retort train {config.model}), or name another experiment, model or release",
+        remedy=f"Train it first (retort train {config.model}), or choose another experiment, model or release",
     )

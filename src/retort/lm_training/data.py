@@ -1,5 +1,5 @@
-"""The text of a language model: normalised, pronounced if it is over units, without what is held out, cut into pieces
-once and for all."""
+"""The training text of a language model: normalised, converted to units if required, without held-out sentences, and
+tokenised once."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Progress = Callable[[str, int, int], None]
 
 
 AS_IT_IS = NormaliserConfig(form="none", case="keep", punctuation="keep", kept="")
-"""Of texts of units, whose symbols are what they are."""
+"""For texts of units, which are not normalised."""
 
 
 @dataclass(frozen=True)
 class LmText:
-    """What a recipe's text says, as the model reads it: normalised, or as units.
+    """The text of a recipe: normalised, or as units.
 
     Attributes:
-        sources: with how often an epoch goes through each.
-        held_out: distinct texts that are never learned from.
-        normalise: what makes a text one that the model reads; of a model over units it changes nothing.
-        words: what made sentences of the sources' lines.
-        units: what makes texts of units of sentences; None of a model over text.
+        sources: sources with the number of passes in an epoch.
+        held_out: distinct texts that are not trained on.
+        normalise: normalises a text; the identity for a model over units.
+        words: normaliser of the sources' lines.
+        units: converts sentences to units; None for a model over text.
     """
 
     sources: list[tuple[Sentences, int]]
@@ -47,11 +47,11 @@ class LmText:
     units: UnitTexts | None = None
 
     def sentences(self) -> Iterator[str]:
-        """All texts that may be learned from, each source once."""
+        """All training texts, each source once."""
         return (sentence for source, _ in self.sources for sentence in self.training(source))
 
     def training(self, source: Sentences) -> Iterator[str]:
-        """The texts of one source that may be learned from."""
+        """The training texts of one source."""
         held_out = set(self.held_out)
         for text in read_texts(source, self.words, self.units):
             if text and text not in held_out:
@@ -63,13 +63,13 @@ def open_text(
     folder: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> LmText:
-    """Find the recipe's text and read what it holds out.
+    """Open the recipe's text and read the held-out sentences.
 
     Args:
-        folder: of the experiment, where pronunciations are kept; see :func:`open_units`.
+        folder: folder of the experiment, with its pronunciations; see :func:`open_units`.
 
     Raises:
-        UserError: as :class:`Sentences` and :func:`open_units`, or nothing is left of what is held out.
+        UserError: as :class:`Sentences` and :func:`open_units`, or no held-out text is usable.
     """
     words = Normaliser(recipe.normaliser)
     sources = [(Sentences(each.source), each.repeat) for each in recipe.text]
@@ -80,24 +80,24 @@ def open_text(
         def sentences() -> Iterator[str]:
             return (words(line) for source in [*held_out, *(each for each, _ in sources)] for line in source)
 
-        units = open_units(recipe, sentences, folder, partial(_tell, progress, "pronunciations"))
+        units = open_units(recipe, sentences, folder, partial(_report, progress, "pronunciations"))
     read = (text for source in held_out for text in read_texts(source, words, units))
     texts = [text for text in dict.fromkeys(read) if text]
     if not texts:
-        kept = "the normaliser keeps" if units is None else "can be pronounced"
-        raise UserError(f"held_out has no text that {kept}", where=recipe.name)
+        reason = "is empty after normalisation" if units is None else "lacks a pronunciation"
+        raise UserError(f"every text of held_out {reason}", where=recipe.name)
     return LmText(sources, texts, words if units is None else Normaliser(AS_IT_IS), words, units)
 
 
 def read_texts(source: Sentences, words: Normaliser, units: UnitTexts | None) -> Iterator[str]:
-    """What a model reads of each line; empty where nothing is left of it, or where it cannot be pronounced."""
+    """Normalised text or units of each line; empty if nothing is left or a pronunciation is missing."""
     for line in source:
         sentence = words(line)
         yield sentence if units is None else units(sentence)
 
 
 def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, progress: Progress) -> PieceMix:
-    """The training text as pieces; a source that was not cut by these settings before is cut now, into `cache`.
+    """The tokenised training text; sources that are not in `cache` with these settings are tokenised now.
 
     Raises:
         UserError: as :meth:`PieceStore.write`.
@@ -116,12 +116,12 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
             if _is_whole(folder):
                 stores.append(PieceStore(folder))
                 continue
-            tell = partial(_tell, progress, f"pieces of {source.path.name}")
+            report = partial(_report, progress, f"pieces of {source.path.name}")
             cut = partial(
                 PieceStore.write,
                 sentences=text.training(source),
                 cutter=cutter,
-                progress=tell,
+                progress=report,
             )
             save_whole(cut, folder)
             stores.append(PieceStore(folder))
@@ -129,7 +129,7 @@ def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, pro
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether what was cut before is there as it was written; if not, it is cut again."""
+    """Whether a tokenised source is complete; otherwise it is tokenised again."""
     try:
         verify(folder, remedy="")
         return folder.exists() and len(PieceStore(folder)) > 0
@@ -137,5 +137,5 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _tell(progress: Progress, stage: str, done: int) -> None:
-    progress(stage, done, done)  # the end is not known
+def _report(progress: Progress, stage: str, done: int) -> None:
+    progress(stage, done, done)  # the total is not known

@@ -1,4 +1,4 @@
-"""Learning to guess hidden pieces: BERT, from scratch or trained on."""
+"""Training of masked language models (BERT), from scratch or from a pretrained model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class MaskedLearner(Learner[MaskedBatch]):
-    """A masked model; the held-out sentences are validated with masks that stay the same."""
+    """A masked model; validation uses the same masks every time."""
 
     def __init__(self, recipe: LmRecipe, folder: Path, root: Path, text: LmText) -> None:
         self.recipe, self.held_out = recipe, text.held_out
@@ -91,7 +91,7 @@ class MaskedLearner(Learner[MaskedBatch]):
 
 
 def _tokenizer(recipe: LmRecipe, folder: Path, text: LmText) -> PreTrainedTokenizerFast:
-    """That of `init`, or the experiment's own, trained if it is missing."""
+    """The tokenizer of `init` or of the experiment, trained if it is missing."""
     if recipe.init:
         tokenizer = open_tokenizer(recipe.init)
         check_frame(tokenizer, recipe.init)
@@ -101,7 +101,7 @@ def _tokenizer(recipe: LmRecipe, folder: Path, text: LmText) -> PreTrainedTokeni
     if not path.exists():
         tokenizer = _trained(recipe, text)
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-            raise UserError("no sentence is left to learn from", remedy="Name more text, or hold out less")
+            raise UserError("no training sentence is left", remedy="Add text, or hold out less")
         tokenizer.model_max_length = recipe.batches.longest
         save_whole(tokenizer.save_pretrained, path)
     return open_own_tokenizer(path)
@@ -112,7 +112,7 @@ def _trained(recipe: LmRecipe, text: LmText) -> PreTrainedTokenizerFast:
         return word_level(text.units.symbols)
     size = recipe.tokenizer.size
     if recipe.tokenizer.kind == "words":
-        words = WordTokenizer.train(text.sentences(), size - 1)  # BERT has a special piece more
+        words = WordTokenizer.train(text.sentences(), size - 1)  # BERT has one more special piece
         return word_level(words.symbols[len(SPECIAL) :])
     return train_wordpiece(text.sentences(), size, recipe.normaliser.case == "lower")
 
@@ -124,7 +124,7 @@ def _model(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         model = open_masked_lm(recipe.init, fresh_head=True)
         if recipe.batches.longest > (limit := longest_input(model, tokenizer)):
             raise UserError(
-                f"batches.longest is {recipe.batches.longest}, the model reads {limit} pieces",
+                f"batches.longest is {recipe.batches.longest}, the model's maximum is {limit} pieces",
                 where=recipe.init,
                 remedy=f"Set batches.longest={limit}",
             )

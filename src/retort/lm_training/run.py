@@ -17,7 +17,7 @@ from retort.common.locks import alone_in, check_there
 from retort.corpora.open_cuts import find_data
 from retort.engine.folder import claim, save_whole, tidy
 from retort.engine.loop import Report
-from retort.engine.processes import lost_processes_told, make_accelerator
+from retort.engine.processes import make_accelerator, report_lost_processes
 from retort.lm.arpa import read_arpa
 from retort.lm.config import LmRecipe
 from retort.lm.factory import save_causal_lm
@@ -41,26 +41,26 @@ class LmOutcome:
     Attributes:
         folder: `exp/NAME`; `folder/model` is the model's own.
         score: on the held-out text.
-        said: how it was made, in a line.
+        summary: one line about its training.
     """
 
     folder: Path
     score: LmScore
-    said: str
+    summary: str
 
 
-@lost_processes_told()
+@report_lost_processes()
 def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
-    """Train a language model into `root/NAME`, going on where an earlier call stopped.
+    """Train a language model in `root/NAME`, resuming an earlier call.
 
     Args:
-        recipe: checked.
-        root: of the experiments; text cut into pieces is kept in `root/cache/lm`.
-        progress: of the stages before and after training.
-        report: of training.
+        recipe: checked recipe.
+        root: folder of the experiments; tokenised text is cached in `root/cache/lm`.
+        progress: called during the stages before and after training.
+        report: called during training.
 
     Raises:
-        UserError: what the text, the recipe, the model or the experiment's folder has wrong; another process trains
+        UserError: the text, the recipe, the model or the experiment's folder is invalid, or another process trains
             it.
     """
     with alone_in(root / recipe.name):
@@ -68,7 +68,7 @@ def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -
 
 
 def train_lm_here(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
-    """The same in a folder that no other process may train in meanwhile."""
+    """The body of :func:`train_lm`; the caller must have locked the experiment."""
     folder = root / recipe.name
     tidy(folder)
     claim(folder, recipe)
@@ -96,34 +96,34 @@ def train_lm_here(recipe: LmRecipe, root: Path, progress: Progress, report: Repo
 
 
 def _estimate(recipe: LmRecipe, root: Path, progress: Progress, accelerator: Accelerator) -> LmOutcome:
-    """Count n-grams, in the first process; the others only score."""
+    """Estimate n-grams in the first process; the others only score."""
     folder = root / recipe.name
     with accelerator.main_process_first():
         text = open_text(recipe, folder, progress)
         tokenizer = causal_tokenizer(recipe, folder, root, text)
         if accelerator.is_main_process:
-            table, said = _table(recipe, text, tokenizer, root / "cache" / "lm", progress)
+            table, summary = _table(recipe, text, tokenizer, root / "cache" / "lm", progress)
             model = NgramLM(table, tokenizer, text.normalise)
             score = score_text(model, text.held_out, lambda done, total: progress("score", done, total))
             _save(lambda path: save_causal_lm(model, path), text, folder)
             _write_score(score, folder)
         else:
-            score, said = LmScore(**read_json(folder / "score.json")), ""
-    return LmOutcome(folder, score, said)
+            score, summary = LmScore(**read_json(folder / "score.json")), ""
+    return LmOutcome(folder, score, summary)
 
 
 def _table(
     recipe: LmRecipe, text: LmText, tokenizer: Tokenizer, cache: Path, progress: Progress
 ) -> tuple[NgramTable, str]:
-    """The n-grams, read or estimated, and how many they are."""
+    """The n-grams, read or estimated, and a summary of their numbers."""
     if recipe.ngram.arpa:
         table, left_out = read_arpa(find_data(recipe.ngram.arpa), tokenizer.symbols)
-        notes = f"; {left_out:,} with other pieces left out" if left_out else ""
+        notes = f"; {left_out:,} with other pieces omitted" if left_out else ""
         if left_out > sum(table.counts):
             raise UserError(
-                f"{left_out:,} of its n-grams have pieces that {recipe.tokenizer.model} does not have",
+                f"{left_out:,} of its n-grams have pieces that {recipe.tokenizer.model} lacks",
                 where=recipe.ngram.arpa,
-                remedy="Give one over the student's pieces",
+                remedy="Choose one over the student's pieces",
             )
     else:
         mix = open_pieces(recipe, text, causal_cutter(tokenizer, recipe.batches.longest), cache, progress)
@@ -140,7 +140,7 @@ def _table(
 
 
 def _save(write: Callable[[Path], object], text: LmText, folder: Path) -> None:
-    """Write the model, and beside its weights what units it is over."""
+    """Write the model and its units."""
 
     def both(path: Path) -> None:
         write(path)
@@ -152,8 +152,8 @@ def _save(write: Callable[[Path], object], text: LmText, folder: Path) -> None:
 
 
 def _left_out(text: LmText) -> str:
-    said = str(text.units.left_out) if text.units is not None else ""
-    return f"; {said}" if said else ""
+    left_out = str(text.units.left_out) if text.units is not None else ""
+    return f"; {left_out}" if left_out else ""
 
 
 def _write_score(score: LmScore, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The loop of neural language models, masked or causal: batches of sentences of one length, one loss a guess."""
+"""The loop of neural language models, masked or causal: batches of sentences of one length, one loss per target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retort.common.errors import UserError
-from retort.distill.row import Tally
+from retort.common.tally import Tally
 from retort.engine.loop import BatchT, Loop
 from retort.lm.config import LmRecipe
 from retort.lm.pieces import Cutter, PieceMix, length_batches
@@ -26,20 +26,20 @@ from retort.lm_training.data import LmText, Progress
 
 
 class Guesses(Protocol):
-    """A batch with something to guess."""
+    """A batch with prediction targets."""
 
     @property
     def targets(self) -> Tensor:
-        """`(M,)` int64, what is to be guessed."""
+        """`(M,)` int64 target ids."""
 
 
 class Learner(ABC, Generic[BatchT]):
-    """What one kind of model makes of text; :class:`LmTrainer` trains it.
+    """A kind of language model with its batches and loss; trained by :class:`LmTrainer`.
 
-    Made before any weight is drawn, it finds or trains the pieces.
+    Its constructor opens or trains the tokenizer, before any weight is initialised.
 
     Attributes:
-        cutter: cuts the recipe's text.
+        cutter: tokenises the recipe's text.
     """
 
     cutter: Cutter
@@ -49,23 +49,23 @@ class Learner(ABC, Generic[BatchT]):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The model that learns; what is random is drawn from torch's generator."""
+        """Build the model; random weights are drawn from torch's generator."""
 
     @abstractmethod
     def batch(self, rows: Sequence[NDArray[np.int64]], seed: int) -> BatchT:
-        """A batch of :class:`Guesses` of sentences as the cutter cut them; `seed` draws what is drawn."""
+        """A batch of :class:`Guesses` of tokenised sentences; `seed` determines random masks."""
 
     @abstractmethod
     def logits(self, model: Any, batch: Any) -> Tensor:
-        """`(M, V)`, what the model says at the M places of the batch's targets."""
+        """Logits `(M, V)` at the M targets of the batch."""
 
     @abstractmethod
     def validate(self, model: Any) -> dict[str, float]:
-        """Of the held-out sentences: `ce`, nats a guess, which chooses checkpoints, and more."""
+        """Metrics on the held-out sentences: `ce` in nats per target, which selects checkpoints, and others."""
 
     @abstractmethod
     def finish(self, model: Any, progress: Progress) -> LmScore:
-        """How well it knows the held-out sentences."""
+        """Score of the held-out sentences."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -73,7 +73,7 @@ class Learner(ABC, Generic[BatchT]):
 
 
 class _LmModule(nn.Module):
-    """The model as the loop wants it: `student` is what is kept; nothing else learns."""
+    """The model as `student` of the loop, with an empty objective."""
 
     def __init__(self, learner: Learner[Any]) -> None:
         super().__init__()
@@ -89,10 +89,10 @@ class LmTrainer(Loop[BatchT]):
     """Trains one language model.
 
     Args:
-        recipe: what to do.
-        folder: of the experiment.
-        learner: whose model learns.
-        mix: to learn from.
+        recipe: recipe of the model.
+        folder: folder of the experiment.
+        learner: kind of model that is trained.
+        mix: training data.
         accelerator: devices and processes.
     """
 
@@ -107,7 +107,7 @@ class LmTrainer(Loop[BatchT]):
         accelerator: Accelerator,
     ) -> None:
         self.recipe, self.learner, self.mix = recipe, learner, mix
-        torch.manual_seed(recipe.seed)  # here: no stage before may shift the model's weights
+        torch.manual_seed(recipe.seed)  # here, so that earlier stages do not change the model's weights
         module = _LmModule(learner)
         super().__init__(recipe.training, recipe.seed, folder, module, learner.validate, accelerator)
 
@@ -121,14 +121,14 @@ class LmTrainer(Loop[BatchT]):
             self.position.batches = 0
 
     def _batches(self, epoch: int, skip: int) -> Iterator[BatchT]:
-        """This process's batches of an epoch, the first `skip` left out; all processes have as many."""
+        """This process's batches of an epoch, without the first `skip`; all processes have the same number."""
         draw = np.random.default_rng((self.recipe.seed, epoch))
         batches = length_batches(self.mix.lengths, self.mix.epoch, self.recipe.batches.pieces, draw)
         world = self.accelerator.num_processes
         usable = len(batches) // world * world if len(batches) >= world else 0
         if not usable:
             raise UserError(
-                f"{len(batches)} batches are too few for {world} processes", remedy="Lower batches.pieces"
+                f"there are only {len(batches)} batches for {world} processes", remedy="Lower batches.pieces"
             )
         for number in range(self.accelerator.process_index + skip * world, usable, world):
             seed = zlib.crc32(f"{self.recipe.seed} {epoch} {number}".encode())

@@ -1,4 +1,4 @@
-"""Sentences pronounced for a language model over units: lexicons, what they lack, and what is left out."""
+"""Conversion of sentences to units for a language model: pronunciations, missing words, omitted sentences."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ FOLDER = "units"
 _TREE, _LEXICON, _ABOUT = "tree.json", "lexicon.txt", "about.json"
 _STRESSED = re.compile(r"[A-Z]+[012]")
 _TOLD_EVERY = 10_000
-"""Sentences between two signs of progress."""
+"""Number of sentences between two progress reports."""
 _KEPT, _NAMED = 100, 3
-"""Words without a pronunciation that are written down, and those that are told."""
+"""Numbers of words without a pronunciation that are stored, and that are reported."""
 _COUNTED = 2_000
-"""Alignments in which pauses are counted, about as many, at equal distances."""
+"""Approximate number of alignments in which pauses are counted, at equal distances."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Sentences of a recipe's text that cannot be pronounced, each source read once.
+    """Sentences of a recipe's text with a word without a pronunciation, each source counted once.
 
     Attributes:
-        sentences: how many.
-        of: how many there are in all.
-        words: the most frequent words without a pronunciation, and in how many of these sentences each is.
+        sentences: number of these sentences.
+        of: number of all sentences.
+        words: the most frequent words without a pronunciation, with the number of sentences of each.
     """
 
     sentences: int
@@ -55,19 +55,19 @@ class LeftOut:
             return ""
         first = ", ".join(list(self.words)[:_NAMED])
         more = ", ..." if len(self.words) > _NAMED else ""
-        return f"{self.sentences:,} of {self.of:,} sentences left out for words without a pronunciation ({first}{more})"
+        return f"{self.sentences:,} of {self.of:,} sentences have words without a pronunciation ({first}{more})"
 
 
 class UnitTexts:
-    """Makes texts of units of sentences in normal form.
+    """Converts normalised sentences to texts of units.
 
     Args:
         config: of the recipe.
-        seed: of the recipe; draws pauses, and pronunciations where the recipe samples them, for equal sentences alike.
-        tree: of the alignments.
-        lexicon: of the words of the text.
-        left_out: what cannot be pronounced.
-        pauses: probability of a silence between two words, which senones beside it tell.
+        seed: of the recipe, for pauses and sampled pronunciations; equal sentences give equal texts.
+        tree: senone tree of the alignments.
+        lexicon: pronunciations of the words of the text.
+        left_out: omitted sentences.
+        pauses: probability of a silence between two words, which affects the senones next to it.
     """
 
     def __init__(
@@ -83,23 +83,23 @@ class UnitTexts:
         self.left_out, self.pauses = left_out, pauses
         self.units = LmUnits.of(unit, tree)
         self.symbols = unit_symbols(tree, unit)
-        """All that can be said, whether the text has it or not."""
+        """All symbols that texts may have."""
         self._speak, self._seed, self._sample = UnitPronouncer(lexicon, tree, unit), seed, config.sample
         drawn = [pauses, seed] if pauses else []
-        said = json.dumps([asdict(self.units), seed if config.sample else None, str(lexicon), *drawn])
-        self.fingerprint = hashlib.sha256(said.encode()).hexdigest()[:32]
-        """32 hex digits of all that its texts depend on."""
+        content = json.dumps([asdict(self.units), seed if config.sample else None, str(lexicon), *drawn])
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
+        """Hash of everything that the texts depend on, 32 hex digits."""
 
     def __call__(self, sentence: str) -> str:
-        """Its text; empty if it has none, or a word that has no pronunciation."""
-        words, draw, apart = sentence.split(), None, None
+        """The units of a sentence; empty if a word has no pronunciation."""
+        words, draw, pauses = sentence.split(), None, None
         if self._sample:
             draw = random.Random(f"{self._seed} {sentence}")
         if self.pauses:
-            silent = random.Random(f"{self._seed} pauses {sentence}")
-            apart = [silent.random() < self.pauses for _ in words[1:]]
+            generator = random.Random(f"{self._seed} pauses {sentence}")
+            pauses = [generator.random() < self.pauses for _ in words[1:]]
         try:
-            return self._speak(words, draw, apart)
+            return self._speak(words, draw, pauses)
         except BadUtterance:
             return ""
 
@@ -110,22 +110,22 @@ def open_units(
     folder: Path | None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> UnitTexts:
-    """What a recipe's `units` make of its text.
+    """Open the conversion to units of a recipe's text.
 
-    Tree, pronunciations and how often words end in a pause are written into `folder/units` and taken from there at
-    the next call, so that a training that goes on after a stop reads the same units, whatever became of alignments
-    and dictionaries.
+    Tree, pronunciations and the pause probability are written to `folder/units` and read from there at
+    the next call, so that a resumed training has the same units even if alignments and dictionaries have
+    changed.
 
     Args:
-        sentences: all of the recipe's text in normal form, what is held out as well; may be read twice.
-        folder: of the experiment; None: nothing is kept.
+        sentences: all normalised sentences of the recipe, held-out ones included; may be read twice.
+        folder: folder of the experiment; None writes nothing.
         progress: called with the number of sentences so far.
 
     Raises:
-        UserError: no alignments, a lexicon that cannot be read, or that has none of the words.
+        UserError: there are no alignments, or a lexicon cannot be read or has none of the words.
     """
-    if folder is not None and (kept := _kept(folder)):
-        return UnitTexts(recipe.units, recipe.seed, *kept)
+    if folder is not None and (stored := _stored(folder)):
+        return UnitTexts(recipe.units, recipe.seed, *stored)
     store = AlignmentStore(recipe.units.alignments)
     lexicon = store.lexicon
     stress = any(_STRESSED.fullmatch(phone) for phone in store.tree.phones.symbols)
@@ -158,7 +158,7 @@ def _pronounced(
     tree: SenoneTree,
     progress: Callable[[int], None],
 ) -> tuple[Lexicon, LeftOut]:
-    """A lexicon of just the words of the text, and what it leaves out."""
+    """A lexicon of the words of the text, and the omitted sentences."""
     words: set[str] = set()
     count = 0
     for count, sentence in enumerate(sentences(), 1):
@@ -174,7 +174,7 @@ def _pronounced(
         raise UserError(
             f"none of the {len(words):,} words of the text has a pronunciation",
             where=recipe.name,
-            remedy="Give units.lexicon one in the case of the normaliser, and in the phones of the alignments",
+            remedy="Set units.lexicon to one with the case of the normaliser and the phones of the alignments",
         )
     left = [lost for each in sentences() if (lost := missing.intersection(each.split()))] if missing else []
     counts = Counter(word for lost in left for word in lost)
@@ -182,8 +182,8 @@ def _pronounced(
     return lexicon.only(word for word in ordered if word not in missing), LeftOut(len(left), count, frequent)
 
 
-def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
-    """What an earlier call wrote, if a tokenizer was made of it; before that, it may be made of other alignments."""
+def _stored(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
+    """The files of an earlier call, if its tokenizer exists; before that they may still change."""
     made = folder / FOLDER
     if not (made.exists() and (folder / "tokenizer").exists()):
         return None
@@ -193,7 +193,7 @@ def _kept(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
         left_out = LeftOut(**about["left_out"])
         pauses = float(
             about.get("pauses", 0.0)
-        )  # of an experiment from before they were counted: it has none
+        )  # experiments of earlier versions have no pauses
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot be read ({type(error).__name__}: {error})",

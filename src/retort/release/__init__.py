@@ -1,1 +1,1 @@
-"""Trained models made small, to be handed on: float16 weights and a model card."""
+"""Releases of trained models: compact weights and a model card."""

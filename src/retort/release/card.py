@@ -1,4 +1,4 @@
-"""The model card: what a released model is, learned, scored and cannot do, as the Hugging Face hub reads it."""
+"""The model card of a release in the format of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.evaluation.evaluate import Evaluation, data_name
 from retort.info.describe import outline
 from retort.pretrained.catalogue import load_catalogue
-from retort.release.lineage import Lineage, heard, inside, taught, teacher_name
+from retort.release.lineage import Lineage, distillation, inside, teacher_name, training_data
 from retort.report.document import Block, Paragraph, Section, Table, section_to_markdown
 
 TASK = "automatic-speech-recognition"
@@ -25,15 +25,15 @@ MEASURES = ("wer", "cer")
 
 @dataclass(frozen=True)
 class Terms:
-    """What no recipe says of a model.
+    """Properties of a model that are not in its recipe.
 
     Attributes:
-        licence: of the weights; an SPDX identifier (`Apache-2.0`) or words.
-        language: that it hears, ISO 639-1 (`en`).
-        notes: on the data, a line each.
+        licence: licence of the weights; an SPDX identifier (`Apache-2.0`) or text.
+        language: language of the model, ISO 639-1 (`en`).
+        notes: notes on the data, one line each.
 
     Raises:
-        UserError: the language is no code, or the licence is empty.
+        UserError: the language is not a code, or the licence is empty.
     """
 
     licence: str
@@ -42,9 +42,9 @@ class Terms:
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[a-z]{2,3}", self.language):
-            raise UserError(f"the language is '{self.language}'", remedy="Give its ISO 639 code, such as en")
+            raise UserError(f"the language is '{self.language}'", remedy="Use its ISO 639 code, such as en")
         if not self.licence.strip():
-            raise UserError("the licence is empty", remedy="Give an identifier such as Apache-2.0, or words")
+            raise UserError("the licence is empty", remedy="Use an identifier such as Apache-2.0, or text")
 
 
 def model_card(
@@ -56,15 +56,15 @@ def model_card(
     commit: str,
     stored: str = "float16",
 ) -> str:
-    """The card as Markdown under a head of YAML.
+    """The card as Markdown with a YAML header.
 
     Args:
-        path: how the release's folder is named to its users; the model has its last part as name.
-        recogniser: the release itself.
-        lineage: its trainings.
-        terms: what its maker says.
-        evaluations: of the release.
-        commit: of the code that made it; may be empty.
+        path: path of the release's folder in the examples; its last part is the name of the model.
+        recogniser: recogniser of the release.
+        lineage: recipes of its trainings.
+        terms: licence, language and notes.
+        evaluations: evaluations of the release.
+        commit: commit of the code; may be empty.
         stored: how the weights are stored.
     """
     name, recipe = path.rpartition("/")[2], lineage.recipes[-1]
@@ -82,7 +82,7 @@ def model_card(
 
 def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluation]) -> str:
     licence, other = terms.licence.lower(), None
-    if not re.fullmatch(r"[a-z0-9.-]+", licence):  # the hub's word for all that it has no word for
+    if not re.fullmatch(r"[a-z0-9.-]+", licence):  # the hub's word for any other licence
         licence, other = "other", re.sub(r"[^a-z0-9]+", "-", licence).strip("-")
     data = ModelCardData(
         license=licence,
@@ -111,7 +111,7 @@ def _head(name: str, recipe: Recipe, terms: Terms, evaluations: Sequence[Evaluat
 
 
 def encoder_origin(recipe: Recipe) -> tuple[str, str] | None:
-    """The hub name and the licence of the pretrained encoder that training started from, as far as they are known."""
+    """Hub name and licence of the pretrained encoder that training started from, if known."""
     model = recipe.student.encoder.model
     if not model:
         return None
@@ -122,11 +122,11 @@ def encoder_origin(recipe: Recipe) -> tuple[str, str] | None:
 def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
     teachers = sorted({row.teacher for row in recipe.distill})
     names = ", ".join(teacher_name(recipe, each).rpartition("/")[2] for each in teachers)
-    how = f"taught by the language model {names}, which it does not need any more" if names else "no teacher"
+    how = f"distilled from the language model {names}, which is not needed for inference" if names else "no teacher"
     parts = inside(recipe)
-    began = f" Its decoder has weights that began as those of {parts}." if parts else ""
+    began = f" Its decoder was initialised with weights of {parts}." if parts else ""
     if origin := encoder_origin(recipe):
-        began += f" Its encoder was trained on from that of {origin[0]} (licence: {origin[1]})."
+        began += f" Its encoder was initialised with that of {origin[0]} (licence: {origin[1]})."
     return (
         f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, "
         f"trained with Retort as system `{recipe.system}`: {how}.{began}"
@@ -158,31 +158,31 @@ def _errors(path: str, evaluations: Sequence[Evaluation], recipe: Recipe) -> lis
             notes.append(Paragraph(f"{each.split}: {missing}.", "note"))
         if remark := bounds[0].note:
             notes.append(Paragraph(f"{each.split}: {remark}.", "note"))
-    said = (
-        f"Of this folder's own weights, decoded greedily: what `retort evaluate {path} DATA` gives. Intervals are "
-        f"over speakers (bootstrap); they say nothing of other seeds than the one, {recipe.seed}, trained here."
+    explanation = (
+        f"Greedy decoding with the weights of this folder, as by `retort evaluate {path} DATA`. Intervals are "
+        f"over speakers (bootstrap); they do not include the variation over training seeds (this one is {recipe.seed})."
     )
-    return [Table(header, rows), *notes, Paragraph(said)]
+    return [Table(header, rows), *notes, Paragraph(explanation)]
 
 
 def _training(lineage: Lineage, commit: str) -> list[Block]:
     rows = [
-        [each.name, heard(each), f"{each.training.steps:,}", str(each.seed), taught(each) or "nobody"]
+        [each.name, training_data(each), f"{each.training.steps:,}", str(each.seed), distillation(each) or "none"]
         for each in lineage.recipes
     ]
     last = lineage.recipes[-1]
-    kept = f"up to {last.training.checkpoints} checkpoints, the {last.training.keep}"
+    average = f"up to {last.training.checkpoints} checkpoints, the {last.training.keep}"
     if last.training.keep == "best":
-        kept += f" on {', '.join(data_name(Path(each)) for each in last.data.validation)}"
-    lines = [f"Each goes on from the weights of the one before; the last is the average of {kept}."]
+        average += f" on {', '.join(data_name(Path(each)) for each in last.data.validation)}"
+    lines = [f"Each training starts from the weights of the previous one; the last model is the average of {average}."]
     if len(rows) == 1:
-        lines = [f"The weights are the average of {kept}."]
+        lines = [f"The weights are the average of {average}."]
     if lineage.origin:
-        lines.append(f"The first started from the weights of {lineage.origin}, whose recipe is not at hand.")
+        lines.append(f"The first training started from the weights of {lineage.origin}, whose recipe is not available.")
     made = f"Released with Retort {__version__}{f', commit {commit}' if commit else ''}"
     lines.append(f"{made}; `recipe.json` has the settings of the last.")
     return [
-        Table(("recipe", "trained on", "steps", "seed", "taught"), rows, prose=True),
+        Table(("recipe", "trained on", "steps", "seed", "distilled from"), rows, prose=True),
         Paragraph(" ".join(lines)),
     ]
 
@@ -199,21 +199,21 @@ def _architecture(recogniser: Recogniser, recipe: Recipe) -> str:
 
 
 def _limits(normaliser: NormaliserConfig, recipe: Recipe, terms: Terms) -> str:
-    cases = {"upper": "in capitals", "lower": "in small letters", "keep": "in the case of its transcripts"}
+    cases = {"upper": "in upper case", "lower": "in lower case", "keep": "in the case of its transcripts"}
     writes = cases[normaliser.case]
     if normaliser.punctuation == "drop":
-        writes += f", without punctuation{f' but {normaliser.kept}' if normaliser.kept else ''}"
+        writes += f", without punctuation{f' except {normaliser.kept}' if normaliser.kept else ''}"
     lines = [
-        "It has heard the data above and nothing else: expect more errors on other voices, accents, rooms, "
-        f"microphones and subjects, and nothing of use in a language other than {terms.language}.",
-        f"It writes {writes}.",
-        f"It hears whole utterances at {recipe.features.sampling_rate / 1000:g} kHz, nothing while they are "
-        "spoken; silence is left out, and a longer recording is cut at its pauses, into at most 30 s each.",
-        "A confidence is the decoder's own probability, not checked against how often it is right.",
+        "It was trained only on the data above: expect more errors for other voices, accents, rooms, "
+        f"microphones and topics, and no useful output for languages other than {terms.language}.",
+        f"Its output is {writes}.",
+        f"It is not a streaming model: it recognises whole utterances at {recipe.features.sampling_rate / 1000:g} kHz. "
+        "Silence is removed, and longer recordings are divided at pauses into segments of at most 30 s.",
+        "Confidences are probabilities of the decoder and are not calibrated.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 
 
 def parameters(recogniser: Recogniser) -> int:
-    """Of the shipped model."""
+    """Number of parameters of the model."""
     return sum(each.numel() for each in recogniser.student.parameters())

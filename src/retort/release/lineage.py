@@ -1,4 +1,4 @@
-"""What a model learned from: its own training and those that its weights started from."""
+"""The training history of a model: its own recipe and those of its initial weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Lineage:
     """Recipes in the order of their training, the model's own last.
 
     Attributes:
-        origin: the experiment that the first one started from, if its recipe cannot be found.
+        origin: experiment that the first one started from, if its recipe cannot be found.
     """
 
     recipes: list[Recipe]
@@ -25,11 +25,11 @@ class Lineage:
 
 
 def trace(experiment: Experiment, root: Path) -> Lineage:
-    """Follow `training.warm_start` and `training.init` back to random weights, or to a recipe that is gone.
+    """Follow `training.warm_start` and `training.init` back to random weights or to a missing recipe.
 
     Args:
-        experiment: of the model.
-        root: of the experiments.
+        experiment: experiment of the model.
+        root: folder of the experiments.
     """
     recipes, seen = [experiment.recipe], {experiment.folder.resolve()}
     while parent := _parent(recipes[0], root):
@@ -37,15 +37,15 @@ def trace(experiment: Experiment, root: Path) -> Lineage:
             before = open_experiment(parent)
         except UserError:
             return Lineage(recipes, shown(str(parent)))
-        if before.folder.resolve() in seen:  # trained anew from its own heir
+        if before.folder.resolve() in seen:  # retrained from a model that started from it
             return Lineage(recipes, shown(str(parent)))
         seen.add(before.folder.resolve())
         recipes.insert(0, before.recipe)
     return Lineage(recipes)
 
 
-def heard(recipe: Recipe) -> str:
-    """The training data of a recipe in words."""
+def training_data(recipe: Recipe) -> str:
+    """The training data of a recipe as text."""
     recordings = ", ".join(data_name(Path(each)) for each in recipe.data.train_sources)
     spoken = recipe.data.spoken
     if not spoken.voices:
@@ -62,12 +62,12 @@ def heard(recipe: Recipe) -> str:
 
 
 def teacher_name(recipe: Recipe, name: str) -> str:
-    """Its model; of one that was trained here the experiment."""
+    """Name of a teacher's model, or the experiment of one trained with Retort."""
     return recipe.teachers[name].model.removesuffix("/model")
 
 
-def taught(recipe: Recipe) -> str:
-    """The rows of a recipe in words, empty without one."""
+def distillation(recipe: Recipe) -> str:
+    """The rows of a recipe as text, empty without rows."""
     return "; ".join(
         f"{row.tap} by {shown(teacher_name(recipe, row.teacher))} ({row.loss}, weight {row.weight:g})"
         for row in recipe.distill
@@ -75,7 +75,7 @@ def taught(recipe: Recipe) -> str:
 
 
 def inside(recipe: Recipe) -> str:
-    """The models of whose weights the decoder was made, empty without one."""
+    """The models whose weights initialise the decoder, empty without one."""
     models = {recipe.student.decoder.init} - {""}
     if recipe.student.decoder.output == "plm":
         models.add(recipe.teachers[recipe.tokenizer.teacher].model)
@@ -83,7 +83,7 @@ def inside(recipe: Recipe) -> str:
 
 
 def shown(path: str) -> str:
-    """A name or path as others may read it: an absolute path is but its last two parts."""
+    """A name or path for publication: absolute paths are reduced to their last two parts."""
     return data_name(Path(path)) if Path(path).is_absolute() else path
 
 

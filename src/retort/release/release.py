@@ -1,4 +1,4 @@
-"""`retort release`: a trained model as a small folder of its own, scored as it is handed on."""
+"""`retort release`: writes a trained model as a compact folder and scores the released weights."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from retort.report.experiment import open_experiment, results_of_release
 CARD, RECIPE = "README.md", "recipe.json"
 FILES = {"model.safetensors", "config.json", "tokenizer", SUMS, RECIPE, CARD}
 SMALL = 30_000_000
-"""Bytes of a release that a repository can carry."""
+"""Maximum size of a release for a repository, in bytes."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """What was written.
+    """Result of a release.
 
     Attributes:
-        folder: the release.
-        size: of its files, bytes.
-        evaluations: of the released weights, on the card.
-        absolute: absolute paths that the recipe names, which nobody else has.
+        folder: folder of the release.
+        size: size of its files in bytes.
+        evaluations: evaluations of the released weights, as on the card.
+        absolute: absolute paths in the recipe, which do not exist on other machines.
     """
 
     folder: Path
@@ -55,20 +55,20 @@ def release(
 ) -> Released:
     """Write the model of an experiment, its recipe and a model card.
 
-    The card has the errors of the released weights themselves, on the recipe's `data.test` and on `tests`; they
-    are decoded greedily into `root/models/NAME/evaluation`, where `retort evaluate` writes of the release too.
+    The card has the error rates of the released weights on the recipe's `data.test` and on `tests`; they
+    are decoded greedily into `root/models/NAME/evaluation`, as by `retort evaluate` for the release.
 
     Args:
-        experiment: a finished one.
-        out: the release; a former release there is replaced.
+        experiment: finished experiment.
+        out: folder of the release; an earlier release there is replaced.
         terms: licence, language, notes on the data.
         tests: manifests or Kaldi folders.
-        root: of the experiments.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        root: folder of the experiments.
+        progress: called with the name of a stage, the amount done and the total amount.
         stored: how the weights are stored (:data:`retort.common.weights.STORED`).
 
     Raises:
-        UserError: no model there, nothing to score it on, or something else than a release in `out`.
+        UserError: there is no model or no test data, or `out` contains something else than a release.
     """
     if out.name in ("", ".."):
         out = Path(os.path.abspath(out))
@@ -78,7 +78,7 @@ def release(
     sources = list(dict.fromkeys([*opened.recipe.data.test, *tests]))
     if not sources:
         raise UserError(
-            "its recipe names no data.test to score it on", where=experiment, remedy="Add --test CUTS"
+            "its recipe has no data.test to score it on", where=experiment, remedy="Add --test CUTS"
         )
     with tempfile.TemporaryDirectory() as scratch:
         trained.save(Path(scratch), stored=stored)
@@ -105,13 +105,13 @@ def _save(
 
 
 def _check_free(out: Path) -> None:
-    """Refuse to replace what is no release, or one that something was added to."""
+    """Refuse to replace a folder that is not an unchanged release."""
     if not out.exists():
         return
     names = {each.name for each in out.iterdir()} if out.is_dir() else {out.name}
     if names and (CARD not in names or names - FILES - {"graph"}):
         raise UserError(
-            "it is there and holds other things than a release", where=out, remedy="Name another folder"
+            "the folder exists and contains other files than a release", where=out, remedy="Choose another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""The parts of a report that are read from an experiment's files: scores, recipes, sizes, curves, worst errors."""
+"""Report sections from an experiment's files: scores, recipes, sizes, curves, worst errors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from retort.report.plots import curve_pictures, panels, style
 from retort.students.factory import build_student
 
 WORST = 10
-"""Utterances shown of one experiment; half as many of each where there are several."""
+"""Number of utterances shown for one experiment; half of it for each of several."""
 MEASURES = ("cer", "wer")
 
 
 def note(text: str) -> Paragraph:
-    """What is missing, or has to be known of the numbers."""
+    """A note on missing results or on the numbers."""
     return Paragraph(text, "note")
 
 
@@ -61,7 +61,7 @@ def _score_row(name: str, scored: Scored) -> list[str]:
         cells += [found.rate_text, found.range_text]
     cells += [f"{words.substitutions:,}/{words.deletions:,}/{words.insertions:,}"]
     cells += [f"{len(score.utterances):,}", f"{len(score.speakers):,}"]
-    workers = f" ({score.workers} at work)" if score.workers > 1 else ""
+    workers = f" ({score.workers} workers)" if score.workers > 1 else ""
     return [*cells, "" if factor is None else f"{factor:.3f}{workers}"]
 
 
@@ -87,14 +87,14 @@ def _comparisons(experiments: Sequence[Experiment]) -> list[Block]:
         return list(notes)
     title = Paragraph(
         f"Compared with {first.name} on the same utterances, paired bootstrap over speakers; "
-        "below zero, the other one is better."
+        "negative values mean that the other one is better."
     )
     return [title, Table(("experiment", "data", "", "difference", "95 %", "p"), rows), *notes]
 
 
 def changes(experiments: Sequence[Experiment]) -> Section:
-    """What training gained and lost on each test set against the model that it started from; empty if there is none."""
-    section = Section("Gained and lost")
+    """Changes of the error rates from the initial model on each test set; empty without an initial model."""
+    section = Section("Before and after training")
     rows: list[list[str]] = []
     for each in experiments:
         for name in each.started.keys() & each.scored.keys():
@@ -111,7 +111,7 @@ def changes(experiments: Sequence[Experiment]) -> Section:
     if rows:
         text = Paragraph(
             "Each test set before training (the model of `training.init`) and after it, on the same utterances, paired "
-            "bootstrap over speakers; below zero training gained, above zero it lost."
+            "bootstrap over speakers; negative differences are improvements."
         )
         header = ("experiment", "data", "", "before", "after", "difference", "95 %", "p")
         section.blocks[:0] = [text, Table(header, sorted(rows))]
@@ -119,7 +119,7 @@ def changes(experiments: Sequence[Experiment]) -> Section:
 
 
 def recipes(experiments: Sequence[Experiment]) -> Section:
-    """The rows of distillation, and every setting that is not the default."""
+    """The rows of distillation, and all settings that differ from the defaults."""
     section = Section("Recipe")
     rows = [
         [each.name, row.tap, f"{row.teacher} ({each.recipe.teachers[row.teacher].model})", row.loss]
@@ -142,7 +142,7 @@ def recipes(experiments: Sequence[Experiment]) -> Section:
         [[key, *(each.get(key, "") for each in flat)] for key in changed],
         prose=True,
     )
-    section.blocks.append(Folded("Settings that are not the defaults", [table]))
+    section.blocks.append(Folded("Settings that differ from the defaults", [table]))
     return section
 
 
@@ -190,7 +190,7 @@ def sizes(experiments: Sequence[Experiment]) -> Section:
 
 
 def _parameters(experiment: Experiment) -> dict[str, int]:
-    """By part of the student, `shipped` and `training only`.
+    """Number of parameters by part of the student, `shipped` and `training only`.
 
     Raises:
         UserError: the tokenizer is missing.
@@ -215,7 +215,7 @@ def _parameters(experiment: Experiment) -> dict[str, int]:
 
 
 def curves(experiments: Sequence[Experiment]) -> Section:
-    """Everything that was logged, all experiments over each other, and its last values."""
+    """Curves of all logged values of all experiments, and the last values."""
     section = Section("Curves")
     metrics = {each.name: each.metrics for each in experiments if each.metrics}
     if not metrics:
@@ -232,19 +232,19 @@ def curves(experiments: Sequence[Experiment]) -> Section:
 
 
 def errors_of(experiments: Sequence[Experiment]) -> Section:
-    """The worst utterances with their references and hypotheses laid side by side."""
+    """The worst utterances with aligned references and hypotheses."""
     section = Section("Worst utterances")
     count = WORST if len(experiments) == 1 else WORST // 2
     explained = False
     for each in experiments:
         for scored in each.scored.values():
-            if not scored.said:
+            if not scored.texts:
                 section.blocks.append(note(f"{each.name}, {scored.name}: hyp.jsonl is missing or empty."))
                 continue
             if not explained:
                 section.blocks.append(
                     Paragraph(
-                        "By character error rate. What was said stands above what was recognised; "
+                        "By character error rate. The reference is above the hypothesis; "
                         "amber: substituted, red: deleted, blue: inserted."
                     )
                 )
@@ -258,8 +258,8 @@ def errors_of(experiments: Sequence[Experiment]) -> Section:
 
 
 def by_error(scored: Scored) -> list[UtteranceScore]:
-    """Utterances with a hypothesis on file, the highest character error rate first."""
-    there = [each for each in scored.score.utterances if each.id in scored.said]
+    """Utterances with a stored hypothesis, the highest character error rate first."""
+    there = [each for each in scored.score.utterances if each.id in scored.texts]
     return sorted(there, key=lambda each: (-each.characters.rate, -each.characters.errors, each.id))
 
 
@@ -268,9 +268,9 @@ def _rate(counts: Counts) -> str:
 
 
 def _aligned(scored: Scored, utterance: UtteranceScore, unit: str) -> Alignment:
-    said = scored.said[utterance.id]
+    texts = scored.texts[utterance.id]
     title = (
         f"{utterance.id}, speaker {utterance.speaker}: CER {_rate(utterance.characters)}, "
         f"WER {_rate(utterance.words)}"
     )
-    return Alignment(title, alignment(said.reference, said.hypothesis, unit=unit))
+    return Alignment(title, alignment(texts.reference, texts.hypothesis, unit=unit))

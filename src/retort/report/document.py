@@ -1,7 +1,7 @@
-"""A report as blocks of text, tables and pictures, and its two forms: Markdown, and one HTML file.
+"""A report as blocks of text, tables and pictures, with output as Markdown and as one HTML file.
 
-The HTML needs nothing beside itself: pictures stand in it as SVG, styles in its head, and it follows the
-reader's choice of light or dark.
+The HTML is self-contained, with pictures as SVG and styles in its head, and follows the
+reader's light or dark mode.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from rich.table import Table as ScreenTable
 from retort.common.errors import printable
 
 NOTHING = "·"
-"""Stands where one side of an alignment has nothing."""
+"""Placeholder for an empty side of an alignment."""
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A text; what stands between backticks is code, and nothing else in it is Markdown."""
+    """A text; text between backticks is code, other Markdown is not interpreted."""
 
     text: str
     kind: str = ""
-    """`note` for what is missing or to be known of the numbers."""
+    """`note` for remarks and missing results."""
     markdown: bool = False
-    """Whether the text is Markdown, which is then written as it is."""
+    """Whether the text is Markdown, which is written unchanged."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +39,32 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     prose: bool = False
-    """All columns on the left."""
+    """Whether all columns are left-aligned."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG; Markdown has the table in its place, or the caption alone."""
+    """An SVG; in Markdown it is replaced by the table, or by the caption."""
 
     svg: str
     caption: str
     table: Table | None = None
     wide: bool = False
-    """Scrolls sideways where the screen is narrow, for its labels are small."""
+    """Whether it scrolls horizontally on narrow screens, because its labels are small."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small SVGs by title beside each other, with a legend of names, colours and dashes."""
+    """Small SVGs by title in a row, with a legend of names, colours and dashes."""
 
     pictures: dict[str, str]
     legend: Sequence[tuple[str, str, bool]]
-    """Name, colour, and whether the line is broken."""
+    """Name, colour, and whether the line is dashed."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was said and what was recognised, unit by unit; an empty text stands for nothing on that side."""
+    """Aligned units of reference and hypothesis; an empty text marks an insertion or deletion."""
 
     title: str
     pairs: Sequence[tuple[str, str]]
@@ -72,7 +72,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that a reader can fold away, or has to unfold first."""
+    """Blocks that the reader can fold and unfold."""
 
     title: str
     blocks: Sequence[Block]
@@ -96,7 +96,7 @@ class Document:
 
 
 def to_markdown(document: Document, html_name: str = "report.html") -> str:
-    """The document without its pictures, which are in the file `html_name` beside it, if it has one."""
+    """The document without pictures, which are in the file `html_name` in the same folder, if given."""
     parts = [f"# {_inline(document.title)}", _prose(document.lead)]
     if html_name:
         parts.append(f"The pictures are in [{html_name}]({html_name}).")
@@ -166,14 +166,14 @@ def _markdown(block: Block) -> str:
 
 
 def _inline(text: str) -> str:
-    """A text on one line in which nothing is Markdown: a cell, a title."""
+    """A text on one line with Markdown escaped, for cells and titles."""
     return re.sub(
         r"([\\`*\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])|^[#+-](?=\s|$))", r"\\\1", " ".join(text.split())
     )
 
 
 def _prose(text: str) -> str:
-    """The same of a text with code between backticks."""
+    """The same for a text with code between backticks."""
     parts = re.split(r"(`[^`\n]+`)", text)
     return " ".join(
         "".join(part if index % 2 else _outside(part) for index, part in enumerate(parts)).split()
@@ -186,7 +186,7 @@ def _outside(text: str) -> str:
 
 
 def _columns(pairs: Sequence[tuple[str, str]]) -> str:
-    """Two lines, one unit under the other; a line of marks below shows where they differ."""
+    """Two aligned lines, and a line of marks below that shows differences."""
     shown = [(printable(first) or NOTHING, printable(second) or NOTHING) for first, second in pairs]
     widths = [max(_cells(first), _cells(second)) for first, second in shown]
     lines = []
@@ -200,7 +200,7 @@ def _columns(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _cells(text: str) -> int:
-    """Columns of a terminal that a text fills."""
+    """Width of a text in terminal columns."""
     return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
 
 

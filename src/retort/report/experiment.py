@@ -1,4 +1,4 @@
-"""What `retort train`, `retort evaluate` and `retort release` left in a folder, opened for reading."""
+"""Reading the files of an experiment: output of `retort train`, `retort evaluate` and `retort release`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retort.text.tokenizer_io import open_tokenizer
 
 
 @dataclass(frozen=True)
-class Said:
+class Texts:
     """One line of `hyp.jsonl`: normalised texts."""
 
     id: str
@@ -36,29 +36,29 @@ class Said:
 
 @dataclass(frozen=True)
 class Scored:
-    """A folder below `EXP/evaluation`: its name, the score, and what was said and recognised, by id.
+    """A folder below `EXP/evaluation`: its name, the score, and reference and hypothesis by utterance id.
 
     Attributes:
-        frames: of a hybrid student, where the data has alignments.
+        frames: frame accuracy of a hybrid student, if the data have alignments.
     """
 
     name: str
     score: Score
-    said: dict[str, Said]
+    texts: dict[str, Texts]
     frames: FrameAccuracy | None = None
 
 
 @dataclass
 class Experiment:
-    """A folder that `retort train` made, finished or not, or a release of one.
+    """An experiment of `retort train`, finished or not, or a release.
 
     Attributes:
-        home: where its scores are, and a report of it is written (:func:`results_folder`).
-        name: of the recipe; told apart from others by :func:`open_experiments`.
+        home: folder of its scores and report (:func:`results_folder`).
+        name: name of the recipe; made unique by :func:`open_experiments`.
         metrics: lines of `metrics.jsonl`, numbers only; each has `step`.
-        scored: by name, those whose files are whole.
-        started: the same of the model that training started from (:mod:`retort.evaluation.before`).
-        missing: what is not there or broken, in words.
+        scored: valid scores by name.
+        started: the same for the initial model (:mod:`retort.evaluation.before`).
+        missing: descriptions of missing or broken parts.
     """
 
     folder: Path
@@ -72,20 +72,20 @@ class Experiment:
 
     @property
     def finished(self) -> bool:
-        """Whether there is a model."""
+        """Whether the model exists."""
         return self.released or (self.folder / "model" / "config.json").is_file()
 
     @property
     def released(self) -> bool:
-        """Whether it is a release: the model and its recipe, nothing of how it was trained."""
+        """Whether it is a release: the model and its recipe, without files of the training."""
         return (self.folder / "config.json").is_file()
 
     @property
     def outputs(self) -> int:
-        """Classes of the student's output, as its model says, or, while there is none, its tokenizer.
+        """Number of output classes, from the model or, while there is none, from the tokenizer.
 
         Raises:
-            UserError: neither is there.
+            UserError: neither exists.
         """
         for path in (self.folder / "config.json", self.folder / "model" / "config.json"):
             if path.is_file():
@@ -95,12 +95,12 @@ class Experiment:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """Folder of the newest whole checkpoint; it alone keeps what was trained beside the student."""
+        """Folder of the newest complete checkpoint; only this one has the objective."""
         steps = [path for path in self.folder.glob("checkpoints/step-*") if path.name[5:].isdigit()]
         return max(steps, key=lambda path: int(path.name[5:])) if steps else None
 
     def projections(self) -> dict[str, Tensor] | None:
-        """The trained parts of the rows, as the objective names them; None where they are gone."""
+        """Parameters of the rows, by names in the objective; None if they are missing."""
         return self._tensors("objective")
 
     def last_student(self) -> dict[str, Tensor] | None:
@@ -118,19 +118,19 @@ class Experiment:
 
 
 def results_of_release(path: Path, root: Path) -> Path:
-    """Where what is measured of a release is written, so that its folder stays as it was released."""
+    """Folder of the results of a release, whose own folder is not changed."""
     return root / "models" / Path(os.path.abspath(path)).name
 
 
 def results_folder(path: Path, root: Path) -> Path:
-    """Where what is measured of a model is written.
+    """Folder of the results of a model.
 
     Args:
-        path: `EXP`, `EXP/model`, or a model folder that stands alone.
-        root: of the experiments.
+        path: `EXP`, `EXP/model`, or a separate model folder.
+        root: folder of the experiments.
 
     Returns:
-        `EXP`; of a model folder that stands alone, as of a release, `root/models/NAME`.
+        `EXP`; `root/models/NAME` for a separate model folder or a release.
     """
     if not (path / "config.json").is_file():
         return path
@@ -141,7 +141,7 @@ def results_folder(path: Path, root: Path) -> Path:
 
 
 def open_experiments(folders: list[Path], root: Path) -> list[Experiment]:
-    """All of them, with names that tell them apart; `root` as in :func:`results_folder`.
+    """Open experiments and make their names unique; `root` as in :func:`results_folder`.
 
     Raises:
         UserError: as :func:`open_experiment`.
@@ -155,19 +155,19 @@ def open_experiments(folders: list[Path], root: Path) -> list[Experiment]:
 
 
 def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
-    """Read what is there.
+    """Open an experiment.
 
     Args:
         folder: `EXP`, or `EXP/model` inside one, or a release.
-        home: where its scores are, if not there.
+        home: folder of its scores, if it is another one.
 
     Raises:
-        UserError: it is no experiment's folder.
+        UserError: it is not the folder of an experiment.
     """
     if folder.name == "model" and (folder.parent / "recipe.json").is_file():
         folder = folder.parent
     path = folder / "recipe.json"
-    remedy = "Give a folder that `retort train` or `retort release` made, such as exp/NAME"
+    remedy = "Choose a folder that `retort train` or `retort release` made, such as exp/NAME"
     try:
         content = read_json(path)
         if not isinstance(content, dict):
@@ -181,7 +181,7 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
     result = Experiment(folder, home or folder, recipe.name, recipe, metrics, {})
     missing = result.missing
     if result.released:
-        missing.append("a release, which does not tell how training went")
+        missing.append("a release has no training metrics")
     elif not metrics:
         missing.append("no metrics yet (metrics.jsonl)")
     result.scored = _scores(result.home, recipe, missing)
@@ -194,13 +194,13 @@ def open_experiment(folder: Path, home: Path | None = None) -> Experiment:
 
 
 def _scores(folder: Path, recipe: Recipe, missing: list[str]) -> dict[str, Scored]:
-    """What is below `folder/evaluation`; a line is added to `missing` for a score that is broken."""
+    """The scores below `folder/evaluation`; a message is added to `missing` for a broken score."""
     scored = {}
     for score in sorted(folder.glob("evaluation/*/score.json")):
         try:
-            found, said = read_score(score), _said(score.parent / "hyp.jsonl")
+            found, texts = read_score(score), _texts(score.parent / "hyp.jsonl")
             frames = _frames(score) if recipe.student.kind == "hybrid" else None
-            scored[score.parent.name] = Scored(score.parent.name, found, said, frames)
+            scored[score.parent.name] = Scored(score.parent.name, found, texts, frames)
         except UserError as error:
             missing.append(str(error))
     return scored
@@ -212,7 +212,7 @@ def _frames(path: Path) -> FrameAccuracy | None:
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    """The JSON objects of a file that may be missing; ends before a line that was cut short."""
+    """The JSON objects of a file that may be missing, up to the first incomplete line."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -237,10 +237,10 @@ def _metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def _said(path: Path) -> dict[str, Said]:
+def _texts(path: Path) -> dict[str, Texts]:
     keys = ("id", "speaker", "reference", "hypothesis")
     return {
-        str(item["id"]): Said(*(str(item[key]) for key in keys))
+        str(item["id"]): Texts(*(str(item[key]) for key in keys))
         for item in _lines(path)
         if all(key in item for key in keys)
     }

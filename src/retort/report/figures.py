@@ -1,6 +1,6 @@
-"""Figures of matplotlib, and the two forms that they are given: a file, and SVG to be put into a page.
+"""Matplotlib figures, written to a file or as SVG for a page.
 
-The SVG's text stays text, and its ink is `currentColor`, so that a page in the dark turns it light.
+Text in the SVG is not converted to paths, and its colour is `currentColor`, which follows the dark mode of a page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from retort.common.errors import UserError
 
 INK = "#010203"
-"""Stands for the page's own ink until the SVG is written."""
+"""Placeholder for the page's text colour until the SVG is written."""
 
 
 def _pyplot() -> Any:
@@ -31,7 +31,7 @@ def _pyplot() -> Any:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, ink: str = INK, **options: Any
 ) -> tuple[Any, Any]:
-    """A figure of so many inches with axes `(rows, columns)`, transparent where its ink is the page's."""
+    """A figure in inches with axes `(rows, columns)`; transparent with the page's text colour."""
     pyplot = _pyplot()
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings = {**dict.fromkeys(names, ink), "axes.spines.top": False, "axes.spines.right": False}
@@ -43,27 +43,27 @@ def new_figure(
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25, color=ink, lw=0.5)
         axis.set_axisbelow(True)
-        # Text that is added later is black otherwise.
+        # Without this, text that is added later is black.
         for each in (axis.title, axis.xaxis.label, axis.yaxis.label):
             each.set_color(ink)
     return figure, axes
 
 
 def to_svg(figure: Any, salt: str) -> str:
-    """The figure as an `<svg>` that scales with its place; figures of one page need salts of their own."""
+    """The figure as a scalable `<svg>`; figures of one page need different salts."""
     pyplot = _pyplot()
     for text in figure.findobj(pyplot.Text):
         if text.get_color() in ("black", "k"):
             text.set_color(INK)
     out = io.StringIO()
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts draw it, not ours
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn with the reader's fonts
         figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
     pyplot.close(figure)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and a page may have an id once only
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # ids of groups are not used, and must be unique in a page
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     return re.sub(
         r'(<svg [^>]*?)width="([\d.]+)pt" height="[\d.]+pt"', r'\1style="max-width:\2pt"', svg, count=1
@@ -71,7 +71,7 @@ def to_svg(figure: Any, salt: str) -> str:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write the figure into a file, whose folder is made; the suffix chooses the format."""
+    """Write the figure to a file and create its folder; the suffix determines the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     _pyplot().close(figure)

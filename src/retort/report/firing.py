@@ -1,4 +1,4 @@
-"""What CIF does with an utterance: where it fires, and whether it fires as often as it should."""
+"""Fires of a CIF student: their times, and errors of their number."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from retort.students.student import check_length
 from retort.text.tokenizers import BLANK
 
 END = "∎"
-"""How the end symbol is shown."""
+"""Symbol for EOS in plots."""
 
 
 @dataclass(frozen=True)
 class Firing:
-    """One utterance, heard without help from its reference.
+    """Fires of one utterance in free-running recognition.
 
     Attributes:
         features: `(T, bins)` float32 after CMVN, a frame every 10 ms.
-        alphas: `(T',)` float32 weights, one an encoder frame; of fires at the peaks of the CTC head the probability of
+        alphas: `(T',)` float32 weights, one per encoder frame; for fires at the peaks of the CTC head the probability of
             any label but the blank.
-        fire_times: `(U,)` float32 encoder frames at which tokens were complete.
-        labels: of the U tokens; empty behind the end symbol.
-        frame_seconds: of one encoder frame.
+        fire_times: `(U,)` float32 encoder frames at which tokens are complete.
+        labels: labels of the U tokens; empty after EOS.
+        frame_seconds: duration of an encoder frame.
     """
 
     features: NDArray[np.float32]
@@ -45,12 +45,12 @@ class Firing:
 
 
 @torch.inference_mode()
-def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
-    """Let the model hear one cut.
+def compute_firing(recogniser: Recogniser, cut: Cut) -> Firing:
+    """Compute the fires of one cut.
 
     Raises:
-        UserError: the model is no CIF student.
-        BadUtterance: its audio cannot be used.
+        UserError: the model is not a CIF student.
+        BadUtterance: its audio is not usable.
     """
     student = _cif(recogniser)
     features = _features(recogniser, CutFeatures(recogniser.features), cut)
@@ -78,12 +78,12 @@ def look_at(recogniser: Recogniser, cut: Cut) -> Firing:
 def length_errors(
     recogniser: Recogniser, cuts: Sequence[Cut], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, int]:
-    """Tokens fired freely minus tokens of the reference, the end symbol counted in both, by utterance id.
+    """Number of fired tokens in free-running recognition minus reference tokens, EOS included, by utterance id.
 
-    An utterance whose audio cannot be used is left out.
+    Utterances whose audio is not usable are omitted.
 
     Raises:
-        UserError: the model is no CIF student.
+        UserError: the model is not a CIF student.
     """
     student, made = _cif(recogniser), CutFeatures(recogniser.features)
     errors = {}
@@ -103,7 +103,7 @@ def length_errors(
 
 def _cif(recogniser: Recogniser) -> CifStudent:
     if not isinstance(recogniser.student, CifStudent):
-        raise UserError(f"a {recogniser.student.config.kind} student fires no tokens")
+        raise UserError(f"a {recogniser.student.config.kind} student does not fire tokens")
     return recogniser.student
 
 

@@ -1,4 +1,4 @@
-"""What a hybrid student does with an utterance, over time: its guesses beside the alignment, and the words it finds."""
+"""Frame predictions of a hybrid student over time, compared with the alignment, and the recognised words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retort.students.student import Encoded, check_length
 
 
 class Span(NamedTuple):
-    """A text that lasts from `start` to `end`, seconds; whether it is what the alignment has there, if that is known."""
+    """A text from `start` to `end` in seconds, and whether it agrees with the alignment, if known."""
 
     text: str
     start: float
@@ -35,34 +35,34 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameView:
-    """One utterance, heard without help from its reference.
+    """Frame predictions of one utterance in free-running recognition.
 
     Attributes:
         features: `(T, bins)` float32 after CMVN, a frame every 10 ms.
-        words: of the alignment, silences between them; empty without one.
-        phones: of the alignment, silences left out.
-        guesses: phones of the senones that are most likely frame by frame, equal ones in a row as one, silences left
-            out. Right is one that is the aligned phone in half of its frames or more.
-        heard: words that were recognised.
+        words: words of the alignment, with silences between them; empty without an alignment.
+        phones: phones of the alignment, without silence.
+        guesses: phones of the most likely senones of frames, merged if consecutive ones are equal, without
+            silence. A phone is right if it is the aligned one in at least half of its frames.
+        recognised: recognised words.
     """
 
     features: NDArray[np.float32]
     words: list[Span]
     phones: list[Span]
     guesses: list[Span]
-    heard: list[Span]
+    recognised: list[Span]
 
 
 @torch.inference_mode()
-def look_at_frames(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore | None) -> FrameView:
-    """Let the model hear one cut.
+def compute_frame_view(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore | None) -> FrameView:
+    """Compute the frame predictions of one cut.
 
     Args:
-        alignments: in the student's senones, of this cut or of others; without any, phones have no names.
+        alignments: alignments in the student's senones, not necessarily of this cut; required for phone names.
 
     Raises:
-        UserError: the model is no hybrid student.
-        BadUtterance: its audio cannot be used.
+        UserError: the model is not a hybrid student.
+        BadUtterance: its audio is not usable.
     """
     student = recogniser.student
     if not isinstance(student, HybridStudent):
@@ -71,9 +71,9 @@ def look_at_frames(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore 
     check_length(student.encoder, features.shape[0], cut.id)
     encoded = recogniser.encode([features])
     length = int(encoded.lengths[0])
-    heard = _heard(recogniser, encoded, cut.duration)
+    recognised = _recognised(recogniser, encoded, cut.duration)
     if alignments is None:
-        return FrameView(features.numpy(), [], [], [], heard)
+        return FrameView(features.numpy(), [], [], [], recognised)
     senones = student.log_posteriors(encoded)[0].argmax(-1)[:length].cpu().numpy()
     try:
         placed = EncoderFrames(alignments, student.encoder.subsampling)(cut.id, features.shape[0], length)
@@ -85,11 +85,11 @@ def look_at_frames(recogniser: Recogniser, cut: Cut, alignments: AlignmentStore 
         [] if placed is None else _spans(placed.alignment.words, shift),
         [] if placed is None else _spans(placed.alignment.phones, shift),
         _guesses(senones, alignments, placed, recogniser.frame_seconds),
-        heard,
+        recognised,
     )
 
 
-def _heard(recogniser: Recogniser, encoded: Encoded, duration: float) -> list[Span]:
+def _recognised(recogniser: Recogniser, encoded: Encoded, duration: float) -> list[Span]:
     (found,) = recogniser.opened(GREEDY)(encoded)
     if isinstance(found, BadUtterance):
         return []

@@ -1,4 +1,4 @@
-"""The parts of a report for which the models hear their test data again: fires, alignments, lengths, likeness."""
+"""Report sections that run the model on test data: fires, alignments, lengths, similarity to the teacher."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from retort.evaluation.aligned import open_aligned
 from retort.report.chapters import by_error, note
 from retort.report.document import Block, Gallery, Paragraph, Picture, Section, Table
 from retort.report.experiment import Experiment, Scored
-from retort.report.firing import END, length_errors, look_at
-from retort.report.frame_view import look_at_frames
+from retort.report.firing import END, compute_firing, length_errors
+from retort.report.frame_view import compute_frame_view
 from retort.report.plots import fires_picture, frames_picture, histogram_picture, likeness_picture, style
 from retort.report.similarity import before_and_after, row_on_acoustic
 
 Progress = Callable[[str, int, int], None]
 
 MEASURED = 1000
-"""Utterances of the test set whose lengths are measured; of more, evenly chosen ones."""
+"""Maximum number of test utterances for the length errors, chosen evenly."""
 COMPARED = 32
-"""Utterances whose vectors are compared with the teacher's."""
+"""Number of utterances whose vectors are compared with the teacher's."""
 LONGEST_LIKENESS = 45
-"""Tokens of the utterance whose similarities are drawn."""
+"""Maximum length of the utterance whose similarities are plotted."""
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """An experiment with its model and its test cuts by id, and its score on them if there is one."""
+class _Opened:
+    """An experiment with its model, its test cuts by id, and its score on them, if there is one."""
 
     experiment: Experiment
     recogniser: Recogniser
@@ -42,70 +42,70 @@ class _Heard:
     scored: Scored | None
 
 
-def listen(experiments: Sequence[Experiment], progress: Progress) -> list[Section]:
-    """One section of alignments if any student is hybrid, three if any is not; what cannot be made is said in them."""
+def model_sections(experiments: Sequence[Experiment], progress: Progress) -> list[Section]:
+    """One section on alignments if any student is hybrid, three if any is not, with notes on missing results."""
     opened: dict[tuple[str, ...], dict[str, Cut]] = {}
     hybrid = [each for each in experiments if each.recipe.student.kind == "hybrid"]
     others = [each for each in experiments if each.recipe.student.kind != "hybrid"]
     sections = []
     if others:
         silent: list[Block] = [
-            note(f"{each.name}: a {each.recipe.student.kind} student fires no tokens.")
+            note(f"{each.name}: a {each.recipe.student.kind} student does not fire tokens.")
             for each in others
             if each.recipe.student.kind != "cif"
         ]
-        heard, missing = _open([each for each in others if each.recipe.student.kind == "cif"], opened)
+        models, missing = _open([each for each in others if each.recipe.student.kind == "cif"], opened)
         missing = [*silent, *missing]
         sections += [
-            Section("Weights and fires", [*missing, *_fires(heard, progress)]),
-            Section("Lengths", [*missing, *_lengths(heard, progress)]),
+            Section("Weights and fires", [*missing, *_fires(models, progress)]),
+            Section("Lengths", [*missing, *_lengths(models, progress)]),
             Section("Fired vectors and the teacher's", _likeness(others, opened, progress)),
         ]
     if hybrid:
-        heard, missing = _open(hybrid, opened)
-        sections.append(Section("Alignments", [*_frames(hybrid), *missing, *_alignments(heard, progress)]))
+        models, missing = _open(hybrid, opened)
+        sections.append(Section("Alignments", [*_frames(hybrid), *missing, *_alignments(models, progress)]))
     return sections
 
 
 def _open(
     experiments: Sequence[Experiment], opened: dict[tuple[str, ...], dict[str, Cut]]
-) -> tuple[list[_Heard], list[Block]]:
-    """Those that have a model and test data, and what is to be said of the others."""
-    heard, missing = [], []
+) -> tuple[list[_Opened], list[Block]]:
+    """Experiments with a model and test data, and notes on the others."""
+    models, missing = [], []
     for each in experiments:
         try:
             cuts = _test_cuts(each, opened)
-            heard.append(_Heard(each, load(each.folder), cuts, _scored_on(each, cuts)))
+            models.append(_Opened(each, load(each.folder), cuts, _scored_on(each, cuts)))
         except UserError as error:
-            missing.append(note(f"{each.name} is not heard here: {error}"))
-    return heard, list(missing)
+            missing.append(note(f"{each.name} was not run on its test data: {error}"))
+    return models, list(missing)
 
 
 def _test_cuts(experiment: Experiment, opened: dict[tuple[str, ...], dict[str, Cut]]) -> dict[str, Cut]:
-    """Of the recipe's `data.test`; `opened` keeps them for the next experiment.
+    """The cuts of `data.test`; `opened` caches them.
 
     Raises:
-        UserError: the recipe names none, or they cannot be found.
+        UserError: the recipe has none, or they cannot be found.
     """
     sources = tuple(experiment.recipe.data.test)
     if not sources:
-        raise UserError("its recipe names no data.test")
+        raise UserError("its recipe has no data.test")
     if sources not in opened:
         opened[sources] = {cut.id: cut for source in sources for cut in open_cuts(find_data(source)).cuts}
     return opened[sources]
 
 
 def _scored_on(experiment: Experiment, cuts: Mapping[str, Cut]) -> Scored | None:
-    """The score that shares most utterances with these cuts."""
-    shared = {name: len(cuts.keys() & scored.said.keys()) for name, scored in experiment.scored.items()}
+    """The score with the most utterances in common with these cuts."""
+    shared = {name: len(cuts.keys() & scored.texts.keys()) for name, scored in experiment.scored.items()}
     best = max(shared, key=lambda name: shared[name], default=None)
     return experiment.scored[best] if best is not None and shared[best] else None
 
 
-def _choose(heard: _Heard) -> dict[str, str]:
-    """Ids of a typical utterance and the worst one, by what they are called; without a score, of middle length."""
-    if heard.scored is not None:
-        worst = [each for each in by_error(heard.scored) if each.id in heard.cuts]
+def _choose(opened: _Opened) -> dict[str, str]:
+    """Ids of a typical and the worst utterance; without a score, of one of median length."""
+    if opened.scored is not None:
+        worst = [each for each in by_error(opened.scored) if each.id in opened.cuts]
         middle = float(np.median([each.characters.rate for each in worst]))
         length = float(np.median([each.characters.reference for each in worst]))
         typical = min(
@@ -117,65 +117,65 @@ def _choose(heard: _Heard) -> dict[str, str]:
             ),
         )
         return {"typical": typical.id, "worst": worst[0].id}
-    return {"typical": _of_middle_length(heard.cuts).id}
+    return {"typical": _of_middle_length(opened.cuts).id}
 
 
 def _of_middle_length(cuts: Mapping[str, Cut]) -> Cut:
     return sorted(cuts.values(), key=lambda cut: (cut.duration, cut.id))[len(cuts) // 2]
 
 
-def _fires(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
-    if not heard:
+def _fires(models: Sequence[_Opened], progress: Progress) -> list[Block]:
+    if not models:
         return []
     blocks: list[Block] = [
         Paragraph(
-            "Filter banks above, CIF weights below. A line marks where a token was complete, with the token "
-            f"before it ({END} is the end symbol); nobody told the model how many there are."
+            "Filter banks above, CIF weights below. Lines mark complete tokens, with the token "
+            f"before it ({END} is EOS), without the reference length."
         )
     ]
-    chosen = _choose(heard[0])
-    for index, each in enumerate(heard):
+    chosen = _choose(models[0])
+    for index, each in enumerate(models):
         own = chosen if all(name in each.cuts for name in chosen.values()) else _choose(each)
         for kind, name in own.items():
             try:
-                firing = look_at(each.recogniser, each.cuts[name])
+                firing = compute_firing(each.recogniser, each.cuts[name])
             except UserError as error:
                 blocks.append(note(f"{each.experiment.name}: {error}"))
                 continue
             caption = f"{each.experiment.name}, {kind} utterance {name}. {_texts(each, name)}"
             blocks.append(Picture(fires_picture(firing), caption, wide=True))
-        progress("fires", index + 1, len(heard))
-    if len(heard) > 1:
+        progress("fires", index + 1, len(models))
+    if len(models) > 1:
         blocks.append(
-            Paragraph(f"Typical and worst are so for {heard[0].experiment.name}; all hear the same two.")
+            Paragraph(f"Typical and worst refer to {models[0].experiment.name}; the same two utterances are shown for all.")
         )
     return blocks
 
 
 def _frames(experiments: Sequence[Experiment]) -> list[Block]:
-    """How many frames were right when the models were scored."""
+    """Frame accuracies from the scores."""
     rows = [
         [each.name, name, f"{found.rate:.2%}", f"{found.frames:,}", f"{found.utterances:,}"]
         for each in experiments
         for name, scored in each.scored.items()
         if (found := scored.frames) is not None
     ]
-    header = ("experiment", "data", "frames guessed right", "frames", "utterances")
+    header = ("experiment", "data", "frame accuracy", "frames", "utterances")
     return [Table(header, rows)] if rows else []
 
 
-def _alignments(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
-    if not heard:
+def _alignments(models: Sequence[_Opened], progress: Progress) -> list[Block]:
+    if not models:
         return []
     blocks: list[Block] = [
         Paragraph(
-            "Filter banks above. Below: words and phones of the transcript where the aligner heard them; the phones "
-            "of the senones that the student holds most likely frame by frame (amber where the alignment has "
-            "another); the words that were recognised."
+            "Filter banks above. Below: aligned words and phones of the transcript; the phones "
+            "of the student's most likely senones (amber where the alignment has "
+            "another); the recognised words."
         )
     ]
-    chosen = _choose(heard[0])
-    for index, each in enumerate(heard):
+    chosen = _choose(models[0])
+    for index, each in enumerate(models):
         name_of = each.experiment.name
         own = chosen if all(name in each.cuts for name in chosen.values()) else _choose(each)
         try:
@@ -185,40 +185,40 @@ def _alignments(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
             blocks.append(note(f"{name_of}: {error}"))
         if not stores:
             blocks.append(
-                note(f"{name_of}: no alignment of its test data is here (`retort train` makes it).")
+                note(f"{name_of}: there is no alignment of its test data (`retort train` creates it).")
             )
         for kind, name in own.items():
             store = next((each for each in stores if name in each), stores[0] if stores else None)
             try:
-                view = look_at_frames(each.recogniser, each.cuts[name], store)
+                view = compute_frame_view(each.recogniser, each.cuts[name], store)
             except UserError as error:
                 blocks.append(note(f"{name_of}: {error}"))
                 continue
             caption = f"{name_of}, {kind} utterance {name}. {_texts(each, name)}"
             blocks.append(Picture(frames_picture(view), caption, wide=True))
-        progress("alignments", index + 1, len(heard))
+        progress("alignments", index + 1, len(models))
     return blocks
 
 
-def _aligned(heard: _Heard) -> list[AlignmentStore]:
-    """What there is of the alignments of its test data."""
-    student = heard.recogniser.student
+def _aligned(opened: _Opened) -> list[AlignmentStore]:
+    """The available alignments of its test data."""
+    student = opened.recogniser.student
     found = (
-        open_aligned(heard.experiment.folder, source, student) for source in heard.experiment.recipe.data.test
+        open_aligned(opened.experiment.folder, source, student) for source in opened.experiment.recipe.data.test
     )
     return [store for store in found if store is not None]
 
 
-def _texts(heard: _Heard, name: str) -> str:
-    if heard.scored is None or name not in heard.scored.said:
-        return f"Reference: {heard.recogniser.normalise(heard.cuts[name].supervisions[0].text or '')}"
-    said = heard.scored.said[name]
-    return f"Reference: {said.reference} / recognised: {said.hypothesis or 'nothing'}"
+def _texts(opened: _Opened, name: str) -> str:
+    if opened.scored is None or name not in opened.scored.texts:
+        return f"Reference: {opened.recogniser.normalise(opened.cuts[name].supervisions[0].text or '')}"
+    texts = opened.scored.texts[name]
+    return f"Reference: {texts.reference} / recognised: {texts.hypothesis or 'nothing'}"
 
 
-def _lengths(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
+def _lengths(models: Sequence[_Opened], progress: Progress) -> list[Block]:
     errors: dict[str, list[int]] = {}
-    for each in heard:
+    for each in models:
         cuts = _evenly(list(each.cuts.values()), MEASURED)
         found = length_errors(each.recogniser, cuts, lambda done, total: progress("lengths", done, total))
         if found:
@@ -235,10 +235,10 @@ def _lengths(heard: Sequence[_Heard], progress: Progress) -> list[Block]:
     header = ("experiment", "utterances", "too few", "exact", "too many", "mean", "mean size", "range")
     legend = [(name, style(index)[0], False) for index, name in enumerate(errors)]
     blocks: list[Block] = [Table(header, rows), Gallery({}, legend)]
-    most = max(len(each.cuts) for each in heard)
+    most = max(len(each.cuts) for each in models)
     if most > MEASURED:
-        blocks.append(Paragraph(f"{MEASURED:,} of up to {most:,} test utterances, evenly chosen."))
-    caption = "Tokens fired freely minus tokens of the reference, the end symbol counted in both."
+        blocks.append(Paragraph(f"{MEASURED:,} of up to {most:,} test utterances, chosen evenly."))
+    caption = "Fired tokens in free-running recognition minus reference tokens, including EOS."
     return [*blocks, Picture(histogram_picture(errors), caption, _counted(errors))]
 
 
@@ -253,7 +253,7 @@ def _likeness(
 ) -> list[Block]:
     taught = [each for each in experiments if row_on_acoustic(each.recipe) is not None]
     if not taught:
-        return [Paragraph("No row of distillation reads the fired vectors here.")]
+        return [Paragraph("No row of distillation uses the fired vectors.")]
     pictures: list[Block] = []
     rows: list[list[str]] = []
     notes: list[Block] = []
@@ -272,7 +272,7 @@ def _likeness(
                 + [f"{found.positions:,}", f"{found.utterances:,}"]
             )
         if start := each.recipe.training.init:
-            notes.append(note(f"{each.name} began with weights of {start}, which `untrained` has not."))
+            notes.append(note(f"{each.name} was initialised with weights of {start}, `untrained` was not."))
         row = each.recipe.distill[row_on_acoustic(each.recipe) or 0]
         caption = (
             f"{each.name}: cosines of one test utterance's fired vectors (rows, through the projection of the "
@@ -283,15 +283,15 @@ def _likeness(
         return notes
     header = ("experiment", "student", "own", "others", "own is nearest", "positions", "utterances")
     text = Paragraph(
-        "Fired vectors of test utterances against the teacher's vectors: mean cosine with a token's own vector "
-        "and with those of other tokens, and how often its own is the nearest of all. Trained is the last "
-        "checkpoint with its own projection; untrained is what the same seed began with."
+        "Fired vectors of test utterances compared with the teacher's vectors: mean cosine with a token's own vector "
+        "and with those of other tokens, and how often its own is the nearest. Trained is the last "
+        "checkpoint with its projection; untrained is the random initialisation with the same seed."
     )
     return [text, Table(header, rows), *notes, *pictures]
 
 
 def _short_first(cuts: list[Cut]) -> list[Cut]:
-    """Some evenly chosen cuts, one whose matrix can be read first."""
+    """Evenly chosen cuts, starting with one whose matrix is readable."""
     some = _evenly(cuts, COMPARED)
     texts = [cut.supervisions[0].text or "" for cut in some]
     readable = [index for index, text in enumerate(texts) if 0 < len(text) <= LONGEST_LIKENESS]

@@ -1,7 +1,7 @@
-"""Pictures of runs: curves, what CIF or a hybrid student does with one utterance, length errors, likeness to a teacher.
+"""Plots of runs: curves, fires or frames of one utterance, length errors, similarity to a teacher.
 
-Each is drawn once, either into a file or as SVG to be put into a page. The SVG's text stays text, and its ink
-is `currentColor`, so that a page in the dark turns it light.
+Each is written to a file or as SVG for a page. Text in the SVG is not converted to paths, and its colour
+is `currentColor`, which follows the dark mode of a page.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ PANELS = {
     "ctc": "CTC",
     "quantity": "quantity loss",
     "alignment": "distance of CIF from CTC",
-    "quantity_total": "length: fired weight per token (1 is right)",
-    "correct": "accuracy with the true history",
+    "quantity_total": "length: fired weight per token (target 1)",
+    "correct": "accuracy under teacher forcing",
     "acoustic.contrastive": "acoustic contrastive (ACD)",
     "acoustic.contrastive.accuracy": "ACD accuracy",
     "linguistic.regression": "linguistic regression (LRD)",
-    "linguistic.regression.power": "LRD: what guessing zeros would lose",
+    "linguistic.regression.power": "LRD: loss of predicting zeros",
     "validation.cer": "CER, validation, free-running",
     "validation.wer": "WER, validation, free-running",
     "validation.ctc_cer": "CER of the CTC head, validation",
-    "validation.frames": "frames whose first guess is the aligned senone, validation",
+    "validation.frames": "frame accuracy, validation",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
 }
-"""Titles of what is logged, in the order of the panels; losses of other rows stand behind, under their keys."""
+"""Titles of logged values in the order of the panels; losses of other rows follow under their keys."""
 
 COLOURS = ("#3b82c4", "#e07b39", "#3fa66b", "#c2549d", "#8a7bd8", "#b09a2a")
 STROKES = ("-", "--", "-.", ":")
-"""Beside the colours, for eyes that do not tell them apart."""
+"""Line styles in addition to colours, for colour-blind readers."""
 
 Metrics = Mapping[str, Sequence[Mapping[str, float]]]
-"""Lines of `metrics.jsonl` by the run's name."""
+"""Lines of `metrics.jsonl` by the name of the run."""
 
 _MANY = 60
-"""Points from which a curve is smoothed."""
+"""Number of points from which a curve is smoothed."""
 
 
 def panels(metrics: Metrics) -> dict[str, str]:
@@ -65,7 +65,7 @@ def style(index: int) -> tuple[str, str]:
 
 
 def curve_pictures(metrics: Metrics) -> dict[str, str]:
-    """One SVG a quantity, by its title, all runs laid over each other; without a legend."""
+    """One SVG per quantity, by its title, with the curves of all runs; without a legend."""
     pictures = {}
     for key, title in panels(metrics).items():
         figure, axes = new_figure(4.2, 2.6)
@@ -75,15 +75,15 @@ def curve_pictures(metrics: Metrics) -> dict[str, str]:
 
 
 def fires_picture(firing: Firing) -> str:
-    """SVG of an utterance's filter banks, its CIF weights, and the places where tokens were complete."""
+    """SVG of an utterance's filter banks, its CIF weights, and the times of complete tokens."""
     figure, axes = new_figure(_width(firing), 4.4, 2, sharex=True, height_ratios=(3, 2))
     _draw_fires(axes[0][0], axes[1][0], firing)
     return to_svg(figure, f"fires {firing.fire_times.tolist()}")
 
 
 def frames_picture(view: FrameView) -> str:
-    """SVG of an utterance's filter banks, and below the words and phones that were said, that are guessed frame by
-    frame, and that are recognised, over the same seconds."""
+    """SVG of an utterance's filter banks, and below its aligned words and phones, its predicted phones and its
+    recognised words, over the same time axis."""
     seconds = len(view.features) / 100
     width = max(9.0, 2.4 * seconds, 0.22 * max(len(view.phones), len(view.guesses)))
     figure, axes = new_figure(min(width, 60.0), 4.4, 2, sharex=True, height_ratios=(3, 2))
@@ -91,19 +91,19 @@ def frames_picture(view: FrameView) -> str:
     _draw_banks(top, view.features)
     inches = figure.get_figwidth() / max(seconds, 1e-3)
     for place, (spans, size) in enumerate(
-        ((view.words, 10), (view.phones, 8), (view.guesses, 8), (view.heard, 10))
+        ((view.words, 10), (view.phones, 8), (view.guesses, 8), (view.recognised, 10))
     ):
         _draw_spans(bottom, spans, -place, size, inches)
     top.vlines([each.start for each in view.words], 0, view.features.shape[1], color="#5fd3e8", lw=0.8)
-    bottom.set_yticks([0, -1, -2, -3], ["said", "its phones", "guesses", "recognised"])
+    bottom.set_yticks([0, -1, -2, -3], ["reference", "its phones", "predicted", "recognised"])
     bottom.set_ylim(-3.5, 0.5)
     bottom.set_xlim(0, seconds)
     bottom.set_xlabel("seconds")
-    return to_svg(figure, f"frames {view.guesses} {view.heard} {seconds}")
+    return to_svg(figure, f"frames {view.guesses} {view.recognised} {seconds}")
 
 
 def histogram_picture(errors: Mapping[str, Sequence[int]]) -> str:
-    """SVG of the shares of utterances by length error, bars of several runs side by side."""
+    """SVG of the distribution of length errors, with grouped bars of several runs."""
     figure, axes = new_figure(6.4, 3.0)
     axis = axes[0][0]
     low = min(min(each) for each in errors.values())
@@ -140,17 +140,17 @@ def likeness_picture(found: BeforeAndAfter) -> str:
 
 
 def plot_curves(metrics: Metrics, path: Path) -> None:
-    """One file with a panel a quantity, one line a run; quantities that no run has are left out.
+    """One file with a panel for each logged quantity and a line for each run.
 
     Args:
-        path: of the picture; its suffix chooses the format.
+        path: path of the plot; its suffix determines the format.
 
     Raises:
         UserError: nothing was logged, or matplotlib is missing.
     """
     shown = panels(metrics)
     if not shown:
-        raise UserError("there is nothing to draw: no metrics", where=path)
+        raise UserError("there is nothing to plot: no metrics", where=path)
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = new_figure(4.2 * columns, 2.9 * rows, rows, columns, ink="black")
@@ -172,14 +172,14 @@ def plot_fires(
     subsampling: int,
     path: Path,
 ) -> None:
-    """A file with an utterance's filter banks, its CIF weights and the places where tokens were complete.
+    """A file with an utterance's filter banks, its CIF weights and the times of complete tokens.
 
     Args:
         features: `(T, bins)`.
         alphas: `(T / subsampling,)`.
         fire_times: `(U,)` encoder frames.
         labels: `U` texts.
-        subsampling: feature frames in one encoder frame.
+        subsampling: feature frames per encoder frame.
     """
     firing = Firing(features, alphas, fire_times, list(labels), subsampling / 100)
     figure, axes = new_figure(_width(firing), 4.6, 2, sharex=True, height_ratios=(3, 2), ink="black")
@@ -188,11 +188,11 @@ def plot_fires(
 
 
 def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str, path: Path) -> None:
-    """A file with a line a system, the first on top: its error rate with the interval, its single runs as dots.
+    """A file with a row for each system: its error rate with the interval, and single runs as dots.
 
     Args:
         rates: the interval over all runs and the rates of each, as fractions, by the system's name.
-        label: what the rates are of.
+        label: name of the rates.
     """
     figure, axes = new_figure(6.4, 1.2 + 0.36 * len(rates), ink="black")
     axis = axes[0][0]
@@ -206,7 +206,7 @@ def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str
 
 
 class Point(NamedTuple):
-    """A value of a setting, the error rate there over all runs, and those of the single runs."""
+    """A value of a setting, its error rate over all runs, and those of single runs."""
 
     value: float
     rate: Interval
@@ -218,15 +218,15 @@ def plot_setting(
     key: str,
     label: str,
     path: Path,
-    beside: tuple[str, Interval] | None = None,
+    reference: tuple[str, Interval] | None = None,
 ) -> None:
     """A file with an error rate and its interval over the values of one setting, single runs as dots.
 
     Args:
-        points: the axis is logarithmic where the values span a factor of ten.
-        key: of the setting.
-        label: what the rates are of.
-        beside: name and rate of a system without the setting, drawn as a band.
+        points: the axis is logarithmic if the values span a factor of ten.
+        key: key of the setting.
+        label: name of the rates.
+        reference: name and rate of a system without the setting, drawn as a band.
     """
     figure, axes = new_figure(5.6, 3.6, ink="black")
     axis = axes[0][0]
@@ -237,8 +237,8 @@ def plot_setting(
         _draw_bounds(axis, point.rate, point.value, vertical=True)
         dots = [100 * rate for rate in point.runs]
         axis.plot([point.value] * len(dots), dots, ".", color=COLOURS[1], zorder=3)
-    if beside is not None:
-        name, bounds = beside
+    if reference is not None:
+        name, bounds = reference
         axis.axhspan(100 * bounds.low, 100 * bounds.high, color=COLOURS[2], alpha=0.15, lw=0)
         axis.axhline(100 * bounds.rate, color=COLOURS[2], ls="--", lw=1.2, label=name)
         axis.legend(frameon=False)
@@ -252,7 +252,7 @@ def plot_setting(
 
 
 def _draw_bounds(axis: Any, bounds: Interval, place: float, *, vertical: bool) -> None:
-    """A rate with its interval, per cent, at a place of the other axis."""
+    """Draw a rate with its interval in per cent at a position of the other axis."""
     rate, reach = 100 * bounds.rate, [[100 * (bounds.rate - bounds.low)], [100 * (bounds.high - bounds.rate)]]
     settings: dict[str, Any] = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "markersize": 4, "lw": 1.5}
     if vertical:
@@ -262,7 +262,7 @@ def _draw_bounds(axis: Any, bounds: Interval, place: float, *, vertical: bool) -
 
 
 def _width(firing: Firing) -> float:
-    """Inches that leave each token's label its room."""
+    """Width in inches with enough space for the labels of tokens."""
     seconds = len(firing.features) / 100
     return float(min(max(9.0, 1.6 * seconds, 0.16 * len(firing.labels)), 40.0))
 
@@ -297,7 +297,7 @@ def _draw_fires(top: Any, bottom: Any, firing: Firing) -> None:
     top.vlines(fires, 0, firing.features.shape[1], color="#5fd3e8", lw=0.8)
     bottom.vlines(fires, 0, 1.45 * peak, color=COLOURS[1], lw=0.7, alpha=0.8)
     for number, (time, label) in enumerate(zip(fires, firing.labels)):
-        # Three heights by turns, for neighbours are often closer than a letter is wide.
+        # Three alternating heights, because neighbours are often closer than the width of a letter.
         height = (1.40, 1.27, 1.14)[number % 3] * peak
         bottom.text(time, height, label.replace("$", r"\$"), ha="right", va="top", fontsize=9)
 
@@ -312,13 +312,13 @@ def _draw_banks(axis: Any, features: NDArray[np.float32]) -> None:
         cmap="magma",
         vmin=low,
         vmax=high,
-        interpolation="none",  # else the SVG holds the picture as drawn, twenty times as large
+        interpolation="none",  # otherwise the SVG contains the rendered image, which is twenty times as large
     )
     axis.set_ylabel("filter bank")
 
 
 def _draw_spans(axis: Any, spans: Sequence[Span], place: float, size: float, inches: float) -> None:
-    """Boxes at a height, with their texts where these fit; `inches` to a second."""
+    """Draw boxes at a height, with their texts if they fit; `inches` per second."""
     for span in spans:
         colour = COLOURS[1] if span.right is False else COLOURS[0]
         bar = [(span.start, span.end - span.start)]

@@ -1,4 +1,4 @@
-"""`retort report`: what one run did, or several beside each other, as a page to look at."""
+"""`retort report`: a report on one run, or on several in comparison."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from retort.common.files import write_whole
 from retort.report.chapters import changes, curves, errors_of, recipes, scores, sizes
 from retort.report.document import Document, Paragraph, Section, to_html, to_markdown
 from retort.report.experiment import Experiment, open_experiments
-from retort.report.model_sections import Progress, listen
+from retort.report.model_sections import Progress, model_sections
 
 REPORT = "report"
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where it was written, and what it had to leave out, in words."""
+    """Path of the report, and notes on omitted parts."""
 
     html: Path
     markdown: Path
@@ -26,24 +26,24 @@ class Report:
 
 
 def write_report(folders: Sequence[Path], out: Path | None, progress: Progress, root: Path) -> Report:
-    """Write `report.html` and `report.md` of the experiments into `out`, by default where the first one's scores are.
+    """Write `report.html` and `report.md` of the experiments to `out`, by default to the results folder of the first one.
 
-    What an experiment does not have yet (metrics, a score, a model, its test data) is said in the report.
+    The report notes missing parts of an experiment (metrics, score, model, test data).
 
     Args:
-        folders: each `EXP` or a release; the first is what the others are compared with.
-        progress: called with what is being done, how much of it is done, and how much there is.
-        root: of the experiments, where the scores of releases are.
+        folders: each `EXP` or a release; the others are compared with the first.
+        progress: called with the name of a stage, the amount done and the total amount.
+        root: folder of the experiments, with the scores of releases.
 
     Raises:
-        UserError: a folder is no experiment, matplotlib is missing, or the report cannot be written.
+        UserError: a folder is not an experiment, matplotlib is missing, or the report cannot be written.
     """
     if not folders:
-        raise UserError("no experiment is named", remedy="Give one or more folders exp/NAME")
+        raise UserError("no experiment is named", remedy="Name one or more folders exp/NAME")
     experiments = open_experiments(list(folders), root)
     chapters: list[Callable[[list[Experiment]], Section]] = [scores, changes, recipes, sizes, curves]
     sections = [section for chapter in chapters if (section := chapter(experiments)).blocks]
-    sections += listen(experiments, progress)
+    sections += model_sections(experiments, progress)
     sections.append(errors_of(experiments))
     names = [each.name for each in experiments]
     document = Document(

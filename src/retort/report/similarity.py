@@ -1,4 +1,4 @@
-"""How alike the fired vectors and the teacher's are, before a student has learned anything and after."""
+"""Similarity of the fired vectors and the teacher's vectors, before and after training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from retort.report.firing import END
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.students.student import Tap
-from retort.teachers import Signal, token_signal
-from retort.teachers.factory import open_fresh
+from retort.teachers import TeacherTargets, token_targets
+from retort.teachers.factory import open_teacher_model
 from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import EOS, Tokenizer
@@ -35,14 +35,14 @@ TAP = "acoustic"
 
 @dataclass(frozen=True)
 class Alike:
-    """Fired vectors, through their row's projection, against the teacher's vectors.
+    """Cosines between fired vectors, after the projection of their row, and the teacher's vectors.
 
     Attributes:
         matrix: `(U, U)` cosines of one utterance; row: fired vector, column: teacher vector.
         own: mean cosine of a position with its own teacher vector, over all utterances.
-        other: mean cosine with the vectors of the other positions.
-        accuracy: share of positions whose own teacher vector is nearest of all. Vectors that share a teacher
-            piece do not compete.
+        other: mean cosine with the vectors of other positions.
+        accuracy: fraction of positions whose own teacher vector is the nearest. Vectors that share a teacher piece
+            are excluded.
     """
 
     matrix: NDArray[np.float32]
@@ -53,12 +53,12 @@ class Alike:
 
 @dataclass(frozen=True)
 class BeforeAndAfter:
-    """Of the first row on the tap `acoustic`: the untrained student of the same seed, and the trained one.
+    """Similarity for the first row on the tap `acoustic`: untrained student of the same seed, and trained student.
 
     Attributes:
-        labels: of the positions of both matrices, END last.
-        utterances: how many the numbers are over; the matrix is of the first.
-        positions: candidates among which the nearest was looked for.
+        labels: labels of the positions of both matrices, END last.
+        utterances: number of utterances; the matrix is that of the first.
+        positions: number of positions, which are the candidates for the nearest.
     """
 
     labels: list[str]
@@ -69,7 +69,7 @@ class BeforeAndAfter:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Inputs:
     features: Tensor
     feature_lengths: Tensor
     tokens: Tensor
@@ -78,7 +78,7 @@ class _Heard:
 
 
 def row_on_acoustic(recipe: Recipe) -> int | None:
-    """Index of the first row of distillation on the fired vectors that projects them; None where nothing fires."""
+    """Index of the first row that projects the fired vectors; None if there is none."""
     if recipe.student.kind != "cif":
         return None
     return next(
@@ -93,42 +93,42 @@ def row_on_acoustic(recipe: Recipe) -> int | None:
 
 @torch.inference_mode()
 def before_and_after(experiment: Experiment, cuts: Sequence[Cut]) -> BeforeAndAfter:
-    """Compare on `cuts` whose references fix the number of fires, in float32.
+    """Compare on `cuts`, with the reference number of fires, in float32.
 
     The trained student is that of the last checkpoint, whose projection it was trained with; the exported
     model is an average of several.
 
     Raises:
-        UserError: no row on `acoustic`, no projection kept, no teacher, or no usable cut.
+        UserError: there is no row on `acoustic`, no stored projection, no teacher, or no usable cut.
     """
     recipe = experiment.recipe
     index = row_on_acoustic(recipe)
     projections, weights = experiment.projections(), experiment.last_student()
     if index is None:
-        raise UserError("no row of distillation reads the fired vectors", where=experiment.name)
+        raise UserError("no row of distillation uses the fired vectors", where=experiment.name)
     if projections is None or weights is None:
-        raise UserError("the last checkpoint with the row's projection is gone", where=experiment.name)
+        raise UserError("the last checkpoint with the row's projection is missing", where=experiment.name)
     tokenizer = open_tokenizer(experiment.folder / "tokenizer")
-    heard = _hear(recipe, tokenizer, cuts)
+    inputs = _inputs(recipe, tokenizer, cuts)
     student, objective = _untrained(recipe, tokenizer.size, _widths(recipe, projections))
-    # Fresh, for a store holds what was read for training.
-    teacher = open_fresh(recipe.teachers[recipe.distill[index].teacher])
-    pieces = [tokenizer.pieces(text) for text in heard.texts]
-    signal = token_signal(teacher.read(heard.texts), heard.texts, pieces)
-    before = _alike(student, objective, index, heard, signal)
+    # The model itself, because a store contains only training texts.
+    teacher = open_teacher_model(recipe.teachers[recipe.distill[index].teacher])
+    pieces = [tokenizer.pieces(text) for text in inputs.texts]
+    targets = token_targets(teacher.read(inputs.texts), inputs.texts, pieces)
+    before = _alike(student, objective, index, inputs, targets)
     try:
         student.load_state_dict(weights)
         objective.load_state_dict(projections)
     except RuntimeError:
         raise UserError("the last checkpoint is of another recipe", where=experiment.name) from None
-    after = _alike(student, objective, index, heard, signal)
-    first = [heard.texts[0][piece.start : piece.end].replace(" ", "␣") for piece in pieces[0]]
-    kept = [label for label, valid in zip([*first, END], signal.valid[0].tolist()) if valid]
-    return BeforeAndAfter(kept, before, after, len(heard.texts), int(signal.valid.sum()))
+    after = _alike(student, objective, index, inputs, targets)
+    first = [inputs.texts[0][piece.start : piece.end].replace(" ", "␣") for piece in pieces[0]]
+    labels = [label for label, valid in zip([*first, END], targets.valid[0].tolist()) if valid]
+    return BeforeAndAfter(labels, before, after, len(inputs.texts), int(targets.valid.sum()))
 
 
 def _widths(recipe: Recipe, projections: dict[str, Tensor]) -> dict[str, int]:
-    """Of each teacher's vectors, as its rows' projections have it; soft labels have none, nor has what is not projected."""
+    """Dimension of each teacher's vectors, from the projections of its rows, or `topk` for soft labels."""
     widths = {row.teacher: 1 for row in recipe.distill}
     for number, row in enumerate(recipe.distill):
         if LOSSES[row.loss].compares == "unprojected":
@@ -141,7 +141,7 @@ def _widths(recipe: Recipe, projections: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _untrained(recipe: Recipe, size: int, dims: dict[str, int]) -> tuple[CifStudent, Objective]:
-    """Student and projections as the run began with them: the same seed, the same order of drawing."""
+    """Student and projections at the start of the run, with the same seed and order of random draws."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         student = build_student(recipe.student, size, recipe.features.bins)
@@ -150,7 +150,7 @@ def _untrained(recipe: Recipe, size: int, dims: dict[str, int]) -> tuple[CifStud
     return student.eval(), objective.eval()
 
 
-def _hear(recipe: Recipe, tokenizer: Tokenizer, cuts: Sequence[Cut]) -> _Heard:
+def _inputs(recipe: Recipe, tokenizer: Tokenizer, cuts: Sequence[Cut]) -> _Inputs:
     normalise, made = Normaliser(recipe.normaliser), CutFeatures(recipe.features)
     features, tokens, texts = [], [], []
     for cut in cuts:
@@ -164,8 +164,8 @@ def _hear(recipe: Recipe, tokenizer: Tokenizer, cuts: Sequence[Cut]) -> _Heard:
             features.append(found)
             tokens.append(torch.tensor([*tokenizer.encode(text), EOS]))
     if not texts:
-        raise UserError("none of its test utterances can be used", where=recipe.name)
-    return _Heard(
+        raise UserError("none of its test utterances is usable", where=recipe.name)
+    return _Inputs(
         pad_sequence(features, batch_first=True),
         torch.tensor([len(each) for each in features]),
         pad_sequence(tokens, batch_first=True, padding_value=EOS),
@@ -174,16 +174,16 @@ def _hear(recipe: Recipe, tokenizer: Tokenizer, cuts: Sequence[Cut]) -> _Heard:
     )
 
 
-def _alike(student: CifStudent, objective: Objective, index: int, heard: _Heard, signal: Signal) -> Alike:
-    encoded = student.encode(heard.features, heard.feature_lengths)
-    fired = student.fire(encoded, heard.token_lengths)
-    tap = Tap(fired.embeddings, heard.token_lengths, "token")
+def _alike(student: CifStudent, objective: Objective, index: int, inputs: _Inputs, targets: TeacherTargets) -> Alike:
+    encoded = student.encode(inputs.features, inputs.feature_lengths)
+    fired = student.fire(encoded, inputs.token_lengths)
+    tap = Tap(fired.embeddings, inputs.token_lengths, "token")
     row = objective.rows[index]
     assert isinstance(row, Row)
-    owner, place = valid_positions(tap, signal).nonzero(as_tuple=True)
+    owner, place = valid_positions(tap, targets).nonzero(as_tuple=True)
     vectors = F.normalize(row.projection(tap.values[owner, place]), dim=-1)
-    cosines = vectors @ F.normalize(signal.vectors[owner, place], dim=-1).T
-    start, end = signal.sources[owner, place].unbind(1)
+    cosines = vectors @ F.normalize(targets.vectors[owner, place], dim=-1).T
+    start, end = targets.sources[owner, place].unbind(1)
     shared = (start[:, None] < end) & (start < end[:, None])
     own = cosines.diagonal()
     rivals = cosines.masked_fill(shared, -torch.inf).amax(1)

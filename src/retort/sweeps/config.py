@@ -1,4 +1,4 @@
-"""What a sweep may say, and the runs that it asks for."""
+"""Configuration of sweeps, and the runs that they define."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class SystemConfig:
     set: list[str] = field(default_factory=list)
     """Settings `a.b=c` over the recipe and over `common`."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """Keys of the recipe and the values that each takes; every combination is a row of its own. Over one number it
-    becomes a curve; a system of the same recipe and settings without a grid stands there for its own value."""
+    """Keys of the recipe and their values; every combination is a row. A grid over one number is also plotted as a
+    curve; a system with the same recipe and settings but no grid is a point of the curve with its own value."""
 
 
 @dataclass
@@ -39,25 +39,24 @@ class SweepConfig:
     """A sweep: every key is a field here."""
 
     name: str = MISSING
-    """Its experiments are `exp/NAME/SYSTEM-SEED`, its tables beside them."""
+    """Its experiments are `exp/NAME/SYSTEM-SEED`, its tables are in `exp/NAME`."""
     runs: str = ""
-    """Folder of the experiments under `exp/` in place of `name`. Sweeps with the same one share the runs that they
-    have in common, each of which is trained once."""
+    """Folder of the experiments under `exp/`, instead of `name`. Sweeps with the same folder share their common runs,
+    each of which is trained once."""
     systems: dict[str, SystemConfig] = field(default_factory=dict)
-    """By the names of their rows; with a grid a row is called `SYSTEM key=value`."""
+    """Systems by the names of their rows; rows of a grid are called `SYSTEM key=value`."""
     against: str = ""
     """The row that the others are compared with; empty for the first."""
     seeds: list[int] = numbers([1, 2, 3], 0, SEEDS)
     common: list[str] = field(default_factory=list)
     """Settings `a.b=c` over every recipe, but not over warm starts."""
     score_on: str = "test"
-    """`test`, or `validation` while something is still being chosen: test data then stay unheard."""
+    """`test`, or `validation` during development, so that test data are not used."""
     decode: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Ways to decode every run, each with a table of its own: names, and options of `retort evaluate` (`beam: 10`);
-    empty for greedy decoding alone. With `systems: [NAME, ...]` among them a way is for these alone, of a search that
-    others do not have."""
+    """Decoding configurations by name, each with its own table: options of `retort evaluate` (`beam: 10`). Empty for
+    greedy decoding. With `systems: [NAME, ...]` a configuration applies only to these systems."""
     slurm: dict[str, Any] = field(default_factory=dict)
-    """What `--slurm` asks of the cluster, as submitit calls it: `timeout_min`, `slurm_partition`, `gpus_per_node`."""
+    """Parameters of submitit for `--slurm`, such as `timeout_min`, `slurm_partition`, `gpus_per_node`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Run:
     """One training: a system with one seed.
 
     Attributes:
-        recipe: checked, with all settings laid over it.
-        arguments: of `retort train`, which make it.
+        recipe: checked recipe with all settings applied.
+        arguments: arguments of `retort train` for it.
     """
 
     recipe: Recipe
@@ -75,10 +74,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """A system with its runs, one a seed.
+    """A system with its runs, one for each seed.
 
     Attributes:
-        curves: by the names of grids over one number, the key and the value at which the row is a point.
+        curves: for each grid over one number that the row is a point of, by name: key and value.
     """
 
     name: str
@@ -88,10 +87,10 @@ class Row:
 
 @dataclass(frozen=True)
 class View:
-    """Data that runs are scored on, and how they are decoded; `name` is empty where there is one way.
+    """Data that runs are scored on, and how they are decoded; `name` is empty if there is one configuration.
 
     Attributes:
-        rows: names of those that are decoded so; empty for all.
+        rows: names of the rows that it applies to; empty for all.
     """
 
     source: str
@@ -101,7 +100,7 @@ class View:
 
     @property
     def title(self) -> str:
-        """Heading of its table."""
+        """Title of its table."""
         return f"{self.source}, {self.name}" if self.name else self.source
 
 
@@ -117,7 +116,7 @@ class Sweep:
 
     @property
     def runs(self) -> list[Run]:
-        """A seed of all systems before the next, so that a sweep that is stopped early can compare them."""
+        """All runs, ordered by seed, so that a sweep that is stopped early can still compare the systems."""
         return [run for runs in zip(*(row.runs for row in self.rows)) for run in runs]
 
     def rows_in(self, view: View) -> tuple[Row, ...]:
@@ -125,24 +124,24 @@ class Sweep:
         return tuple(row for row in self.rows if not view.rows or row.name in view.rows)
 
     def views_of(self, run: Run) -> list[View]:
-        """Those in which the run is scored."""
+        """The views in which the run is scored."""
         return [view for view in self.views if any(run in row.runs for row in self.rows_in(view))]
 
     def against_in(self, view: View) -> str:
-        """The row that the others of its table are compared with: `against`, or the first where that is not there."""
+        """The row that the others of its table are compared with: `against`, or the first if that is not in the table."""
         names = [row.name for row in self.rows_in(view)]
         return self.against if self.against in names else names[0]
 
     def scoring(self, run: Run, view: View) -> str:
-        """What the scoring of a run in a view is called, where it is not part of the training."""
+        """Name of the scoring of a run in a view that is not part of the training."""
         return f"{run.recipe.name}-{view.name}-{plain(view.source)}"
 
 
 def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
-    """Open a sweep by name or path, lay `a.b=c` over it, and load the recipe of every run.
+    """Load a sweep by name or path, apply overrides `a.b=c`, and load the recipe of every run.
 
     Raises:
-        UserError: no such sweep, an unknown key or wrong value, in the sweep or in a recipe of it.
+        UserError: the sweep does not exist, or it or one of its recipes has an unknown key or an invalid value.
     """
     config = read_recipe(SweepConfig, sweep, overrides)
     check_choices(config, {"score_on": ("test", "validation")}, sweep)
@@ -154,9 +153,9 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
                 remedy="Use letters, digits and . + = , - _ between slashes",
             )
     if not config.systems:
-        raise UserError("it has no systems", where=sweep, remedy="Name one or more, each with its recipe")
+        raise UserError("the sweep has no systems", where=sweep, remedy="Add systems, each with its recipe")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"seeds is {config.seeds}", where=sweep, remedy="Name different seeds")
+        raise UserError(f"seeds is {config.seeds}", where=sweep, remedy="Use different seeds")
     systems = {name: list(_rows(name, config, sweep)) for name in config.systems}
     rows = _with_curves([row for each in systems.values() for row in each], config)
     against = config.against or rows[0].name
@@ -164,7 +163,7 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
         raise UserError(f"against is '{against}'", where=sweep, remedy=f"Choose one of {', '.join(names)}")
     experiments = [run.recipe.name for row in rows for run in row.runs]
     if twice := {name for name in experiments if experiments.count(name) > 1}:
-        raise UserError(f"two of its rows would be {min(twice)}", where=sweep, remedy="Rename one")
+        raise UserError(f"two rows have the same name {min(twice)}", where=sweep, remedy="Rename one")
     sources = rows[0].runs[0].recipe.data.test
     if other := next((row for row in rows if row.runs[0].recipe.data.test != sources), None):
         raise UserError(
@@ -173,37 +172,37 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
             remedy="Give all systems the same data.test (or data.validation)",
         )
     if not sources:
-        raise UserError(f"nothing to score on: data.{config.score_on} is empty", where=sweep)
+        raise UserError(f"there is nothing to score on: data.{config.score_on} is empty", where=sweep)
     places = {system: [row.name for row in each if row.name in names] for system, each in systems.items()}
     return Sweep(config.name, against, rows, _views(sources, places, config, sweep), config.slurm)
 
 
 def plain(name: str) -> str:
-    """As part of a file's name."""
+    """The name with characters that are allowed in file names."""
     return re.sub(r"[^\w.+=,-]+", "-", name)
 
 
 def _views(
     sources: Sequence[str], places: Mapping[str, Sequence[str]], config: SweepConfig, where: str
 ) -> tuple[View, ...]:
-    """All data in one way of decoding before the next.
+    """The views, ordered by decoding configuration, then by data.
 
     Args:
-        places: by the names of systems, their rows.
+        places: rows of the systems, by name.
     """
-    ways: list[tuple[str, DecodingOptions, tuple[str, ...]]] = [] if config.decode else [("", GREEDY, ())]
+    configurations: list[tuple[str, DecodingOptions, tuple[str, ...]]] = [] if config.decode else [("", GREEDY, ())]
     for name, settings in config.decode.items():
         options = {key: value for key, value in settings.items() if key != "systems"}
         rows = _limited(name, settings["systems"], places, where) if "systems" in settings else ()
-        ways.append((name, _options(name, options, where), rows))
-    return tuple(View(source, name, options, rows) for name, options, rows in ways for source in sources)
+        configurations.append((name, _options(name, options, where), rows))
+    return tuple(View(source, name, options, rows) for name, options, rows in configurations for source in sources)
 
 
 def _limited(name: str, systems: object, places: Mapping[str, Sequence[str]], where: str) -> tuple[str, ...]:
-    """The rows of the systems that alone are decoded so."""
+    """The rows of the systems that a decoding configuration is limited to."""
     if not isinstance(systems, list) or not systems or not places.keys() >= set(map(str, systems)):
         raise UserError(
-            f"decode.{name}.systems is {systems}", where=where, remedy=f"Name some of {', '.join(places)}"
+            f"decode.{name}.systems is {systems}", where=where, remedy=f"Choose from {', '.join(places)}"
         )
     return tuple(row for system in systems for row in places[str(system)])
 
@@ -218,7 +217,7 @@ def _options(name: str, settings: Mapping[str, Any], where: str) -> DecodingOpti
     except TypeError:
         known = [*(each.name for each in fields(DecodingOptions)), "systems"]
         wrong = next((key for key in settings if key not in known), "")
-        what = f"unknown key 'decode.{name}.{wrong}'" if wrong else f"decode.{name} has a wrong value"
+        what = f"unknown key 'decode.{name}.{wrong}'" if wrong else f"decode.{name} has an invalid value"
         raise UserError(what, where=where, remedy=f"Keys are {', '.join(known)}") from None
     except UserError as error:
         raise UserError(f"decode.{name}: {error.what}", where=where, remedy=error.remedy) from None
@@ -240,17 +239,17 @@ def _rows(name: str, config: SweepConfig, where: str) -> Iterator[Row]:
 
 def _runs(row: str, settings: Sequence[str], recipe: str, config: SweepConfig) -> Iterator[Run]:
     read = load_recipe(recipe, settings)  # once for all seeds
-    told = [*settings]
+    arguments = [*settings]
     if config.score_on == "validation":
         read.data.test = read.data.validation
-        told.append(f"data.test={json.dumps(read.data.test)}")
+        arguments.append(f"data.test={json.dumps(read.data.test)}")
     for seed in config.seeds:
         name = f"{config.runs or config.name}/{plain(row)}-{seed}"
-        yield Run(replace(read, seed=seed, name=name), (recipe, *told, f"seed={seed}", f"name={name}"))
+        yield Run(replace(read, seed=seed, name=name), (recipe, *arguments, f"seed={seed}", f"name={name}"))
 
 
 def _number(system: SystemConfig) -> str:
-    """The key of a grid over one number; empty for any other."""
+    """The key of a grid over one number; empty for any other grid."""
     if len(system.grid) != 1:
         return ""
     ((key, values),) = system.grid.items()
@@ -258,9 +257,9 @@ def _number(system: SystemConfig) -> str:
 
 
 def _with_curves(rows: Sequence[Row], config: SweepConfig) -> tuple[Row, ...]:
-    """A system without a grid is a point of the curves of those that differ from it by a grid over one number.
+    """Add systems without a grid to the curves of systems that differ only in a grid over one number.
 
-    It stands there in place of the row of the same value.
+    Such a system replaces the row of the same value.
     """
     curves = {row.name: dict(row.curves) for row in rows}
     for row in rows:
@@ -274,7 +273,7 @@ def _with_curves(rows: Sequence[Row], config: SweepConfig) -> tuple[Row, ...]:
 
 
 def _grids_around(name: str, config: SweepConfig) -> Iterator[tuple[str, str]]:
-    """The systems that differ from this one by a grid over one number, and its key."""
+    """The systems that differ from this one only in a grid over one number, with its key."""
     own = config.systems.get(name)
     if own is not None and not own.grid:
         for other, system in config.systems.items():

@@ -1,4 +1,4 @@
-"""Several `retort train` at once, each a process of its own with a bar drawn from its `metrics.jsonl`."""
+"""Runs several `retort train` processes in parallel, with progress bars from their `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from retort.engine.log import read_metrics
 
 COMMAND = (sys.executable, "-m", "retort.cli")
 POLL = 0.5
-"""Seconds between looks at the trainings."""
+"""Seconds between two checks of the trainings."""
 PATIENCE = 60.0
-"""Seconds that a training has to write its checkpoint when it is told to stop."""
+"""Seconds that a training has to write its checkpoint after SIGTERM."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One `retort train`, or one `retort evaluate` of what another trained.
+    """One `retort train`, or one `retort evaluate` of a trained model.
 
     Attributes:
-        name: of the experiment, or of the scoring.
-        steps: updates that it will make; 0 for a scoring.
-        arguments: the verb and its own; those of a training lead to an experiment of that name.
-        after: trainings of the same call that have to succeed first.
+        name: name of the experiment, or of the scoring.
+        steps: number of updates; 0 for a scoring.
+        arguments: the verb and its arguments; those of a training give the experiment this name.
+        after: trainings of the same call that must succeed first.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Training:
 
 
 class Process(Protocol):
-    """What runs a training, as :class:`subprocess.Popen` does it."""
+    """The part of the interface of :class:`subprocess.Popen` that is used here."""
 
     def poll(self) -> int | None: ...
     def terminate(self) -> None: ...
@@ -57,19 +57,19 @@ class Process(Protocol):
 
 
 Start = Callable[[Training, Path, Mapping[str, str]], Process]
-"""Starts a training that prints to the log with this path, with these variables in its environment.
+"""Starts a training with a log file and additional environment variables.
 
 Raises BlockingIOError while another process trains the same experiment.
 """
 Ended = Callable[[Training, UserError | None], UserError | None]
-"""Called with a training that has ended and what went wrong, if anything; what it returns takes the place of that."""
+"""Called with a training that has ended and its error, if any; its result replaces the error."""
 
 
 def start_here(training: Training, log: Path, environment: Mapping[str, str]) -> Process:
-    """Start it as a process of this machine.
+    """Start a training as a local process.
 
-    Its log stays locked while the process lives, even when its parent was killed: two processes would spoil
-    the experiment. One that somebody else trains is not started either.
+    The log is locked while the process lives, even if its parent was killed, so that two processes never train the same
+    experiment. An experiment that another process trains is not started.
     """
     if training.steps and is_busy(log.with_name(log.name.removesuffix(".log"))):
         raise BlockingIOError
@@ -81,11 +81,11 @@ def start_here(training: Training, log: Path, environment: Mapping[str, str]) ->
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", **environment},
-            start_new_session=True,  # Ctrl-C is for the parent, which stops its children in their own way
+            start_new_session=True,  # Ctrl-C reaches only the parent, which terminates its children
         )
 
 
-def train_side_by_side(
+def run_trainings(
     console: Console,
     root: Path,
     trainings: Sequence[Training],
@@ -94,31 +94,31 @@ def train_side_by_side(
     start: Start = start_here,
     ended: Ended = lambda _, error: error,
 ) -> dict[str, UserError]:
-    """Train, as many at the same time as there are places; each goes on where it stopped.
+    """Run trainings, one in each place at a time; each resumes from its last checkpoint.
 
-    What a training prints goes to `root/NAME.log`. Ctrl-C, SIGTERM and SIGHUP stop all of them; each
-    writes a checkpoint first. An experiment that another process is training is waited for.
+    The output of a training is written to `root/NAME.log`. Ctrl-C, SIGTERM and SIGHUP stop all trainings after they
+    have written a checkpoint. If another process trains the same experiment, its end is awaited.
 
     Args:
-        root: of the experiments, where `retort train` puts them.
-        trainings: in the order in which they get a place; those that others wait for stand before them.
-        places: the environment variables of each.
+        root: folder of the experiments, as for `retort train`.
+        trainings: in the order of starting; dependencies come first.
+        places: environment variables of each place.
 
     Returns:
-        By name, what went wrong with those that failed; the others have a model and a score.
+        Errors of the failed trainings by name; the others have a model and a score.
     """
     with ExitStack() as stack:
         stack.enter_context(_signals_raise())
-        crew = _Crew(root, trainings, places, start, ended, _bars(console))
-        stack.callback(_stop, crew.runs, console)
-        stack.enter_context(crew.progress)
-        while crew.go_on():
+        scheduler = _Scheduler(root, trainings, places, start, ended, _bars(console))
+        stack.callback(_stop, scheduler.runs, console)
+        stack.enter_context(scheduler.progress)
+        while scheduler.step():
             time.sleep(POLL)
-    return crew.failed
+    return scheduler.failed
 
 
-class _Crew:
-    """Which trainings wait, which run, and what went wrong."""
+class _Scheduler:
+    """The waiting, running and failed trainings."""
 
     def __init__(
         self,
@@ -133,14 +133,14 @@ class _Crew:
         self.waiting, self.free = list(trainings), list(places)
         self.runs: list[_Run] = []
         self.failed: dict[str, UserError] = {}
-        # Where they take turns, those that are done make room on the screen for those that run.
+        # With fewer places than trainings, the bars of finished trainings are hidden.
         self.turns = len(trainings) > len(places)
         self.all = progress.add_task("all", total=len(trainings), values="", visible=self.turns)
 
-    def go_on(self) -> bool:
-        """Look at what runs, begin what can; whether there is something left."""
+    def step(self) -> bool:
+        """Update running trainings and start waiting ones; return whether any is left."""
         for run in list(self.runs):
-            if run.look(self.progress):
+            if run.update(self.progress):
                 self.runs.remove(run)
                 self.free.append(run.place)
                 self._end(run.training, run.error())
@@ -148,14 +148,14 @@ class _Crew:
         for training in list(self.waiting):
             if broken := [name for name in training.after if name in self.failed]:
                 self.waiting.remove(training)
-                self._end(training, UserError(f"not begun, for {broken[0]} failed", where=training.name))
+                self._end(training, UserError(f"not started, because {broken[0]} failed", where=training.name))
         begun = {run.training.name for run in self.runs} | {each.name for each in self.waiting}
         for training in list(self.waiting):
             if self.free and not begun.intersection(training.after):
                 self.waiting.remove(training)
                 run = _Run(self.root, training, self.free.pop(0), self.start, self.progress)
-                self.runs.append(run)  # before it has a process, so that none is ever left behind
-                run.begin()
+                self.runs.append(run)  # before the process starts, so that it is always terminated
+                run.start_process()
         return bool(self.runs or self.waiting)
 
     def _end(self, training: Training, error: UserError | None) -> None:
@@ -166,7 +166,7 @@ class _Crew:
 
 
 class _Run:
-    """A training in its place; without a process of ours while another one trains the same."""
+    """A training in a place; without its own process while another one trains the same experiment."""
 
     def __init__(
         self, root: Path, training: Training, place: Mapping[str, str], start: Start, progress: Progress
@@ -176,23 +176,23 @@ class _Run:
         self.log = root / f"{training.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.process: Process | None = None
-        self._told = len(_messages(self._lines()))
+        self._printed = len(_messages(self._lines()))
         self.task = progress.add_task(training.name, total=training.steps, values="starting")
 
-    def look(self, progress: Progress) -> bool:
-        """Draw where it stands; whether it has ended. Evaluations and warnings are printed once."""
-        self.begin()
+    def update(self, progress: Progress) -> bool:
+        """Update the progress bar and print new evaluations and warnings; return whether the training has ended."""
+        self.start_process()
         state = self.process.poll() if self.process else None
         lines = self._lines()
         messages = _messages(lines)
-        for text in messages[self._told :]:
+        for text in messages[self._printed :]:
             progress.console.print(f"{self.training.name}  {text}", highlight=False)
-        self._told = len(messages)  # fewer than before where a resumed run dropped lines
+        self._printed = len(messages)  # fewer than before where a resumed run dropped lines
         step = max((line["step"] for line in lines), default=0)
         if state is not None:
             values = "done" if state == 0 else "failed"
         elif self.process is None:
-            values = "in the hands of another process"
+            values = "trained by another process"
         elif step >= self.training.steps:
             values = "scoring"
         else:
@@ -203,7 +203,7 @@ class _Run:
         return state is not None
 
     def error(self) -> UserError | None:
-        """Why it failed, with the last line that it printed; None if it did not."""
+        """The error of a failed training, with the last line of its log; None if it has not failed."""
         state = self.process.poll() if self.process else None
         if not state:
             return None
@@ -213,8 +213,8 @@ class _Run:
         what = "training" if self.training.steps else "scoring"
         return UserError(f"{what} failed ({how}): {last.removeprefix('retort: ')}", where=self.log)
 
-    def begin(self) -> None:
-        """Start its process, unless another one trains the same."""
+    def start_process(self) -> None:
+        """Start the process, unless another one trains the same experiment."""
         if self.process is None:
             with suppress(BlockingIOError):
                 self.process = self.start(self.training, self.log, self.place)
@@ -227,7 +227,7 @@ class _Run:
 
 
 def _messages(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Evaluations and warnings, in words."""
+    """Evaluations and warnings as text."""
     messages = []
     for line in lines:
         rates = {key.split(".")[1]: value for key, value in line.items() if key.startswith("validation.")}
@@ -250,10 +250,10 @@ def _bars(console: Console) -> Progress:
 
 
 def _stop(runs: Sequence[_Run], console: Console) -> None:
-    """End what still runs, and wait until it has ended; a second Ctrl-C does not wait for checkpoints."""
+    """Terminate running trainings and wait for their end; a second Ctrl-C does not wait for checkpoints."""
     processes = [run.process for run in runs if run.process and run.process.poll() is None]
     if processes:
-        console.print("stopping; each training writes a checkpoint first")
+        console.print("stopping: each training writes a checkpoint first")
     for process in processes:
         process.terminate()
     try:
@@ -269,7 +269,7 @@ def _stop(runs: Sequence[_Run], console: Console) -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this process as an exception does, so that its children are stopped too."""
+    """Let SIGTERM and SIGHUP raise SystemExit, so that the children are stopped too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`retort sweep`: every run of a sweep that is not done yet, as many at once as there is room for."""
+"""`retort sweep`: trains and scores the missing runs of a sweep, several in parallel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.evaluation.scoring import percent
 from retort.sweeps.config import Run, Sweep, View
-from retort.sweeps.launcher import Training, start_here, train_side_by_side
-from retort.sweeps.results import RESULTS, Board
+from retort.sweeps.launcher import Training, run_trainings, start_here
+from retort.sweeps.results import RESULTS, SweepResults
 from retort.sweeps.slurm import start_on_slurm
 from retort.training.prerequisites import missing_warm_start
 
@@ -26,39 +26,39 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 def run_sweep(
     console: Console, root: Path, sweep: Sweep, results: Path, *, jobs: int | None = None, slurm: bool = False
-) -> Board:
-    """Train and score what is not done yet, warm starts first; a run that fails leaves the others alone.
+) -> SweepResults:
+    """Train and score the missing runs, warm starts first; a failed run does not affect the others.
 
     Args:
-        root: of the experiments, `exp` in the working directory, where `retort train` puts them.
-        results: JSON list that every run adds its rows to.
-        jobs: runs at once; by default a GPU each, or as many as there are cores for, or on Slurm all.
-        slurm: hand every run to the cluster.
+        root: folder of the experiments, `exp` in the working directory, as for `retort train`.
+        results: JSON list that the rows of every run are added to.
+        jobs: number of parallel runs; by default one per GPU, or as many as the cores allow, or all on Slurm.
+        slurm: submit every run to the cluster.
 
     Returns:
-        What was found; `failed` has the runs, and warm starts, that failed.
+        The results; `failed` has the runs and warm starts that failed.
 
     Raises:
         UserError: as :func:`retort.sweeps.slurm.start_on_slurm`, or the results cannot be written.
     """
-    board = Board(sweep, root, results)
+    sweep_results = SweepResults(sweep, root, results)
     with stage_progress(console) as progress:
         runs = sweep.runs
         for number, run in enumerate(runs, 1):
-            board.look(run)
-            progress("what is done", number, len(runs))
-    board.write()
-    console.print(f"{board.whole} of {len(runs)} runs are done already", highlight=False)
-    missing, trainings = _trainings(board)
+            sweep_results.load_run(run)
+            progress("checking runs", number, len(runs))
+    sweep_results.write()
+    console.print(f"{sweep_results.complete} of {len(runs)} runs are done already", highlight=False)
+    missing, trainings = _trainings(sweep_results)
 
     def ended(training: Training, error: UserError | None) -> UserError | None:
         run, view = missing.get(training.name, (None, None))
-        if run and error is None and (not board.look(run) or view in board.missing_views(run)):
-            error = UserError("it ended without a score", where=training.name)
+        if run and error is None and (not sweep_results.load_run(run) or view in sweep_results.missing_views(run)):
+            error = UserError("the run ended without a score", where=training.name)
         if error is not None:
-            board.failed[training.name] = error
-        board.write()
-        console.print(_told(training, board, error), markup=False, soft_wrap=True)
+            sweep_results.failed[training.name] = error
+        sweep_results.write()
+        console.print(_summary(training, sweep_results, error), markup=False, soft_wrap=True)
         return error
 
     if missing:
@@ -66,14 +66,14 @@ def run_sweep(
         places = (
             [{}] * (jobs or len(trainings)) if slurm else _places([run for run, _ in missing.values()], jobs)
         )
-        train_side_by_side(console, root, trainings, places, start=start, ended=ended)
-    return board
+        run_trainings(console, root, trainings, places, start=start, ended=ended)
+    return sweep_results
 
 
-def _told(training: Training, board: Board, error: UserError | None) -> str:
+def _summary(training: Training, sweep_results: SweepResults, error: UserError | None) -> str:
     if error is not None:
         return str(error)
-    found = board.done.get(training.name)
+    found = sweep_results.done.get(training.name)
     rates = (
         "  ".join(f"{each.split}: CER {percent(each.score.cer)}" for each in found.evaluations)
         if found
@@ -83,41 +83,41 @@ def _told(training: Training, board: Board, error: UserError | None) -> str:
 
 
 Missing = dict[str, tuple[Run, View | None]]
-"""By the names of what is to be done: a run, and, where it is only to be scored once more, in which view."""
+"""By name of the training or scoring: the run, and for a scoring its view."""
 
 
-def _trainings(board: Board) -> tuple[Missing, list[Training]]:
-    """What is not done: the runs behind the warm starts that they need, and the scorings behind the runs."""
+def _trainings(sweep_results: SweepResults) -> tuple[Missing, list[Training]]:
+    """The missing trainings and scorings in order: warm starts, the runs that need them, the scorings of runs."""
     first: dict[str, Training] = {}
     last: list[Training] = []
     missing: Missing = {}
-    for run in board.sweep.runs:
+    for run in sweep_results.sweep.runs:
         name = run.recipe.name
         before: tuple[str, ...] = ()
-        if name not in board.done:
-            after = _warm_starts(run.recipe, board.root, first)
-            arguments = ("train", *run.arguments, "--results", str(board.root / name / RESULTS))
+        if name not in sweep_results.done:
+            after = _warm_starts(run.recipe, sweep_results.root, first)
+            arguments = ("train", *run.arguments, "--results", str(sweep_results.root / name / RESULTS))
             last.append(Training(name, run.recipe.training.steps, arguments, after))
             missing[name], before = (run, None), (name,)
-        for view in board.missing_views(run):
-            scoring = board.sweep.scoring(run, view)
-            threads = str(run.recipe.training.threads)  # the cores belong to all that run at once
+        for view in sweep_results.missing_views(run):
+            scoring = sweep_results.sweep.scoring(run, view)
+            threads = str(run.recipe.training.threads)  # the cores are shared by all parallel runs
             options = (*_flags(view.options), "--jobs", threads)
-            arguments = ("evaluate", str(board.root / name), view.source, *options)
+            arguments = ("evaluate", str(sweep_results.root / name), view.source, *options)
             last.append(Training(scoring, 0, arguments, before))
             missing[scoring] = run, view
     return missing, [*first.values(), *last]
 
 
 def _flags(options: DecodingOptions) -> Iterator[str]:
-    """The options of `retort evaluate`, which are called as the fields, that are not their defaults."""
+    """Flags of `retort evaluate` for the options that differ from their defaults."""
     for each in fields(options):
         if (value := getattr(options, each.name)) != each.default:
             yield from (f"--{each.name.replace('_', '-')}", str(value))
 
 
 def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tuple[str, ...]:
-    """Names of the trainings that this recipe has to wait for; they are put into `found`."""
+    """Names of the trainings that this recipe depends on; they are added to `found`."""
     needed = missing_warm_start(recipe, root)
     if needed is None:
         return ()
@@ -128,7 +128,7 @@ def _warm_starts(recipe: Recipe, root: Path, found: dict[str, Training]) -> tupl
 
 
 def _places(runs: Sequence[Run], jobs: int | None) -> list[dict[str, str]]:
-    """What the environment of each of the runs at once has to say: its GPU, where there are some."""
+    """Environment variables of each parallel run: its GPU, if there are any."""
     on_gpu = any(run.recipe.training.device != "cpu" for run in runs)
     count = torch.cuda.device_count() if on_gpu else 0
     if not count:

@@ -1,4 +1,4 @@
-"""A run that came to its end and was scored, opened without training or decoding anything."""
+"""Finished and scored runs, loaded without training or decoding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Scored:
     """A finished run.
 
     Attributes:
-        params: of the shipped model.
-        seconds: spent in updates.
-        evaluations: of its training, greedy, in the order of `data.test`.
-        views: the same or others, as they were asked for; None where one is not there yet.
+        params: number of parameters of the exported model.
+        seconds: training time.
+        evaluations: greedy evaluations of the training run, in the order of `data.test`.
+        views: evaluations of the requested views; None for one that is missing.
     """
 
     params: int
@@ -30,8 +30,8 @@ class Scored:
 
 
 def scored(recipe: Recipe, root: Path, views: Sequence[View] = ()) -> Scored | None:
-    """What an earlier call trained to the end and scored on all of `data.test`, if nothing has changed since."""
-    outcome = finished(recipe, root, "cpu")  # the GPUs belong to those who train
+    """The run of an earlier call if it is finished, scored on all of `data.test`, and unchanged since."""
+    outcome = finished(recipe, root, "cpu")  # the GPUs are used by trainings
     if outcome is None:
         return None
     own = [View(source) for source in recipe.data.test]

@@ -16,19 +16,19 @@ from retort.sweeps import launcher
 from retort.sweeps.launcher import Start, Training
 
 CLUSTER = "slurm"
-LOOK = 1.0
-"""Seconds between looks at a job or at its process."""
+POLL = 1.0
+"""Seconds between two checks of a job or its process."""
 
 
 def start_on_slurm(folder: Path, settings: Mapping[str, Any]) -> Start:
-    """A way to start trainings: each a job of its own, which goes on in another one when its time is up.
+    """A function that starts each training as a Slurm job, which is requeued when its time is up.
 
     Args:
-        folder: for submitit's files; seen, as the experiments, by all machines of the cluster.
+        folder: for submitit's files; like the experiments, on a file system that the whole cluster shares.
         settings: submitit's parameters, such as `timeout_min`, `slurm_partition` and `gpus_per_node`.
 
     Raises:
-        UserError: submitit is not installed, there is no Slurm here, or a setting that submitit does not know.
+        UserError: submitit is not installed, Slurm is not available, or a setting is unknown to submitit.
     """
     try:
         import submitit
@@ -40,7 +40,7 @@ def start_on_slurm(folder: Path, settings: Mapping[str, Any]) -> Start:
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise UserError(
-            f"runs cannot be handed to Slurm ({line})", remedy="Leave --slurm out, or mend slurm:"
+            f"runs cannot be submitted to Slurm ({line})", remedy="Remove --slurm, or correct slurm:"
         ) from None
 
     def start(training: Training, log: Path, environment: Mapping[str, str]) -> _Job:
@@ -51,7 +51,7 @@ def start_on_slurm(folder: Path, settings: Mapping[str, Any]) -> Start:
 
 
 class _Command:
-    """What a job does: run the command, its words going to the log, which stays locked."""
+    """The function of a job: runs the command with its output in the log, which is locked meanwhile."""
 
     def __init__(self, command: tuple[str, ...], log: Path) -> None:
         self.command, self.log = command, log
@@ -65,15 +65,15 @@ class _Command:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},  # the last line of a log says why it failed
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},  # errors are read from the last line of the log
             )
-        # Not wait(): submitit calls checkpoint() from a signal's handler, which could then not wait itself.
+        # Not wait(): submitit calls checkpoint() from a signal handler, which waits itself.
         while (state := self.process.poll()) is None:
-            time.sleep(LOOK)
+            time.sleep(POLL)
         return state
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job's time is up: the training saves, and a new job goes on."""
+        """Called by submitit before the job's time is up: the training saves, and a new job continues it."""
         import submitit
 
         if self.process is not None:
@@ -84,14 +84,14 @@ class _Command:
 
 
 class _Job:
-    """A job as a process."""
+    """A job with the interface of a process."""
 
     def __init__(self, job: Any, log: Path) -> None:
         self.job, self.log = job, log
         self.state: int | None = None
 
     def poll(self) -> int | None:
-        """Exit code of the training; 1 for a job that was lost, which the log then says."""
+        """Exit code of the training; 1 for a lost job, whose error is written to the log."""
         if self.state is None and self.job.done():
             try:
                 self.state = int(self.job.result())
@@ -115,5 +115,5 @@ class _Job:
         while (state := self.poll()) is None:
             if until is not None and time.monotonic() > until:
                 raise subprocess.TimeoutExpired(self.log.name, timeout or 0.0)
-            time.sleep(LOOK)
+            time.sleep(POLL)
         return state

@@ -1,4 +1,4 @@
-"""The table of a sweep: every system over its seeds, and against one of them."""
+"""The tables of a sweep: every system over its seeds, and compared with one of them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Line:
     """One system on one set of data; rates are fractions.
 
     Attributes:
-        name: of the row.
-        seeds: CER of every seed that is done.
-        unfinished: why there is none of the others.
-        rates: `cer` and `wer` over all of these seeds, with intervals over speakers; empty where none is done.
-        deviation: of the seeds' CER, the sample's; None below two.
-        against: `cer` and `wer` less those of the row that all are compared with, over `shared` seeds.
-        params: of the shipped model.
-        minutes: spent in updates, the mean over seeds.
-        note: why there is no comparison, or what has to be known of it.
+        name: name of the row.
+        seeds: CER of every finished seed.
+        unfinished: state or error of the other seeds.
+        rates: `cer` and `wer` over the finished seeds, with intervals over speakers; empty if there is none.
+        deviation: sample standard deviation of the seeds' CER; None for fewer than two seeds.
+        against: differences of `cer` and `wer` from the row that all are compared with, over `shared` seeds.
+        params: number of parameters of the exported model.
+        minutes: training time, mean over seeds.
+        note: why there is no comparison, or a remark on it.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Line:
 def lines_of(
     sweep: Sweep, view: View, done: Mapping[str, Scored], failed: Mapping[str, UserError]
 ) -> list[Line]:
-    """The table of one view, from the runs that are done; both mappings go by names of experiments.
+    """The lines of one view from the finished runs; both mappings are by names of experiments.
 
     Args:
-        failed: those that were not trained, and, by the names that :meth:`Sweep.scoring` gives, not scored.
+        failed: errors of trainings, and of scorings by the names of :meth:`Sweep.scoring`.
     """
     rows, against = sweep.rows_in(view), sweep.against_in(view)
     first = next(row for row in rows if row.name == against)
@@ -101,7 +101,7 @@ def _line(
 
 
 def _scores(row: Row, place: int, done: Mapping[str, Scored]) -> dict[int, Score]:
-    """By seed, those that are there."""
+    """Available scores by seed."""
     found = {
         run.recipe.seed: done[run.recipe.name].views[place] for run in row.runs if run.recipe.name in done
     }
@@ -109,7 +109,7 @@ def _scores(row: Row, place: int, done: Mapping[str, Scored]) -> dict[int, Score
 
 
 def rates_table(lines: Sequence[Line]) -> Table:
-    """Error rates of the systems, over the seeds that are done."""
+    """Error rates of the systems over the finished seeds."""
     rows = []
     for line in lines:
         cells = ["", "", "", ""]
@@ -121,7 +121,7 @@ def rates_table(lines: Sequence[Line]) -> Table:
 
 
 def runs_table(lines: Sequence[Line]) -> Table:
-    """The single seeds of the systems, their size and the time that they took."""
+    """CER of each seed, number of parameters and training time of the systems."""
     rows = []
     for line in lines:
         seeds = {seed: percent(rate) for seed, rate in line.seeds.items()}
@@ -135,7 +135,7 @@ def runs_table(lines: Sequence[Line]) -> Table:
 
 
 def comparison_table(lines: Sequence[Line], against: str) -> Table | None:
-    """Differences from the row `against`; None where there is nothing to compare yet."""
+    """Differences from the row `against`; None if there is nothing to compare yet."""
     rows = []
     for line in lines:
         for measure, found in line.against.items():
@@ -150,7 +150,7 @@ def comparison_table(lines: Sequence[Line], against: str) -> Table | None:
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """What failed, and what has to be known of the numbers."""
+    """Failed runs and notes on the numbers."""
     failures = [
         f"{line.name}, seed {seed}, {why}"
         for line in lines
@@ -161,7 +161,7 @@ def remarks(lines: Sequence[Line]) -> list[str]:
 
 
 def line_to_dict(line: Line) -> dict[str, Any]:
-    """What `table.json` has of it."""
+    """The entry of a line in `table.json`."""
     content = asdict(line)
     for measure, found in line.against.items():
         content["against"][measure]["relative"] = found.difference / found.first if found.first else None

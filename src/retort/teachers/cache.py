@@ -1,4 +1,4 @@
-"""What a teacher said stays in memory, so that an epoch does not ask again what the last one did."""
+"""Cache of teacher outputs in memory, so that a text is not computed again in every epoch."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 
 import torch
 
-from retort.teachers.teacher import Reading, Teacher
+from retort.teachers.teacher import Teacher, TeacherOutput
 
 _Key = tuple[str, tuple[torch.dtype | None, ...]]
 
 
 class CachedTeacher:
-    """A teacher with the least recently used of its readings forgotten first.
+    """A teacher whose outputs are cached; the least recently used ones are evicted first.
 
-    Vectors stay as they were made (float32, the teacher's device), so a cached reading is the fresh one.
-    Readings made under autocast and without it are kept apart.
+    Vectors are cached as the teacher returned them (float32, on its device). Outputs under autocast and without it have
+    separate entries.
 
     Args:
-        teacher: asked for what is not here.
-        limit: bytes of vectors kept; 0 keeps nothing.
+        teacher: computes outputs that are not in the cache.
+        limit: bytes of vectors in the cache; 0 disables it.
     """
 
     def __init__(self, teacher: Teacher, limit: int = 512 * 2**20) -> None:
         self.teacher = teacher
         self.limit = limit
         self.bytes = 0
-        """Of the vectors that are kept."""
-        self._readings: OrderedDict[_Key, Reading] = OrderedDict()
+        """Bytes of the cached vectors."""
+        self._outputs: OrderedDict[_Key, TeacherOutput] = OrderedDict()
 
     @property
     def dim(self) -> int:
@@ -39,34 +39,34 @@ class CachedTeacher:
         """As :func:`retort.teachers.whisper.reads_audio`."""
         return bool(getattr(self.teacher, "reads_audio", False))
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """As the teacher's own `read`; equal texts are asked once."""
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
+        """As the teacher's own `read`; equal texts are computed once."""
         precision = _precision()
-        found: dict[str, Reading] = {}
+        found: dict[str, TeacherOutput] = {}
         missing: list[str] = []
         for text in dict.fromkeys(texts):
-            reading = self._readings.get((text, precision))
-            if reading is None:
+            output = self._outputs.get((text, precision))
+            if output is None:
                 missing.append(text)
             else:
-                self._readings.move_to_end((text, precision))
-                found[text] = reading
+                self._outputs.move_to_end((text, precision))
+                found[text] = output
         if missing:
-            for text, reading in zip(missing, self.teacher.read(missing), strict=True):
-                found[text] = reading
-                self._keep((text, precision), reading)
+            for text, output in zip(missing, self.teacher.read(missing), strict=True):
+                found[text] = output
+                self._store((text, precision), output)
         return [found[text] for text in texts]
 
-    def _keep(self, key: _Key, reading: Reading) -> None:
-        self._readings[key] = reading
-        self.bytes += _size(reading)
+    def _store(self, key: _Key, output: TeacherOutput) -> None:
+        self._outputs[key] = output
+        self.bytes += _size(output)
         while self.bytes > self.limit:
-            _, oldest = self._readings.popitem(last=False)
+            _, oldest = self._outputs.popitem(last=False)
             self.bytes -= _size(oldest)
 
 
-def _size(reading: Reading) -> int:
-    parts = [reading.vectors] if reading.ids is None else [reading.vectors, reading.ids]
+def _size(output: TeacherOutput) -> int:
+    parts = [output.vectors] if output.ids is None else [output.vectors, output.ids]
     return sum(part.numel() * part.element_size() for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""From a recipe's teacher to one that reads."""
+"""Builds the teachers of a recipe."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from retort.text.tokenizers import Tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FreshTeacher: TypeAlias = MaskedLMTeacher | PosteriorTeacher
-"""A teacher that reads itself, and that has an identity."""
+TeacherModel: TypeAlias = MaskedLMTeacher | PosteriorTeacher
+"""A teacher that runs its own model, and that has an identity."""
 
 
 def open_teacher(
@@ -37,39 +37,39 @@ def open_teacher(
     stores: Path | None = None,
     samples_of: SamplesOf | None = None,
 ) -> Teacher:
-    """The teacher of a recipe: one that reads, its readings kept in memory, or its store on disk.
+    """Build the teacher of a recipe: a model with a cache in memory, or a store on disk.
 
     Args:
-        device: where it runs and its vectors stay; what a store holds is mapped into main memory.
-        tokenizer: the student's, or for frames :func:`retort.teachers.symbols.teacher_symbols`; needed for soft
-            labels of text.
-        cache_bytes: of vectors kept in memory; a store keeps none.
-        stores: folder of the stores; needed for `storage: disk`.
-        samples_of: the audio, for a teacher that reads it.
+        device: device of the model and of its vectors; a store is mapped into main memory.
+        tokenizer: tokenizer of the student, or for frames :func:`retort.teachers.symbols.teacher_symbols`; required
+            for soft labels of text.
+        cache_bytes: size of the cache in memory; a store has no cache.
+        stores: folder of the stores; required for `storage: disk`.
+        samples_of: returns the audio, for a teacher whose input is audio.
 
     Raises:
-        UserError: as :func:`open_fresh` and :class:`StoredTeacher`.
+        UserError: as :func:`open_teacher_model` and :class:`StoredTeacher`.
         ValueError: `storage: disk` without `stores`.
     """
     if config.storage == "online":
-        return CachedTeacher(open_fresh(config, device, tokenizer, samples_of), cache_bytes)
+        return CachedTeacher(open_teacher_model(config, device, tokenizer, samples_of), cache_bytes)
     if stores is None:
         raise ValueError("a teacher with storage: disk needs the folder of the stores")
-    # The model is opened for its fingerprint alone, and forgotten.
-    return open_store(open_fresh(config, tokenizer=tokenizer, samples_of=samples_of), stores)
+    # The model is opened only to compute its fingerprint.
+    return open_store(open_teacher_model(config, tokenizer=tokenizer, samples_of=samples_of), stores)
 
 
-def open_fresh(
+def open_teacher_model(
     config: TeacherConfig,
     device: torch.device | str = "cpu",
     tokenizer: Tokenizer | None = None,
     samples_of: SamplesOf | None = None,
-) -> FreshTeacher:
-    """The teacher of a recipe without any memory.
+) -> TeacherModel:
+    """Build the model of a recipe's teacher, without a cache or store.
 
     Raises:
-        UserError: an unknown kind, soft labels without the student's tokenizer, a model over another unit than the
-            config's, or as the kind's class.
+        UserError: the kind is unknown, soft labels lack the student's tokenizer, the model is over another unit than
+            the config says, or an error of the teacher's class.
     """
     if config.unit != "text":
         check_units(config)
@@ -80,14 +80,14 @@ def open_fresh(
         return MaskedLMTeacher(config, device)
     if tokenizer is None:
         raise UserError(
-            "it gives soft labels of the student's tokens, but there is no student yet",
+            "its soft labels are over the student's tokens, but the student's tokenizer does not exist yet",
             where=config.model,
-            remedy="Run `retort train`, which makes the tokenizer and has the teacher read",
+            remedy="Run `retort train`, which builds the tokenizer and fills the teacher's store",
         )
     if config.kind == "whisper":
         if samples_of is None:
             raise UserError(
-                "it reads audio, which is not at hand here", where=config.model, remedy="Run `retort train`"
+                "its input is audio, which is not available here", where=config.model, remedy="Run `retort train`"
             )
         return WhisperPosteriorTeacher(config, tokenizer, samples_of, device)
     if config.kind == "masked_lm":
@@ -98,16 +98,16 @@ def open_fresh(
 
 
 def check_there(config: TeacherConfig) -> None:
-    """Check that a teacher's model can be found, without opening it.
+    """Check that a teacher's model exists, without opening it.
 
     Raises:
-        UserError: there is no such folder, or no model in it.
+        UserError: the folder does not exist or contains no model.
     """
     find_model(config.model)
 
 
-def open_store(teacher: FreshTeacher, stores: Path) -> StoredTeacher:
-    """What `teacher` has said so far, from its own folder in `stores`; made if missing.
+def open_store(teacher: TeacherModel, stores: Path) -> StoredTeacher:
+    """Open the store of a teacher's outputs below `stores`; it is created if it does not exist.
 
     Raises:
         UserError: as :class:`StoredTeacher`.
@@ -116,9 +116,9 @@ def open_store(teacher: FreshTeacher, stores: Path) -> StoredTeacher:
 
 
 def teacher_tokenizer(config: TeacherConfig) -> PreTrainedTokenizerFast:
-    """The teacher's own Hugging Face tokenizer, without its model.
+    """Open the teacher's Hugging Face tokenizer, without its model.
 
     Raises:
-        UserError: it cannot be found or opened, or is not a fast one.
+        UserError: the tokenizer cannot be found or opened, or is not a fast one.
     """
     return open_tokenizer(config.model)

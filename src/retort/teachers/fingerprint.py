@@ -1,4 +1,4 @@
-"""What makes two teachers the same: fingerprints of a model and of its tokenizer, whatever they are called."""
+"""Fingerprints of a teacher's model and tokenizer, independent of their names and paths."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _PASSING = {"transformers_version", "name_or_path", "architectures", "dtype", "torch_dtype"}
-"""Parts of a model's configuration that say where it is from, not what it computes."""
+"""Keys of a model's configuration that describe its origin and do not affect its outputs."""
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """32 hex digits of the weights and of the configuration; where the files lie does not matter.
+    """Hash of the weights and the configuration, 32 hex digits; the path of the files does not matter.
 
-    The pooler is left out: it is made at random where the files lack it, and no hidden state passes it.
+    The pooler is excluded: it is initialised at random where the files lack it, and does not affect hidden states.
     """
     digest = hashlib.sha256(_canonical(_computing(model.config.to_diff_dict())))
     for name, tensor in sorted(model.state_dict().items()):
@@ -34,7 +34,7 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 
 
 def folder_fingerprint(folder: str | Path) -> str:
-    """32 hex digits of all files below a folder: their names and what is in them."""
+    """Hash of all files below a folder, names and contents, 32 hex digits."""
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         with path.open("rb") as file:
@@ -44,9 +44,9 @@ def folder_fingerprint(folder: str | Path) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """32 hex digits of a fast tokenizer: its vocabulary and all that it does to a text before that.
+    """Hash of a fast tokenizer with its vocabulary and text processing, 32 hex digits.
 
-    Truncation and padding are left out: they are settings of the last call, the longest input is the teacher's.
+    Truncation and padding are excluded, since they are settings of the last call.
     """
     content = parse_json(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):
@@ -55,12 +55,12 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def unit_read(config: TeacherConfig) -> dict[str, object]:
-    """What an identity says of the unit that a teacher reads; of text nothing, for once there was no other."""
+    """Entry of the teacher's unit in its identity; empty for text, as in stores of earlier versions."""
     return {} if config.unit == "text" else {"unit": config.unit}
 
 
 def identity_key(identity: Mapping[str, object]) -> str:
-    """16 hex digits that name what an identity says, the teacher's name left out."""
+    """Hash of an identity without the teacher's name, 16 hex digits."""
     content = {key: value for key, value in identity.items() if key != "model"}
     return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 

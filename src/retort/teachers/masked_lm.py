@@ -1,4 +1,4 @@
-"""A pretrained masked language model (BERT and its kin) as a teacher: its hidden states, piece by piece."""
+"""A pretrained masked language model (such as BERT) as a teacher of hidden states, one vector for each piece."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retort.common.errors import UserError
 from retort.config.schema import TeacherConfig
 from retort.pretrained.hub import check_frame, longest_input, open_encoder, open_tokenizer
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint, unit_read
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
@@ -21,18 +21,18 @@ _CASES: dict[str, Callable[[str], str]] = {"upper": str.upper, "lower": str.lowe
 
 
 class MaskedLMTeacher:
-    """A frozen encoder that reads whole sentences `[CLS] pieces [SEP]`.
+    """A frozen encoder over whole sentences, `[CLS] pieces [SEP]`.
 
-    The reference takes the last layer of BERT (CIF-HKD, Interspeech 2023); here any mean of layers.
+    Its vectors are the mean of the selected layers; CIF-HKD (Interspeech 2023) takes the last layer of BERT.
 
     Args:
         config: model, layers, case and, optionally, the expected dim.
-        device: where the encoder runs and its vectors stay.
-        batch_pieces: most pieces in one forward, padding counted.
+        device: device of the encoder and of its vectors.
+        batch_pieces: maximum number of pieces in one forward pass, padding included.
 
     Raises:
-        UserError: the model cannot be found or opened, has no fast tokenizer, does not frame a sentence with
-            [CLS] and [SEP], has no such layer, or has another dim than the config says.
+        UserError: the model cannot be found or opened, has no fast tokenizer, does not enclose a sentence in
+            [CLS] and [SEP], lacks a selected layer, or has another dim than the config says.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class MaskedLMTeacher:
         _check_vocabulary(self._model, self.tokenizer, config.model)
         self._model.to(self.device)
         self.maximum_pieces = longest_input(self._model, self.tokenizer)
-        """Longest input, [CLS] and [SEP] counted."""
+        """Maximum input length, [CLS] and [SEP] included."""
         self.dim = self._check_layers()
 
     def identity(self) -> dict[str, object]:
-        """All that its readings depend on, fit for JSON; `model`, its name, is there for people to read."""
+        """Everything that the outputs depend on, JSON-serialisable; `model` is only informative."""
         return {
             "model": self.config.model,
             "kind": self.config.kind,
@@ -64,29 +64,28 @@ class MaskedLMTeacher:
             "dim": self.dim,
         }
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """Read texts; equal ones once.
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
+        """Compute the hidden states of texts, equal texts once, without gradients.
 
-        Texts longer than the model allows lose their end, [SEP] stays. No gradients; an autocast that is on
-        is used for the forward pass, the result is float32 all the same. How texts fall into batches changes
-        nothing beyond rounding.
+        Texts longer than the model allows are truncated before [SEP]. The forward pass uses autocast if it is
+        enabled; the result is float32. Batching affects the result only by rounding.
 
         Returns:
-            One reading a text, in order.
+            One output for each text, in order.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return []
         encoded = self._encode(distinct)
-        readings: dict[str, Reading] = {}
+        outputs: dict[str, TeacherOutput] = {}
         for indices in self._batches([len(ids) for ids in encoded["input_ids"]]):
             hidden = self._forward([encoded["input_ids"][index] for index in indices])
             for row, index in zip(hidden, indices, strict=True):
                 text, offsets = distinct[index], encoded["offset_mapping"][index]
                 spans = [strip_spaces(text, start, end) for start, end in offsets[1:-1]]
-                # A copy, or one short text in a cache would keep its whole padded batch alive.
-                readings[text] = Reading(row[: len(offsets)].clone(), spans, text)
-        return [readings[text] for text in texts]
+                # A copy: a view in a cache would keep the whole padded batch in memory.
+                outputs[text] = TeacherOutput(row[: len(offsets)].clone(), spans, text)
+        return [outputs[text] for text in texts]
 
     def _encode(self, texts: Sequence[str]) -> BatchEncoding:
         return self.tokenizer(
@@ -107,7 +106,7 @@ class MaskedLMTeacher:
 
     @torch.no_grad()
     def _forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Rows of ids to `(B, longest, D)` float32, the mean of the chosen layers."""
+        """Mean of the selected layers for rows of ids: `(B, longest, D)` float32."""
         states = self._hidden_states(ids)
         chosen = [states[layer].float() for layer in self.config.layers]
         return chosen[0] if len(chosen) == 1 else torch.stack(chosen).mean(dim=0)
@@ -125,37 +124,37 @@ class MaskedLMTeacher:
 
     @torch.no_grad()
     def _check_layers(self) -> int:
-        """The dim of the chosen layers, found by reading one letter."""
+        """Dimension of the selected layers, determined with a text of one letter."""
         states = self._hidden_states(self._encode(["a"])["input_ids"])
         name, count = self.config.model, len(states)
         if not self.config.layers:
-            raise UserError("the teacher has no layers", where=name, remedy="Set layers, for example [-1]")
+            raise UserError("no layer of the teacher is selected", where=name, remedy="Set layers, for example [-1]")
         for layer in self.config.layers:
             if not -count <= layer < count:
                 raise UserError(
-                    f"no layer {layer}: it has {count} hidden layers, the embeddings included",
+                    f"there is no layer {layer}: the model has {count} hidden layers, embeddings included",
                     where=name,
                     remedy=f"Choose layers from 0 (embeddings) to {count - 1}, or -1 (last) to -{count}",
                 )
         dims = {states[layer].shape[-1] for layer in self.config.layers}
         if len(dims) > 1:
             raise UserError(
-                f"layers {self.config.layers} differ in dim", where=name, remedy="Choose one layer"
+                f"layers {self.config.layers} have different dims", where=name, remedy="Choose one layer"
             )
         (dim,) = dims
         if self.config.dim not in (None, dim):
             raise UserError(
                 f"its vectors have {dim} dims, the recipe says dim: {self.config.dim}",
                 where=name,
-                remedy=f"Set dim: {dim}, or choose the model that was meant",
+                remedy=f"Set dim: {dim}, or choose another model",
             )
         return int(dim)
 
 
 def change_case(text: str, case: str) -> str:
-    """`text` in upper or lower case, every character at its old place.
+    """Convert `text` to upper or lower case without changing the position of any character.
 
-    A character whose other case is of another length (ß, İ) is kept, so that spans in the result are spans in
+    A character whose other case has another length (ß, İ) is not changed, so that spans in the result are spans in
     `text`.
 
     Args:
@@ -166,7 +165,7 @@ def change_case(text: str, case: str) -> str:
 
 
 def strip_spaces(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the spaces that some tokenizers count with a piece; a lone space must have no vector."""
+    """Remove the spaces that some tokenizers include in a piece from a span; a lone space gets an empty span."""
     while start < end and text[start].isspace():
         start += 1
     while start < end and text[end - 1].isspace():
@@ -180,5 +179,5 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
         raise UserError(
             f"its tokenizer has ids up to {highest}, but the model embeds {rows}",
             where=name,
-            remedy="Put the model's own tokenizer beside it",
+            remedy="Put the model's own tokenizer into its folder",
         )

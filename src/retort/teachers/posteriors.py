@@ -1,4 +1,4 @@
-"""Teachers of soft labels: which of the student's tokens may stand at a place, and how probable each is."""
+"""Teachers of soft labels: distributions over the student's tokens at every position."""
 
 from __future__ import annotations
 
@@ -14,29 +14,27 @@ from retort.common.errors import UserError
 from retort.config.schema import TeacherConfig
 from retort.pretrained.hub import find_model
 from retort.teachers.fingerprint import folder_fingerprint, unit_read
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import EOS, Piece, Tokenizer
 
 if TYPE_CHECKING:
     from retort.lm.causal import CausalLM
 
-Said: TypeAlias = "tuple[list[tuple[int, int]], Tensor]"
-"""M places, each a text and one of its student's pieces (EOS behind the last), and of each place the log-probabilities
-`(M, V)` of the student's tokens, -inf where nothing is said of one."""
+Posteriors: TypeAlias = "tuple[list[tuple[int, int]], Tensor]"
+"""M positions (index of the text, index of the student's piece; EOS follows the last piece) and the log-probabilities
+`(M, V)` of the student's tokens at each, -inf where the teacher has none."""
 
 
 class PosteriorTeacher(ABC):
-    """Reads texts in the student's own pieces and names the `topk` most probable tokens of every place.
+    """Base of teachers that return the `topk` most probable of the student's tokens at every position.
 
-    For frames the pieces are the teacher's own (:func:`retort.teachers.symbols.teacher_symbols`), which then stand
-    for the student's.
-
-    Probabilities are those at temperature 1, of which a row makes those at any other: one store serves them all.
+    For frames, the tokens are the teacher's own (:func:`retort.teachers.symbols.teacher_symbols`). Probabilities are
+    those at temperature 1; a row converts them to its temperature, so that one store serves all temperatures.
 
     Args:
-        config: of the teacher, with `topk`; of a smaller vocabulary it names all.
-        tokenizer: the student's.
-        device: where it runs. Readings are on the CPU.
+        config: of the teacher, with `topk`; a smaller vocabulary is returned whole.
+        tokenizer: tokenizer of the student.
+        device: device of the model. Outputs are on the CPU.
     """
 
     def __init__(
@@ -49,31 +47,31 @@ class PosteriorTeacher(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """All that its readings depend on, fit for JSON; `model`, its name, is there for people to read."""
+        """Everything that the outputs depend on, JSON-serialisable; `model` is only informative."""
 
     @abstractmethod
-    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
-        """Every place of every text at most once; those left out have nothing said of them."""
+    def _posteriors(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Posteriors]:
+        """Yield log-probabilities, every position at most once; omitted positions get no soft labels."""
 
-    def _text(self, asked: str) -> str:
-        """The text whose pieces are taught, of what the teacher is asked with."""
-        return asked
+    def _text(self, request: str) -> str:
+        """The transcript within an element of the input of :meth:`read`."""
+        return request
 
     @torch.no_grad()
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """One reading a text, in order; equal texts are read once. How texts fall into batches changes nothing
-        beyond rounding."""
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
+        """One output for each text, in order; equal texts are computed once. Batching affects the result only by
+        rounding."""
         distinct = list(dict.fromkeys(texts))
         pieces = [self.tokenizer.pieces(self._text(text)) for text in distinct]
         bounds = list(itertools.accumulate((len(each) + 2 for each in pieces), initial=0))
         probs = torch.zeros(bounds[-1], self.dim)
         ids = torch.arange(self.dim, dtype=torch.int32).repeat(bounds[-1], 1)
-        for places, log_probs in self._say(distinct, pieces):
+        for places, log_probs in self._posteriors(distinct, pieces):
             rows = torch.tensor([bounds[text] + 1 + place for text, place in places])
             top = log_probs.exp().topk(self.dim)
             probs[rows], ids[rows] = top.values.float().cpu(), top.indices.int().cpu()
-        readings = {
-            text: Reading(
+        outputs = {
+            text: TeacherOutput(
                 probs[first:last].clone(),
                 [(start, end) for _, start, end in each],
                 text,
@@ -81,7 +79,7 @@ class PosteriorTeacher(ABC):
             )
             for text, each, (first, last) in zip(distinct, pieces, itertools.pairwise(bounds))
         }
-        return [readings[text] for text in texts]
+        return [outputs[text] for text in texts]
 
     def _identity(self, weights: str, **more: object) -> dict[str, object]:
         return {
@@ -96,16 +94,16 @@ class PosteriorTeacher(ABC):
 
 
 class PieceLMTeacher(PosteriorTeacher):
-    """A causal language model over the student's pieces, of `retort lm train`: each token from those before it.
+    """A causal language model of `retort lm train` over the student's pieces: each token given the previous ones.
 
     Bai et al., Interspeech 2019 (LST, arXiv 1907.06017).
 
     Args:
         lm: the model.
-        batch_rows: most texts read at once.
+        batch_rows: maximum number of texts in a batch.
 
     Raises:
-        UserError: its pieces are not the student's.
+        UserError: the model has other pieces than the student.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class PieceLMTeacher(PosteriorTeacher):
         super().__init__(config, tokenizer, device)
         if lm.symbols != tokenizer.symbols:
             raise UserError(
-                f"its {len(lm.symbols)} pieces are not the {tokenizer.size} of the student",
+                f"its {len(lm.symbols)} pieces differ from the {tokenizer.size} pieces of the student",
                 where=config.model,
                 remedy="Train it with tokenizer: {kind: student, model: EXPERIMENT}",
             )
@@ -129,19 +127,19 @@ class PieceLMTeacher(PosteriorTeacher):
     def identity(self) -> dict[str, object]:
         return self._identity(folder_fingerprint(find_model(self.config.model)))
 
-    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
+    def _posteriors(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Posteriors]:
         order = sorted(range(len(texts)), key=lambda index: len(pieces[index]), reverse=True)
         for start in range(0, len(order), self.batch_rows):
             rows = order[start : start + self.batch_rows]
-            yield from self._read_on(rows, [[EOS, *(piece.id for piece in pieces[index])] for index in rows])
+            yield from self._decode(rows, [[EOS, *(piece.id for piece in pieces[index])] for index in rows])
 
-    def _read_on(self, owners: Sequence[int], sentences: Sequence[Sequence[int]]) -> Iterator[Said]:
-        """Step by step, longest sentence first; those at their end are left behind."""
+    def _decode(self, owners: Sequence[int], sentences: Sequence[Sequence[int]]) -> Iterator[Posteriors]:
+        """Run the model step by step on sentences sorted by length, longest first; finished ones are dropped."""
         state, rows = self.lm.start(len(sentences), self.device), len(sentences)
         for place in range(len(sentences[0])):
-            going = sum(len(sentence) > place for sentence in sentences)
-            if going < rows:
-                state, rows = self.lm.select(state, torch.arange(going, device=self.device)), going
+            active = sum(len(sentence) > place for sentence in sentences)
+            if active < rows:
+                state, rows = self.lm.select(state, torch.arange(active, device=self.device)), active
             previous = torch.tensor([sentence[place] for sentence in sentences[:rows]], device=self.device)
             log_probs, state = self.lm.step(state, previous)
             yield [(owner, place) for owner in owners[:rows]], log_probs

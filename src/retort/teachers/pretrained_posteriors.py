@@ -1,4 +1,4 @@
-"""Pretrained language models as teachers of soft labels, as far as their pieces are the student's."""
+"""Pretrained language models as teachers of soft labels, for the pieces that they share with the student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retort.lm.masked_scoring import hidden_posteriors, open_masked_scorer
 from retort.pretrained.hub import longest_input, open_causal_plm, open_tokenizer, text_end, text_start
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint
 from retort.teachers.masked_lm import change_case, strip_spaces
-from retort.teachers.posteriors import PosteriorTeacher, Said
+from retort.teachers.posteriors import Posteriors, PosteriorTeacher
 from retort.text.alignment import Span
 from retort.text.matching import matching_places, shared_pieces
 from retort.text.teacher_pieces import TeacherReader
@@ -26,30 +26,30 @@ from retort.text.tokenizers import EOS, Piece, Tokenizer
 
 @dataclass(frozen=True)
 class Placed:
-    """A text in the teacher's ids, without special ones, and its places that the student's pieces share."""
+    """A text in the teacher's ids, without special ones, and the positions of pieces shared with the student."""
 
     ids: list[int]
     shared: list[Span]
 
 
 class PretrainedPosteriorTeacher(PosteriorTeacher):
-    """What the two kinds below share: the seam between the teacher's pieces and the student's.
+    """Base of pretrained teachers: maps the teacher's pieces to the student's.
 
-    A token of which the teacher has not just that piece is left out; what it gives to pieces that the student has
-    not is missing from the probabilities.
+    A token that is no piece of the teacher gets no soft labels. The probability of pieces that the student lacks is
+    dropped without renormalisation.
 
     Args:
         config: model, case and `topk`.
-        tokenizer: the student's.
-        device: where the model runs.
-        batch_pieces: most pieces in one forward pass, padding counted.
+        tokenizer: tokenizer of the student.
+        device: device of the model.
+        batch_pieces: maximum number of pieces in one forward pass, padding included.
 
     Raises:
-        UserError: the model cannot be found or opened, is not of its kind, or shares no piece with the student.
+        UserError: the model cannot be found or opened, is of another kind, or shares no piece with the student.
     """
 
     maximum_pieces: int
-    """Longest input, special pieces counted."""
+    """Maximum input length, special pieces included."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class PretrainedPosteriorTeacher(PosteriorTeacher):
         self.shared = shared_pieces(tokenizer, TeacherReader(self.pieces.backend_tokenizer, config.case))
         if not self.shared:
             raise UserError(
-                f"none of its pieces is one of the student's {tokenizer.size}, which alone can be taught",
+                f"it shares none of the student's {tokenizer.size} pieces, and soft labels need shared pieces",
                 where=config.model,
                 remedy="Set tokenizer.kind: teacher",
             )
@@ -103,10 +103,10 @@ class PretrainedPosteriorTeacher(PosteriorTeacher):
 
 
 class MaskedPosteriorTeacher(PretrainedPosteriorTeacher):
-    """A masked language model: each piece hidden in turn, what may stand there given all the others.
+    """A masked language model: each piece is masked in turn and predicted from all others.
 
-    Futami et al., Interspeech 2020 (arXiv 2008.03822). That a sentence is over where it is over the model is told,
-    so EOS has probability 1.
+    Futami et al., Interspeech 2020 (arXiv 2008.03822). EOS has probability 1, since the model input includes the end
+    of the sentence.
     """
 
     def _open(self) -> None:
@@ -117,8 +117,8 @@ class MaskedPosteriorTeacher(PretrainedPosteriorTeacher):
     def identity(self) -> dict[str, object]:
         return self._weighed(model_fingerprint(self._model.model))
 
-    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
-        framed, groups = [], []
+    def _posteriors(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Posteriors]:
+        framed, masked = [], []
         placed = self._place(texts, pieces)
         for each in placed:
             ids = each.ids[: self.maximum_pieces - 2]
@@ -126,30 +126,30 @@ class MaskedPosteriorTeacher(PretrainedPosteriorTeacher):
             numbers = np.full(len(ids), -1)
             inside = [there for _, there in each.shared if there < len(ids)]
             numbers[inside] = inside
-            groups.append(numbers)
+            masked.append(numbers)
         own = [{there: place for place, there in each.shared} for each in placed]
         for rows, _, log_probs in hidden_posteriors(
-            self._model, self.pieces, framed, groups, self.batch_pieces
+            self._model, self.pieces, framed, masked, self.batch_pieces
         ):
             places = [(index, own[index][int(there)]) for index, hidden in rows for there in hidden]
             yield places, self._in_student_ids(log_probs)
-        over = torch.full((len(texts), self.tokenizer.size), -torch.inf)
-        over[:, EOS] = 0.0
-        yield [(index, len(each)) for index, each in enumerate(pieces)], over
+        ends = torch.full((len(texts), self.tokenizer.size), -torch.inf)
+        ends[:, EOS] = 0.0
+        yield [(index, len(each)) for index, each in enumerate(pieces)], ends
 
 
 class CausalPosteriorTeacher(PretrainedPosteriorTeacher):
-    """A causal language model by Hugging Face name or folder: each piece from those before it.
+    """A causal language model by Hugging Face name or folder: each piece given the previous ones.
 
-    Its first piece follows its beginning (or end) of text, and its end of text is EOS. Of a text that is longer than it
-    reads it says nothing.
+    The input starts with the model's begin-of-text (or end-of-text) piece, and its end-of-text piece is EOS. A text
+    that exceeds its maximum length gets no soft labels.
     """
 
     def _open(self) -> None:
         end = text_end(self.pieces)
         if end is None:
             raise UserError(
-                "its tokenizer has no piece for the end of a text",
+                "its tokenizer has no end-of-text piece",
                 where=self.config.model,
                 remedy="Choose a causal language model that has one, for example GPT-2",
             )
@@ -163,7 +163,7 @@ class CausalPosteriorTeacher(PretrainedPosteriorTeacher):
     def identity(self) -> dict[str, object]:
         return self._weighed(model_fingerprint(self._model))
 
-    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
+    def _posteriors(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Posteriors]:
         placed = self._place(texts, pieces)
         fitting = [index for index, each in enumerate(placed) if len(each.ids) < self.maximum_pieces]
         order = sorted(fitting, key=lambda index: len(placed[index].ids), reverse=True)
@@ -173,10 +173,10 @@ class CausalPosteriorTeacher(PretrainedPosteriorTeacher):
             rows = [np.array([self._begin, *placed[index].ids], np.int64) for index in chosen]
             ids, mask = (each.to(self.device) for each in pad_rows(rows, 0))
             logits = self._model(input_ids=ids, attention_mask=mask.long()).logits
-            told = [
+            positions = [
                 (row, there, (index, place))
                 for row, index in enumerate(chosen)
                 for place, there in [*placed[index].shared, (len(pieces[index]), len(placed[index].ids))]
             ]
-            at, there, places = (list(each) for each in zip(*told))
+            at, there, places = (list(each) for each in zip(*positions))
             yield places, self._in_student_ids(logits[at, there].float().log_softmax(-1))

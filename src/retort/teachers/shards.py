@@ -1,4 +1,4 @@
-"""One file of a teacher's store: readings of many texts, laid end to end, mapped and not loaded."""
+"""One file of a teacher's store: the concatenated outputs of many texts, memory-mapped."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch import Tensor
 from retort.common.checksums import sha256
 from retort.common.errors import UserError
 from retort.common.files import write_whole
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 
 SUFFIX = ".safetensors"
 FORMAT = "1"
 _SPAN = struct.Struct("=ii")
 _TENSORS = ("vectors", "vector_offsets", "spans", "text", "text_offsets")
 _DIGITS = 64
-"""Of a SHA-256, by which a shard is named; those of earlier versions have shorter names."""
+"""Length of a SHA-256, which is the name of a shard; earlier versions wrote shorter names."""
 _IDS = "ids"
-"""Of soft labels alone."""
+"""Tensor that only shards of soft labels have."""
 
 
 _KINDS = {
@@ -40,20 +40,20 @@ _KINDS = {
 
 
 class BrokenShard(Exception):
-    """A shard that is not whole: cut short, or damaged. It is made again, never read."""
+    """A shard that is truncated or damaged. It is not read but computed again."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Readings of N texts.
+    """Outputs of N texts.
 
     Attributes:
-        path: of its file.
+        path: path of the file.
         texts: the N texts, distinct.
         offsets: N + 1 numbers; text i has the vectors `[offsets[i], offsets[i + 1])`: [CLS], pieces, [SEP].
-        vectors: `(offsets[N], D)` float16, mapped from the file.
+        vectors: `(offsets[N], D)` float16, memory-mapped.
         spans: `offsets[N] - 2 N` pairs of int32 as bytes, mapped; those of text i begin at pair `offsets[i] - 2 i`.
-        ids: of soft labels, int32, the shape of the vectors, mapped; else None.
+        ids: for soft labels, int32 of the shape of the vectors, memory-mapped; otherwise None.
     """
 
     path: Path
@@ -66,42 +66,42 @@ class Shard:
     def spans_of(self, row: int) -> list[tuple[int, int]]:
         """Character spans of the pieces of text `row`."""
         first, last = self.offsets[row] - 2 * row, self.offsets[row + 1] - 2 * (row + 1)
-        # Four times as fast as NumPy makes tuples.
+        # Four times as fast as tuples from NumPy.
         return list(_SPAN.iter_unpack(self.spans[first * _SPAN.size : last * _SPAN.size]))
 
 
 def shard_bytes(texts: int, vectors: int, dim: int, characters: int = 0, soft: bool = False) -> int:
-    """Size of shards that hold so many texts and vectors, without their headers (under 1 kB each).
+    """Size in bytes of shards with this many texts and vectors, without their headers (under 1 kB each).
 
     Args:
-        vectors: pieces, and two for each text.
-        characters: bytes of all texts in UTF-8.
-        soft: whether every number of a vector has an id.
+        vectors: number of pieces, plus two for each text.
+        characters: total size of the texts in UTF-8.
+        soft: whether the vectors are soft labels with ids.
     """
     return (6 if soft else 2) * dim * vectors + 8 * (vectors - 2 * texts) + 16 * texts + characters
 
 
-def write_shard(folder: Path, readings: Sequence[Reading], key: str) -> Path:
-    """Write readings of distinct texts as a new file of `folder`, named by the SHA-256 of its content.
+def write_shard(folder: Path, outputs: Sequence[TeacherOutput], key: str) -> Path:
+    """Write outputs of distinct texts as a new file of `folder`, named by the SHA-256 of its content.
 
-    No other process has the name unless it has written the same. Whenever the process dies, what is called a shard is
-    whole.
+    The name is unique to the content, so that processes do not overwrite each other's shards. The file is renamed when
+    it is complete, so that a process that dies leaves no incomplete shard.
 
     Raises:
         UserError: a vector does not fit float16, or the file cannot be written (disk full).
     """
-    content = save(_tensors(readings), {"format": FORMAT, "key": key, "texts": str(len(readings))})
+    content = save(_tensors(outputs), {"format": FORMAT, "key": key, "texts": str(len(outputs))})
     path = folder / f"{hashlib.sha256(content).hexdigest()}{SUFFIX}"
-    write_whole(path, content, remedy="Free space and run the same command; what was stored is kept")
+    write_whole(path, content, remedy="Free space and run the same command; stored texts are not computed again")
     return path
 
 
 def open_shard(path: Path, key: str, dim: int) -> Shard:
-    """Map a shard and check that it is whole, as it was written, and of the teacher `key`.
+    """Map a shard and check its content and its teacher's key.
 
     Raises:
-        BrokenShard: it is cut short or damaged, or it is gone.
-        UserError: it was made by another teacher, or by another version of Retort.
+        BrokenShard: the file is truncated, damaged or missing.
+        UserError: the file was made by another teacher, or by another version of Retort.
     """
     try:
         if len(path.stem) == _DIGITS and sha256(path) != path.stem:
@@ -116,21 +116,21 @@ def open_shard(path: Path, key: str, dim: int) -> Shard:
         raise UserError("not a shard of this version of Retort", where=path, remedy="Remove it")
     if metadata.get("key") != key:
         raise UserError(
-            f"a shard made for another teacher, layer or tokenizer ({metadata.get('key')}, not {key})",
+            f"the shard belongs to another teacher, layer or tokenizer ({metadata.get('key')}, not {key})",
             where=path,
             remedy="Move it back to its own folder, or remove it",
         )
     return _checked(path, tensors, dim)
 
 
-def _tensors(readings: Sequence[Reading]) -> dict[str, Tensor]:
-    texts = [encode(reading.text) for reading in readings]
-    spans = [span for reading in readings for span in reading.spans]
-    ids = [reading.ids for reading in readings if reading.ids is not None]
+def _tensors(outputs: Sequence[TeacherOutput]) -> dict[str, Tensor]:
+    texts = [encode(output.text) for output in outputs]
+    spans = [span for output in outputs for span in output.spans]
+    ids = [output.ids for output in outputs if output.ids is not None]
     return {
         **({_IDS: torch.cat(ids).to("cpu", torch.int32)} if ids else {}),
-        "vectors": torch.cat([_halved(reading) for reading in readings]),
-        "vector_offsets": _offsets([len(reading.vectors) for reading in readings]),
+        "vectors": torch.cat([_to_half(output) for output in outputs]),
+        "vector_offsets": _offsets([len(output.vectors) for output in outputs]),
         "spans": torch.tensor(spans, dtype=torch.int32).reshape(-1, 2),
         "text": torch.frombuffer(bytearray(b"".join(texts)) or bytearray(1), dtype=torch.uint8)[
             : sum(map(len, texts))
@@ -140,16 +140,16 @@ def _tensors(readings: Sequence[Reading]) -> dict[str, Tensor]:
 
 
 def encode(text: str) -> bytes:
-    """UTF-8 of any Python string, lone surrogates too."""
+    """UTF-8 of any Python string, including lone surrogates."""
     return text.encode("utf-8", "surrogatepass")
 
 
-def _halved(reading: Reading) -> Tensor:
-    half = reading.vectors.detach().to("cpu", torch.float16)
+def _to_half(output: TeacherOutput) -> Tensor:
+    half = output.vectors.detach().to("cpu", torch.float16)
     if not bool(half.isfinite().all()):
-        largest = float(reading.vectors.abs().max())
+        largest = float(output.vectors.abs().max())
         raise UserError(
-            f"its vectors of '{reading.text[:60]}' do not fit float16 (the largest is {largest:.3g})",
+            f"its vectors of '{output.text[:60]}' do not fit float16 (the largest is {largest:.3g})",
             where="teacher store",
             remedy="Set storage: online for this teacher, or choose another layer",
         )
@@ -161,12 +161,12 @@ def _offsets(lengths: Sequence[int]) -> Tensor:
 
 
 def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
-    """The file's length is checked by safetensors; here, that its parts belong together."""
+    """Check that the tensors match each other; safetensors has checked the file's length."""
     vectors, spans, ids = tensors["vectors"], tensors["spans"], tensors.get(_IDS)
     if any(
         tensors[name].dtype != dtype or tensors[name].ndim != rank for name, (dtype, rank) in _KINDS.items()
     ):
-        raise BrokenShard("its tensors are of other types")
+        raise BrokenShard("its tensors have other types")
     offsets, text_offsets = tensors["vector_offsets"].tolist(), tensors["text_offsets"].tolist()
     rows = len(offsets) - 1
     whole = (
@@ -182,7 +182,7 @@ def _checked(path: Path, tensors: dict[str, Tensor], dim: int) -> Shard:
         and all(after >= before for before, after in itertools.pairwise(text_offsets))
     )
     if not whole:
-        raise BrokenShard("its parts do not belong together")
+        raise BrokenShard("its tensors do not match each other")
     content = tensors["text"].numpy().tobytes()
     try:
         texts = [

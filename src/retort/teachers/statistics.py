@@ -1,4 +1,4 @@
-"""How much a teacher of soft labels knows, and how sharply it says so."""
+"""Statistics of a teacher's soft labels: perplexity, entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 from retort.alignment.tree import SenoneTree
 from retort.config.schema import TeacherConfig
 from retort.lm.scoring import nothing_to_score, perplexity
-from retort.teachers.factory import open_fresh
+from retort.teachers.factory import open_teacher_model
 from retort.teachers.symbols import check_units, symbol_ids
 from retort.text.tokenizers import Tokenizer
 
 _AT_ONCE = 64
-"""Texts whose whole distributions are held together."""
+"""Number of texts whose full distributions are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class TeacherDescription:
-    """What a teacher says of the units of some texts, ends of texts left out; means over units.
+    """Statistics of a teacher's distributions at the units of some texts, without EOS; means over units.
 
     Attributes:
-        units: of which it says something.
-        silent: of which it says nothing.
-        entropy: nats, of its distributions over its symbols, renormalised.
-        perplexity: exp of the mean of -log of the probability, not renormalised, of the unit that is there.
-        top1: share of units that are its first guess.
-        kept: probability of all symbols together, the end of a text as well; what is missing went to pieces that are
-            not taken from the model.
-        mass: probability of the `topk` symbols that it names.
-        states: the same for the units of each HMM state, from the first; of teachers over senones alone.
+        units: number of units with soft labels.
+        silent: number of units without soft labels.
+        entropy: entropy in nats of the renormalised distribution over the teacher's symbols.
+        perplexity: exp of the mean negative log-probability (not renormalised) of the actual unit.
+        top1: fraction of units that are the most probable symbol.
+        kept: total probability of all symbols, EOS included; the rest belongs to pieces of the model that are not
+            among the symbols.
+        mass: total probability of the `topk` symbols.
+        states: the same for the units of each HMM state, in order; only for teachers over senones.
     """
 
     units: int
@@ -55,17 +55,17 @@ def describe_teacher(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherDescription:
-    """Have a teacher of soft labels read texts that it was not trained on.
+    """Measure a teacher of soft labels on texts that it was not trained on.
 
     Args:
-        config: with `topk`; of `storage` nothing is read.
+        config: of the teacher, with `topk`; `storage` is not used.
         tokenizer: of :func:`retort.teachers.teacher_symbols`, or of a student.
-        texts: what it is asked of: transcripts, or texts of units.
-        tree: of a teacher over senones, to tell the states of a phone apart.
-        progress: called with the texts done and their number.
+        texts: transcripts, or texts of units.
+        tree: for a teacher over senones, to distinguish the states of a phone.
+        progress: called with the number of texts done and in total.
 
     Raises:
-        UserError: there is no unit in the texts, or as :func:`retort.teachers.open_fresh`, :func:`check_units` and
+        UserError: the texts contain no unit, or as :func:`retort.teachers.open_teacher_model`, :func:`check_units` and
             :func:`symbol_ids`.
         ValueError: a config without `topk`.
     """
@@ -77,13 +77,13 @@ def describe_teacher(
         check_units(config, tree)
         states = tree.states
         state_of = torch.tensor([*tree.states_of_senones(), -1])[symbol_ids(tokenizer, tree.count)]
-    whole = open_fresh(replace(config, topk=tokenizer.size), device, tokenizer)
+    whole = open_teacher_model(replace(config, topk=tokenizer.size), device, tokenizer)
     sums = torch.zeros(states + 1, len(_COLUMNS), dtype=torch.float64)
     for start in range(0, len(texts), _AT_ONCE):
-        for text, reading in zip(chunk := texts[start : start + _AT_ONCE], whole.read(chunk), strict=True):
+        for text, output in zip(chunk := texts[start : start + _AT_ONCE], whole.read(chunk), strict=True):
             true = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
-            assert reading.ids is not None, "asked for soft labels"
-            rows = _measured(reading.vectors[1:-1].double(), reading.ids[1:-1].long(), true, config.topk)
+            assert output.ids is not None, "asked for soft labels"
+            rows = _measured(output.vectors[1:-1].double(), output.ids[1:-1].long(), true, config.topk)
             sums[-1] += rows.sum(0)
             for state in range(states):
                 sums[state] += rows[state_of[true] == state].sum(0)
@@ -98,30 +98,30 @@ _COLUMNS = ("units", "silent", "entropy", "nll", "top1", "kept", "mass")
 
 
 def _measured(probs: Tensor, ids: Tensor, true: Tensor, topk: int) -> Tensor:
-    """Of n units the columns `(n, 7)`.
+    """Statistics `(n, 7)` of n units.
 
     Args:
-        probs: `(n, V)` float64, from the largest on.
-        ids: `(n, V)`, of which symbols.
-        true: `(n,)`, which symbols are there.
+        probs: `(n, V)` float64, in descending order.
+        ids: `(n, V)` symbols of these probabilities.
+        true: `(n,)` actual symbols.
     """
-    kept = probs.sum(-1)
-    spoken = kept > 0
-    shares = probs / kept.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    total = probs.sum(-1)
+    valid = total > 0
+    shares = probs / total.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     nll = -(probs * (ids == true[:, None])).sum(-1).log()
     rows = torch.stack(
         [
-            spoken.double(),
-            (~spoken).double(),
+            valid.double(),
+            (~valid).double(),
             torch.special.entr(shares).sum(-1),
             nll,
             (ids[:, 0] == true).double(),
-            kept,
+            total,
             probs[:, :topk].sum(-1),
         ],
         -1,
     )
-    rows[~spoken, 2:] = 0.0
+    rows[~valid, 2:] = 0.0
     return rows
 
 

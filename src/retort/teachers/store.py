@@ -1,4 +1,4 @@
-"""What a teacher said, on disk: another teacher, whose readings were made once and are shared by all runs."""
+"""Teacher outputs stored on disk: computed once and shared by all runs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from retort.common.files import write_whole
 from retort.common.json_reader import read_json
 from retort.teachers.fingerprint import identity_key
 from retort.teachers.shards import SUFFIX, BrokenShard, Shard, open_shard
-from retort.teachers.teacher import Reading
+from retort.teachers.teacher import TeacherOutput
 
 MANIFEST = "store.json"
 
 
 class Place(NamedTuple):
-    """Where a text is: its shard, its row there, and the range of its vectors."""
+    """Location of a text: its shard, its row there, and the range of its vectors."""
 
     shard: Shard
     row: int
     range: slice
 
 
-class StoredReading(Reading):
-    """A reading as it lies in a shard, which was checked whole: nothing of it is copied.
+class StoredOutput(TeacherOutput):
+    """An output that is a view of a shard, without a copy.
 
-    Its spans are made of the mapped ones when they are first asked for.
+    Its spans are unpacked on first access.
     """
 
     def __init__(self, text: str, place: Place) -> None:
-        own = self.__dict__  # the quickest way past what keeps a reading from being changed
+        own = self.__dict__  # the quickest way past what keeps a output from being changed
         own["text"], own["_place"] = text, place
-        # NumPy's slices, because a tensor's take three times as long.
+        # Slices of NumPy arrays: those of tensors take three times as long.
         own["vectors"] = torch.from_numpy(place.shard.vectors[place.range])
         ids = place.shard.ids
         own["ids"] = None if ids is None else torch.from_numpy(ids[place.range])
@@ -49,20 +49,20 @@ class StoredReading(Reading):
 
 
 class StoredTeacher:
-    """Reads texts from shards of one teacher; float16 on disk, mapped, so that processes share the memory.
+    """Returns the outputs of one teacher from its shards; float16, memory-mapped and shared between processes.
 
-    The folder is named by the teacher's identity (fingerprints of weights and tokenizer, layers, case, longest
-    input; of soft labels the student's tokenizer and k), which also stands in `store.json` and, as a key, in every
-    shard: what another teacher said is never taken for this one's. Shards that other processes add are seen after
-    :meth:`refresh`.
+    The name of the folder is a hash of the teacher's identity (fingerprints of weights and tokenizer, layers, case,
+    maximum input; for soft labels the student's tokenizer and k). The identity is also in `store.json`, and its hash
+    in every shard, so that outputs of another teacher are never used. Shards that other processes add are visible
+    after :meth:`refresh`.
 
     Args:
-        root: of the stores, for example `exp/cache/teachers`; the store is `root/KEY`, made if missing.
+        root: folder of all stores, for example `exp/cache/teachers`; the store is `root/KEY`, created if missing.
         identity: of the teacher, as :meth:`MaskedLMTeacher.identity` and
-            :meth:`PosteriorTeacher.identity` give it.
+            :meth:`PosteriorTeacher.identity` return it.
 
     Raises:
-        UserError: the folder holds what another teacher said, or cannot be read or written.
+        UserError: the folder belongs to another teacher, or cannot be read or written.
     """
 
     def __init__(self, root: Path, identity: Mapping[str, object]) -> None:
@@ -71,7 +71,7 @@ class StoredTeacher:
         self.folder = root / self.key
         self.dim = int(str(identity["dim"]))
         self.broken: list[Path] = []
-        """Shards that are not whole; filling the store makes them again."""
+        """Incomplete shards; filling the store computes their texts again."""
         self._shards: dict[Path, Shard] = {}
         self._places: dict[str, Place] = {}
         self._claim()
@@ -83,35 +83,35 @@ class StoredTeacher:
         return "audio" in self.identity
 
     def __len__(self) -> int:
-        """Distinct texts that are here."""
+        """Number of distinct texts in the store."""
         return len(self._places)
 
     @property
     def bytes(self) -> int:
-        """Of its shards on disk."""
+        """Size of its shards on disk."""
         return sum(path.stat().st_size for path in self._shards if path.exists())
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """One reading a text, in order, float16 as it is mapped; equal texts share one.
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
+        """One output for each text, in order, float16 and memory-mapped; equal texts share one.
 
         Raises:
             UserError: a text is not in the store.
         """
         places = self._places
-        readings: dict[str, Reading] = {}
+        outputs: dict[str, TeacherOutput] = {}
         try:
             for text in dict.fromkeys(texts):
-                readings[text] = StoredReading(text, places[text])
+                outputs[text] = StoredOutput(text, places[text])
         except KeyError as error:
             raise self._lacks(str(error.args[0])) from None
-        return [readings[text] for text in texts]
+        return [outputs[text] for text in texts]
 
     def missing(self, texts: Iterable[str]) -> list[str]:
-        """The distinct ones among `texts` that are not here, in order."""
+        """The distinct texts that are not in the store, in order."""
         return [text for text in dict.fromkeys(texts) if text not in self._places]
 
     def refresh(self) -> None:
-        """See what other processes have stored since.
+        """Open the shards that other processes have written meanwhile.
 
         Raises:
             UserError: a shard in the folder was made by another teacher.
@@ -139,7 +139,7 @@ class StoredTeacher:
             raise UserError(f"cannot be used ({error.strerror or error})", where=self.folder) from None
         except ValueError as error:
             raise UserError(
-                f"not valid JSON ({error})", where=path, remedy="Remove this file alone; the shards stay good"
+                f"not valid JSON ({error})", where=path, remedy="Remove only this file; the shards remain valid"
             ) from None
         if there is None:
             content = {"key": self.key, **self.identity}
@@ -152,15 +152,15 @@ class StoredTeacher:
         ]
         if changed:
             raise UserError(
-                f"a store made for another teacher, layer or tokenizer ({'; '.join(changed)})",
+                f"the store belongs to another teacher, layer or tokenizer ({'; '.join(changed)})",
                 where=self.folder,
                 remedy="Move it back to its own folder, or remove it",
             )
 
     def _lacks(self, text: str) -> UserError:
-        broken = f" ({len(self.broken)} of its shards are cut short)" if self.broken else ""
+        broken = f" ({len(self.broken)} of its shards are incomplete)" if self.broken else ""
         return UserError(
-            f"the teacher's store has no '{text}'{broken}",
+            f"the teacher's store does not contain '{text}'{broken}",
             where=self.folder,
             remedy="Run `retort teach` with this recipe",
         )

@@ -1,4 +1,4 @@
-"""The symbols of a teacher whose positions are laid on frames: its own, for frames have none of the student's."""
+"""The symbols of a teacher whose targets are expanded to frames: its own, not the student's tokens."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from retort.text.tokenizers import SPECIAL, Tokenizer, WordTokenizer
 
 
 def teacher_symbols(config: TeacherConfig, texts: Iterable[str] | None = None) -> Tokenizer:
-    """What takes the place of the student's tokenizer where a teacher reads for frames.
+    """The tokenizer that replaces the student's for a teacher of frames.
 
-    It goes into :func:`retort.teachers.open_teacher`, and cuts the texts for :func:`retort.teachers.token_signal`;
-    ids of the soft labels are its own, so a head that learns them has `.size` outputs. Of a language model of
-    `retort lm train` that is causal or over units it is that model's, whole. A Hugging Face model over text has far
-    more pieces than a small corpus needs: of it those are taken that `texts` have, and what it gives to others is
-    missing from the probabilities (:func:`retort.teachers.statistics.describe_teacher` says how much that is).
+    It is passed to :func:`retort.teachers.open_teacher` and tokenises the texts for
+    :func:`retort.teachers.token_targets`. The ids of the soft labels are its own, so that a head for them has `.size`
+    outputs. For a causal language model of `retort lm train`, or one over units, it is the tokenizer of that model. A
+    Hugging Face model over text has far more pieces than a small corpus needs: only those that occur in `texts` are
+    used, and the probability of the others is dropped (:func:`retort.teachers.statistics.describe_teacher` measures
+    it).
 
     Args:
-        texts: in normal form, of the training data; read only for a Hugging Face model over text.
+        texts: normalised texts of the training data; used only for a Hugging Face model over text.
 
     Raises:
         UserError: the model cannot be found or opened, or is over another unit than the config says.
-        ValueError: texts are needed, and there are none.
+        ValueError: texts are required but missing.
     """
     check_units(config)
     if is_causal_lm(folder := find_model(config.model)):
@@ -44,7 +45,7 @@ def teacher_symbols(config: TeacherConfig, texts: Iterable[str] | None = None) -
     pieces = open_tokenizer(config.model)
     if config.unit == "text":
         if texts is None:
-            raise ValueError(f"{config.model} needs texts, whose pieces are taken of its many")
+            raise ValueError(f"{config.model} needs texts to select its pieces")
         return TeacherTokenizer.train(texts, pieces, config.case)
     special = set(pieces.all_special_ids)
     ordered = sorted(pieces.get_vocab().items(), key=lambda item: item[1])
@@ -52,54 +53,54 @@ def teacher_symbols(config: TeacherConfig, texts: Iterable[str] | None = None) -
 
 
 def check_units(config: TeacherConfig, tree: SenoneTree | None = None) -> None:
-    """Check that a teacher's model is over the unit that its config says.
+    """Check that a teacher's model is over the unit of its config.
 
     Args:
-        tree: of the alignments that it is to read; None: any.
+        tree: of the alignments in use; None accepts any.
 
     Raises:
-        UserError: it is over another unit, or over the units of other alignments.
+        UserError: the model is over another unit, or over the units of other alignments.
     """
     units = read_units(find_model(config.model))
     found = "text" if units is None else units.unit
     if found != config.unit:
         raise UserError(
-            f"it is over {found}, the recipe says unit: {config.unit}",
+            f"the model is over {found}, but the recipe has unit: {config.unit}",
             where=config.model,
-            remedy=f"Set unit: {found}, or give it a model that `retort lm train` made with units.unit={config.unit}",
+            remedy=f"Set unit: {found}, or choose a model that `retort lm train` made with units.unit={config.unit}",
         )
     if units is None:
         return
     if config.case != "keep":
         raise UserError(
-            f"case is {config.case}, but {units.unit}s have none", where=config.model, remedy="Set case: keep"
+            f"case is {config.case}, but {units.unit}s have no case", where=config.model, remedy="Set case: keep"
         )
     if tree is not None and LmUnits.of(cast(AcousticUnit, units.unit), tree) != units:
         raise UserError(
-            f"its {units.unit}s are those of other alignments",
+            f"its {units.unit}s belong to other alignments",
             where=config.model,
-            remedy="Remove its folder and train it again, with units.alignments naming these",
+            remedy="Remove its folder and train it again with units.alignments set to these",
         )
 
 
 def symbol_ids(tokenizer: Tokenizer, senones: int) -> Tensor:
-    """Which senone each symbol of a teacher is, for a tap whose outputs are senones: `(V,)` int64, -1 for special ones.
+    """The senone of each symbol of a teacher: `(V,)` int64, -1 for special symbols.
 
-    The end of a text is one of these: a causal teacher gives it a probability, for which such a tap has no output.
+    EOS is one of the special symbols: a tap of senones has no output for it.
 
     Args:
         tokenizer: of a teacher over senones.
-        senones: how many there are.
+        senones: number of senones.
 
     Raises:
-        UserError: a symbol is no senone, or one that is not there.
+        UserError: a symbol is not one of the senones.
     """
     known = {senone_symbol(senone): senone for senone in range(senones)}
     symbols = tokenizer.symbols[len(SPECIAL) :]
     if strange := [symbol for symbol in symbols if symbol not in known]:
         raise UserError(
-            f"'{strange[0]}' is none of the {senones} senones, {len(strange)} of its {len(symbols)} symbols are none",
+            f"'{strange[0]}' is none of the {senones} senones ({len(strange)} of its {len(symbols)} symbols are not)",
             where="teacher",
-            remedy="Give the tap `senones` a teacher over the senones of the same alignments",
+            remedy="Choose a teacher over the senones of the same alignments for the tap `senones`",
         )
     return torch.tensor([-1] * len(SPECIAL) + [known[symbol] for symbol in symbols])

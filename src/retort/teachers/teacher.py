@@ -1,4 +1,4 @@
-"""What every teacher is: something that reads texts."""
+"""The interface of teachers and the output of a teacher for one text."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One text as a teacher sees it. Readings are shared (cache, equal texts): never change one in place.
+class TeacherOutput:
+    """Output of a teacher for one text. Outputs are shared (cache, equal texts) and must not be changed in place.
 
     Attributes:
-        vectors: `(n + 2, D)`: [CLS], the n pieces, [SEP]. A model's are float32 on its device, a store's float16
-            and mapped from the disk; a signal makes float32 of them where it lays them together.
-        spans: half-open character span of each of the n pieces in `text`, in order. What the teacher cut off
-            by its maximum length or dropped is in no span.
-        text: as it was given, before the teacher's own case and normalising.
-        ids: None, or, of a teacher of soft labels, `(n + 2, k)` int32: tokens of the student, each row's distinct.
-            The pieces are then the student's own, and `vectors (n + 2, k)` holds the probabilities of `ids`, at
-            temperature 1 and not renormalised: what they lack to 1 is outside the k, or outside the student's
-            vocabulary. The last row is of EOS; [CLS] has zeros, and so has a token of which nothing is said.
+        vectors: `(n + 2, D)`: [CLS], the n pieces, [SEP]. Those of a model are float32 on its device, those of a
+            store float16 and memory-mapped; targets are always float32.
+        spans: half-open character span of each of the n pieces in `text`, in order. Text that the teacher
+            truncated or dropped is in no span.
+        text: the input text, before the teacher's own case conversion and normalisation.
+        ids: for soft labels `(n + 2, k)` int32: tokens of the student, distinct in each row; otherwise None.
+            The pieces are then the student's, and `vectors (n + 2, k)` holds the probabilities of `ids` at
+            temperature 1, not renormalised: the rest of the probability is outside the top k or outside the
+            student's vocabulary. The last row belongs to EOS. The row of [CLS] is zero, as is that of a token without
+            soft labels.
 
     Raises:
-        ValueError: the number of vectors is not the number of spans and two, or that of the ids another.
+        ValueError: the number of vectors is not the number of spans plus two, or differs from that of the ids.
     """
 
     vectors: Tensor
@@ -42,13 +43,13 @@ class Reading:
 
 
 class Teacher(Protocol):
-    """Anything that reads texts: a model, a cache before it, a store on disk."""
+    """A model, a model with a cache, or a store on disk."""
 
     @property
     def dim(self) -> int:
-        """Of the vectors; k, of soft labels."""
+        """Dimension of the vectors; k for soft labels."""
         ...
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """One reading for every text, in order; equal texts may share one."""
+    def read(self, texts: Sequence[str]) -> list[TeacherOutput]:
+        """One output for each text, in order; equal texts may share one."""
         ...

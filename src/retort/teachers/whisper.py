@@ -1,6 +1,6 @@
-"""Whisper as a teacher of soft labels: which tokens may follow, given the audio and the reference so far.
+"""Whisper as a teacher of soft labels: distributions over the next token given the audio and the reference so far.
 
-Its readings belong to an utterance, not to a text: it is asked with :func:`spoken_text`, the id and the text together.
+Its outputs depend on the utterance, so that its inputs are made by :func:`text_with_id`.
 Source: Xu et al. 2022 (arXiv 2207.10600), autoregressive teachers of non-autoregressive students.
 """
 
@@ -19,35 +19,35 @@ from retort.config.schema import FeatureConfig, TeacherConfig, TokenizerConfig
 from retort.pretrained.whisper import open_whisper_model, whisper_tokenizer
 from retort.teachers.fingerprint import model_fingerprint
 from retort.teachers.masked_lm import change_case
-from retort.teachers.posteriors import PosteriorTeacher, Said
+from retort.teachers.posteriors import Posteriors, PosteriorTeacher
 from retort.text.matching import matching_places, shared_pieces
 from retort.text.teacher_pieces import TeacherReader
 from retort.text.tokenizers import EOS, SPECIAL, Piece, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 
 SamplesOf: TypeAlias = "Callable[[str, int], np.ndarray]"
-"""The wave `(N,)` float32 of the utterance with an id, at a sampling rate."""
+"""Maps an utterance id and a sampling rate to the wave, `(N,)` float32."""
 RATE, SECONDS, FRAMES = 16000, 30.0, 3000
 _SEPARATOR = "\t"
-"""Normal texts have no tabulator."""
+"""Normalised texts contain no tab."""
 
 
-def spoken_text(utterance: str, text: str) -> str:
-    """What a teacher that reads audio is asked with."""
+def text_with_id(utterance: str, text: str) -> str:
+    """The input of a teacher whose input includes audio: the utterance id and its text."""
     return f"{utterance}{_SEPARATOR}{text}"
 
 
 def reads_audio(teacher: object) -> bool:
-    """Whether a teacher, a cache or a store is asked with :func:`spoken_text` instead of texts."""
+    """Whether the inputs of a teacher, cache or store are made by :func:`text_with_id`."""
     return bool(getattr(teacher, "reads_audio", False))
 
 
-class _Asked(NamedTuple):
-    """One utterance for the model.
+class _DecoderInput(NamedTuple):
+    """Decoder input of one utterance.
 
     Attributes:
-        tokens: Whisper's ids of the text, without prompt and end.
-        places: pairs of a place of the student's pieces (EOS after the last) and one of `tokens`.
+        tokens: Whisper's ids of the text, without prompt and EOS.
+        places: pairs of an index of the student's pieces (EOS after the last) and an index of `tokens`.
     """
 
     tokens: list[int]
@@ -55,17 +55,17 @@ class _Asked(NamedTuple):
 
 
 class WhisperPosteriorTeacher(PosteriorTeacher):
-    """A Whisper model that reads the reference and the audio, padded to 30 s as it was trained.
+    """A Whisper model whose decoder input is the reference; the audio is padded to 30 s, as in its training.
 
-    For a student with Whisper's pieces it reads the student's own pieces; of other students, a token is taught where
-    the teacher has just that piece. It gives nothing for audio of more than 30 s and texts longer than its positions.
+    A student with Whisper's pieces shares all of them. For other students, a token has soft labels only if it is a
+    piece of Whisper. Audio longer than 30 s and texts that exceed the decoder's positions get none.
 
     Args:
         config: model (folder or name of `transformers`), language, case and `topk`.
-        tokenizer: the student's.
-        samples_of: where audio comes from.
-        device: where the model runs.
-        batch: utterances in one forward pass.
+        tokenizer: tokenizer of the student.
+        samples_of: returns the audio of an utterance.
+        device: device of the model.
+        batch: number of utterances in one forward pass.
 
     Raises:
         UserError: the model cannot be found or opened, or shares no piece with the student.
@@ -106,76 +106,76 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
         )
 
     def _shared_pieces(self) -> dict[int, int]:
-        """The student's id of each of Whisper's pieces that is one of the student's."""
+        """Maps Whisper's ids to the student's ids, for shared pieces."""
         if isinstance(self.tokenizer, WhisperTokenizer):
             theirs = self.tokenizer.pieces_of_whisper
             own = {theirs[each]: each for each in range(len(SPECIAL), self.tokenizer.size)}
             backend = self._pieces.backend
             if any(backend.id_to_token(piece) != self.tokenizer.symbols[each] for piece, each in own.items()):
                 raise UserError(
-                    "its pieces are not those of the student's Whisper",
+                    "its pieces differ from those of the student's Whisper",
                     where=self.config.model,
-                    remedy="Take a teacher and a student that are both multilingual or both English",
+                    remedy="Choose a teacher and a student that are both multilingual or both English",
                 )
             return own
         found = shared_pieces(self.tokenizer, TeacherReader(self._pieces.backend, self.config.case))
         if not found:
             raise UserError(
-                f"none of its pieces is one of the student's {self.tokenizer.size}, which alone can be taught",
+                f"it shares none of the student's {self.tokenizer.size} pieces, and soft labels need shared pieces",
                 where=self.config.model,
                 remedy="Set tokenizer.kind: whisper",
             )
         return found
 
-    def _text(self, asked: str) -> str:
-        return asked.partition(_SEPARATOR)[2]
+    def _text(self, request: str) -> str:
+        return request.partition(_SEPARATOR)[2]
 
-    def _say(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Said]:
+    def _posteriors(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Posteriors]:
         order = sorted(range(len(texts)), key=lambda index: len(pieces[index]))
         for start in range(0, len(order), self.batch):
-            owners, features, asked = [], [], []
+            owners, features, inputs = [], [], []
             for index in order[start : start + self.batch]:
                 utterance, _, text = texts[index].partition(_SEPARATOR)
-                wanted = self._ask(text, pieces[index])
-                heard = self._features(utterance)
-                if heard is None or len(wanted.tokens) + len(self._pieces.prompt) > self._positions:
+                decoder_input = self._decoder_input(text, pieces[index])
+                mels = self._features(utterance)
+                if mels is None or len(decoder_input.tokens) + len(self._pieces.prompt) > self._positions:
                     continue
                 owners.append(index)
-                features.append(heard)
-                asked.append(wanted)
+                features.append(mels)
+                inputs.append(decoder_input)
             if owners:
-                yield self._read(owners, features, asked)
+                yield self._forward(owners, features, inputs)
 
     @property
     def _positions(self) -> int:
         return int(self._model.config.max_target_positions)
 
     def _features(self, utterance: str) -> Tensor | None:
-        """`(3000, bins)`; None for audio that is too long or cannot be read."""
+        """Log-mel features `(3000, bins)`; None for audio that is too long or cannot be read."""
         try:
             features = self._extract(self.samples_of(utterance, RATE))
         except BadUtterance:
             return None
         return features if len(features) == FRAMES else None
 
-    def _ask(self, text: str, pieces: Sequence[Piece]) -> _Asked:
+    def _decoder_input(self, text: str, pieces: Sequence[Piece]) -> _DecoderInput:
         if isinstance(self.tokenizer, WhisperTokenizer):
             tokens = [self.tokenizer.pieces_of_whisper[piece.id] for piece in pieces]
-            return _Asked(tokens, [(place, place) for place in range(len(pieces) + 1)])
+            return _DecoderInput(tokens, [(place, place) for place in range(len(pieces) + 1)])
         theirs = self._pieces.pieces(change_case(text, self.config.case))
         tokens = [self._pieces.pieces_of_whisper[piece.id] for piece in theirs]
         spans = [(piece.start, piece.end) for piece in theirs]
-        return _Asked(tokens, [*matching_places(pieces, tokens, spans, self._shared), (len(pieces), len(tokens))])
+        return _DecoderInput(tokens, [*matching_places(pieces, tokens, spans, self._shared), (len(pieces), len(tokens))])
 
-    def _read(self, owners: Sequence[int], features: Sequence[Tensor], asked: Sequence[_Asked]) -> Said:
+    def _forward(self, owners: Sequence[int], features: Sequence[Tensor], inputs: Sequence[_DecoderInput]) -> Posteriors:
         prompt, end = self._pieces.prompt, self._pieces.pieces_of_whisper[EOS]
-        longest = max(len(each.tokens) for each in asked)
-        rows = [[*prompt, *each.tokens, *[end] * (longest - len(each.tokens))] for each in asked]
+        longest = max(len(each.tokens) for each in inputs)
+        rows = [[*prompt, *each.tokens, *[end] * (longest - len(each.tokens))] for each in inputs]
         states = self._model.model(
             input_features=torch.stack(list(features)).transpose(1, 2).to(self.device),
             decoder_input_ids=torch.tensor(rows, device=self.device),
         ).last_hidden_state
-        places = [(row, place, there) for row, each in enumerate(asked) for place, there in each.places]
+        places = [(row, place, there) for row, each in enumerate(inputs) for place, there in each.places]
         at = [row for row, _, _ in places]
         there = [len(prompt) - 1 + where for _, _, where in places]
         log_probs = self._model.proj_out(states[at, there]).float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Text: its normal form, the student's vocabulary, the alignment of vocabularies."""
+"""Text processing: normalisation, tokenizers, alignment of tokenizations."""
 
 from retort.text.normalise import Normaliser
 from retort.text.teacher_pieces import TeacherTokenizer

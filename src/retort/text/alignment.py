@@ -1,7 +1,7 @@
-"""Student pieces laid over teacher pieces, through the characters that both came from.
+"""Alignment of student pieces and teacher pieces through character spans.
 
-The two vocabularies need not agree: characters, BPE and word pieces all carry half-open character spans of
-one text, and overlap of spans is all that is asked.
+The two vocabularies may differ: characters, BPE and word pieces all have half-open character spans of
+the same text, and only the overlap of spans is used.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ def align_spans(student: Sequence[Span], teacher: Sequence[Span], length: int | 
 
     Args:
         student: half-open character spans of the student's pieces.
-        teacher: half-open character spans of the teacher's own pieces ([CLS] and [SEP] not among them), in
-            the same text. Either side may hold empty spans anywhere: they overlap nothing. Spans may overlap
+        teacher: half-open character spans of the teacher's own pieces (without [CLS] and [SEP]), in
+            the same text. Both may contain empty spans, which overlap nothing. Spans may overlap
             their neighbours (byte pieces of one character do).
-        length: of the text in characters; given, no span may end behind it.
+        length: length of the text in characters; if given, no span may end after it.
 
     Returns:
         One half-open range of 0-based teacher positions for every student span, from the first to the last
-        that overlaps it; (0, 0) where none does.
+        that overlaps it; (0, 0) if none does.
 
     Raises:
-        ValueError: starts or ends of spans go backwards, or a span is not inside the text.
+        ValueError: starts or ends of spans decrease, or a span is not inside the text.
     """
     _check_spans(student, "student", length)
     _check_spans(teacher, "teacher", length)

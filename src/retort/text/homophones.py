@@ -1,7 +1,7 @@
-"""Chinese characters that sound alike as one: four hundred syllables in place of thousands of characters.
+"""Folding of Chinese homophones: four hundred syllables in place of thousands of characters.
 
-A recogniser hears syllables; which of their characters is meant it learns from the language. Few examples are enough
-for the first, and a vocabulary of characters can start from it (`training/start.py`).
+Acoustics determine syllables, the language determines their characters. Few examples are enough
+for the former, and a model with a vocabulary of characters can be initialised from it (`training/init.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _FIRST, _LAST = 0x4E00, 0x9FFF
 
 
 def fold(text: str) -> str:
-    """Every Chinese character becomes the first in Unicode that is read alike, tones left aside.
+    """Replace every Chinese character by the first one in Unicode with the same syllable, ignoring tones.
 
-    Of several readings of a character the commonest counts. What has none stays as it is.
+    The most frequent pronunciation of a character is used. Characters without one are not changed.
 
     Raises:
         UserError: pypinyin is not installed.
@@ -29,12 +29,12 @@ def fold(text: str) -> str:
 
 @cache
 def _table() -> dict[str, str]:
-    """By character of the basic block, the first that sounds alike."""
+    """For every character of the basic block, its first homophone."""
     try:
         from pypinyin import Style, lazy_pinyin
     except ImportError:
         raise UserError(
-            "readings of Chinese characters need pypinyin", remedy="pip install 'retort-asr[mandarin]'"
+            "pronunciations of Chinese characters need pypinyin", remedy="pip install 'retort-asr[mandarin]'"
         ) from None
     first: dict[str, str] = {}
     table = {}

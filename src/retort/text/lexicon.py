@@ -1,4 +1,4 @@
-"""Pronunciation lexicons: words and the phones they are spoken with, in the style of the CMU dictionary."""
+"""Pronunciation lexicons: words and their phones, in the format of the CMU dictionary."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Stress = Literal["keep", "strip"]
 Pronunciation = tuple[str, ...]
 
 _VARIANT = re.compile(r"(?<=.)\(\d+\)$")
-# Lower-case phones with digits are tones ("ai4") and stay: only ARPAbet's vowels carry stress.
+# Lower-case phones with digits are tones ("ai4") and are kept: only ARPAbet's vowels have stress.
 _STRESSED = re.compile(r"([A-Z]+)[012]")
 
 
 class Lexicon(Mapping[str, tuple[Pronunciation, ...]]):
-    """Words to their pronunciations, in the order in which they were given and each once.
+    """Maps words to their distinct pronunciations, in the given order.
 
     Args:
-        entries: words with any number of pronunciations each; one without any is left out.
+        entries: words with any number of pronunciations each; words without any are omitted.
 
     Raises:
-        UserError: no word, or a pronunciation without a phone.
+        UserError: there is no word, or a pronunciation without a phone.
     """
 
     def __init__(self, entries: Mapping[str, Iterable[Iterable[str]]]) -> None:
@@ -34,10 +34,10 @@ class Lexicon(Mapping[str, tuple[Pronunciation, ...]]):
         }
         self._entries = {word: found for word, found in self._entries.items() if found}
         if not self._entries:
-            raise UserError("the lexicon has no word", remedy="Give one line `WORD PHONE PHONE ...` a word")
+            raise UserError("the lexicon has no word", remedy="Write one line `WORD PHONE PHONE ...` per word")
         for word, found in self._entries.items():
             if () in found:
-                raise UserError(f"'{word}' has a pronunciation without phones", remedy="Mend the lexicon")
+                raise UserError(f"'{word}' has a pronunciation without phones", remedy="Correct the lexicon")
 
     def __getitem__(self, word: str) -> tuple[Pronunciation, ...]:
         return self._entries[word]
@@ -54,15 +54,15 @@ class Lexicon(Mapping[str, tuple[Pronunciation, ...]]):
 
     @property
     def phones(self) -> tuple[str, ...]:
-        """Sorted; silence is none of them."""
+        """The phones, sorted, without silence."""
         return tuple(sorted({phone for found in self.values() for phones in found for phone in phones}))
 
     def missing(self, words: Iterable[str]) -> list[str]:
-        """Those that have no pronunciation, each once, in their order."""
+        """The distinct words without a pronunciation, in order."""
         return [word for word in dict.fromkeys(words) if word not in self._entries]
 
     def only(self, words: Iterable[str]) -> Lexicon:
-        """The entries of those of `words` that it has.
+        """The lexicon limited to `words`.
 
         Raises:
             UserError: it has none of them.
@@ -70,11 +70,11 @@ class Lexicon(Mapping[str, tuple[Pronunciation, ...]]):
         return Lexicon({word: self[word] for word in dict.fromkeys(words) if word in self._entries})
 
     def extended(self, other: Mapping[str, Iterable[Iterable[str]]]) -> Lexicon:
-        """With the words of `other` that this one lacks."""
+        """The lexicon with the words of `other` that it lacks."""
         return Lexicon({**other, **self._entries})
 
     def __str__(self) -> str:
-        """As :func:`read_lexicon` reads it: a line a pronunciation."""
+        """In the format of :func:`read_lexicon`: one line per pronunciation."""
         lines = (f"{word} {' '.join(phones)}\n" for word, found in self.items() for phones in found)
         return "".join(lines)
 
@@ -82,12 +82,12 @@ class Lexicon(Mapping[str, tuple[Pronunciation, ...]]):
 def read_lexicon(path: str | Path, *, stress: Stress = "strip") -> Lexicon:
     """Read lines `WORD PHONE PHONE ...`.
 
-    Further pronunciations stand on lines of `WORD(2)` or of the word again; pronunciations that have become
-    equal are one. Lines that begin with `;;;` are comments, and so is what follows ` #`.
+    Further pronunciations are on lines of `WORD(2)` or of the same word; pronunciations that become
+    equal are merged. Lines that begin with `;;;` are comments, and so is what follows ` #`.
 
     Args:
         path: UTF-8 text; words keep their case.
-        stress: whether the digits 0, 1, 2 behind phones of capital letters are kept.
+        stress: whether the digits 0, 1, 2 after upper-case phones are kept.
 
     Raises:
         UserError: it cannot be read, is empty, or has a word without phones.
@@ -104,12 +104,12 @@ def read_lexicon(path: str | Path, *, stress: Stress = "strip") -> Lexicon:
             continue
         word, *phones = line.split(" #", 1)[0].split()
         if not phones:
-            raise UserError(f"line {number}: '{word}' has no phones", where=path, remedy="Mend the lexicon")
+            raise UserError(f"line {number}: '{word}' has no phones", where=path, remedy="Correct the lexicon")
         if stress == "strip":
             phones = [
                 _STRESSED.sub(r"\1", phone) if _STRESSED.fullmatch(phone) else phone for phone in phones
             ]
         entries.setdefault(_VARIANT.sub("", word), []).append(phones)
     if not entries:
-        raise UserError("holds no word", where=path, remedy="Give one line `WORD PHONE PHONE ...` a word")
+        raise UserError("contains no word", where=path, remedy="Write one line `WORD PHONE PHONE ...` per word")
     return Lexicon(entries)

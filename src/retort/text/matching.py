@@ -1,4 +1,4 @@
-"""The pieces of a vocabulary that are also the student's, one to one, and where a text has them."""
+"""Pieces shared by a teacher's and a student's vocabulary, and their positions in a text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from retort.text.whisper_pieces import WhisperTokenizer
 
 
 def shared_pieces(student: Tokenizer, reader: TeacherReader) -> dict[int, int]:
-    """The student's id of every teacher piece that is also one of the student's, the special ones left out.
+    """Map teacher pieces to the student's ids of the same pieces, without special ones.
 
-    The student's own teacher shares all of its pieces. Of BPE, Whisper's too, a piece that begins a word meets the
-    teacher's that begins one, a piece within a word one within. A whole word (or a symbol of units) meets the same word
-    as a piece. A Han character is a piece by itself; other characters are none, for a teacher reads them within longer
-    pieces. Two of the student's for one of the teacher's (they differ in case, which the teacher does not see) are
-    shared by neither.
+    A student with the teacher's pieces shares all of them. For BPE and Whisper, a piece at the start of a word matches
+    one at the start of a word, a piece within a word one within. A whole word (or a symbol of units) matches the same word
+    as a piece. A Han character is a piece; other single characters are not, because a teacher has them within longer
+    pieces. If two of the student's pieces match the same teacher piece (they differ in case), they are
+    not shared.
     """
     found: dict[int, int] = {}
     for own, symbol in enumerate(student.symbols[len(SPECIAL) :], len(SPECIAL)):
@@ -46,13 +46,13 @@ def matching_places(
     spans: Sequence[Span],
     shared: Mapping[int, int],
 ) -> list[Span]:
-    """Pairs of places, in the student's pieces of a text and in the teacher's, that hold one and the same piece.
+    """Pairs of positions in the student's and the teacher's pieces of a text with the same piece.
 
     Args:
-        student: its pieces of the text.
-        teacher: ids of the teacher's pieces of it.
-        spans: of those, in characters of the text.
-        shared: of :func:`shared_pieces`.
+        student: the student's pieces of the text.
+        teacher: ids of the teacher's pieces of the text.
+        spans: character spans of the teacher's pieces.
+        shared: result of :func:`shared_pieces`.
     """
     own = [(start, end) for _, start, end in student]
     forth, back = align_spans(own, spans), align_spans(spans, own)

@@ -1,6 +1,6 @@
-"""One form for every transcript: Unicode form, case, punctuation, white space.
+"""Text normalisation: Unicode form, case, punctuation, white space.
 
-The same normaliser is applied to training text, references and hypotheses, so that they can be compared.
+The same normaliser is applied to training text, references and hypotheses, so that they are comparable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 APOSTROPHES = "’‘‛ʼʻ′＇`´"
 HYPHENS = "‐‑"
 UNKNOWN_TEXT = "⁇"
-"""How decoded text shows an unknown piece."""
+"""Symbol for an unknown piece in decoded text."""
 _TYPOGRAPHIC = str.maketrans({**dict.fromkeys(APOSTROPHES, "'"), **dict.fromkeys(HYPHENS, "-")})
 # Zero-width (non-)joiners are part of the spelling of Persian and of the languages of India: after a letter or mark of
 # a script whose letters join, before such a letter or, behind the sign that takes a vowel away, at the end of a word.
@@ -29,7 +29,7 @@ _LONE_MARKS = re.compile(r"(?:(?<=\s)|^)[^\w\s]+")
 _PICTURES = re.compile("[^\\w\\s#*]\ufe0f|\u2139\ufe0f|[\U0001f200-\U0001f2ff]")
 _VIRAMA = 9
 """Canonical combining class of that sign."""
-# Marks that enclose or overlay symbols (of a keycap U+20E3), and letters and marks that nobody sees: fillers of Hangul,
+# Marks that enclose or overlay symbols (of a keycap U+20E3), and invisible letters and marks: fillers of Hangul,
 # inherent vowels of Khmer, the joiner of graphemes, variation selectors (of an emoji U+FE0F).
 _SYMBOL_MARKS = range(0x20D0, 0x2100)
 _UNSEEN = frozenset(
@@ -40,15 +40,15 @@ _UNJOINED: tuple[tuple[int, int], ...] = ((0, 0x05FF), (0x10A0, 0x11FF), (0x1E00
 _UNJOINED += ((0xAC00, 0xD7FF),)
 # Not between two letters or digits; a combining mark is part of its letter, and \w lacks most marks.
 _EDGE_APOSTROPHE = re.compile(r"(?<![^\W_])'|'(?![^\W_])")
-# Upper-casing may decompose and composing may lengthen; no text found so far needs more than three rounds.
+# Upper-casing may decompose and composing may lengthen; no known text needs more than three rounds.
 _ROUNDS = 8
-# Blocks written without spaces, whose characters count as words: Han and its variants, kana, Bopomofo.
+# Blocks without spaces, whose characters are words: Han and its variants, kana, Bopomofo.
 _CJK: tuple[tuple[int, int], ...] = ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x312F), (0x31A0, 0x31BF))
 _CJK += ((0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 
 
 class Normaliser:
-    """Text to its normal form; applying it twice changes nothing.
+    """Normalises text; it is idempotent.
 
     In order: typographic apostrophes and hyphens become `'` and `-`; the Unicode form; the case; invisible
     characters (controls, surrogates, zero-width spaces, soft hyphens, byte-order marks, variation selectors) go;
@@ -58,7 +58,7 @@ class Normaliser:
     with `split` CJK characters are words; with `homophones: fold` Chinese characters that sound alike are one.
 
     When `'` is kept while the rest is dropped, it stays only between two letters or digits ("don't"):
-    elsewhere it cannot be told from a quotation mark. So "'hello'" is "hello", "boys'" is "boys" and "'tis"
+    elsewhere it cannot be distinguished from a quotation mark. So "'hello'" is "hello", "boys'" is "boys" and "'tis"
     is "tis"; in text that is clean already, `punctuation: keep` leaves them.
 
     Args:
@@ -110,12 +110,12 @@ class Normaliser:
         return ("" if self.config.spaces == "drop" else " ").join(text.split())
 
     def words(self, text: str) -> list[str]:
-        """Of the normal form: what stands between spaces, and every CJK character, whatever `spaces` says."""
+        """Words of the normalised text: separated by spaces, and every CJK character, independent of `spaces`."""
         return split_words(self(text))
 
 
 class _CharacterTable(dict[int, str]):
-    """Code point to what stands in its place, filled as characters are met; `kept` None keeps everything."""
+    """Maps code points to their replacements, filled on demand; `kept` None keeps everything."""
 
     def __init__(self, kept: str | None) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class _CharacterTable(dict[int, str]):
 
 
 def _drop_lone(text: str) -> str:
-    """Without joiners that join nothing and marks whose letter or symbol is gone."""
+    """Remove joiners that join nothing and marks without a letter or symbol."""
 
     def joiner(found: re.Match[str]) -> str:
         before, behind = text[: found.start()][-1:], text[found.end() :][:1]
@@ -157,7 +157,7 @@ def _drop_lone(text: str) -> str:
 
 
 def _joining(character: str) -> bool:
-    """Whether it is a letter or mark of a script in which joiners make a difference."""
+    """Whether it is a letter or mark of a script that uses joiners."""
     if not character or unicodedata.category(character)[0] not in "LM" or is_cjk(character):
         return False
     return not any(first <= ord(character) <= last for first, last in _UNJOINED)
@@ -172,7 +172,7 @@ def _drop_edge_apostrophes(text: str) -> str:
 
 
 def recase(text: str, case: str) -> str:
-    """`upper`, `lower` or `keep`, character by character: positions hold, so "ß" does not become "SS"."""
+    """`upper`, `lower` or `keep`, character by character, without changing positions ("ß" does not become "SS")."""
     if case == "keep":
         return text
     whole = text.upper() if case == "upper" else text.lower()
@@ -183,19 +183,19 @@ def recase(text: str, case: str) -> str:
 
 
 def is_cjk(character: str) -> bool:
-    """Whether a character is a word by itself: Han, kana, Bopomofo."""
+    """Whether a character is a word: Han, kana, Bopomofo."""
     return any(first <= ord(character) <= last for first, last in _CJK)
 
 
 def split_words(text: str) -> list[str]:
-    """What stands between spaces; every CJK character is a word by itself."""
+    """Words separated by spaces; every CJK character is a word."""
     if not text.isascii():
         text = "".join(f" {character} " if is_cjk(character) else character for character in text)
     return text.split()
 
 
 def character_class(character: str) -> str:
-    """`cjk`, `letter`, `digit`, or the character itself: what decides whether a space stands beside it."""
+    """`cjk`, `letter`, `digit`, or the character itself: determines spaces next to it."""
     if is_cjk(character):
         return "cjk"
     category = unicodedata.category(character)[0]

@@ -1,4 +1,4 @@
-"""The teacher's own pieces as the student's vocabulary, and how a teacher's tokenizer is read and opened."""
+"""The teacher's pieces as the student's vocabulary, and access to a teacher's tokenizer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _RUN = re.compile(r"\S+")
 
 
 class TeacherReader:
-    """Reads text as the teacher does.
+    """Tokenises text as the teacher does.
 
     Args:
-        backend: the teacher's tokenizer; a copy without truncation and padding is kept.
-        case: `upper`, `lower` or `keep`; applied to the text before.
+        backend: the teacher's tokenizer; a copy without truncation and padding is used.
+        case: `upper`, `lower` or `keep`; applied to the text first.
     """
 
     def __init__(self, backend: Backend, case: str = "keep") -> None:
@@ -37,7 +37,7 @@ class TeacherReader:
         self.case = case
         model = parse_json(self.backend.to_str())["model"]
         vocabulary = self.backend.get_vocab()
-        # WordPiece marks what continues a word, byte-pair and unigram models mark what begins one.
+        # WordPiece marks continuations of words, byte-pair and unigram models mark their starts.
         self._continuing = model.get("continuing_subword_prefix") or ""
         marks = Counter(token[0] for token in vocabulary if token[:1] in (SPACE, "Ġ"))
         self._mark = marks.most_common(1)[0][0] if marks and model["type"] in ("BPE", "Unigram") else ""
@@ -47,30 +47,30 @@ class TeacherReader:
         self._unknown |= {vocabulary.get(model.get("unk_token"), -1), model.get("unk_id", -1)}
 
     def spacing(self, token: str) -> bool | None:
-        """Whether a space stands before a piece; None if the piece does not say."""
+        """Whether a piece is preceded by a space; None if it is not marked."""
         if self._mark:
             return token.startswith(self._mark)
         return False if self._continuing and token.startswith(self._continuing) else None
 
     def piece_of(self, surface: str, starts: bool) -> int:
-        """Id of the piece that reads `surface`, at the start of a word or within one; -1 if there is none."""
+        """Id of the piece with the text `surface`, at the start of a word or within one; -1 if there is none."""
         surface = recase(surface, self.case)
         if not self._mark and self.backend.normalizer is not None:
-            surface = self.backend.normalizer.normalize_str(surface).strip()  # BERT parts Han characters
+            surface = self.backend.normalizer.normalize_str(surface).strip()  # BERT separates Han characters
         found = self.backend.token_to_id((self._mark if starts else self._continuing) + surface)
         return -1 if found is None or found in self._unknown else found
 
     def read(self, text: str) -> list[tuple[int, int, int]]:
         """Teacher id (-1: unknown to the teacher, special, or part of a character), start, end of each piece.
 
-        Spans are those that :meth:`retort.text.tokenizers.Tokenizer.pieces` promises.
+        Spans are as in :meth:`retort.text.tokenizers.Tokenizer.pieces`.
         """
         encoding = self.backend.encode(recase(text, self.case), add_special_tokens=False)
         found: list[tuple[int, int, int]] = []
         for each, token, span in zip(encoding.ids, encoding.tokens, encoding.offsets):
             start, end = strip_span(text, *span)
             if token == self._mark and text[start:end].strip():
-                end = start  # a mark alone, whose span is that of the character behind it
+                end = start  # a separate mark, whose span is that of the next character
             if found and start < found[-1][2]:
                 found[-1] = (-1, found[-1][1], max(end, found[-1][2]))
             else:
@@ -79,7 +79,7 @@ class TeacherReader:
 
 
 def _fill_gaps(text: str, pieces: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Give what the teacher deletes (accents, controls) to the piece that it touches, or make it unknown."""
+    """Assign characters that the teacher deletes (accents, controls) to an adjacent piece, or to the unknown piece."""
     found: list[tuple[int, int, int]] = []
     for each, start, end in [*pieces, (-1, len(text), len(text))]:
         position = found[-1][2] if found else 0
@@ -100,13 +100,13 @@ def open_backend(teacher: PreTrainedTokenizerFast | str | Path) -> Backend:
     `vocab.txt`.
 
     Raises:
-        UserError: the folder has neither, the file is damaged, or the tokenizer is not a fast one.
+        UserError: the folder has neither, the file is damaged, or the tokenizer is not fast.
     """
     if not isinstance(teacher, str | Path):
         backend: Backend | None = getattr(teacher, "backend_tokenizer", None)
         if backend is None:
             raise UserError(
-                f"{type(teacher).__name__} gives no character spans",
+                f"{type(teacher).__name__} has no character spans",
                 remedy="Use the teacher's fast tokenizer",
             )
         return backend
@@ -129,25 +129,25 @@ def open_backend(teacher: PreTrainedTokenizerFast | str | Path) -> Backend:
             f"damaged tokenizer of the teacher ({reason})", where=folder, remedy="Fetch the teacher again"
         ) from None
     raise UserError(
-        "no tokenizer of a teacher", where=folder, remedy="Give a folder with tokenizer.json or vocab.txt"
+        "no tokenizer of a teacher", where=folder, remedy="Choose a folder with tokenizer.json or vocab.txt"
     )
 
 
 class TeacherTokenizer(Tokenizer):
-    """The teacher's own pieces, those that the training text has, by frequency, then by the teacher's id.
+    """The teacher's pieces that occur in the training text, by frequency, then by the teacher's id.
 
-    A student piece is a teacher piece, so their alignment is one to one. Decoding shows each piece as the
-    training text wrote it most often (in its case, with its accents), and puts the spaces back: by the
-    teacher's marks where it has them ("##ing", "Ġthe", "▁the"), elsewhere as the training text mostly does
-    between such characters ("don", "'", "t" is "don't"; Han beside Han has none). Parts of a character (byte
+    A student piece is a teacher piece, so their alignment is one to one. Decoding writes each piece as the
+    training text did most often (with case and accents), and restores spaces: by the
+    teacher's marks if it has them ("##ing", "Ġthe", "▁the"), otherwise as in most cases of the training text
+    between such characters ("don", "'", "t" is "don't"; none between Han characters). Parts of a character (byte
     pieces) are unknown.
 
     Args:
-        backend: the teacher's tokenizer; a copy is kept.
+        backend: the teacher's tokenizer; a copy is used.
         tokens: teacher pieces in the order of the ids.
-        surfaces: how each is shown.
-        spaced: whether a space stands between two classes of characters (:func:`character_class`).
-        teacher_case: `upper`, `lower` or `keep`; applied to the text before the teacher's tokenizer reads it.
+        surfaces: text of each piece in decoded text.
+        spaced: whether there is a space between two classes of characters (:func:`character_class`).
+        teacher_case: `upper`, `lower` or `keep`; applied to the text before the teacher's tokenizer.
         text_case: the same, applied to decoded text.
     """
 
@@ -163,7 +163,7 @@ class TeacherTokenizer(Tokenizer):
         text_case: str = "keep",
     ) -> None:
         if len(tokens) != len(surfaces) or any(backend.token_to_id(token) is None for token in tokens):
-            raise ValueError("the pieces are not the teacher's")
+            raise ValueError("the pieces differ from the teacher's")
         super().__init__(tokens)
         self._reader = TeacherReader(backend, teacher_case)
         self._student_ids = {backend.token_to_id(token): self._ids[token] for token in tokens}
@@ -181,7 +181,7 @@ class TeacherTokenizer(Tokenizer):
         """Collect the teacher's pieces of the texts; `teacher` is a fast tokenizer or the folder of one.
 
         Raises:
-            UserError: the folder has no tokenizer, or it is not a fast one.
+            UserError: the folder has no tokenizer, or it is not fast.
         """
         backend = open_backend(teacher)
         reader = TeacherReader(backend, teacher_case)
@@ -212,7 +212,7 @@ class TeacherTokenizer(Tokenizer):
         found = [
             Piece(self._student_ids.get(each, UNKNOWN), *span) for each, *span in self._reader.read(text)
         ]
-        # A lone mark ("▁") that the training text does not have stands for nothing that could be unknown.
+        # A separate mark ("▁") that is not in the training text covers no character.
         return [piece for piece in found if piece.id != UNKNOWN or text[piece.start : piece.end].strip()]
 
     def _texts(self, ids: list[int]) -> list[str]:
@@ -231,7 +231,7 @@ class TeacherTokenizer(Tokenizer):
         if spacing is not None or not self._surfaces[left] or not self._surfaces[right]:
             return bool(spacing)
         classes = character_class(self._surfaces[left][-1]), character_class(self._surfaces[right][0])
-        # Two classes that never met: words have spaces between them unless the script does without.
+        # Two classes that never occurred together: a space between words, unless the script has none.
         return self._spaced.get(classes, set(classes) <= {"letter", "digit"} and not self._han)
 
     def _state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a recipe or a folder to a tokenizer."""
+"""Training, saving and opening of tokenizers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def train_tokenizer(
     teacher_case: str = "keep",
     text_case: str = "keep",
 ) -> Tokenizer:
-    """Build the vocabulary that a recipe asks for from normal training text.
+    """Train the tokenizer of a recipe on normalised training text.
 
     Args:
-        texts: transcripts of the training data, nothing else.
+        texts: transcripts of the training data only.
         config: kind and size.
-        teacher: for `teacher`: a fast Hugging Face tokenizer or the folder that holds one.
-        teacher_case: for `teacher`: the case that it reads.
-        text_case: for `teacher`: the case of decoded text; `keep` is the training text's own.
+        teacher: for `teacher`: a fast Hugging Face tokenizer or the folder of one.
+        teacher_case: for `teacher`: the case of its input.
+        text_case: for `teacher`: the case of decoded text; `keep` is that of the training text.
 
     Raises:
-        UserError: no text, a wrong kind, a size that the text cannot give, or no usable teacher.
+        UserError: there is no text or no usable teacher, the kind is unknown, or the text does not allow the size.
     """
     lines = [text for text in texts if text.strip()]
     if not lines:
@@ -49,25 +49,25 @@ def train_tokenizer(
         result = CharacterTokenizer.train(lines)
     elif config.kind == "bpe":
         if config.size is None:
-            raise UserError("tokenizer.kind is bpe without tokenizer.size", remedy="Add size, e.g. 300")
+            raise UserError("tokenizer.kind is bpe, but tokenizer.size is not set", remedy="Add size, e.g. 300")
         result = BpeTokenizer.train(lines, config.size)
     elif config.kind == "teacher":
         if teacher is None:
-            raise UserError("tokenizer.kind is teacher, but there is none", remedy="Set tokenizer.teacher")
+            raise UserError("tokenizer.kind is teacher, but there is no teacher", remedy="Set tokenizer.teacher")
         result = TeacherTokenizer.train(lines, teacher, teacher_case, text_case)
     else:
         kinds = ", ".join(CHOICES["tokenizer.kind"])
         raise UserError(f"tokenizer.kind is '{config.kind}'", remedy=f"Choose one of {kinds}")
     if config.size is not None and config.size != result.size:
         raise UserError(
-            f"tokenizer.size is {config.size}, but the training text gives {result.size}",
-            remedy=f"Set tokenizer.size to {result.size}, or leave it out",
+            f"tokenizer.size is {config.size}, but the training text has {result.size}",
+            remedy=f"Set tokenizer.size to {result.size}, or remove it",
         )
     return result
 
 
 def open_tokenizer(folder: str | Path) -> Tokenizer:
-    """Open what :meth:`Tokenizer.save` wrote.
+    """Open a tokenizer saved by :meth:`Tokenizer.save`.
 
     Raises:
         UserError: a file is missing, damaged, or of another version.

@@ -1,8 +1,8 @@
-"""The student's vocabulary: text to ids and back, with the characters that each piece stands for.
+"""Tokenizers of the student: conversion of text to ids and back, with the character span of each piece.
 
-Three kinds behind one face: characters, sentencepiece BPE, and the teacher's own pieces as far as the
-training text has them (:mod:`retort.text.teacher_pieces`). Ids 0 to 3 are special in each. Text is
-expected in normal form (:mod:`retort.text.normalise`).
+Three kinds with the same interface: characters, sentencepiece BPE, and the teacher's pieces that occur in the
+training text (:mod:`retort.text.teacher_pieces`). Ids 0 to 3 are special in each. Text is
+expected to be normalised (:mod:`retort.text.normalise`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from retort.text.normalise import UNKNOWN_TEXT, is_cjk
 BLANK, PAD, EOS, UNKNOWN = 0, 1, 2, 3
 SPECIAL = ("<blank>", "<pad>", "<eos>", "<unk>")
 SPACE = "▁"
-"""Stands for a space inside symbols, as in sentencepiece."""
+"""Symbol for a space inside pieces, as in sentencepiece."""
 
 FILE, _MODEL_FILE = "tokenizer.json", "tokenizer.model"
 FORMAT = 1
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word of decoded text; ids number `first` to `last` (inclusive) made it."""
+    """A word of decoded text, from the ids `first` to `last` (inclusive)."""
 
     text: str
     first: int
@@ -48,7 +48,7 @@ class Word(NamedTuple):
 
 
 class Tokenizer(ABC):
-    """A vocabulary. `symbols[id]` names each id; `size` counts the special ids too."""
+    """A vocabulary. `symbols[id]` is the name of each id; `size` includes the special ids."""
 
     kind: ClassVar[str]
 
@@ -62,11 +62,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def pieces(self, text: str) -> list[Piece]:
-        """The ids of `encode` with the characters each stands for.
+        """The ids of `encode` with their character spans.
 
-        Spans are in order, hold every character that is no space exactly once, and neither begin nor end with
-        a space, except those of a space alone. They are empty where a piece stands for no character (as a
-        leading "▁" may).
+        Spans are sorted, contain every non-space character exactly once, and neither start nor end with
+        a space, except for pieces of a single space. They are empty for pieces without characters (such as a
+        leading "▁").
         """
 
     @abstractmethod
@@ -80,11 +80,11 @@ class Tokenizer(ABC):
     def _open(cls, state: dict[str, Any], folder: Path) -> Tokenizer: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without EOS; what is not in the vocabulary is `UNKNOWN`."""
+        """Ids of a text, without EOS; text outside the vocabulary is `UNKNOWN`."""
         return [piece.id for piece in self.pieces(text)]
 
     def surfaces(self, ids: Iterable[int]) -> list[str]:
-        """What each position adds to the decoded text; "" for blank, pad and EOS, "⁇" for unknown.
+        """Contribution of each position to the decoded text; "" for blank, pad and EOS, "⁇" for unknown.
 
         Raises:
             ValueError: an id is outside the vocabulary.
@@ -95,13 +95,13 @@ class Tokenizer(ABC):
         return self._texts(checked)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids; the inverse of `encode` for normal text within the vocabulary."""
+        """Text of the ids; the inverse of `encode` for normalised text within the vocabulary."""
         return "".join(self.surfaces(ids))
 
     def words(self, ids: Iterable[int]) -> list[Word]:
-        """Words of the decoded text with the positions in `ids` that made them.
+        """Words of the decoded text with their positions in `ids`.
 
-        Words lie between spaces, and a CJK character is one by itself. A position that is only a space or
+        Words are separated by spaces, and a CJK character is a word. A position that is only a space or
         special belongs to none; a piece of several CJK characters belongs to several.
         """
         words: list[Word] = []
@@ -124,7 +124,7 @@ class Tokenizer(ABC):
         return [text[piece.start : piece.end] for piece in self.pieces(text) if piece.id == UNKNOWN]
 
     def save(self, folder: str | Path) -> None:
-        """Write all that :func:`open_tokenizer` needs into `folder`, which is made if missing."""
+        """Write the files for :func:`open_tokenizer` into `folder`, which is created if missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self._files().items():
             write_whole(Path(folder) / name, content)
@@ -132,7 +132,7 @@ class Tokenizer(ABC):
         write_whole(Path(folder) / FILE, json.dumps(state, ensure_ascii=False, indent=1))
 
     def fingerprint(self) -> str:
-        """32 hex digits of all that :meth:`save` writes: tokenizers of one fingerprint cut alike."""
+        """Hash of the files of :meth:`save`, 32 hex digits: equal for tokenizers with equal output."""
         digest = hashlib.sha256(json.dumps([self.kind, self._state()], sort_keys=True).encode())
         for name, content in sorted(self._files().items()):
             digest.update(name.encode() + content)
@@ -143,7 +143,7 @@ class Tokenizer(ABC):
 
 
 class CharacterTokenizer(Tokenizer):
-    """One id a code point; the space is "▁". Ids go by frequency in the training text, then by code point."""
+    """One id per code point; the space is "▁". Ids are ordered by frequency in the training text, then by code point."""
 
     kind = "characters"
 
@@ -179,13 +179,13 @@ class CharacterTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """One id a word between spaces, the most frequent of the training text; of language models alone."""
+    """One id per space-separated word, for the most frequent words of the training text; only for language models."""
 
     kind = "words"
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> WordTokenizer:
-        """At most `size` ids, the special ones counted."""
+        """At most `size` ids, special ones included."""
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(_without_reserved(text).split())
@@ -193,7 +193,7 @@ class WordTokenizer(Tokenizer):
         return cls(ordered[: max(size - len(SPECIAL), 0)])
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(word, UNKNOWN) for word in text.split()]  # a million sentences are cut so
+        return [self._ids.get(word, UNKNOWN) for word in text.split()]  # fast, for millions of sentences
 
     def pieces(self, text: str) -> list[Piece]:
         return [
@@ -213,7 +213,7 @@ class WordTokenizer(Tokenizer):
 
 
 class BpeTokenizer(Tokenizer):
-    """Byte-pair encoding by sentencepiece, without its normalisation; unknown characters in a row are one id.
+    """Byte-pair encoding by sentencepiece, without its normalisation; consecutive unknown characters are one id.
 
     Args:
         model: a serialised sentencepiece model whose first four ids are the special ones.
@@ -224,7 +224,7 @@ class BpeTokenizer(Tokenizer):
     def __init__(self, model: bytes) -> None:
         import sentencepiece
 
-        if not model:  # sentencepiece takes no bytes for no argument, and fails only when used
+        if not model:  # sentencepiece treats empty bytes as no argument, and fails only when used
             raise ValueError("the sentencepiece model is empty")
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -235,10 +235,10 @@ class BpeTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> BpeTokenizer:
-        """A vocabulary of exactly `size`, special ids counted; deterministic.
+        """A vocabulary of exactly `size`, special ids included; deterministic.
 
         Raises:
-            UserError: the text has fewer possible pieces, or more characters, than `size` says.
+            UserError: the text has fewer possible pieces, or more characters, than `size`.
         """
         import sentencepiece
 
@@ -267,13 +267,13 @@ class BpeTokenizer(Tokenizer):
         return result
 
     def encode(self, text: str) -> list[int]:
-        # To sentencepiece "▁" is a space; here it is a character that nobody knows.
+        # To sentencepiece "▁" is a space; here it is an unknown character.
         found: list[int] = self._processor.encode(text.replace(SPACE, UNKNOWN_TEXT))
         return found
 
     def pieces(self, text: str) -> list[Piece]:
         text = text.replace(SPACE, UNKNOWN_TEXT)
-        found, end = [], -1  # sentencepiece reads the text with a space before it
+        found, end = [], -1  # sentencepiece adds a space before the text
         for each, surface in zip(self._processor.encode(text), self._processor.encode(text, out_type=str)):
             start, end = end, end + len(surface)
             found.append(Piece(each, *strip_span(text, max(start, 0), end)))
@@ -292,7 +292,7 @@ class BpeTokenizer(Tokenizer):
     def _open(cls, state: dict[str, Any], folder: Path) -> BpeTokenizer:
         result = cls((folder / _MODEL_FILE).read_bytes())
         if result.size != state["size"]:
-            raise ValueError(f"{_MODEL_FILE} has {result.size} pieces, {FILE} says {state['size']}")
+            raise ValueError(f"{_MODEL_FILE} has {result.size} pieces, {FILE} states {state['size']}")
         return result
 
 
@@ -314,7 +314,7 @@ def _without_reserved(text: str) -> str:
 
 
 def strip_span(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without the spaces at its ends; a span of spaces alone stays as it is."""
+    """The span without the spaces at its ends; a span of only spaces is not changed."""
     inner = text[start:end]
     if not inner.strip():
         return start, end

@@ -1,4 +1,4 @@
-"""Whisper's byte-level BPE as the student's vocabulary: all of its pieces, or the most useful ones."""
+"""Whisper's byte-level BPE as the student's vocabulary: all of its pieces, or a subset."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
 _FILE = "tokenizer.whisper.json"
 _START, _END, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 _BYTE_PIECES = 256
-"""The first pieces are single bytes: they spell every text, so nothing is unknown."""
+"""The first pieces are single bytes, which can spell every text."""
 
 
 class WhisperTokenizer(Tokenizer):
-    """Whisper's pieces as ids. Text is read with a space before it, as Whisper writes it.
+    """Whisper's pieces as ids. Text is tokenised with a leading space, as in Whisper's output.
 
-    A piece that is outside a smaller vocabulary is spelled in bytes. A character of several pieces belongs to the last
+    A piece that is outside a smaller vocabulary is spelled in bytes. A character of several pieces is assigned to the last
     of them.
 
     Args:
-        backend: Whisper's tokenizer; a copy is kept.
+        backend: Whisper's tokenizer; a copy is used.
         pieces: Whisper's ids in the order of this vocabulary.
-        language: code of the prompt, such as `en`; empty for a model of English only.
-        suppressed: Whisper's ids that a search never gives; those outside the vocabulary do not count.
+        language: code of the prompt, such as `en`; empty for an English-only model.
+        suppressed: Whisper's ids that decoding must not output; those outside the vocabulary are ignored.
         begin_suppressed: the same for the first token of a text.
 
     Attributes:
-        pieces_of_whisper: Whisper's id of each id, of the special ones the nearest: `<|endoftext|>` for EOS,
+        pieces_of_whisper: Whisper's id of each id; for special ones `<|endoftext|>` for EOS,
             `<|startoftranscript|>`, which no text has, for the others.
         prompt: Whisper's ids before a text.
         spellings: bytes of each id, none of the special ones.
-        suppressed: ids that a search never gives.
-        begin_suppressed: ids that no text begins with.
+        suppressed: ids that decoding must not output.
+        begin_suppressed: ids that must not be the first of a text.
         whisper_suppressed, whisper_begin_suppressed: the same as Whisper's ids, those outside the vocabulary too.
         ordinary: number of Whisper's pieces, which come before its special tokens.
 
     Raises:
-        UserError: no tokenizer of Whisper, or it does not know the language.
+        UserError: it is not a tokenizer of Whisper, or it does not support the language.
     """
 
     kind = "whisper"
@@ -90,11 +90,11 @@ class WhisperTokenizer(Tokenizer):
     ) -> WhisperTokenizer:
         """All pieces of Whisper, or `size` ids: those of single bytes, those of the texts, and the commonest others.
 
-        The commonest others are those of `more_texts`, by their number there, then Whisper's first pieces. What the texts
-        contain is not suppressed.
+        The most frequent others are those of `more_texts`, by their number there, then Whisper's first pieces. Pieces of
+        the texts are not suppressed.
 
         Raises:
-            UserError: as the class, or `size` is below what the texts need or above what there is.
+            UserError: as the class, or `size` is too small for the texts or exceeds the number of pieces.
         """
         ordinary = special_id(backend, _END)
         if ordinary is None:
@@ -107,11 +107,11 @@ class WhisperTokenizer(Tokenizer):
             needed = seen | set(range(_BYTE_PIECES))
             if not len(needed) <= size - len(SPECIAL) <= ordinary:
                 raise UserError(
-                    f"tokenizer.size is {size}, of Whisper's pieces from {len(needed) + len(SPECIAL)} to "
-                    f"{ordinary + len(SPECIAL)} can be taken",
-                    remedy=f"Set tokenizer.size to {len(needed) + len(SPECIAL)} or more, or leave it out",
+                    f"tokenizer.size is {size}, but must be from {len(needed) + len(SPECIAL)} to "
+                    f"{ordinary + len(SPECIAL)} for Whisper's pieces",
+                    remedy=f"Set tokenizer.size to {len(needed) + len(SPECIAL)} or more, or remove it",
                 )
-            # Ids follow the order of the merges, in which the commonest pieces come first.
+            # Ids follow the order of the merges, in which the most frequent pieces come first.
             common = Counter(each for text in more_texts for each in whole.encode(text)).most_common()
             ordered = dict.fromkeys([*(whole.pieces_of_whisper[each] for each, _ in common), *range(ordinary)])
             others = (each for each in ordered if each not in needed)
@@ -124,7 +124,7 @@ class WhisperTokenizer(Tokenizer):
         if not text:
             return found
         ends = _character_ends(text)
-        at, last = -1, 0  # Whisper reads the text with a space before it
+        at, last = -1, 0  # Whisper adds a space before the text
         for each in self._ids_of(" " + text):
             at += len(self.spellings[each])
             end = last
@@ -135,7 +135,7 @@ class WhisperTokenizer(Tokenizer):
         return found
 
     def _ids_of(self, text: str) -> Iterable[int]:
-        """Without the special tokens, even where the text has their names."""
+        """Encode without special tokens, even if the text contains their names."""
         for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text):
             for token in self.backend.model.tokenize(word):
                 if (own := self._own.get(token.id)) is not None:
@@ -180,13 +180,13 @@ def whisper_prompt(backend: Backend, language: str) -> list[int]:
     """Whisper's ids before a text: start, language, task, no timestamps; without `language` only start and the last.
 
     Raises:
-        UserError: no tokenizer of Whisper, or it does not know the language.
+        UserError: it is not a tokenizer of Whisper, or it does not support the language.
     """
     names = [_START, *((f"<|{language}|>", "<|transcribe|>") if language else ()), _NO_TIMESTAMPS]
     if language and backend.token_to_id(f"<|{language}|>") is None:
         raise UserError(
-            f"tokenizer.language is '{language}', which this Whisper does not know",
-            remedy="Give a code such as en or zh",
+            f"tokenizer.language is '{language}', which this Whisper does not support",
+            remedy="Set a code such as en or zh",
         )
     return [special_id(backend, name) for name in names]
 
@@ -204,7 +204,7 @@ def special_id(backend: Backend, name: str) -> int:
 
 
 def _character_ends(text: str) -> list[int]:
-    """Bytes of UTF-8 up to the end of each character."""
+    """Number of UTF-8 bytes up to the end of each character."""
     ends, at = [], 0
     for character in text:
         at += len(character.encode("utf-8", "replace"))
@@ -216,7 +216,7 @@ _VALUES: dict[str, int] = {}
 
 
 def _byte_values() -> dict[str, int]:
-    """The byte that each character of a byte-level piece stands for (Radford et al. 2019, GPT-2)."""
+    """The byte of each character of a byte-level piece (Radford et al. 2019, GPT-2)."""
     if not _VALUES:
         shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
         hidden = [each for each in range(256) if each not in shown]

@@ -1,4 +1,4 @@
-"""The alignments of a hybrid run: of what it learns from, and of what it is judged by."""
+"""The alignments of a hybrid run: of the training data, and of validation and test data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retort.training.data import Progress
 
 
 class CutMfcc:
-    """Cepstra of one cut, made from its wave; other processes may be given it."""
+    """Computes the cepstra of a cut from its wave; can be passed to other processes."""
 
     def __init__(self, sampling_rate: int = 16000) -> None:
         self.sampling_rate = sampling_rate
@@ -49,7 +49,7 @@ class CutMfcc:
 
 
 def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> AlignmentStore:
-    """The alignments of `data.train`, at their own speed.
+    """Compute the alignments of `data.train`, without speed perturbation.
 
     Raises:
         UserError: as :func:`retort.alignment.align.align_corpus`.
@@ -57,7 +57,7 @@ def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Ali
     words, cuts = _words(recipe), _cuts(recipe.data.train_sources)
     return align_corpus(
         cuts,
-        open_lexicon(recipe, _spoken(cuts, words)),
+        open_lexicon(recipe, _words_of(cuts, words)),
         CutMfcc(recipe.features.sampling_rate),
         aligner_folder(recipe, root / recipe.name),
         recipe.hybrid.align,
@@ -75,16 +75,16 @@ def align_held_out(
     progress: Progress,
     report: Report,
 ) -> AlignmentStore | None:
-    """Alignments of data that `alignments` did not learn from; None, and a line, where there can be none.
+    """Align data that are not training data of `alignments`; None, and a note, if that is not possible.
 
-    They only measure, so that what they lack does not keep a run from its training.
+    They are used only for measurement, so that an error here does not prevent training.
     """
     try:
         words, cuts = _words(recipe), _cuts(sources)
         folder = aligned_folder(recipe, root / recipe.name, sources)
         return align_others(
             cuts,
-            open_lexicon(recipe, _spoken(cuts, words), alignments.tree.phones.symbols[1:]),
+            open_lexicon(recipe, _words_of(cuts, words), alignments.tree.phones.symbols[1:]),
             CutMfcc(recipe.features.sampling_rate),
             alignments.folder.parent,
             folder,
@@ -95,15 +95,15 @@ def align_held_out(
             report=lambda line: report(0, {"note": f"{folder.name}: {line}"}),
         )
     except UserError as error:
-        report(0, {"note": f"no alignment of {', '.join(sources)}, so no frames are counted there: {error}"})
+        report(0, {"note": f"no alignment of {', '.join(sources)}, so frame accuracy is not measured there: {error}"})
         return None
 
 
 def open_lexicon(recipe: Recipe, words: Sequence[str], phones: Sequence[str] | None = None) -> Lexicon:
-    """Pronunciations of those of `words` that have any, in `phones` if they are given.
+    """The pronunciations of `words`, limited to `phones` if they are given.
 
     Raises:
-        UserError: a lexicon of the recipe cannot be read, or no word has any.
+        UserError: a lexicon of the recipe cannot be read, or no word has a pronunciation.
     """
     case = recipe.normaliser.case
     entries: dict[str, list[Pronunciation]] = {}
@@ -124,5 +124,5 @@ def _cuts(sources: Sequence[str]) -> list[Cut]:
     return [cut for source in sources for cut in open_cuts(find_data(source)).cuts]
 
 
-def _spoken(cuts: Sequence[Cut], words: Callable[[str], Sequence[str]]) -> list[str]:
+def _words_of(cuts: Sequence[Cut], words: Callable[[str], Sequence[str]]) -> list[str]:
     return [word for cut in cuts for word in words(cut.supervisions[0].text or "")]

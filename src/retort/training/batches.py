@@ -31,7 +31,7 @@ from retort.training.hidden_store import HiddenStore
 from retort.training.shares import Group, ShareSampler
 
 FRAME_STEP, HIDDEN_STEP, TOKEN_STEP = 64, 16, 8
-"""Batches are padded to multiples of these: matrix kernels are prepared once per shape, a fifth of a step on a CPU."""
+"""Batches are padded to multiples of these, because kernels are prepared once per shape (20 % of a step on a CPU)."""
 
 
 @dataclass
@@ -39,15 +39,15 @@ class Batch:
     """Utterances padded to one size.
 
     Attributes:
-        ids: of the cuts.
+        ids: ids of the cuts.
         texts: normalised transcripts.
-        pieces: each text's tokens with their character spans, EOS not among them.
-        features: `(B, T, bins)` float32, zero behind `feature_lengths (B,)`; T may be more than their largest.
-        tokens: `(B, U)` int64, EOS last, then pad; `token_lengths (B,)` counts EOS; U may be more than their largest.
+        pieces: tokens of each text with their character spans, without EOS.
+        features: `(B, T, bins)` float32, zero after `feature_lengths (B,)`; T may exceed their maximum.
+        tokens: `(B, U)` int64, EOS last, then padding; `token_lengths (B,)` includes EOS; U may exceed their maximum.
         rejected: utterances of this batch that could not be used.
-        senones: `(B, T')` int64 of the encoder's frames, -1 for none; T' is the most frames that one has. None without
-            an alignment.
-        frames: by teacher of frames, what it reads and where that is heard.
+        senones: `(B, T')` int64, senones of encoder frames, -1 for none; None without
+            alignments.
+        frames: for each teacher of frames, its input and the pieces of the frames.
     """
 
     ids: list[str]
@@ -81,18 +81,18 @@ class _Utterance(NamedTuple):
 
 
 class UtteranceDataset(Dataset):
-    """Maps the cuts of one batch to a :class:`Batch`, without ids where none of them can be used.
+    """Maps the cuts of one batch to a :class:`Batch`, without ids if none of them is usable.
 
-    Augmentation draws from a generator of (seed, epoch, cut id), so the order of the batches, the number of
-    workers and a broken-off run never change what an utterance looks like.
+    Augmentation uses a generator seeded with (seed, epoch, cut id), so that it does not depend on the order of
+    batches, the number of workers or interruptions.
 
     Args:
-        tokenizer: the student's; None of one that writes no tokens: its utterances have none.
-        output_lengths: encoder frames of so many feature frames, or of so many stored frames.
-        labels: of frames, for a student that learns them.
-        stored: outputs of the encoder's lower layers, which then take the place of features.
-        longest: most feature frames that the encoder takes; None for any number.
-        most_tokens: of an utterance, EOS counted; None without a limit.
+        tokenizer: tokenizer of the student; None if its output is not tokens.
+        output_lengths: maps numbers of feature frames, or of stored frames, to numbers of encoder frames.
+        labels: labels of frames, for a student that is trained on them.
+        stored: stored outputs of the encoder's lower layers, used in place of features.
+        longest: maximum number of feature frames of the encoder; None for no limit.
+        most_tokens: maximum number of tokens of an utterance, including EOS; None for no limit.
     """
 
     def __init__(
@@ -166,7 +166,8 @@ class UtteranceDataset(Dataset):
             cut = mix_noise(cut, self.noise, self.recipe.augment, generator)
         features = self.features(cut) if self.stored is None else self.stored[cut.id]
         if self.stored is None and self.longest is not None and features.shape[0] > self.longest:
-            raise BadUtterance(f"{features.shape[0]} frames, the encoder takes {self.longest}", where=cut.id)
+            reason = f"its {features.shape[0]} frames exceed the encoder's maximum of {self.longest}"
+            raise BadUtterance(reason, where=cut.id)
         frames = int(self.output_lengths(torch.tensor([features.shape[0]])))
         if frames < SHORTEST:
             raise BadUtterance(f"it is too short ({features.shape[0]} frames)", where=cut.id)
@@ -174,16 +175,16 @@ class UtteranceDataset(Dataset):
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
         if self.most_tokens is not None and len(pieces) + 1 > self.most_tokens:
             raise BadUtterance(
-                f"its {len(pieces)} tokens are more than the decoder's {self.most_tokens - 1}", where=cut.id
+                f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}", where=cut.id
             )
-        laid = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
+        frame_labels = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
         if self.stored is None:
             masked = spec_augment(features, self.recipe.augment, generator)
         else:
             masked = mask_hidden(
                 features, self.recipe.augment, generator, self.recipe.features.bins, self.stored.subsampling
             )
-        return _Utterance(cut.id, text, pieces, masked, laid)
+        return _Utterance(cut.id, text, pieces, masked, frame_labels)
 
 
 def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:
@@ -192,10 +193,10 @@ def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:
 
 
 def empty_batch(bins: int, rejected: list[Rejected], labelled: bool = False) -> Batch:
-    """A batch without ids. Its tensors are of one utterance without frames and tokens, with senones if `labelled`.
+    """A batch without ids: one utterance without frames and tokens, with senones if `labelled`.
 
-    A process that has nothing to learn from goes through every layer all the same, for others may wait for it
-    there; it adds zero to losses, gradients and counts.
+    A process without usable utterances still runs every layer, because other processes may wait for its
+    collectives; it contributes zero to losses, gradients and counts.
     """
     nothing = torch.zeros(1, dtype=torch.int64)
     features, tokens = torch.zeros(1, 1, bins), torch.zeros(1, 0, dtype=torch.int64)
@@ -204,14 +205,14 @@ def empty_batch(bins: int, rejected: list[Rejected], labelled: bool = False) -> 
 
 
 def utterance_generator(seed: int, epoch: int, name: str) -> Generator:
-    """Random numbers that belong to one utterance in one epoch."""
+    """Generator of the random numbers of one utterance in one epoch."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {epoch} {name}".encode()))
 
 
 def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generator) -> Cut:
-    """Lay a piece of noise over the cut with the recipe's probability, at a signal-to-noise ratio it draws.
+    """Mix noise into the cut with the recipe's probability, at a random signal-to-noise ratio.
 
-    Cut and noise are of one sampling rate.
+    Cut and noise have the same sampling rate.
     """
     if float(torch.rand((), generator=generator)) >= config.noise_probability:
         return cut
@@ -226,22 +227,22 @@ def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generat
 def make_sampler(
     cuts: CutSet, recipe: Recipe, rank: int, world_size: int, groups: Sequence[Group] = ()
 ) -> DynamicBucketingSampler | ShareSampler:
-    """Batches of like durations; rank r gets every world_size-th of them.
+    """Sampler of batches of similar durations; rank r gets every world_size-th batch.
 
-    Where there are `groups`, each batch has its share of every one of them (:class:`ShareSampler`).
+    With `groups`, each batch has its share of every group (:class:`ShareSampler`).
 
-    lhotse closes a batch when one more utterance like the longest in it would go over `batches.seconds`, so a
-    longer one that comes last may carry it over by as much as the durations of a bucket differ.
+    lhotse closes a batch when another utterance as long as its longest would exceed `batches.seconds`, so that a
+    longer last utterance may exceed it by the range of durations in a bucket.
     """
     if groups:
         return ShareSampler(groups, recipe, rank, world_size)
     buckets = min(recipe.batches.buckets, len(cuts) // 2)
-    warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # they are few enough for memory
+    warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # they fit in memory
     return DynamicBucketingSampler(
         cuts,
         max_duration=recipe.batches.seconds,
         num_buckets=buckets,
-        # lhotse estimates the limits of two buckets or more; here is one, and another that stays empty.
+        # lhotse needs at least two buckets to estimate their limits; here the second one is empty.
         duration_bins=None if buckets > 1 else [float("inf")],
         shuffle=True,
         seed=recipe.seed,
@@ -253,7 +254,7 @@ def make_sampler(
 def epoch_batches(
     dataset: UtteranceDataset, sampler: DynamicBucketingSampler | ShareSampler, epoch: int, skip: int = 0
 ) -> Iterator[Batch]:
-    """The batches of one epoch, the first `skip` left out without reading them."""
+    """The batches of one epoch after the first `skip`, which are not loaded."""
     dataset.epoch = epoch
     sampler.set_epoch(epoch)
     loader = DataLoader(
@@ -261,7 +262,7 @@ def epoch_batches(
         sampler=_Skipping(sampler, skip),
         batch_size=None,
         num_workers=dataset.recipe.batches.workers,
-        # Of its own: a loader draws when it starts, which would shift the dropout of a resumed run.
+        # Its own generator: the loader draws when it starts, which would change the dropout of a resumed run.
         generator=torch.Generator(),
     )
     yield from loader

@@ -1,4 +1,4 @@
-"""The utterances of a recipe: opened, checked, and with their features."""
+"""The utterances of a recipe: loading, checks and features."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from retort.corpora.cuts import CheckedCuts, Rejected
 from retort.corpora.features import features_key, store_features
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.training.shares import Group, make_groups
-from retort.training.spoken import draw_sentences, say
+from retort.training.spoken import draw_sentences, synthesise
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
+"""Called with the name of a stage, the amount done and the total amount."""
 
 
 @dataclass
 class Data:
-    """Cuts by role, with stored features where the recipe asks for them.
+    """Cuts by role, with stored features if the recipe requires them.
 
     Attributes:
-        groups: where `data.train` has shares, the training cuts of each entry with a share, and last those of all
-            others; else none.
+        groups: if `data.train` has shares, the training cuts of each entry with a share, and last those of all
+            others; otherwise empty.
     """
 
     train: CutSet
@@ -40,57 +40,57 @@ class Data:
 
 
 def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
-    """Open the recipe's training and validation data; make features where they are kept on disk."""
+    """Open the recipe's training and validation data; compute features if they are stored on disk."""
     rejected: list[Rejected] = []
 
-    def kept(checked: CheckedCuts) -> CutSet:
+    def accept(checked: CheckedCuts) -> CutSet:
         rejected.extend(checked.rejected)
         return checked.cuts
 
     entries: dict[str, int] = {}
     roles = {
-        "train": _open(recipe, "train", recipe.data.train_sources, kept, entries),
-        "validation": _open(recipe, "validation", recipe.data.validation, kept),
+        "train": _open(recipe, "train", recipe.data.train_sources, accept, entries),
+        "validation": _open(recipe, "validation", recipe.data.validation, accept),
     }
     spoken, folder = recipe.data.spoken, cache / "spoken"
-    said = {role: [cut.supervisions[0].text for cut in cuts] for role, cuts in roles.items()}
+    texts_of = {role: [cut.supervisions[0].text for cut in cuts] for role, cuts in roles.items()}
     if spoken.voices and spoken.transcripts:
         roles = {
-            role: kept(say(texts, "transcript", spoken, folder, partial(progress, "synthesis")))
-            for role, texts in said.items()
+            role: accept(synthesise(texts, "transcript", spoken, folder, partial(progress, "synthesis")))
+            for role, texts in texts_of.items()
         }
-    roles = {role: kept(_distinct(cuts)) for role, cuts in roles.items()}
-    plain = kept(_by_duration(roles["train"], recipe))
+    roles = {role: accept(_distinct(cuts)) for role, cuts in roles.items()}
+    plain = accept(_by_duration(roles["train"], recipe))
     roles["train"] = _at_speeds(plain, recipe.augment.speeds)
     entries = dict(zip((cut.id for cut in roles["train"]), cycle([entries.get(cut.id, -1) for cut in plain])))
     if spoken.voices and spoken.sentences:
-        drawn = draw_sentences(spoken, said["validation"])
-        more = kept(say(drawn, "text", spoken, folder, partial(progress, "synthesis")))
-        roles["train"] += kept(_by_duration(more, recipe))
+        drawn = draw_sentences(spoken, texts_of["validation"])
+        more = accept(synthesise(drawn, "text", spoken, folder, partial(progress, "synthesis")))
+        roles["train"] += accept(_by_duration(more, recipe))
     if recipe.features.storage == "disk":
         for role, cuts in roles.items():
             stored = cache / "features" / features_key(role, cuts, recipe.features)
             roles[role], failed = store_features(cuts, stored, recipe.features, partial(progress, "features"))
             rejected += failed
     groups = make_groups(recipe, roles["train"], entries)
-    return Data(roles["train"], roles["validation"], _open_noise(recipe, kept), rejected, groups)
+    return Data(roles["train"], roles["validation"], _open_noise(recipe, accept), rejected, groups)
 
 
 def _open(
     recipe: Recipe,
     role: str,
     sources: Sequence[str],
-    kept: Callable[[CheckedCuts], CutSet],
+    accept: Callable[[CheckedCuts], CutSet],
     entries: dict[str, int] | None = None,
 ) -> CutSet:
-    """The cuts of all sources; the number of the first that has a cut is put into `entries` by its id."""
+    """The cuts of all sources; `entries` maps the ids of cuts to the number of their first source."""
     if not sources:
         raise UserError(
             f"data.{role} is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder"
         )
     cuts = CutSet([])
     for number, source in enumerate(sources):
-        opened = kept(open_cuts(find_data(source)))
+        opened = accept(open_cuts(find_data(source)))
         cuts = cuts + opened
         if entries is not None:
             for cut in opened:
@@ -98,10 +98,10 @@ def _open(
     return cuts
 
 
-def _open_noise(recipe: Recipe, kept: Callable[[CheckedCuts], CutSet]) -> CutSet | None:
+def _open_noise(recipe: Recipe, accept: Callable[[CheckedCuts], CutSet]) -> CutSet | None:
     noise = None
     for source in recipe.augment.noise:
-        cuts = kept(open_cuts(find_data(source), texts=False)).resample(recipe.features.sampling_rate)
+        cuts = accept(open_cuts(find_data(source), texts=False)).resample(recipe.features.sampling_rate)
         noise = (cuts if noise is None else noise + cuts).to_eager()
     return noise
 
@@ -110,7 +110,7 @@ def _by_duration(cuts: CutSet, recipe: Recipe) -> CheckedCuts:
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
     rejected = [
         Rejected(
-            cut.id, f"its {cut.duration:.2f} s are not within batches.minimum_seconds and maximum_seconds"
+            cut.id, f"its {cut.duration:.2f} s are not between batches.minimum_seconds and maximum_seconds"
         )
         for cut in cuts
         if not low <= cut.duration <= high
@@ -134,12 +134,12 @@ def _at_speeds(cuts: CutSet, speeds: Sequence[float]) -> CutSet:
 
 
 def _distinct(cuts: CutSet) -> CheckedCuts:
-    """Ids name features, scores and rejected utterances, so that each may stand only once in a role."""
-    kept: dict[str, Cut] = {}
+    """Reject cuts with duplicate ids, because ids identify features, scores and rejected utterances."""
+    accepted: dict[str, Cut] = {}
     rejected = []
     for cut in cuts:
-        if cut.id in kept:
-            rejected.append(Rejected(cut.id, "its id stands in an earlier part of the data too"))
+        if cut.id in accepted:
+            rejected.append(Rejected(cut.id, "its id also occurs in an earlier part of the data"))
         else:
-            kept[cut.id] = cut
-    return CheckedCuts(CutSet.from_cuts(kept.values()), rejected)
+            accepted[cut.id] = cut
+    return CheckedCuts(CutSet.from_cuts(accepted.values()), rejected)

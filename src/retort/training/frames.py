@@ -1,4 +1,4 @@
-"""What frames learn of an alignment: their senones, and which piece of what a teacher reads each of them is."""
+"""Labels of encoder frames from alignments: senones, and the pieces of teachers of frames."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from retort.common.errors import UserError
 from retort.text.tokenizers import Piece, Tokenizer
 
 ReadUnit = Literal["text", "senone", "phone"]
-"""What a teacher of frames reads, as `TeacherConfig.unit` says."""
+"""Unit of a teacher of frames, see `TeacherConfig.unit`."""
 
 
 class FrameReader(NamedTuple):
-    """A teacher of frames: what it reads, and its own pieces of that."""
+    """A teacher of frames: its unit and its tokenizer."""
 
     unit: ReadUnit
     tokenizer: Tokenizer
 
 
-class Laid(NamedTuple):
-    """What a teacher reads of one utterance, and the piece of it that each frame is: `segments (T,)`, -1 for none."""
+class TeacherInput(NamedTuple):
+    """Input of a teacher for one utterance, and the piece of each frame: `segments (T,)`, -1 for none."""
 
     text: str
     pieces: list[Piece]
@@ -40,12 +40,12 @@ class Laid(NamedTuple):
 
 @dataclass
 class FrameTexts:
-    """What a teacher reads of the utterances of a batch.
+    """Input of a teacher for the utterances of a batch.
 
     Attributes:
         texts: transcripts, or texts of units.
-        pieces: each text's, in the teacher's own symbols.
-        segments: `(B, T')` int64: which piece each encoder frame is, -1 for none.
+        pieces: pieces of each text in the teacher's symbols.
+        segments: `(B, T')` int64: index of the piece of each encoder frame, -1 for none.
     """
 
     texts: list[str]
@@ -59,22 +59,22 @@ class FrameTexts:
 
 @dataclass(frozen=True)
 class UtteranceFrames:
-    """Of one utterance: `senones (T',)` of the encoder's frames, and by teacher what it reads."""
+    """Labels of one utterance: `senones (T',)` of encoder frames, and the input of each teacher."""
 
     senones: NDArray[np.int64]
-    laid: dict[str, Laid]
+    inputs: dict[str, TeacherInput]
 
 
 class FrameLabels:
-    """Labels of encoder frames from alignments, laid beside them by :class:`EncoderFrames`.
+    """Labels of encoder frames from alignments, mapped to frames by :class:`EncoderFrames`.
 
     Args:
-        alignments: by the ids of the cuts, at their own speed.
-        readers: by name, the teachers that rows on frames have.
-        subsampling: feature frames of 10 ms to one of the encoder.
+        alignments: by the ids of the cuts, without speed perturbation.
+        readers: teachers of rows on frames, by name.
+        subsampling: feature frames of 10 ms per encoder frame.
 
     Raises:
-        UserError: a frame of the encoder is not one or several whole ones of the alignments.
+        UserError: an encoder frame is not a multiple of the alignments' frame.
     """
 
     def __init__(
@@ -84,31 +84,31 @@ class FrameLabels:
         self.frames = EncoderFrames(alignments, subsampling)
 
     def __call__(self, name: str, text: str, features: int, frames: int) -> UtteranceFrames:
-        """What an utterance's frames are.
+        """The labels of an utterance.
 
         Args:
             name: id of the cut.
-            text: its transcript in normal form.
-            features: feature frames of 10 ms.
-            frames: what the encoder makes of them.
+            text: its normalised transcript.
+            features: number of feature frames of 10 ms.
+            frames: number of encoder frames.
 
         Raises:
-            BadUtterance: it has no alignment, or one of another length or of other words.
-            UserError: a teacher's pieces are not the units that it is to read.
+            BadUtterance: it has no alignment, or one of another length or with other words.
+            UserError: a teacher's pieces are not its units.
         """
         placed = self.frames(name, features, frames)
-        laid = {}
+        inputs = {}
         for teacher, reader in self.readers.items():
-            read, pieces, segments = _lay(placed.alignment, teacher, reader, text)
-            laid[teacher] = Laid(read, pieces, segments[placed.places])
-        return UtteranceFrames(placed.senones, laid)
+            read, pieces, segments = _teacher_input(placed.alignment, teacher, reader, text)
+            inputs[teacher] = TeacherInput(read, pieces, segments[placed.places])
+        return UtteranceFrames(placed.senones, inputs)
 
 
-def _lay(alignment: Alignment, teacher: str, reader: FrameReader, text: str) -> Laid:
-    """What a teacher reads, at the alignment's own rate: no unit is lost, however short."""
+def _teacher_input(alignment: Alignment, teacher: str, reader: FrameReader, text: str) -> TeacherInput:
+    """Input of a teacher, at the frame rate of the alignment, so that no short unit is lost."""
     if reader.unit == "text":
         pieces = reader.tokenizer.pieces(text)
-        return Laid(
+        return TeacherInput(
             text, pieces, piece_segments(alignment, text, [(each.start, each.end) for each in pieces])
         )
     read, segments = unit_text(alignment, reader.unit)
@@ -116,22 +116,22 @@ def _lay(alignment: Alignment, teacher: str, reader: FrameReader, text: str) -> 
     if len(pieces) != len(read.split()):
         raise UserError(
             f"the pieces of teacher '{teacher}' are not {reader.unit}s",
-            remedy=f"Give it a language model over {reader.unit}s, or teachers.{teacher}.unit: text",
+            remedy=f"Choose a language model over {reader.unit}s, or teachers.{teacher}.unit: text",
         )
-    return Laid(read, pieces, segments)
+    return TeacherInput(read, pieces, segments)
 
 
 def collate(utterances: Sequence[UtteranceFrames]) -> tuple[Tensor, dict[str, FrameTexts]]:
-    """`senones (B, T')` of a batch, padded with -1, and by teacher what it reads."""
-    laid = {
+    """`senones (B, T')` of a batch, padded with -1, and the input of each teacher."""
+    inputs = {
         teacher: FrameTexts(
-            [each.laid[teacher].text for each in utterances],
-            [each.laid[teacher].pieces for each in utterances],
-            _padded([each.laid[teacher].segments for each in utterances]),
+            [each.inputs[teacher].text for each in utterances],
+            [each.inputs[teacher].pieces for each in utterances],
+            _padded([each.inputs[teacher].segments for each in utterances]),
         )
-        for teacher in utterances[0].laid
+        for teacher in utterances[0].inputs
     }
-    return _padded([each.senones for each in utterances]), laid
+    return _padded([each.senones for each in utterances]), inputs
 
 
 def _padded(rows: Sequence[NDArray[np.int64]]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Outputs of frozen lower encoder layers, computed once per utterance and kept on disk.
+"""Outputs of frozen lower encoder layers, computed once per utterance and stored on disk.
 
-With `training.stored_layers: N` the front end and the first N layers do not learn, so what they give for an utterance
-never changes. It is written once to `exp/cache/hidden/KEY` as float16, and training starts from layer N + 1.
+With `training.stored_layers: N` the front end and the first N layers are frozen, so that their output for an utterance
+does not change. It is written once to `exp/cache/hidden/KEY` as float16, and training starts from layer N + 1.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from retort.training.data import Data
 from retort.training.data import Progress as StageProgress
 
 BATCH_SECONDS = 60.0
-"""Audio that is encoded at once while the store is made."""
+"""Audio in one batch of the encoder while the store is filled."""
 
 Progress = Callable[[int, int], None]
 
 
 class HiddenStore:
-    """Frames of many utterances, one after the other in one file, mapped and not loaded.
+    """Concatenated frames of many utterances in one memory-mapped file.
 
     Args:
         folder: made by :func:`store_hidden`.
 
     Attributes:
-        dim: width of a frame.
-        subsampling: feature frames in one frame.
+        dim: dimension of a frame.
+        subsampling: feature frames per frame.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or they do not go together.
+        OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the files do not match.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class HiddenStore:
             self._places[name] = (start, frames)
             start += frames
         if self.path.stat().st_size != start * self.dim * 2:
-            raise ValueError("the frames are not as many as the index has")
+            raise ValueError("the number of frames differs from the index")
         self._frames: np.ndarray | None = None
         self._size = start
 
@@ -80,11 +80,11 @@ class HiddenStore:
         """`(T', dim)` float32 of the utterance `name`.
 
         Raises:
-            BadUtterance: the store does not have it.
+            BadUtterance: it is not in the store.
         """
         if name not in self._places:
             raise BadUtterance("no stored encoder layers", where=name)
-        if self._frames is None:  # opened in the process that reads: loaders are processes of their own
+        if self._frames is None:  # opened in the reading process, since data loaders are separate processes
             self._frames = np.memmap(self.path, np.float16, "r", shape=(self._size, self.dim))
         start, frames = self._places[name]
         return torch.from_numpy(self._frames[start : start + frames].astype(np.float32))
@@ -101,9 +101,9 @@ def open_stored_layers(
     progress: StageProgress,
     accelerator: Accelerator,
 ) -> HiddenStore | None:
-    """The outputs of the lower layers that `training.stored_layers` asks for, made where they are missing; else None.
+    """Open the store of the layers in `training.stored_layers`, and fill it if necessary; None for 0.
 
-    These layers are frozen, and the student's training passes take stored frames from now on. Cuts that cannot be
+    These layers are frozen, and the student's training then uses stored frames. Cuts that cannot be
     encoded are added to `data.rejected`.
     """
     layers = recipe.training.stored_layers
@@ -136,21 +136,21 @@ def store_hidden(
     precision: str,
     progress: Progress | None = None,
 ) -> tuple[HiddenStore, list[Rejected]]:
-    """Encode every cut with the first `layers` layers; what an earlier call wrote is kept.
+    """Encode every cut with the first `layers` layers; cuts that are already in the store are not encoded again.
 
     Args:
-        cuts: at all speeds.
-        cache: folder of all such stores; this one's name is made from the weights, the features and the audio.
-        encoder: on the CPU or a GPU; left in evaluation mode.
+        cuts: cuts at all speeds.
+        cache: folder of all such stores; the name of a store is a hash of weights, features and audio.
+        encoder: on the CPU or a GPU; it is switched to evaluation mode.
         precision: `bf16` computes under autocast.
 
-    A store that was damaged or cut short is mended: what of it is whole stays.
+    A damaged or incomplete store is repaired: its valid part is kept.
 
     Returns:
         The store, and the cuts that could not be encoded.
 
     Raises:
-        UserError: the disk is full, no cut can be encoded, or float16 cannot hold what a layer gives.
+        UserError: the disk is full, no cut can be encoded, or the output of a layer does not fit float16.
     """
     folder = cache / _key(cuts, config, encoder, layers, precision)
     try:
@@ -171,7 +171,7 @@ def store_hidden(
 
 
 def _opened(folder: Path, cuts: CutSet) -> tuple[HiddenStore, list[Rejected]] | None:
-    """A store that is complete, and the cuts that could not be encoded; None where anything is missing or damaged."""
+    """A complete store and the cuts that could not be encoded; None if anything is missing or damaged."""
     try:
         rejected = [Rejected(*each) for each in read_json(folder / "rejected.json")]
         store = HiddenStore(folder)
@@ -199,7 +199,7 @@ def _key(cuts: CutSet, config: FeatureConfig, encoder: Encoder, layers: int, pre
 
 
 def lower_parts(encoder: Encoder, layers: int) -> list[str]:
-    """First words of the names of the encoder's parameters that a store of so many layers depends on."""
+    """Name prefixes of the encoder's parameters that a store of this many layers depends on."""
     numbers = range(layers)
     pooled = encoder.pools
     return [
@@ -218,14 +218,14 @@ def _lower_weights(encoder: Encoder, layers: int) -> Iterator[tuple[str, Tensor]
 
 
 def _index(folder: Path) -> list[tuple[str, int]]:
-    """Names and numbers of frames, up to the first line that is damaged."""
+    """Names and numbers of frames, up to the first damaged line."""
     path = folder / "index.jsonl"
     if not path.exists():
         return []
     found: list[tuple[str, int]] = []
     for line in path.read_text(errors="replace").split("\n")[
         :-1
-    ]:  # a last line that was cut short does not count
+    ]:  # an incomplete last line is ignored
         try:
             name, frames = parse_json(line)
             found.append((str(name), int(frames)))
@@ -235,7 +235,7 @@ def _index(folder: Path) -> list[tuple[str, int]]:
 
 
 def _whole_entries(folder: Path, dim: int) -> list[tuple[str, int]]:
-    """The entries of the index before the first that is damaged or whose frames are missing."""
+    """The entries of the index before the first one that is damaged or lacks frames."""
     there = _index(folder)
     frames_path = folder / "frames.float16"
     size = frames_path.stat().st_size // (2 * dim) if frames_path.exists() else 0
@@ -253,14 +253,14 @@ def _fill(
     precision: str,
     progress: Progress | None,
 ) -> list[tuple[str, str]]:
-    """Append what is missing; returns the cuts that cannot be encoded, with the reason."""
+    """Append the missing cuts; return those that cannot be encoded, with the reason."""
     features, device = CutFeatures(config), next(encoder.parameters()).device
     encoder.eval()
     dim = _width(encoder, config.bins, layers, device)
     there = _whole_entries(folder, dim)
     frames_path, index_path = folder / "frames.float16", folder / "index.jsonl"
     about = {"dim": dim, "subsampling": encoder.subsampling_after(layers)}
-    (folder / "rejected.json").unlink(missing_ok=True)  # its presence says that the store is complete
+    (folder / "rejected.json").unlink(missing_ok=True)  # its presence marks a complete store
     write_whole(folder / "about.json", json.dumps(about))
     write_whole(index_path, "".join(json.dumps(each) + "\n" for each in there))
     frames_path.touch()
@@ -285,7 +285,7 @@ def _fill(
                 for (name, _), each, count in zip(made, hidden.cpu().to(torch.float16), after.tolist()):
                     if not bool(each[:count].isfinite().all()):
                         raise UserError(
-                            f"layer {layers} gives values that float16 cannot hold",
+                            f"layer {layers} has output values that do not fit float16",
                             where=name,
                             remedy="Set training.stored_layers to another number, or 0",
                         )
@@ -300,7 +300,7 @@ def _fill(
 
 
 def _width(encoder: Encoder, bins: int, layers: int, device: torch.device) -> int:
-    """Of the frames that the first `layers` layers give."""
+    """Dimension of the output of the first `layers` layers."""
     frames = 1
     while int(encoder.output_lengths(torch.tensor([frames]))) < 1:
         frames *= 2
@@ -311,7 +311,7 @@ def _width(encoder: Encoder, bins: int, layers: int, device: torch.device) -> in
 
 
 def _groups(cuts: Iterable[Cut], least: float) -> Iterator[list[Cut]]:
-    """Cuts of like durations, at most `BATCH_SECONDS` with padding; shorter ones count as `least` seconds."""
+    """Groups of cuts of similar durations, at most `BATCH_SECONDS` with padding; shorter ones count as `least` seconds."""
     group: list[Cut] = []
     for cut in sorted(cuts, key=lambda each: each.duration):
         if group and max(cut.duration, least) * (len(group) + 1) > BATCH_SECONDS:

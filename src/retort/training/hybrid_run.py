@@ -1,4 +1,4 @@
-"""A run of a hybrid student: alignments, the graph that it is heard through, and teachers of its frames."""
+"""A run of a hybrid student: alignments, decoding graph, and teachers of frames."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ from retort.training.teach import complete_stores, normalised_texts, store_root,
 from retort.training.teacher_notes import teacher_notes
 
 SCALES = "acoustic_scales.json"
-"""In an experiment's folder: word error rates on the validation data, by the scale that was tried."""
+"""File of an experiment: word error rates on the validation data, by acoustic scale."""
 
 
 def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
-    """Everything before the first update, each stage made when it is missing: alignments, language models, graph.
+    """Prepare everything before the first update, stages that are missing: alignments, language models, graph.
 
     Args:
         root: of the experiments.
         origin: experiment whose weights the student starts from; empty for none.
 
     Raises:
-        UserError: what the data, the recipe or the experiment's folder has wrong.
+        UserError: the data, the recipe or the experiment's folder is invalid.
     """
     _check(recipe)
     check_pretrained(recipe)
@@ -102,21 +102,21 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     scales = sorted(recipe.hybrid.acoustic_scales)
 
     def recogniser(student: Student, scale: float) -> Recogniser:
-        heard = ScaledGraph(graph, scale)
-        return Recogniser(student, words, recipe.features, recipe.normaliser, accelerator.device, heard)
+        scaled = ScaledGraph(graph, scale)
+        return Recogniser(student, words, recipe.features, recipe.normaliser, accelerator.device, scaled)
 
     def validate(student: Student) -> dict[str, float]:
         with DecoderPool(recipe.training.threads) as pool:
-            judged = recogniser(student, scales[len(scales) // 2]).use_pool(pool)
-            return _validated(judged, data.validation, held_out)
+            validated = recogniser(student, scales[len(scales) // 2]).use_pool(pool)
+            return _validated(validated, data.validation, held_out)
 
     def finish(student: Student) -> Recogniser:
         with DecoderPool(recipe.training.threads) as pool:
-            judged = recogniser(student, scales[0]).use_pool(pool)
-            found = try_scales(judged, data.validation, scales, progress)
+            tuned = recogniser(student, scales[0]).use_pool(pool)
+            found = try_scales(tuned, data.validation, scales, progress)
         write_whole(root / recipe.name / SCALES, json.dumps(found.rates, indent=1) + "\n")
         if found.at_the_edge:
-            what = f"the best acoustic scale, {found.best:g}, lies at the edge of what was tried"
+            what = f"the best acoustic scale, {found.best:g}, is at the edge of the tried range"
             report(recipe.training.steps, {"warning": what})
         return recogniser(student, found.smoothed)
 
@@ -127,7 +127,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
 
 
 def _validated(recogniser: Recogniser, cuts: CutSet, alignments: AlignmentStore | None) -> dict[str, float]:
-    """Error rates, and how many frames of those that are aligned are right; one pass of the encoder for both."""
+    """Error rates and the accuracy of aligned frames, from one pass of the encoder."""
     watch = watch_frames(recogniser.student, alignments)
     result = recognise(recogniser, cuts, watch=watch)
     rates = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
@@ -145,7 +145,7 @@ def _teachers(
     progress: Progress,
     accelerator: Accelerator,
 ) -> tuple[dict[str, FrameReader], dict[str, Teacher]]:
-    """Those that rows name, and what each of them reads."""
+    """The teachers of the rows, with their units and tokenizers."""
     transcripts = normalised_texts(data.train, recipe.normaliser)
     readers: dict[str, FrameReader] = {}
     teachers: dict[str, Teacher] = {}
@@ -155,9 +155,9 @@ def _teachers(
         own = teacher_symbols(config, transcripts)
         if config.symbols not in (None, own.size):
             raise UserError(
-                f"teachers.{name}.symbols is {config.symbols}, it has {own.size}",
+                f"teachers.{name}.symbols is {config.symbols}, but the teacher has {own.size}",
                 where=config.model,
-                remedy=f"State {own.size}, or leave it out",
+                remedy=f"Set it to {own.size}, or remove it",
             )
         readers[name] = FrameReader(cast(ReadUnit, config.unit), own)
         teachers[name] = open_teacher(config, accelerator.device, tokenizer=own, stores=store_root(root))
@@ -170,7 +170,7 @@ def _teachers(
 def _texts_of(
     recipe: Recipe, alignments: AlignmentStore | None, transcripts: list[str]
 ) -> Callable[[str], list[str]]:
-    """What each teacher reads of aligned utterances, distinct; of units none where there is no alignment."""
+    """Distinct input texts of each teacher for aligned utterances; empty for units without an alignment."""
 
     def texts(name: str) -> list[str]:
         unit = recipe.teachers[name].unit
@@ -185,7 +185,7 @@ def _texts_of(
 def make_graph(
     recipe: Recipe, root: Path, alignments: AlignmentStore, progress: Progress, report: Report
 ) -> Graph:
-    """The decoding graph of `hybrid.lm`; systems with the same alignments and language model share it.
+    """Build the decoding graph of `hybrid.lm`; systems with the same alignments and language model share it.
 
     Raises:
         UserError: as :func:`retort.graph.build.build_graph`.
@@ -193,7 +193,7 @@ def make_graph(
     first = load_lm_recipe(recipe.hybrid.lm)
     if (first.kind, first.tokenizer.kind) != ("ngram", "words"):
         raise UserError(
-            "the graph takes an n-gram model over words",
+            "the graph needs an n-gram model over words",
             where=recipe.hybrid.lm,
             remedy="Set hybrid.lm to a recipe with kind: ngram and tokenizer.kind: words",
         )

@@ -1,4 +1,4 @@
-"""The weights of another model that a student starts from."""
+"""Initialisation of a student with the weights of another model."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ from retort.text.tokenizers import EOS, PAD, SPECIAL, UNKNOWN, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 
 NEW_OUTPUT = "new_output"
-"""In `training.allow` and `--allow`: the output layer of the model that a student starts from may be dropped."""
+"""In `training.allow` and `--allow`: the output layer of the initial model may be dropped."""
 RECORD = "init.json"
-"""In an experiment's folder: which tensors were taken of the model that it starts from, and why others were not."""
+"""File of an experiment: which tensors of the initial model were copied, and why others were not."""
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a student can take of another model.
+    """The weights that a student can copy from another model.
 
     Attributes:
         taken: tensors that fit.
-        left: names of the other model's tensors that are not taken, and why.
-        fresh: names of the student's tensors that keep their random numbers.
-        dropped: names among `left` that both models have as part of the output layer and its vocabulary.
+        left: names of the other model's tensors that are not copied, with the reason.
+        fresh: names of the student's tensors that keep their random initialisation.
+        dropped: names among `left` that belong to the output layer and vocabulary of both models.
     """
 
     taken: dict[str, Tensor]
@@ -75,15 +75,15 @@ class Fit:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tensors are taken, not used and fresh."""
+        """Numbers of tensors that are copied, not copied and random."""
         return {"taken": len(self.taken), "not_used": len(self.left), "fresh": len(self.fresh)}
 
     def lines(self, origin: str) -> list[str]:
-        """Which tensors are not taken, and which are fresh, for the user; of many of a kind the first."""
+        """Messages about tensors that are not copied or stay random; of many the first."""
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left.items():
             reasons.setdefault(reason, []).append(name)
-        lines = [f"not taken from {origin} ({reason}): {_listed(names)}" for reason, names in reasons.items()]
+        lines = [f"not copied from {origin} ({reason}): {_listed(names)}" for reason, names in reasons.items()]
         return lines + (
             [f"not in {origin}, so they start at random: {_listed(self.fresh)}"] if self.fresh else []
         )
@@ -96,10 +96,10 @@ def start_from(
     graph: str = "",
     parts: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Copy the weights of another model that :func:`fit` finds; counts of tensors taken and left.
+    """Copy the weights of another model that :func:`fit` finds; return the counts of tensors.
 
     Raises:
-        UserError: as there.
+        UserError: as :func:`fit`.
     """
     found = fit(student, tokenizer, experiment, graph, parts)
     student.load_state_dict(found.taken, strict=False)
@@ -116,21 +116,21 @@ def take_start(
     tokenizer: Tokenizer | None = None,
     graph: str = "",
 ) -> None:
-    """Let a run's student start from `origin`; what is not taken is reported and written down in its folder.
+    """Initialise a run's student from `origin`; tensors that are not copied are reported and recorded.
 
-    A run that has checkpoints goes on from those, whatever it started from.
+    A run with checkpoints is resumed from those instead.
 
     Args:
-        tokenizer, graph: as :func:`fit` has them.
+        tokenizer, graph: as for :func:`fit`.
 
     Raises:
-        UserError: as there, or the output layer would be dropped and the recipe does not allow it.
+        UserError: as :func:`fit`, or the output layer would be dropped and the recipe does not allow it.
     """
     found = fit(student, tokenizer, origin, graph, recipe.training.init_parts)
     begun = bool(CheckpointFolder(folder / "checkpoints").steps())
     if found.dropped and not begun and NEW_OUTPUT not in recipe.training.allow:
         raise UserError(
-            f"its output layer does not fit and would be dropped: {_listed(found.dropped)} "
+            f"its output layer does not match and would be dropped: {_listed(found.dropped)} "
             f"({found.left[found.dropped[0]]})",
             where=origin,
             remedy=f"Use its vocabulary (tokenizer.kind=init; the same alignments), or give --allow {NEW_OUTPUT}",
@@ -156,21 +156,21 @@ def fit(
     graph: str = "",
     parts: Sequence[str] = (),
 ) -> Fit:
-    """The weights of another model that fit a student by name and shape.
+    """Find the weights of another model that match a student by name and shape.
 
-    What belongs to the vocabulary (:attr:`Student.vocabulary_parts`) is taken only from a model with the same
-    vocabulary in the same order. Of a model with `normaliser.homophones: fold` a student with other characters takes
-    for each of them what stands for all that sound like it.
+    Weights of the vocabulary (:attr:`Student.vocabulary_parts`) are copied only from a model with the same
+    vocabulary in the same order. From a model with `normaliser.homophones: fold`, a student with other characters copies
+    for each character the row of its homophones.
 
     Args:
-        tokenizer: of the student; None if its outputs are senones.
+        tokenizer: tokenizer of the student; None if its outputs are senones.
         experiment: folder of the other model.
         graph: :attr:`~retort.graph.build.About.key` of the student's decoding graph, if it has one: senones are the
             same where the graphs are.
-        parts: of the other model that are taken, by the first words of their names; all if empty.
+        parts: name prefixes of the other model's parts that are copied; all if empty.
 
     Raises:
-        UserError: no model there, it has no such part, or nothing of it fits.
+        UserError: there is no model, it has no such part, or none of its weights match.
     """
     path = model_folder(experiment)
     weights, own = unpack(read_weights(path / "model.safetensors")), student.state_dict()
@@ -192,14 +192,14 @@ def fit(
             left[name] = "not among training.init_parts"
         elif other and name.startswith(student.vocabulary_parts):
             left[name] = (
-                "its rows are of other tokens" if tokenizer is not None else "its senones may be others"
+                "its rows belong to other tokens" if tokenizer is not None else "its senones may differ"
             )
         elif own[name].shape != value.shape:
             left[name] = f"its shape is {_shape(value)}, this student's {_shape(own[name])}"
         else:
             taken[name] = value
     if not taken:
-        raise UserError("none of its weights fit this student", where=experiment)
+        raise UserError("none of its weights match this student", where=experiment)
     dropped = [
         name
         for name in left
@@ -218,10 +218,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def check_pretrained(recipe: Recipe) -> None:
-    """Open the speech encoder that the recipe names, if it names one, and see whether it fits.
+    """Check that the pretrained speech encoder of the recipe, if it has one, matches its settings.
 
     Raises:
-        UserError: it cannot be opened, has other sizes, or was trained on waves that are normalised otherwise.
+        UserError: it cannot be opened, has other sizes, or was trained with another normalisation of the wave.
     """
     config = recipe.student.encoder
     if config.kind != "pretrained" or not config.model:
@@ -255,7 +255,7 @@ def check_pretrained(recipe: Recipe) -> None:
     cmvn = normalises_wave(config.model)
     if cmvn is not None and cmvn != recipe.features.cmvn:
         raise UserError(
-            f"it was trained on waves {'of unit variance' if cmvn else 'as they are'}",
+            f"it was trained on waves {'of unit variance' if cmvn else 'without normalisation'}",
             where=config.model,
             remedy=f"Set features.cmvn: {str(cmvn).lower()}",
         )
@@ -263,12 +263,12 @@ def check_pretrained(recipe: Recipe) -> None:
 
 
 def start_from_pretrained(student: Student, name: str, tokenizer: Tokenizer | None = None) -> int:
-    """Copy the weights of a speech encoder into that of the student; how many tensors, 0 without a name.
+    """Copy the weights of a speech encoder to the student; return the number of tensors, 0 without a name.
 
-    A student with the decoder of Whisper takes that as well.
+    For a student with Whisper's decoder, the decoder is copied as well.
 
     Args:
-        tokenizer: of the student.
+        tokenizer: tokenizer of the student.
 
     Raises:
         UserError: as :func:`check_pretrained`.
@@ -305,16 +305,16 @@ def _config(path: Path) -> dict[str, Any]:
         verify(path, "config.json", "tokenizer", editable=("config.json",), remedy=AGAIN)
         config = read_json(path / "config.json")
         if not isinstance(config, dict) or not isinstance(config["normaliser"], dict):
-            raise ValueError("config.json is not that of a model")
+            raise ValueError("config.json does not describe a model")
         return config
 
 
 def _unfolded(
     weights: dict[str, Tensor], parts: tuple[str, ...], theirs: Sequence[str], ours: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Rows of a folded vocabulary for another one: characters that sound alike share the probability of their syllable.
+    """Map rows of a folded vocabulary to another one: homophones share the probability of their syllable.
 
-    What the folded one does not have takes the row of the unknown token.
+    Symbols that the folded one lacks get the row of the unknown token.
     """
     numbers = {symbol: number for number, symbol in enumerate(theirs)}
     rows = torch.tensor([numbers.get(fold(symbol), UNKNOWN) for symbol in ours])
@@ -327,17 +327,17 @@ def _unfolded(
 
 
 def model_folder(experiment: str) -> Path:
-    """The folder of a trained model: that of an experiment, or the folder itself.
+    """The folder of a trained model: `model` of an experiment, or the folder itself.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no model.
     """
     root = Path(experiment)
     for path in (root / "model", root):
         if (path / "model.safetensors").is_file():
             return path
     raise UserError(
-        "no trained model here", where=experiment, remedy="training.init takes an experiment's folder"
+        "no trained model here", where=experiment, remedy="Set training.init to an experiment's folder"
     )
 
 
@@ -350,18 +350,18 @@ _LINEAR = {
     "contract": "output.dense",
     "feedforward_norm": "attention.output.LayerNorm",
 }
-"""Parts of a decoder layer, and what they are called in BERT and its kin."""
+"""Parts of a decoder layer, and their names in BERT models."""
 
 
 class _Layer(NamedTuple):
-    """A layer of the PLM, and the norm of what it reads, which stands behind the layer before it."""
+    """A layer of the PLM, and the norm of its input, which is the last one of the previous layer."""
 
     layer: nn.Module
     before: nn.Module
 
 
 def check_plm(recipe: Recipe) -> None:
-    """Check that what `student.decoder` wants of PLMs is there and fits; nothing else is needed for that.
+    """Check that the PLMs in `student.decoder` exist and have matching sizes.
 
     Raises:
         UserError: a model cannot be opened, or its sizes do not fit.
@@ -374,13 +374,13 @@ def check_plm(recipe: Recipe) -> None:
 
 
 def start_from_plm(student: CifStudent, recipe: Recipe, tokenizer: Tokenizer) -> int:
-    """Copy what `student.decoder.output` and `student.decoder.init` ask for; the number of tensors that were copied.
+    """Copy the weights for `student.decoder.output` and `student.decoder.init`; return the number of tensors.
 
     Raises:
-        UserError: as :func:`check_plm`, or a token is no piece of the PLM.
+        UserError: as :func:`check_plm`, or a token is not a piece of the PLM.
     """
     config, taken, decoder = recipe.student.decoder, 0, student.decoder
-    if not isinstance(decoder, CifDecoder):  # `check_recipe` lets no other start from a PLM
+    if not isinstance(decoder, CifDecoder):  # `check_recipe` allows no other decoder
         return 0
     if config.output == "plm":
         taken += _take_embeddings(decoder, recipe, tokenizer)
@@ -391,13 +391,13 @@ def start_from_plm(student: CifStudent, recipe: Recipe, tokenizer: Tokenizer) ->
 
 @torch.no_grad()
 def _take_embeddings(decoder: CifDecoder, recipe: Recipe, tokenizer: Tokenizer) -> int:
-    """Of the pieces that the tokens are; EOS takes [SEP], blank, of which the PLM knows nothing, zeros."""
+    """Copy the PLM's embeddings of the tokens; EOS gets that of [SEP], blank gets zeros."""
     name, table = _output_model(recipe), _embeddings(recipe)
     pieces, symbols = hub.open_tokenizer(name), tokenizer.symbols[len(SPECIAL) :]
     known = pieces.get_vocab()
     if strange := [symbol for symbol in symbols if symbol not in known]:
         raise UserError(
-            f"it has no piece '{strange[0]}', which is a token of the student",
+            f"the student's token '{strange[0]}' is not one of its pieces",
             where=name,
             remedy="Train the tokenizer of the student with this model",
         )
@@ -412,10 +412,10 @@ def _take_embeddings(decoder: CifDecoder, recipe: Recipe, tokenizer: Tokenizer) 
 
 
 def _take_layers(decoder: CifDecoder, config: DecoderConfig) -> int:
-    """Each norm goes before the part that reads what it normed in the PLM.
+    """Copy layers; each norm is placed before the part whose input it normalises in the PLM.
 
-    The PLM norms behind its parts, the decoder before them, and it has GELU where the decoder has ReLU: a start, not
-    the same function.
+    The PLM is post-norm with GELU, the decoder pre-norm with ReLU: this is an initialisation, not
+    an equivalent function.
     """
     taken, sources = 0, _layers(config)
     for layer, source in zip(decoder.layers, sources):
@@ -437,13 +437,13 @@ def _embeddings(recipe: Recipe) -> Tensor:
 
 
 def _layers(config: DecoderConfig) -> list[_Layer]:
-    """One for each of the decoder's."""
+    """The PLM layers for the decoder's layers."""
     name = config.init
     model = hub.open_encoder(name)
     layers = getattr(getattr(model, "encoder", None), "layer", None)
     if layers is None or not hasattr(layers[0], "intermediate"):
         raise UserError(
-            f"{type(model).__name__} has no layers of BERT's kind",
+            f"{type(model).__name__} has no BERT layers",
             where=name,
             remedy="Choose a BERT or RoBERTa for student.decoder.init",
         )
@@ -454,7 +454,7 @@ def _layers(config: DecoderConfig) -> list[_Layer]:
     for number in numbers:
         if not (1 <= number <= count or -count <= number <= -1):
             raise UserError(
-                f"no layer {number}: it has {count}",
+                f"there is no layer {number}, the model has {count}",
                 where=name,
                 remedy=f"Choose student.decoder.init_layers from 1 to {count}, or -1 (last) to -{count}",
             )
@@ -472,7 +472,7 @@ def _copy(own: nn.Module, other: nn.Module) -> int:
 def _check_size(key: str, own: int | None, other: int, name: str) -> None:
     if own != other:
         raise UserError(
-            f"student.decoder.{key} is {own}, this model's is {other}",
+            f"student.decoder.{key} is {own}, but {other} in this model",
             where=name,
             remedy=f"Set student.decoder.{key}: {other}, or choose another model",
         )

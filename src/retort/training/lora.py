@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021) on linear layers of a student while it trains, through `peft`.
 
-What is evaluated, averaged and saved are merged weights (:func:`retort.nn.lora.merge_lora`), so that inference knows
-nothing of it.
+Evaluated, averaged and saved weights are merged (:func:`retort.nn.lora.merge_lora`), so that inference does not
+depend on it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from retort.nn.lora import ADAPTERS
 
 
 def adapted_layers(student: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
-    """The linear layers that get an adapter, by name: those of `config.parts` that are not frozen.
+    """The linear layers that get an adapter, by name: those in `config.parts` that are not frozen.
 
     Raises:
         UserError: the student has no such part, or a part has no such layer.
@@ -28,7 +28,7 @@ def adapted_layers(student: nn.Module, config: LoraConfig) -> dict[str, nn.Linea
         layers = {
             name: module
             for name, module in student.named_modules()
-            # Subclasses are used by their weights and not called; so are the layers of WavLM's attention.
+            # Subclasses and the layers of WavLM's attention are not called as modules.
             if type(module) is nn.Linear
             and is_within(name, [part])
             and module.weight.requires_grad
@@ -36,7 +36,7 @@ def adapted_layers(student: nn.Module, config: LoraConfig) -> dict[str, nn.Linea
         }
         if not layers:
             raise UserError(
-                f"training.lora.parts names '{part}', which has no linear layers that could learn",
+                f"training.lora.parts has '{part}', which has no trainable linear layers",
                 remedy="Name a part with some, such as encoder, and neither freeze nor store it",
             )
         found |= layers
@@ -46,7 +46,7 @@ def adapted_layers(student: nn.Module, config: LoraConfig) -> dict[str, nn.Linea
 def add_lora(student: nn.Module, config: LoraConfig) -> None:
     """Freeze the weights of `config.parts` and put an adapter on each of their linear layers; in place.
 
-    At first the student computes what it computed before.
+    The output of the student does not change.
 
     Raises:
         UserError: as :func:`adapted_layers`, or `peft` is missing.
@@ -76,5 +76,5 @@ def add_lora(student: nn.Module, config: LoraConfig) -> None:
 
 
 def lora_parameters(layers: Mapping[str, nn.Linear], config: LoraConfig) -> int:
-    """How many numbers the adapters of these layers have."""
+    """Number of parameters of the adapters of these layers."""
     return sum(config.rank * (each.in_features + each.out_features) for each in layers.values())

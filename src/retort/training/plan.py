@@ -1,4 +1,4 @@
-"""What of a run is a kind of student's own, from its data to the recogniser that it becomes."""
+"""The parts of a run that depend on the kind of student, from data to the final recogniser."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from retort.training.trainer import REJECTED
 
 @dataclass(frozen=True)
 class Plan:
-    """A student and what it learns from.
+    """A student with its objective, teachers and data.
 
     Attributes:
-        student: with its first weights.
-        objective: the rows of the recipe.
-        teachers: by name.
+        student: with its initial weights.
+        objective: rows of the recipe.
+        teachers: teachers by name.
         dataset: turns cuts into batches.
-        data: to learn from and to validate on.
-        validate: rates of a student as it stands.
-        finish: the recogniser of the averaged student, everything chosen that is chosen on validation data.
+        data: training and validation data.
+        validate: returns the error rates of a student.
+        finish: builds the recogniser of the averaged student, with everything tuned on validation data.
         accelerator: devices and processes.
     """
 
@@ -45,7 +45,7 @@ class Plan:
 
 
 def note_rejected(recipe: Recipe, root: Path, data: Data, accelerator: Accelerator) -> None:
-    """List what cannot be used; with the first checkpoint that becomes the trainer's affair."""
+    """Write the list of rejected utterances; after the first checkpoint the trainer does this."""
     folder = root / recipe.name
     if accelerator.is_main_process and not (folder / "checkpoints").exists():
         write_rejected(data.rejected, folder / REJECTED)

@@ -1,4 +1,4 @@
-"""What has to be trained before a recipe: the model it starts from, and its teachers."""
+"""Models that must be trained before a recipe: its initial model and its teachers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retort.training.data import Progress
 
 
 def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
-    """The recipe that has to be trained before this one; None if there is none or its model is there."""
+    """The recipe that must be trained before this one; None if there is none or its model exists."""
     if not recipe.training.warm_start:
         return None
     first = load_recipe(recipe.training.warm_start)
@@ -23,12 +23,12 @@ def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
 
 
 def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Report) -> None:
-    """Train the language models that the recipe's teachers are to be, those that are not there yet.
+    """Train the missing language models of the recipe's teachers.
 
-    Of several runs that need the same one, one trains it and the others wait.
+    If several runs need the same model, one of them trains it and the others wait.
 
     Raises:
-        UserError: a teacher's `recipe` makes another model than its `model`, or as :func:`train_lm`.
+        UserError: a teacher's `recipe` creates another model than its `model`, or as :func:`train_lm`.
     """
     needed = {row.teacher for row in recipe.distill}
     if recipe.tokenizer.kind == "teacher":
@@ -40,7 +40,7 @@ def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Repor
 
 
 def trained_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> Path:
-    """The model of a language model's recipe, trained first if it is missing; other runs wait for it meanwhile."""
+    """The model of a language model's recipe, trained first if it is missing, while other runs wait."""
     made = root / recipe.name / "model"
     if _trained(made):
         return made
@@ -57,7 +57,7 @@ def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: Prog
     made = root / first.name / "model"
     if made.resolve() != Path(teacher.model).resolve():
         raise UserError(
-            f"teachers.{name}.model is {teacher.model}, which its recipe does not make",
+            f"teachers.{name}.model is {teacher.model}, which its recipe does not create",
             where=teacher.recipe,
             remedy=f"Set teachers.{name}.model={made}",
         )

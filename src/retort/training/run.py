@@ -1,4 +1,4 @@
-"""`retort train`: from data to a scored model, each earlier stage made when it is missing."""
+"""`retort train`: from data to a scored model, including missing earlier stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from retort.decoding.recogniser import Recogniser, load
 from retort.engine.checkpoints import CheckpointFolder, chosen_steps
 from retort.engine.folder import claim, is_of, save_whole, tidy, tidy_if_free
 from retort.engine.loop import Report, noted
-from retort.engine.processes import lost_processes_told
+from retort.engine.processes import report_lost_processes
 from retort.training.data import Progress
 from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule
@@ -29,7 +29,7 @@ from retort.training.trainer import REJECTED, Trainer
 
 Planner = Callable[[Recipe, Path, str, Progress, Report], Plan]
 PLANS: dict[str, Planner] = {"hybrid": plan_hybrid}
-"""Of kinds of students whose output is not tokens: what of a run is their own."""
+"""Planning functions for kinds of students whose output is not tokens."""
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Outcome:
     Attributes:
         folder: `exp/NAME`.
         recogniser: the averaged model, as saved in `folder/model`.
-        seconds: spent in updates.
-        steps: updates made.
-        params: of the shipped model.
+        seconds: time spent in updates.
+        steps: number of updates.
+        params: number of parameters of the exported model.
         averaged: steps of the checkpoints in the average.
-        rejected: training and validation utterances that could not be used.
-        before: whether an earlier call had finished it, so that this one had nothing to do.
+        rejected: training and validation utterances that were not usable.
+        before: whether an earlier call had already finished the run.
     """
 
     folder: Path
@@ -57,21 +57,21 @@ class Outcome:
     before: bool = False
 
 
-@lost_processes_told()
+@report_lost_processes()
 def train(
     recipe: Recipe, root: Path, progress: Progress, report: Report, *, waiting: Waiting | None = None
 ) -> Outcome:
-    """Train a recipe into `root/NAME`, going on where an earlier call stopped; a finished run is only opened.
+    """Train a recipe in `root/NAME`, resuming an earlier call; a finished run is only loaded.
 
     Args:
-        recipe: checked.
-        root: of the experiments; features are kept in `root/cache`, shared by all of them.
-        progress: of the stages before training.
-        report: of training.
-        waiting: called with a line before another run of the same experiment is waited for; None: it is an error.
+        recipe: checked recipe.
+        root: folder of the experiments; features are in `root/cache`, shared by all of them.
+        progress: called during the stages before training.
+        report: called during training.
+        waiting: called with a message before waiting for another run of the same experiment; None raises an error instead.
 
     Raises:
-        UserError: what the data, the recipe or the experiment's folder has wrong; another process trains it.
+        UserError: the data, the recipe or the experiment's folder is invalid, or another process trains it.
     """
     folder = root / recipe.name
     if (outcome := finished(recipe, root)) is not None:
@@ -84,7 +84,7 @@ def train(
 
 
 def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
-    """What :func:`train` does where no other run does it."""
+    """The body of :func:`train`, while the experiment is locked."""
     folder = root / recipe.name
     origin = _warm_start(recipe, root, progress, report)
     plan = PLANS.get(recipe.student.kind, plan_tokens)(recipe, root, origin, progress, report)
@@ -107,10 +107,10 @@ def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Ou
 
 
 def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome | None:
-    """What an earlier call made of the same recipe, if it came to the end and its model is there.
+    """The outcome of an earlier call with the same recipe, if it has finished and its model exists.
 
     Args:
-        device: of the recogniser; by default where the recipe trains.
+        device: device of the recogniser; by default that of the recipe.
     """
     folder, steps = root / recipe.name, recipe.training.steps
     checkpoints = CheckpointFolder(folder / "checkpoints")
@@ -132,7 +132,7 @@ def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome |
 
 
 def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:
-    """The experiment that the student starts from, trained first if it is another recipe's; empty for none."""
+    """The experiment that the student is initialised from, trained first if necessary; empty for none."""
     if not recipe.training.warm_start:
         return recipe.training.init
     if first := missing_warm_start(recipe, root):

@@ -1,6 +1,6 @@
-"""Batches in which each entry of `data.train` has its share.
+"""Batches with a fixed share of each entry of `data.train`.
 
-Fine-tuning on new data alone makes a model forget the old; a fixed share of old data in each batch keeps it.
+Fine-tuning only on new data causes catastrophic forgetting; a fixed share of old data in each batch prevents it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retort.common.errors import UserError
 from retort.config.schema import Recipe
 
 FULLEST = 1.5
-"""Most audio of a batch, padding counted, as a multiple of `batches.seconds`."""
+"""Maximum audio of a batch, padding included, as a multiple of `batches.seconds`."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Group:
     """Training cuts that have one share of each batch.
 
     Attributes:
-        share: of the audio in a batch.
-        cuts: in the order of the data, at all speeds.
+        share: share of the audio in a batch.
+        cuts: cuts in the order of the data, at all speeds.
     """
 
     share: float
@@ -35,16 +35,16 @@ class Group:
 
     @property
     def seconds(self) -> float:
-        """Audio of all cuts."""
+        """Duration of all cuts."""
         return float(sum(cut.duration for cut in self.cuts))
 
 
 def make_groups(recipe: Recipe, cuts: CutSet, entries: Mapping[str, int]) -> list[Group]:
-    """The training cuts by their share; none where no entry of `data.train` has one.
+    """Group the training cuts by share; empty if no entry of `data.train` has one.
 
     Args:
-        cuts: of all entries, and synthetic speech.
-        entries: by the id of a cut the number of its entry; cuts without one have no share of their own.
+        cuts: cuts of all entries, and synthetic speech.
+        entries: maps ids of cuts to the number of their entry; cuts without one have no share of their own.
 
     Raises:
         UserError: an entry has no usable cut, or less audio than its share of one batch.
@@ -57,7 +57,7 @@ def make_groups(recipe: Recipe, cuts: CutSet, entries: Mapping[str, int]) -> lis
     for cut in cuts:
         members.get(entries.get(cut.id, -1), others).append(cut)
     left = 1.0 - sum(shares.values())
-    whole = 1.0 if others else 1.0 - left  # of entries without a share nothing may be usable
+    whole = 1.0 if others else 1.0 - left  # entries without a share may have no usable cut
     groups = [Group(float(share) / whole, members[number]) for number, share in shares.items()]
     names = [recipe.data.train_sources[number] for number in shares]
     if others:
@@ -67,28 +67,28 @@ def make_groups(recipe: Recipe, cuts: CutSet, entries: Mapping[str, int]) -> lis
         wanted = group.share * recipe.batches.seconds
         if group.seconds < wanted:
             raise UserError(
-                f"it has {group.seconds:.1f} s of usable audio, its share of one batch is {wanted:.1f} s",
+                f"it has {group.seconds:.1f} s of usable audio, but its share of one batch is {wanted:.1f} s",
                 where=name,
-                remedy="Give it a smaller share, more data, or set a smaller batches.seconds",
+                remedy="Use a smaller share, more data, or a smaller batches.seconds",
             )
     return groups
 
 
 class ShareSampler:
-    """The batches of an epoch; each has its share of every group, and cuts of like durations as far as that allows.
+    """The batches of an epoch; each has its share of every group, and cuts of similar durations as far as possible.
 
-    All that is drawn depends on the seed and the epoch alone. An epoch is as long as the group that is used up first. Of
-    a larger group it takes the next stretch of a shuffled cycle of its cuts, so that each of them comes equally often
-    over the epochs and at most once in each; which cuts share a batch is drawn in each epoch.
+    Random draws depend only on seed and epoch. An epoch ends when the first group is used up. From
+    a larger group it takes the next part of a shuffled cycle of its cuts, so that all are used equally often
+    over the epochs and at most once in each. Batches are composed at random in each epoch.
 
-    Shares hold in each batch as far as whole utterances can, and over the batches of an epoch up to an utterance.
-    Batches have `batches.seconds` of audio on average, padding counted, and at most 1.5 times that.
+    Shares are met in each batch up to whole utterances, and over the batches of an epoch up to one utterance.
+    Batches have `batches.seconds` of audio on average, padding included, and at most 1.5 times that.
 
     Args:
-        groups: whose shares sum to 1.
-        recipe: its seed and `batches`.
-        rank: which batches of each round this process takes.
-        world_size: processes.
+        groups: groups with shares that sum to 1.
+        recipe: `seed` and `batches` are used.
+        rank: index of this process.
+        world_size: number of processes.
     """
 
     def __init__(self, groups: Sequence[Group], recipe: Recipe, rank: int = 0, world_size: int = 1) -> None:
@@ -99,7 +99,7 @@ class ShareSampler:
         self.epoch_seconds = min(group.seconds / group.share for group in self.groups)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[CutSet]:
@@ -112,7 +112,7 @@ class ShareSampler:
             yield CutSet.from_cuts(batches[index])
 
     def _stretch(self, number: int) -> list[Cut]:
-        """The cuts of a group in this epoch, each once."""
+        """The cuts of a group in this epoch."""
         group = self.groups[number]
         total, size = group.seconds, group.share * self.epoch_seconds
         first, last = self.epoch * size, (self.epoch + 1) * size
@@ -127,7 +127,7 @@ class ShareSampler:
         return list(found.values())
 
     def _ordered(self, cuts: list[Cut], draw: random.Random) -> list[Cut]:
-        """By duration, but shuffled within as many buckets as the recipe has."""
+        """Sort by duration, and shuffle within the recipe's number of buckets."""
         cuts = sorted(cuts, key=lambda cut: (cut.duration, cut.id))
         size = max(1, -(-len(cuts) // self.buckets))
         buckets = [cuts[start : start + size] for start in range(0, len(cuts), size)]
@@ -136,7 +136,7 @@ class ShareSampler:
         return [cut for bucket in buckets for cut in bucket]
 
     def _divided(self, ordered: list[list[Cut]]) -> list[list[Cut]]:
-        """As few batches as hold what a batch may hold."""
+        """Divide into the smallest number of batches within the limit."""
         audio = sum(cut.duration for cuts in ordered for cut in cuts)
         rounds, most = max(1, round(audio / self.limit / self.world_size)), max(map(len, ordered))
         while True:
@@ -144,15 +144,15 @@ class ShareSampler:
             pieces = [_pieces(cuts, count) for cuts in ordered]
             batches = [[cut for piece in parts for cut in piece] for parts in zip(*pieces)]
             sizes = [_padded_seconds(batch) for batch in batches]
-            alone = [size for size, batch in zip(sizes, batches) if len(batch) > 1]
-            fits = sum(sizes) <= self.limit * count and max(alone, default=0.0) <= FULLEST * self.limit
+            single = [size for size, batch in zip(sizes, batches) if len(batch) > 1]
+            fits = sum(sizes) <= self.limit * count and max(single, default=0.0) <= FULLEST * self.limit
             if fits or count >= most:
                 return batches
             rounds += max(1, rounds // 10)
 
 
 def _pieces(cuts: Sequence[Cut], count: int) -> list[list[Cut]]:
-    """Consecutive pieces of like audio; a cut belongs where its middle is."""
+    """Consecutive pieces of equal duration; a cut belongs to the piece of its middle."""
     pieces: list[list[Cut]] = [[] for _ in range(count)]
     total, before = sum(cut.duration for cut in cuts), 0.0
     for cut in cuts:

@@ -1,4 +1,4 @@
-"""Synthetic speech in the training data: transcripts, or sentences of a text, read aloud once and kept."""
+"""Synthetic speech in the training data: transcripts, or sentences of a text, synthesised once and cached."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from retort.text.normalise import recase
 Number = TypeVar("Number", int, float)
 
 
-def say(
+def synthesise(
     texts: Iterable[str], prefix: str, config: SpokenConfig, cache: Path, progress: Callable[[int, int], None]
 ) -> CheckedCuts:
-    """Every distinct text, in lower case, read by the voices in turn.
+    """Synthesise every distinct text, in lower case, with the voices in turn.
 
     Args:
-        texts: what to read.
-        prefix: of the utterances' ids.
-        config: how.
-        cache: keeps what was read once.
-        progress: called with the utterances done and to do.
+        texts: texts to synthesise.
+        prefix: prefix of the utterances' ids.
+        config: engine and voices.
+        cache: folder of the synthesised speech.
+        progress: called with the number of utterances done and in total.
     """
     distinct = list(dict.fromkeys(recase(text, "lower") for text in texts))
     read = _by_kokoro if config.engine == "kokoro" else _by_espeak
@@ -42,21 +42,21 @@ def say(
     manifest = cache / f"{key}.jsonl.gz"
     with one_at_a_time(cache / f"{key}.lock"):
         if not manifest.exists():
-            spoken = speak(cache / key, progress)
-            for source in (source for cut in spoken.cuts for source in cut.recording.sources):
+            synthesised = speak(cache / key, progress)
+            for source in (source for cut in synthesised.cuts for source in cut.recording.sources):
                 # so that the folder may be moved, or reached by another path
                 source.source = os.path.relpath(source.source, cache)
-            write_split(key, spoken, cache, Prepared())
+            write_split(key, synthesised, cache, Prepared())
     opened = open_cuts(manifest)
     return CheckedCuts(opened.cuts, [*opened.rejected, *read_rejected(cache / f"{key}.rejected.tsv")])
 
 
 Speak = Callable[[Path, Callable[[int, int], None]], CheckedCuts]
-"""Reads into a folder, telling how much of it is done."""
+"""Synthesises into a folder and reports its progress."""
 
 
 def _by_espeak(texts: list[str], prefix: str, config: SpokenConfig, cache: Path) -> tuple[str, Speak]:
-    """What names the result, and who makes it."""
+    """The key of the result, and the function that synthesises it."""
     voices = voice_names(config.voices, config.language)
     conditions = Conditions(rate=_pair(config.rate), pitch=_pair(config.pitch), snr=_pair(config.snr))
     key = _hashed([prefix, *voices, config.seed, asdict(conditions), *texts])
@@ -71,9 +71,9 @@ def _by_espeak(texts: list[str], prefix: str, config: SpokenConfig, cache: Path)
 
 def _by_kokoro(texts: list[str], prefix: str, config: SpokenConfig, cache: Path) -> tuple[str, Speak]:
     from retort.corpora import kokoro
-    from retort.corpora.neural_speech import VERSION, Reading, read_by_kokoro
+    from retort.corpora.neural_speech import VERSION, SynthesisSettings, read_by_kokoro
 
-    reading = Reading(
+    settings = SynthesisSettings(
         config.language,
         tuple(voice_names(config.voices, config.language, kokoro.VOICES)),
         _pair(config.speed),
@@ -83,12 +83,12 @@ def _by_kokoro(texts: list[str], prefix: str, config: SpokenConfig, cache: Path)
         config.worst,
     )
     conditions = Conditions(snr=_pair(config.snr))
-    key = _hashed(["kokoro", VERSION, prefix, asdict(reading), asdict(conditions), *texts])
+    key = _hashed(["kokoro", VERSION, prefix, asdict(settings), asdict(conditions), *texts])
 
     def speak(folder: Path, progress: Callable[[int, int], None]) -> CheckedCuts:
         return read_by_kokoro(
             texts,
-            reading,
+            settings,
             cache / "kokoro",
             folder,
             prefix,
@@ -105,7 +105,7 @@ def _hashed(content: list[object]) -> str:
 
 
 def draw_sentences(config: SpokenConfig, excluded: Iterable[str]) -> list[str]:
-    """`config.sentences` of the texts, distinct, none of them `excluded`; case and spacing do not count.
+    """Draw `config.sentences` distinct sentences of the texts that are not `excluded`; case and spacing are ignored.
 
     Raises:
         UserError: a text cannot be read, or there are too few such sentences.
@@ -123,10 +123,10 @@ def draw_sentences(config: SpokenConfig, excluded: Iterable[str]) -> list[str]:
                 fitting.append(sentence)
     if len(fitting) < config.sentences:
         raise UserError(
-            f"{len(fitting):,} sentences of {low} to {high} {unit}, data.spoken.sentences asks for "
+            f"{len(fitting):,} sentences of {low} to {high} {unit}, but data.spoken.sentences is "
             f"{config.sentences:,}",
             where=", ".join(config.texts) or "data.spoken.texts is empty",
-            remedy="Name more text, or ask for fewer",
+            remedy="Add text, or set fewer sentences",
         )
     chosen = np.random.default_rng(config.seed).permutation(len(fitting))[: config.sentences]
     return [fitting[index] for index in chosen]

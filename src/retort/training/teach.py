@@ -1,4 +1,4 @@
-"""`retort teach`: the teachers read the training text once; what they say is kept for every run."""
+"""`retort teach`: computes the teachers' outputs for the training text once and stores them for all runs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from retort.config.schema import NormaliserConfig, Recipe
 from retort.corpora.features import load_samples
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.engine.loop import Report
-from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_fresh, open_store
-from retort.teachers.whisper import SamplesOf, spoken_text
+from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_store, open_teacher_model
+from retort.teachers.whisper import SamplesOf, text_with_id
 from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.prerequisites import train_teachers
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
+"""Called with the name of a stage, the amount done and the total amount."""
 Announce = Callable[[str, Path, Estimate], None]
-"""Called with a teacher's name, its store's folder and what filling it will take."""
+"""Called with a teacher's name, the folder of its store and the estimated cost of filling it."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Taught:
     """One teacher after `retort teach`.
 
     Attributes:
-        name: in the recipe.
-        store: with all that has been read so far.
-        read: texts that this process read now.
-        missing: texts of the recipe that are still other processes' share.
+        name: name in the recipe.
+        store: store with all outputs so far.
+        read: number of texts that this process has computed.
+        missing: number of texts of the recipe that other processes must still compute.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Taught:
 
 
 def store_root(root: Path) -> Path:
-    """Where experiments in `root` share what teachers said."""
+    """Folder of the teacher stores that experiments in `root` share."""
     return root / "cache" / "teachers"
 
 
@@ -61,25 +61,25 @@ def teach(
     announce: Announce,
     report: Report = lambda step, values: None,
 ) -> list[Taught]:
-    """Fill the stores of the teachers that the recipe's rows name; what is there already is kept.
+    """Fill the stores of the teachers of the recipe's rows; only missing texts are computed.
 
-    Soft labels are of the student's tokens: its experiment must have its tokenizer already.
+    Soft labels are over the student's tokens, so that the experiment must already have its tokenizer.
 
-    Under `torchrun` (RANK, WORLD_SIZE and LOCAL_RANK in the environment) every process reads its own share; the
-    processes need not talk to each other, only to see the same folder.
+    Under `torchrun` (RANK, WORLD_SIZE and LOCAL_RANK in the environment) every process computes its own share; the
+    processes need not communicate, only share the folder.
 
     Args:
-        root: of the experiments.
-        report: of the training of a teacher that is missing.
+        root: folder of the experiments.
+        report: called during the training of a missing teacher.
 
     Raises:
-        UserError: no row names a teacher, no training text, a hybrid student, or as :func:`retort.teachers.fill`.
+        UserError: there is no row or no training text, the student is hybrid, or as :func:`retort.teachers.fill`.
     """
     if recipe.student.kind == "hybrid":
         raise UserError(
-            "teachers of a hybrid student read what its alignments say",
+            "the teacher inputs of a hybrid student come from its alignments",
             where=recipe.name,
-            remedy="Run `retort train`, which aligns first and then has them read",
+            remedy="Run `retort train`, which aligns the data and then fills the stores",
         )
     names = taught_by(recipe)
     if not names:
@@ -92,14 +92,14 @@ def teach(
     audio = [name for name in names if recipe.teachers[name].kind == "whisper"]
     if audio:
         raise UserError(
-            f"teacher {audio[0]} reads the audio at every speed",
+            f"teacher {audio[0]} needs the audio at every speed",
             where=recipe.name,
-            remedy="Run `retort train`, which prepares the audio first and then lets the teacher read",
+            remedy="Run `retort train`, which prepares the audio and then fills the store",
         )
     texts = training_texts(recipe)
     done = []
     for name in names:
-        teacher = open_fresh(recipe.teachers[name], device, tokenizer)
+        teacher = open_teacher_model(recipe.teachers[name], device, tokenizer)
         store = open_store(teacher, store_root(root))
         read = _fill(name, store, teacher, texts, rank, world, progress, announce)
         done.append(Taught(name, store, read, len(store.missing(texts))))
@@ -107,7 +107,7 @@ def teach(
 
 
 def taught_by(recipe: Recipe) -> list[str]:
-    """Names of the teachers that the recipe's rows read, in order."""
+    """Names of the teachers of the recipe's rows, sorted."""
     return sorted({row.teacher for row in recipe.distill})
 
 
@@ -118,7 +118,7 @@ def training_texts(recipe: Recipe) -> list[str]:
         UserError: there is no training data, or no text in it.
     """
     if not recipe.data.train:
-        raise UserError("data.train is empty", where=recipe.name, remedy="Name a manifest or a Kaldi folder")
+        raise UserError("data.train is empty", where=recipe.name, remedy="Set it to a manifest or a Kaldi folder")
     cuts = (cut for source in recipe.data.train_sources for cut in open_cuts(find_data(source)).cuts)
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
     texts = normalised_texts((cut for cut in cuts if low <= cut.duration <= high), recipe.normaliser)
@@ -128,24 +128,24 @@ def training_texts(recipe: Recipe) -> list[str]:
 
 
 def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
-    """What a teacher will be asked of these cuts: their distinct texts, empty ones left out."""
+    """Input texts of a teacher for these cuts: distinct normalised texts without empty ones."""
     normalise = Normaliser(config)
     texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
     return [text for text in texts if text]
 
 
-def spoken_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
-    """What a teacher that reads audio will be asked of these cuts, empty texts left out."""
+def texts_with_ids(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
+    """Inputs of a teacher with audio for these cuts, without empty texts."""
     normalise = Normaliser(config)
     texts = ((cut.id, normalise(cut.supervisions[0].text or "")) for cut in cuts)
-    return [spoken_text(utterance, text) for utterance, text in texts if text]
+    return [text_with_id(utterance, text) for utterance, text in texts if text]
 
 
 class CutSamples:
     """The audio of cuts by their ids.
 
     Args:
-        cuts: at all speeds.
+        cuts: cuts at all speeds.
     """
 
     def __init__(self, cuts: Iterable[Cut]) -> None:
@@ -155,7 +155,7 @@ class CutSamples:
         """`(N,)` float32.
 
         Raises:
-            BadUtterance: there is no such cut, or its audio cannot be read.
+            BadUtterance: the cut does not exist, or its audio cannot be read.
         """
         if utterance not in self._cuts:
             raise BadUtterance("no audio of this utterance", where=utterance)
@@ -171,12 +171,12 @@ def complete_stores(
     tokenizer_of: Callable[[str], Tokenizer | None],
     samples_of: SamplesOf | None = None,
 ) -> None:
-    """Let each stored teacher read what its store lacks, every process its share; then all go on.
+    """Fill the stores of all stored teachers, every process its share, and wait for all processes.
 
     Args:
-        texts_of: by a teacher's name, the distinct texts that training will ask it for.
-        tokenizer_of: by the same, of a teacher of soft labels, the tokens that it speaks of.
-        samples_of: the audio, for teachers that read it.
+        texts_of: returns the distinct texts of training for a teacher's name.
+        tokenizer_of: returns the tokenizer of the soft labels for a teacher's name.
+        samples_of: returns the audio, for teachers that need it.
 
     Raises:
         UserError: as :func:`retort.teachers.fill`.
@@ -189,11 +189,11 @@ def complete_stores(
         if not store.missing(texts):
             continue
         rank, world = accelerator.process_index, accelerator.num_processes
-        # The processes of one run share the reading; of several runs one reads, and the others wait for it.
+        # The processes of one run share the work; of several runs one works while the others wait.
         with one_at_a_time(store.folder / "lock") if world == 1 else nullcontext():
             store.refresh()
             if store.missing(texts):
-                teacher = open_fresh(
+                teacher = open_teacher_model(
                     recipe.teachers[name], accelerator.device, tokenizer_of(name), samples_of
                 )
                 _fill(name, store, teacher, texts, rank, world, progress, None)
@@ -224,7 +224,7 @@ def _fill(
 
 
 def _place(recipe: Recipe) -> tuple[int, int, torch.device]:
-    """Which process this is, of how many, and where its teachers run."""
+    """Index of this process, number of processes, and device of its teachers."""
     try:
         rank, world, local = (
             int(os.environ.get(name, default))

@@ -1,4 +1,4 @@
-"""What the teachers of a hybrid run know, a line each: measured once on texts that nobody learns from."""
+"""Statistics of the teachers of a hybrid run, one line each, measured once on validation texts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from retort.common.json_reader import read_json
 from retort.config.schema import Recipe, TeacherConfig
 from retort.teachers import (
     CachedTeacher,
-    FreshTeacher,
     StoredTeacher,
     Teacher,
     TeacherDescription,
+    TeacherModel,
     describe_teacher,
 )
 from retort.teachers.fingerprint import identity_key
@@ -30,9 +30,9 @@ from retort.training.data import Progress
 from retort.training.frames import FrameReader
 
 MEASURED = 200
-"""Texts that a teacher is asked of; of more, evenly chosen ones."""
+"""Maximum number of texts for the measurement, chosen evenly."""
 _VERSION = 1
-"""To be raised when the same texts are measured otherwise."""
+"""To be increased when the measurement changes."""
 
 
 def teacher_notes(
@@ -47,14 +47,14 @@ def teacher_notes(
 ) -> Iterator[str]:
     """A line for each teacher of soft labels, in the order of `readers`; a teacher without texts has none.
 
-    What was measured lies as `about-KEY.json` in the teacher's folder of `stores`, where its store is if it has one.
+    The result is written to `about-KEY.json` in the teacher's folder below `stores`.
 
     Args:
-        readers: of the teachers of frames, by name.
-        texts_of: what a teacher is asked of, by its name.
-        tree: of the alignments.
+        readers: teachers of frames, by name.
+        texts_of: returns the texts for a teacher's name.
+        tree: senone tree of the alignments.
         stores: folder of the stores.
-        device: where teachers read.
+        device: device of the teachers.
     """
     for name, reader in readers.items():
         config, texts = recipe.teachers[name], _some(texts_of(name))
@@ -71,28 +71,28 @@ def teacher_notes(
                     texts,
                     tree=own,
                     device=device,
-                    progress=partial(progress, f"what teacher {name} knows"),
+                    progress=partial(progress, f"statistics of teacher {name}"),
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, json.dumps(asdict(found), indent=1) + "\n")
         except (UserError, OSError) as error:
-            yield f"teacher {name}: what it knows was not measured ({error})"
+            yield f"teacher {name}: its statistics could not be measured ({error})"
             continue
-        yield f"teacher {name}: {told(found, config, len(texts))}"
+        yield f"teacher {name}: {describe_line(found, config, len(texts))}"
 
 
-def told(found: TeacherDescription, config: TeacherConfig, texts: int) -> str:
-    """A description as a line."""
+def describe_line(found: TeacherDescription, config: TeacherConfig, texts: int) -> str:
+    """A description as one line."""
     parts = [
         f"perplexity {found.perplexity:.3g}",
         f"entropy {found.entropy:.2f} nats",
-        f"first guess right {found.top1:.1%}",
-        f"its {config.topk} first hold {found.mass:.1%}",
+        f"top-1 accuracy {found.top1:.1%}",
+        f"mass of the top {config.topk} {found.mass:.1%}",
     ]
     if found.kept < 0.9995:
         parts.append(f"{1 - found.kept:.1%} missing")
     if found.silent:
-        parts.append(f"nothing said of {found.silent:,} more")
+        parts.append(f"no prediction for {found.silent:,} more")
     if len(found.states) > 1:
         parts.append("entropy by HMM state " + ", ".join(f"{each.entropy:.2f}" for each in found.states))
     unit = "piece" if config.unit == "text" else config.unit
@@ -103,7 +103,7 @@ def _identity(teacher: Teacher) -> Mapping[str, object]:
     if isinstance(teacher, StoredTeacher):
         return teacher.identity
     fresh: Any = teacher.teacher if isinstance(teacher, CachedTeacher) else teacher
-    identified: FreshTeacher = fresh
+    identified: TeacherModel = fresh
     return identified.identity()
 
 
@@ -113,14 +113,14 @@ def _key(texts: Sequence[str], tree: SenoneTree | None) -> str:
 
 
 def _some(texts: Sequence[str]) -> list[str]:
-    """Distinct ones that say something, evenly chosen where there are many."""
+    """Distinct non-empty texts, chosen evenly if there are many."""
     distinct = sorted({text for text in texts if text})
     step = max(len(distinct) / MEASURED, 1.0)
     return [distinct[int(place * step)] for place in range(min(len(distinct), MEASURED))]
 
 
 def _read(path: Path) -> TeacherDescription | None:
-    """What an earlier call has measured."""
+    """The result of an earlier call."""
     try:
         content = read_json(path)
         return TeacherDescription(

@@ -1,4 +1,4 @@
-"""A run of a student whose output is tokens: its vocabulary, its teachers, and what it is judged by."""
+"""A run of a student whose output is tokens: vocabulary, teachers and validation."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ from retort.training.teach import (
     CutSamples,
     complete_stores,
     normalised_texts,
-    spoken_texts,
     store_root,
     taught_by,
+    texts_with_ids,
 )
 
 
 def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
-    """Everything before the first update, each stage made when it is missing.
+    """Prepare everything before the first update, including missing stages.
 
     Args:
         root: of the experiments.
         origin: experiment whose weights the student starts from; empty for none.
 
     Raises:
-        UserError: what the data, the recipe or the experiment's folder has wrong.
+        UserError: the data, the recipe or the experiment's folder is invalid.
     """
     train_teachers(recipe, root, progress, report)
     accelerator = make_accelerator(recipe.training)
-    # Before the data, which may take hours to prepare.
+    # Before the preparation of the data, which may take hours.
     check_plm(recipe)
     check_pretrained(recipe)
     teachers = _open_teachers(recipe, root, accelerator)
@@ -73,13 +73,13 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     samples_of = CutSamples(data.train)
     teachers |= _open_teachers(recipe, root, accelerator, tokenizer, samples_of)
     texts = normalised_texts(data.train, recipe.normaliser)
-    spoken = spoken_texts(data.train, recipe.normaliser)
+    with_ids = texts_with_ids(data.train, recipe.normaliser)
 
     def texts_of(name: str) -> list[str]:
-        return spoken if reads_audio(teachers[name]) else texts
+        return with_ids if reads_audio(teachers[name]) else texts
 
     complete_stores(recipe, teachers, texts_of, progress, accelerator, lambda name: tokenizer, samples_of)
-    torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
+    torch.manual_seed(recipe.seed)  # here, so that earlier stages do not change the student's weights
     student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
     student.read_tokenizer(tokenizer)
     if taken := start_from_pretrained(student, recipe.student.encoder.model, tokenizer):
@@ -115,7 +115,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
 
 
 def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "") -> Tokenizer:
-    """The experiment's tokenizer; if it is missing, trained from the training text alone, or that of `origin`."""
+    """The experiment's tokenizer; if it is missing, trained on the training text, or copied from `origin`."""
     if (folder / "tokenizer").exists():
         return open_tokenizer(folder / "tokenizer")
     if recipe.tokenizer.kind == "init":
@@ -145,7 +145,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
 
 
 def free_running(recogniser: Recogniser, cuts: CutSet) -> dict[str, float]:
-    """Error rates of a recogniser, decoded without any help from the references."""
+    """Error rates of a recogniser with free-running decoding."""
     result = recognise(recogniser, cuts)
     found = demand_words(score(result.references, result.hypotheses, result.speakers), "validation data")
     rates = {"cer": found.characters.rate, "wer": found.words.rate}
@@ -161,7 +161,7 @@ def _open_teachers(
     tokenizer: Tokenizer | None = None,
     samples_of: SamplesOf | None = None,
 ) -> dict[str, Teacher]:
-    """Those of hidden states; given the student's tokenizer, those of soft labels, before that only looked for."""
+    """The teachers of hidden states, and of soft labels if the tokenizer is given; otherwise only checked."""
     opened = {}
     for name in taught_by(recipe):
         config = recipe.teachers[name]

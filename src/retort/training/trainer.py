@@ -1,4 +1,4 @@
-"""Training a student: what of `loop.py` is its own, from cuts to losses."""
+"""The training loop of a student: batches of cuts and their losses."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from lhotse import CutSet
 from torch import Tensor
 
 from retort.common.errors import UserError
+from retort.common.tally import Tally
 from retort.config.schema import Recipe
 from retort.corpora.cuts import Rejected, write_rejected
-from retort.distill.row import Tally
 from retort.engine.loop import Loop
 from retort.engine.parameters import freeze, parameter_groups
 from retort.nn.lora import merge_lora
 from retort.teachers.teacher import Teacher
 from retort.training.batches import Batch, UtteranceDataset, epoch_batches, make_sampler
 from retort.training.lora import add_lora
-from retort.training.module import TrainingModule, read_signals
+from retort.training.module import TrainingModule, read_targets
 from retort.training.shares import Group
 
 REJECTED = "rejected.tsv"
-"""In an experiment's folder: the training and validation utterances that could not be used, and why."""
+"""File of an experiment: unusable training and validation utterances, with the reason."""
 
 
 class Trainer(Loop[Batch]):
     """Trains one student.
 
     Args:
-        recipe: what to do.
-        folder: of the experiment; checkpoints and `metrics.jsonl` go there.
+        recipe: recipe of the run.
+        folder: folder of the experiment; checkpoints and `metrics.jsonl` go there.
         module: student and objective.
-        teachers: by name; they stay outside the module, frozen.
+        teachers: by name; frozen and not part of the module.
         dataset: turns cuts into batches.
-        cuts: to learn from.
-        validate: free-running error rates of a student; that which its `criterion` names chooses checkpoints.
+        cuts: training cuts.
+        validate: free-running error rates of a student; the one named by `criterion` selects checkpoints.
         accelerator: devices and processes.
-        rejected: utterances of the data that were left out before training; they are listed with those that
-            training itself cannot use.
-        groups: the cuts by their share of each batch, where `data.train` has shares.
+        rejected: utterances that were rejected before training; they are listed with those that
+            are rejected during training.
+        groups: the cuts by share of each batch, if `data.train` has shares.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Trainer(Loop[Batch]):
         return [positions, sum(len(batch.ids) for batch in group)]
 
     def _forward(self, batch: Batch) -> tuple[list[Tensor], Mapping[str, Tally]]:
-        signals = read_signals(self.teachers, self.module.objective.needs, batch, self.accelerator.device)
-        self._pending += self.health.check_teachers(signals)
-        output = self.wrapped(batch, signals, self.position.step)
+        targets = read_targets(self.teachers, self.module.objective.needs, batch, self.accelerator.device)
+        self._pending += self.health.check_teachers(targets)
+        output = self.wrapped(batch, targets, self.position.step)
         return [output.token_sum, output.utterance_sum], output.tallies
 
     def _check_logged(self, values: Mapping[str, float]) -> list[str]:
@@ -96,7 +96,7 @@ class Trainer(Loop[Batch]):
         return self.health.check_evaluated(self.position.step, values, decodes=decodes)
 
     def _groups(self) -> Iterator[list[Batch]]:
-        """Batches of as many epochs as it takes, `training.accumulation` at a time."""
+        """Batches of all epochs in groups of `training.accumulation`."""
         for epoch in itertools.count(self.position.epoch):
             self.position.epoch = epoch
             whole = self.position.batches == 0
@@ -118,7 +118,7 @@ class Trainer(Loop[Batch]):
             self.position.batches = 0
 
     def _usable(self, group: list[Batch]) -> list[Batch]:
-        """The batches of which any process can use anything: whoever has nothing must not keep others waiting."""
+        """The batches that have a usable utterance in any process, so that no process waits for another."""
         if self.accelerator.num_processes == 1:
             return [batch for batch in group if batch.ids]
         sizes = torch.tensor([len(batch.ids) for batch in group], device=self.accelerator.device)
@@ -127,7 +127,7 @@ class Trainer(Loop[Batch]):
 
     @property
     def rejected(self) -> list[Rejected]:
-        """Utterances that were left out before training, and those that training could not use so far."""
+        """Utterances that were rejected before training or during training so far."""
         return [*self._left_out, *(Rejected(*each) for each in self.position.rejected.items())]
 
     def _write_beside(self) -> None:
@@ -137,5 +137,5 @@ class Trainer(Loop[Batch]):
         reasons = list(self.position.rejected.items())
         first = f"; the first of {len(reasons)} is {reasons[0][0]}: {reasons[0][1]}" if reasons else ""
         return UserError(
-            f"no training utterance can be used{first}", where=self.recipe.name, remedy="Mend data.train"
+            f"no training utterance is usable{first}", where=self.recipe.name, remedy="Mend data.train"
         )

@@ -1,4 +1,4 @@
-"""The LM gap: what language models give a student at run time, and how much of it distillation gives for nothing."""
+"""The LM gap: gains of language models at run time, and the fraction that distillation achieves without them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ STUDENT, DISTILLED = "student", "distilled"
 
 @dataclass(frozen=True)
 class Cell:
-    """One system decoded in one way, over its seeds.
+    """One system with one decoding configuration, over its seeds.
 
     Attributes:
-        name: of both.
-        score: of all seeds, pooled.
-        factor: real-time factor of one worker, the mean over seeds; None where one of them does not tell.
-        parameters: numbers held at run time, language models included; None where a score does not tell.
+        name: name of system and configuration.
+        score: pooled score of all seeds.
+        factor: real-time factor of one worker, the mean over seeds; None if it is missing for a seed.
+        parameters: number of parameters at run time, language models included; None if it is missing.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gap:
-    """All that was scored of a student and of its distilled twin on the same data.
+    """All scores of a student and of its distilled counterpart on the same data.
 
     Attributes:
-        cells: in the order of the table, the student's first.
-        shares: of each language model's gain, by the name of its cell, CER and WER.
-        notes: what has to be known of the numbers.
+        cells: cells in the order of the table, the student's first.
+        shares: fractions of each language model's gain, by the name of its cell, for CER and WER.
+        notes: remarks on the numbers.
     """
 
     cells: list[Cell]
@@ -52,18 +52,18 @@ class Gap:
 
 
 def lm_gap(students: Sequence[Path], distilled: Sequence[Path], source: str) -> Gap:
-    """Put the finished evaluations of a student and of its distilled twin beside each other.
+    """Compare the evaluations of a student and of its distilled counterpart.
 
-    A language model's gain is the student's against its own plain search with the same beam, or against greedy
-    decoding where that was not scored; distillation's is that of the twin, decoded in the same plain way.
+    The gain of a language model is relative to the student's search with the same beam without it, or to greedy
+    decoding if that was not scored; the gain of distillation is that of the counterpart with the same plain decoding.
 
     Args:
-        students: folders of results, one a seed.
-        distilled: of the twin.
-        source: the data, as they were evaluated.
+        students: folders of results, one for each seed.
+        distilled: the same for the counterpart.
+        source: the data, as named in the evaluation.
 
     Raises:
-        UserError: nothing was scored, a way of decoding is missing, or the scores are of other utterances.
+        UserError: there is no score, a decoding configuration is missing, or the utterances differ.
     """
     own, twin = _cells(STUDENT, students, source), _cells(DISTILLED, distilled, source)
     shares, notes = [], []
@@ -74,14 +74,14 @@ def lm_gap(students: Sequence[Path], distilled: Sequence[Path], source: str) -> 
         plain = search if search in own and search in twin else GREEDY.label
         if plain not in own or plain not in twin:
             raise UserError(
-                f"{cell.name} has nothing to be compared with: the plain {search} or greedy decoding of both "
+                f"{cell.name} has no baseline: the plain {search} or greedy decoding of both "
                 "systems was not scored",
                 where=students[0],
                 remedy="Run retort evaluate without a language model on both",
             )
         if plain != search:
             notes.append(
-                f"{cell.name} is compared with greedy decoding: its beam alone was not scored of both"
+                f"{cell.name} is compared with greedy decoding: its plain beam search was not scored for both systems"
             )
         for measure in MEASURES:
             found = share_of_gain(own[plain].score, cell.score, twin[plain].score, measure=measure)
@@ -115,34 +115,34 @@ def rates_table(gap: Gap) -> Table:
 
 
 def shares_table(gap: Gap) -> Table:
-    """Of the gain of each language model, the share that distillation gives without it."""
+    """The fraction of the gain of each language model that distillation achieves without it."""
     rows = []
     for name, found in gap.shares:
-        share = "no gain to share" if found.share is None else f"{found.share:.0%}"
-        bounds = "" if found.share is None else "the gain is not clear of zero"
+        share = "no gain of the LM" if found.share is None else f"{found.share:.0%}"
+        bounds = "" if found.share is None else "the gain is not significant"
         if found.low is not None and found.high is not None:
             bounds = f"{found.low:.0%} to {found.high:.0%}"
         rows.append([name, found.measure.upper(), share, bounds])
-    return Table(("language model's gain", "", "distillation gives", "95 %"), rows)
+    return Table(("language model", "", "gain of distillation", "95 %"), rows)
 
 
 def _cells(system: str, folders: Sequence[Path], source: str) -> dict[str, Cell]:
-    """By the label of their options, the ways of decoding that all folders have."""
+    """Decoding configurations that all folders have, by the label of their options."""
     base = evaluation_name(source, GREEDY)
-    ways: list[Mapping[str, Path]] = []
+    found: list[Mapping[str, Path]] = []
     for folder in folders:
         paths = {path.parent.name: path for path in sorted((folder / "evaluation").glob("*/score.json"))}
-        ways.append(
+        found.append(
             {
                 name.removeprefix(base).removeprefix("-"): path
                 for name, path in paths.items()
                 if name == base or name.startswith(f"{base}-beam")
             }
         )
-        if not ways[-1]:
+        if not found[-1]:
             raise UserError(f"no score on {source}", where=folder, remedy="Run retort evaluate")
-    shared = [label for label in ways[0] if all(label in way for way in ways)]
-    return {label: _cell(f"{system}, {label or 'greedy'}", [way[label] for way in ways]) for label in shared}
+    shared = [label for label in found[0] if all(label in each for each in found)]
+    return {label: _cell(f"{system}, {label or 'greedy'}", [each[label] for each in found]) for label in shared}
 
 
 def _cell(name: str, paths: Sequence[Path]) -> Cell:

@@ -1,4 +1,4 @@
-"""`retort tune`: the weights of language models that make the fewest errors on a tuning set."""
+"""`retort tune`: tunes the weights of language models on a tuning set."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from retort.text.normalise import split_words
 Progress = Callable[[str, int, int], None]
 
 COARSE = 0.2
-"""Step between the first weights of a language model in the search."""
+"""Step between the initial weights for shallow fusion."""
 STEPS = 6
-"""So many of them, from 0 on; then more, one by one, while the largest is the best."""
+"""Number of initial weights from 0; further ones are tried while the largest is the best."""
 FINE = (-0.1, -0.05, 0.05, 0.1)
-"""Then tried around the best of them."""
+"""Steps around the best weight that are tried next."""
 MOST = 2.0
-"""Weight of a language model beyond which nothing is tried."""
+"""Maximum weight of a language model."""
 RESCORE_WEIGHTS = np.linspace(0.0, MOST, 41)
 LENGTH_WEIGHTS = np.linspace(-2.0, 4.0, 25)
 
 _AT_ONCE = 64
-"""Utterances between two signs of progress of a judge."""
+"""Number of utterances between two progress reports of rescoring."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One place of the grid and the error rate there, a fraction."""
+    """One point of the grid and its error rate as a fraction."""
 
     lm_weight: float
     rescore_weight: float
@@ -55,16 +55,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found.
+    """Result of :func:`tune`.
 
     Attributes:
-        options: with the best weights.
-        measure: `cer` or `wer`: what was made small.
-        alone: the rate without any language model.
-        best: the chosen weights.
-        tried: of each weight in the search, with the best of the others, by weight.
-        warnings: what to know of them.
-        file: what `retort evaluate --tuned` reads.
+        options: decoding options with the best weights.
+        measure: the minimised measure, `cer` or `wer`.
+        alone: rate without any language model.
+        best: the best weights.
+        tried: for each shallow fusion weight, the best other weights, sorted by weight.
+        warnings: remarks on the weights.
+        file: input of `retort evaluate --tuned`.
     """
 
     options: DecodingOptions
@@ -77,11 +77,11 @@ class Tuned:
 
 
 class Lists:
-    """What a search with one weight kept of every utterance, as numbers.
+    """N-best lists of all utterances at one shallow fusion weight, as arrays.
 
     Args:
-        utterances: a table of each: `speaker`, `reference` (its length), `candidates` (rows of the search's score,
-            the judge's log-probability, pieces and errors, best first).
+        utterances: tables with `speaker`, `reference` (its length), `candidates` (rows of the search's score,
+            the rescoring LM's log-probability, pieces and errors, best first).
     """
 
     def __init__(self, utterances: Sequence[dict[str, Any]]) -> None:
@@ -91,15 +91,15 @@ class Lists:
         for row, each in enumerate(utterances):
             if each["candidates"]:
                 table[row, : len(each["candidates"])] = each["candidates"]
-            else:  # it could not be used, and counts as deleted
+            else:  # an unusable utterance counts as deleted
                 table[row, 0] = 0.0, 0.0, 0.0, each["reference"]
-        self.scores, self.opinions, self.pieces, self.mistakes = np.moveaxis(table, -1, 0)
+        self.scores, self.lm_scores, self.pieces, self.mistakes = np.moveaxis(table, -1, 0)
         self.references = [int(each["reference"]) for each in utterances]
         self.speakers = [str(each["speaker"]) for each in utterances]
 
     def errors(self, rescore_weight: float, length_weight: float) -> NDArray[np.int64]:
-        """Of the candidate of each utterance that these weights choose, as the search would."""
-        total = self.scores + rescore_weight * self.opinions + length_weight * self.pieces
+        """Errors of the best hypothesis of each utterance with these weights."""
+        total = self.scores + rescore_weight * self.lm_scores + length_weight * self.pieces
         chosen = total.argmax(1)
         return self.mistakes[np.arange(len(chosen)), chosen].astype(np.int64)
 
@@ -114,16 +114,16 @@ class Lists:
         return float(self.errors(rescore_weight, length_weight).sum() / max(sum(self.references), 1))
 
     def bounds(self, rescore_weight: float = 0.0, length_weight: float = 0.0) -> Interval:
-        """That with its interval."""
+        """Error rate with its interval."""
         errors = self.errors(rescore_weight, length_weight).tolist()
         return interval([Counts(*pair) for pair in zip(self.references, errors)], self.speakers)
 
     def best(self, lm_weight: float, rescored: bool, weighed: bool) -> Weights:
-        """The weights of the fewest errors; among equals the smallest, so that the models say as little as need be.
+        """The weights with the fewest errors; among equal ones the smallest.
 
         Args:
-            rescored: whether there is a model that ranks anew.
-            weighed: whether length has a weight.
+            rescored: whether there is a rescoring model.
+            weighed: whether there is a length weight.
         """
         rescore_weights = RESCORE_WEIGHTS if rescored else [0.0]
         length_weights = LENGTH_WEIGHTS if weighed else [0.0]
@@ -141,19 +141,19 @@ def tune(
     progress: Progress,
     measure: str = "",
 ) -> Tuned:
-    """Find the weights of `options.lm` and `options.rescore`; their own weights there are not looked at.
+    """Find the weights of `options.lm` and `options.rescore`; their weights in `options` are ignored.
 
-    Every weight in the search needs a decoding, which is kept in `folder/tuning/NAME` and not done again.
-    What ranks its n-best lists anew needs none: all of their weights are tried at each. So it is with the
-    weight of length, also where the search itself will have it: its lists were found without. Writes `tuned.json`,
-    and pictures where matplotlib is installed.
+    Every shallow fusion weight needs decoding, whose n-best lists are cached in `folder/tuning/NAME`.
+    Rescoring weights need none: all of them are tried on each n-best list. The same holds for the
+    length weight, even if the search applies it: the lists are decoded without it. Writes `tuned.json`,
+    and plots if matplotlib is installed.
 
     Args:
-        source: manifest or Kaldi folder, another than that whose errors are reported.
-        measure: `cer` or `wer`; by default the latter where there are spaces between words.
+        source: manifest or Kaldi folder, not the one that errors are reported on.
+        measure: `cer` or `wer`; by default WER if words are separated by spaces.
 
     Raises:
-        UserError: no model is named, or one of them cannot be used.
+        UserError: there is no model, or one of them is not usable.
     """
     if not (options.lm or options.rescore):
         raise UserError(
@@ -167,7 +167,7 @@ def tune(
     lists: dict[float, Lists] = {}
     tried: dict[float, Weights] = {}
 
-    def look(weights: Sequence[float]) -> Weights:
+    def evaluate(weights: Sequence[float]) -> Weights:
         for weight in weights:
             weight = round(weight, 6)
             if weight not in tried:
@@ -175,11 +175,11 @@ def tune(
                 tried[weight] = lists[weight].best(weight, bool(options.rescore), decoder.weighed)
         return min(tried.values(), key=lambda each: (each.rate, each.lm_weight))
 
-    best = look([COARSE * step for step in range(STEPS)] if options.lm else [0.0])
+    best = evaluate([COARSE * step for step in range(STEPS)] if options.lm else [0.0])
     while options.lm and best.lm_weight == max(tried) < MOST:
-        best = look([best.lm_weight + COARSE])
+        best = evaluate([best.lm_weight + COARSE])
     if options.lm:
-        best = look([weight for step in FINE if 0 < (weight := best.lm_weight + step) <= MOST])
+        best = evaluate([weight for step in FINE if 0 < (weight := best.lm_weight + step) <= MOST])
     chosen = asdict(best)
     rate = chosen.pop("rate")
     found = Tuned(
@@ -192,18 +192,18 @@ def tune(
         decoder.folder / "tuned.json",
     )
     found.warnings.extend(_draw(found, lists, decoder.folder, decoder.weighed))
-    told = {"data": source, "measure": measure, "rate": rate, "alone": found.alone}
-    tuning = {**told, "tried": [asdict(each) for each in found.tried], "warnings": found.warnings}
+    summary = {"data": source, "measure": measure, "rate": rate, "alone": found.alone}
+    tuning = {**summary, "tried": [asdict(each) for each in found.tried], "warnings": found.warnings}
     content = {**options_to_dict(found.options), "tuning": tuning}
     write_whole(found.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
 class _Decoder:
-    """N-best lists at any weight of the language model in the search, decoded or read from an earlier call.
+    """N-best lists at any shallow fusion weight, decoded or read from the cache.
 
     Args:
-        plain: the options with all weights zero.
+        plain: the options with all weights set to zero.
     """
 
     def __init__(
@@ -212,12 +212,12 @@ class _Decoder:
         self.recogniser, self.folder, self.progress = recogniser, folder, progress
         self.opened = open_cuts(find_data(source))
         self.key = evaluation_key(recogniser, self.opened, plain)
-        # At once, so that a model that does not fit is told before anything is decoded.
+        # Errors about models are raised before anything is decoded.
         search = recogniser.opened(plain)
-        self.judge: RescoringLM | None = search.rescoring_lm
+        self.rescorer: RescoringLM | None = search.rescoring_lm
         self.weighed = bool(plain.rescore) or search.weighs_length
         self.options = replace(plain, rescore="", rescore_kind="auto", rescore_case="keep")
-        self.judged: dict[tuple[int, ...], float] = {}
+        self.lm_scores: dict[tuple[int, ...], float] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def lists(self, weight: float, measure: str) -> Lists:
@@ -240,7 +240,7 @@ class _Decoder:
         )
 
     def _read(self, path: Path) -> list[dict[str, Any]] | None:
-        """What an earlier call wrote for the same model, data and options."""
+        """N-best lists of an earlier call with the same model, data and options."""
         try:
             content = read_json(path)
             return content["utterances"] if content["key"] == self.key else None
@@ -256,7 +256,7 @@ class _Decoder:
             replace(self.options, lm_weight=weight),
         )
         candidates = recognised.candidates
-        self._judge(
+        self._rescore(
             [tuple(part.ids) for found in candidates.values() for each in found for part in each.parts]
         )
         utterances = []
@@ -270,23 +270,23 @@ class _Decoder:
                     count_errors(split_words(reference), split_words(text)).errors,
                     count_errors(reference, text).errors,
                 )
-                judged = sum(self.judged.get(ids, 0.0) for ids in parts)
-                rows.append([each.score, judged, sum(map(len, parts)), *errors])
+                lm_score = sum(self.lm_scores.get(ids, 0.0) for ids in parts)
+                rows.append([each.score, lm_score, sum(map(len, parts)), *errors])
             lengths = [len(split_words(reference)), len(reference)]
             speaker = recognised.speakers[utterance]
             utterances.append({"id": utterance, "speaker": speaker, "reference": lengths, "candidates": rows})
         return utterances
 
-    def _judge(self, sentences: Sequence[tuple[int, ...]]) -> None:
-        """Ask for what was not asked for at another weight."""
-        if self.judge is None:
+    def _rescore(self, sentences: Sequence[tuple[int, ...]]) -> None:
+        """Score sentences that are not scored yet."""
+        if self.rescorer is None:
             return
-        asked = [each for each in dict.fromkeys(sentences) if each not in self.judged]
+        missing = [each for each in dict.fromkeys(sentences) if each not in self.lm_scores]
         step = _AT_ONCE * self.options.beam
-        for start in range(0, len(asked), step):
-            part = asked[start : start + step]
-            self.judged.update(zip(part, self.judge.score(part)))
-            self.progress("rescoring", min(start + step, len(asked)), len(asked))
+        for start in range(0, len(missing), step):
+            part = missing[start : start + step]
+            self.lm_scores.update(zip(part, self.rescorer.score(part)))
+            self.progress("rescoring", min(start + step, len(missing)), len(missing))
 
 
 def _warnings(best: Weights, options: DecodingOptions, largest: float, weighed: bool) -> list[str]:
@@ -301,17 +301,17 @@ def _warnings(best: Weights, options: DecodingOptions, largest: float, weighed: 
     warnings = []
     for name, weight, low, high in edges:
         if weight == high or (weight == low and low):
-            warnings.append(f"the best {name}, {weight:g}, lies at the edge of what was tried")
+            warnings.append(f"the best {name}, {weight:g}, is at the edge of the tried range")
         elif weight == low:
-            warnings.append(f"the best {name} is 0: that model makes nothing better here")
+            warnings.append(f"the best {name} is 0: that model does not reduce the errors")
     return warnings
 
 
 def _draw(found: Tuned, lists: dict[float, Lists], folder: Path, weighed: bool) -> list[str]:
-    """Pictures of the error over each weight, the others being the best; what is to be told if there are none."""
+    """Plot the error over each weight with the best other weights; return warnings."""
     best, measure = found.best, found.measure.upper()
     at = lists[best.lm_weight]
-    beside = "search alone", lists[0.0].bounds()
+    reference = "search alone", lists[0.0].bounds()
     curves: dict[str, list[tuple[float, Interval]]] = {}
     if found.options.lm:
         curves["lm weight"] = [
@@ -331,7 +331,7 @@ def _draw(found: Tuned, lists: dict[float, Lists], folder: Path, weighed: bool) 
     try:
         for name, points in curves.items():
             shown = [Point(value, rate, ()) for value, rate in points]
-            plot_setting(shown, name, measure, folder / f"{name.replace(' ', '_')}.png", beside)
-    except UserError as error:  # matplotlib is not everywhere; the table is
-        return [f"no pictures: {error}"]
+            plot_setting(shown, name, measure, folder / f"{name.replace(' ', '_')}.png", reference)
+    except UserError as error:  # matplotlib is optional
+        return [f"no plots: {error}"]
     return []

@@ -29,7 +29,7 @@ from retort.evaluation.timing import WordTiming, read_word_ends, word_timing
 from retort.pretrained import locate
 from retort.report.experiment import results_of_release
 from retort.report.report import write_report
-from retort.sweeps.launcher import Training, train_side_by_side
+from retort.sweeps.launcher import Training, run_trainings
 from retort.sweeps.scored import scored
 from retort.training.data import load_data
 
@@ -181,7 +181,7 @@ def _train(
     trainings = [
         Training(each.name, each.training.steps, ("train", each.name, *overrides)) for each in recipes
     ]
-    return train_side_by_side(console, root, trainings, [{}] * len(trainings))
+    return run_trainings(console, root, trainings, [{}] * len(trainings))
 
 
 def _synthesise(console: Console, folder: Path, recipe: Recipe, sentences: Mapping[str, int]) -> None:

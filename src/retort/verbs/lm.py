@@ -47,7 +47,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     with training_screen(loaded.training.steps) as display:
         outcome = train_lm(loaded, EXPERIMENTS, display.stage, display.report)
     if first_process():
-        print_line(f"{outcome.folder / 'model'}: {outcome.said}")
+        print_line(f"{outcome.folder / 'model'}: {outcome.summary}")
         _print_scores({"held out": outcome.score})
 
 

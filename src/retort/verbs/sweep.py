@@ -52,15 +52,15 @@ def sweep(
     to = results or Path("results") / f"{loaded.name}.json"
     check_places(EXPERIMENTS / loaded.name, results=to)
     try:
-        board = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
+        sweep_results = run_sweep(console, EXPERIMENTS, loaded, to, jobs=jobs, slurm=slurm)
     except (KeyboardInterrupt, SystemExit):
         print_line(f"{table} contains the finished runs")
         raise
-    board.show(console)
+    sweep_results.show(console)
     print_line(f"written to {table}; scores of the runs: {to}")
-    if board.failed:
+    if sweep_results.failed:
         raise UserError(
-            f"these runs failed: {', '.join(board.failed)}",
+            f"these runs failed: {', '.join(sweep_results.failed)}",
             where=table,
             remedy="Run the same command again to retry them",
         )

@@ -26,7 +26,7 @@ from retort.verbs.decoding import (
 )
 
 if TYPE_CHECKING:
-    from retort.evaluation.scalar_search import TunedNumber
+    from retort.tuning.scalar import TunedScalar
 
 
 def tune(
@@ -75,10 +75,11 @@ def tune(
 
     from retort.common.progress import stage_progress
     from retort.decoding.recogniser import load
-    from retort.evaluation.scalar_search import LENGTH, SCALE, tune_number
+    from retort.evaluation.scalar_search import LENGTH, SCALE
     from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
     from retort.tuning.lm_weights import tune as run_tuning
+    from retort.tuning.scalar import tune_scalar
 
     if noise:
         if beam is not None or lm or rescore or graph or measure or out:
@@ -104,7 +105,7 @@ def tune(
         with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
             recogniser, number = load(experiment).use_pool(pool), SCALE if graph else LENGTH
             check_places(folder)
-            _show(tune_number(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
+            _show(tune_scalar(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return
     with stage_progress(console) as progress:
         recogniser = load(experiment)
@@ -138,8 +139,8 @@ def _tune_noise(experiment: Path, cuts: str) -> None:
     print_line(f"written to {path}; evaluate it on other data with retort evaluate --noise")
 
 
-def _show(found: TunedNumber, cuts: str) -> None:
-    name, best = found.number.name, found.tried.best
+def _show(found: TunedScalar, cuts: str) -> None:
+    name, best = found.scalar.name, found.tried.best
     table = Table(name, found.measure.upper())
     for value, rate in sorted(found.tried.rates.items()):
         table.add_row(f"{value:g}", f"{rate:.2%}", style="bold" if value == best else None)

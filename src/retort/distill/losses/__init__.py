@@ -1,4 +1,4 @@
-"""The losses of rows, one a file. Importing this room reads all of them, which fills `retort.distill.registry`."""
+"""The losses of rows, one per file. Importing this package registers all of them in `retort.distill.registry`."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -22,7 +22,7 @@ from retort.distill.positions import (
 from retort.distill.registry import row_loss
 from retort.nn.collectives import gather_numbers, gather_rows, process_count, process_index
 
-# Rows whose random keys are held at a time: bounds the memory of sampling to a strip of the N x N matrix.
+# Rows whose random keys are in memory at a time: sampling needs only a strip of the N x N matrix.
 _STRIP = 1024
 
 
@@ -46,9 +46,9 @@ def draw_ids(
 def draw_rows(
     size: int, negatives: int, rows: range, *, seed: int, device: torch.device | None = None
 ) -> Tensor:
-    """Some rows of one draw of :func:`draw_ids` that `seed` determines, whichever rows are asked for.
+    """Rows of a draw of :func:`draw_ids` that is determined by `seed`, independent of the requested rows.
 
-    Processes that share `seed` (0 to 2^62) and `size` draw their own rows and together make the whole.
+    Processes that share `seed` (0 to 2^62) and `size` draw their own rows of the same matrix.
 
     Returns:
         `(len(rows), size)` bool.
@@ -86,7 +86,7 @@ def contrastive_logits(
 ) -> Tensor:
     """Cosines of every position with its own teacher vector and with its negatives, over the temperature.
 
-    Negatives are drawn as :func:`draw_ids` says. A drawn id is dropped, not replaced, where it is the
+    Negatives are drawn by :func:`draw_ids`. A drawn id is dropped, not replaced, where it is the
     anchor's own or one that `sources` or `tokens` rule out.
 
     Args:
@@ -104,7 +104,7 @@ def contrastive_logits(
         is no negative.
 
     Raises:
-        ValueError: shapes that do not belong together, or a temperature or count out of range.
+        ValueError: the shapes do not match, or the temperature or count is out of range.
     """
     check_pairs(student, teacher)
     size = student.shape[0]
@@ -113,9 +113,9 @@ def contrastive_logits(
     if negatives < 1:
         raise ValueError(f"negatives is {negatives}, must be at least 1")
     if sources is not None and sources.shape != (size, 2):
-        raise ValueError(f"sources {tuple(sources.shape)} must be {(size, 2)}, an interval a position")
+        raise ValueError(f"sources {tuple(sources.shape)} must be {(size, 2)}, one interval per position")
     if tokens is not None and tokens.shape != (size,):
-        raise ValueError(f"tokens {tuple(tokens.shape)} must be {(size,)}, an id a position")
+        raise ValueError(f"tokens {tuple(tokens.shape)} must be {(size,)}, one id per position")
     drawn = draw_ids(size, negatives, device=student.device, generator=generator)
     return _logits(student, Targets(teacher, sources, tokens), drawn, temperature, 0)
 
@@ -133,8 +133,8 @@ def contrastive_loss(
 ) -> Tensor:
     """Cross-entropy of picking a position's own teacher vector among its negatives, nats.
 
-    The arguments are those of :func:`contrastive_logits`. The memory is that of a few N x N matrices; no
-    tensor of N x negatives x D is made.
+    The arguments are those of :func:`contrastive_logits`. Memory is that of a few N x N matrices; no
+    tensor of N x negatives x D is created.
 
     Returns:
         `(N,)` for `reduction="none"`, otherwise a scalar; 0 for a position without negatives and for N = 0.
@@ -168,11 +168,11 @@ def contrastive_hits(logits: Tensor, first: int = 0) -> Tensor:
 def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: contrastive`; logs its top-1 `accuracy`.
 
-    With `gather_negatives` the candidates are the positions of all processes, whose sources must be numbered
-    alike (:func:`retort.teachers.signal.token_signal`, `shared`); every process must then call this.
+    With `gather_negatives` the candidates are the positions of all processes, whose sources must have shared
+    numbers (:func:`retort.teachers.targets.token_targets`, `shared`); every process must then call this.
     """
     if targets.tokens is None and not config.same_token_negatives:
-        raise ValueError("same_token_negatives: false needs the ids of the tokens, a position each")
+        raise ValueError("same_token_negatives: false needs the token id of every position")
     targets = targets._replace(tokens=None if config.same_token_negatives else targets.tokens)
     if config.gather_negatives and process_count() > 1:
         logits, first = _gathered_logits(student, targets, config)
@@ -193,25 +193,25 @@ def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> Pos
 def _gathered_logits(student: Tensor, targets: Targets, config: RowConfig) -> tuple[Tensor, int]:
     """Logits `(n, N)` of this process's n anchors over all N candidates; the column of the first positive.
 
-    The draw is seeded by the first process, so that all of them together draw as one process would.
+    The first process seeds the draw, so that the processes together draw as a single process would.
     """
     check_pairs(student, targets.vectors)
     device = student.device
-    told = gather_numbers(len(student), int(torch.randint(2**62, ())), device=device)
-    counts, seed = [count for count, _ in told], told[0][1]
+    gathered = gather_numbers(len(student), int(torch.randint(2**62, ())), device=device)
+    counts, seed = [count for count, _ in gathered], gathered[0][1]
     first = sum(counts[: process_index()])
-    everyone = Targets(
+    candidates = Targets(
         gather_rows(targets.vectors, counts),
         None if targets.sources is None else gather_rows(targets.sources, counts),
         None if targets.tokens is None else gather_rows(targets.tokens, counts),
     )
     rows = range(first, first + len(student))
     drawn = draw_rows(sum(counts), config.negatives, rows, seed=seed, device=device)
-    return _logits(student, everyone, drawn, config.temperature, first), first
+    return _logits(student, candidates, drawn, config.temperature, first), first
 
 
 def _logits(student: Tensor, candidates: Targets, drawn: Tensor, temperature: float, first: int) -> Tensor:
-    """`student (n, D)` against N candidates, n of them its own from `first` on; `drawn (n, N)` is used up."""
+    """`student (n, D)` against N candidates, n of them its own from `first` on; `drawn (n, N)` is modified."""
     own = slice(first, first + len(student))
     masked = drawn.logical_not_()
     if candidates.sources is not None:
@@ -238,7 +238,7 @@ def _overlap(anchors: Tensor, candidates: Tensor) -> Tensor:
 
 
 def _bounds(sources: Tensor) -> tuple[Tensor, Tensor]:
-    """Starts and ends of intervals; those of an empty one lie so that it overlaps none."""
+    """Starts and ends of intervals; an empty interval gets bounds that overlap none."""
     start, end = sources.unbind(1)
     empty = end <= start
     bounds = torch.iinfo(sources.dtype)

@@ -32,7 +32,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
         `(N,)` for `reduction="none"`, otherwise a scalar (0 for N = 0); float64 if an input is, else float32.
 
     Raises:
-        ValueError: shapes that do not belong together, or an unknown reduction.
+        ValueError: the shapes do not match, or the reduction is unknown.
     """
     check_pairs(student, teacher)
     student, teacher = full_precision(student, teacher)

@@ -1,4 +1,4 @@
-"""The unit itself in place of what a teacher says of it: plain multi-task learning, the control of soft labels."""
+"""Cross-entropy with the hard label in place of the teacher's soft label: the control experiment for soft labels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from retort.distill.registry import row_loss
 def hard_label_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: hard_label`, on logits `(N, V)`: cross-entropy, nats. Logs `correct`.
 
-    A label of -1 (a unit that the outputs do not have) costs nothing.
+    A label of -1 (a unit that is not among the outputs) has loss 0.
 
     Raises:
-        ValueError: the signal does not say which symbols its positions are.
+        ValueError: the targets have no labels.
     """
     labels = targets.labels
     if labels is None:
         if len(student):
-            raise ValueError("the signal does not say which symbols its positions are")
+            raise ValueError("the targets have no labels of their positions")
         labels = targets.vectors.new_zeros(0).long()
     (logits,) = full_precision(student)
     losses = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")

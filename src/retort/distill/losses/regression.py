@@ -40,7 +40,7 @@ def regression_loss(
         `(N,)` for `reduction="none"`, otherwise a scalar (0 for N = 0); float64 if an input is, else float32.
 
     Raises:
-        ValueError: shapes that do not belong together, an unknown `reduce` or reduction.
+        ValueError: the shapes do not match, or `reduce` or the reduction is unknown.
     """
     check_pairs(student, teacher)
     if reduce not in ("sum", "mean"):
@@ -52,7 +52,7 @@ def regression_loss(
 
 @row_loss()
 def regression_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
-    """The loss of a row `loss: regression`; logs the targets' `power`, what guessing zeros would lose."""
+    """The loss of a row `loss: regression`; logs the targets' `power`, the loss of predicting zeros."""
     reduce = cast(Dimensions, config.reduce)
     (teacher,) = full_precision(targets.vectors)
     losses, power = (

@@ -1,4 +1,4 @@
-"""The divergence of a student's distribution over tokens from a teacher's top-k.
+"""KL divergence between a teacher's top-k distribution over tokens and the student's distribution.
 
 Hinton et al., "Distilling the knowledge in a neural network" (arXiv 1503.02531), section 2; with the
 top-k of a language model as in Futami et al., Interspeech 2020 (arXiv 2008.03822).
@@ -25,17 +25,17 @@ def soft_label_loss(
 ) -> Tensor:
     """KL(teacher || student) times temperature squared, nats.
 
-    The teacher's top-k probabilities are renormalised to sum to 1 and are otherwise taken as they are: they
-    come from a softmax at `temperature` already. Without `renormalise` the sum is over the top-k alone: what they
-    lack to 1 pulls the student nowhere. The student's distribution is softmax(logits / temperature)
-    over all V outputs. The factor keeps the size of the gradient about the same at any temperature.
+    The teacher's top-k probabilities must come from a softmax at `temperature`; they are renormalised to sum to 1.
+    Without `renormalise` the sum is over the top k only, and the rest of the teacher's probability does not affect the
+    student. The student's distribution is softmax(logits / temperature) over all V outputs. The factor keeps the size
+    of the gradient about constant at any temperature.
 
     Args:
         logits: `(..., V)` student outputs before the softmax; any floating dtype, -inf where the teacher's
             probability is 0.
-        ids: `(..., k)` int64, distinct outputs of the student that the teacher names.
-        probs: `(..., k)` teacher probabilities, not negative. Where one is 0, its id is not looked at; where
-            all k are 0 the teacher says nothing and the loss is 0.
+        ids: `(..., k)` int64, distinct outputs of the student.
+        probs: `(..., k)` teacher probabilities, not negative. Where one is 0, its id is ignored; where
+            all k are 0, there is no target and the loss is 0.
         temperature: above 0.
         reduction: over all positions.
 
@@ -44,7 +44,7 @@ def soft_label_loss(
         else float32.
 
     Raises:
-        ValueError: shapes that do not belong together, a temperature out of range, an unknown reduction.
+        ValueError: the shapes do not match, the temperature is out of range, or the reduction is unknown.
     """
     if ids.shape != probs.shape or ids.shape[:-1] != logits.shape[:-1]:
         raise ValueError(
@@ -57,10 +57,10 @@ def soft_label_loss(
     tiny = torch.finfo(probs.dtype).tiny
     if renormalise:
         probs = probs / probs.sum(-1, keepdim=True).clamp_min(tiny)
-    unnamed = probs == 0
-    log_student = (logits / temperature).log_softmax(-1).gather(-1, ids.masked_fill(unnamed, 0))
-    # 0 x -inf is NaN: what the teacher rules out must not be read, forward or backward.
-    log_student = log_student.masked_fill(unnamed, 0.0)
+    ignored = probs == 0
+    log_student = (logits / temperature).log_softmax(-1).gather(-1, ids.masked_fill(ignored, 0))
+    # 0 x -inf is NaN: outputs with teacher probability 0 must not be used, forward or backward.
+    log_student = log_student.masked_fill(ignored, 0.0)
     divergence = (probs * (probs.clamp_min(tiny).log() - log_student)).sum(-1)
     return reduce_positions(divergence * temperature**2, reduction)
 
@@ -70,21 +70,21 @@ def soft_label_row(student: Tensor, targets: Targets, config: RowConfig) -> Posi
     """The loss of a row `loss: soft_label`, on logits `(N, V)`.
 
     Softmax at temperature T is softmax at 1 to the power of 1 / T, renormalised. Without `renormalise` the sum of the
-    teacher's probabilities stays what it is at temperature 1. With `interpolate` the loss is the cross-entropy of the
-    student, at temperature 1, with the teacher, and the hard label keeps what the teacher does not take.
+    teacher's probabilities is that at temperature 1. With `interpolate` the loss is the cross-entropy of the student,
+    at temperature 1, with the teacher, and the hard label has the rest of the weight.
 
-    Logs `mass`: the teacher's probability, at temperature 1, of the tokens that it names; the rest is outside its
-    top-k or the vocabulary.
+    Logs `mass`: the teacher's total probability, at temperature 1, of its top k; the rest is outside the top k or the
+    vocabulary.
 
     Raises:
-        ValueError: the teacher gives vectors, not probabilities.
+        ValueError: the targets are vectors, not probabilities.
     """
     (probs,), ids = full_precision(targets.vectors), targets.ids
     if ids is None:
         if len(student):
-            raise ValueError("the teacher gives vectors, not probabilities of tokens")
+            raise ValueError("the targets are vectors, not probabilities of tokens")
         ids = probs.new_zeros(probs.shape, dtype=torch.int64)
-    # Relative to the largest, or a small mass would vanish at a low temperature.
+    # Relative to the largest: a small mass would vanish at a low temperature.
     softened = (probs / probs.amax(-1, keepdim=True).clamp_min(1e-30)) ** (1.0 / config.temperature)
     mass = probs.sum(-1)
     softened = softened / softened.sum(-1, keepdim=True).clamp_min(1e-30)

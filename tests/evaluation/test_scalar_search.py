@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from retort.common.errors import UserError
 from retort.decoding.options import GREEDY, DecodingOptions, read_options
 from retort.decoding.recogniser import Recogniser
-from retort.evaluation import scalar_search as module
-from retort.evaluation.scalar_search import LENGTH, SCALE, Tried, TunedNumber, try_scales, tune_number
+from retort.evaluation import scalar_search
+from retort.evaluation.scalar_search import LENGTH, SCALE, Tried, try_scales
+from retort.tuning import scalar as module
+from retort.tuning.scalar import TunedScalar, tune_scalar
 
 
 @pytest.mark.parametrize(
@@ -63,11 +65,11 @@ class TestTuning:
     @pytest.fixture
     def tune(
         self, recogniser: Recogniser, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[..., tuple[TunedNumber, list[float]]]:
+    ) -> Callable[..., tuple[TunedScalar, list[float]]]:
         (tmp_path / "lm").mkdir()
         monkeypatch.setattr(recogniser, "opened", lambda options: None)
 
-        def run(best: float, measure: str = "") -> tuple[TunedNumber, list[float]]:
+        def run(best: float, measure: str = "") -> tuple[TunedScalar, list[float]]:
             asked: list[float] = []
 
             def rate(_: object, cuts: object, options: DecodingOptions, *rest: object) -> float:
@@ -75,15 +77,15 @@ class TestTuning:
                 assert options.graph == (str(tmp_path / "lm") if options.acoustic_scale else "")
                 return abs(options.acoustic_scale - best) / 10 if options.acoustic_scale else 0.9
 
-            monkeypatch.setattr(module, "_rate", rate)
+            monkeypatch.setattr(module, "error_rate", rate)
             options = DecodingOptions(graph=str(tmp_path / "lm"), acoustic_scale=3.0)
             source = str(corpus / "validation")
-            return tune_number(SCALE, recogniser, source, tmp_path, options, lambda *_: None, measure), asked
+            return tune_scalar(SCALE, recogniser, source, tmp_path, options, lambda *_: None, measure), asked
 
         return run
 
     def test_the_best_of_those_that_are_tried(
-        self, tune: Callable[..., tuple[TunedNumber, list[float]]]
+        self, tune: Callable[..., tuple[TunedScalar, list[float]]]
     ) -> None:
         found, asked = tune(0.72)
         assert sorted(asked) == [0.0, *SCALE.first]
@@ -92,19 +94,19 @@ class TestTuning:
         assert read_options(found.file) == found.options
         assert json.loads(found.file.read_text())["tuning"]["rate"] == pytest.approx(0.002)
 
-    def test_beyond_the_edges(self, tune: Callable[..., tuple[TunedNumber, list[float]]]) -> None:
+    def test_beyond_the_edges(self, tune: Callable[..., tuple[TunedScalar, list[float]]]) -> None:
         found, asked = tune(4.0)
         assert set(asked) - {0.0, *SCALE.first} == {2.8, 4.0, 5.7}
         assert found.options.acoustic_scale == 4.0
 
     def test_beyond_the_lower_edge_until_it_is_enough(
-        self, tune: Callable[..., tuple[TunedNumber, list[float]]]
+        self, tune: Callable[..., tuple[TunedScalar, list[float]]]
     ) -> None:
         found, asked = tune(0.0)
         assert found.tried.at_the_edge
         assert min(set(asked) - {0.0}) == found.options.acoustic_scale >= SCALE.smallest
 
-    def test_what_was_tried_is_kept(self, tune: Callable[..., tuple[TunedNumber, list[float]]]) -> None:
+    def test_what_was_tried_is_kept(self, tune: Callable[..., tuple[TunedScalar, list[float]]]) -> None:
         first, _ = tune(1.0)
         again, asked = tune(1.0)
         assert (asked, again) == ([], first)
@@ -122,10 +124,10 @@ class TestTuning:
             asked.append(options)
             return abs(options.length_weight - 2.6)
 
-        monkeypatch.setattr(module, "_rate", rate)
+        monkeypatch.setattr(module, "error_rate", rate)
         monkeypatch.setattr(recogniser, "opened", lambda options: SimpleNamespace(weighs_length=True))
         options = DecodingOptions(beam=4)
-        found = tune_number(
+        found = tune_scalar(
             LENGTH, recogniser, str(corpus / "validation"), tmp_path, options, lambda *_: None
         )
         assert [each.length_weight for each in asked] == [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -137,7 +139,7 @@ class TestTuning:
         self, recogniser: Recogniser, corpus: Path, tmp_path: Path
     ) -> None:
         with pytest.raises(UserError, match="nothing to tune"):
-            tune_number(
+            tune_scalar(
                 LENGTH,
                 recogniser,
                 str(corpus / "validation"),
@@ -154,7 +156,7 @@ def test_a_hybrid_goes_beyond_the_edges_too(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append(options.acoustic_scale)
         return abs(options.acoustic_scale - 0.8)
 
-    monkeypatch.setattr(module, "_rate", rate)
+    monkeypatch.setattr(scalar_search, "error_rate", rate)
     nothing: Any = None
     found = try_scales(nothing, nothing, [0.4, 0.2, 0.55], lambda *_: None)
     assert asked == [0.2, 0.4, 0.55, 0.78, 1.1]

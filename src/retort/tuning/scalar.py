@@ -1,0 +1,107 @@
+"""`retort tune` for a single decoding option: the acoustic scale of a graph, or the length weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from retort.common.errors import UserError
+from retort.common.files import write_whole
+from retort.common.json_reader import read_json
+from retort.corpora.open_cuts import find_data, open_cuts
+from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
+from retort.decoding.recogniser import Recogniser
+from retort.evaluation.evaluate import evaluation_key, evaluation_name
+from retort.evaluation.scalar_search import LENGTH, ScalarRange, Tried, error_rate, search_range
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TunedScalar:
+    """Result of :func:`tune_scalar`.
+
+    Attributes:
+        scalar: the tuned option.
+        options: the options with its best value.
+        measure: the minimised measure, `cer` or `wer`.
+        alone: the baseline: greedy decoding without the graph for a scale, a weight of 0 for the length.
+        tried: error rates of all values.
+        file: input of `retort evaluate --tuned`.
+    """
+
+    scalar: ScalarRange
+    options: DecodingOptions
+    measure: str
+    alone: float
+    tried: Tried
+    file: Path
+
+
+def tune_scalar(
+    scalar: ScalarRange,
+    recogniser: Recogniser,
+    source: str,
+    folder: Path,
+    options: DecodingOptions,
+    progress: Progress,
+    measure: str = "",
+) -> TunedScalar:
+    """Find the best value of a decoding option; its value in `options` is ignored.
+
+    Rates are cached in `folder/tuning/NAME/rates.json`. Writes `tuned.json`.
+
+    Args:
+        source: manifest or Kaldi folder, not the one that errors are reported on.
+        measure: `cer` or `wer`; by default WER if words are separated by spaces.
+
+    Raises:
+        UserError: the graph cannot be built or does not fit the student, or its search has no length weight.
+    """
+    measure = measure or ("wer" if recogniser.separator else "cer")
+    plain = scalar.put(replace(options, nbest=1), 0.0)
+    place = folder / "tuning" / evaluation_name(source, plain)
+    opened = open_cuts(find_data(source))
+    search = recogniser.opened(plain)  # errors are raised before anything is decoded
+    if scalar is LENGTH and not search.weighs_length:
+        raise UserError(
+            "there is nothing to tune: the search of this model has no length weight",
+            remedy="Name a language model: --lm, --rescore or both, or --graph",
+        )
+    cache = _RateCache(place / "rates.json", f"{measure} {evaluation_key(recogniser, opened, plain)}")
+
+    def rate(chosen: DecodingOptions, name: str) -> float:
+        if name not in cache.rates:
+            cache.add(name, error_rate(recogniser, opened.cuts, chosen, partial(progress, name), measure))
+        return cache.rates[name]
+
+    tried = search_range(lambda value: rate(scalar.put(plain, value), f"{scalar.name} {value:g}"), scalar)
+    alone = rate(GREEDY, "without a graph") if options.graph else tried.rates[0.0]
+    found = scalar.put(plain, tried.best)
+    summary = {"data": source, "measure": measure, "rate": tried.rates[tried.best], "alone": alone}
+    content = {**options_to_dict(found), "tuning": {**summary, "tried": dict(sorted(tried.rates.items()))}}
+    tuned = place / "tuned.json"
+    write_whole(tuned, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return TunedScalar(scalar, found, measure, alone, tried, tuned)
+
+
+class _RateCache:
+    """Error rates on disk by the name of the decoded configuration; invalidated when the key changes."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self.rates: dict[str, float] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            content = read_json(path)
+            if content["key"] == key:
+                self.rates = {str(name): float(value) for name, value in content["rates"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+
+    def add(self, name: str, rate: float) -> None:
+        self.rates[name] = rate
+        write_whole(self.path, json.dumps({"key": self.key, "rates": self.rates}, indent=1) + "\n")
