@@ -175,8 +175,8 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
     [
         (["text=[{source: nowhere.txt}]"], "no such file"),
         (["held_out=[nowhere.txt]"], "no such file"),
-        (["text=[{source: EMPTY}]"], "no text in it"),
-        (["held_out=[EMPTY]"], "no text in it"),
+        (["text=[{source: EMPTY}]"], "contains no text"),
+        (["held_out=[EMPTY]"], "contains no text"),
         (["held_out=[POINTS]"], "every text of held_out is empty after normalisation"),
         (["text=[{source: HELD}]"], "no sentence is left to learn from"),
         (["init=./nowhere"], "no such folder"),
