@@ -77,11 +77,11 @@ def test_one_speaker_falls_back_to_utterances_and_says_so() -> None:
     result = make_score(np.array([0, 1, 2, 3, 4, 5]), each=6)
     found = intervals(result)["wer"]
     assert found.resampled == "utterances"
-    assert "one speaker only" in found.note
+    assert "only one speaker" in found.note
     assert found.low < found.rate < found.high
     several = intervals(make_score(np.array([0, 1, 2, 3]), each=2))["wer"]
     assert (several.resampled, several.note) == ("speakers", "")
-    assert "one speaker only" in compare(result, result).note
+    assert "only one speaker" in compare(result, result).note
 
 
 def test_one_utterance_and_empty_references() -> None:

@@ -39,7 +39,7 @@ def test_a_recogniser_of_transformers(ctranslate2_folder: Path, tmp_path: Path, 
     rate, read = check.error_rate(wave, "ab")
     assert rate >= 0.0
     assert check.error_rate(wave, "ab") == (rate, read)
-    with pytest.raises(UserError, match="English alone"):
+    with pytest.raises(UserError, match="only English"):
         ReadingCheck(str(out), "mandarin")
     with pytest.raises(UserError, match="no Whisper model"):
         ReadingCheck(str(tone_bert), "english")

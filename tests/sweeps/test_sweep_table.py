@@ -155,7 +155,7 @@ def test_a_test_set_that_changed_between_runs_is_told() -> None:
     other.utterances.pop()
     (line,) = lines_of(make_sweep("a"), VIEW, done, {})
     assert line.rates == {}
-    assert "1 utterances are in one score only" in line.note
+    assert "1 utterances are only in one score" in line.note
     assert "Evaluate both" in remarks([line])[-1]
 
 
@@ -163,7 +163,7 @@ def test_of_one_speaker_the_utterances_are_drawn_and_it_is_told() -> None:
     done = {f"s/a-{seed}": make_scored(make_score(0.3, seed, speakers=1)) for seed in (1, 2, 3)}
     (line,) = lines_of(make_sweep("a"), VIEW, done, {})
     assert line.rates["cer"].resampled == "utterances"
-    assert "one speaker only" in line.note
+    assert "only one speaker" in line.note
 
 
 def test_grids_over_a_number_become_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

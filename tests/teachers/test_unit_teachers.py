@@ -244,7 +244,7 @@ class TestWrongUnits:
             assert "\n" not in str(caught.value)
         with pytest.raises(UserError, match="is over text"):
             open_teacher_model(config_of(bpe, "phone"), tokenizer=CharacterTokenizer.train(["a"]))
-        with pytest.raises(UserError, match=r"case is upper, but senones have none"):
+        with pytest.raises(UserError, match=r"case is upper, but senones have no case"):
             teacher_symbols(TeacherConfig(model=str(causal["senone"]), unit="senone", topk=1, case="upper"))
 
     def test_the_alignments_are_others(self, causal: dict[str, Path]) -> None:

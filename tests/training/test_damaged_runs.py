@@ -82,7 +82,7 @@ def test_damage_of_a_run(run: Callable[[], tuple[Path, list[str]]], tmp_path: Pa
         damage()
         _, warnings = run()
         assert len(warnings) == 1
-        assert "not whole" in warnings[0]
+        assert "incomplete" in warnings[0]
         assert model.read_bytes() == clean  # the step is trained again
 
 

@@ -230,7 +230,7 @@ def test_other_units_are_cut_anew(read: Read, tmp_path: Path) -> None:
 
 def test_no_word_with_a_pronunciation_is_one_line(read: Read, tmp_path: Path) -> None:
     recipe = read("normaliser.case=upper")
-    with pytest.raises(UserError, match=r"none of the 8 words of the text .*in the case of the") as caught:
+    with pytest.raises(UserError, match=r"none of the 8 words of the text .*with the case of the") as caught:
         run(recipe, tmp_path / "exp")
     assert "\n" not in str(caught.value)
     (tmp_path / "held_out.txt").write_text("nine\n")

@@ -215,7 +215,7 @@ class TestBadUtterances:
     @pytest.mark.parametrize("storage", ["disk", "online"])
     def test_none_of_the_right_length(self, tmp_path: Path, read_recipe: ReadRecipe, storage: str) -> None:
         recipe = read_recipe("batches.maximum_seconds=0.2", f"features.storage={storage}")
-        with pytest.raises(UserError, match=r"none of 24 .* can be used; the first is .* are not within"):
+        with pytest.raises(UserError, match=r"none of 24 .* is usable; the first is .* are not between"):
             trained(recipe, tmp_path)
 
     def test_too_long_is_listed(self, tmp_path: Path, read_recipe: ReadRecipe, corpus: Path) -> None:

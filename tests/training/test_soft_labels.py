@@ -131,7 +131,7 @@ def test_another_students_lm_is_one_line(
     recipe = read_recipe(
         "tokenizer.kind=bpe", "tokenizer.size=20", extra=soft("causal_lm", piece_lm), name="other"
     )
-    with pytest.raises(UserError, match="pieces are not the 20 of the student"):
+    with pytest.raises(UserError, match="pieces differ from the 20 pieces of the student"):
         train(recipe, tmp_path, silent, silent)
     assert open_tokenizer(tmp_path / "other" / "tokenizer").size == 20
 

@@ -83,7 +83,7 @@ class TestLanguageModels:
         assert first["params"] > second["params"]  # type: ignore[operator]
         answer = retort("gap", corpus / "test", "--student", experiment, "--distilled", experiment)
         assert (answer.code, answer.error) == (0, "")
-        assert "language model's gain" in answer.out
+        assert "gain of distillation" in answer.out
         weights = ("--rescore-weight", 0.5, "--length-weight", 0.1)
         found = retort("transcribe", experiment, *models, *weights, corpus / "test/wav/test-000.wav")
         assert (found.code, found.error) == (0, "")

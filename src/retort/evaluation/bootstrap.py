@@ -59,7 +59,7 @@ class Comparison:
     @property
     def note(self) -> str:
         """A remark on the comparison, or an empty text."""
-        return "" if self.resampled == "speakers" else "one speaker only: compared over utterances"
+        return "" if self.resampled == "speakers" else "only one speaker: compared over utterances"
 
 
 @dataclass(frozen=True)

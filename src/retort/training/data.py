@@ -118,7 +118,7 @@ def _by_duration(cuts: CutSet, recipe: Recipe) -> CheckedCuts:
     fitting = cuts.filter(lambda cut: low <= cut.duration <= high).to_eager()
     if not len(fitting):
         raise UserError(
-            f"none of {len(rejected)} training utterances can be used; the first is "
+            f"none of {len(rejected)} training utterances is usable; the first is "
             f"{rejected[0].id}: {rejected[0].reason}",
             where=recipe.name,
         )
