@@ -175,17 +175,10 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
     [
         (["text=[{source: nowhere.txt}]"], "no such file"),
         (["held_out=[nowhere.txt]"], "no such file"),
-<<<<<<< HEAD
-        (["text=[{source: EMPTY}]"], "no text in it"),
-        (["held_out=[EMPTY]"], "no text in it"),
-        (["held_out=[POINTS]"], "held_out has no text that the normaliser keeps"),
-        (["text=[{source: HELD}]"], "no sentence is left for training"),
-=======
         (["text=[{source: EMPTY}]"], "contains no text"),
         (["held_out=[EMPTY]"], "contains no text"),
         (["held_out=[POINTS]"], "every text of held_out is empty after normalisation"),
-        (["text=[{source: HELD}]"], "no sentence is left to learn from"),
->>>>>>> wordsB
+        (["text=[{source: HELD}]"], "no sentence is left for training"),
         (["init=./nowhere"], "no such folder"),
         (["init=BARE"], "its tokenizer has no vocabulary"),
         (["init=BERT"], "batches.longest is 16, the model's maximum is 12 pieces"),
