@@ -126,7 +126,9 @@ def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
     parts = inside(recipe)
     began = f" Its decoder was initialised with weights of {parts}." if parts else ""
     if origin := encoder_origin(recipe):
-        began += f" Its encoder was initialised with that of {origin[0]} (licence: {origin[1]})."
+        whole = recipe.student.has_whisper_decoder
+        initialised = "encoder and decoder were initialised with those" if whole else "encoder was initialised with that"
+        began += f" Its {initialised} of {origin[0]} (licence: {origin[1]})."
     return (
         f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, "
         f"trained with Retort as system `{recipe.system}`: {how}.{began}"
@@ -203,8 +205,9 @@ def _limits(normaliser: NormaliserConfig, recipe: Recipe, terms: Terms) -> str:
     writes = cases[normaliser.case]
     if normaliser.punctuation == "drop":
         writes += f", without punctuation{f' except {normaliser.kept}' if normaliser.kept else ''}"
+    pretrained = " (its initial weights were trained on other data)" if encoder_origin(recipe) else ""
     lines = [
-        "It was trained only on the data above: expect more errors for other voices, accents, rooms, "
+        f"Retort trained it only on the data above{pretrained}: expect more errors for other voices, accents, rooms, "
         f"microphones and topics, and no useful output for languages other than {terms.language}.",
         f"Its output is {writes}.",
         f"It is not a streaming model: it recognises whole utterances at {recipe.features.sampling_rate / 1000:g} kHz. "
