@@ -20,7 +20,7 @@ from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.cif import CifStudent, spacing_loss
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD
-from retort.training.init import start_from_pretrained
+from retort.training.init import fit, start_from_pretrained
 from tiny_whispers import tiny_whisper_folder, tiny_whisper_recogniser
 
 
@@ -29,8 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_whisper_folder(tmp_path_factory.mktemp("whisper"))
 
 
-def build(folder: Path, window: int = 0, spare: int = 0, fires: str = "accumulate") -> Recogniser:
-    tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper"), ())
+def build(
+    folder: Path, window: int = 0, spare: int = 0, fires: str = "accumulate", size: int | None = None
+) -> Recogniser:
+    tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper", size=size), ())
     config = StudentConfig(
         encoder=EncoderConfig(
             kind="pretrained", architecture=whisper_architecture(str(folder)), layers=3, dim=16, pool_after=[]
@@ -156,6 +158,21 @@ def test_it_is_saved_and_opened(folder: Path, tmp_path: Path) -> None:
     opened, features = load(tmp_path / "model"), some_features()
     own = [each[0].hypothesis for each in recogniser.search(features, DecodingOptions())]
     assert [each[0].hypothesis for each in opened.search(features, DecodingOptions())] == own
+
+
+def test_it_starts_from_one_with_fewer_tokens(folder: Path, tmp_path: Path) -> None:
+    """The rows of tokens that both have are those of the other model, all others stay Whisper's."""
+    smaller, larger = build(folder, size=4 + 256 + 3), build(folder)
+    torch.nn.init.normal_(smaller.student.get_parameter("decoder.whisper.embedding.weight"))
+    smaller.save(tmp_path / "smaller")
+    found = fit(larger.student, larger.tokenizer, str(tmp_path / "smaller"))
+    assert not found.left
+    assert not found.dropped
+    name = "decoder.whisper.embedding.weight"
+    rows, before = found.taken[name], larger.student.state_dict()[name]
+    theirs = {symbol: row for symbol, row in zip(smaller.tokenizer.symbols, smaller.student.state_dict()[name])}
+    for symbol, row, whispers in zip(larger.tokenizer.symbols, rows, before):
+        torch.testing.assert_close(row, theirs.get(symbol, whispers))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.integers(0, 10**6))

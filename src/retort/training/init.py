@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,7 +160,8 @@ def fit(
 
     Weights of the vocabulary (:attr:`Student.vocabulary_parts`) are copied only from a model with the same
     vocabulary in the same order. From a model with `normaliser.homophones: fold`, a student with other characters copies
-    for each character the row of its homophones.
+    for each character the row of its homophones. A student with Whisper's tokenizer copies the rows of the tokens that
+    both vocabularies have and keeps its own for the others.
 
     Args:
         tokenizer: tokenizer of the student; None if its outputs are senones.
@@ -180,6 +181,9 @@ def fit(
     else:
         theirs = open_tokenizer(path / "tokenizer").symbols
         other = theirs != tokenizer.symbols
+        if other and isinstance(tokenizer, WhisperTokenizer):
+            weights = _with_rows_of(weights, own, student.vocabulary_parts, theirs, tokenizer.symbols)
+            other = False
         if other and _folded(path):
             weights = _unfolded(weights, student.vocabulary_parts, theirs, tokenizer.symbols)
             other = False
@@ -323,6 +327,25 @@ def _unfolded(
     for name, value in weights.items():
         if name.startswith(parts) and len(value) == len(theirs):
             result[name] = value[rows] - sharing if value.dim() == 1 else value[rows]
+    return result
+
+
+def _with_rows_of(
+    weights: dict[str, Tensor],
+    own: Mapping[str, Tensor],
+    parts: tuple[str, ...],
+    theirs: Sequence[str],
+    ours: Sequence[str],
+) -> dict[str, Tensor]:
+    """The weights for another vocabulary of Whisper's tokens: the rows of tokens that both have, and otherwise `own` rows."""
+    numbers = {symbol: number for number, symbol in enumerate(theirs)}
+    shared = [(row, numbers[symbol]) for row, symbol in enumerate(ours) if symbol in numbers]
+    mine, others = torch.tensor(shared).T
+    result = dict(weights)
+    for name, value in weights.items():
+        if name.startswith(parts) and name in own and len(value) == len(theirs):
+            result[name] = own[name].clone()
+            result[name][mine] = value[others].to(own[name].dtype)
     return result
 
 
