@@ -337,7 +337,7 @@ def _with_rows_of(
     theirs: Sequence[str],
     ours: Sequence[str],
 ) -> dict[str, Tensor]:
-    """The weights for another vocabulary of Whisper's tokens: the rows of tokens that both have, and otherwise `own` rows."""
+    """The weights for another vocabulary of Whisper's tokens: the rows of shared tokens, and `own` rows otherwise."""
     numbers = {symbol: number for number, symbol in enumerate(theirs)}
     shared = [(row, numbers[symbol]) for row, symbol in enumerate(ours) if symbol in numbers]
     mine, others = torch.tensor(shared).T
