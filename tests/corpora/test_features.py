@@ -138,7 +138,7 @@ class Full:
 
 class TestFullDisk:
     def refused(self, cuts: CutSet, folder: Path) -> None:
-        with pytest.raises(UserError, match=r"No space left on device.*Free space, run again") as error:
+        with pytest.raises(UserError, match=r"No space left on device.*Free space and run again") as error:
             store_features(cuts, folder, CONFIG)
         assert "\n" not in str(error.value)
 

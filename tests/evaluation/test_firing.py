@@ -42,7 +42,7 @@ def test_labels_are_the_hypothesis(recogniser: Recogniser, cuts: list[Cut], expe
         found = compute_firing(recogniser, cut)
         assert len(found.labels) == len(found.fire_times)
         text = "".join(found.labels).split(END)[0].replace("␣", " ")
-        assert " ".join(text.split()) == scored.said[cut.id].hypothesis
+        assert " ".join(text.split()) == scored.texts[cut.id].hypothesis
 
 
 def test_length_errors(recogniser: Recogniser, cuts: list[Cut]) -> None:

@@ -41,5 +41,5 @@ def test_a_recogniser_of_transformers(ctranslate2_folder: Path, tmp_path: Path, 
     assert check.error_rate(wave, "ab") == (rate, read)
     with pytest.raises(UserError, match="only English"):
         ReadingCheck(str(out), "mandarin")
-    with pytest.raises(UserError, match="no Whisper model"):
+    with pytest.raises(UserError, match="not a Whisper model"):
         ReadingCheck(str(tone_bert), "english")

@@ -60,7 +60,7 @@ def test_what_it_is_and_learned(card: str, released: Released, corpus: Path, ton
     assert f"{count:,} parameters" in card
     training = section(card, "Training")
     teacher = f"{tone_bert.parent.name}/{tone_bert.name}"
-    assert f"| first | {corpus.name}/train | 60 | 1 | nobody |" in training
+    assert f"| first | {corpus.name}/train | 60 | 1 | none |" in training
     assert (
         f"| second | {corpus.name}/train | 60 | 7 | acoustic by {teacher} (contrastive, weight 0.5) |"
         in training

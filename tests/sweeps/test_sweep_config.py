@@ -241,7 +241,7 @@ def test_a_study_never_names_the_test_data(write_sweep: Callable[[str], Path]) -
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {bean: 3}}", "unknown key 'decode.b.bean'. Keys are beam, nbest"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {beam: wide}}", "decode.b: beam is wide"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {nbest: 3}}", "decode.b: nbest 3 is larger than the beam of 1"),
-        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: [c]}}", "decode.b.systems is ['c']. Name some of a"),
+        ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: [c]}}", "decode.b.systems is ['c']. Choose from a"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: []}}", "decode.b.systems is []"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b: {systems: a}}", "decode.b.systems is a"),
         ("systems: {a: {recipe: RECIPE}}\ndecode: {b c: {}}", "decode has the name 'b c'"),

@@ -73,7 +73,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(training.name)
         monkeypatch.setattr(sys, "argv", ["retort", *training.arguments])
         with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-            monkeypatch.setattr(cli, "console", Console(file=file, width=300))
+            for module in ("console", "train"):
+                monkeypatch.setattr(f"retort.verbs.{module}.console", Console(file=file, width=300))
             try:
                 cli.main()
             except SystemExit as stop:

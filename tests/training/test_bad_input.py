@@ -74,7 +74,7 @@ class TestFullDisk:
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "save_file", FullDisk(checkpoints.save_file, last, error))
             line = refused(read_recipe(), tmp_path / "exp", f"checkpoint of step .* {FULL}")
-        assert "Free space, run again" in line
+        assert "Free space and run again" in line
         left = sorted(path.name for path in (tmp_path / "exp" / "tiny" / "checkpoints").iterdir())
         assert left == ([] if last < 4 else ["step-00000006"])
         trained(read_recipe(), tmp_path / "exp")
@@ -95,7 +95,7 @@ class TestFullDisk:
 
             patch.setattr(Path, "open", full)
             line = refused(read_recipe(), tmp_path, f"metrics.jsonl: cannot be written .*{FULL}")
-        assert "Free space, run again" in line
+        assert "Free space and run again" in line
         trained(read_recipe(), tmp_path)
         steps = [line["step"] for line in read_metrics(tmp_path / "tiny" / "metrics.jsonl")]
         assert steps == [2, 4, 6, 6, 8, 10, 12, 12]
@@ -115,7 +115,7 @@ class TestFullDisk:
         with monkeypatch.context() as patch:
             patch.setattr({"model": Recogniser, "tokenizer": Tokenizer}[part], "save", full)
             line = refused(read_recipe(), tmp_path, f"{part}: cannot be written .*{FULL}")
-        assert "Free space, run again" in line
+        assert "Free space and run again" in line
         assert not (tmp_path / "tiny" / part).exists()
         assert trained(read_recipe(), tmp_path)
         assert not list((tmp_path / "tiny").glob(f"{part}.*"))

@@ -116,7 +116,7 @@ def test_an_arpa_file_is_taken_as_it_is(read: Read, tmp_path: Path) -> None:
     assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
     assert own.summary == f"{taken.summary}; fixed discounts for order 1, 2, 3"
     CharacterTokenizer.train(["xyz"]).save(tmp_path / "exp" / "strange" / "tokenizer")
-    with pytest.raises(UserError, match="pieces that strange does not have"):
+    with pytest.raises(UserError, match="pieces that strange lacks"):
         run(read(*student, "name=lost", "tokenizer.model=strange"), tmp_path / "exp")
 
 

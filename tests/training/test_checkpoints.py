@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"step 6 .*No space left.*Free space, run again") as error:
+        with pytest.raises(UserError, match=r"step 6 .*No space left.*Free space and run again") as error:
             parts.save(folder, 6)
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]

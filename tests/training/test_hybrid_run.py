@@ -285,7 +285,7 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         assert view.guesses == sorted(view.guesses, key=lambda each: each.start)
     assert 0.6 * aligned < guessed <= aligned
     nothing = compute_frame_view(recogniser, cut, None)
-    assert (nothing.words, nothing.phones, nothing.guesses, nothing.heard) == ([], [], [], view.recognised)
+    assert (nothing.words, nothing.phones, nothing.guesses, nothing.recognised) == ([], [], [], view.recognised)
     unseen = next(iter(open_cuts(root / "train").cuts))
     view = compute_frame_view(recogniser, unseen, store)
     assert not view.words
@@ -357,7 +357,7 @@ def test_teachers_are_told_on_texts_that_nobody_learns(
         assert (
             f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, top-1 accuracy" in line
         )
-        assert f"its 5 first hold {found.mass:.1%}" in line
+        assert f"mass of the top 5 {found.mass:.1%}" in line
         assert line.endswith(f"({found.units:,} {piece}s of 8 validation texts)")
         assert "by HMM state" not in line  # a phone has one at 30 ms
     kept = list((root / "exp" / "cache" / "teachers").glob("*/about-*.json"))

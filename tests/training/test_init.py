@@ -65,7 +65,7 @@ class TestInit:
             name="second",
         )  # fmt: skip
         if fresh:
-            with pytest.raises(UserError, match="of other tokens"):
+            with pytest.raises(UserError, match="its rows belong to other tokens"):
                 train(recipe, finished_root, lambda *_: None, lambda *_: None)
             recipe.training.allow = ["new_output"]
         train(recipe, finished_root, lambda *_: None, lambda _, values: reported.update(values))

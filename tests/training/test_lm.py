@@ -178,7 +178,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
         (["text=[{source: EMPTY}]"], "contains no text"),
         (["held_out=[EMPTY]"], "contains no text"),
         (["held_out=[POINTS]"], "every text of held_out is empty after normalisation"),
-        (["text=[{source: HELD}]"], "no sentence is left for training"),
+        (["text=[{source: HELD}]"], "no training sentence is left"),
         (["init=./nowhere"], "no such folder"),
         (["init=BARE"], "its tokenizer has no vocabulary"),
         (["init=BERT"], "batches.longest is 16, the model's maximum is 12 pieces"),

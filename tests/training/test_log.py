@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("retort.common.files.os.fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device.*Free space, run again") as error:
+    with pytest.raises(UserError, match=r"No space left on device.*Free space and run again") as error:
         MetricsLog(tmp_path, 4)
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before

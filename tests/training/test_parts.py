@@ -38,7 +38,7 @@ class TestFrozen:
             assert torch.equal(each, before[name]) == name.startswith(("encoder.", "ctc.")), name
 
     @pytest.mark.parametrize(
-        ("parts", "reason"), [("[enc]", "Parts are"), ("[encoder,ctc,weights,decoder]", "nothing")]
+        ("parts", "reason"), [("[enc]", "Parts are"), ("[encoder,ctc,weights,decoder]", "no trainable parameter")]
     )
     def test_wrong_parts_are_one_line(
         self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, parts: str, reason: str

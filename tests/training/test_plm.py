@@ -178,7 +178,7 @@ class TestLayers:
             (["student.decoder.dim=16"], r"decoder.dim is 16, but 32 in this model.*dim: 32"),
             (["student.decoder.heads=4"], "heads is 4"),
             (["student.decoder.feedforward=32"], "feedforward is 32"),
-            (["student.decoder.init_layers=[4]"], r"no layer 4: it has 3.*from 1 to 3"),
+            (["student.decoder.init_layers=[4]"], r"no layer 4, the model has 3.*from 1 to 3"),
             (["student.decoder.layers=4"], "no layer 4"),
         ],
     )

@@ -159,7 +159,7 @@ class TestBadUtterances:
         ("train-006", "too short"),
         ("train-007", "transcript is empty"),
         ("train-008", "160 tokens do not fit"),
-        ("train-009", "0.05 s are not within"),
+        ("train-009", "0.05 s are not between"),
         ("train-010", "transcript is empty"),
         ("train-012", "its id also occurs on an earlier line"),
         ("train.jsonl:17", "not valid JSON"),

@@ -93,7 +93,7 @@ def test_a_wave_that_the_model_does_not_know(
             tmp_path / "exp", lambda *_: None, lambda *_: None,
         )  # fmt: skip
     plain = make_speech_encoder(tmp_path / "plain", "wavlm", normalise=False)
-    with pytest.raises(UserError, match=r"as they are\. Set features\.cmvn: false"):
+    with pytest.raises(UserError, match=r"without normalisation\. Set features\.cmvn: false"):
         train(read_recipe(*settings(plain)), tmp_path / "exp", lambda *_: None, lambda *_: None)
     with pytest.raises(UserError, match=r"Set student\.encoder\.dim: 16"):
         train(
@@ -129,14 +129,14 @@ def test_info(speech: Path, read_recipe: ReadRecipe) -> None:
     ("override", "wanted"),
     [
         ("features.kind=fbank", "pretrained encoder requires wave"),
-        ("student.encoder.kind=conformer", "all other encoders with fbank"),
+        ("student.encoder.kind=conformer", "other encoders fbank"),
         ("features.bins=80", "Set 160"),
         ("features.storage=disk", "Set online"),
-        ("augment.frequency_masks=2", "no bands"),
+        ("augment.frequency_masks=2", "no frequency bins"),
         ("student.encoder.layers=2", "student.encoder.layers is 2"),
         ("student.cif.context_layers=1", "student.cif.context_layers is 1"),
         ("student.faithful=true", "relative"),
-        ("student.encoder.model=", "Name a model"),
+        ("student.encoder.model=", "Set a model"),
         ("student.encoder.kind=tdnnf features.kind=fbank", "of pretrained encoders alone"),
     ],
 )

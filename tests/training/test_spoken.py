@@ -35,7 +35,7 @@ def test_the_seed_draws(text: str) -> None:
 
 
 def test_too_few_sentences(text: str) -> None:
-    with pytest.raises(UserError, match=r"5 sentences of 2 to 3 words.*asks for 9.*Name more text"):
+    with pytest.raises(UserError, match=r"5 sentences of 2 to 3 words.*sentences is 9.*Add text"):
         draw_sentences(config(text, 9), [])
 
 

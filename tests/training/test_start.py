@@ -63,7 +63,7 @@ def test_only_the_named_parts_are_taken(origin: Recogniser, tmp_path: Path) -> N
 
 def test_a_part_that_the_model_lacks_is_named(origin: Recogniser, tmp_path: Path) -> None:
     student = CifStudent(CONFIG, origin.tokenizer.size, 20)
-    with pytest.raises(UserError, match=r"training.init_parts names 'joiner'"):
+    with pytest.raises(UserError, match=r"training.init_parts has the unknown part 'joiner'"):
         start_from(student, origin.tokenizer, str(tmp_path / "origin"), parts=["joiner"])
 
 

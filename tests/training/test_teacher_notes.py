@@ -97,7 +97,7 @@ def test_a_line_each(tmp_path: Path, measured: list[Any]) -> None:
         "validation texts)"
     )
     assert found[1].startswith("teacher p: perplexity 12.3")
-    assert found[2] == "teacher t: what it knows was not measured (no sentence contains a token)"
+    assert found[2] == "teacher t: its statistics could not be measured (no sentence contains a token)"
     assert len(found) == 3  # one of hidden states has no distributions, one has no texts
 
 

@@ -106,7 +106,7 @@ def test_rows_of_every_tap(read_recipe: ReadRecipe, tmp_path: Path, tone_bert: P
         (["student.transducer.symbols=0"], r"student\.transducer\.symbols is 0"),
         (
             ["student.transducer.monotonic=true", "student.transducer.symbols=2"],
-            "monotonic transducer has one token a frame",
+            "monotonic allows one token per frame",
         ),
         (["student.decoder.init=bert"], "need a CIF student, but student.kind is transducer"),
         (["student.faithful=true"], "student.kind is transducer"),
@@ -129,5 +129,5 @@ def test_interpolation_needs_a_hard_loss_of_every_token(read_recipe: ReadRecipe)
         "distill:\n  - {tap: tokens, teacher: lm, loss: soft_label, interpolate: 0.3}\n"
     )
     assert read_recipe(extra=extra).distill[0].interpolate == 0.3
-    with pytest.raises(UserError, match=r"distill\[0\]: interpolate is 0\.3, but a transducer .*weight"):
+    with pytest.raises(UserError, match=r"distill\[0\]: interpolate is 0\.3, but the transducer .*weight"):
         read_recipe(*TRANSDUCER, extra=extra)

@@ -48,7 +48,7 @@ def test_from_tuning_to_a_transcript(
     answer = retort("evaluate", experiment, corpus / "test", "--tuned", tuned, "--results", "r.json")
     assert (answer.code, answer.error) == (0, "")
     assert "1 of the " in answer.out
-    assert "parameters at run time: student" in answer.out
+    assert "parameters at inference: student" in answer.out
     (result,) = read_results(tmp_path / "r.json")
     assert (result["system"], result["workers"]) == ("cif+graph", min(len(os.sched_getaffinity(0)), 6))
     folder = experiment / "evaluation" / f"{corpus.name}-test-beam1+graph.words"
@@ -75,7 +75,7 @@ def test_more_processes_change_nothing_but_the_time(
         options = ("--graph", lm, "--beam", 3, "--nbest", 3, "--acoustic-scale", 0.7, "--jobs", jobs)
         answer = retort("evaluate", experiment, corpus / "test", *options)
         assert (answer.code, answer.error) == (0, "")
-        (cost,) = (line for line in answer.out.splitlines() if "s of a core" in line)
+        (cost,) = (line for line in answer.out.splitlines() if "core seconds" in line)
         assert ("2 at work" in cost) == (jobs == 2)
         assert json.loads((folder / "score.json").read_text())["workers"] == jobs
         assert read_score(folder / "score.json").workers == jobs

@@ -70,13 +70,13 @@ class TestLanguageModels:
         answer = retort("tune", experiment, corpus / "validation", *models)
         assert (answer.code, answer.error) == (0, "")
         assert "rescore weight" in answer.out
-        assert "report the errors on other data" in answer.out
+        assert "tuned.json; tuned on" in answer.out
         base = f"{corpus.name}-validation-beam3+rescore.{tone_masked.name}"
         tuned = experiment / "tuning" / base / "tuned.json"
         assert str(tuned) in answer.out
         answer = retort("evaluate", experiment, corpus / "test", "--tuned", tuned, "--results", "r.json")
         assert (answer.code, answer.error) == (0, "")
-        assert "parameters at run time: student" in answer.out
+        assert "parameters at inference: student" in answer.out
         answer = retort("evaluate", experiment, corpus / "test", "--results", "r.json")
         first, second = read_results(tmp_path / "r.json")
         assert (first["system"], second["system"]) == ("cif+rescore", "cif")
@@ -90,7 +90,7 @@ class TestLanguageModels:
 
     def test_mistakes(self, retort: Retort, experiment: Path, corpus: Path, tone_bert: Path) -> None:
         test = corpus / "test"
-        is_one_line(retort("evaluate", experiment, test, "--lm", "x"), "--lm without --lm-weight", "tune")
+        is_one_line(retort("evaluate", experiment, test, "--lm", "x"), "--lm needs --lm-weight", "tune")
         is_one_line(retort("evaluate", experiment, test, "--tuned", "x"), "x: cannot be read")
         both = retort("evaluate", experiment, test, "--tuned", "x", "--lm-weight", 1)
         is_one_line(both, "--tuned and --lm-weight")

@@ -1,4 +1,4 @@
-"""Corpora as lhotse manifests: `PREPARERS[kind](source, out, **options)`; `open_cuts` reads them back."""
+"""Corpora as lhotse manifests: `PREPARERS[kind](source, out, **options)`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retort.corpora.cuts import Prepared
-    from retort.corpora.open_cuts import find_data, open_cuts
 
-__all__ = ["PREPARERS", "find_data", "open_cuts"]
+__all__ = ["PREPARERS"]
 
 
 def _lazy(module: str) -> Callable[..., Prepared]:
@@ -26,9 +25,3 @@ PREPARERS: dict[str, Callable[..., Prepared]] = {
     for kind in ("aishell1", "librispeech", "kaldi", "table", "synthetic")
 }
 """Functions that write manifests, by kind of corpus; modules are imported on call."""
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # lhotse imports torch, which would slow down --help
-        return getattr(import_module("retort.corpora.open_cuts"), name)
-    raise AttributeError(f"module 'retort.corpora' has no attribute '{name}'")

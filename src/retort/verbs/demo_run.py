@@ -20,7 +20,8 @@ from retort.common.errors import UserError
 from retort.common.progress import stage_progress
 from retort.config.loading import load_recipe
 from retort.config.schema import Recipe
-from retort.corpora import PREPARERS, open_cuts
+from retort.corpora import PREPARERS
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser, load
 from retort.engine.log import read_metrics
 from retort.evaluation import Comparison, Interval, Score, compare, intervals, read_score
