@@ -211,6 +211,7 @@ class CifStudent(TokenStudent):
         assert isinstance(self.decoder, FiredWhisperDecoder)
         previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
         weights = self.decoder.whisper.alignment(previous, encoded.hidden, encoded.lengths)
+        torch.clear_autocast_cache()  # for the reason given in `_decode`
         return middle_frames(token_runs(weights, token_lengths, encoded.lengths), encoded.lengths)
 
     def _decode(
