@@ -69,7 +69,7 @@ def test_what_it_is_and_learned(card: str, released: Released, corpus: Path, ton
     assert "Licence of the weights: Apache-2.0." in section(card, "Data and licence")
     assert "- Tones, made for this test." in section(card, "Data and licence")
     assert "1 conformer layers, dim 32" in section(card, "Architecture")
-    assert "in small letters, without punctuation but '" in section(card, "Limits")
+    assert "in lower case, without punctuation except '" in section(card, "Limits")
 
 
 def test_no_path_of_this_machine_is_on_it(card: str, tmp_path: Path) -> None:

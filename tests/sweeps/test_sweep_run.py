@@ -72,9 +72,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def start(training: Training, log: Path, environment: Mapping[str, str]) -> Ended:
         names.append(training.name)
         monkeypatch.setattr(sys, "argv", ["retort", *training.arguments])
-        with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        with log.open("w") as file, redirect_stdout(file), redirect_stderr(file), monkeypatch.context() as patch:
             for module in ("console", "train"):
-                monkeypatch.setattr(f"retort.verbs.{module}.console", Console(file=file, width=300))
+                patch.setattr(f"retort.verbs.{module}.console", Console(file=file, width=300))
             try:
                 cli.main()
             except SystemExit as stop:
@@ -142,7 +142,7 @@ def test_the_verb_tells_what_failed(
     assert begun == ["study/plain-3", "study/ill-3", "study/large-3"]
     assert capsys.readouterr().err == (
         "retort: exp/study/table.md: these runs failed: study/plain-3, study/ill-3, study/large-3. "
-        "The same command tries them again\n"
+        "Run the same command again to retry them\n"
     )
 
 

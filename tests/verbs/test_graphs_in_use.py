@@ -76,7 +76,7 @@ def test_more_processes_change_nothing_but_the_time(
         answer = retort("evaluate", experiment, corpus / "test", *options)
         assert (answer.code, answer.error) == (0, "")
         (cost,) = (line for line in answer.out.splitlines() if "core seconds" in line)
-        assert ("2 at work" in cost) == (jobs == 2)
+        assert ("with 2 processes" in cost) == (jobs == 2)
         assert json.loads((folder / "score.json").read_text())["workers"] == jobs
         assert read_score(folder / "score.json").workers == jobs
         heard.append((folder / "hyp.jsonl").read_bytes())

@@ -31,8 +31,8 @@ class BadUtterance(UserError):
 
 
 _REMEDIES = {
-    errno.ENOSPC: "Free space, run again",
-    errno.EDQUOT: "Free space, run again",
+    errno.ENOSPC: "Free space and run again",
+    errno.EDQUOT: "Free space and run again",
     errno.EACCES: "Change its permissions, or write elsewhere",
     errno.EPERM: "Change its permissions, or write elsewhere",
     errno.EROFS: "Write elsewhere",

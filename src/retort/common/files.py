@@ -37,7 +37,7 @@ _REMEDIES = {
 }
 
 
-def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space, run again") -> None:
+def write_whole(path: Path, content: str | bytes, *, remedy: str = "Free space and run again") -> None:
     """Write or replace a file atomically.
 
     The content is written under a unique name in the same folder, flushed to disk and renamed; text is

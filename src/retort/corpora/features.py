@@ -157,7 +157,7 @@ def store_features(
                 cached, rejected = _stored_earlier(cuts, folder)
     except OSError as error:  # a full disk may raise only when the writer is closed
         raise UserError(
-            f"features cannot be written ({error})", where=folder, remedy="Free space, run again"
+            f"features cannot be written ({error})", where=folder, remedy="Free space and run again"
         ) from None
     stored = [_with_features(cut, cached[cut.id]) for cut in cuts if cut.id in cached]
     if not stored:

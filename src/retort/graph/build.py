@@ -106,7 +106,7 @@ class Graph:
             partial.rename(root / _FST)
         except OSError as error:
             what = f"cannot be written ({error.strerror or error})"
-            raise UserError(what, where=root, remedy="Free space, run again") from None
+            raise UserError(what, where=root, remedy="Free space and run again") from None
         symbols = ["<eps>", *self.words]
         write_whole(root / _WORDS, "".join(f"{symbol} {label}\n" for label, symbol in enumerate(symbols)))
         flush([root / _FST])

@@ -165,7 +165,7 @@ def write_fst(fst: Any, path: Path) -> None:
         UserError: it cannot be written.
     """
     if not wheel("kaldifst").StdConstFst(fst).write(str(path)):
-        raise UserError("cannot be written", where=path, remedy="Free space, run again")
+        raise UserError("cannot be written", where=path, remedy="Free space and run again")
 
 
 def join(*parts: Sequence[ArrayLike]) -> list[NDArray[Any]]:

@@ -162,7 +162,7 @@ def store_hidden(
                 found = HiddenStore(folder), [Rejected(*each) for each in rejected]
     except OSError as error:
         raise UserError(
-            f"encoder layers cannot be stored ({error})", where=folder, remedy="Free space, run again"
+            f"encoder layers cannot be stored ({error})", where=folder, remedy="Free space and run again"
         ) from None
     if not len(found[0]):
         first = f"; the first is {found[1][0].id}: {found[1][0].reason}" if found[1] else ""
