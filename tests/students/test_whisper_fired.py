@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
 from retort.nn.whisper_alignment import middle_frames, token_runs
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
-from retort.students.cif import CifStudent, spacing_loss
+from retort.students.cif import CifStudent, fire_at, spacing_loss
 from retort.students.factory import build_student
+from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD
 from retort.training.init import fit, start_from_pretrained
 from tiny_whispers import tiny_whisper_folder, tiny_whisper_recogniser
@@ -92,16 +94,22 @@ def test_steps_equal_all_at_once(folder: Path, window: int) -> None:
             state = state.select(torch.tensor([1, 0, 3, 2]))
 
 
-def test_a_window_limits_what_a_token_depends_on(folder: Path) -> None:
-    """Without prompt and history in between, frames beyond the window change nothing."""
+def test_a_window_limits_what_a_token_attends_to(folder: Path) -> None:
+    """At a step, keys and values of frames beyond the window change nothing; those inside it do."""
     student = student_of(build(folder, 3)).double()
-    whole = student_of(build(folder, 0)).double()
     with torch.inference_mode():
         encoded = student.encode(torch.stack(some_features((120,))).double(), torch.tensor([120]))
-        fired = student.fire(encoded, torch.tensor([4]))
-        previous = torch.tensor([[EOS, 5, 80, 90]])
-        near, far = student.decode(encoded, fired, previous), whole.decode(encoded, fired, previous)
-    assert not torch.allclose(near, far)
+        frames = Encoded(encoded.hidden, encoded.lengths)
+        fired = fire_at(frames, torch.tensor([[20, 30, 40]]), torch.tensor([3]))
+        state = student.start(fired, frames)
+        expected, _ = student.decoder.step(state, torch.tensor([EOS]), fired.embeddings[:, 0])
+        for frame in range(60):
+            memory = [tuple(part.clone() for part in layer) for layer in state.memory]
+            for layer in memory:
+                for part in layer:
+                    part[:, :, frame] += 1.0
+            logits, _ = student.decoder.step(replace(state, memory=memory), torch.tensor([EOS]), fired.embeddings[:, 0])
+            assert torch.equal(logits, expected) == (abs(frame - 20) > 3), frame
 
 
 @pytest.mark.parametrize("beam", [1, 3])

@@ -191,14 +191,29 @@ class WhisperDecoder(nn.Module):
             hidden = self.prompt[state.steps].expand(len(previous_tokens), -1)
         else:
             hidden = self.embedding(previous_tokens)
-        hidden = (hidden + self.positions[state.steps])[:, None]
-        past = []
+        hidden = hidden + self.positions[state.steps]
+        logits, past = self.advance(hidden, state.memory, state.mask, state.past)
+        return logits, CrossState(state.memory, state.mask, past, state.steps + 1)
+
+    def advance(
+        self, hidden: Tensor, memory: Sequence[Memory], mask: Tensor, past: Sequence[Memory]
+    ) -> tuple[Tensor, list[Memory]]:
+        """All layers for one position.
+
+        Args:
+            hidden: `(M, dim)`, embedding and position of M hypotheses of B utterances.
+            memory: keys and values of each layer, of the frames of B utterances.
+            mask: `(B, 1, 1, T)`, frames that may be attended to.
+            past: keys and values of each layer, of the earlier positions; empty at the first one.
+
+        Returns:
+            logits `(M, V)`, and `past` including this position.
+        """
+        hidden, after = hidden[:, None], []
         for index, layer in enumerate(self.layers):
-            before = state.past[index] if state.past else None
-            hidden, _, keys_values = layer(hidden, state.memory[index], state.mask, before)
-            past.append(keys_values)
-        logits = self.logits(self.norm(hidden))
-        return logits[:, 0], CrossState(state.memory, state.mask, past, state.steps + 1)
+            hidden, _, kept = layer(hidden, memory[index], mask, past[index] if past else None)
+            after.append(kept)
+        return self.logits(self.norm(hidden))[:, 0], after
 
     def alignment(self, previous_tokens: Tensor, source: Tensor, lengths: Tensor) -> Tensor:
         """Attention weights `(B, heads, U, T)` of the alignment heads; arguments as :meth:`forward`."""

@@ -127,13 +127,9 @@ class FiredWhisperDecoder(nn.Module):
         hidden = whisper.embedding(previous_tokens) if state.steps else whisper.prompt[-1]
         # An utterance without speech may fire more tokens than there are positions.
         place = min(whisper.sizes.prompt - 1 + state.steps, whisper.sizes.positions - 1)
-        hidden = (hidden + whisper.positions[place] + self.fired(embedding))[:, None]
-        mask, past = state.masks[:, :, state.steps, None], []
-        for index, layer in enumerate(whisper.layers):
-            hidden, _, keys_values = layer(hidden, state.memory[index], mask, state.past[index] if state.past else None)
-            past.append(keys_values)
-        logits = whisper.logits(whisper.norm(hidden))
-        return logits[:, 0], replace(state, past=past, steps=state.steps + 1)
+        hidden = hidden + whisper.positions[place] + self.fired(embedding)
+        logits, past = whisper.advance(hidden, state.memory, state.masks[:, :, state.steps, None], state.past)
+        return logits, replace(state, past=past, steps=state.steps + 1)
 
     def _near(self, frames: Frames) -> Tensor:
         """`(B, 1, U, T)` bool: the valid frames around each fire."""
