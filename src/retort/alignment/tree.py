@@ -134,7 +134,7 @@ class SenoneTree:
             return cls(phones, content["states"], roots)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"the tree cannot be read ({type(error).__name__}: {error})", where=path, remedy="Align anew"
+                f"the tree cannot be read ({type(error).__name__}: {error})", where=path, remedy="Align again"
             ) from None
 
 
