@@ -25,7 +25,7 @@ PANELS = {
     "ce": "cross-entropy",
     "ctc": "CTC",
     "quantity": "quantity loss",
-    "alignment": "distance of CIF from CTC",
+    "alignment": "distance of the fires from the alignment",
     "quantity_total": "length: fired weight per token (target 1)",
     "correct": "accuracy under teacher forcing",
     "acoustic.contrastive": "acoustic contrastive (ACD)",
