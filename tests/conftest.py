@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from lhotse import CutSet
+
+    from retort.config.schema import Recipe
+    from retort.decoding.recogniser import Recogniser
+    from retort.training.run import Outcome
 
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))  # else a verb would replace pytest by itself
 os.environ.setdefault(
@@ -47,6 +55,13 @@ student:
   decoder: {{layers: 1, dim: 32, heads: 2, feedforward: 64, dropout: 0.1, embedding_dropout: 0.1}}
 training: {{steps: 12, peak_lr: 3.0e-3, warmup_steps: 4, precision: fp32, device: cpu, evaluate_steps: 6,
             log_steps: 2, checkpoints: 2}}
+"""
+
+DISTILLED = """
+teachers: {{bert: {{model: {bert}, layers: [1], case: lower}}}}
+distill:
+  - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
+  - {{tap: acoustic, teacher: bert, loss: contrastive, temperature: 0.1}}
 """
 
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
@@ -170,6 +185,16 @@ def make_bert(tmp_path_factory: pytest.TempPathFactory) -> MakeBert:
 
 
 @pytest.fixture(scope="session")
+def uncased(make_bert: MakeBert) -> Path:
+    return make_bert()
+
+
+@pytest.fixture(scope="session")
+def cased(make_bert: MakeBert) -> Path:
+    return make_bert(lower=False)
+
+
+@pytest.fixture(scope="session")
 def tone_bert(make_bert: MakeBert) -> Path:
     """A tiny BERT whose pieces are the letters of the language of tones."""
     return make_bert(vocabulary=[*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS)])
@@ -217,3 +242,90 @@ def counting() -> Callable[[int, int], list[str]]:
         return [" ".join(NUMBERS[(s + i) % 8] for i in range(n)) for s, n in zip(starts, lengths)]
 
     return sentences
+
+
+@pytest.fixture(scope="session")
+def finished(recipe_text: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A completed run of the recipe `tiny`, in an otherwise empty folder except for the cache; read only."""
+    from retort.config.loading import load_recipe
+    from retort.training.run import train
+
+    root = tmp_path_factory.mktemp("finished")
+    (root / "tiny.yaml").write_text(recipe_text("tiny"))
+    recipe = load_recipe(str(root / "tiny.yaml"))
+    return train(recipe, root / "exp", lambda *_: None, lambda *_: None)
+
+
+@pytest.fixture
+def finished_root(finished: Outcome, tmp_path: Path) -> Path:
+    """A copy of everything that this run wrote, which a test may change."""
+    return shutil.copytree(finished.folder.parent, tmp_path / "exp")
+
+
+@pytest.fixture(scope="session")
+def cuts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    """Training cuts with their features, read only."""
+    from retort.config.schema import FeatureConfig
+    from retort.corpora.features import store_features
+    from retort.corpora.open_cuts import open_cuts
+
+    opened = open_cuts(corpus / "train").cuts
+    return store_features(opened, tmp_path_factory.mktemp("features"), FeatureConfig(bins=40))[0]
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training cuts with their features; the first and the sixth have the same text."""
+    from lhotse import CutSet
+
+    from retort.config.schema import FeatureConfig
+    from retort.corpora.features import store_features
+    from retort.corpora.open_cuts import open_cuts
+
+    folder = tmp_path_factory.mktemp("features")
+    cuts = list(store_features(open_cuts(corpus / "train").cuts, folder, FeatureConfig(bins=40))[0])
+    cuts[5].supervisions[0].text = cuts[0].supervisions[0].text
+    CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
+    return folder / "train.jsonl.gz"
+
+
+@pytest.fixture(scope="session")
+def experiments(
+    recipe_text: Callable[[str], str], tone_bert: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with two trained and scored experiments: `taught` by a tiny BERT, and `plain`; read only."""
+    from retort.config.loading import load_recipe
+    from retort.evaluation.evaluate import evaluate
+    from retort.training.run import train
+
+    root = tmp_path_factory.mktemp("experiments")
+    for name, extra in (("taught", DISTILLED.format(bert=tone_bert)), ("plain", "")):
+        (root / f"{name}.yaml").write_text(recipe_text(name) + extra)
+        recipe = load_recipe(
+            str(root / f"{name}.yaml"), ["training.steps=120", "training.evaluate_steps=120"]
+        )
+        outcome = train(recipe, root, lambda *_: None, lambda *_: None)
+        evaluate(outcome.recogniser, recipe.data.test[0], outcome.folder, lambda *_: None)
+    return root
+
+
+@pytest.fixture
+def copies(experiments: Path, tmp_path: Path) -> Path:
+    """A copy of these experiments, which a test may change."""
+    return shutil.copytree(experiments, tmp_path / "copies")
+
+
+@pytest.fixture
+def recogniser(read_recipe: Callable[..., Recipe]) -> Recogniser:
+    """An untrained model of the recipe of the tones."""
+    import torch
+
+    from retort.decoding.recogniser import Recogniser
+    from retort.students.factory import build_student
+    from retort.text.tokenizers import CharacterTokenizer
+
+    recipe = read_recipe()
+    torch.manual_seed(3)
+    tokenizer = CharacterTokenizer(list("▁abcdefgh"))
+    student = build_student(recipe.student, tokenizer.size, recipe.features.bins)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser)

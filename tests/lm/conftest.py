@@ -10,11 +10,6 @@ import torch
 
 
 @pytest.fixture(scope="session")
-def uncased(make_bert: Callable[..., Path]) -> Path:
-    return make_bert()
-
-
-@pytest.fixture(scope="session")
 def tiny_masked(tmp_path_factory: pytest.TempPathFactory, counting: Callable[[int, int], list[str]]) -> Path:
     """A folder with a masked BERT of large random weights; its words are cut into several pieces."""
     from retort.lm.config import ModelConfig

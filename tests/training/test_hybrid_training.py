@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from lhotse import CutSet
-from tiny_trainers import batch_of, update
 from torch import Tensor
 
 from retort.alignment.store import AlignmentStore, save_alignments
@@ -29,6 +28,7 @@ from retort.training.module import TrainingModule
 from retort.training.trainer import Trainer
 from tiny_alignments import PHONES, align_characters, senone_symbols
 from tiny_lms import TableLM
+from tiny_trainers import batch_of, update
 
 ReadRecipe = Callable[..., Recipe]
 HYBRID = (

@@ -9,7 +9,6 @@ import pytest
 import torch
 from lhotse import CutSet
 from safetensors.torch import load_file
-from tiny_trainers import trainer_of
 
 from retort.config.loading import load_recipe
 from retort.config.schema import Recipe
@@ -21,6 +20,7 @@ from retort.nn.parallel_decoder import ParallelDecoder
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.training.run import train
+from tiny_trainers import trainer_of
 
 ReadRecipe = Callable[..., Recipe]
 POOLED = """

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lhotse import CutSet
-from tiny_trainers import NO_DROPOUT, batch_of, trainer_of, update
 from torch import Tensor
 
 from retort.common.errors import UserError
@@ -24,6 +23,7 @@ from retort.engine.processes import make_accelerator
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.run import Outcome, train
 from retort.training.trainer import Trainer
+from tiny_trainers import NO_DROPOUT, batch_of, trainer_of, update
 
 ReadRecipe = Callable[..., Recipe]
 Report = Callable[[int, dict[str, float]], None]

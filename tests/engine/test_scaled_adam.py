@@ -11,11 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from lhotse import CutSet
-from tiny_trainers import trainer_of
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from two_processes import results_of, run_in_two
 
 from retort.config.schema import LoopConfig, Recipe
 from retort.config.student import EncoderConfig, ZipformerConfig
@@ -24,6 +22,8 @@ from retort.engine.optim import ETA, LEAST, MOST, ScaledAdam, make_optimiser
 from retort.engine.sharding import load_optimizer, whole_optimizer, whole_weights
 from retort.nn.zipformer import ZipformerStack
 from retort.training.trainer import Trainer
+from tiny_trainers import trainer_of
+from two_processes import results_of, run_in_two
 
 ReadRecipe = Callable[..., Recipe]
 ZIPFORMER = (

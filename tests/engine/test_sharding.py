@@ -12,11 +12,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from tiny_trainers import read_cuts, trainer_of
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
-from two_processes import results_of, run_in_two
 
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe
@@ -28,6 +26,8 @@ from retort.engine.sharding import whole_optimizer, whole_weights
 from retort.students.cif import CifStudent
 from retort.training.module import StepOutput
 from retort.training.trainer import Trainer
+from tiny_trainers import read_cuts, trainer_of
+from two_processes import results_of, run_in_two
 
 OVERRIDES = (
     "batches.seconds=6",

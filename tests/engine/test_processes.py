@@ -12,9 +12,7 @@ import pytest
 import torch
 from lhotse import CutSet
 from safetensors.torch import load_file
-from tiny_trainers import NO_DROPOUT, read_cuts, trainer_of
 from torch import Tensor
-from two_processes import Task, results_of, run_in_two
 
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe
@@ -27,6 +25,8 @@ from retort.lm_training.run import train_lm
 from retort.nn.collectives import sum_over_processes
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.training.trainer import Trainer
+from tiny_trainers import NO_DROPOUT, read_cuts, trainer_of
+from two_processes import Task, results_of, run_in_two
 
 STILL = ("training.clip=1e9", *NO_DROPOUT)
 ROWS = """

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from lhotse import CutSet
-from tiny_trainers import NO_DROPOUT, trainer_of
 from torch import Tensor
 
 from retort.common.errors import UserError
 from retort.config.schema import Recipe
 from retort.training.trainer import Trainer
+from tiny_trainers import NO_DROPOUT, trainer_of
 
 ReadRecipe = Callable[..., Recipe]
 PLAIN = (*NO_DROPOUT, "training.weight_decay=0", "training.clip=1e9", "training.precision=fp32")
@@ -38,7 +38,8 @@ class TestFrozen:
             assert torch.equal(each, before[name]) == name.startswith(("encoder.", "ctc.")), name
 
     @pytest.mark.parametrize(
-        ("parts", "reason"), [("[enc]", "Parts are"), ("[encoder,ctc,weights,decoder]", "no trainable parameter")]
+        ("parts", "reason"),
+        [("[enc]", "Parts are"), ("[encoder,ctc,weights,decoder]", "no trainable parameter")],
     )
     def test_wrong_parts_are_one_line(
         self, cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, parts: str, reason: str

@@ -64,7 +64,7 @@ def test_the_recipes_of_the_two_systems_are_packaged() -> None:
 
 
 def test_the_table_of_recipes_and_papers_names_recipes_that_there_are() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     table = page.partition("## Which recipe follows which paper\n")[2].partition("\n## ")[0]
     cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")][1:]
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}

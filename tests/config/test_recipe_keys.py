@@ -13,7 +13,7 @@ from retort.common.errors import UserError
 from retort.config.keys import keys_of, keys_page, recipe_lines
 from retort.config.loading import load_recipe, recipe_names, recipe_summary, recipe_to_dict
 
-PAGE = Path(__file__).parent.parent / "docs" / "recipe_keys.md"
+PAGE = Path(__file__).parents[2] / "docs" / "recipe_keys.md"
 
 
 def test_every_key_has_a_text_that_ends() -> None:
@@ -38,7 +38,11 @@ def write(folder: Path, name: str, text: str) -> str:
 
 
 def test_a_printed_recipe_is_the_recipe(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", "name: x\ntraining: {steps: 7, betas: [0.8, 0.9]}\nteachers: {b: {layers: [3]}}\n")
+    write(
+        tmp_path,
+        "base.yaml",
+        "name: x\ntraining: {steps: 7, betas: [0.8, 0.9]}\nteachers: {b: {layers: [3]}}\n",
+    )
     text = "base: base.yaml\nname: y\ndistill: [{tap: acoustic, teacher: b, loss: cosine, weight: 2.0}]\n"
     path = write(tmp_path, "mine.yaml", text)
     lines = list(recipe_lines(path, ["training.peak_lr=0.5"], changed=False, texts=True))

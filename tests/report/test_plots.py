@@ -63,7 +63,9 @@ def test_an_alignment_and_what_was_heard() -> None:
     svg = frames_picture(FrameView(features, words, phones, guesses, [Span("我", 0.1, 0.9)]))
     check(svg)
     shown = texts(svg)
-    assert {"<&", "$x_", "AA", "ZH", "UW", "我", "reference", "its phones", "predicted", "recognised"} <= set(shown)
+    assert {"<&", "$x_", "AA", "ZH", "UW", "我", "reference", "its phones", "predicted", "recognised"} <= set(
+        shown
+    )
     assert "EH" not in shown  # a hundredth of a second has no room for it
     assert shown.count("AA") == 2
     assert svg.count("#e07b39") > 0 < svg.count("#3b82c4")
