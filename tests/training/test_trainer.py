@@ -118,6 +118,21 @@ def test_two_precisions_follow_one_another_in_one_process(read_recipe: ReadRecip
     assert found == ["no", "bf16", "no"]
 
 
+def test_auto_is_full_precision_where_a_processor_has_no_bf16(
+    read_recipe: ReadRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def precision_with(flags: str) -> str:
+        text = f"processor : 0\nflags : fpu sse {flags}\n"
+        monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+        accelerator = make_accelerator(automatic)
+        monkeypatch.undo()
+        return str(accelerator.mixed_precision)
+
+    automatic = read_recipe("training.precision=auto").training
+    assert precision_with("avx2") == "no"
+    assert precision_with("avx512f avx512_bf16") == "bf16"
+
+
 def test_half_precision_needs_a_gpu(read_recipe: ReadRecipe) -> None:
     with pytest.raises(UserError, match="fp16 without a GPU"):
         make_accelerator(read_recipe("training.precision=fp16").training)

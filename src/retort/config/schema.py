@@ -404,8 +404,9 @@ class LoopConfig:
     """Maximum norm of the gradient; larger gradients are scaled to it."""
     accumulation: int = number(1, 1, MILLION)
     """Number of batches whose gradients are accumulated for one update."""
-    precision: str = "bf16"
-    """`fp32`, `bf16` or `fp16` (GPU only)."""
+    precision: str = "auto"
+    """`fp32`, `bf16`, `fp16` (GPU only), or `auto`: `bf16` if the device has instructions for it, otherwise `fp32`.
+    On a CPU without such instructions `bf16` is emulated and tens of times slower than `fp32`."""
     device: str = "auto"
     """`auto` (a GPU if there is one) or `cpu`."""
     threads: int = number(1, 1, THREADS)
@@ -519,7 +520,7 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
     **NORMALISER_CHOICES,
     "training.optimiser": ("adamw", "scaled_adam"),
     "training.schedule": ("tri_stage", "cosine", "eden"),
-    "training.precision": ("fp32", "bf16", "fp16"),
+    "training.precision": ("auto", "fp32", "bf16", "fp16"),
     "training.device": ("auto", "cpu"),
     "training.keep": ("best", "last"),
     "training.stored": ("float32", "int8", "int4"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -29,13 +30,27 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     if cpu and config.precision == "fp16":
         raise UserError(
-            "training.precision is fp16 without a GPU", remedy="Set training.precision: bf16 or fp32"
+            "training.precision is fp16 without a GPU", remedy="Set training.precision: auto, bf16 or fp32"
         )
-    precision = {"fp32": "no"}.get(config.precision, config.precision)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if _computes_in_bf16(cpu) else "fp32"
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
-    accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=cpu)
     check_division(accelerator)
     return accelerator
+
+
+def _computes_in_bf16(cpu: bool) -> bool:
+    """Whether the device has instructions for products in bf16: GPUs since Ampere, and CPUs by their flags (Linux)."""
+    if not cpu:
+        return torch.cuda.get_device_capability() >= (8, 0)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())  # `bf16`: Arm
 
 
 def check_division(accelerator: Accelerator) -> None:

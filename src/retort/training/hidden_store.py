@@ -118,7 +118,7 @@ def open_stored_layers(
             recipe.features,
             encoder,
             layers,
-            recipe.training.precision,
+            "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
             partial(progress, "lower layers"),
         )
     data.rejected.extend(rejected)

@@ -104,5 +104,5 @@ def _estimate(
         print_line(
             "training.precision is fp32, but the peak is for 16 bits: training will take longer", style="yellow"
         )
-    if training.precision == "bf16" and name == "V100":
+    if training.precision in ("auto", "bf16") and name == "V100":
         print_line("a V100 does not support bf16: set training.precision=fp16", style="yellow")
