@@ -77,6 +77,7 @@ def _check(student: Student, options: DecodingOptions) -> None:
         UserError: an option does not apply to this kind of student.
     """
     kind = student.config.kind
+    options.check_student(kind)
     what = f"{'an' if kind == 'attention' else 'a'} {kind} student"
     attention, head = isinstance(student, AttentionStudent), isinstance(student, HasCtc)
     if options.mode in ("ctc", "ctc_rescoring", "joint") and not head:
@@ -110,8 +111,6 @@ def _check(student: Student, options: DecodingOptions) -> None:
         )
     if options.length_weight and not options.rescore and options.mode != "ctc":
         weight, remedy = f"length weight is {options.length_weight:g}", "Leave --length-weight out"
-        if isinstance(student, HybridStudent):
-            raise UserError(f"{weight}, but the costs of a decoding graph include the length of the text", remedy=remedy)
         if isinstance(student, CifStudent):
             raise UserError(
                 f"{weight}, but the number of tokens of {what} is the number of its fires",

@@ -281,19 +281,11 @@ class HybridSearch(FrameSearch):
         graph: the decoding graph.
         options: decoding options, without language models.
         pool: processes that search.
-
-    Raises:
-        UserError: the options include a language model.
     """
 
     def __init__(
         self, student: HybridStudent, graph: ScaledGraph, options: DecodingOptions, pool: DecoderPool
     ) -> None:
-        if options.suffix:
-            raise UserError(
-                "a hybrid model's decoding graph contains its language model and cannot be combined with another",
-                remedy="Leave --lm, --rescore and --graph out",
-            )
         scale = options.acoustic_scale or graph.acoustic_scale
         super().__init__(options, GraphSearch(graph.graph, scale), pool)
         self.student = student

@@ -1,8 +1,15 @@
-"""Decoding options of `retort evaluate` and `retort transcribe`."""
+"""Decoding options: each is one field of :class:`DecodingOptions`, and everything else is made from the fields.
+
+A field has its documentation, default, range or choices, the kinds of students that it applies to, and what it adds to
+the names of results. The options of `retort evaluate`, `transcribe`, `tune`, `label` and `serve`, the keyword arguments
+of `retort.load` and `Recogniser.transcribe`, the checks and `docs/decoding_options.md` follow from them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,118 +24,294 @@ MODES = ("own", "joint", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
 """Modes that rescore an n-best list, and the part of the model that rescores it."""
 CTC_WEIGHT = 0.3
+TOKEN_STUDENTS = ("cif", "ctc", "attention", "transducer", "whisper")
+"""Kinds of students whose searches output tokens of their vocabulary; a hybrid student outputs words of its graph."""
+HEADED_STUDENTS = ("cif", "ctc", "attention", "transducer")
+"""Kinds of students that can have a CTC head over their vocabulary."""
+
+STUDENTS = (*TOKEN_STUDENTS, "hybrid")
+
+_KEY = "option"
+Names = Callable[[Any], str]
+
+
+def _nothing(options: DecodingOptions) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field of :class:`DecodingOptions` has in addition to its type, default and range.
+
+    Attributes:
+        text: documentation: help of the command line, and entry of `docs/decoding_options.md`.
+        metavar: name of the value in help.
+        choices: permitted values of a string; empty for any.
+        students: kinds of students that the option applies to; empty for all.
+        model: the option that names the model or list that this one configures. Without it this option has no
+            effect, which is an error unless `alone` is set.
+        alone: whether the option has an effect without its `model`, too.
+        stated: whether the option must be given when its `model` is, because no default is useful.
+        tuned: whether `retort tune` chooses the value, so that it does not take the option.
+        with_tuned: whether the option can be given together with a file of `retort tune`.
+        suffix: what the option adds to the name of a system in results, such as `+lm`.
+        label: what the option adds to :attr:`DecodingOptions.label`, such as `beam10`.
+        rank: order in suffixes and labels, then that of the fields.
+    """
+
+    text: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
+    model: str = ""
+    alone: bool = False
+    stated: bool = False
+    tuned: bool = False
+    with_tuned: bool = False
+    suffix: Names = _nothing
+    label: Names = _nothing
+    rank: int = 1
+
+
+def option(default: Any, text: str, limits: tuple[float, float] | None = None, **more: Any) -> Any:
+    """A field of :class:`DecodingOptions`.
+
+    Args:
+        default: its default.
+        text: its documentation, full sentences.
+        limits: smallest and largest value of a number.
+        more: attributes of :class:`Option`.
+    """
+    metadata = dict(number(default, *limits).metadata) if limits is not None else {}
+    return field(default=default, metadata={**metadata, _KEY: Option(text, **more)})
+
+
+def option_of(each: Field[Any]) -> Option:
+    """The properties of a field of :class:`DecodingOptions`."""
+    found: Option = each.metadata[_KEY]
+    return found
+
+
+def flag(name: str) -> str:
+    """The option of the command line for a field: `--lm-weight` for `lm_weight`."""
+    return f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """The width of the search, the language models, and the size of the n-best list.
+    """The search, the language models, the length of the n-best list, and the treatment of silence.
 
-    Attributes:
-        beam: number of hypotheses; 1 is greedy decoding.
-        nbest: number of hypotheses in the n-best list, at most `beam`.
-        lm: folder of a causal language model over the student's tokens, for shallow fusion.
-        lm_weight: weight of the LM's log-probabilities for shallow fusion; the student's weight is 1.
-        rescore: folder or Hugging Face name of a language model that rescores the n-best list.
-        rescore_kind: `causal`, `masked` (pseudo-log-likelihood), or `auto`: detected from the checkpoint.
-        rescore_case: case of the text for a pretrained LM: `keep`, `upper` or `lower`.
-        rescore_weight: weight of the rescoring LM's log-probability of the whole sentence.
-        length_weight: a score added for every token of a hypothesis. CTC, attention and transducer students
-            use it in the search and in rescoring, CIF students only in rescoring. For a transducer with at
-            most one token a frame it has the effect of a blank penalty.
-        mode: the search. `own`: that of the student. `ctc`: of the CTC head alone. `joint` (CIF students):
-            with the CTC prefix score at every token. `attention_rescoring` (attention students, and CIF
-            students whose fires are those of the CTC head): the n-best list of the CTC head, rescored by the
-            decoder. `ctc_rescoring` (CIF and transducer students): the n-best list of the student, rescored
-            by the CTC head.
-        ctc_weight: weight of the CTC head's log-probabilities where they are combined with those of a
-            decoder, whose weight is 1 - ctc_weight.
-        graph: folder of a word n-gram model: the CTC head is decoded with a TLG graph built from it, and the
-            beam is the length of the n-best list.
-        acoustic_scale: scale of the student's scores in a decoding graph; 0 selects the hybrid model's own
-            scale, or 1 for a CTC head.
-        vad: voice activity detection: `energy`, `silero` (the packaged network), or `none` (silence is
-            decoded, too).
-        no_speech_threshold: a segment is empty where its no-speech probability is above this; 0 selects the
-            model's own threshold, 1 keeps all words.
+    The fields are documented where they are declared (:func:`option`) and in `docs/decoding_options.md`.
 
     Raises:
-        UserError: a number is out of its range, a value is unknown, or a weight is given without its model.
+        UserError: a number is out of its range, a value is unknown, options exclude each other, or an option is given
+            without the model that it configures.
     """
 
-    beam: int = number(1, 1, 10_000)
-    nbest: int = number(1, 1, 10_000)
-    lm: str = ""
-    lm_weight: float = number(0.0, 0, 1000)
-    rescore: str = ""
-    rescore_kind: str = "auto"
-    rescore_case: str = "keep"
-    rescore_weight: float = number(0.0, 0, 1000)
-    length_weight: float = number(0.0, -1000, 1000)
-    graph: str = ""
-    acoustic_scale: float = number(0.0, 0, 1000)
-    mode: str = "own"
-    ctc_weight: float = number(CTC_WEIGHT, 0, 1)
-    vad: str = "energy"
-    no_speech_threshold: float = number(0.0, 0, 1)
+    beam: int = option(
+        1,
+        "Beam width: the number of hypotheses that the search keeps. 1 is greedy search.",
+        (1, 10_000),
+        label=lambda own: f"beam{own.beam}" if own.beam > 1 or own.lm or own.graph else "",
+    )
+    nbest: int = option(
+        1,
+        "Length of the n-best list in JSON output, at most the beam width.",
+        (1, 10_000),
+        with_tuned=True,
+    )
+    lm: str = option(
+        "",
+        "Language model for shallow fusion, over the student's tokens: the exp/NAME of retort lm train.",
+        metavar="FOLDER",
+        students=TOKEN_STUDENTS,
+        suffix=lambda own: "+lm" * bool(own.lm),
+        label=lambda own: f"lm.{_short(own.lm)}" if own.lm else "",
+    )
+    lm_weight: float = option(
+        0.0,
+        "Weight of the LM's log-probabilities for shallow fusion; the student's weight is 1.",
+        (0, 1000),
+        students=TOKEN_STUDENTS,
+        model="lm",
+        stated=True,
+        tuned=True,
+    )
+    rescore: str = option(
+        "",
+        "Language model that rescores the n-best list: an exp/NAME of retort lm train, or the folder or Hugging Face "
+        "name of a pretrained model.",
+        metavar="MODEL",
+        students=TOKEN_STUDENTS,
+        suffix=lambda own: "+rescore" * bool(own.rescore),
+        label=lambda own: f"rescore.{_short(own.rescore)}" if own.rescore else "",
+    )
+    rescore_kind: str = option(
+        "auto",
+        "Type of a pretrained rescoring LM: causal, masked (pseudo-log-likelihood), or auto: detected from the "
+        "checkpoint.",
+        choices=KINDS,
+        students=TOKEN_STUDENTS,
+        model="rescore",
+    )
+    rescore_case: str = option(
+        "keep",
+        "Case of the text that a pretrained rescoring LM scores.",
+        choices=CASES,
+        students=TOKEN_STUDENTS,
+        model="rescore",
+    )
+    rescore_weight: float = option(
+        0.0,
+        "Weight of the rescoring LM's log-probability of the whole sentence.",
+        (0, 1000),
+        students=TOKEN_STUDENTS,
+        model="rescore",
+        stated=True,
+        tuned=True,
+    )
+    length_weight: float = option(
+        0.0,
+        "Score added for each token of a hypothesis: in the search and in rescoring, for CIF students only in "
+        "rescoring. For a transducer with at most one token per frame it has the effect of a blank penalty.",
+        (-1000, 1000),
+        students=TOKEN_STUDENTS,
+        model="rescore",
+        alone=True,
+        tuned=True,
+        suffix=lambda own: "+length" * own.length_alone,
+        label=lambda own: f"length{own.length_weight:g}" if own.length_alone else "",
+        rank=3,
+    )
+    graph: str = option(
+        "",
+        "N-gram LM over words (retort lm train): the CTC head is decoded with a TLG graph built from it. The beam width "
+        "is then the maximum length of the n-best list.",
+        metavar="FOLDER",
+        students=HEADED_STUDENTS,
+        suffix=lambda own: "+graph" * bool(own.graph),
+        label=lambda own: f"graph.{_short(own.graph)}" if own.graph else "",
+    )
+    acoustic_scale: float = option(
+        0.0,
+        "Scale of the student's scores relative to those of the decoding graph. 0 selects the tuned scale stored with a "
+        "hybrid model, and 1 for a CTC head.",
+        (0, 1000),
+        students=("hybrid", *HEADED_STUDENTS),
+        tuned=True,
+        # The scale of a graph that is named is a weight, and weights are not in labels.
+        label=lambda own: f"scale{own.acoustic_scale:g}" if own.acoustic_scale and not own.graph else "",
+        rank=2,
+    )
+    mode: str = option(
+        "own",
+        "The search. own: that of the student. ctc: the CTC head alone. joint (CIF students): beam search with the CTC "
+        "prefix score at every token. attention_rescoring (attention students, and CIF students with cif.fires: ctc): "
+        "the decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and transducer students): the CTC "
+        "head rescores the n-best list of the student.",
+        choices=MODES,
+        students=HEADED_STUDENTS,
+        suffix=lambda own: f"+{own.mode}" if own.mode != "own" else "",
+        label=lambda own: own.mode if own.mode != "own" else "",
+        rank=0,
+    )
+    ctc_weight: float = option(
+        CTC_WEIGHT,
+        "Weight of the CTC head's log-probabilities where they are combined with those of a decoder, whose weight is 1 "
+        "minus this one: in the search of attention students, and in the modes joint, attention_rescoring and "
+        "ctc_rescoring.",
+        (0, 1),
+        students=("cif", "attention", "transducer"),
+    )
+    vad: str = option(
+        "energy",
+        "Voice activity detection: energy, silero (the packaged network; install the extra vad), or none: silence is "
+        "decoded, too.",
+        choices=VADS,
+        with_tuned=True,
+        label=lambda own: f"vad.{own.vad}" if own.vad != "energy" else "",
+        rank=4,
+    )
+    no_speech_threshold: float = option(
+        0.0,
+        "No-speech probability above which the words of a segment are removed; 1 removes nothing. 0 selects the "
+        "threshold that retort tune --noise stored with the model.",
+        (0, 1),
+        with_tuned=True,
+        label=lambda own: f"no_speech{own.no_speech_threshold:g}" if own.no_speech_threshold else "",
+        rank=4,
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        self._check_fields()
         if self.nbest > self.beam:
             raise UserError(
                 f"nbest {self.nbest} is larger than the beam of {self.beam}",
                 remedy=f"Give a beam of at least {self.nbest}",
             )
-        for name, word, allowed in (
-            ("rescore kind", self.rescore_kind, KINDS),
-            ("rescore case", self.rescore_case, CASES),
-            ("mode", self.mode, MODES),
-            ("speech detection (vad)", self.vad, VADS),
-        ):
-            if word not in allowed:
-                raise UserError(f"{name} is '{word}'", remedy=f"Choose one of {', '.join(allowed)}")
-        if self.mode in RESCORING and self.beam == 1:
+        if self.beam == 1 and (self.rescore or self.mode in RESCORING):
+            part = RESCORING.get(self.mode, "language model")
             raise UserError(
-                f"greedy decoding gives one hypothesis, so the {RESCORING[self.mode]} has nothing to rescore",
+                f"greedy decoding gives one hypothesis, so the {part} has nothing to rescore",
                 remedy="Give a beam of 2 or more",
             )
         if self.mode == "joint" and self.ctc_weight == 1.0:
             raise UserError("ctc weight is 1 in a joint search", remedy="Give less, or --mode ctc")
-        if self.graph and (self.lm or self.rescore):
+        if self.graph:
+            self._check_graph()
+
+    def _check_fields(self) -> None:
+        """Check choices, and that no option is given without the model that it configures."""
+        for each in fields(self):
+            own, value, name = option_of(each), getattr(self, each.name), each.name.replace("_", " ")
+            if isinstance(each.default, str) and not isinstance(value, str):
+                raise UserError(f"{name} is {_shown(value)}", remedy="Give a string")
+            if own.choices and value not in own.choices:
+                raise UserError(f"{name} is '{value}'", remedy=f"Choose one of {', '.join(own.choices)}")
+            if own.model and not own.alone and value != each.default and not getattr(self, own.model):
+                raise UserError(
+                    f"{name} is {_shown(value)}, but no model is given",
+                    remedy=f"Add {flag(own.model)}, or leave {flag(each.name)} out",
+                )
+
+    def _check_graph(self) -> None:
+        if self.lm or self.rescore:
             raise UserError(
                 "a decoding graph contains its language model and cannot be combined with another",
                 remedy="Give --graph alone, or --lm and --rescore without --graph",
             )
-        if self.graph and self.mode != "own":
+        if self.mode != "own":
             raise UserError(
                 f"mode is {self.mode}, but a decoding graph is searched with the CTC head alone",
                 remedy="Leave --mode out",
             )
-        self._check_weights()
-
-    def _check_weights(self) -> None:
-        for name, weight, model in (
-            ("lm weight", self.lm_weight, self.lm),
-            ("rescore weight", self.rescore_weight, self.rescore),
-        ):
-            if weight and not model:
-                raise UserError(f"{name} is {weight:g}, but no model is given", remedy="Give the model")
-        if self.graph and self.length_weight:
+        if self.length_weight:
             raise UserError(
                 f"length weight is {self.length_weight:g}, but the costs of a decoding graph include the length of the text",
                 remedy="Leave --length-weight out",
             )
-        if self.rescore and self.beam == 1:
-            raise UserError(
-                "greedy decoding gives one hypothesis, so there is nothing to rescore",
-                remedy="Give a beam of 2 or more",
-            )
+
+    def check_student(self, kind: str) -> None:
+        """Check that the options apply to a kind of student.
+
+        Raises:
+            UserError: names the first one that does not.
+        """
+        for each in fields(self):
+            own, value = option_of(each), getattr(self, each.name)
+            if own.students and kind not in own.students and value != each.default:
+                article = "an" if kind == "attention" else "a"
+                raise UserError(
+                    f"{each.name.replace('_', ' ')} is {_shown(value)}, but this option does not apply to "
+                    f"{article} {kind} student",
+                    remedy=f"Leave {flag(each.name)} out; it applies to {', '.join(own.students)}",
+                )
 
     @property
     def suffix(self) -> str:
         """Suffix of a system's name in lists of results."""
-        mode = f"+{self.mode}" * (self.mode != "own")
-        models = "+lm" * bool(self.lm) + "+rescore" * bool(self.rescore) + "+graph" * bool(self.graph)
-        return mode + models + "+length" * self._length_alone
+        return "".join(option_of(each).suffix(self) for each in self._ranked())
 
     @property
     def label(self) -> str:
@@ -137,24 +320,39 @@ class DecodingOptions:
         Weights are not in it, except a hybrid's acoustic scale and a length weight without a model, so that
         the results of different values do not overwrite each other.
         """
-        parts = [self.mode] * (self.mode != "own")
-        parts += [f"beam{self.beam}"] if self.beam > 1 or self.lm or self.graph else []
-        parts += [f"lm.{_short(self.lm)}"] * bool(self.lm)
-        parts += [f"rescore.{_short(self.rescore)}"] * bool(self.rescore)
-        parts += [f"graph.{_short(self.graph)}"] * bool(self.graph)
-        parts += [f"scale{self.acoustic_scale:g}"] * (self.acoustic_scale > 0 and not self.graph)
-        parts += [f"length{self.length_weight:g}"] * self._length_alone
-        parts += [f"vad.{self.vad}"] * (self.vad != "energy")
-        parts += [f"no_speech{self.no_speech_threshold:g}"] * (self.no_speech_threshold > 0)
-        return "+".join(parts)
+        return "+".join(filter(None, (option_of(each).label(self) for each in self._ranked())))
 
     @property
-    def _length_alone(self) -> bool:
+    def length_alone(self) -> bool:
         """Whether there is a length weight without a language model."""
         return bool(self.length_weight) and not (self.lm or self.rescore)
 
+    def _ranked(self) -> list[Field[Any]]:
+        return sorted(fields(self), key=lambda each: option_of(each).rank)
+
 
 GREEDY = DecodingOptions()
+
+
+def make_options(given: Mapping[str, Any], base: DecodingOptions = GREEDY) -> DecodingOptions:
+    """`base` with the given options, by the names of their fields.
+
+    Raises:
+        UserError: a name or a value is unknown, or a weight is missing.
+    """
+    known = {each.name: each for each in fields(base)}
+    for name in given:
+        if name not in known:
+            raise UserError(f"there is no decoding option '{name}'", remedy=f"Choose from {', '.join(known)}")
+    for name, each in known.items():
+        own = option_of(each)
+        if own.stated and name not in given and given.get(own.model) and not getattr(base, own.model):
+            raise UserError(
+                f"{flag(own.model)} needs {flag(name)}",
+                remedy=f"Add {flag(name)}; retort tune finds a good value",
+            )
+    values = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return replace(base, **values)
 
 
 def read_options(path: str | Path) -> DecodingOptions:
@@ -181,18 +379,59 @@ def read_options(path: str | Path) -> DecodingOptions:
 
 
 def options_to_dict(options: DecodingOptions) -> dict[str, Any]:
-    """Content for :func:`read_options`; settings of models that are not given are left out."""
+    """Content for :func:`read_options`: the beam, the n-best list, what belongs to models that are given, and what
+    differs from its default."""
     content = asdict(options)
-    if not options.lm:
-        content = {key: value for key, value in content.items() if not key.startswith("lm")}
-    if not options.rescore:
-        content = {key: value for key, value in content.items() if not key.startswith("rescore")}
-        if not options.length_weight:
-            del content["length_weight"]
-    for name in ("graph", "acoustic_scale", "mode", "ctc_weight", "vad", "no_speech_threshold"):
-        if content[name] == getattr(GREEDY, name):
-            del content[name]
+    for each in fields(options):
+        model = option_of(each).model
+        used = each.name in ("beam", "nbest") or bool(model and getattr(options, model))
+        if not used and content[each.name] == each.default:
+            del content[each.name]
     return content
+
+
+def values_text(each: Field[Any]) -> str:
+    """Permitted values, default and kinds of students of an option, for its documentation."""
+    own, limits = option_of(each), each.metadata.get("range")
+    parts = []
+    if own.choices:
+        parts.append(f"one of {', '.join(own.choices)}")
+    elif limits is not None:
+        parts.append(str(limits))
+    if each.default != "":
+        parts.append(f"default {_shown(each.default)}")
+    if own.students:
+        others = [kind for kind in STUDENTS if kind not in own.students]
+        few, word = (others, "not for") if len(others) < len(own.students) else (own.students, "for")
+        parts.append(f"{word} {', '.join(few)} students")
+    return "; ".join(parts)
+
+
+def options_page(of: type[DecodingOptions] = DecodingOptions) -> str:
+    """The documentation of all decoding options as Markdown (`retort config --decoding-options`)."""
+    lines = [
+        "# Decoding options",
+        "",
+        "Written by `retort config --decoding-options`. Each is an option of `retort evaluate`, `retort transcribe` and",
+        "`retort serve`, a keyword argument of `retort.load` and of `asr.transcribe`, and a key of `decode` in a sweep.",
+        "`retort tune` takes all except those marked with *, most of which it chooses.",
+        "",
+    ]
+    return "\n".join([*lines, *_entries(of)]) + "\n"
+
+
+def _entries(of: type[DecodingOptions]) -> Iterator[str]:
+    for each in fields(of):
+        own = option_of(each)
+        mark = "*" if own.tuned or each.name == "nbest" else ""
+        values = values_text(each)
+        text = f"{own.text} ({values[0].upper()}{values[1:]}.)" if values else own.text
+        kind = f"{flag(each.name)}{f' {own.metavar}' if own.metavar else ''}"
+        yield f"- `{each.name}`{mark} (`{kind}`): {text}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _short(model: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
 from retort.decoding.greedy import Hypothesis
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
-from retort.decoding.options import GREEDY, DecodingOptions
+from retort.decoding.options import GREEDY, DecodingOptions, make_options
 from retort.decoding.search import NBest, Search
 from retort.decoding.segment import SpeechSegment
 from retort.decoding.speech_times import within_speech
@@ -73,6 +73,7 @@ class Recogniser:
         graph: decoding graph of a hybrid student; the tokenizer then contains the words of the graph.
         sampling_rate: sampling rate of the input, Hz.
         no_speech: classifier of segments without speech.
+        options: decoding options of :meth:`transcribe` and the like, if none are given.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Recogniser:
         device: torch.device | str = "cpu",
         graph: ScaledGraph | None = None,
         no_speech: NoSpeech = UNCALIBRATED,
+        options: DecodingOptions = GREEDY,
     ) -> None:
         self.device = torch.device(device)
         self.student = student.to(self.device).eval()
@@ -95,6 +97,7 @@ class Recogniser:
         self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
         self.graph = graph
         self.no_speech = no_speech
+        self.options = options
         self._pool = DecoderPool()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
@@ -108,37 +111,40 @@ class Recogniser:
         self,
         audio: Audio,
         longest: float = LONGEST,
-        options: DecodingOptions = GREEDY,
+        options: DecodingOptions | None = None,
         channel: Channel = "mix",
         maximum_hours: float = MAXIMUM_HOURS,
+        **decoding: Any,
     ) -> Transcript:
         """Recognise a file of any sampling rate and number of channels.
 
         Args:
             audio: path of a file, or samples as in :meth:`transcribe_samples`.
             longest: seconds; a longer file is split at its pauses into segments of at most this length.
-            options: decoding options.
+            options: decoding options; by default :attr:`options`.
             channel: channel of a file, from 0, or "mix" for the mean of all.
             maximum_hours: a longer file raises an error.
+            decoding: single decoding options by name, such as `beam=10`, in place of those in `options`.
 
         Raises:
-            UserError: the file is missing, not audio, empty, silent or too short.
+            UserError: the file is missing, not audio, empty, silent or too short, or an option is not valid.
         """
-        return self.alternatives(audio, longest, options, channel, maximum_hours)[0].transcript
+        return self.alternatives(audio, longest, options, channel, maximum_hours, **decoding)[0].transcript
 
     def transcribe_channels(
         self,
         path: str | Path,
         longest: float = LONGEST,
-        options: DecodingOptions = GREEDY,
+        options: DecodingOptions | None = None,
         maximum_hours: float = MAXIMUM_HOURS,
+        **decoding: Any,
     ) -> dict[int, Transcript]:
         """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by time.
 
         Raises:
             UserError: as in :meth:`transcribe`, if no channel can be used.
         """
-        found = channel_nbest(self, str(path), longest, options, maximum_hours)
+        found = channel_nbest(self, str(path), longest, self.chosen(options, decoding), maximum_hours)
         return {channel: nbest[0].transcript for channel, nbest in found.items()}
 
     def transcribe_samples(
@@ -146,7 +152,8 @@ class Recogniser:
         samples: Samples,
         longest: float = LONGEST,
         where: str = "samples",
-        options: DecodingOptions = GREEDY,
+        options: DecodingOptions | None = None,
+        **decoding: Any,
     ) -> Transcript:
         """Recognise `samples (N,)` of one channel at :attr:`sampling_rate`.
 
@@ -155,28 +162,38 @@ class Recogniser:
                 full scale, as an array, tensor or list; `(N, 1)` and `(1, N)` are accepted.
             longest: as in :meth:`transcribe`.
             where: name of the samples in error messages.
-            options: decoding options.
+            options, decoding: as in :meth:`transcribe`.
 
         Raises:
             UserError: the type or shape is not supported, or the samples are empty, silent, not finite or too
                 few.
         """
-        return self._nbest([as_wave(samples, where)], longest, where, options)[0].transcript
+        chosen = self.chosen(options, decoding)
+        return self._nbest([as_wave(samples, where)], longest, where, chosen)[0].transcript
+
+    def chosen(self, options: DecodingOptions | None, decoding: Mapping[str, Any]) -> DecodingOptions:
+        """`options`, or the recogniser's own, with the single options of `decoding`.
+
+        Raises:
+            UserError: a name or a value is not valid.
+        """
+        return make_options(decoding, self.options if options is None else options)
 
     def alternatives(
         self,
         audio: Audio,
         longest: float = LONGEST,
-        options: DecodingOptions = GREEDY,
+        options: DecodingOptions | None = None,
         channel: Channel = "mix",
         maximum_hours: float = MAXIMUM_HOURS,
+        **decoding: Any,
     ) -> list[ScoredTranscript]:
         """The n-best list of a file: up to `options.nbest` different transcripts, best first.
 
         Arguments and errors are those of :meth:`transcribe`. A file is decoded while it is read, so memory
         does not grow with its length.
         """
-        path = as_path(audio)
+        options, path = self.chosen(options, decoding), as_path(audio)
         if path is None:
             return self._nbest([as_wave(audio, "samples")], longest, "samples", options)
         reader = open_audio(path, self.sampling_rate, channel, maximum_hours=maximum_hours)
@@ -449,14 +466,20 @@ def _model_root(folder: str | Path) -> Path:
     return root
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
+def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any) -> Recogniser:
     """Load a trained model: `EXP`, `EXP/model`, or a release.
 
     Float16, int8 and int4 weights are converted to float32.
 
+    Args:
+        folder: folder of the model.
+        device: device of the computation.
+        decoding: default decoding options by name, such as `beam=10` (:class:`DecodingOptions`).
+
     Raises:
-        UserError: there is no model, or files are missing, damaged or of another format.
+        UserError: there is no model, files are missing, damaged or of another format, or an option is not valid.
     """
+    options = make_options(decoding)
     _work_after_fork()
     root = _model_root(folder)
     with opening_model(root, AGAIN):
@@ -483,7 +506,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recogniser:
             where=root,
             remedy="Export or fetch it again",
         )
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech)
+    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech, options)
 
 
 def _read_config(root: Path) -> dict[str, Any]:

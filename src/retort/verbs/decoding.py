@@ -1,19 +1,20 @@
-"""Options shared by the verbs that decode."""
+"""Options shared by the verbs that decode; those of the search are made from :class:`DecodingOptions`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from retort.common.errors import UserError
 from retort.config.ranges import THREADS
+from retort.decoding.options import DecodingOptions, flag, make_options, option_of, read_options, values_text
 from retort.verbs.console import EXPERIMENTS, local_path
-
-if TYPE_CHECKING:
-    from retort.decoding.options import DecodingOptions
 
 ModelFolder = Annotated[
     Path,
@@ -22,87 +23,6 @@ ModelFolder = Annotated[
     ),
 ]
 Cuts = Annotated[str, typer.Argument(metavar="CUTS", help="lhotse manifest (*.jsonl.gz) or Kaldi folder.")]
-Beam = Annotated[int | None, typer.Option(help="Beam width; 1, the default, is greedy search.")]
-Lm = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Language model for shallow fusion, over the student's tokens: the exp/NAME of retort lm train.",
-    ),
-]
-LmWeight = Annotated[
-    float | None, typer.Option(help="Weight of the LM's log-probabilities for shallow fusion.")
-]
-Rescore = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL",
-        help="Language model that rescores the n-best list: an exp/NAME of retort lm train, or the folder or "
-        "Hugging Face name of a pretrained model.",
-    ),
-]
-RescoreKind = Annotated[
-    str | None,
-    typer.Option(help="Type of a pretrained rescoring LM: causal, masked, or auto (detected from the checkpoint)."),
-]
-RescoreCase = Annotated[
-    str | None, typer.Option(help="Case of the text given to the rescoring LM: keep, upper or lower.")
-]
-RescoreWeight = Annotated[
-    float | None, typer.Option(help="Weight of the rescoring LM's log-probability of the sentence.")
-]
-LengthWeight = Annotated[
-    float | None,
-    typer.Option(
-        help="Score added for each token in rescoring, and also in the search unless the student is a CIF model."
-    ),
-]
-Mode = Annotated[
-    str | None,
-    typer.Option(
-        help="Decoding mode. own (default): the student's own search. joint (CIF models): beam search with the scores "
-        "of the decoder and the CTC head. ctc: the CTC head only. attention_rescoring (attention models, and CIF "
-        "models with cif.fires: ctc): the "
-        "decoder rescores the n-best list of the CTC head. ctc_rescoring (CIF and transducer models): the CTC head rescores "
-        "the n-best list."
-    ),
-]
-CtcWeight = Annotated[
-    float | None,
-    typer.Option(
-        help="Weight of the CTC score, from 0 to 1, in the search of attention models and in the modes joint and "
-        "ctc_rescoring; 0.3 by default."
-    ),
-]
-Graph = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="N-gram LM over words (retort lm train): the CTC head is decoded with a TLG graph built from it. "
-        "--beam is then the maximum length of the n-best list.",
-    ),
-]
-AcousticScale = Annotated[
-    float | None,
-    typer.Option(
-        help="Scale of the acoustic scores relative to those of the decoding graph; by default the tuned scale "
-        "stored with a hybrid model, and 1 with --graph."
-    ),
-]
-Vad = Annotated[
-    str | None,
-    typer.Option(
-        help="Voice activity detection: energy (default), silero (a neural network; install the extra vad), or none "
-        "(silence is decoded as well)."
-    ),
-]
-NoSpeechThreshold = Annotated[
-    float | None,
-    typer.Option(
-        help="No-speech probability, from 0 to 1, above which the words of a segment are removed; by default the "
-        "threshold stored with the model by retort tune --noise. 1 removes nothing."
-    ),
-]
 Jobs = Annotated[
     int | None,
     typer.Option(
@@ -113,34 +33,75 @@ Jobs = Annotated[
 ]
 GRAPHS = EXPERIMENTS / "cache" / "graphs"
 """Folder where the graphs built for `--graph` are stored, one subfolder per key."""
+Threads = Annotated[int, typer.Option(min=1, max=THREADS, help="CPU threads.")]
 TunedFile = Annotated[
     Path | None,
     typer.Option(
-        parser=local_path, metavar="FILE", help="Take all decoding options from a tuned.json of retort tune."
+        parser=local_path, metavar="FILE", help="Take the decoding options from a tuned.json of retort tune."
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, max=THREADS, help="CPU threads.")]
+
+Given: TypeAlias = dict[str, Any]
+"""Decoding options that were given on the command line, by the names of their fields; with `tuned`, the file."""
 
 
-def decoding_options(
-    nbest: int = 1, tuned: Path | None = None, **given: int | str | float | None
-) -> DecodingOptions:
-    """Build the decoding options from those given on the command line; options that are not given are None.
+def with_decoding_options(
+    of: type[DecodingOptions] = DecodingOptions, *, without: Collection[str] = (), tuned: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb one option of the command line for each field of the decoding options.
+
+    The verb has a parameter `given: Given`; the options take its place.
+
+    Args:
+        of: the dataclass whose fields become options.
+        without: fields that the verb does not take.
+        tuned: whether there is an option `--tuned FILE`.
+    """
+    made = {each.name: _parameter(each) for each in fields(of) if each.name not in without}
+    if tuned:
+        annotation = inspect.Parameter(
+            "tuned", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=TunedFile
+        )
+        made["tuned"] = annotation
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @wraps(verb)
+        def run(**arguments: Any) -> None:
+            stated = {name: arguments.pop(name, None) for name in made}
+            verb(**arguments, given={name: value for name, value in stated.items() if value is not None})
+
+        parameters = []
+        for each in inspect.signature(verb, eval_str=True).parameters.values():
+            own = each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters += list(made.values()) if each.name == "given" else [own]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(each: Any) -> inspect.Parameter:
+    """The parameter of a verb for a field; None stands for an option that is not given."""
+    own, values = option_of(each), values_text(each)
+    text = f"{own.text} [{values}]" if values else own.text
+    annotation = Annotated[
+        type(each.default) | None, typer.Option(flag(each.name), metavar=own.metavar or None, help=text)
+    ]
+    return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def decoding_options(given: Given) -> DecodingOptions:
+    """Build the decoding options from those given on the command line.
 
     Raises:
         UserError: two options exclude each other, or a weight is missing.
     """
-    from retort.decoding.options import DecodingOptions, read_options
-
-    stated = {name: value for name, value in given.items() if value is not None}
-    if tuned is not None:
-        if stated:
-            flag = next(iter(stated)).replace("_", "-")
-            raise UserError(f"--tuned and --{flag} exclude each other", remedy="Give one of them")
-        return replace(read_options(tuned), nbest=nbest)
-    for model in ("lm", "rescore"):
-        if model in stated and f"{model}_weight" not in stated:
-            raise UserError(
-                f"--{model} needs --{model}-weight", remedy=f"Add --{model}-weight; retort tune finds a good value"
-            )
-    return DecodingOptions(nbest=nbest, **stated)  # type: ignore[arg-type]
+    stated = dict(given)
+    tuned = stated.pop("tuned", None)
+    if tuned is None:
+        return make_options(stated)
+    alone = {each.name for each in fields(DecodingOptions) if option_of(each).with_tuned}
+    if other := next((name for name in stated if name not in alone), None):
+        raise UserError(f"--tuned and {flag(other)} exclude each other", remedy="Give one of them")
+    return replace(read_options(tuned), **stated)

@@ -12,26 +12,13 @@ from retort.common.errors import UserError
 from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_evaluation, print_line
 from retort.verbs.decoding import (
     GRAPHS,
-    AcousticScale,
-    Beam,
-    CtcWeight,
     Cuts,
-    Graph,
+    Given,
     Jobs,
-    LengthWeight,
-    Lm,
-    LmWeight,
-    Mode,
     ModelFolder,
-    NoSpeechThreshold,
-    Rescore,
-    RescoreCase,
-    RescoreKind,
-    RescoreWeight,
     Threads,
-    TunedFile,
-    Vad,
     decoding_options,
+    with_decoding_options,
 )
 
 if TYPE_CHECKING:
@@ -39,27 +26,11 @@ if TYPE_CHECKING:
     from retort.training.run import Outcome
 
 
+@with_decoding_options()
 def evaluate(
     experiment: ModelFolder,
     cuts: Cuts,
-    beam: Beam = None,
-    nbest: Annotated[
-        int, typer.Option(help="Length of the n-best list written to hyp.jsonl, at most --beam.")
-    ] = 1,
-    lm: Lm = None,
-    lm_weight: LmWeight = None,
-    rescore: Rescore = None,
-    rescore_kind: RescoreKind = None,
-    rescore_case: RescoreCase = None,
-    rescore_weight: RescoreWeight = None,
-    length_weight: LengthWeight = None,
-    graph: Graph = None,
-    acoustic_scale: AcousticScale = None,
-    mode: Mode = None,
-    ctc_weight: CtcWeight = None,
-    vad: Vad = None,
-    no_speech_threshold: NoSpeechThreshold = None,
-    tuned: TunedFile = None,
+    given: Given,
     noise: Annotated[
         bool,
         typer.Option(
@@ -103,24 +74,7 @@ def evaluate(
     from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
 
-    options = decoding_options(
-        nbest,
-        tuned,
-        beam=beam,
-        lm=lm,
-        lm_weight=lm_weight,
-        rescore=rescore,
-        rescore_kind=rescore_kind,
-        rescore_case=rescore_case,
-        rescore_weight=rescore_weight,
-        length_weight=length_weight,
-        graph=graph,
-        acoustic_scale=acoustic_scale,
-        mode=mode,
-        ctc_weight=ctc_weight,
-        vad=vad,
-        no_speech_threshold=no_speech_threshold,
-    )
+    options = decoding_options(given)
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
     run = None if results is None else _finished(experiment, folder)

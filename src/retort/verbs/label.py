@@ -9,14 +9,18 @@ import typer
 
 from retort.common.environment import tune_environment
 from retort.verbs.console import console, print_line, print_rejected
+from retort.verbs.decoding import Given, decoding_options, with_decoding_options
 
 
+@with_decoding_options(without=("nbest",))
 def label(
     model: Annotated[
-        str, typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model, such as whisper-base.")
+        str,
+        typer.Argument(metavar="EXP", help="Experiment, release, or Whisper model, such as whisper-base."),
     ],
     source: Annotated[
-        str, typer.Argument(metavar="CUTS", help="lhotse manifest or Kaldi folder, with or without transcripts.")
+        str,
+        typer.Argument(metavar="CUTS", help="lhotse manifest or Kaldi folder, with or without transcripts."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output manifest (*.jsonl.gz) for data.train.")],
     confidence: Annotated[
@@ -25,7 +29,8 @@ def label(
     language: Annotated[
         str, typer.Option(help="Language of a multilingual Whisper model (ISO 639 code).")
     ] = "en",
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy search.")] = 1,
+    *,
+    given: Given,
 ) -> None:
     """Create pseudo-labels for training.
 
@@ -37,13 +42,15 @@ def label(
     from retort.common.errors import UserError
     from retort.common.progress import stage_progress
     from retort.corpora.cuts import write_rejected
-    from retort.decoding.options import DecodingOptions
     from retort.decoding.recogniser import load
     from retort.decoding.whisper_model import open_whisper_recogniser
     from retort.evaluation.label import label_cuts, write_labelled
 
     if out.suffixes[-2:] != [".jsonl", ".gz"]:
-        raise UserError("is not the name of a manifest", where=out, remedy="Give a name that ends in .jsonl.gz")
+        raise UserError(
+            "is not the name of a manifest", where=out, remedy="Give a name that ends in .jsonl.gz"
+        )
+    options = decoding_options(given)
     torch.set_num_threads(1)
     own = any((Path(model) / name / "model.safetensors").is_file() for name in ("", "model"))
     whisper = not own or (Path(model) / "generation_config.json").is_file()
@@ -54,7 +61,7 @@ def label(
             source,
             confidence,
             lambda done, total: progress("transcripts", done, total),
-            DecodingOptions(beam=beam),
+            options,
         )
     write_labelled(out, found)
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl.gz')}.rejected.tsv")

@@ -11,14 +11,18 @@ from retort.verbs.console import Overrides, print_line
 
 
 def recipes(
-    part: Annotated[str, typer.Argument(metavar="[PART]", help="Only recipes whose name contains PART.")] = "",
+    part: Annotated[
+        str, typer.Argument(metavar="[PART]", help="Only recipes whose name contains PART.")
+    ] = "",
 ) -> None:
     """List the packaged recipes, each with the first sentence of its description."""
     from retort.config.loading import recipe_names, recipe_summary
 
     names = [name for name in recipe_names() if part in name]
     if not names:
-        raise UserError(f"no packaged recipe has '{part}' in its name", remedy="Leave PART out to list them all")
+        raise UserError(
+            f"no packaged recipe has '{part}' in its name", remedy="Leave PART out to list them all"
+        )
     width = max(map(len, names))
     for name in names:
         print_line(f"{name:<{width}}  {recipe_summary(name)}".rstrip())
@@ -34,7 +38,16 @@ def config(
     ] = False,
     texts: Annotated[bool, typer.Option(help="Print the documentation of each key above it.")] = True,
     all_keys: Annotated[
-        bool, typer.Option("--all-keys", help="Print the documentation of all keys as Markdown; no recipe is needed.")
+        bool,
+        typer.Option(
+            "--all-keys", help="Print the documentation of all keys as Markdown; no recipe is needed."
+        ),
+    ] = False,
+    decoding: Annotated[
+        bool,
+        typer.Option(
+            "--decoding-options", help="Print the documentation of all decoding options as Markdown instead."
+        ),
     ] = False,
 ) -> None:
     """Print a recipe with everything that it inherits, as YAML.
@@ -42,9 +55,10 @@ def config(
     A comment after each value names the file that sets it, or says that it is the default or comes from the command line.
     """
     from retort.config.keys import keys_page, recipe_lines
+    from retort.decoding.options import options_page
 
-    if all_keys:
-        for line in keys_page().splitlines():
+    if all_keys or decoding:
+        for line in (keys_page() if all_keys else options_page()).splitlines():
             print_line(line)
         return
     if not recipe:

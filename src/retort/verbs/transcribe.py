@@ -16,27 +16,7 @@ from retort.common.console import is_unicode
 from retort.common.errors import UserError, print_to_stderr, printable
 from retort.common.files import write_whole
 from retort.verbs.console import finite, local_path
-from retort.verbs.decoding import (
-    GRAPHS,
-    AcousticScale,
-    Beam,
-    CtcWeight,
-    Graph,
-    LengthWeight,
-    Lm,
-    LmWeight,
-    Mode,
-    ModelFolder,
-    NoSpeechThreshold,
-    Rescore,
-    RescoreCase,
-    RescoreKind,
-    RescoreWeight,
-    Threads,
-    TunedFile,
-    Vad,
-    decoding_options,
-)
+from retort.verbs.decoding import GRAPHS, Given, ModelFolder, Threads, decoding_options, with_decoding_options
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
@@ -52,6 +32,7 @@ Form = Callable[[str, Found], str]
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+@with_decoding_options()
 def transcribe(
     experiment: ModelFolder,
     files: Annotated[
@@ -84,29 +65,14 @@ def transcribe(
         ),
     ] = "mix",
     max_hours: Annotated[
-        float, typer.Option(min=0.0, callback=finite, help="Maximum duration of a file; longer files are errors.")
+        float,
+        typer.Option(min=0.0, callback=finite, help="Maximum duration of a file; longer files are errors."),
     ] = 24.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing files of transcripts and subtitles.")
     ] = False,
-    beam: Beam = None,
-    nbest: Annotated[
-        int, typer.Option(help="With --json: length of the n-best list of each file, at most --beam.")
-    ] = 1,
-    lm: Lm = None,
-    lm_weight: LmWeight = None,
-    rescore: Rescore = None,
-    rescore_kind: RescoreKind = None,
-    rescore_case: RescoreCase = None,
-    rescore_weight: RescoreWeight = None,
-    length_weight: LengthWeight = None,
-    graph: Graph = None,
-    acoustic_scale: AcousticScale = None,
-    mode: Mode = None,
-    ctc_weight: CtcWeight = None,
-    vad: Vad = None,
-    no_speech_threshold: NoSpeechThreshold = None,
-    tuned: TunedFile = None,
+    *,
+    given: Given,
     threads: Threads = 1,
 ) -> None:
     """Transcribe audio files.
@@ -115,7 +81,7 @@ def transcribe(
     """
     if as_json + as_srt + as_vtt > 1:
         raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
-    if nbest > 1 and not as_json:
+    if given.get("nbest", 1) > 1 and not as_json:
         raise UserError("--nbest needs JSON output", remedy="Add --json")
     if channels not in ("mix", "each") and not re.fullmatch("[0-9]{1,4}", channels):
         raise UserError(f"--channels is '{channels}'", remedy="Give mix, each, or the number of a channel")
@@ -127,29 +93,12 @@ def transcribe(
     from retort.decoding.recogniser import load
     from retort.graph.pool import DecoderPool
 
-    options = decoding_options(
-        nbest,
-        tuned,
-        beam=beam,
-        lm=lm,
-        lm_weight=lm_weight,
-        rescore=rescore,
-        rescore_kind=rescore_kind,
-        rescore_case=rescore_case,
-        rescore_weight=rescore_weight,
-        length_weight=length_weight,
-        graph=graph,
-        acoustic_scale=acoustic_scale,
-        mode=mode,
-        ctc_weight=ctc_weight,
-        vad=vad,
-        no_speech_threshold=no_speech_threshold,
-    )
+    options = decoding_options(given)
     torch.set_num_threads(threads)
     recogniser = load(experiment).use_pool(DecoderPool(graphs=GRAPHS))
     for note in recogniser.opened(options).notes:  # warnings of the language models, once for all files
         print_to_stderr(note)
-    form = _form(suffix, recogniser.separator, nbest, named=len(files) > 1 and not written)
+    form = _form(suffix, recogniser.separator, options.nbest, named=len(files) > 1 and not written)
     failed = 0
     for file in files if not written else targets:
         try:

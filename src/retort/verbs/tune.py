@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,36 +11,25 @@ from rich.table import Table
 
 from retort.common.environment import tune_environment
 from retort.common.errors import UserError
+from retort.decoding.options import DecodingOptions, make_options, option_of
 from retort.verbs.console import EXPERIMENTS, check_places, console, local_path, print_line
-from retort.verbs.decoding import (
-    GRAPHS,
-    Cuts,
-    Graph,
-    Jobs,
-    Lm,
-    ModelFolder,
-    Rescore,
-    RescoreCase,
-    RescoreKind,
-    Threads,
-    decoding_options,
-)
+from retort.verbs.decoding import GRAPHS, Cuts, Given, Jobs, ModelFolder, Threads, with_decoding_options
 
 if TYPE_CHECKING:
     from retort.tuning.scalar import TunedScalar
 
 
+TUNED = tuple(each.name for each in fields(DecodingOptions) if option_of(each).tuned)
+"""Options whose values `tune` chooses."""
+BEAM = 10
+"""Beam width for tuning."""
+
+
+@with_decoding_options(without=(*TUNED, "nbest"), tuned=False)
 def tune(
     experiment: ModelFolder,
     cuts: Cuts,
-    beam: Annotated[
-        int | None, typer.Option(help="Beam width; 10 by default.")
-    ] = None,
-    lm: Lm = None,
-    rescore: Rescore = None,
-    rescore_kind: RescoreKind = None,
-    rescore_case: RescoreCase = None,
-    graph: Graph = None,
+    given: Given,
     measure: Annotated[
         str | None,
         typer.Option(
@@ -56,13 +46,14 @@ def tune(
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
-        Path | None, typer.Option(parser=local_path, help="Output folder; by default that of retort evaluate.")
+        Path | None,
+        typer.Option(parser=local_path, help="Output folder; by default that of retort evaluate."),
     ] = None,
 ) -> None:
     """Tune decoding weights on validation data.
 
     With --lm or --rescore: the weights of the language models. With --graph: the acoustic scale. With --noise: the
-    no-speech threshold. Otherwise: the length weight.
+    no-speech threshold. Otherwise: the length weight. The beam width is 10 unless --beam is given.
 
     CUTS must not be the data on which error rates are reported. The result, FOLDER/tuning/.../tuned.json, is an
     argument of `retort evaluate --tuned`. Every decoding is stored in FOLDER/tuning, so an interrupted command
@@ -82,23 +73,16 @@ def tune(
     from retort.tuning.scalar import tune_scalar
 
     if noise:
-        if beam is not None or lm or rescore or graph or measure or out:
+        if given or measure or out:
             raise UserError("--noise excludes the other options", remedy="Remove the other options")
         torch.set_num_threads(threads)
         _tune_noise(experiment, cuts)
         return
-    if graph and beam is not None:
+    graph, lm, rescore = (given.get(name) for name in ("graph", "lm", "rescore"))
+    if graph and "beam" in given:
         raise UserError("--beam has no effect on the acoustic scale of a graph", remedy="Remove --beam")
-    options = decoding_options(
-        beam=1 if graph else 10 if beam is None else beam,
-        lm=lm,
-        lm_weight=0.0 if lm else None,
-        rescore=rescore,
-        rescore_kind=rescore_kind,
-        rescore_case=rescore_case,
-        rescore_weight=0.0 if rescore else None,
-        graph=graph,
-    )
+    weights = {f"{name}_weight": 0.0 for name in ("lm", "rescore") if given.get(name)}
+    options = make_options({"beam": 1 if graph else BEAM, **given, **weights})
     torch.set_num_threads(threads)
     folder = out or results_folder(experiment, EXPERIMENTS)
     if graph or not (lm or rescore):
