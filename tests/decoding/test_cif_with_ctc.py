@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.config.student import CifConfig, StudentConfig
-from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.greedy import greedy_fired
+from retort.decoding.hypothesis import ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import ctc_log_likelihoods
 from retort.decoding.token_search import CifSearch, forced_scores

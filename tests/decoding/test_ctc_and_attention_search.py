@@ -13,11 +13,11 @@ from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig, NormaliserConfig
 from retort.config.student import StudentConfig
 from retort.decoding.attention import teacher_forced
-from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.ctc import prefix_beam, with_times
 from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
-from retort.decoding.greedy import Hypothesis, ctc_best_path
+from retort.decoding.greedy import ctc_best_path
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import TokenRescoringLM, rescore

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import FeatureConfig, NormaliserConfig
-from retort.decoding.cif import ScoredHypothesis
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import ctc_log_likelihoods, ctc_rescored

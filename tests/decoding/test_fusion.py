@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny_searches import assert_same, build, distribution, fire, row_of, saying
 
 from retort.common.errors import UserError
-from retort.decoding.cif import ScoredHypothesis, beam_fired
+from retort.decoding.cif import beam_fired
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer

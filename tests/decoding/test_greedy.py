@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.student import StudentConfig
-from retort.decoding.greedy import Hypothesis, ctc_greedy, greedy, greedy_fired
+from retort.decoding.greedy import ctc_greedy, greedy, greedy_fired
+from retort.decoding.hypothesis import Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent

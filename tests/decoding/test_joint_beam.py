@@ -10,8 +10,8 @@ from torch import Tensor
 
 from retort.config.student import StudentConfig
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
-from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.fusion import Fusion
+from retort.decoding.hypothesis import ScoredHypothesis
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.decoding.cif import ScoredHypothesis, beam_fired
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.cif import beam_fired
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import ScoredTranscript, TimedText, Transcript, join_nbest, time_candidates

@@ -9,8 +9,8 @@ import torch
 from tiny_searches import build, fire
 
 from retort.common.errors import UserError
-from retort.decoding.cif import ScoredHypothesis, beam_fired
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.cif import beam_fired
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import TextRescoringLM, TokenRescoringLM, open_rescoring_lm, rescore

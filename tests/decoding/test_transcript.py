@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.transcript import TimedText, Transcript, join_transcripts, time_hypothesis
 from retort.text.tokenizers import UNKNOWN, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import NormaliserConfig
-from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
+from retort.decoding.hypothesis import ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.token_search import TransducerSearch
 from retort.decoding.transducer import transducer_beam, transducer_greedy

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retort.config.student import StudentConfig
-from retort.decoding.cif import ScoredHypothesis
+from retort.decoding.hypothesis import ScoredHypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import EOS

@@ -160,11 +160,11 @@ def test_sizes_that_it_does_not_have(model: tuple[Path, Any], changed: dict[str,
 @pytest.mark.parametrize("samples", [16000, 16079, 52345])
 def test_features_are_those_of_transformers(samples: int) -> None:
     wave = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
-    own = EXTRACTORS["parakeet"](FeatureConfig())(wave)
+    own = torch.from_numpy(EXTRACTORS["parakeet"](FeatureConfig())(wave))
     other = ParakeetFeatureExtractor()(wave, sampling_rate=16000, return_tensors="pt")
     assert len(own) == int(other.attention_mask.sum())
     torch.testing.assert_close(own, other.input_features[0, : len(own)])
-    own = EXTRACTORS["w2v_bert"](FeatureConfig())(wave)
+    own = torch.from_numpy(EXTRACTORS["w2v_bert"](FeatureConfig())(wave))
     other = SeamlessM4TFeatureExtractor()(wave, sampling_rate=16000, return_tensors="pt")
     pairs = own[: len(own) // 2 * 2].unflatten(0, (-1, 2)).flatten(1)
     count = int(other.attention_mask.sum())
@@ -177,7 +177,7 @@ def test_features_are_those_of_transformers(samples: int) -> None:
 def test_features_of_next_to_nothing(kind: str, samples: int) -> None:
     made = EXTRACTORS[kind](FeatureConfig())(np.ones(samples, np.float32))
     assert made.shape[1] == 80
-    assert made.isfinite().all()
+    assert np.isfinite(made).all()
 
 
 def test_a_run_starts_from_its_weights(

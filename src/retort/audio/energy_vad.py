@@ -11,7 +11,8 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter1d, uniform_filter1d
+
+from retort.audio.filters import moving_mean, moving_minimum
 
 HOP = 0.01
 """Seconds between decisions."""
@@ -150,13 +151,11 @@ class _Section:
         reach = round(BACKGROUND / HOP)
         silent = np.isnan(self._powers)
         powers = np.where(silent, 0.0, self._powers)
-        smooth = _decibels(uniform_filter1d(powers, _SMOOTHING, axis=0, mode="nearest"))
-        floor = _decibels(uniform_filter1d(powers, _FLOOR_SMOOTHING, axis=0, mode="nearest"))
-        floor = np.where(
-            uniform_filter1d(silent.astype(float), _FLOOR_SMOOTHING, axis=0) > 1e-9, np.inf, floor
-        )
-        past = minimum_filter1d(floor, reach + 1, axis=0, origin=reach // 2, mode="nearest")
-        future = minimum_filter1d(floor, reach + 1, axis=0, origin=-(reach // 2), mode="nearest")
+        smooth = _decibels(moving_mean(powers, _SMOOTHING))
+        floor = _decibels(moving_mean(powers, _FLOOR_SMOOTHING))
+        floor = np.where(moving_mean(silent.astype(float), _FLOOR_SMOOTHING) > 1e-9, np.inf, floor)
+        past = moving_minimum(floor, reach + 1)
+        future = moving_minimum(floor[::-1], reach + 1)[::-1]
         place = np.arange(len(floor))[:, None]
         has_past = self._before + place >= reach
         has_future = (place < len(floor) - reach) | (not whole)

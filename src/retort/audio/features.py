@@ -1,19 +1,22 @@
-"""Feature extraction according to the recipe, and normalisation over the utterance."""
+"""Feature extraction according to the recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
-from retort.audio.fbank import Fbank, normalise_features
+from retort.audio.fbank import Fbank
 from retort.audio.mel import ParakeetFeatures, W2vBertFeatures
-from retort.audio.wave import WaveFrames, normalise_wave
+from retort.audio.wave import WaveFrames
 from retort.audio.whisper import WhisperFeatures
 from retort.config.schema import FeatureConfig
 
-EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]] = {
+Extractor: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+EXTRACTORS: dict[str, Callable[[FeatureConfig], Extractor]] = {
     "fbank": Fbank,
     "wave": WaveFrames,
     "whisper": WhisperFeatures,
@@ -21,10 +24,3 @@ EXTRACTORS: dict[str, Callable[[FeatureConfig], Callable[[np.ndarray], Tensor]]]
     "w2v_bert": W2vBertFeatures,
 }
 """Extractors by `features.kind`: `samples (N,)` float32 in [-1, 1] to `(T, bins)` float32 every 10 ms, before CMVN."""
-
-
-def normalised(features: Tensor, config: FeatureConfig) -> Tensor:
-    """`(T, bins)` after CMVN, or unchanged without CMVN; T may be 0."""
-    if not config.cmvn or len(features) == 0:
-        return features
-    return normalise_wave(features) if config.kind == "wave" else normalise_features(features)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from retort.config.schema import FeatureConfig
 
@@ -23,17 +22,18 @@ class ParakeetFeatures:
             feature_size=config.bins, sampling_rate=config.sampling_rate
         )
 
-    def __call__(self, samples: np.ndarray) -> Tensor:
+    def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
         """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T = floor(N / 10 ms), or 0 where that is 1."""
         frames = len(samples) // self._extractor.hop_length
         if frames < _SHORTEST:
-            return torch.zeros(0, self.bins)
+            return np.zeros((0, self.bins), np.float32)
+        import torch
+
         with torch.autocast("cpu", enabled=False):  # evaluation runs under the training's autocast
             made = self._extractor(
                 np.asarray(samples, np.float32), sampling_rate=self.rate, return_tensors="pt"
             )
-        result: Tensor = made.input_features[0, :frames].float().contiguous()
-        return result
+        return np.ascontiguousarray(made.input_features[0, :frames].numpy(), np.float32)
 
 
 class W2vBertFeatures:
@@ -51,12 +51,11 @@ class W2vBertFeatures:
         self._window = round(0.025 * config.sampling_rate)
         self._shift = round(0.01 * config.sampling_rate)
 
-    def __call__(self, samples: np.ndarray) -> Tensor:
+    def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
         """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T whole windows of 25 ms, or 0 where that is 1."""
         if (len(samples) - self._window) // self._shift + 1 < _SHORTEST:
-            return torch.zeros(0, self.bins)
-        with torch.autocast("cpu", enabled=False):
-            made = self._extractor(
-                np.asarray(samples, np.float32), sampling_rate=self.rate, padding=False, return_tensors="np"
-            )
-        return torch.from_numpy(np.ascontiguousarray(made.input_features[0], dtype=np.float32))
+            return np.zeros((0, self.bins), np.float32)
+        made = self._extractor(
+            np.asarray(samples, np.float32), sampling_rate=self.rate, padding=False, return_tensors="np"
+        )
+        return np.ascontiguousarray(made.input_features[0], dtype=np.float32)

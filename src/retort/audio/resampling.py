@@ -6,16 +6,15 @@ import math
 
 import numpy as np
 
+from retort.audio.filters import low_pass, upsample_filter_downsample
+
 
 def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """`(N,)` float32 at `rate` Hz to `(ceil(N * wanted / rate),)` at `wanted` Hz, by a polyphase filter."""
     if rate == wanted:
         return samples
-    from scipy.signal import resample_poly
-
-    divisor = math.gcd(rate, wanted)
-    resampled = resample_poly(samples, wanted // divisor, rate // divisor)
-    return np.asarray(resampled, dtype=np.float32)
+    resampler = Resampler(rate, wanted)
+    return np.concatenate((resampler(np.asarray(samples, np.float32)), resampler.finish()))
 
 
 class Resampler:
@@ -36,13 +35,9 @@ class Resampler:
         self._seen = 0
         if self.up == self.down:
             return
-        from scipy.signal import firwin
-
-        # The filter of scipy.signal.resample_poly (window "kaiser" of 5.0), padded so that it delays by whole
-        # samples of the output.
+        # The filter of scipy.signal.resample_poly, padded so that it delays by whole samples of the output.
         half = 10 * max(self.up, self.down)
-        taps = firwin(2 * half + 1, 1.0 / max(self.up, self.down), window=("kaiser", 5.0)).astype(np.float32)
-        taps *= self.up
+        taps = (self.up * low_pass(half, 1.0 / max(self.up, self.down))).astype(np.float32)
         padding = self.down - half % self.down
         self._taps = np.concatenate([np.zeros(padding, np.float32), taps])
         self._delay = (half + padding) // self.down
@@ -65,16 +60,15 @@ class Resampler:
 
     def _filtered(self, block: np.ndarray, end: int) -> np.ndarray:
         """Outputs from the next one to `end`, for which all input is there when `block` is appended."""
-        from scipy.signal import upfirdn
-
         self._waiting = np.concatenate([self._waiting, block])
         if end <= self._next:
             return np.zeros(0, np.float32)
         offset = self._first * self.up // self.down
-        filtered = upfirdn(self._taps, self._waiting, self.up, self.down)[self._next - offset : end - offset]
+        first, last = self._next - offset, end - offset
+        filtered = upsample_filter_downsample(self._taps, self._waiting, self.up, self.down, first, last)
         self._next = end
         oldest = -((len(self._taps) - 1 - self._next * self.down) // self.up)  # input of the next output
         drop = (max(oldest, self._first) - self._first) // self.down * self.down
         self._waiting = self._waiting[drop:].copy()
         self._first += drop
-        return np.asarray(filtered, dtype=np.float32)
+        return filtered

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
 from retort.audio.energy_vad import EnergyDetector
+from retort.audio.filters import moving_mean
 from retort.audio.silero_vad import SileroDetector
 from retort.common.errors import UserError
 
@@ -150,7 +150,7 @@ def frame_levels(samples: NDArray[np.float32], hop: int, smoothing: int) -> NDAr
     """`(N // hop,)` dB of full scale, without a constant offset, the power averaged over `smoothing` frames."""
     frames = samples[: len(samples) // hop * hop].reshape(-1, hop).astype(np.float64)
     power = frames.var(axis=1)
-    return np.asarray(10 * np.log10(np.maximum(uniform_filter1d(power, smoothing, mode="nearest"), 1e-20)))
+    return np.asarray(10 * np.log10(np.maximum(moving_mean(power, smoothing), 1e-20)))
 
 
 def refined(found: Range, samples: NDArray[np.float32], sampling_rate: int) -> Range | None:

@@ -18,8 +18,9 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 from torch import Tensor
 
+from retort.audio.cmvn import normalised
 from retort.audio.fbank import FRAME_SHIFT
-from retort.audio.features import EXTRACTORS, normalised
+from retort.audio.features import EXTRACTORS
 from retort.common.errors import BadUtterance, UserError
 from retort.common.files import flush, write_whole
 from retort.common.json_reader import parse_json
@@ -42,7 +43,7 @@ class CutFeatures:
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
-        self.extract = EXTRACTORS[config.kind](config)
+        self._extract = EXTRACTORS[config.kind](config)
 
     def __call__(self, cut: Cut) -> Tensor:
         """`(T, bins)` float32.
@@ -53,6 +54,10 @@ class CutFeatures:
         if cut.has_features:
             return normalised(self._of_disk(cut), self.config)
         return self.of_samples(load_samples(cut, self.config.sampling_rate))
+
+    def extract(self, samples: np.ndarray) -> Tensor:
+        """`samples (N,)` float32 in [-1, 1] to `(T, bins)` before CMVN."""
+        return torch.from_numpy(self._extract(samples))
 
     def of_samples(self, samples: np.ndarray) -> Tensor:
         """`samples (N,)` float32 in [-1, 1] to `(T, bins)` after CMVN."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NEG_INF, ScoredHypothesis, Scorer
+from retort.decoding.cif import NEG_INF, Scorer
 from retort.decoding.ctc import CtcPrefixes
-from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, ScoredHypothesis, until_eos
 from retort.nn.cross_decoder import CrossDecoder
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs

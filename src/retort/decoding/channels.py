@@ -12,7 +12,7 @@ from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.transcript import ScoredTranscript, TimedText, Transcript
 
 if TYPE_CHECKING:
-    from retort.decoding.recogniser import Recogniser
+    from retort.decoding.transcriber import Transcriber
 
 TURN_PAUSE = 1.0
 """A new turn begins after this many seconds without a word of the same channel."""
@@ -32,7 +32,7 @@ class Turn(NamedTuple):
 
 
 def channel_nbest(
-    recogniser: Recogniser,
+    recogniser: Transcriber,
     path: str,
     longest: float,
     options: DecodingOptions = GREEDY,

@@ -17,28 +17,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, ScoredHypothesis, until_eos
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS
 
 NEG_INF = float("-inf")
-
-
-@dataclass(frozen=True)
-class ScoredHypothesis:
-    """A hypothesis of an n-best list with its score.
-
-    Attributes:
-        hypothesis: with the student's own log-probabilities.
-        score: ranking score, higher is better. In beam search it is the sum over all fires, including LM
-            scores, EOS and the tokens after it; in greedy decoding the sum of `hypothesis.log_probs`; after
-            rescoring see :func:`retort.decoding.rescoring.rescore`.
-    """
-
-    hypothesis: Hypothesis
-    score: float
 
 
 class Scorer(Protocol):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.decoding.cif import NEG_INF, ScoredHypothesis
-from retort.decoding.greedy import NOT_FRAME_LABELS, Hypothesis
+from retort.decoding.cif import NEG_INF
+from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis, ScoredHypothesis
 from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, ConcatenableScorer, LmScores, PrefixTree
 from retort.nn.ctc import label_frames
 from retort.nn.masks import valid_mask

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from retort.common.errors import BadUtterance, UserError
-from retort.decoding.cif import ScoredHypothesis
-from retort.decoding.greedy import Hypothesis, ctc_greedy
+from retort.decoding.greedy import ctc_greedy
+from retort.decoding.hypothesis import Hypothesis, NBest, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
-from retort.decoding.search import NBest, Search
+from retort.decoding.search import Search
 from retort.graph.build import Graph, build_ctc_graph
 from retort.graph.fst import from_openfst
 from retort.graph.lexicon import words_of

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from retort.decoding.hypothesis import NEVER_EMITTED, NOT_FRAME_LABELS, Hypothesis, until_eos
 from retort.nn.cif import FiredTokens
 from retort.nn.ctc import greedy_peaks
 from retort.students.cif import CifStudent
 from retort.students.ctc import HasCtc, ctc_log_probs
 from retort.students.student import Encoded
-from retort.text.tokenizers import BLANK, EOS, PAD
-
-NEVER_EMITTED = [BLANK, PAD]
-"""Ids that no decoder may emit."""
-NOT_FRAME_LABELS = [PAD, EOS]
-"""Ids that neither a CTC head nor a transducer may emit."""
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A recognised token sequence with times.
-
-    Attributes:
-        ids: tokens up to the end symbol, which is excluded.
-        log_probs: natural log-probability of each token.
-        ends: encoder frame, as a fraction, at which each token ends; non-decreasing.
-        starts: likewise, the frame at which each token starts; None if a token starts at the end of the
-            previous one.
-    """
-
-    ids: list[int]
-    log_probs: list[float]
-    ends: list[float]
-    starts: list[float] | None = None
+from retort.text.tokenizers import BLANK, EOS
 
 
 @torch.inference_mode()
@@ -81,12 +57,6 @@ def greedy_fired(student: CifStudent, fired: FiredTokens, encoded: Encoded | Non
     ):
         hypotheses.append(until_eos(ids[:length], each, ends))
     return hypotheses
-
-
-def until_eos(ids: list[int], log_probs: list[float], ends: list[float]) -> Hypothesis:
-    """The hypothesis up to the first EOS; the lists may be longer than the ids."""
-    count = ids.index(EOS) if EOS in ids else len(ids)
-    return Hypothesis(ids[:count], log_probs[:count], ends[:count])
 
 
 def ctc_greedy(student: HasCtc, encoded: Encoded) -> list[list[int]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.audio.fbank import FRAME_SHIFT
-from retort.audio.features import EXTRACTORS, normalised
-from retort.audio.files import MAXIMUM_HOURS, Channel, WaveCheck, log_warning, open_audio
-from retort.audio.samples import as_path, as_wave
-from retort.audio.segments import LONGEST, segments
-from retort.audio.speech import open_detector
-from retort.audio.texture import sound_signals
+from retort.audio.cmvn import normalised
+from retort.audio.features import EXTRACTORS
 from retort.common.checksums import seal, verify
 from retort.common.errors import BadUtterance, UserError
 from retort.common.files import check_format, check_local, opening_model, write_whole
@@ -33,21 +28,20 @@ from retort.config.checks import check_choices
 from retort.config.loading import differing, read_saved
 from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.config.student_checks import check_sizes
-from retort.decoding.channels import channel_nbest
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
-from retort.decoding.greedy import Hypothesis
-from retort.decoding.no_speech import UNCALIBRATED, NoSpeech, decoding_signals
+from retort.decoding.hypothesis import Hypothesis, NBest
+from retort.decoding.no_speech import UNCALIBRATED, NoSpeech
 from retort.decoding.options import GREEDY, DecodingOptions, make_options
-from retort.decoding.search import NBest, Search
+from retort.decoding.search import Search
 from retort.decoding.segment import SpeechSegment
-from retort.decoding.speech_times import within_speech
-from retort.decoding.transcript import ScoredTranscript, Transcript, join_nbest, time_candidates
+from retort.decoding.signals import decoding_signals
+from retort.decoding.transcriber import Transcriber
+from retort.decoding.transcript import ScoredTranscript
 from retort.graph.build import Graph
 from retort.graph.pool import DecoderPool
 from retort.students.factory import build_student
 from retort.students.student import SHORTEST, Encoded, Student
-from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
@@ -61,19 +55,12 @@ _LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
 """Limits of numbers in a configuration, so that a damaged file cannot request all memory."""
 
 
-Samples: TypeAlias = "np.ndarray | Tensor | Sequence[float]"
-Audio: TypeAlias = "str | Path | Samples"
-
-
-class Recogniser:
+class Recogniser(Transcriber):
     """A student with its tokenizer, features and normaliser.
 
     Attributes:
         student: student in eval mode.
         graph: decoding graph of a hybrid student; the tokenizer then contains the words of the graph.
-        sampling_rate: sampling rate of the input, Hz.
-        no_speech: classifier of segments without speech.
-        options: decoding options of :meth:`transcribe` and the like, if none are given.
     """
 
     def __init__(
@@ -87,17 +74,14 @@ class Recogniser:
         no_speech: NoSpeech = UNCALIBRATED,
         options: DecodingOptions = GREEDY,
     ) -> None:
+        super().__init__(tokenizer, features, normaliser, student.encoder.subsampling, no_speech, options)
         self.device = torch.device(device)
         self.student = student.to(self.device).eval()
-        self.tokenizer = tokenizer
         student.read_tokenizer(tokenizer)
-        self.features = features
-        self.normalise = Normaliser(normaliser)
-        self.sampling_rate = features.sampling_rate
-        self.frame_seconds = FRAME_SHIFT * student.encoder.subsampling
+        frames = torch.arange(4 * SHORTEST * student.encoder.subsampling)
+        self.fewest_frames = int((student.encoder.output_lengths(frames) < SHORTEST).sum())
+        self.most_frames = student.encoder.longest
         self.graph = graph
-        self.no_speech = no_speech
-        self.options = options
         self._pool = DecoderPool()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
@@ -107,147 +91,12 @@ class Recogniser:
         self._pool, self._opened = pool, None
         return self
 
-    def transcribe(
-        self,
-        audio: Audio,
-        longest: float = LONGEST,
-        options: DecodingOptions | None = None,
-        channel: Channel = "mix",
-        maximum_hours: float = MAXIMUM_HOURS,
-        **decoding: Any,
-    ) -> Transcript:
-        """Recognise a file of any sampling rate and number of channels.
-
-        Args:
-            audio: path of a file, or samples as in :meth:`transcribe_samples`.
-            longest: seconds; a longer file is split at its pauses into segments of at most this length.
-            options: decoding options; by default :attr:`options`.
-            channel: channel of a file, from 0, or "mix" for the mean of all.
-            maximum_hours: a longer file raises an error.
-            decoding: single decoding options by name, such as `beam=10`, in place of those in `options`.
-
-        Raises:
-            UserError: the file is missing, not audio, empty, silent or too short, or an option is not valid.
-        """
-        return self.alternatives(audio, longest, options, channel, maximum_hours, **decoding)[0].transcript
-
-    def transcribe_channels(
-        self,
-        path: str | Path,
-        longest: float = LONGEST,
-        options: DecodingOptions | None = None,
-        maximum_hours: float = MAXIMUM_HOURS,
-        **decoding: Any,
-    ) -> dict[int, Transcript]:
-        """Recognise each channel of a file separately; :func:`retort.decoding.channels.turns` orders them by time.
-
-        Raises:
-            UserError: as in :meth:`transcribe`, if no channel can be used.
-        """
-        found = channel_nbest(self, str(path), longest, self.chosen(options, decoding), maximum_hours)
-        return {channel: nbest[0].transcript for channel, nbest in found.items()}
-
-    def transcribe_samples(
-        self,
-        samples: Samples,
-        longest: float = LONGEST,
-        where: str = "samples",
-        options: DecodingOptions | None = None,
-        **decoding: Any,
-    ) -> Transcript:
-        """Recognise `samples (N,)` of one channel at :attr:`sampling_rate`.
-
-        Args:
-            samples: floats in [-1, 1], or integers (int8, int16, int32, uint8), which are divided by their
-                full scale, as an array, tensor or list; `(N, 1)` and `(1, N)` are accepted.
-            longest: as in :meth:`transcribe`.
-            where: name of the samples in error messages.
-            options, decoding: as in :meth:`transcribe`.
-
-        Raises:
-            UserError: the type or shape is not supported, or the samples are empty, silent, not finite or too
-                few.
-        """
-        chosen = self.chosen(options, decoding)
-        return self._nbest([as_wave(samples, where)], longest, where, chosen)[0].transcript
-
-    def chosen(self, options: DecodingOptions | None, decoding: Mapping[str, Any]) -> DecodingOptions:
-        """`options`, or the recogniser's own, with the single options of `decoding`.
-
-        Raises:
-            UserError: a name or a value is not valid.
-        """
-        return make_options(decoding, self.options if options is None else options)
-
-    def alternatives(
-        self,
-        audio: Audio,
-        longest: float = LONGEST,
-        options: DecodingOptions | None = None,
-        channel: Channel = "mix",
-        maximum_hours: float = MAXIMUM_HOURS,
-        **decoding: Any,
-    ) -> list[ScoredTranscript]:
-        """The n-best list of a file: up to `options.nbest` different transcripts, best first.
-
-        Arguments and errors are those of :meth:`transcribe`. A file is decoded while it is read, so memory
-        does not grow with its length.
-        """
-        options, path = self.chosen(options, decoding), as_path(audio)
-        if path is None:
-            return self._nbest([as_wave(audio, "samples")], longest, "samples", options)
-        reader = open_audio(path, self.sampling_rate, channel, maximum_hours=maximum_hours)
-        found = self._nbest(reader.blocks(), longest, path, options)
-        log_warning(reader)
-        return found
-
     @torch.inference_mode()
-    def _nbest(
-        self, blocks: Iterable[np.ndarray], longest: float, where: str, options: DecodingOptions
-    ) -> list[ScoredTranscript]:
-        """The n-best list of a recording; segments are decoded while its blocks are read."""
-        if not longest >= 1.0:
-            raise UserError(f"longest is {longest}", remedy="Give 1 second or more")
-        check = WaveCheck(self.sampling_rate)
-        parts = []
-        for segment in self.speech_segments(_checked(blocks, check, where), options, longest):
-            encoded = self.encode([segment.features])
-            (found,) = self.opened(options)(encoded)
-            (nbest,) = self.segment_nbest([segment], encoded, [found], options)
-            if isinstance(nbest, BadUtterance):
-                raise BadUtterance(nbest.what, where=where, remedy=nbest.remedy)
-            parts.append(nbest)
-        check.finish(where)
-        if not parts and check.samples < self.fewest_samples:
-            shortest = FRAME_SHIFT * self._fewest_frames()
-            raise BadUtterance(
-                f"shorter than {shortest:.2f} s", where=where, remedy="Give a longer recording"
-            )
-        return join_nbest(parts, self.separator, options.nbest)
-
-    def speech_segments(
-        self, blocks: Iterable[np.ndarray], options: DecodingOptions = GREEDY, longest: float = LONGEST
-    ) -> Iterator[SpeechSegment]:
-        """The segments of a recording that contain speech, with features (:func:`retort.audio.segments.segments`).
-
-        Segments that are too short to be recognised are left out.
-
-        Args:
-            blocks: `(n,)` float32 each, finite, one channel at :attr:`sampling_rate`.
-            options: decoding options; only the voice activity detection is used.
-            longest: seconds; limited by the positions of the encoder.
-        """
-        if self.student.encoder.longest is not None:
-            longest = min(longest, self.student.encoder.longest * FRAME_SHIFT)
-        detector = open_detector(options.vad, self.sampling_rate)
-        keep = options.vad == "none"
-        rate = self.sampling_rate
-        for segment in segments(blocks, rate, detector, longest, keep_silence=keep):
-            features = self._features(segment.samples)
-            if int(self.student.encoder.output_lengths(torch.tensor([features.shape[0]]))) >= SHORTEST:
-                speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
-                sound = sound_signals(segment.samples, rate)
-                yield SpeechSegment(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
+    def recognise_segments(
+        self, segments: Sequence[SpeechSegment], options: DecodingOptions = GREEDY
+    ) -> list[list[ScoredTranscript] | BadUtterance]:
+        encoded = self.encode([segment.features for segment in segments])
+        return self.segment_nbest(segments, encoded, self.opened(options)(encoded), options)
 
     @torch.inference_mode()
     def segment_nbest(
@@ -261,40 +110,15 @@ class Recogniser:
         best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
         hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
         signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in segments])
-        threshold = options.no_speech_threshold or self.no_speech.threshold
-        lists: list[list[ScoredTranscript] | BadUtterance] = []
-        for segment, candidates, values in zip(segments, found, signals):
-            if isinstance(candidates, BadUtterance):
-                lists.append(candidates)
-                continue
-            no_speech = self.no_speech({**values, **segment.sound})
-            if no_speech > threshold:
-                empty = ScoredTranscript(Transcript("", [], [], no_speech), candidates[0].score)
-                lists.append([empty])
-                continue
-            timed = time_candidates(
-                candidates, options.nbest, self.tokenizer, self.frame_seconds, segment.offset, segment.duration
-            )
-            lists.append(
-                [
-                    replace(
-                        each,
-                        transcript=replace(within_speech(each.transcript, segment.speech), no_speech=no_speech),
-                    )
-                    for each in timed
-                ]
-            )
-        return lists
+        return self._timed(segments, found, signals, options)
+
+    def notes(self, options: DecodingOptions = GREEDY) -> list[str]:
+        return self.opened(options).notes
 
     @property
     def outputs(self) -> int:
         """Number of output classes: ids of the tokenizer, or senones of the graph."""
         return self.tokenizer.size if self.graph is None else self.graph.graph.about.inputs
-
-    @property
-    def separator(self) -> str:
-        """Separator between the words of a text."""
-        return " " if self.normalise.config.spaces == "keep" else ""
 
     def decode(self, features: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise a batch of utterances of `(T, bins)` normalised features, without language models.
@@ -395,30 +219,8 @@ class Recogniser:
             **({} if self.no_speech is UNCALIBRATED else {"no_speech": self.no_speech.to_dict()}),
         }
 
-    @property
-    def fewest_samples(self) -> int:
-        """Smallest number of samples that can be recognised."""
-        return int((self._fewest_frames() - 0.5) * FRAME_SHIFT * self.sampling_rate)
-
-    def _fewest_frames(self) -> int:
-        """Smallest number of feature frames that gives `SHORTEST` encoder frames."""
-        frames = torch.arange(4 * SHORTEST * self.student.encoder.subsampling)
-        return int((self.student.encoder.output_lengths(frames) < SHORTEST).sum())
-
     def _features(self, samples: np.ndarray) -> Tensor:
-        return normalised(self._extract(samples), self.features)
-
-
-def _checked(blocks: Iterable[np.ndarray], check: WaveCheck, where: str) -> Iterator[np.ndarray]:
-    """Pass the blocks through `check`; invalid values raise an error."""
-    blocks = iter(blocks)
-    for block in blocks:
-        check.add(block)
-        if check.damaged:
-            for rest in blocks:
-                check.add(rest)
-            check.finish(where)
-        yield block
+        return normalised(torch.from_numpy(self._extract(samples)), self.features)
 
 
 @cache

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.decoding.cif import ScoredHypothesis
 from retort.decoding.fusion import open_fitting_lm
+from retort.decoding.hypothesis import ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.transcript import hypothesis_text
 from retort.lm.causal import CausalLM

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
-from retort.common.errors import BadUtterance
-from retort.decoding.cif import ScoredHypothesis
+from retort.decoding.hypothesis import NBest
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import RescoringLM
 from retort.students.student import Encoded
-
-NBest: TypeAlias = "list[ScoredHypothesis] | BadUtterance"
-"""The n-best list of an utterance, at least one hypothesis, or the reason why there is none."""
 
 
 class Search(ABC):

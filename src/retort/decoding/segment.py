@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import Any
 
 from retort.decoding.speech_times import Seconds
 
@@ -18,12 +17,12 @@ class SpeechSegment:
         offset: start in the recording, seconds.
         duration: seconds.
         speech: ranges of the recording that contain speech, seconds; empty if silence is decoded, too.
-        features: `(T, bins)`, normalised over the segment.
+        features: `(T, bins)`: a normalised tensor, or an array before CMVN for a model that includes it.
         sound: acoustic descriptors (:func:`retort.audio.texture.sound_signals`).
     """
 
     offset: float
     duration: float
     speech: list[Seconds]
-    features: Tensor
+    features: Any
     sound: Mapping[str, float] = field(default_factory=dict)

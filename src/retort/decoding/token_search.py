@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
-from retort.decoding.cif import ScoredHypothesis, Scorer, beam_fired
+from retort.decoding.cif import Scorer, beam_fired
 from retort.decoding.ctc import Prefix, prefix_beam, with_times
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
-from retort.decoding.greedy import Hypothesis, ctc_best_path, ctc_greedy, greedy_fired
+from retort.decoding.greedy import ctc_best_path, ctc_greedy, greedy_fired
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import ctc_rescored, open_rescoring_lm, rescore
 from retort.decoding.search import Search

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import NamedTuple, TypeAlias
 
-from retort.decoding.cif import ScoredHypothesis
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.text.tokenizers import Tokenizer
 
 
@@ -95,7 +94,7 @@ def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
 
 @dataclass(frozen=True)
 class ScoredTranscript:
-    """A transcript of an n-best list with its ranking score (:class:`retort.decoding.cif.ScoredHypothesis`)."""
+    """A transcript of an n-best list with its ranking score (:class:`retort.decoding.hypothesis.ScoredHypothesis`)."""
 
     transcript: Transcript
     score: float

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NEG_INF, ScoredHypothesis
-from retort.decoding.greedy import NOT_FRAME_LABELS, Hypothesis
+from retort.decoding.cif import NEG_INF
+from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis, ScoredHypothesis
 from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, ConcatenableScorer, LmScores, PrefixTree
 from retort.nn.predictor import State
 from retort.students.student import Encoded

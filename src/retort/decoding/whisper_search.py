@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retort.decoding.cif import NEG_INF, ScoredHypothesis, Scorer
-from retort.decoding.greedy import NEVER_EMITTED, Hypothesis, until_eos
+from retort.decoding.cif import NEG_INF, Scorer
+from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, ScoredHypothesis, until_eos
 from retort.decoding.options import DecodingOptions
 from retort.decoding.search import Search
 from retort.decoding.token_search import TokenSearch, single_hypotheses

@@ -16,9 +16,10 @@ from scipy.optimize import minimize
 from retort.audio.noise import noise_clips
 from retort.common.errors import BadUtterance, UserError
 from retort.corpora.features import load_samples
-from retort.decoding.no_speech import FARTHEST, NoSpeech, Signal, decoding_signals
+from retort.decoding.no_speech import FARTHEST, NoSpeech, Signal
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
+from retort.decoding.signals import decoding_signals
 from retort.evaluation.recognise import Recognised
 
 Progress = Callable[[str, int, int], None]

@@ -19,10 +19,9 @@ from retort.common.errors import BadUtterance
 from retort.common.files import write_whole
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
-from retort.decoding.greedy import Hypothesis
+from retort.decoding.hypothesis import Hypothesis, NBest
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
-from retort.decoding.search import NBest
 from retort.decoding.segment import SpeechSegment
 from retort.decoding.transcript import ScoredTranscript, join_nbest
 from retort.students.student import Encoded

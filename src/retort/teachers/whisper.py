@@ -153,7 +153,7 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
     def _features(self, utterance: str) -> Tensor | None:
         """Log-mel features `(3000, bins)`; None for audio that is too long or cannot be read."""
         try:
-            features = self._extract(self.samples_of(utterance, RATE))
+            features = torch.from_numpy(self._extract(self.samples_of(utterance, RATE)))
         except BadUtterance:
             return None
         return features if len(features) == FRAMES else None

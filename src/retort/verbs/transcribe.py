@@ -96,7 +96,7 @@ def transcribe(
     options = decoding_options(given)
     torch.set_num_threads(threads)
     recogniser = load(experiment).use_pool(DecoderPool(graphs=GRAPHS))
-    for note in recogniser.opened(options).notes:  # warnings of the language models, once for all files
+    for note in recogniser.notes(options):  # warnings of the language models, once for all files
         print_to_stderr(note)
     form = _form(suffix, recogniser.separator, options.nbest, named=len(files) > 1 and not written)
     failed = 0

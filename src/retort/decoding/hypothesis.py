@@ -1,0 +1,57 @@
+"""Hypotheses of searches: token sequences with log-probabilities and times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from retort.common.errors import BadUtterance
+from retort.text.tokenizers import BLANK, EOS, PAD
+
+NEVER_EMITTED = [BLANK, PAD]
+"""Ids that no decoder may emit."""
+NOT_FRAME_LABELS = [PAD, EOS]
+"""Ids that neither a CTC head nor a transducer may emit."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A recognised token sequence with times.
+
+    Attributes:
+        ids: tokens up to the end symbol, which is excluded.
+        log_probs: natural log-probability of each token.
+        ends: encoder frame, as a fraction, at which each token ends; non-decreasing.
+        starts: likewise, the frame at which each token starts; None if a token starts at the end of the
+            previous one.
+    """
+
+    ids: list[int]
+    log_probs: list[float]
+    ends: list[float]
+    starts: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class ScoredHypothesis:
+    """A hypothesis of an n-best list with its score.
+
+    Attributes:
+        hypothesis: with the student's own log-probabilities.
+        score: ranking score, higher is better. In beam search it is the sum over all fires, including LM
+            scores, EOS and the tokens after it; in greedy decoding the sum of `hypothesis.log_probs`; after
+            rescoring see :func:`retort.decoding.rescoring.rescore`.
+    """
+
+    hypothesis: Hypothesis
+    score: float
+
+
+NBest: TypeAlias = "list[ScoredHypothesis] | BadUtterance"
+"""The n-best list of an utterance, at least one hypothesis, or the reason why there is none."""
+
+
+def until_eos(ids: list[int], log_probs: list[float], ends: list[float]) -> Hypothesis:
+    """The hypothesis up to the first EOS; the lists may be longer than the ids."""
+    count = ids.index(EOS) if EOS in ids else len(ids)
+    return Hypothesis(ids[:count], log_probs[:count], ends[:count])

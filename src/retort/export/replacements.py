@@ -1,0 +1,95 @@
+"""Modules whose evaluation cannot be recorded as a graph, and modules with the same results that can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.common.errors import UserError
+from retort.nn.attention import SelfAttention
+from retort.nn.masks import valid_mask
+from retort.nn.normalisation import MaskedBatchNorm
+from retort.nn.pretrained import SpeechFrontend
+from retort.nn.whisper import WhisperFrontend
+
+
+class AffineNorm(nn.Module):
+    """A trained :class:`MaskedBatchNorm`: a factor and a summand per channel."""
+
+    def __init__(self, norm: MaskedBatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        factor = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+        self.factor, self.summand = nn.Parameter(factor), nn.Parameter(norm.bias.detach() - norm.running_mean * factor)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """`hidden (B, T, C)`, zero where `mask (B, T)` is false in the result."""
+        return (hidden * self.factor + self.summand).masked_fill(~mask[..., None], 0.0)
+
+
+class OpenWhisperFrontend(nn.Module):
+    """A :class:`WhisperFrontend` that does not check the number of frames."""
+
+    def __init__(self, frontend: WhisperFrontend) -> None:
+        super().__init__()
+        self.frontend, self.subsampling = frontend, frontend.subsampling
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `(B, T, bins)` to `(B, ceil(T / 2), dim)` and the lengths with it."""
+        own = self.frontend
+        mask = valid_mask(lengths, features.shape[1])[:, None]
+        hidden = F.gelu(own.conv1(features.transpose(1, 2).masked_fill(~mask, 0.0)))
+        hidden = F.gelu(own.conv2(hidden.masked_fill(~mask, 0.0))).transpose(1, 2)
+        places = torch.arange(hidden.shape[1], device=hidden.device).clamp(max=len(own.positions) - 1)
+        return hidden + own.positions[places], own.output_lengths(lengths)
+
+
+def exportable(module: nn.Module) -> nn.Module:
+    """Replace the parts of a module, in place.
+
+    Raises:
+        UserError: a part cannot be exported.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, MaskedBatchNorm):
+            setattr(module, name, AffineNorm(child))
+        elif isinstance(child, WhisperFrontend):
+            setattr(module, name, OpenWhisperFrontend(child))
+        elif isinstance(child, SpeechFrontend) and not child.together:
+            raise UserError(
+                "this encoder normalises over time (feat_extract_norm: group), which has no graph for batches",
+                remedy="Export a CTC student with such an encoder: --for transformers",
+            )
+        else:
+            exportable(child)
+    return module
+
+
+@contextmanager
+def explicit_attention() -> Iterator[None]:
+    """Within this context attention is two matrix products and a softmax instead of a fused kernel."""
+
+    def attend(
+        self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
+        scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+        if causal:
+            size = query.shape[2]
+            mask = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
+        if mask is not None:
+            scores = torch.where(mask, scores, -1e30) if mask.dtype == torch.bool else scores + mask.clamp(min=-1e30)
+        projected: Tensor = self.output((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+        return projected
+
+    before = SelfAttention.attend
+    SelfAttention.attend = attend  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SelfAttention.attend = before  # type: ignore[method-assign]
