@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("students", "teachers", "distill"),
     ("decoding", "evaluation", "export"),
     ("engine", "lm_training", "training", "info"),
-    ("report", "tuning", "sweeps", "release"),
+    ("report", "tuning", "sweeps", "release", "serving"),
     ("verbs", "cli"),
 )
 """From the ground up: a room imports rooms of its own layer and of lower ones, and rooms never in a circle."""

@@ -23,6 +23,7 @@ from retort.verbs.prepare import prepare
 from retort.verbs.recipes import config, recipes
 from retort.verbs.release import release
 from retort.verbs.report import compare, report
+from retort.verbs.serve import serve
 from retort.verbs.sweep import sweep
 from retort.verbs.teach import teach
 from retort.verbs.train import train
@@ -40,7 +41,7 @@ app = typer.Typer(
 app.add_typer(lm, name="lm")
 for verb in (
     *(prepare, teach, train, evaluate, compare, transcribe, tune, gap, info),
-    *(recipes, config, fetch, report, release, export, label, demo, sweep),
+    *(recipes, config, fetch, report, release, export, serve, label, demo, sweep),
 ):
     app.command()(verb)
 

@@ -262,6 +262,11 @@ class WaveCheck:
         """Whether there are values that are not finite, or beyond `LARGEST`, so that features cannot be computed."""
         return self.bad > 0 or self._peak > LARGEST
 
+    @property
+    def silent(self) -> bool:
+        """Whether there are samples, all of them finite, and nothing but silence in them."""
+        return self.samples > 0 and not self.bad and (self._high - self._low) / 2 < SILENCE
+
     def finish(self, where: str | Path) -> None:
         """Check the added samples.
 

@@ -1,0 +1,1 @@
+"""A server of trained models with OpenAI's transcription endpoints: `retort serve`."""

@@ -1,0 +1,242 @@
+"""The models of the server, by name, and the recognition of a recording as it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+import retort
+from retort.audio.files import WaveCheck
+from retort.audio.segments import LONGEST
+from retort.common.errors import BadUtterance, UserError
+from retort.decoding.options import DecodingOptions
+from retort.decoding.transcript import Transcript
+from retort.serving.batching import BatchWorker, Segment
+from retort.serving.limits import Limits
+from retort.serving.metrics import Metrics
+
+AHEAD = 4
+"""Segments of a recording that wait for recognition before more of it is read."""
+
+
+class Loaded(Protocol):
+    """What every model of :func:`retort.load` has."""
+
+    sampling_rate: int
+
+    @property
+    def separator(self) -> str: ...
+
+    def transcribe_samples(
+        self, samples: np.ndarray, longest: float, where: str, options: DecodingOptions
+    ) -> Transcript: ...
+
+
+class Batched(Loaded, Protocol):
+    """A model that recognises segments of several recordings at once."""
+
+    @property
+    def fewest_samples(self) -> int: ...
+
+    def speech_segments(
+        self, blocks: Iterable[np.ndarray], options: DecodingOptions, longest: float
+    ) -> Iterator[Any]: ...
+
+    def recognise_segments(self, segments: Sequence[Any], options: DecodingOptions) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A complete recording, for models without batches."""
+
+    samples: np.ndarray
+    duration: float
+    offset: float = 0.0
+
+
+class Piece(NamedTuple):
+    """The transcript of a segment of a recording, with its start and end in seconds."""
+
+    start: float
+    end: float
+    transcript: Transcript
+
+
+class Recording:
+    """A recording that is recognised while it is read.
+
+    Args:
+        blocks: `(n,)` float32 each, one channel at the sampling rate of the model.
+
+    Attributes:
+        duration: seconds read so far.
+    """
+
+    def __init__(self, model: ServedModel, blocks: Iterable[np.ndarray], options: DecodingOptions) -> None:
+        self._model, self._blocks, self._options = model, blocks, options
+        self._check = WaveCheck(model.sampling_rate)
+
+    @property
+    def duration(self) -> float:
+        return self._check.samples / self._model.sampling_rate
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The segments with speech, in order. A recording of silence has none.
+
+        Raises:
+            BadUtterance: the recording is damaged or too short.
+        """
+        source = self._model.segments(self._checked(), self._options)
+        waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
+        more = True
+        try:
+            while more or waiting:
+                if more and len(waiting) < AHEAD and not (waiting and waiting[0][1].done()):
+                    segment = await asyncio.to_thread(next, source, None)
+                    more = segment is not None
+                    if segment is not None:
+                        found = self._model.worker.submit(segment, self._options)
+                        waiting.append((segment, asyncio.wrap_future(found)))
+                    continue
+                segment, result = waiting[0]
+                transcript = await result
+                waiting.popleft()
+                yield Piece(segment.offset, segment.offset + segment.duration, transcript)
+        finally:
+            for _, result in waiting:
+                result.cancel()
+        if not self._check.silent:
+            self._check.finish("")
+        if self._check.samples < self._model.fewest_samples:
+            shortest = self._model.fewest_samples / self._model.sampling_rate
+            raise BadUtterance(
+                f"the audio is shorter than {shortest:.2f} s", remedy="Give a longer recording"
+            )
+
+    def _checked(self) -> Iterator[np.ndarray]:
+        for block in self._blocks:
+            self._check.add(block)
+            if self._check.damaged:
+                return  # the error is raised at the end
+            yield block
+
+
+class ServedModel:
+    """A loaded model with its worker.
+
+    Args:
+        name: name in requests.
+        loaded: result of :func:`retort.load`.
+        language: ISO 639 code, or "und".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loaded: Loaded,
+        options: DecodingOptions,
+        limits: Limits,
+        metrics: Metrics,
+        language: str = "und",
+    ) -> None:
+        self.name, self.options, self.language = name, options, language
+        self.sampling_rate, self.separator = loaded.sampling_rate, loaded.separator
+        self._loaded = loaded
+        self._batched = cast(Batched, loaded) if hasattr(loaded, "recognise_segments") else None
+        self.fewest_samples = self._batched.fewest_samples if self._batched else 1
+        if self._batched and hasattr(loaded, "opened"):
+            loaded.opened(options)  # an option that does not fit the model is an error at the start
+        self.worker = BatchWorker(name, self._recognise, limits, metrics)
+
+    def recording(self, blocks: Iterable[np.ndarray], keywords: Sequence[str] = ()) -> Recording:
+        """A recording to be recognised; `keywords` are words that are more likely in it."""
+        return Recording(self, blocks, with_keywords(self.options, keywords))
+
+    def segments(self, blocks: Iterable[np.ndarray], options: DecodingOptions) -> Iterator[Segment]:
+        """What the worker recognises at once: the segments of a recording with speech."""
+        if self._batched is not None:
+            yield from self._batched.speech_segments(blocks, options, LONGEST)
+            return
+        parts = [*blocks]
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        if len(samples):
+            yield _Whole(samples, len(samples) / self.sampling_rate)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text's tokens, if the model has a tokenizer."""
+        tokenizer = getattr(self._loaded, "tokenizer", None)
+        return list(tokenizer.encode(text)) if text and hasattr(tokenizer, "encode") else []
+
+    def _recognise(self, segments: Sequence[Any], options: DecodingOptions) -> list[Transcript | UserError]:
+        if self._batched is not None:
+            found = self._batched.recognise_segments(segments, options)
+            return [each if isinstance(each, UserError) else each[0].transcript for each in found]
+        results: list[Transcript | UserError] = []
+        for segment in segments:
+            try:
+                results.append(self._loaded.transcribe_samples(segment.samples, LONGEST, "", options))
+            except UserError as error:
+                results.append(error)
+        return results
+
+
+def with_keywords(options: DecodingOptions, keywords: Sequence[str]) -> DecodingOptions:
+    """The options with hotwords; unchanged where this version has none."""
+    if not keywords or "hotwords" not in {field.name for field in fields(options)}:
+        return options
+    given: dict[str, Any] = {"hotwords": tuple(keywords)}
+    return replace(options, **given)
+
+
+class Models:
+    """The models of the server in the order of the command line.
+
+    Raises:
+        UserError: a model cannot be opened, or two have the same name.
+    """
+
+    def __init__(
+        self, sources: Sequence[str], options: DecodingOptions, limits: Limits, metrics: Metrics
+    ) -> None:
+        named = [split_name(source) for source in sources]
+        for name, source in named:
+            if [each for each, _ in named].count(name) > 1:
+                raise UserError(f"two models are named {name}", where=source, remedy="Give NAME=MODEL")
+        opened = [(name, source, cast(Loaded, retort.load(source))) for name, source in named]
+        self.by_name = {
+            name: ServedModel(name, loaded, options, limits, metrics, card_language(source))
+            for name, source, loaded in opened
+        }
+
+    def close(self) -> None:
+        """Finish what is in the queues."""
+        for each in self.by_name.values():
+            each.worker.close()
+
+
+def split_name(source: str) -> tuple[str, str]:
+    """Name and source of a model given as `NAME=MODEL` or `MODEL`: exp/NAME, exp/NAME/model, models/NAME, USER/NAME."""
+    name, equals, rest = source.partition("=")
+    if equals and name and "/" not in name:
+        return name, rest
+    parts = [part for part in Path(source.partition("@")[0]).parts if part not in ("/", ".", "..")]
+    if len(parts) > 1 and parts[-1] == "model":
+        parts.pop()
+    return (parts[-1] if parts else "model"), source
+
+
+def card_language(source: str) -> str:
+    """The language in the head of the model's card, or "und" (undetermined)."""
+    try:
+        head = (Path(source) / "README.md").read_text(encoding="utf-8")[:10_000]
+    except (OSError, ValueError):
+        return "und"
+    found = re.search(r"^language:\s*(?:\n\s*-\s*)?([a-z]{2,3})\s*$", head, re.MULTILINE)
+    return found[1] if found else "und"

@@ -1,0 +1,132 @@
+"""Turns of speech in a stream of samples: server-side voice activity detection of a Realtime session."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.audio.speech import Range, SpeechRanges, chunks, frame_levels, open_detector, refined
+
+TICK = 0.2
+"""Seconds between decisions."""
+WINDOW = 6.0
+"""Seconds of past audio by which speech and background are distinguished."""
+LONGEST_TURN = 30.0
+"""Seconds after which a turn is ended at its quietest moment of the last `CUT` seconds."""
+CUT = 3.0
+_HOP = 0.01
+
+Samples: TypeAlias = NDArray[np.float32]
+
+
+class Started(NamedTuple):
+    """Speech began; `start` is the first sample of the turn in the stream."""
+
+    start: int
+
+
+class Stopped(NamedTuple):
+    """A turn ended; `samples` begin at `start` of the stream."""
+
+    start: int
+    samples: Samples
+
+
+class Turns:
+    """Finds turns with the project's detectors, applied to the last `WINDOW` seconds as if the audio ended there.
+
+    Args:
+        sampling_rate: Hz.
+        vad: `energy` or `silero`.
+        silence: seconds without speech that end a turn.
+        prefix: seconds before the speech that belong to the turn.
+
+    Attributes:
+        position: number of samples so far.
+        start: first sample of the current turn; None without one.
+    """
+
+    def __init__(
+        self, sampling_rate: int, vad: str = "energy", silence: float = 0.5, prefix: float = 0.3
+    ) -> None:
+        self._rate, self._vad = sampling_rate, vad
+        self._silence, self._prefix = round(silence * sampling_rate), round(prefix * sampling_rate)
+        self._held: Samples = np.zeros(0, np.float32)
+        self._first = 0  # position of the first held sample
+        self._ended = 0  # end of the last turn
+        self._next = round(TICK * sampling_rate)
+        self.position = 0
+        self.start: int | None = None
+
+    def add(self, samples: Samples) -> list[Started | Stopped]:
+        """What happened in the next samples `(n,)`."""
+        found: list[Started | Stopped] = []
+        while len(samples):
+            part, samples = samples[: self._next - self.position], samples[self._next - self.position :]
+            self._held = np.concatenate([self._held, part])
+            self.position += len(part)
+            if self.position == self._next:  # whatever the sizes of the parts
+                self._next += round(TICK * self._rate)
+                found += self._decide()
+                self._trim()
+        return found
+
+    def current(self) -> Samples:
+        """The samples of the current turn so far; without a turn, those since the last one that are still held."""
+        return self._cut(self._ended if self.start is None else self.start, self.position)
+
+    def take(self) -> Stopped:
+        """End the current turn, or take all held samples since the last one."""
+        start = max(self._first, self._ended) if self.start is None else self.start
+        return self._stop(start, self.position)
+
+    def _decide(self) -> list[Started | Stopped]:
+        spoken = [each for each in self._ranges() if each.end > self._ended]
+        if self.start is None:
+            # A range of the past that only now differs from its background is not the start of a turn.
+            recent = [each for each in spoken if each.end > self.position - self._silence]
+            if not recent:
+                return []
+            self.start = max(self._ended, self._first, recent[0].start - self._prefix)
+            return [Started(self.start), *self._decide()]
+        end = max((each.end for each in spoken), default=self.start)
+        if self.position - end >= self._silence:
+            return [self._stop(self.start, min(self.position, max(end, self.start) + self._silence))]
+        if self.position - self.start >= LONGEST_TURN * self._rate:
+            return [self._stop(self.start, self._quietest())]
+        return []
+
+    def _ranges(self) -> list[Range]:
+        """Ranges of speech in the window, in samples of the stream."""
+        window = self._held[-round(WINDOW * self._rate) :]
+        offset = self.position - len(window)
+        detector = open_detector(self._vad, self._rate)
+        ranges = SpeechRanges(
+            detector, self._rate, lambda each: refined(each, window[each.start : each.end], self._rate)
+        )
+        found: list[Range] = []
+        for chunk in chunks([window], detector.chunk):
+            found += ranges.add(detector.accept(chunk))
+        found += ranges.add(detector.finish()) + ranges.finish()
+        return [Range(each.start + offset, min(each.end + offset, self.position)) for each in found]
+
+    def _quietest(self) -> int:
+        start = self.position - round(CUT * self._rate)
+        hop = max(1, round(_HOP * self._rate))
+        return start + int(frame_levels(self._cut(start, self.position), hop, 5).argmin()) * hop
+
+    def _stop(self, start: int, end: int) -> Stopped:
+        self.start, self._ended = None, end
+        return Stopped(start, self._cut(start, end))
+
+    def _cut(self, start: int, end: int) -> Samples:
+        return self._held[max(0, start - self._first) : end - self._first].copy()
+
+    def _trim(self) -> None:
+        """Drop what neither a turn nor the window needs."""
+        needed = self.position - round(WINDOW * self._rate)
+        needed = needed if self.start is None else min(needed, self.start)
+        if needed > self._first:
+            self._held, self._first = self._held[needed - self._first :], needed
