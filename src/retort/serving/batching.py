@@ -7,28 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from retort.decoding.options import DecodingOptions
+from retort.decoding.segment import SpeechSegment
 from retort.serving.limits import Limits
 from retort.serving.metrics import SIZES, Metrics
 
 log = logging.getLogger(__name__)
 
 
-class Segment(Protocol):
-    """What is recognised at once; `duration` in seconds."""
-
-    @property
-    def duration(self) -> float: ...
-
-
-Recognise = Callable[[Sequence[Any], DecodingOptions], Sequence[Any]]
+Recognise = Callable[[Sequence[SpeechSegment], DecodingOptions], Sequence[Any]]
 """Results of a batch of segments, in their order; a result may be an exception."""
 
 
 class _Job(NamedTuple):
-    segment: Segment
+    segment: SpeechSegment
     options: DecodingOptions
     result: Future[Any]
     arrived: float
@@ -68,7 +62,7 @@ class BatchWorker:
         with self._changed:
             return self._factor * sum(job.segment.duration for job in self._jobs)
 
-    def submit(self, segment: Segment, options: DecodingOptions) -> Future[Any]:
+    def submit(self, segment: SpeechSegment, options: DecodingOptions) -> Future[Any]:
         """Append a segment to the queue; its result can be cancelled until its batch starts.
 
         Raises:

@@ -6,59 +6,25 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import retort
 from retort.audio.files import WaveCheck
-from retort.audio.segments import LONGEST
 from retort.common.errors import BadUtterance, UserError
 from retort.decoding.options import DecodingOptions
+from retort.decoding.segment import SpeechSegment
+from retort.decoding.transcriber import Transcriber
 from retort.decoding.transcript import Transcript
-from retort.serving.batching import BatchWorker, Segment
+from retort.serving.batching import BatchWorker
 from retort.serving.limits import Limits
 from retort.serving.metrics import Metrics
 
 AHEAD = 4
 """Segments of a recording that wait for recognition before more of it is read."""
-
-
-class Loaded(Protocol):
-    """What every model of :func:`retort.load` has."""
-
-    sampling_rate: int
-
-    @property
-    def separator(self) -> str: ...
-
-    def transcribe_samples(
-        self, samples: np.ndarray, longest: float, where: str, options: DecodingOptions
-    ) -> Transcript: ...
-
-
-class Batched(Loaded, Protocol):
-    """A model that recognises segments of several recordings at once."""
-
-    @property
-    def fewest_samples(self) -> int: ...
-
-    def speech_segments(
-        self, blocks: Iterable[np.ndarray], options: DecodingOptions, longest: float
-    ) -> Iterator[Any]: ...
-
-    def recognise_segments(self, segments: Sequence[Any], options: DecodingOptions) -> Sequence[Any]: ...
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """A complete recording, for models without batches."""
-
-    samples: np.ndarray
-    duration: float
-    offset: float = 0.0
 
 
 class Piece(NamedTuple):
@@ -133,58 +99,49 @@ class ServedModel:
 
     Args:
         name: name in requests.
-        loaded: result of :func:`retort.load`.
+        transcriber: result of :func:`retort.load`.
         language: ISO 639 code, or "und".
+
+    Attributes:
+        notes: messages for the user about limitations of the search.
+
+    Raises:
+        UserError: an option does not fit the model.
     """
 
     def __init__(
         self,
         name: str,
-        loaded: Loaded,
+        transcriber: Transcriber,
         options: DecodingOptions,
         limits: Limits,
         metrics: Metrics,
         language: str = "und",
     ) -> None:
         self.name, self.options, self.language = name, options, language
-        self.sampling_rate, self.separator = loaded.sampling_rate, loaded.separator
-        self._loaded = loaded
-        self._batched = cast(Batched, loaded) if hasattr(loaded, "recognise_segments") else None
-        self.fewest_samples = self._batched.fewest_samples if self._batched else 1
-        if self._batched and hasattr(loaded, "opened"):
-            loaded.opened(options)  # an option that does not fit the model is an error at the start
+        self.sampling_rate, self.separator = transcriber.sampling_rate, transcriber.separator
+        self.fewest_samples = transcriber.fewest_samples
+        self.notes = transcriber.notes(options)
+        self._transcriber = transcriber
         self.worker = BatchWorker(name, self._recognise, limits, metrics)
 
     def recording(self, blocks: Iterable[np.ndarray], keywords: Sequence[str] = ()) -> Recording:
         """A recording to be recognised; `keywords` are words that are more likely in it."""
         return Recording(self, blocks, with_keywords(self.options, keywords))
 
-    def segments(self, blocks: Iterable[np.ndarray], options: DecodingOptions) -> Iterator[Segment]:
-        """What the worker recognises at once: the segments of a recording with speech."""
-        if self._batched is not None:
-            yield from self._batched.speech_segments(blocks, options, LONGEST)
-            return
-        parts = [*blocks]
-        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        if len(samples):
-            yield _Whole(samples, len(samples) / self.sampling_rate)
+    def segments(self, blocks: Iterable[np.ndarray], options: DecodingOptions) -> Iterator[SpeechSegment]:
+        """The segments of a recording with speech, which the worker recognises."""
+        return self._transcriber.speech_segments(blocks, options)
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text's tokens, if the model has a tokenizer."""
-        tokenizer = getattr(self._loaded, "tokenizer", None)
-        return list(tokenizer.encode(text)) if text and hasattr(tokenizer, "encode") else []
+        """Ids of a text's tokens."""
+        return self._transcriber.tokenizer.encode(text) if text else []
 
-    def _recognise(self, segments: Sequence[Any], options: DecodingOptions) -> list[Transcript | UserError]:
-        if self._batched is not None:
-            found = self._batched.recognise_segments(segments, options)
-            return [each if isinstance(each, UserError) else each[0].transcript for each in found]
-        results: list[Transcript | UserError] = []
-        for segment in segments:
-            try:
-                results.append(self._loaded.transcribe_samples(segment.samples, LONGEST, "", options))
-            except UserError as error:
-                results.append(error)
-        return results
+    def _recognise(
+        self, segments: Sequence[SpeechSegment], options: DecodingOptions
+    ) -> list[Transcript | UserError]:
+        found = self._transcriber.recognise_segments(segments, options)
+        return [each if isinstance(each, UserError) else each[0].transcript for each in found]
 
 
 def with_keywords(options: DecodingOptions, keywords: Sequence[str]) -> DecodingOptions:
@@ -209,7 +166,7 @@ class Models:
         for name, source in named:
             if [each for each, _ in named].count(name) > 1:
                 raise UserError(f"two models are named {name}", where=source, remedy="Give NAME=MODEL")
-        opened = [(name, source, cast(Loaded, retort.load(source))) for name, source in named]
+        opened = [(name, source, retort.load(source)) for name, source in named]
         self.by_name = {
             name: ServedModel(name, loaded, options, limits, metrics, card_language(source))
             for name, source, loaded in opened

@@ -80,6 +80,8 @@ def serve(
         import torch
 
         torch.set_num_threads(threads)
+    for note in dict.fromkeys(note for each in server.state.models.by_name.values() for note in each.notes):
+        print_to_stderr(note)
     if not is_loopback(host):
         print_to_stderr(f"{host} can be reached from other machines, and the server asks for no password")
 
