@@ -71,6 +71,7 @@ def test_rows_are_weighted_and_summed_and_logged_unweighted() -> None:
         assert not result.metrics[name].sum.requires_grad
     marks = {
         "acoustic.contrastive.accuracy",
+        "acoustic.contrastive.negatives",
         "linguistic.regression.power",
         "utterance.regression.power",
     }

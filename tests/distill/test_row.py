@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from retort.common.errors import UserError
-from retort.config.schema import ROW_CHOICES, RowConfig
+from retort.config.distill import ROW_CHOICES
+from retort.config.schema import RowConfig
 from retort.distill import LOSSES, Row, contrastive_hits, contrastive_logits, cosine_loss, regression_loss
 from retort.students.student import Tap
 from retort.teachers.targets import TeacherTargets

@@ -229,13 +229,13 @@ def test_history_dropout_hides_tokens_from_the_decoder_while_training(
     student = build()
     student.config.decoder.history_dropout = 0.25
     seen: list[Tensor] = []
-    decode = student.decoder.forward
+    history = student.decoder.history
 
-    def remember(previous_tokens: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    def remember(previous_tokens: Tensor, *given: Tensor) -> Tensor:
         seen.append(previous_tokens)
-        return decode(previous_tokens, *given)
+        return history(previous_tokens, *given)
 
-    monkeypatch.setattr(student.decoder, "forward", remember)
+    monkeypatch.setattr(student.decoder, "history", remember)
     given = batch([200] * 40, [21] * 40)
     whole = F.pad(given.tokens, (1, 0), value=EOS)[:, :-1]
     student(*given)
@@ -394,3 +394,31 @@ class TestContext:
         fired = student.fire(student.encode(given.features, given.feature_lengths))
         assert fired.lengths.tolist() == [0, 0]
         assert greedy(student, given.features, given.feature_lengths) is not None
+
+
+class TestTapsBeforeTheDecoder:
+    """`fired` is before the context layers, `history` before the token's own fire."""
+
+    def test_fired_is_before_the_context_layers(self) -> None:
+        torch.manual_seed(0)
+        given = batch([40, 30], [4, 3])
+        plain = build().train(False)
+        taps = plain(*given).taps
+        assert torch.equal(taps["fired"].values, taps["acoustic"].values)
+        with_context = replace(config(), cif=CifConfig(dropout=0.0, context_layers=1))
+        student = build_student(with_context, VOCABULARY, BINS).eval()
+        taps = student(*given).taps
+        assert taps["fired"].values.shape == taps["acoustic"].values.shape
+        assert not torch.allclose(taps["fired"].values, taps["acoustic"].values)
+
+    def test_history_depends_on_what_was_before_alone(self) -> None:
+        student = build()
+        tokens = torch.tensor([[5, 6, 7, EOS]])
+        fired = torch.randn(1, 4, 24)
+        changed = fired.clone()
+        changed[:, 2:] += 1
+        previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
+        first, second = (student.decoder.history(previous, each) for each in (fired, changed))
+        torch.testing.assert_close(first[:, :3], second[:, :3])
+        assert not torch.allclose(first[:, 3], second[:, 3])
+        assert student.tap_dims["history"] == first.shape[-1]

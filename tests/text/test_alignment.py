@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.text.alignment import Span, align_spans
+from retort.text.alignment import Span, align_spans, word_spans
 
 
 def quadratic(student: list[Span], teacher: list[Span]) -> list[Span]:
@@ -94,3 +96,25 @@ def test_a_very_long_text_is_no_problem() -> None:
     student = [(index, index + 1) for index in range(count)]
     teacher = [(index, index + 4) for index in range(0, count, 4)]
     assert align_spans(student, teacher) == [(index // 4, index // 4 + 1) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "expected"),
+    [
+        ("a cat", ["a", " c", "at"], ["a", "", "cat"]),
+        ("don't go", ["don", "'t", " ", "go"], ["", "don't", "", "go"]),
+        ("good morning", ["good mor", "ning"], ["", "morning"]),
+        ("你好 ok", ["你", "好", " o", "k"], ["你", "好", "", "ok"]),
+        ("x光", ["x", "光"], ["x", "光"]),
+        ("", [], []),
+    ],
+)
+def test_words_belong_to_their_last_piece(text: str, pieces: list[str], expected: list[str]) -> None:
+    ends = list(itertools.accumulate(map(len, pieces)))
+    spans = [(end - len(piece), end) for piece, end in zip(pieces, ends)]
+    assert [text[start:end] for start, end in word_spans(text, spans)] == expected
+
+
+def test_byte_pieces_of_one_character_are_one_word() -> None:
+    assert word_spans("好吗", [(0, 1), (0, 1), (1, 2)]) == [(0, 0), (0, 1), (1, 2)]
+    assert word_spans("ab", [(0, 1), (1, 1), (1, 2), (2, 2)]) == [(0, 0), (0, 0), (0, 2), (0, 0)]

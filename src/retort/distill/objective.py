@@ -14,15 +14,17 @@ from retort.common.errors import UserError
 from retort.common.tally import Tally
 from retort.config.schema import RowConfig
 from retort.distill.registry import LOSSES
-from retort.distill.row import Row
+from retort.distill.row import LABELS, Row, RowResult
 from retort.distill.symbols import FrameClasses, frame_classes
 
 if TYPE_CHECKING:
     from retort.students.student import Tap, Unit
-    from retort.teachers.targets import TeacherTargets
+    from retort.teachers.targets import TargetUnit, TeacherTargets
 
-Need: TypeAlias = "tuple[str, Unit]"
+Need: TypeAlias = "tuple[str, TargetUnit]"
 """Name of a teacher in the recipe, and the unit of the positions of its targets."""
+Measure: TypeAlias = Callable[[str, RowResult], tuple[Tensor, Tensor]]
+"""Norms of the gradients of a row's unweighted loss and of the student's own losses, on the parameters of a tap."""
 
 _UNITS: dict[str, Unit] = {"utterance": "utterance"}
 
@@ -77,9 +79,9 @@ class Objective(nn.Module):
         super().__init__()
         units = {**_UNITS, **(tap_units or {})}
         self.rows = nn.ModuleList()
-        self.names: list[str] = []
+        self.names = row_names(rows)
         self.row_needs: list[Need] = []
-        seen: Counter[str] = Counter()
+        self._units: list[Unit] = []
         for index, config in enumerate(rows):
             where = f"distill[{index}]"
             _choose(config.tap, tap_dims, "tap", where)
@@ -92,12 +94,11 @@ class Objective(nn.Module):
                     where=where,
                     remedy="Remove same_token_negatives",
                 )
-            name = f"{config.tap}.{config.loss}"
-            seen[name] += 1
-            self.names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
-            self.row_needs.append((config.teacher, unit))
+            self._units.append(unit)
+            self.row_needs.append((config.teacher, "word" if config.valid == "word_end" else unit))
             classes = _classes(config, unit, outputs or {}, symbols or {}, where)
-            self.rows.append(Row(config, tap_dims[config.tap], teacher_dims[config.teacher], classes))
+            dims = tap_dims[config.tap], teacher_dims[config.teacher]
+            self.rows.append(Row(config, *dims, classes, tap_dims.get("tokens", 0)))
 
     @property
     def needs(self) -> set[Need]:
@@ -110,6 +111,7 @@ class Objective(nn.Module):
         targets: Mapping[Need, TeacherTargets] | Callable[[str, Unit], TeacherTargets],
         tokens: Tensor | None = None,
         step: int = 0,
+        measure: Measure | None = None,
     ) -> ObjectiveResult:
         """Compute the rows' losses on one batch.
 
@@ -118,6 +120,7 @@ class Objective(nn.Module):
             targets: teacher targets by teacher and unit, or a function of these two, called once for each.
             tokens: `(B, U)` int64 ids of the student's tokens; used only for same-token exclusion.
             step: number of updates so far, for the warm-up of the weights.
+            measure: measures gradients for rows with a `share`; without it their weights stay as they are.
 
         Raises:
             ValueError: tap and targets do not match (:meth:`Row.forward`), or a tap has another unit than
@@ -127,16 +130,20 @@ class Objective(nn.Module):
         device = next((tap.values.device for tap in taps.values()), None)
         sums = {name: torch.zeros((), device=device) for name in ("tokens", "utterances")}
         metrics: dict[str, Tally] = {}
-        for name, need, row in zip(self.names, self.row_needs, self.rows):
+        for name, need, unit, row in zip(self.names, self.row_needs, self._units, self.rows):
             assert isinstance(row, Row)
             tap = taps[row.config.tap]
-            declared = need[1] if row.pool is None else "frame"
+            declared = unit if row.pool is None else "frame"
             if tap.unit != declared:
                 raise ValueError(f"tap {row.config.tap} has unit {tap.unit}, but was declared as {declared}")
             try:
                 result = row(tap, given[need], tokens)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+            if row.gradients is not None:
+                if measure is not None and row.measures_at(step):
+                    row.gradients.observe(*measure(row.config.tap, result))
+                metrics[f"{name}.weight"] = Tally(torch.tensor(row.weight_at(step), device=device), 1)
             added = result.total if result.replaced is None else result.total - result.replaced
             sums[result.normaliser] = sums[result.normaliser] + row.weight_at(step) * added
             metrics[name] = Tally(result.total.detach(), result.count)
@@ -144,11 +151,22 @@ class Objective(nn.Module):
         return ObjectiveResult(sums["tokens"], sums["utterances"], metrics)
 
 
+def row_names(rows: Sequence[RowConfig]) -> list[str]:
+    """Names of the rows in logs: `TAP.LOSS`, and `TAP.LOSS.2` for the second such row."""
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for config in rows:
+        name = f"{config.tap}.{config.loss}"
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+    return names
+
+
 def _pooled(config: RowConfig, unit: Unit, where: str) -> Unit:
     """The unit of the positions that a row compares: that of its tap, or tokens if it pools frames."""
     if config.pool == "none":
         return unit
-    if unit != "frame" or (config.loss in LOSSES and LOSSES[config.loss].compares == "symbols"):
+    if unit != "frame" or (config.loss in LOSSES and LOSSES[config.loss].compares in LABELS):
         raise UserError(
             f"pool is set for {config.loss} on '{config.tap}', whose positions are {unit}s",
             where=where,
@@ -165,12 +183,12 @@ def _classes(
     where: str,
 ) -> FrameClasses | None:
     """The classes of a row with labels on frames; None for other rows."""
-    if config.loss not in LOSSES or LOSSES[config.loss].compares != "symbols":
+    if config.loss not in LOSSES or LOSSES[config.loss].compares not in LABELS:
         return None
     if unit != "frame":
-        if config.loss == "hard_label":
+        if LOSSES[config.loss].compares == "labels":
             raise UserError(
-                f"hard_label is set on '{config.tap}', whose positions are not frames",
+                f"{config.loss} is set on '{config.tap}', whose positions are not frames",
                 where=where,
                 remedy="Set tap: frames.N",
             )

@@ -11,6 +11,20 @@ from torch.nn import functional as F
 Reduction = Literal["none", "sum", "mean"]
 
 
+class Bank(NamedTuple):
+    """Teacher vectors of previous batches, candidates for negatives.
+
+    Attributes:
+        vectors: `(M, D)`.
+        sources: `(M, 2)` int64, numbered like those of the targets.
+        tokens: `(M,)` int64, -1 if not known.
+    """
+
+    vectors: Tensor
+    sources: Tensor
+    tokens: Tensor
+
+
 class Targets(NamedTuple):
     """Teacher targets of N positions, and further properties of the positions.
 
@@ -21,6 +35,7 @@ class Targets(NamedTuple):
         ids: for soft labels `(N, D)` int64: the tokens whose probabilities the vectors hold.
         labels: `(N,)` int64, output of each position's actual symbol, -1 for none; None if not known.
         owners: `(N,)` int64, index of the utterance of each position in the batch; None if all belong to one.
+        bank: vectors of previous batches; None without a bank.
     """
 
     vectors: Tensor
@@ -29,6 +44,7 @@ class Targets(NamedTuple):
     ids: Tensor | None = None
     labels: Tensor | None = None
     owners: Tensor | None = None
+    bank: Bank | None = None
 
 
 class PositionLosses(NamedTuple):

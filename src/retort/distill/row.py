@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.common.errors import UserError
 from retort.common.tally import Tally
 from retort.config.schema import RowConfig
+from retort.distill.bank import VectorBank
+from retort.distill.gradients import GradientShare
 from retort.distill.pooling import make_pool
 from retort.distill.positions import Targets
 from retort.distill.registry import LOSSES
@@ -20,6 +23,10 @@ from retort.distill.symbols import FrameClasses, translated
 if TYPE_CHECKING:
     from retort.students.student import Tap
     from retort.teachers.targets import TeacherTargets
+
+
+LABELS = ("symbols", "labels")
+"""What losses on logits compare."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,17 @@ class Row(nn.Module):
     """
 
     lookup: Tensor | None
+    mean: Tensor
+    scale: Tensor
+    static: Tensor
 
     def __init__(
-        self, config: RowConfig, tap_dim: int, teacher_dim: int, classes: FrameClasses | None = None
+        self,
+        config: RowConfig,
+        tap_dim: int,
+        teacher_dim: int,
+        classes: FrameClasses | None = None,
+        vocabulary: int = 0,
     ) -> None:
         super().__init__()
         if config.loss not in LOSSES:
@@ -72,19 +87,42 @@ class Row(nn.Module):
                 f"loss is '{config.loss}'", where="distill", remedy=f"Choose one of {', '.join(LOSSES)}"
             )
         self.config = config
-        self.loss, self.compares = LOSSES[config.loss]
+        self.loss, self.compares, scale_free = LOSSES[config.loss]
         self.pool = make_pool(config, tap_dim)
         lookup = classes.lookup if classes is not None else None
         self.register_buffer("lookup", lookup, persistent=False)
         width = teacher_dim if self.compares == "projected" else None
-        if self.compares == "symbols" and classes is not None and lookup is None:
+        if self.compares in LABELS and classes is not None and lookup is None:
             width = classes.size
         self.projection: nn.Module = nn.Identity() if width is None else nn.Linear(tap_dim, width)
+        if config.init == "zero":
+            if scale_free:
+                raise UserError(
+                    f"init is zero, but {config.loss} has no useful gradient at zero",
+                    where="distill",
+                    remedy="Choose init: ridge or random",
+                )
+            for parameter in self.projection.parameters():
+                nn.init.zeros_(parameter)
+        if config.normalise == "standard":
+            self.register_buffer("mean", torch.zeros(teacher_dim))
+            self.register_buffer("scale", torch.ones(teacher_dim))
+        if config.control == "static":
+            self.register_buffer("static", torch.zeros(vocabulary, teacher_dim))
+        self.bank = VectorBank(config.bank, teacher_dim) if config.bank else None
+        self.gradients = GradientShare(config.share, config.weight) if config.share else None
 
     def weight_at(self, step: int) -> float:
-        """The weight after `step` updates: linear from 0 over `warmup_steps`, then `weight`, or `interpolate`."""
+        """The weight after `step` updates: linear from 0 over `warmup_steps`, then `weight`, `interpolate`, or what gives
+        the gradient its `share`."""
         warmup, weight = self.config.warmup_steps, self.config.interpolate or self.config.weight
+        if self.gradients is not None:
+            weight = self.gradients.weight()
         return weight * min(1.0, step / warmup) if warmup > 0 else weight
+
+    def measures_at(self, step: int) -> bool:
+        """Whether the gradient's share is measured after `step` updates."""
+        return self.gradients is not None and step % self.config.share_steps == 0
 
     def forward(self, tap: Tap, targets: TeacherTargets, tokens: Tensor | None = None) -> RowResult:
         """Compute the loss over the positions that are valid in both the tap and the targets.
@@ -99,31 +137,18 @@ class Row(nn.Module):
             ValueError: tap, targets and tokens do not describe the same positions; nothing is truncated to fit.
         """
         tap, distances = self._pooled(tap, targets)
-        valid = valid_positions(tap, targets)
+        valid, selected = self._selected(tap, targets, tokens)
         owner, place = valid.nonzero(as_tuple=True)
-        if tap.unit != "token":
-            tokens = None
-        elif tokens is not None and (len(tokens) != len(valid) or (place >= tokens.shape[1]).any()):
-            shape = tuple(tokens.shape)
-            raise ValueError(f"tokens {shape} lack positions of {self.config.tap}, {tuple(valid.shape)}")
-        selected = self._in_outputs(
-            Targets(
-                vectors=targets.vectors[owner, place],
-                sources=targets.sources[owner, place],
-                tokens=None if tokens is None else tokens[owner, place],
-                ids=None if targets.ids is None else targets.ids[owner, place],
-                labels=None if targets.labels is None else targets.labels[owner, place],
-                owners=owner,
-            )
-        )
         with torch.autocast(tap.values.device.type, enabled=False):
             at_least = torch.promote_types(tap.values.dtype, torch.float32)
             dtype = next((each.dtype for each in self.parameters()), at_least)
             student = self.projection(tap.values[owner, place].to(dtype))
             losses, marks, taken = self.loss(student, selected, self.config)
+        if self.bank is not None and self.training:
+            self.bank.add(selected, gather=self.config.gather_negatives)
         metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
         positions = int((tap.lengths if tap.present is None else tap.present).sum())
-        if self.compares == "symbols":
+        if self.compares in LABELS:
             metrics["spoken"] = Tally(valid.sum(), positions)
         quantity = losses.new_zeros(len(valid))
         if distances is not None:
@@ -139,6 +164,64 @@ class Row(nn.Module):
         lengths = valid.sum(1)
         means = quantity.index_add(0, owner, losses) / lengths.clamp_min(1)
         return RowResult(means.sum(), int((lengths > 0).sum()), "utterances", metrics)
+
+    def pairs(
+        self, tap: Tap, targets: TeacherTargets, tokens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the loss compares, before the projection; the arguments are those of :meth:`forward`.
+
+        Returns:
+            The tap `(N, tap_dim)` and the targets `(N, teacher_dim)` at the valid positions, and the index `(N,)` of the
+            utterance of each.
+        """
+        valid, selected = self._selected(tap, targets, tokens)
+        owner, place = valid.nonzero(as_tuple=True)
+        return tap.values[owner, place], selected.vectors, owner
+
+    def _selected(self, tap: Tap, targets: TeacherTargets, tokens: Tensor | None) -> tuple[Tensor, Targets]:
+        """`(B, n)` bool, the positions that are compared, and their targets as the loss gets them."""
+        valid = valid_positions(tap, targets)
+        if self.config.valid == "word_end":  # EOS is the last position, and no word
+            places = torch.arange(valid.shape[1], device=valid.device)
+            valid = valid & (places < target_lengths(targets)[:, None] - 1)
+        owner, place = valid.nonzero(as_tuple=True)
+        if tap.unit != "token":
+            tokens = None
+        elif tokens is not None and (len(tokens) != len(valid) or (place >= tokens.shape[1]).any()):
+            shape = tuple(tokens.shape)
+            raise ValueError(f"tokens {shape} lack positions of {self.config.tap}, {tuple(valid.shape)}")
+        selected = self._in_outputs(
+            Targets(
+                vectors=targets.vectors[owner, place],
+                sources=targets.sources[owner, place],
+                tokens=None if tokens is None else tokens[owner, place],
+                ids=None if targets.ids is None else targets.ids[owner, place],
+                labels=None if targets.labels is None else targets.labels[owner, place],
+                owners=owner,
+                bank=None if self.bank is None else self.bank.content(),
+            )
+        )
+        if self.config.control == "shuffled":
+            there = of_another(owner)
+            # Without another utterance nothing is compared.
+            alone = there == torch.arange(len(owner), device=owner.device)
+            if bool(alone.any()):
+                return torch.zeros_like(valid), Targets(*(_none_of(each) for each in selected))
+            assert selected.sources is not None
+            selected = selected._replace(vectors=selected.vectors[there], sources=selected.sources[there])
+        if self.config.control == "static":
+            if selected.tokens is None:
+                raise ValueError("control: static needs the token id of every position")
+            alike = torch.stack((selected.tokens, selected.tokens + 1), -1)
+            selected = selected._replace(vectors=self.static[selected.tokens], sources=alike)
+        return valid, selected._replace(vectors=self._normalised(selected.vectors))
+
+    def _normalised(self, vectors: Tensor) -> Tensor:
+        if self.config.normalise == "standard":
+            return (vectors - self.mean) / self.scale
+        if self.config.normalise == "layer_norm":
+            return F.layer_norm(vectors, vectors.shape[-1:])
+        return vectors
 
     def _pooled(self, tap: Tap, targets: TeacherTargets) -> tuple[Tap, Tensor | None]:
         """The tap pooled to the positions of the targets, and `(B,)` distances of the weights' sums from the counts."""
@@ -161,6 +244,28 @@ class Row(nn.Module):
             labels = self.lookup[targets.labels.clamp(min=0)].where(known, targets.labels)
             targets = targets._replace(labels=labels)
         return targets
+
+
+def of_another(owners: Tensor) -> Tensor:
+    """For each position, a position of the next utterance, cyclically: the one of the same number among its positions.
+
+    Args:
+        owners: `(N,)` int64, ascending: utterance of each position.
+
+    Returns:
+        `(N,)` int64. If all positions are of one utterance, they are mapped to themselves.
+    """
+    _, index, counts = owners.unique_consecutive(return_inverse=True, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    rank = torch.arange(len(owners), device=owners.device) - starts[index]
+    following = (index + 1) % max(len(counts), 1)
+    result: Tensor = starts[following] + rank % counts[following]
+    return result
+
+
+def _none_of(value: object) -> object:
+    """No position of a field of the targets; a bank as it is."""
+    return value[:0] if isinstance(value, Tensor) else value
 
 
 def target_lengths(targets: TeacherTargets) -> Tensor:

@@ -311,7 +311,8 @@ class Loop(ABC, Generic[BatchT]):
             share += loss.detach()
             self._tally(tallies)
         total = float(accelerator.reduce(share, "sum"))
-        norm = float(whole(accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)))
+        # Of the student alone: the projections of rows have gradients of another size, and are not exported.
+        norm = float(whole(accelerator.clip_grad_norm_(self.module.student.parameters(), self.config.clip)))
         self.health.check_loss(step, total, norm, self.tallies)
         self.optimizer.step()
         constrain(self._constrained, step)
@@ -349,7 +350,9 @@ class Loop(ABC, Generic[BatchT]):
         with self.accelerator.autocast(), self.health.computing(step, self.student, "validation"):
             rates = self.validate(self.student)
         values = {f"validation.{name}": value for name, value in rates.items()}
-        if self.accelerator.num_processes > 1:  # rounding may differ, but all must select the same checkpoints
+        if (
+            self.accelerator.num_processes > 1
+        ):  # rounding may differ, but all must select the same checkpoints
             values = broadcast_object_list([values])[0]
         self.position.scores[str(self.position.step)] = values[f"validation.{self.criterion}"]
         return values

@@ -131,12 +131,23 @@ class CifDecoder(nn.Module):
         Returns:
             States `(B, U, dim)` before the output layer, and logits `(B, U, V)`.
         """
+        return self.finish(self.history(previous_tokens, embeddings), embeddings, memory)
+
+    def history(self, previous_tokens: Tensor, embeddings: Tensor) -> Tensor:
+        """The state `(B, U, dim)` of each step before its fired embedding and the frames enter: it depends on the previous
+        tokens and fired embeddings only. The arguments are those of :meth:`forward`."""
         shifted = F.pad(embeddings, (0, 0, 1, 0))[:, :-1]
         positions = torch.arange(previous_tokens.shape[1], device=previous_tokens.device)
         hidden = self._input(previous_tokens, shifted, positions)
         for layer in self.layers:
             hidden, _ = layer(hidden)
-        return self._output(self._attend(hidden, memory, 0), embeddings)
+        return hidden
+
+    def finish(
+        self, history: Tensor, embeddings: Tensor, memory: FrameMemory | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The result of :meth:`forward` from that of :meth:`history`."""
+        return self._output(self._attend(history, memory, 0), embeddings)
 
     def start(self, batch: int, like: Tensor, memory: FrameMemory | None = None) -> DecoderState:
         """The state before the first token, on the device and with the dtype of `like (..., acoustic_dim)`."""

@@ -92,8 +92,11 @@ class CifStudent(TokenStudent):
     def tap_dims(self) -> dict[str, int]:
         dim = self.config.encoder.dim
         whisper = isinstance(self.decoder, FiredWhisperDecoder)
+        history = {"history": self.config.decoder.dim} if isinstance(self.decoder, CifDecoder) else {}
         return {
             "acoustic": dim,
+            "fired": dim,
+            **history,
             "linguistic": dim if whisper else self.config.decoder.dim,
             "utterance": dim,
             "tokens": self.vocabulary,
@@ -123,18 +126,18 @@ class CifStudent(TokenStudent):
         if self.weights is None:
             if target_lengths is not None:
                 raise ValueError("fires at the peaks of the CTC head cannot be scaled to a number of tokens")
-            fired = self._in_context(self._fire_at_peaks(encoded))
+            raw = self._fire_at_peaks(encoded)
         else:
-            fired = self._fire(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)
+            raw = self._integrate(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)
+        fired = self._in_context(raw)
         spare = self.config.cif.spare if target_lengths is None else 0
         return with_spare(fired, encoded, spare) if spare else fired
 
-    def _fire(self, encoded: Encoded, alphas: Tensor, target_lengths: Tensor | None) -> FiredTokens:
+    def _integrate(self, encoded: Encoded, alphas: Tensor, target_lengths: Tensor | None) -> FiredTokens:
         with torch.autocast(encoded.hidden.device.type, enabled=False):
-            fired = integrate_and_fire(
+            return integrate_and_fire(
                 encoded.hidden, alphas, encoded.lengths, target_lengths, tail=self.config.cif.tail
             )
-        return self._in_context(fired)
 
     def _fire_at_peaks(self, encoded: Encoded) -> FiredTokens:
         """Fire at the peaks of the CTC head's best path, and at the last frame for EOS."""
@@ -172,34 +175,40 @@ class CifStudent(TokenStudent):
         if isinstance(self, HasCtc):
             log_probs, infinite = ctc_log_probs(self, encoded), self.config.faithful
             losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=infinite)
-            aligned = self.config.alignment_weight != 0.0 and not isinstance(self.decoder, FiredWhisperDecoder)
+            aligned = self.config.alignment_weight != 0.0 and not isinstance(
+                self.decoder, FiredWhisperDecoder
+            )
             if self.weights is None or aligned:
                 located = label_frames(log_probs, encoded.lengths, tokens, label_lengths, blank=BLANK)
         if self.weights is None:
             assert located is not None
-            fired = self._in_context(fire_at(encoded, located[0], label_lengths))
+            raw = fire_at(encoded, located[0], label_lengths)
         else:
             # The gradient of the quantity loss does not go to Whisper's encoder.
             whisper = isinstance(self.decoder, FiredWhisperDecoder)
             alphas = self.weights(encoded.hidden.detach() if whisper else encoded.hidden, encoded.lengths)
-            fired = self._fire(encoded, alphas, token_lengths)
-            losses["quantity"] = (fired.quantity - token_lengths).abs().sum()
+            raw = self._integrate(encoded, alphas, token_lengths)
+            losses["quantity"] = (raw.quantity - token_lengths).abs().sum()
             if located is not None:
                 losses["alignment"] = alignment_loss(alphas, token_lengths, *located)
             elif self.config.alignment_weight != 0.0:
-                middles = self._attended_middles(encoded, tokens[:, : fired.embeddings.shape[1]], token_lengths)
+                middles = self._attended_middles(encoded, tokens[:, : raw.embeddings.shape[1]], token_lengths)
                 losses["alignment"] = spacing_loss(alphas, middles, token_lengths)
+        fired = self._in_context(raw)
         tokens = tokens[:, : fired.embeddings.shape[1]]
-        states, logits, counts = self._decode(encoded, fired, tokens)
+        states, logits, counts, history = self._decode(encoded, fired, tokens)
         mask = valid_mask(token_lengths, tokens.shape[1])
         ce = hard_loss(logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)
         losses["ce"] = ce.total
         taps = {
             "acoustic": Tap(fired.embeddings, token_lengths, "token"),
+            "fired": Tap(raw.embeddings, token_lengths, "token"),
             "linguistic": Tap(states, token_lengths, "token"),
             "tokens": Tap(logits, token_lengths, "token", ce.hard),
             "utterance": utterance_tap(fired.embeddings, token_lengths),
         }
+        if history is not None:
+            taps["history"] = Tap(history, token_lengths, "token")
         metrics = {"correct": ce.correct}
         if self.weights is not None:
             metrics["quantity_total"] = fired.quantity.detach().sum()
@@ -216,8 +225,9 @@ class CifStudent(TokenStudent):
 
     def _decode(
         self, encoded: Encoded, fired: FiredTokens, tokens: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """States and logits of all positions of `tokens (B, U)`, and metrics of a parallel decoder.
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """States and logits of all positions of `tokens (B, U)`, metrics of a parallel decoder, and the states before the
+        fired embeddings enter, of a decoder that has them.
 
         A parallel decoder is run twice in training: the errors of the first pass determine how many target tokens
         are shown in the second. The losses are those of the second pass over all positions, including shown ones
@@ -225,11 +235,15 @@ class CifStudent(TokenStudent):
         """
         if not isinstance(self.decoder, ParallelDecoder):
             previous = F.pad(self._drop_history(tokens), (1, 0), value=EOS)[:, :-1]
-            return *self.decoder(previous, fired.embeddings, self._memory(fired, encoded)), {}
+            memory = self._memory(fired, encoded)
+            if isinstance(self.decoder, CifDecoder):
+                history = self.decoder.history(previous, fired.embeddings)
+                return *self.decoder.finish(history, fired.embeddings, memory), {}, history
+            return *self.decoder(previous, fired.embeddings, memory), {}, None
         given = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
         ratio = self.config.decoder.glancing
         if not self.training or ratio == 0.0:
-            return *self.decoder(*given), {}
+            return *self.decoder(*given), {}, None
         with torch.no_grad():
             predicted = self.decoder(*given)[1].argmax(-1)
         # Otherwise some versions of torch reuse weights in the second pass that autocast has cast without
@@ -237,7 +251,8 @@ class CifStudent(TokenStudent):
         torch.clear_autocast_cache()
         shown = glance(predicted, tokens, fired.lengths, ratio)
         right = (predicted == tokens) & valid_mask(fired.lengths, tokens.shape[1])
-        return *self.decoder(*given, (tokens, shown)), {"correct": right.sum(), "shown": shown.sum()}
+        counts = {"correct": right.sum(), "shown": shown.sum()}
+        return *self.decoder(*given, (tokens, shown)), counts, None
 
     def decode(self, encoded: Encoded, fired: FiredTokens, previous: Tensor) -> Tensor:
         """Logits `(B, U, V)` of an autoregressive decoder with teacher forcing, given the previous tokens `(B, U)`."""

@@ -136,6 +136,15 @@ class Student(nn.Module, ABC):
     def prose(self) -> str:
         """A one-line description of the part after the encoder."""
 
+    def tap_parameters(self, tap: str) -> list[nn.Parameter]:
+        """Parameters of the part that computes a tap, on which the gradients of losses are compared: those of the decoder,
+        or of the encoder layer N for `frames.N`, of the last one for other taps."""
+        decoder = getattr(self, "decoder", None)
+        if isinstance(decoder, nn.Module) and tap in ("history", "linguistic", "tokens"):
+            return list(decoder.parameters())
+        number = int(tap.removeprefix("frames.")) if tap.startswith("frames.") else len(self.encoder.layers)
+        return list(self.encoder.layers[max(number, 1) - 1].parameters()) if len(self.encoder.layers) else []
+
     @property
     def outputs(self) -> Mapping[str, Sequence[str]]:
         """Names of the classes of taps that are outputs over named symbols.

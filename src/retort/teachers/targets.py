@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from retort.teachers.teacher import TeacherOutput
-from retort.text.alignment import align_spans
+from retort.text.alignment import align_spans, word_spans
 
 if TYPE_CHECKING:
     from retort.text.tokenizers import Piece
+
+
+TargetUnit = Literal["token", "frame", "utterance", "word"]
+"""Unit of the positions of targets; `word`: tokens, of which only the last one of each word and EOS are valid."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def token_targets(
     *,
     device: torch.device | str | None = None,
     shared: bool = False,
+    words: bool = False,
 ) -> TeacherTargets:
     """Teacher vectors for every token of B utterances and for the EOS of each.
 
@@ -62,6 +67,7 @@ def token_targets(
         pieces: of each utterance, with spans in its text, without EOS.
         device: device of the result; by default that of the outputs.
         shared: number the sources so that they can be compared with those of other batches.
+        words: only the last token of each word is valid, and EOS; the target of a token is the mean over its word.
 
     Raises:
         ValueError: there is no utterance, the arguments do not match, spans are unsorted or outside the text, or
@@ -76,7 +82,7 @@ def token_targets(
         count += len(output.spans) + 1
     positions = max(map(len, pieces)) + 1
     rows = [
-        _intervals(distinct[text], own, offsets[text], positions)
+        _intervals(distinct[text], own, offsets[text], positions, words)
         for text, own in zip(texts, pieces, strict=True)
     ]
     sources = torch.tensor(rows, dtype=torch.int64)
@@ -134,7 +140,9 @@ def empty_targets(utterances: int, dim: int, *, device: torch.device | str | Non
 
 def _joined(parts: Sequence[Tensor], device: torch.device | str) -> Tensor:
     """`(P, D)` float32 on `device`; float16 is transferred before it is converted."""
-    with torch.autocast(parts[0].device.type, enabled=False):  # autocast on a CPU cannot concatenate float16 tensors
+    with torch.autocast(
+        parts[0].device.type, enabled=False
+    ):  # autocast on a CPU cannot concatenate float16 tensors
         return torch.cat(list(parts)).to(device).float()
 
 
@@ -155,7 +163,9 @@ def _shared_start(text: str) -> int:
 
 def _distinct(outputs: Sequence[TeacherOutput], texts: Sequence[str]) -> Mapping[str, TeacherOutput]:
     if not texts or len(outputs) != len(texts):
-        raise ValueError(f"{len(texts)} texts and {len(outputs)} outputs: there must be one of each per utterance")
+        raise ValueError(
+            f"{len(texts)} texts and {len(outputs)} outputs: there must be one of each per utterance"
+        )
     distinct: dict[str, TeacherOutput] = {}
     for output, text in zip(outputs, texts, strict=True):
         if output.text != text:
@@ -165,11 +175,12 @@ def _distinct(outputs: Sequence[TeacherOutput], texts: Sequence[str]) -> Mapping
 
 
 def _intervals(
-    output: TeacherOutput, pieces: Sequence[Piece], offset: int, positions: int
+    output: TeacherOutput, pieces: Sequence[Piece], offset: int, positions: int, words: bool
 ) -> list[tuple[int, int]]:
     """Interval of rows of the table for each of `positions` positions; (0, 0) for none."""
     spans = [(start, end) for _, start, end in pieces]
     if output.ids is None:
+        spans = word_spans(output.text, spans) if words else spans
         ranges = align_spans(spans, output.spans, len(output.text))
     elif spans == output.spans:
         ranges = [(place, place + 1) for place in range(len(spans))]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from retort.text.normalise import is_cjk
+
 Span = tuple[int, int]
 
 
@@ -44,6 +46,47 @@ def align_spans(student: Sequence[Span], teacher: Sequence[Span], length: int | 
             last += 1
         ranges.append((real[first], real[last - 1] + 1) if first < last else (0, 0))
     return ranges
+
+
+def word_spans(text: str, spans: Sequence[Span]) -> list[Span]:
+    """For every span that is the last one of a word, the span of the whole word; for the others an empty span.
+
+    Words are separated by spaces, and every CJK character is a word.
+
+    Args:
+        text: the text of the spans.
+        spans: half-open character spans of pieces, in order; some may be empty or include spaces.
+    """
+    ends: list[tuple[int, Span] | None] = [_last_word(text, span) for span in spans]
+    result: list[Span] = []
+    following = len(text)  # start of the next word of a later piece
+    for word in reversed(ends):
+        is_last = word is not None and word[1][1] <= following
+        result.append(word[1] if word is not None and is_last else (0, 0))
+        following = word[0] if word is not None else following
+    return result[::-1]
+
+
+def _last_word(text: str, span: Span) -> tuple[int, Span] | None:
+    """Start of the piece without spaces, and the span of the word of its last character; None for an empty piece."""
+    start, end = span
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    if start == end:
+        return None
+    first, last = end - 1, end
+    if not is_cjk(text[first]):
+        while first > 0 and _inside(text[first - 1]):
+            first -= 1
+        while last < len(text) and _inside(text[last]):
+            last += 1
+    return start, (first, last)
+
+
+def _inside(character: str) -> bool:
+    return not character.isspace() and not is_cjk(character)
 
 
 def _check_spans(spans: Sequence[Span], whose: str, length: int | None) -> None:

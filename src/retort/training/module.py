@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from retort.common.tally import Tally
+from retort.distill.gradients import gradient_norm
 from retort.distill.objective import Need, Objective
-from retort.nn.collectives import process_count
+from retort.distill.row import RowResult
 from retort.students.student import Student
 from retort.teachers.frames import frame_targets
 from retort.teachers.targets import TeacherTargets, empty_targets, token_targets, utterance_targets
@@ -34,6 +35,27 @@ class StepOutput(NamedTuple):
     tallies: dict[str, Tally]
 
 
+class GradientMeter:
+    """Measures the gradients of rows and of the student's own losses on the parameters of a tap.
+
+    Args:
+        own: sum of the student's weighted losses over a batch.
+        tokens, utterances: counts of the batch, by which sums are divided.
+    """
+
+    def __init__(self, student: Student, own: Tensor, tokens: int, utterances: int) -> None:
+        self._student, self._own = student, own / max(tokens, 1)
+        self._counts = {"tokens": max(tokens, 1), "utterances": max(utterances, 1)}
+        self._norms: dict[str, Tensor] = {}
+
+    def __call__(self, tap: str, result: RowResult) -> tuple[Tensor, Tensor]:
+        """Norms of the gradients of a row's unweighted loss and of the own losses."""
+        parameters = [each for each in self._student.tap_parameters(tap) if each.requires_grad]
+        if tap not in self._norms:
+            self._norms[tap] = gradient_norm(self._own, parameters)
+        return gradient_norm(result.total / self._counts[result.normaliser], parameters), self._norms[tap]
+
+
 class TrainingModule(nn.Module):
     """Student and objective in one module, so that one forward pass uses every trained parameter."""
 
@@ -47,10 +69,12 @@ class TrainingModule(nn.Module):
         output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
         count = self.student.positions(batch)
         hard = [self.student.loss_weights[name] * loss for name, loss in output.losses.items()]
-        distilled = self.objective(output.taps, targets, batch.tokens, step)
+        own = torch.stack(hard).sum()
+        measure = GradientMeter(self.student, own, count, len(batch.ids)) if self.training else None
+        distilled = self.objective(output.taps, targets, batch.tokens, step, measure)
         sums = {**output.losses, **output.metrics}
         tallies = {name: Tally(value.detach(), count) for name, value in sums.items()}
-        token_sum = torch.stack(hard).sum() + distilled.token_sum
+        token_sum = own + distilled.token_sum
         return StepOutput(token_sum, distilled.utterance_sum, {**tallies, **distilled.metrics})
 
 
@@ -59,12 +83,13 @@ def read_targets(
 ) -> dict[Need, TeacherTargets]:
     """Compute the teacher targets of a batch, on `device`; each teacher runs once.
 
-    For frames, the input of a teacher is that in `batch.frames`, in its own pieces. With several processes, sources are
-    numbered alike in all of them. A batch without utterances gets empty targets.
+    For frames, the input of a teacher is that in `batch.frames`, in its own pieces. Sources have the same numbers in all
+    batches and processes. A batch without utterances gets empty targets.
     """
-    shared = process_count() > 1
     if not batch.ids:
-        return {need: empty_targets(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs}
+        return {
+            need: empty_targets(len(batch.tokens), teachers[need[0]].dim, device=device) for need in needs
+        }
     targets: dict[Need, TeacherTargets] = {}
     for name in sorted({teacher for teacher, unit in needs if unit != "frame"}):
         texts = batch.texts
@@ -72,14 +97,17 @@ def read_targets(
             texts = [text_with_id(each, text) for each, text in zip(batch.ids, texts)]
         outputs = teachers[name].read(texts)
         for need in needs:
-            if need == (name, "token"):
-                targets[need] = token_targets(outputs, texts, batch.pieces, device=device, shared=shared)
+            if need in ((name, "token"), (name, "word")):
+                words = need[1] == "word"
+                targets[need] = token_targets(
+                    outputs, texts, batch.pieces, device=device, shared=True, words=words
+                )
             elif need == (name, "utterance"):
-                targets[need] = utterance_targets(outputs, texts, device=device, shared=shared)
+                targets[need] = utterance_targets(outputs, texts, device=device, shared=True)
     for name in sorted({teacher for teacher, unit in needs if unit == "frame"}):
         own = batch.frames[name]
         of_pieces = token_targets(
-            teachers[name].read(own.texts), own.texts, own.pieces, device=device, shared=shared
+            teachers[name].read(own.texts), own.texts, own.pieces, device=device, shared=True
         )
         ids = [[piece.id for piece in pieces] for pieces in own.pieces]
         targets[name, "frame"] = frame_targets(of_pieces, own.segments, ids)

@@ -24,6 +24,8 @@ from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule
 from retort.training.plan import Plan
 from retort.training.prerequisites import missing_warm_start
+from retort.training.row_start import start_rows
+from retort.training.teach import normalised_texts
 from retort.training.token_run import plan_tokens
 from retort.training.trainer import REJECTED, Trainer
 
@@ -88,6 +90,20 @@ def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Ou
     folder = root / recipe.name
     origin = _warm_start(recipe, root, progress, report)
     plan = PLANS.get(recipe.student.kind, plan_tokens)(recipe, root, origin, progress, report)
+    start_rows(
+        recipe,
+        folder,
+        origin,
+        plan.student,
+        plan.objective,
+        plan.teachers,
+        plan.dataset,
+        plan.data.train,
+        normalised_texts(plan.data.train, recipe.normaliser) if recipe.distill else [],
+        plan.accelerator,
+        noted(report),
+        plan.data.groups,
+    )
     trainer = Trainer(
         recipe,
         folder,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from retort.config.schema import RowConfig
 from retort.distill.positions import (
+    Bank,
     PositionLosses,
     Reduction,
     Targets,
@@ -164,18 +165,24 @@ def contrastive_hits(logits: Tensor, first: int = 0) -> Tensor:
     return (logits >= logits.diagonal(first)[:, None]).sum(1) == 1
 
 
-@row_loss()
+@row_loss(scale_free=True)
 def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
-    """The loss of a row `loss: contrastive`; logs its top-1 `accuracy`.
+    """The loss of a row `loss: contrastive`; logs its top-1 `accuracy` and the number of `negatives` of a position.
 
     With `gather_negatives` the candidates are the positions of all processes, whose sources must have shared
-    numbers (:func:`retort.teachers.targets.token_targets`, `shared`); every process must then call this.
+    numbers (:func:`retort.teachers.targets.token_targets`, `shared`); every process must then call this. With a bank,
+    its vectors are candidates, too, and what is excluded is replaced: a position has exactly `negatives` negatives if
+    there are as many.
     """
     if targets.tokens is None and not config.same_token_negatives:
         raise ValueError("same_token_negatives: false needs the token id of every position")
     targets = targets._replace(tokens=None if config.same_token_negatives else targets.tokens)
     if config.gather_negatives and process_count() > 1:
         logits, first = _gathered_logits(student, targets, config)
+    elif targets.bank is not None:
+        first = 0
+        seed = int(torch.randint(2**62, ()))
+        logits = _banked_logits(student, targets, targets.bank, config, seed)
     else:
         first = 0
         logits = contrastive_logits(
@@ -187,7 +194,33 @@ def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> Pos
             tokens=targets.tokens,
         )
     accuracy = contrastive_hits(logits.detach(), first)
-    return PositionLosses(_cross_entropy(logits, first), {"accuracy": accuracy})
+    negatives = logits.detach().isfinite().sum(1) - 1
+    return PositionLosses(_cross_entropy(logits, first), {"accuracy": accuracy, "negatives": negatives})
+
+
+def _banked_logits(
+    student: Tensor, candidates: Targets, bank: Bank, config: RowConfig, seed: int, first: int = 0
+) -> Tensor:
+    """`student (n, D)` against N candidates, n of them its own from `first` on, and M of the bank: `(n, N + M)`."""
+    size = len(candidates.vectors)
+    if candidates.sources is None:
+        raise ValueError("a bank needs the sources of every position")
+    everything = Targets(
+        torch.cat((candidates.vectors, bank.vectors.to(candidates.vectors.dtype))),
+        torch.cat((candidates.sources, bank.sources)),
+        None if candidates.tokens is None else torch.cat((candidates.tokens, bank.tokens)),
+    )
+    whole = torch.ones(len(student), size + len(bank.vectors), dtype=torch.bool, device=student.device)
+    logits = _logits(student, everything, whole, config.temperature, first)
+    allowed = logits.detach().isfinite()
+    allowed.diagonal(first).fill_(False)
+    # In the order of random keys, so that exactly `negatives` of the allowed candidates are drawn.
+    generator = torch.Generator(student.device).manual_seed(seed + first)
+    keys = torch.empty(allowed.shape, dtype=torch.int64, device=student.device).random_(generator=generator)
+    drawn = keys.masked_fill_(~allowed, -1).topk(min(config.negatives, allowed.shape[1]), dim=1, sorted=False)
+    chosen = torch.zeros_like(allowed).scatter_(1, drawn.indices, True) & allowed
+    chosen.diagonal(first).fill_(True)
+    return logits.masked_fill(~chosen, -torch.inf)
 
 
 def _gathered_logits(student: Tensor, targets: Targets, config: RowConfig) -> tuple[Tensor, int]:
@@ -205,6 +238,8 @@ def _gathered_logits(student: Tensor, targets: Targets, config: RowConfig) -> tu
         None if targets.sources is None else gather_rows(targets.sources, counts),
         None if targets.tokens is None else gather_rows(targets.tokens, counts),
     )
+    if targets.bank is not None:
+        return _banked_logits(student, candidates, targets.bank, config, seed, first), first
     rows = range(first, first + len(student))
     drawn = draw_rows(sum(counts), config.negatives, rows, seed=seed, device=device)
     return _logits(student, candidates, drawn, config.temperature, first), first

@@ -39,7 +39,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
     return reduce_positions(1 - (unit_vectors(student) * unit_vectors(teacher)).sum(1), reduction)
 
 
-@row_loss()
+@row_loss(scale_free=True)
 def cosine_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: cosine`."""
     return PositionLosses(cosine_loss(student, targets.vectors, reduction="none"), {})

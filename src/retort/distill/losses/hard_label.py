@@ -10,7 +10,7 @@ from retort.distill.positions import PositionLosses, Targets, full_precision
 from retort.distill.registry import row_loss
 
 
-@row_loss("symbols")
+@row_loss("labels")
 def hard_label_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: hard_label`, on logits `(N, V)`: cross-entropy, nats. Logs `correct`.
 

