@@ -7,6 +7,7 @@ from torch import Tensor
 
 from retort.config.schema import RowConfig
 from retort.distill import Row
+from retort.distill.positions import Bank
 from retort.students.student import Tap
 from retort.teachers.targets import TeacherTargets
 
@@ -59,7 +60,7 @@ def test_all_candidates_that_are_allowed_against_a_loop() -> None:
     for seed in (1, 2):
         row(*batch(seed, start=100 * seed))
     assert row.bank is not None
-    bank = row.bank.content()
+    bank = Bank(*(each.clone() for each in row.bank.content()))
     tap, targets, tokens = batch(3, start=102)  # shares the sources 102 to 104 with the first batch
     total = row(tap, targets, tokens).total
     student = row.projection(tap.values[0])

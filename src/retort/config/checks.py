@@ -42,7 +42,6 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     for index, row in enumerate(recipe.distill):
         for key, choices in ROW_CHOICES.items():
             _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)
-        _choose(f"distill[{index}].teacher", row.teacher, tuple(recipe.teachers), where)
     _check_lora(recipe.training.lora, where)
     if recipe.training.stored != "float32" and recipe.training.lora.parts:
         raise UserError(

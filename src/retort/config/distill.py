@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from omegaconf import MISSING
 
@@ -58,13 +58,17 @@ class RowConfig:
     """Tensor of the student: `acoustic` (of CIF: the fired vectors after `student.cif.context_layers`), `fired` (the
     same before these layers), `history` (of an `autoregressive` decoder of CIF: the state before the token's fired
     vector enters, which depends on the previous tokens and fires), `linguistic`, `tokens`, `senones`, `utterance` or
-    `frames.N` (the output of encoder layer N), as far as the kind of student has it."""
-    teacher: str = MISSING
-    """Key of the teacher in `teachers`."""
+    `frames.N` (the output of encoder layer N), `encoder` (that of the last layer), or `ctc` (the logits of the CTC head
+    of each frame), as far as the kind of student has it."""
+    teacher: str = ""
+    """Key of the teacher in `teachers`; none for losses without a teacher (`consistency`)."""
     loss: str = MISSING
-    """`contrastive`, `regression`, `cosine` or `relational` on vectors; `soft_label` on `tokens`, `senones` or
-    `frames.N`, for a teacher with `topk`; or `hard_label` on the same frames, which uses the unit of the alignment
-    instead of the teacher's distribution. Every file of `distill/losses` is one loss."""
+    """Every file of `distill/losses` is one loss: `contrastive`, `regression`, `cosine` or `relational` on vectors of
+    tokens; `transport` between the frames of `frames.N` or `encoder` and the vectors of the text, without an alignment;
+    `soft_label` on `tokens`, `senones` or `frames.N`, for a teacher with `topk`; `hard_label` on the same frames, which
+    uses the unit of the alignment instead of the teacher's distribution; or `consistency` between two augmented views
+    of an utterance on `ctc` or `tokens`, without a teacher. With `consistency` a batch holds both views of each
+    utterance."""
     weight: float = number(1.0, 0, MILLION)
     """Weight of the row in the training loss."""
     share: float = number(0.0, 0, 1000)
@@ -91,8 +95,8 @@ class RowConfig:
     average: str = "token"
     """`token` (mean over all tokens) or `utterance` (mean over utterances of the mean over their tokens)."""
     temperature: float = number(0.0, 0, 1000)
-    """For `contrastive` and `soft_label`; the latter applies it to teacher and student. 0 selects the default, 0.02
-    and 1."""
+    """For `contrastive`; for `soft_label`, where it is applied to teacher and student; for `transport`, the weight of the
+    entropy. 0 selects the default, 0.02, 1 and 0.1."""
     renormalise: bool = True
     """For `soft_label`: whether the teacher's top-k probabilities are scaled to sum to 1. Otherwise the remaining
     probability mass has no target, or, with `interpolate`, it goes to the hard label."""
@@ -125,10 +129,15 @@ class RowConfig:
     """For `pool: cif`: weight of the quantity loss, the difference between the sum of the weights and the number of
     tokens. It is multiplied by `weight` as well."""
 
+    @property
+    def strength(self) -> str:
+        """The weight or the share, for descriptions."""
+        return f"share {self.share:g} of the gradient" if self.share else f"weight {self.weight:g}"
+
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
             known = self.loss in ROW_CHOICES["loss"]
-            self.temperature = 1.0 if known and compared_by(self.loss) == "symbols" else 0.02
+            self.temperature = declaration_of(self.loss).temperature if known else 1.0
 
 
 TEACHER_CHOICES = {
@@ -149,14 +158,32 @@ ROW_CHOICES = {
     "control": ("none", "shuffled", "static"),
 }
 """Choices of a row. Losses are the names of the files in `distill/losses`, which need torch and are not imported here."""
-Compared = Literal["projected", "unprojected", "symbols", "labels"]
-"""What a loss compares: the tap, projected to the width of the teacher's vectors or with any width, with vectors; or
-logits over symbols with a teacher's distribution, or with the labels of the frames."""
+Compared = Literal["projected", "unprojected", "frames", "symbols", "labels", "views"]
+"""What a loss compares: the tap, projected to the width of the teacher's vectors or with any width, with the vectors of
+the same positions; projected frames with the vectors of the text; logits over symbols with a teacher's distribution,
+with the labels of the frames, or with those of another view of the utterance."""
+VECTORS: tuple[Compared, ...] = ("projected", "unprojected", "frames")
+LABELS: tuple[Compared, ...] = ("symbols", "labels")
+
+
+class Declaration(NamedTuple):
+    """What the file of a loss declares of it in `@row_loss(...)`.
+
+    Attributes:
+        compares: the kind of its input.
+        temperature: default of the row's `temperature`.
+        scale_free: whether the norm of the student's vectors does not affect it, so that a projection of zeros has no
+            useful gradient.
+    """
+
+    compares: Compared = "projected"
+    temperature: float = 1.0
+    scale_free: bool = False
 
 
 @cache
-def compared_by(loss: str) -> Compared:
-    """What a loss compares: the argument of `@row_loss` in its file, which is read without being imported.
+def declaration_of(loss: str) -> Declaration:
+    """What the file of a loss declares, which is read without being imported.
 
     Raises:
         ValueError: the file registers no loss.
@@ -164,5 +191,11 @@ def compared_by(loss: str) -> Compared:
     for node in ast.walk(ast.parse((_LOSSES / f"{loss}.py").read_text(encoding="utf-8"))):
         for call in getattr(node, "decorator_list", []):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "row_loss":
-                return ast.literal_eval(call.args[0]) if call.args else "projected"
+                named = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+                return Declaration(*map(ast.literal_eval, call.args), **named)
     raise ValueError(f"distill/losses/{loss}.py registers no loss")
+
+
+def compared_by(loss: str) -> Compared:
+    """What a loss compares."""
+    return declaration_of(loss).compares

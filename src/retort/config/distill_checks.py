@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retort.common.errors import UserError
-from retort.config.distill import compared_by
+from retort.config.distill import VECTORS, compared_by
 from retort.config.schema import Recipe, RowConfig
 
 NO_HARD_LOSS = {
@@ -11,8 +11,6 @@ NO_HARD_LOSS = {
     "transducer": "the transducer loss has no hard label per position",
 }
 """Why `interpolate` is impossible, by `student.kind`."""
-VECTORS = ("projected", "unprojected")
-"""What losses on vectors compare."""
 
 
 def check_distillation(recipe: Recipe, where: str) -> None:
@@ -23,6 +21,7 @@ def check_distillation(recipe: Recipe, where: str) -> None:
     """
     _check_teachers(recipe, where)
     for index, row in enumerate(recipe.distill):
+        _check_teacher(recipe, row, f"distill[{index}]", where)
         _check_labels(recipe, row, f"distill[{index}]", where)
         _check_frames(recipe, row, f"distill[{index}]", where)
         _check_vectors(recipe, row, f"{where}: distill[{index}]")
@@ -51,9 +50,24 @@ def _check_teachers(recipe: Recipe, where: str) -> None:
             )
 
 
-def _check_labels(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
-    """Check a row of labels, and that its teacher gives what its loss compares."""
+def _check_teacher(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
+    """Check that the row has a teacher, with the outputs that its loss compares, or needs none."""
     compared = compared_by(row.loss)
+    if compared == "views":
+        if row.teacher:
+            raise UserError(
+                f"{key}.teacher is '{row.teacher}', but {row.loss} has none",
+                where=where,
+                remedy="Remove teacher",
+            )
+        if row.tap not in ("ctc", "tokens"):
+            raise UserError(
+                f"{key}.tap is {row.tap} for {row.loss}", where=where, remedy="Set tap: ctc or tokens"
+            )
+        return
+    if row.teacher not in recipe.teachers:
+        remedy = f"Choose one of {', '.join(recipe.teachers)}" if recipe.teachers else "Add it to teachers"
+        raise UserError(f"{key}.teacher is '{row.teacher}'", where=where, remedy=remedy)
     soft = compared == "symbols"
     if compared != "labels" and soft != (recipe.teachers[row.teacher].topk is not None):
         raise UserError(
@@ -61,6 +75,10 @@ def _check_labels(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
             where=where,
             remedy="soft_label requires a teacher with topk, the other losses one without",
         )
+
+
+def _check_labels(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
+    soft = compared_by(row.loss) == "symbols"
     taps = "senones or frames.N" if recipe.student.kind == "hybrid" else "tokens"
     if soft and taps == "tokens" and row.tap != "tokens":
         raise UserError(
@@ -75,8 +93,15 @@ def _check_labels(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
 
 def _check_frames(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
     """Check a row on frames: a hybrid student maps frames to the teacher by its alignment, other students by `pool`."""
-    frames, pooled = row.tap.startswith("frames."), row.pool != "none"
-    if recipe.student.kind != "hybrid" and frames and not pooled:
+    frames, pooled = row.tap.startswith("frames.") or row.tap == "encoder", row.pool != "none"
+    whole = compared_by(row.loss) == "frames"
+    if whole and (not frames or pooled):
+        raise UserError(
+            f"{key}.loss is {row.loss}, but tap is '{row.tap}'{' with pool' if pooled else ''}",
+            where=where,
+            remedy="Set tap: encoder or frames.N, without pool",
+        )
+    if recipe.student.kind != "hybrid" and frames and not pooled and not whole:
         raise UserError(
             f"{key}.tap is {row.tap}, but this student has no alignment of frames",
             where=where,
@@ -88,7 +113,7 @@ def _check_frames(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
             where=where,
             remedy="pool requires tap: frames.N and another student.kind than hybrid",
         )
-    if pooled and compared_by(row.loss) not in VECTORS:
+    if pooled and compared_by(row.loss) not in ("projected", "unprojected"):
         raise UserError(
             f"{key}.pool is {row.pool} for {row.loss}",
             where=where,

@@ -33,7 +33,7 @@ class VectorBank(nn.Module):
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     def content(self) -> Bank:
-        """The vectors so far."""
+        """The vectors so far, which :meth:`add` overwrites."""
         count = int(self.filled)
         return Bank(self.vectors[:count], self.sources[:count], self.tokens[:count])
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from retort.common.errors import UserError
 from retort.common.tally import Tally
+from retort.config.distill import LABELS
 from retort.config.schema import RowConfig
 from retort.distill.registry import LOSSES
-from retort.distill.row import LABELS, Row, RowResult
+from retort.distill.row import Row, RowResult
 from retort.distill.symbols import FrameClasses, frame_classes
 
 if TYPE_CHECKING:
@@ -80,14 +81,17 @@ class Objective(nn.Module):
         units = {**_UNITS, **(tap_units or {})}
         self.rows = nn.ModuleList()
         self.names = row_names(rows)
-        self.row_needs: list[Need] = []
+        self.row_needs: list[Need | None] = []
         self._units: list[Unit] = []
         for index, config in enumerate(rows):
             where = f"distill[{index}]"
             _choose(config.tap, tap_dims, "tap", where)
-            _choose(config.teacher, teacher_dims, "teacher", where)
+            alone = config.loss in LOSSES and LOSSES[config.loss].compares == "views"
+            if not alone:
+                _choose(config.teacher, teacher_dims, "teacher", where)
             default: Unit = "token" if config.pool == "none" else "frame"
             unit = _pooled(config, units.get(config.tap, default), where)
+            whole = config.loss in LOSSES and LOSSES[config.loss].compares == "frames"
             if unit != "token" and not config.same_token_negatives:
                 raise UserError(
                     f"same_token_negatives is false, but the positions of tap '{config.tap}' are not tokens",
@@ -95,15 +99,16 @@ class Objective(nn.Module):
                     remedy="Remove same_token_negatives",
                 )
             self._units.append(unit)
-            self.row_needs.append((config.teacher, "word" if config.valid == "word_end" else unit))
+            of: TargetUnit = "word" if config.valid == "word_end" else "token" if whole else unit
+            self.row_needs.append(None if alone else (config.teacher, of))
             classes = _classes(config, unit, outputs or {}, symbols or {}, where)
-            dims = tap_dims[config.tap], teacher_dims[config.teacher]
+            dims = tap_dims[config.tap], 0 if alone else teacher_dims[config.teacher]
             self.rows.append(Row(config, *dims, classes, tap_dims.get("tokens", 0)))
 
     @property
     def needs(self) -> set[Need]:
         """The teacher targets that :meth:`forward` needs."""
-        return set(self.row_needs)
+        return {need for need in self.row_needs if need is not None}
 
     def forward(
         self,
@@ -137,7 +142,7 @@ class Objective(nn.Module):
             if tap.unit != declared:
                 raise ValueError(f"tap {row.config.tap} has unit {tap.unit}, but was declared as {declared}")
             try:
-                result = row(tap, given[need], tokens)
+                result = row(tap, None if need is None else given[need], tokens)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             if row.gradients is not None:

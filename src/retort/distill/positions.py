@@ -25,6 +25,18 @@ class Bank(NamedTuple):
     tokens: Tensor
 
 
+class FrameVectors(NamedTuple):
+    """Projected frames of a batch, for losses that compare frames with the vectors of the text.
+
+    Attributes:
+        values: `(B, T, D)`, undefined after the lengths.
+        lengths: `(B,)` int64.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+
 class Targets(NamedTuple):
     """Teacher targets of N positions, and further properties of the positions.
 

@@ -8,29 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from torch import Tensor
+from retort.config.distill import Compared, Declaration
+from retort.distill.positions import PositionLosses
 
-from retort.config.distill import Compared
-from retort.config.schema import RowConfig
-from retort.distill.positions import PositionLosses, Targets
-
-LossFunction: TypeAlias = Callable[[Tensor, Targets, RowConfig], PositionLosses]
-"""Maps student vectors `(N, D)`, the targets and the row's configuration to a loss for each position."""
+LossFunction: TypeAlias = Callable[..., PositionLosses]
+"""Maps student vectors `(N, D)`, the targets and the row's configuration to a loss for each position. What compares
+frames gets :class:`retort.distill.positions.FrameVectors` instead of the student's vectors."""
 
 
 class RowLoss(NamedTuple):
-    """A registered loss.
-
-    Attributes:
-        function: computes the loss.
-        compares: its input.
-        scale_free: whether the norm of the student's vectors does not affect it, so that a projection of zeros has no
-            useful gradient.
-    """
+    """A registered loss: its function and what its file declares."""
 
     function: LossFunction
-    compares: Compared
-    scale_free: bool = False
+    declared: Declaration
+
+    @property
+    def compares(self) -> Compared:
+        """The kind of its input."""
+        return self.declared.compares
 
 
 LOSSES: dict[str, RowLoss] = {}
@@ -38,11 +33,13 @@ LOSSES: dict[str, RowLoss] = {}
 
 
 def row_loss(
-    compares: Compared = "projected", *, scale_free: bool = False
+    compares: Compared = "projected", *, temperature: float = 1.0, scale_free: bool = False
 ) -> Callable[[LossFunction], LossFunction]:
-    """Register the decorated function under the name of its file; see :class:`RowLoss`.
+    """Register the decorated function under the name of its file.
 
-    `compares` must be a literal: the checks of recipes read it from the file without importing it.
+    Args:
+        compares, temperature, scale_free: see :class:`retort.config.distill.Declaration`. They must be literals: the
+            checks of recipes read them from the file without importing it.
 
     Raises:
         ValueError: the file has already registered a loss.
@@ -52,7 +49,7 @@ def row_loss(
         name = function.__module__.rpartition(".")[2]
         if name in LOSSES:
             raise ValueError(f"{function.__module__} registers two losses, only one per file is allowed")
-        LOSSES[name] = RowLoss(function, compares, scale_free)
+        LOSSES[name] = RowLoss(function, Declaration(compares, temperature, scale_free))
         return function
 
     return register

@@ -11,22 +11,20 @@ from torch import Tensor, nn
 
 from retort.common.errors import UserError
 from retort.common.tally import Tally
+from retort.config.distill import LABELS
 from retort.config.schema import RowConfig
 from retort.distill.bank import VectorBank
 from retort.distill.gradients import GradientShare
 from retort.distill.pooling import make_pool
-from retort.distill.positions import Targets
+from retort.distill.positions import FrameVectors, PositionLosses, Targets
 from retort.distill.registry import LOSSES
 from retort.distill.symbols import FrameClasses, translated
+from retort.nn.masks import valid_mask
 
 # For type checking only: the losses must be importable without students, teachers and their libraries.
 if TYPE_CHECKING:
     from retort.students.student import Tap
     from retort.teachers.targets import TeacherTargets
-
-
-LABELS = ("symbols", "labels")
-"""What losses on logits compare."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +85,17 @@ class Row(nn.Module):
                 f"loss is '{config.loss}'", where="distill", remedy=f"Choose one of {', '.join(LOSSES)}"
             )
         self.config = config
-        self.loss, self.compares, scale_free = LOSSES[config.loss]
+        self.loss, declared = LOSSES[config.loss]
+        self.compares = declared.compares
         self.pool = make_pool(config, tap_dim)
         lookup = classes.lookup if classes is not None else None
         self.register_buffer("lookup", lookup, persistent=False)
-        width = teacher_dim if self.compares == "projected" else None
+        width = teacher_dim if self.compares in ("projected", "frames") else None
         if self.compares in LABELS and classes is not None and lookup is None:
             width = classes.size
         self.projection: nn.Module = nn.Identity() if width is None else nn.Linear(tap_dim, width)
         if config.init == "zero":
-            if scale_free:
+            if declared.scale_free:
                 raise UserError(
                     f"init is zero, but {config.loss} has no useful gradient at zero",
                     where="distill",
@@ -124,29 +123,48 @@ class Row(nn.Module):
         """Whether the gradient's share is measured after `step` updates."""
         return self.gradients is not None and step % self.config.share_steps == 0
 
-    def forward(self, tap: Tap, targets: TeacherTargets, tokens: Tensor | None = None) -> RowResult:
+    def forward(self, tap: Tap, targets: TeacherTargets | None, tokens: Tensor | None = None) -> RowResult:
         """Compute the loss over the positions that are valid in both the tap and the targets.
 
         Args:
-            tap: `values (B, N, tap_dim)`.
+            tap: `values (B, N, tap_dim)`. For a loss between views, the second half of the batch holds the second views.
             targets: `vectors (B, M, teacher_dim)`; N and M differ only in padding. For frames, in the teacher's
-                symbols. With `pool`, the targets are those of tokens and N is the number of frames.
+                symbols. With `pool` and for a loss between frames and text, the targets are those of tokens and N is
+                the number of frames. None for a loss between views.
             tokens: `(B, U)` int64 ids of the student's tokens, used if the positions are tokens.
 
         Raises:
             ValueError: tap, targets and tokens do not describe the same positions; nothing is truncated to fit.
         """
-        tap, distances = self._pooled(tap, targets)
-        valid, selected = self._selected(tap, targets, tokens)
-        owner, place = valid.nonzero(as_tuple=True)
+        distances = None
+        if targets is None:
+            valid, selected = _other_views(tap)
+        else:
+            tap, distances = self._pooled(tap, targets)
+            valid, selected = self._selected(tap, targets, tokens)
         with torch.autocast(tap.values.device.type, enabled=False):
-            at_least = torch.promote_types(tap.values.dtype, torch.float32)
-            dtype = next((each.dtype for each in self.parameters()), at_least)
-            student = self.projection(tap.values[owner, place].to(dtype))
-            losses, marks, taken = self.loss(student, selected, self.config)
+            losses = self.loss(self._projected(tap, valid), selected, self.config)
         if self.bank is not None and self.training:
             self.bank.add(selected, gather=self.config.gather_negatives)
-        metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in marks.items()}
+        return self._result(tap, valid, losses, distances)
+
+    def _projected(self, tap: Tap, valid: Tensor) -> Tensor | FrameVectors:
+        """The projected tap at the `valid (B, n)` positions, or all its frames if these are compared with the text."""
+        at_least = torch.promote_types(tap.values.dtype, torch.float32)
+        dtype = next((each.dtype for each in self.parameters()), at_least)
+        if self.compares == "frames":
+            inside = valid_mask(tap.lengths, tap.values.shape[1])
+            frames = tap.values.to(dtype).masked_fill(~inside[..., None], 0.0)
+            return FrameVectors(self.projection(frames), tap.lengths)
+        owner, place = valid.nonzero(as_tuple=True)
+        result: Tensor = self.projection(tap.values[owner, place].to(dtype))
+        return result
+
+    def _result(self, tap: Tap, valid: Tensor, found: PositionLosses, distances: Tensor | None) -> RowResult:
+        """The sums of a batch from the losses of the `valid (B, n)` positions and the distances of :meth:`_pooled`."""
+        owner, place = valid.nonzero(as_tuple=True)
+        losses = found.values
+        metrics = {name: Tally(mark.detach().float().sum(), len(owner)) for name, mark in found.marks.items()}
         positions = int((tap.lengths if tap.present is None else tap.present).sum())
         if self.compares in LABELS:
             metrics["spoken"] = Tally(valid.sum(), positions)
@@ -156,10 +174,10 @@ class Row(nn.Module):
             quantity = self.config.quantity_weight * distances.to(losses.dtype)
         if self.config.average == "token":
             replaced = None
-            if taken is not None:
+            if found.taken is not None:
                 if tap.hard is None:
                     raise ValueError("the tap has no hard labels to interpolate with")
-                replaced = (taken * tap.hard[owner, place]).sum()
+                replaced = (found.taken * tap.hard[owner, place]).sum()
             return RowResult(losses.sum() + quantity.sum(), len(owner), "tokens", metrics, replaced)
         lengths = valid.sum(1)
         means = quantity.index_add(0, owner, losses) / lengths.clamp_min(1)
@@ -180,12 +198,14 @@ class Row(nn.Module):
 
     def _selected(self, tap: Tap, targets: TeacherTargets, tokens: Tensor | None) -> tuple[Tensor, Targets]:
         """`(B, n)` bool, the positions that are compared, and their targets as the loss gets them."""
-        valid = valid_positions(tap, targets)
+        valid = targets.valid if self.compares == "frames" else valid_positions(tap, targets)
+        if len(valid) != len(tap.values):
+            raise ValueError(f"the tap has {len(tap.values)} utterances and the targets {len(valid)}")
         if self.config.valid == "word_end":  # EOS is the last position, and no word
             places = torch.arange(valid.shape[1], device=valid.device)
             valid = valid & (places < target_lengths(targets)[:, None] - 1)
         owner, place = valid.nonzero(as_tuple=True)
-        if tap.unit != "token":
+        if tap.unit != "token" and self.compares != "frames":
             tokens = None
         elif tokens is not None and (len(tokens) != len(valid) or (place >= tokens.shape[1]).any()):
             shape = tuple(tokens.shape)
@@ -214,9 +234,10 @@ class Row(nn.Module):
                 raise ValueError("control: static needs the token id of every position")
             alike = torch.stack((selected.tokens, selected.tokens + 1), -1)
             selected = selected._replace(vectors=self.static[selected.tokens], sources=alike)
-        return valid, selected._replace(vectors=self._normalised(selected.vectors))
+        return valid, selected._replace(vectors=self.normalised(selected.vectors))
 
-    def _normalised(self, vectors: Tensor) -> Tensor:
+    def normalised(self, vectors: Tensor) -> Tensor:
+        """Teacher vectors `(..., teacher_dim)` after the row's normalisation."""
         if self.config.normalise == "standard":
             return (vectors - self.mean) / self.scale
         if self.config.normalise == "layer_norm":
@@ -261,6 +282,25 @@ def of_another(owners: Tensor) -> Tensor:
     following = (index + 1) % max(len(counts), 1)
     result: Tensor = starts[following] + rank % counts[following]
     return result
+
+
+def _other_views(tap: Tap) -> tuple[Tensor, Targets]:
+    """`(B, n)` bool, the positions that are in both views of an utterance, and for each the values of the other view.
+
+    Raises:
+        ValueError: the two halves of the batch are not views of the same utterances.
+    """
+    batch, size = tap.values.shape[:2]
+    valid = valid_mask(tap.lengths, size)
+    if batch % 2 and not valid.any():  # a batch without utterances
+        return valid, Targets(tap.values.detach()[valid], None, None)
+    if batch % 2 or (tap.lengths != tap.lengths.roll(batch // 2)).any():
+        raise ValueError("the halves of the batch are not two views of the same utterances")
+    valid = valid if tap.present is None else valid & tap.present
+    valid = valid & valid.roll(batch // 2, 0)
+    owner, place = valid.nonzero(as_tuple=True)
+    other = tap.values.detach()[(owner + batch // 2) % batch, place]
+    return valid, Targets(other, None, None, owners=owner)
 
 
 def _none_of(value: object) -> object:

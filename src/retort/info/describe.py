@@ -10,6 +10,7 @@ from torch import nn
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.common.errors import UserError
+from retort.config.distill import LABELS, compared_by
 from retort.config.schema import FeatureConfig, Recipe, RowConfig
 from retort.config.student import EncoderConfig
 from retort.distill.objective import Objective
@@ -38,7 +39,7 @@ def describe(recipe: Recipe) -> Description:
     """
     outputs = _outputs(recipe)
     dims = {}
-    for name in sorted({row.teacher for row in recipe.distill}):
+    for name in sorted({row.teacher for row in recipe.distill if row.teacher}):
         dim = recipe.teachers[name].dim or recipe.teachers[name].topk
         if dim is None:
             raise UserError(
@@ -50,7 +51,7 @@ def describe(recipe: Recipe) -> Description:
         symbols = {
             row.teacher: student.outputs.get(row.tap) or _symbols(recipe, row)
             for row in recipe.distill
-            if student.tap_units.get(row.tap) == "frame" and row.pool == "none"
+            if student.tap_units.get(row.tap) == "frame" and compared_by(row.loss) in LABELS
         }
         objective = Objective(
             recipe.distill,
@@ -69,8 +70,9 @@ def describe(recipe: Recipe) -> Description:
             f"{lora_parameters(layers, lora):,} parameters are trained in place of theirs"
         )
     lines += [
-        f"row        {row.tap}{'' if row.pool == 'none' else f' pooled by {row.pool}'} <- {row.teacher} "
-        f"({recipe.teachers[row.teacher].model}), {row.loss}, weight {row.weight:g}"
+        f"row        {row.tap}{'' if row.pool == 'none' else f' pooled by {row.pool}'} <- "
+        f"{f'{row.teacher} ({recipe.teachers[row.teacher].model})' if row.teacher else 'another view'}, {row.loss}, "
+        f"{row.strength}"
         for row in recipe.distill
     ]
     return Description(parts, sum(parts.values()), _count(objective), lines)

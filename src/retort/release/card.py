@@ -120,7 +120,7 @@ def encoder_origin(recipe: Recipe) -> tuple[str, str] | None:
 
 
 def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
-    teachers = sorted({row.teacher for row in recipe.distill})
+    teachers = sorted({row.teacher for row in recipe.distill if row.teacher})
     names = ", ".join(teacher_name(recipe, each).rpartition("/")[2] for each in teachers)
     how = f"distilled from the language model {names}, which is not needed for inference" if names else "no teacher"
     parts = inside(recipe)

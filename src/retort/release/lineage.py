@@ -69,7 +69,8 @@ def teacher_name(recipe: Recipe, name: str) -> str:
 def distillation(recipe: Recipe) -> str:
     """The rows of a recipe as text, empty without rows."""
     return "; ".join(
-        f"{row.tap} by {shown(teacher_name(recipe, row.teacher))} ({row.loss}, weight {row.weight:g})"
+        f"{row.tap} by {shown(teacher_name(recipe, row.teacher)) if row.teacher else 'another view'} "
+        f"({row.loss}, {row.strength})"
         for row in recipe.distill
     )
 

@@ -118,12 +118,15 @@ def changes(experiments: Sequence[Experiment]) -> Section:
     return section
 
 
+def _teacher(recipe: Recipe, name: str) -> str:
+    return f"{name} ({recipe.teachers[name].model})" if name else "none"
+
+
 def recipes(experiments: Sequence[Experiment]) -> Section:
     """The rows of distillation, and all settings that differ from the defaults."""
     section = Section("Recipe")
     rows = [
-        [each.name, row.tap, f"{row.teacher} ({each.recipe.teachers[row.teacher].model})", row.loss]
-        + [f"{row.weight:g}", row.average]
+        [each.name, row.tap, _teacher(each.recipe, row.teacher), row.loss, row.strength, row.average]
         for each in experiments
         for row in each.recipe.distill
     ]
@@ -203,10 +206,12 @@ def _parameters(experiment: Experiment) -> dict[str, int]:
         name: sum(each.numel() for each in part.parameters()) for name, part in student.named_children()
     }
     result["shipped"] = sum(result.values())
-    dims = {row.teacher: recipe.teachers[row.teacher].dim for row in recipe.distill}
+    dims = {row.teacher: recipe.teachers[row.teacher].dim for row in recipe.distill if row.teacher}
     known = {name: dim for name, dim in dims.items() if dim is not None}
     if (tensors := experiment.projections()) is not None:
-        result["training only"] = sum(each.numel() for each in tensors.values())
+        result["training only"] = sum(
+            each.numel() for name, each in tensors.items() if ".projection." in name or ".pool." in name
+        )
     elif len(known) == len(dims):
         with torch.device("meta"):
             objective = Objective(recipe.distill, student.tap_dims, known)

@@ -129,9 +129,9 @@ def before_and_after(experiment: Experiment, cuts: Sequence[Cut]) -> BeforeAndAf
 
 def _widths(recipe: Recipe, projections: dict[str, Tensor]) -> dict[str, int]:
     """Dimension of each teacher's vectors, from the projections of its rows, or `topk` for soft labels."""
-    widths = {row.teacher: 1 for row in recipe.distill}
+    widths = {row.teacher: 1 for row in recipe.distill if row.teacher}
     for number, row in enumerate(recipe.distill):
-        if LOSSES[row.loss].compares == "unprojected":
+        if LOSSES[row.loss].compares in ("unprojected", "views"):
             continue
         bias, topk = projections.get(f"rows.{number}.projection.bias"), recipe.teachers[row.teacher].topk
         if bias is None and topk is None:
@@ -182,7 +182,7 @@ def _alike(student: CifStudent, objective: Objective, index: int, inputs: _Input
     assert isinstance(row, Row)
     owner, place = valid_positions(tap, targets).nonzero(as_tuple=True)
     vectors = F.normalize(row.projection(tap.values[owner, place]), dim=-1)
-    cosines = vectors @ F.normalize(targets.vectors[owner, place], dim=-1).T
+    cosines = vectors @ F.normalize(row.normalised(targets.vectors[owner, place]), dim=-1).T
     start, end = targets.sources[owner, place].unbind(1)
     shared = (start[:, None] < end) & (start < end[:, None])
     own = cosines.diagonal()

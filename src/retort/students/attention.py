@@ -55,6 +55,7 @@ class AttentionStudent(TokenStudent):
             "linguistic": decoder,
             "utterance": self.config.encoder.dim,
             "tokens": vocabulary,
+            "ctc": self.ctc.out_features,
         } | layer_dims(self.config.encoder)
 
     @property
@@ -83,14 +84,16 @@ class AttentionStudent(TokenStudent):
         mask = valid_mask(token_lengths, tokens.shape[1])
         ce = hard_loss(decoded.logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)
         label_lengths = (token_lengths - 1).clamp(min=0)
+        log_probs = ctc_log_probs(self, encoded)
         losses = {
             "ce": ce.total,
-            "ctc": ctc_loss(ctc_log_probs(self, encoded), encoded.lengths, tokens, label_lengths),
+            "ctc": ctc_loss(log_probs, encoded.lengths, tokens, label_lengths),
         }
         taps = {
             "acoustic": Tap(decoded.contexts, token_lengths, "token"),
             "linguistic": Tap(decoded.states, token_lengths, "token"),
             "tokens": Tap(decoded.logits, token_lengths, "token", ce.hard),
             "utterance": utterance_tap(encoded.hidden, encoded.lengths),
+            "ctc": Tap(log_probs, encoded.lengths, "frame"),
         }
         return StudentOutput(losses, taps | layers, {"correct": ce.correct})

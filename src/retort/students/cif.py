@@ -92,11 +92,12 @@ class CifStudent(TokenStudent):
     def tap_dims(self) -> dict[str, int]:
         dim = self.config.encoder.dim
         whisper = isinstance(self.decoder, FiredWhisperDecoder)
-        history = {"history": self.config.decoder.dim} if isinstance(self.decoder, CifDecoder) else {}
+        more = {"history": self.config.decoder.dim} if isinstance(self.decoder, CifDecoder) else {}
+        more |= {"ctc": self.vocabulary} if isinstance(self, HasCtc) else {}
         return {
             "acoustic": dim,
             "fired": dim,
-            **history,
+            **more,
             "linguistic": dim if whisper else self.config.decoder.dim,
             "utterance": dim,
             "tokens": self.vocabulary,
@@ -171,10 +172,11 @@ class CifStudent(TokenStudent):
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
         losses: dict[str, Tensor] = {}
-        located = None
+        located, ctc = None, {}
         if isinstance(self, HasCtc):
             log_probs, infinite = ctc_log_probs(self, encoded), self.config.faithful
             losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=infinite)
+            ctc["ctc"] = Tap(log_probs, encoded.lengths, "frame")
             aligned = self.config.alignment_weight != 0.0 and not isinstance(
                 self.decoder, FiredWhisperDecoder
             )
@@ -212,7 +214,7 @@ class CifStudent(TokenStudent):
         metrics = {"correct": ce.correct}
         if self.weights is not None:
             metrics["quantity_total"] = fired.quantity.detach().sum()
-        return StudentOutput(losses, taps | layers, metrics | counts)
+        return StudentOutput(losses, taps | layers | ctc, metrics | counts)
 
     @torch.no_grad()
     def _attended_middles(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class CtcStudent(TokenStudent):
     @property
     def tap_dims(self) -> dict[str, int]:
         dim = self.config.encoder.dim
-        own = {"acoustic": dim, "utterance": dim, "tokens": self.ctc.out_features}
+        vocabulary = self.ctc.out_features
+        own = {"acoustic": dim, "utterance": dim, "tokens": vocabulary, "ctc": vocabulary}
         return own | layer_dims(self.config.encoder)
 
     @property
@@ -112,5 +113,6 @@ class CtcStudent(TokenStudent):
             "acoustic": Tap(at_frames(encoded.hidden, frames), token_lengths, "token", present=present),
             "tokens": Tap(at_frames(logits, frames), token_lengths, "token", present=present),
             "utterance": utterance_tap(encoded.hidden, encoded.lengths),
+            "ctc": Tap(log_probs, encoded.lengths, "frame"),
         }
         return StudentOutput(losses, taps | layers, {})

@@ -14,8 +14,8 @@ from retort.students.student import Encoded, Labelled, Student, Tap, Unit
 
 
 def layer_dims(config: EncoderConfig) -> dict[str, int]:
-    """`frames.N` of every layer N, from 1, with the frame rate of the output, and their last dimension."""
-    return {f"frames.{number}": config.dim for number in _layers(config)}
+    """`frames.N` of every layer N, from 1, with the frame rate of the output, and `encoder`; their last dimension."""
+    return {**{f"frames.{number}": config.dim for number in _layers(config)}, "encoder": config.dim}
 
 
 def encode_in_layers(
@@ -30,7 +30,7 @@ def encode_in_layers(
     encoded = Encoded(encoder.finished(*frames[-1]), frames[-1][1])
     hidden = [*(each for each, _ in frames[:-1]), encoded.hidden]
     taps = {f"frames.{number}": Tap(hidden[number], encoded.lengths, "frame") for number in _layers(config)}
-    return encoded, taps
+    return encoded, taps | {"encoder": Tap(encoded.hidden, encoded.lengths, "frame")}
 
 
 def _layers(config: EncoderConfig) -> range:
@@ -79,6 +79,6 @@ def at_frames(values: Tensor, frames: Tensor) -> Tensor:
 
 
 def _unit(tap: str) -> Unit:
-    if tap.startswith("frames."):
+    if tap.startswith("frames.") or tap in ("encoder", "ctc"):
         return "frame"
     return "utterance" if tap == "utterance" else "token"

@@ -54,7 +54,9 @@ class TransducerStudent(TokenStudent):
     @property
     def tap_dims(self) -> dict[str, int]:
         dim = self.config.encoder.dim
+        ctc = {"ctc": self.ctc.out_features} if self.config.ctc_weight > 0.0 else {}
         return {
+            **ctc,
             "acoustic": dim,
             "linguistic": self.config.transducer.joiner_dim,
             "utterance": dim,
@@ -106,6 +108,7 @@ class TransducerStudent(TokenStudent):
         if self.config.ctc_weight > 0.0:
             log_probs = ctc_log_probs(self, encoded)
             losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, counts)
+            layers["ctc"] = Tap(log_probs, encoded.lengths, "frame")
             frames, present = label_frames(log_probs, encoded.lengths, tokens, counts, blank=BLANK)
         states, predicted = self.joiner(at_frames(encoder_proj, frames), predictor_proj[:, :-1])
         along = {"acoustic": at_frames(encoded.hidden, frames), "linguistic": states, "tokens": predicted}

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from retort.audio.specaugment import mask_hidden, spec_augment
 from retort.common.errors import BadUtterance
+from retort.config.distill import compared_by
 from retort.config.schema import AugmentConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures
@@ -83,6 +84,9 @@ class _Utterance(NamedTuple):
 class UtteranceDataset(Dataset):
     """Maps the cuts of one batch to a :class:`Batch`, without ids if none of them is usable.
 
+    If a row compares two views of each utterance, the first half of the batch holds the first views and the second half the
+    second ones, in the same order, which differ in SpecAugment.
+
     Augmentation uses a generator seeded with (seed, epoch, cut id), so that it does not depend on the order of
     batches, the number of workers or interruptions.
 
@@ -117,15 +121,17 @@ class UtteranceDataset(Dataset):
         self.normalise = Normaliser(recipe.normaliser)
         self.features = CutFeatures(recipe.features)
         self.epoch = 0
+        self.views = 2 if any(compared_by(row.loss) == "views" for row in recipe.distill) else 1
 
     def __getitem__(self, cuts: CutSet) -> Batch:
-        utterances: list[_Utterance] = []
+        usable: list[list[_Utterance]] = []
         rejected: list[Rejected] = []
         for cut in cuts:
             try:
-                utterances.append(self._utterance(cut))
+                usable.append(self._utterance(cut))
             except BadUtterance as error:
                 rejected.append(Rejected(cut.id, error.what))
+        utterances = [views[number] for number in range(self.views) for views in usable]
         if not utterances:
             width = self.recipe.features.bins if self.stored is None else self.stored.dim
             return empty_batch(width, rejected, labelled=self.labels is not None)
@@ -151,7 +157,8 @@ class UtteranceDataset(Dataset):
         ids = [] if self.tokenizer is None else [*(piece.id for piece in pieces), EOS]
         return torch.tensor(ids, dtype=torch.int64)
 
-    def _utterance(self, cut: Cut) -> _Utterance:
+    def _utterance(self, cut: Cut) -> list[_Utterance]:
+        """The views of an utterance."""
         generator = utterance_generator(self.recipe.seed, self.epoch, cut.id)
         text = self.normalise(cut.supervisions[0].text or "")
         if not text:
@@ -178,13 +185,14 @@ class UtteranceDataset(Dataset):
                 f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}", where=cut.id
             )
         frame_labels = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
+        views = [self._masked(features, generator) for _ in range(self.views)]
+        return [_Utterance(cut.id, text, pieces, masked, frame_labels) for masked in views]
+
+    def _masked(self, features: Tensor, generator: Generator) -> Tensor:
+        augment = self.recipe.augment
         if self.stored is None:
-            masked = spec_augment(features, self.recipe.augment, generator)
-        else:
-            masked = mask_hidden(
-                features, self.recipe.augment, generator, self.recipe.features.bins, self.stored.subsampling
-            )
-        return _Utterance(cut.id, text, pieces, masked, frame_labels)
+            return spec_augment(features, augment, generator)
+        return mask_hidden(features, augment, generator, self.recipe.features.bins, self.stored.subsampling)
 
 
 def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:

@@ -30,7 +30,7 @@ def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Repor
     Raises:
         UserError: a teacher's `recipe` creates another model than its `model`, or as :func:`train_lm`.
     """
-    needed = {row.teacher for row in recipe.distill}
+    needed = {row.teacher for row in recipe.distill if row.teacher}
     if recipe.tokenizer.kind == "teacher":
         needed.add(recipe.tokenizer.teacher)
     for name in sorted(needed):

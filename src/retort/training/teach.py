@@ -108,7 +108,7 @@ def teach(
 
 def taught_by(recipe: Recipe) -> list[str]:
     """Names of the teachers of the recipe's rows, sorted."""
-    return sorted({row.teacher for row in recipe.distill})
+    return sorted({row.teacher for row in recipe.distill if row.teacher})
 
 
 def training_texts(recipe: Recipe) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from lhotse import CutSet
 from torch import Tensor
 
@@ -61,6 +61,13 @@ class Trainer(Loop[Batch]):
         rejected: Sequence[Rejected] = (),
         groups: Sequence[Group] = (),
     ) -> None:
+        shares = [row.tap for row in recipe.distill if row.share]
+        if shares and accelerator.distributed_type == DistributedType.FSDP:
+            raise UserError(
+                f"share is set for '{shares[0]}', but parameters are sharded, so gradients cannot be compared",
+                where="distill",
+                remedy="Set weight instead, or train without sharding",
+            )
         self._left_out = rejected
         self.criterion = module.student.criterion
         freeze(module.student, recipe.training.freeze)

@@ -165,7 +165,7 @@ def contrastive_hits(logits: Tensor, first: int = 0) -> Tensor:
     return (logits >= logits.diagonal(first)[:, None]).sum(1) == 1
 
 
-@row_loss(scale_free=True)
+@row_loss(temperature=0.02, scale_free=True)
 def contrastive_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: contrastive`; logs its top-1 `accuracy` and the number of `negatives` of a position.
 

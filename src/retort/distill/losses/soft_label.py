@@ -65,7 +65,7 @@ def soft_label_loss(
     return reduce_positions(divergence * temperature**2, reduction)
 
 
-@row_loss("symbols")
+@row_loss("symbols", temperature=1.0)
 def soft_label_row(student: Tensor, targets: Targets, config: RowConfig) -> PositionLosses:
     """The loss of a row `loss: soft_label`, on logits `(N, V)`.
 
