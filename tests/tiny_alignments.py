@@ -7,13 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from retort.alignment.alignment import Alignment, Timed, from_phones
+from retort.alignment.alignment import Alignment, Timed, triphones
 from retort.alignment.phones import SILENCE, Phones
 from retort.alignment.store import AlignmentStore, save_alignments
 from retort.alignment.tree import SenoneTree
 from retort.text.lexicon import Lexicon
 
 PHONES = Phones("abcdefgh")
+
+
+def from_phones(name: str, words: list[Timed], phones: list[Timed], tree: SenoneTree) -> Alignment:
+    """Each phone is divided evenly among its states; the context outside the utterance is silence."""
+    senones = [
+        tree.senone(left, middle, right, frame * tree.states // phone.frames)
+        for phone, (left, middle, right) in zip(phones, triphones(phones, tree))
+        for frame in range(phone.frames)
+    ]
+    return Alignment(name, words, phones, np.array(senones, np.int32))
 
 
 def align_evenly(name: str, text: str, frames: int, tree: SenoneTree, *, silence: int = 6) -> Alignment:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from retort.config.student import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.decoding.cif import beam_fired
+from retort.decoding.hypothesis import ScoredHypothesis
 from retort.students.cif import CifStudent
+from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.factory import build_student
+from retort.students.student import Student
+from retort.text.tokenizers import Tokenizer
+from retort.training.init import fit
 
 FRONTEND = FrontendConfig(channels=4, layers=1)
 ENCODER = EncoderConfig(
@@ -25,3 +34,25 @@ def talking_student(
         student.weights.linear.weight.mul_(5.0)
         student.decoder.vocabulary.weight.mul_(sharpness)
     return student
+
+
+def start_from(
+    student: Student, tokenizer: Tokenizer | None, folder: str, graph: str = "", parts: Sequence[str] = ()
+) -> dict[str, int]:
+    """Copy the weights of another model; returns the counts of tensors."""
+    found = fit(student, tokenizer, folder, graph, parts)
+    student.load_state_dict(found.taken, strict=False)
+    return found.counts
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """The sum over all positions."""
+    return smoothed_cross_entropies(logits, targets, smoothing).sum()
+
+
+def beam_search(
+    student: CifStudent, features: Tensor, lengths: Tensor, beam: int
+) -> list[list[ScoredHypothesis]]:
+    """The n-best lists of a batch of features."""
+    encoded = student.encode(features, lengths)
+    return beam_fired(student, student.fire(encoded), beam, encoded=encoded)

@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from retort.alignment.alignment import Alignment, Timed, from_phones
+from retort.alignment.alignment import Alignment, Timed
 from retort.alignment.phones import Phones
 from retort.alignment.store import AlignmentStore, save_alignments
 from retort.alignment.tree import Node, Question, SenoneTree, Split
+from retort.alignment.unit_text import AcousticUnit, Pronunciations, UnitPronouncer
 from retort.text.lexicon import Lexicon
+from tiny_alignments import from_phones
 
 SAID = "one W AH N, two T UW, three TH R IY, four F AO R, five F AY V, six S IH K S, seven S EH V AH N, eight EY T"
 LEXICON = Lexicon({word: [phones] for word, *phones in (each.split() for each in SAID.split(","))})
@@ -62,3 +64,14 @@ def tiny_alignments(folder: Path, seed: int = 0, words: Sequence[str] = LEXICON.
     """A store of a few utterances in which each of the words is said."""
     tree = tiny_tree(seed)
     return save_alignments(folder, [aligned(f"u{n}", words, tree, n) for n in range(3)], tree, LEXICON)
+
+
+def pronounce_units(
+    words: Sequence[str],
+    lexicon: Pronunciations,
+    tree: SenoneTree,
+    unit: AcousticUnit,
+    draw: random.Random | None = None,
+) -> str:
+    """The units of one sentence."""
+    return UnitPronouncer(lexicon, tree, unit)(words, draw)

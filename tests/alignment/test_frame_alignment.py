@@ -1,4 +1,4 @@
-"""Alignments: cut into segments, taken to a lower rate, stored, exchanged as CTM, made anew by other scores."""
+"""Alignments: segments, subsampling, storage."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_systems import LEXICON, PHONES, random_tree
 
-from retort.alignment.aligner import realign
-from retort.alignment.alignment import Alignment, Timed, from_phones, segments, subsample
-from retort.alignment.ctm import read_ctm, write_ctm
-from retort.alignment.store import AlignmentStore, open_alignments, save_alignments
+from retort.alignment.alignment import Alignment, Timed, segments, subsample
+from retort.alignment.store import AlignmentStore, save_alignments
 from retort.alignment.tree import SenoneTree
-from retort.common.errors import BadUtterance, UserError
+from retort.common.errors import UserError
+from tiny_alignments import from_phones
 
 TREE = random_tree(0, 3, 30)
 
@@ -119,7 +118,7 @@ def same(one: Alignment, other: Alignment) -> bool:
 def test_a_store_gives_back_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retort.alignment.store._SHARD", 2)
     _, alignments = store_of(tmp_path)
-    store = open_alignments(tmp_path / "store")
+    store = AlignmentStore(tmp_path / "store")
     assert list(store) == [each.id for each in alignments]
     assert len(list((tmp_path / "store").glob("*.safetensors"))) == 3 + 1  # shards and counts
     for each in reversed(alignments):
@@ -145,83 +144,10 @@ def test_a_new_store_replaces_the_old(tmp_path: Path) -> None:
 
 def test_bad_stores_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="contains no alignments"):
-        open_alignments(tmp_path)
+        AlignmentStore(tmp_path)
     with pytest.raises(UserError, match=r"no utterance could be aligned \(u: too short\)"):
         save_alignments(tmp_path, [], TREE, LEXICON, skipped={"u": "too short"})
     store_of(tmp_path)
     (tmp_path / "store" / "00000.safetensors").write_bytes(b"123456789")
     with pytest.raises(UserError, match="damaged"):
-        open_alignments(tmp_path / "store")
-
-
-@settings(max_examples=10)
-@given(st.lists(WORDS, min_size=1, max_size=3))
-def test_ctm_round_trip(tmp_path_factory: pytest.TempPathFactory, texts: list[list[str]]) -> None:
-    path = tmp_path_factory.mktemp("ctm") / "a.ctm"
-    alignments = [spoken(f"u{n}", words, n) for n, words in enumerate(texts)]
-    found = {}
-    for unit in ("word", "phone"):
-        write_ctm(path, alignments, unit)  # type: ignore[arg-type]
-        found[unit] = read_ctm(path)
-    assert found["word"] == {each.id: each.words for each in alignments}
-    for each in alignments:
-        # From phones, senones are divided evenly, as they were here.
-        assert same(from_phones(each.id, found["word"][each.id], found["phone"][each.id], TREE), each)
-
-
-def test_ctm_of_others(tmp_path: Path) -> None:
-    path = tmp_path / "a.ctm"
-    path.write_text(";; comment\nu A 0.333 0.333 b 0.9\n\nu A 0.00 0.333 a\nw 1 1.5 0 c\n")
-    assert read_ctm(path) == {"u": [Timed("a", 0, 33), Timed("b", 33, 34)], "w": [Timed("c", 150, 0)]}
-    for content, what in (
-        ("u 1 0.0 x a\n", "line 1 is not"),
-        ("u 1 0.0 1.0\n", "line 1 is not"),
-        ("u 1 0 1 a\nu 1 -1 2 b\n", "line 2 is not"),
-        ("u 1 nan 2 b\n", "line 1 is not"),
-        (";; nothing\n", "contains no lines"),
-    ):
-        path.write_text(content)
-        with pytest.raises(UserError, match=what):
-            read_ctm(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_ctm(tmp_path / "b.ctm")
-
-
-def test_foreign_phones_and_gaps_are_named() -> None:
-    with pytest.raises(BadUtterance, match="u: the tree has no phone 'X'"):
-        from_phones("u", [], [Timed("X", 0, 3)], TREE)
-    with pytest.raises(BadUtterance, match="at frame 4 does not follow"):
-        from_phones("u", [], [Timed("A", 0, 3), Timed("B", 4, 3)], TREE)
-
-
-def scores_of(alignment: Alignment, senones: int) -> np.ndarray:
-    """What a network would say that is sure of an alignment."""
-    return np.where(np.arange(senones) == alignment.senones[:, None], 0.0, -20.0).astype(np.float32)
-
-
-def test_other_scores_make_other_alignments(tmp_path: Path) -> None:
-    """The words are kept; pronunciation, silences and times are those that the scores speak for."""
-    tree = SenoneTree.monophone(PHONES, 3)
-    phones = [Timed("SIL", 0, 5), Timed("C", 5, 5), Timed("A", 10, 5), Timed("SIL", 15, 5)]
-    old = from_phones("u", [Timed("ca", 5, 10)], phones, tree)
-    bare = spoken("w", ["d"], 1, tree)
-    store = save_alignments(tmp_path / "old", [old, bare], tree, LEXICON, skipped={"v": "silent"})
-    phones = [Timed("SIL", 0, 3), Timed("B", 3, 9)]
-    new = from_phones("u", [Timed("ca", 3, 9)], phones, tree)  # "ca" has the pronunciation B too
-    nothing = np.full((20, tree.count), np.nan, np.float32)
-    scores = [("u", scores_of(new, tree.count)), ("w", nothing), ("x", nothing), ("w2", nothing[:1])]
-    again = realign(store, scores, tmp_path / "new")
-    assert list(again) == ["u"]
-    assert same(again["u"], new)
-    assert again.skipped == {
-        "v": "silent",
-        "w": "its scores are not finite",
-        "x": "it was not aligned before",
-        "w2": "it was not aligned before",
-    }
-    short = realign(store, [("u", scores[0][1]), ("w", nothing[:2] * 0)], tmp_path / "newer")
-    assert short.skipped["w"] == "too short: 2 frames, but its phones need 3"
-    with pytest.raises(UserError, match=r"u: scores of shape \(3, 4\), but the tree has 15 senones"):
-        realign(store, [("u", np.zeros((3, 4)))], tmp_path / "no")
-    with pytest.raises(UserError, match="would replace"):
-        realign(store, scores, tmp_path / "old")
+        AlignmentStore(tmp_path / "store")

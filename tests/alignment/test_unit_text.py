@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_systems import LEXICON, PHONES, random_tree
 
-from retort.alignment.alignment import Alignment, Timed, from_phones, subsample
+from retort.alignment.alignment import Alignment, Timed, subsample
 from retort.alignment.tree import SenoneTree
 from retort.alignment.unit_text import (
     AcousticUnit,
     UnitPronouncer,
     pause_share,
-    pronounce_units,
     unit_symbols,
     unit_text,
 )
 from retort.common.errors import BadUtterance
+from tiny_alignments import from_phones
+from tiny_units import pronounce_units
 
 TREES = {states: random_tree(3, states, 30) for states in (1, 3)}
 UNITS = st.sampled_from(["senone", "phone"])

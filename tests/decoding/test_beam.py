@@ -13,13 +13,14 @@ from tiny_searches import BINS, DIM, assert_same, build, distribution, fire, row
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retort.decoding.cif import Scorer, beam_fired, beam_search
+from retort.decoding.cif import Scorer, beam_fired
 from retort.decoding.greedy import greedy, greedy_fired
 from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import BLANK, EOS, PAD, UNKNOWN
+from tiny_students import beam_search
 
 
 class SumScorer:

@@ -18,7 +18,7 @@ from retort.release.release import FILES, Released
 from retort.report.experiment import open_experiment, results_folder
 from retort.report.report import write_report
 from retort.students.factory import build_student
-from retort.training.init import start_from
+from tiny_students import start_from
 
 ROOT = Path(__file__).parents[2]
 Release = Callable[..., Released]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,8 @@ from retort.report.plots import (
     fires_picture,
     frames_picture,
     histogram_picture,
-    likeness_picture,
     panels,
-    plot_curves,
-    plot_fires,
 )
-from retort.report.similarity import Alike, BeforeAndAfter
 
 METRICS = {
     "a": [{"step": float(step), "ce": 9.0 / step, "lr": 1e-3, "epoch": 0.0} for step in range(1, 100)],
@@ -104,29 +99,6 @@ def test_histogram() -> None:
     bars = svg.count("#3b82c4") + svg.count("#e07b39")
     assert bars == 12
     check(histogram_picture({"a": [0, 0]}))
-
-
-def test_likeness() -> None:
-    side = Alike(np.eye(3, dtype=np.float32), 1.0, 0.0, 1.0)
-    svg = likeness_picture(BeforeAndAfter(["a", "␣", "∎"], side, side, 1, 3))
-    check(svg)
-    assert {"untrained", "trained", "cosine", "a", "∎"} <= set(texts(svg))
-
-
-def test_files(firing: Firing, tmp_path: Path) -> None:
-    plot_curves(METRICS, tmp_path / "new" / "curves.png")
-    plot_fires(
-        firing.features,
-        firing.alphas,
-        firing.fire_times,
-        ["a", "$x_", "<&"],
-        4,
-        tmp_path / "new" / "fires.png",
-    )
-    for name in ("curves", "fires"):
-        assert (tmp_path / "new" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="no metrics"):
-        plot_curves({"a": []}, tmp_path / "none.png")
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

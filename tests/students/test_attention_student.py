@@ -13,10 +13,9 @@ from retort.decoding.attention import greedy_attention
 from retort.nn.cross_decoder import Decoded
 from retort.nn.masks import valid_mask
 from retort.students.attention import AttentionStudent
-from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, UNKNOWN
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, smoothed_cross_entropy
 
 
 def build(kind: str = "conformer") -> AttentionStudent:

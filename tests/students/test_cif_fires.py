@@ -16,7 +16,6 @@ from utterances import BINS, VOCABULARY, assert_a_batch_is_its_utterances, batch
 from retort.common.errors import UserError
 from retort.config.schema import Recipe
 from retort.config.student import CifConfig, StudentConfig
-from retort.decoding.cif import beam_search
 from retort.decoding.greedy import ctc_best_path, ctc_greedy, greedy
 from retort.info.describe import describe
 from retort.nn.ctc import label_frames
@@ -25,7 +24,7 @@ from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, beam_search
 
 BOTH = pytest.mark.parametrize(("fires", "window"), [("ctc", 0), ("accumulate", 2), ("ctc", 2)])
 

@@ -15,11 +15,10 @@ from retort.decoding.greedy import ctc_greedy, greedy
 from retort.info.describe import describe
 from retort.nn.masks import valid_mask
 from retort.students.cif import CifStudent, alignment_loss
-from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, smoothed_cross_entropy
 
 
 def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer") -> StudentConfig:

@@ -14,7 +14,7 @@ from torch import Tensor
 from utterances import BINS, Batch, assert_a_batch_is_its_utterances
 
 from retort.config.student import CifConfig, StudentConfig
-from retort.decoding.cif import beam_fired, beam_search
+from retort.decoding.cif import beam_fired
 from retort.decoding.greedy import greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
 from retort.decoding.token_search import CifSearch
@@ -22,10 +22,9 @@ from retort.nn.cif import FiredTokens
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.students.cif import CifStudent
-from retort.students.cross_entropy import smoothed_cross_entropy
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
-from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
+from tiny_students import DECODER, ENCODER, FRONTEND, beam_search, smoothed_cross_entropy, talking_student
 
 VOCABULARY = 9
 FRAMES, UNITS = [40, 73, 24], [3, 6, 2]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from retort.alignment.unit_text import AcousticUnit, pronounce_units, unit_symbols, unit_text
+from retort.alignment.unit_text import AcousticUnit, unit_symbols, unit_text
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig, TeacherConfig
 from retort.lm.config import ModelConfig
@@ -24,7 +22,6 @@ from retort.teachers import (
     MaskedLMTeacher,
     StoredTeacher,
     check_units,
-    describe_teacher,
     fill,
     open_teacher,
     open_teacher_model,
@@ -34,8 +31,8 @@ from retort.teachers import (
 )
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
-from tiny_lms import causal_gpt, masked_bert
-from tiny_units import LEXICON, aligned, tiny_tree
+from tiny_lms import masked_bert
+from tiny_units import LEXICON, aligned, pronounce_units, tiny_tree
 
 TREE = tiny_tree()
 UNITS: tuple[AcousticUnit, ...] = ("senone", "phone")
@@ -167,41 +164,6 @@ class TestUnits:
         assert store.identity["unit"] == unit
         assert store.identity["tokenizer"] == own.fingerprint()
 
-    def test_its_description_is_what_one_counts(self, config: TeacherConfig, unit: AcousticUnit) -> None:
-        texts, own = texts_of(unit), teacher_symbols(config)
-        tree = TREE if unit == "senone" else None
-        found = describe_teacher(config, own, texts, tree=tree)
-        states: dict[int, list[list[float]]] = {}
-        for text in texts:
-            probs = slowly(config, text).numpy()
-            for symbol, row in zip(text.split(), probs, strict=True):
-                kept = row.sum()
-                shares = row[row > 0] / kept
-                true = row[own.symbols.index(symbol)]
-                state = TREE.states_of_senones()[int(symbol[1:])] if tree else 0
-                states.setdefault(state, []).append(
-                    [
-                        -(shares * np.log(shares)).sum(),
-                        -math.log(true),
-                        float(true == row.max()),
-                        kept,
-                        np.sort(row)[-5:].sum(),
-                    ]
-                )
-        groups = [
-            [row for rows in states.values() for row in rows],
-            *(states[state] for state in sorted(states) if tree),
-        ]
-        assert len(found.states) == (3 if tree else 0)
-        for rows, said in zip(groups, [found, *found.states], strict=True):
-            entropy, nll, top1, kept, mass = np.mean(rows, 0)
-            assert (said.units, said.silent) == (len(rows), 0)
-            expected = [entropy, math.exp(nll), top1, kept, mass]
-            assert [said.entropy, said.perplexity, said.top1, said.kept, said.mass] == pytest.approx(
-                expected, rel=1e-4
-            )
-        assert found.mass < found.kept <= 1.0 + 1e-6
-
     def test_a_frame_takes_what_is_said_of_its_unit(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         alignment = aligned("u", ["two", "seven"], TREE)
         text, index = unit_text(alignment, unit)
@@ -304,9 +266,6 @@ class TestSubwords:
         cut = [own.pieces(text) for text in TRANSCRIPTS]
         targets = token_targets(open_teacher(config, tokenizer=own).read(TRANSCRIPTS), TRANSCRIPTS, cut)
         assert targets.valid.sum(1).tolist() == [len(each) + 1 for each in cut]
-        found = describe_teacher(config, own, TRANSCRIPTS)
-        assert found.units == sum(map(len, cut))
-        assert found.kept == pytest.approx(1.0)
 
     def test_of_a_hugging_face_model_those_that_the_text_has(self, tmp_path: Path) -> None:
         bert = masked_bert(tmp_path / "bert", PIECES)
@@ -318,35 +277,5 @@ class TestSubwords:
             teacher.read(TRANSCRIPTS), TRANSCRIPTS, [own.pieces(text) for text in TRANSCRIPTS]
         )
         assert targets.valid.sum(1).tolist() == [3, 2, 5, 3]
-        found = describe_teacher(config, own, TRANSCRIPTS)
-        model, tokenizer = open_masked_lm(str(bert)), open_tokenizer(str(bert))
-        kept = []
-        for text in TRANSCRIPTS:
-            ids = tokenizer(text)["input_ids"]
-            for place in range(1, len(ids) - 1):
-                hidden = [*ids[:place], 4, *ids[place + 1 :]]
-                with torch.no_grad():
-                    probs = model(input_ids=torch.tensor([hidden])).logits[0, place].softmax(-1)
-                kept.append(float(probs[[PIECES.index(each) for each in own.symbols[4:]]].sum()))
-        assert found.kept == pytest.approx(np.mean(kept), rel=1e-4)
-        assert found.kept < 0.999
         with pytest.raises(ValueError, match="needs texts"):
             teacher_symbols(config)
-
-    def test_of_a_causal_hugging_face_model(self, tmp_path: Path) -> None:
-        gpt = causal_gpt(tmp_path / "gpt", ["one", "two", "eight", "three", "six", "nine"])
-        config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
-        own = teacher_symbols(config, TRANSCRIPTS)
-        found = describe_teacher(config, own, [*TRANSCRIPTS, "one " * 13])
-        assert (found.units, found.silent) == (8, 13)  # too long for it: it says nothing
-        assert found.mass < found.kept < 1.0
-
-    def test_hidden_states_have_nothing_to_describe(self, tmp_path: Path) -> None:
-        config = TeacherConfig(model="anything")
-        with pytest.raises(ValueError, match="hidden states"):
-            describe_teacher(config, CharacterTokenizer.train(["a"]), ["a"])
-
-    def test_texts_without_a_unit(self, bpe: Path) -> None:
-        config = config_of(bpe, "text")
-        with pytest.raises(UserError, match="no sentence contains a token"):
-            describe_teacher(config, teacher_symbols(config), [""])

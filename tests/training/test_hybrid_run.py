@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from retort.alignment.store import AlignmentStore
-from retort.alignment.unit_text import unit_text
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe
 from retort.config.schema import Recipe
@@ -27,12 +26,11 @@ from retort.report.experiment import open_experiment
 from retort.report.frame_view import compute_frame_view
 from retort.report.report import write_report
 from retort.students.factory import build_student
-from retort.teachers import describe_teacher, teacher_symbols
 from retort.training.aligning import align_held_out
 from retort.training.hybrid_run import SCALES
-from retort.training.init import start_from
 from retort.training.run import Outcome, train
 from retort.training.teach import teach
+from tiny_students import start_from
 
 pytest.importorskip("kaldi_decoder")
 pytest.importorskip("kaldilm")
@@ -338,54 +336,21 @@ def test_data_that_cannot_be_aligned_keeps_nobody_from_training(
     assert len(lines) == 2
 
 
-def test_teachers_are_told_on_texts_that_nobody_learns(
-    outcome: Outcome, told: list[str], recipe: Recipe, root: Path
-) -> None:
-    store = open_aligned(outcome.folder, str(root / "held_out"), outcome.recogniser.student)
-    assert store is not None
-    lines = [line for line in told if line.startswith("teacher ")]
-    assert [line.split()[1] for line in lines] == ["phones:", "senones:", "subwords:"]
-    for line, unit in zip(lines, ("phone", "senone", "text")):
-        name = line.split()[1][:-1]
-        texts = [unit_text(each, unit)[0] if unit != "text" else "" for each in store.values()]
-        if unit == "text":
-            texts = [" ".join(word.symbol for word in each.words) for each in store.values()]
-        config = recipe.teachers[name]
-        tree = store.tree if unit == "senone" else None
-        found = describe_teacher(config, teacher_symbols(config), sorted(set(texts)), tree=tree)
-        piece = "piece" if unit == "text" else unit
-        assert (
-            f"perplexity {found.perplexity:.3g}, entropy {found.entropy:.2f} nats, top-1 accuracy" in line
-        )
-        assert f"mass of the top 5 {found.mass:.1%}" in line
-        assert line.endswith(f"({found.units:,} {piece}s of 8 validation texts)")
-        assert "by HMM state" not in line  # a phone has one at 30 ms
-    kept = list((root / "exp" / "cache" / "teachers").glob("*/about-*.json"))
-    assert len(kept) == 3
-
-
 def test_another_system_takes_what_is_there(
-    outcome: Outcome, told: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+    outcome: Outcome, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alignments, language models, signals and graph are made once, and teachers measured once."""
+    """Alignments, language models, targets and graph are made once."""
 
     def complain(*_: object, **__: object) -> None:
         raise AssertionError("a language model was trained or asked again")
 
     monkeypatch.setattr("retort.training.prerequisites.train_lm_here", complain)
-    monkeypatch.setattr("retort.training.teacher_notes.describe_teacher", complain)
     stages: set[str] = set()
-    notes: list[str] = []
     changes = ["name=tones/interpolation", "training.steps=2", "training.evaluate_steps=2"]
     rows = "distill=[{tap: senones, teacher: senones, loss: soft_label, interpolate: 0.2}]"
     recipe = load_recipe(str(root / "hierarchical.yaml"), [*changes, rows])
-
-    def report(step: int, values: dict[str, object]) -> None:
-        notes.extend(str(values[key]) for key in values if key == "note")
-
-    made = train(recipe, root / "exp", lambda stage, *_: stages.add(stage), report)
+    made = train(recipe, root / "exp", lambda stage, *_: stages.add(stage), lambda *_: None)
     assert made.steps == 2
-    assert [line for line in told if line.startswith("teacher senones: ")] == notes
     assert {stage for stage in stages if not stage.startswith("acoustic scale")} <= {"features"}
 
 

@@ -14,8 +14,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.students.cif import CifStudent
 from retort.text.homophones import fold
 from retort.text.tokenizers import SPECIAL, CharacterTokenizer
-from retort.training.init import start_from
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, start_from
 
 CONFIG = StudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)
 CHARACTERS = "你好妮泥号世"

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from retort.alignment.phones import SILENCE
 from retort.alignment.tree import SenoneTree
 from retort.alignment.utterance import UtteranceHmm
-from retort.common.errors import BadUtterance
 
 Unit = Literal["senone", "phone", "word"]
 
@@ -67,27 +66,6 @@ def runs(values: NDArray[np.integer]) -> tuple[list[int], list[int]]:
     """Starts and lengths of runs of equal values."""
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
     return starts.tolist(), np.diff(starts, append=len(values)).tolist()
-
-
-def from_phones(name: str, words: list[Timed], phones: list[Timed], tree: SenoneTree) -> Alignment:
-    """Assign senones to phones with known times, such as those of a CTM; each phone is divided evenly.
-
-    Raises:
-        BadUtterance: a phone is not in the tree, or there is a gap between phones.
-    """
-    senones: list[int] = []
-    ids = tree.phones.ids
-    for phone in phones:
-        if phone.symbol not in ids:
-            raise BadUtterance(f"the tree has no phone '{phone.symbol}'", where=name)
-    for phone, (left, middle, right) in zip(phones, triphones(phones, tree)):
-        if phone.start != len(senones) or phone.frames < 1:
-            raise BadUtterance(f"its phone at frame {phone.start} does not follow the previous one", where=name)
-        senones += [
-            tree.senone(left, middle, right, frame * tree.states // phone.frames)
-            for frame in range(phone.frames)
-        ]
-    return Alignment(name, words, phones, np.array(senones, np.int32))
 
 
 def triphones(phones: Sequence[Timed], tree: SenoneTree) -> list[tuple[int, int, int]]:

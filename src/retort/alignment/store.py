@@ -145,9 +145,6 @@ class AlignmentStore(Mapping[str, Alignment]):
         return priors(self.frames)
 
 
-open_alignments = AlignmentStore
-
-
 def write_shard(path: Path, alignments: Iterable[Alignment], tree: SenoneTree, **facts: Any) -> None:
     """Write one shard, atomically.
 

@@ -60,21 +60,6 @@ def pause_share(alignments: Iterable[Alignment]) -> float:
     return sum(silent) / max(len(silent), 1)
 
 
-def pronounce_units(
-    words: Sequence[str],
-    lexicon: Pronunciations,
-    tree: SenoneTree,
-    unit: AcousticUnit,
-    draw: random.Random | None = None,
-) -> str:
-    """The text of words without audio: :class:`UnitPronouncer` for a single sentence.
-
-    Raises:
-        BadUtterance: a word has no pronunciation.
-    """
-    return UnitPronouncer(lexicon, tree, unit)(words, draw)
-
-
 class UnitPronouncer:
     """Converts words to units: a lexicon maps words to phones, a tree maps phones in context to senones.
 

@@ -58,23 +58,6 @@ class _Beams:
 
 
 @torch.inference_mode()
-def beam_search(
-    student: CifStudent, features: Tensor, feature_lengths: Tensor, beam: int, scorer: Scorer | None = None
-) -> list[list[ScoredHypothesis]]:
-    """The n-best list of each utterance: up to `beam` different hypotheses, at least one.
-
-    Args:
-        student: student in eval mode.
-        features: `(B, T, bins)` after CMVN.
-        feature_lengths: `(B,)`.
-        beam: number of hypotheses after every fire; 1 gives the result of greedy decoding.
-        scorer: contributes to the ranking, but not to the hypotheses' own log-probabilities.
-    """
-    encoded = student.encode(features, feature_lengths)
-    return beam_fired(student, student.fire(encoded), beam, scorer, encoded)
-
-
-@torch.inference_mode()
 def beam_fired(
     student: CifStudent,
     fired: FiredTokens,
@@ -82,12 +65,15 @@ def beam_fired(
     scorer: Scorer | None = None,
     encoded: Encoded | None = None,
 ) -> list[list[ScoredHypothesis]]:
-    """Beam search over fired embeddings; see :func:`beam_search`.
+    """Beam search over fired embeddings: up to `beam` different hypotheses of each utterance, at least one.
 
     Only the embeddings of one fire at a time are repeated for the hypotheses. With a parallel decoder and
     without a scorer the search is exact, because the scores of the positions are independent.
 
     Args:
+        student: student in eval mode.
+        beam: number of hypotheses after every fire; 1 gives the result of greedy decoding.
+        scorer: contributes to the ranking, but not to the hypotheses' own log-probabilities.
         encoded: encoder output, for a decoder that attends to it (:meth:`CifStudent.start`).
     """
     batch, fires = fired.embeddings.shape[:2]

@@ -20,7 +20,6 @@ from retort.config.schema import Recipe
 from retort.evaluation.before import BEFORE
 from retort.evaluation.frame_accuracy import FrameAccuracy
 from retort.evaluation.scoring import Score, read_score
-from retort.nn.lora import merge_lora
 from retort.text.tokenizer_io import open_tokenizer
 
 
@@ -102,11 +101,6 @@ class Experiment:
     def projections(self) -> dict[str, Tensor] | None:
         """Parameters of the rows, by names in the objective; None if they are missing."""
         return self._tensors("objective")
-
-    def last_student(self) -> dict[str, Tensor] | None:
-        """Weights of the student that these projections were trained with."""
-        weights, lora = self._tensors("student"), self.recipe.training.lora
-        return merge_lora(weights, lora) if weights is not None and lora.parts else weights
 
     def _tensors(self, name: str) -> dict[str, Tensor] | None:
         if self.last_checkpoint is None:

@@ -1,4 +1,4 @@
-"""Report sections that run the model on test data: fires, alignments, lengths, similarity to the teacher."""
+"""Report sections that run the model on test data: fires, alignments, lengths."""
 
 from __future__ import annotations
 
@@ -19,17 +19,12 @@ from retort.report.document import Block, Gallery, Paragraph, Picture, Section, 
 from retort.report.experiment import Experiment, Scored
 from retort.report.firing import END, compute_firing, length_errors
 from retort.report.frame_view import compute_frame_view
-from retort.report.plots import fires_picture, frames_picture, histogram_picture, likeness_picture, style
-from retort.report.similarity import before_and_after, row_on_acoustic
+from retort.report.plots import fires_picture, frames_picture, histogram_picture, style
 
 Progress = Callable[[str, int, int], None]
 
 MEASURED = 1000
 """Maximum number of test utterances for the length errors, chosen evenly."""
-COMPARED = 32
-"""Number of utterances whose vectors are compared with the teacher's."""
-LONGEST_LIKENESS = 45
-"""Maximum length of the utterance whose similarities are plotted."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class _Opened:
 
 
 def model_sections(experiments: Sequence[Experiment], progress: Progress) -> list[Section]:
-    """One section on alignments if any student is hybrid, three if any is not, with notes on missing results."""
+    """One section on alignments if any student is hybrid, two if any is not, with notes on missing results."""
     opened: dict[tuple[str, ...], dict[str, Cut]] = {}
     hybrid = [each for each in experiments if each.recipe.student.kind == "hybrid"]
     others = [each for each in experiments if each.recipe.student.kind != "hybrid"]
@@ -59,7 +54,6 @@ def model_sections(experiments: Sequence[Experiment], progress: Progress) -> lis
         sections += [
             Section("Weights and fires", [*missing, *_fires(models, progress)]),
             Section("Lengths", [*missing, *_lengths(models, progress)]),
-            Section("Fired vectors and the teacher's", _likeness(others, opened, progress)),
         ]
     if hybrid:
         models, missing = _open(hybrid, opened)
@@ -246,57 +240,6 @@ def _counted(errors: Mapping[str, Sequence[int]]) -> Table:
     counts = [Counter(values) for values in errors.values()]
     rows = [[f"{size:+d}", *(f"{each[size]:,}" for each in counts)] for size in sorted(set().union(*counts))]
     return Table(("length error", *errors), rows)
-
-
-def _likeness(
-    experiments: Sequence[Experiment], opened: dict[tuple[str, ...], dict[str, Cut]], progress: Progress
-) -> list[Block]:
-    taught = [each for each in experiments if row_on_acoustic(each.recipe) is not None]
-    if not taught:
-        return [Paragraph("No row of distillation uses the fired vectors.")]
-    pictures: list[Block] = []
-    rows: list[list[str]] = []
-    notes: list[Block] = []
-    for index, each in enumerate(taught):
-        try:
-            cuts = _test_cuts(each, opened)
-            found = before_and_after(each, _short_first(list(cuts.values())))
-        except UserError as error:
-            notes.append(note(f"{each.name}: {error}"))
-            continue
-        finally:
-            progress("likeness", index + 1, len(taught))
-        for stage, side in (("untrained", found.before), ("trained", found.after)):
-            rows.append(
-                [each.name, stage, f"{side.own:.3f}", f"{side.other:.3f}", f"{side.accuracy:.1%}"]
-                + [f"{found.positions:,}", f"{found.utterances:,}"]
-            )
-        if start := each.recipe.training.init:
-            notes.append(note(f"{each.name} was initialised with weights of {start}, `untrained` was not."))
-        row = each.recipe.distill[row_on_acoustic(each.recipe) or 0]
-        caption = (
-            f"{each.name}: cosines of one test utterance's fired vectors (rows, through the projection of the "
-            f"row with the {row.loss} loss) with the vectors of {row.teacher} (columns)."
-        )
-        pictures.append(Picture(likeness_picture(found), caption, wide=True))
-    if not rows:
-        return notes
-    header = ("experiment", "student", "own", "others", "own is nearest", "positions", "utterances")
-    text = Paragraph(
-        "Fired vectors of test utterances compared with the teacher's vectors: mean cosine with a token's own vector "
-        "and with those of other tokens, and how often its own is the nearest. Trained is the last "
-        "checkpoint with its projection; untrained is the random initialisation with the same seed."
-    )
-    return [text, Table(header, rows), *notes, *pictures]
-
-
-def _short_first(cuts: list[Cut]) -> list[Cut]:
-    """Evenly chosen cuts, starting with one whose matrix is readable."""
-    some = _evenly(cuts, COMPARED)
-    texts = [cut.supervisions[0].text or "" for cut in some]
-    readable = [index for index, text in enumerate(texts) if 0 < len(text) <= LONGEST_LIKENESS]
-    first = max(readable or range(len(some)), key=lambda index: len(texts[index]) if readable else -index)
-    return [some[first], *some[:first], *some[first + 1 :]]
 
 
 def _evenly(cuts: list[Cut], most: int) -> list[Cut]:

@@ -1,4 +1,4 @@
-"""Plots of runs: curves, fires or frames of one utterance, length errors, similarity to a teacher.
+"""Plots of runs: curves, fires or frames of one utterance, length errors.
 
 Each is written to a file or as SVG for a page. Text in the SVG is not converted to paths, and its colour
 is `currentColor`, which follows the dark mode of a page.
@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.common.errors import UserError
 from retort.evaluation.scoring import Interval
 from retort.report.figures import new_figure, save_figure, to_svg
 from retort.report.firing import Firing
 from retort.report.frame_view import FrameView, Span
-from retort.report.similarity import BeforeAndAfter
 
 PANELS = {
     "loss": "loss, weighted sum",
@@ -117,74 +115,6 @@ def histogram_picture(errors: Mapping[str, Sequence[int]]) -> str:
     axis.set_ylabel("% of utterances")
     axis.xaxis.get_major_locator().set_params(integer=True)
     return to_svg(figure, f"lengths {list(errors)}")
-
-
-def likeness_picture(found: BeforeAndAfter) -> str:
-    """SVG of the cosines of fired (rows) and teacher (columns) vectors, untrained and trained."""
-    figure, axes = new_figure(10.0, 5.0, 1, 2)
-    size = len(found.labels)
-    values = np.concatenate([found.before.matrix.ravel(), found.after.matrix.ravel()])
-    low, high = float(values.min()), float(values.max())
-    image = None
-    for axis, title, side in zip(axes[0], ("untrained", "trained"), (found.before, found.after)):
-        image = axis.imshow(side.matrix, vmin=low, vmax=high, cmap="viridis", interpolation="none")
-        axis.set_title(title, fontsize=10)
-        axis.grid(False)
-        font = max(4, min(9, 260 // max(size, 1)))
-        axis.set_xticks(range(size), found.labels, fontsize=font)
-        axis.set_yticks(range(size), found.labels, fontsize=font)
-        axis.set_xlabel("teacher")
-    axes[0][0].set_ylabel("fired")
-    figure.colorbar(image, ax=list(axes[0]), label="cosine", shrink=0.8)
-    return to_svg(figure, f"likeness {found.before.own} {found.after.own}")
-
-
-def plot_curves(metrics: Metrics, path: Path) -> None:
-    """One file with a panel for each logged quantity and a line for each run.
-
-    Args:
-        path: path of the plot; its suffix determines the format.
-
-    Raises:
-        UserError: nothing was logged, or matplotlib is missing.
-    """
-    shown = panels(metrics)
-    if not shown:
-        raise UserError("there is nothing to plot: no metrics", where=path)
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, axes = new_figure(4.2 * columns, 2.9 * rows, rows, columns, ink="black")
-    for axis in axes.flat[len(shown) :]:
-        axis.remove()
-    for axis, (key, title) in zip(axes.flat, shown.items()):
-        _draw_curve(axis, metrics, key)
-        axis.set_title(title, fontsize=10)
-    handles = [axes.flat[0].plot([], [], color=style(i)[0], ls=style(i)[1])[0] for i in range(len(metrics))]
-    figure.legend(handles, list(metrics), loc="outside lower center", ncols=len(handles), frameon=False)
-    save_figure(figure, path)
-
-
-def plot_fires(
-    features: NDArray[np.float32],
-    alphas: NDArray[np.float32],
-    fire_times: NDArray[np.float32],
-    labels: Sequence[str],
-    subsampling: int,
-    path: Path,
-) -> None:
-    """A file with an utterance's filter banks, its CIF weights and the times of complete tokens.
-
-    Args:
-        features: `(T, bins)`.
-        alphas: `(T / subsampling,)`.
-        fire_times: `(U,)` encoder frames.
-        labels: `U` texts.
-        subsampling: feature frames per encoder frame.
-    """
-    firing = Firing(features, alphas, fire_times, list(labels), subsampling / 100)
-    figure, axes = new_figure(_width(firing), 4.6, 2, sharex=True, height_ratios=(3, 2), ink="black")
-    _draw_fires(axes[0][0], axes[1][0], firing)
-    save_figure(figure, path)
 
 
 def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str, path: Path) -> None:

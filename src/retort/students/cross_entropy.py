@@ -38,11 +38,6 @@ def hard_loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float, we
     return HardLoss(losses.sum(), hard, (predicted.detach().argmax(-1) == targets).sum())
 
 
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Sum of :func:`smoothed_cross_entropies` over the positions."""
-    return smoothed_cross_entropies(logits, targets, smoothing).sum()
-
-
 def smoothed_cross_entropies(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """`(N,)`: cross-entropy of each position with uniform smoothing over the other V - 1 labels.
 

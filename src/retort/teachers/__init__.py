@@ -12,7 +12,6 @@ from retort.teachers.factory import (
 from retort.teachers.fill_store import Estimate, fill
 from retort.teachers.masked_lm import MaskedLMTeacher
 from retort.teachers.posteriors import PosteriorTeacher
-from retort.teachers.statistics import TeacherDescription, describe_teacher
 from retort.teachers.store import StoredTeacher
 from retort.teachers.symbols import check_units, symbol_ids, teacher_symbols
 from retort.teachers.targets import TeacherTargets, token_targets, utterance_targets
@@ -25,13 +24,11 @@ __all__ = [
     "PosteriorTeacher",
     "StoredTeacher",
     "Teacher",
-    "TeacherDescription",
     "TeacherModel",
     "TeacherOutput",
     "TeacherTargets",
     "check_there",
     "check_units",
-    "describe_teacher",
     "fill",
     "open_store",
     "open_teacher",

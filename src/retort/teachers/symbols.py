@@ -28,8 +28,7 @@ def teacher_symbols(config: TeacherConfig, texts: Iterable[str] | None = None) -
     :func:`retort.teachers.token_targets`. The ids of the soft labels are its own, so that a head for them has `.size`
     outputs. For a causal language model of `retort lm train`, or one over units, it is the tokenizer of that model. A
     Hugging Face model over text has far more pieces than a small corpus needs: only those that occur in `texts` are
-    used, and the probability of the others is dropped (:func:`retort.teachers.statistics.describe_teacher` measures
-    it).
+    used, and the probability of the others is dropped.
 
     Args:
         texts: normalised texts of the training data; used only for a Hugging Face model over text.

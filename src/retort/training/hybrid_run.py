@@ -45,7 +45,6 @@ from retort.training.init import check_pretrained, start_from_pretrained, take_s
 from retort.training.plan import Plan, note_rejected
 from retort.training.prerequisites import train_teachers, trained_lm
 from retort.training.teach import complete_stores, normalised_texts, store_root, taught_by
-from retort.training.teacher_notes import teacher_notes
 
 SCALES = "acoustic_scales.json"
 """File of an experiment: word error rates on the validation data, by acoustic scale."""
@@ -74,13 +73,6 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         data = load_data(recipe, root / "cache", progress)
     note_rejected(recipe, root, data, accelerator)
     readers, teachers = _teachers(recipe, root, alignments, data, progress, accelerator)
-    if accelerator.is_main_process:
-        unseen = _texts_of(recipe, held_out, normalised_texts(data.validation, recipe.normaliser))
-        stores, tree = store_root(root), alignments.tree
-        for line in teacher_notes(
-            recipe, readers, teachers, unseen, tree, stores, accelerator.device, progress
-        ):
-            report(0, {"note": line})
     torch.manual_seed(recipe.seed)  # here: no stage before may shift the student's weights
     student = build_student(recipe.student, alignments.tree.count, recipe.features.bins)
     assert isinstance(student, HybridStudent)

@@ -89,23 +89,6 @@ class Fit:
         )
 
 
-def start_from(
-    student: Student,
-    tokenizer: Tokenizer | None,
-    experiment: str,
-    graph: str = "",
-    parts: Sequence[str] = (),
-) -> dict[str, int]:
-    """Copy the weights of another model that :func:`fit` finds; return the counts of tensors.
-
-    Raises:
-        UserError: as :func:`fit`.
-    """
-    found = fit(student, tokenizer, experiment, graph, parts)
-    student.load_state_dict(found.taken, strict=False)
-    return found.counts
-
-
 def take_start(
     student: Student,
     recipe: Recipe,
