@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from small_systems import LEXICON, SpokenCorpus
 
-from retort.alignment.align import align_corpus
-from retort.alignment.align_others import align_others
+from retort.alignment.align import align_corpus, align_others
 from retort.alignment.store import AlignmentStore, save_alignments
 from retort.common.errors import UserError
 from retort.config.schema import AlignConfig

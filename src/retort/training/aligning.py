@@ -10,8 +10,7 @@ import numpy as np
 from lhotse.cut import Cut
 from numpy.typing import NDArray
 
-from retort.alignment.align import align_corpus
-from retort.alignment.align_others import align_others
+from retort.alignment.align import align_corpus, align_others
 from retort.alignment.mfcc import Mfcc
 from retort.alignment.store import AlignmentStore
 from retort.common.errors import UserError
