@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: setup demo test lint long fuzz benchmark clean
+.PHONY: setup demo test quick lint long fuzz benchmark clean
 
 setup: $(SETUP)
 
@@ -25,7 +25,11 @@ lint: setup
 
 # A thread each: two processes of two threads would be slower than one.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations=10
+
+# The files of tests/quick.txt: less than a minute on two cores.
+quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $$(cat tests/quick.txt)
 
 long: setup
 	$(BIN)/python -m pytest -m long
