@@ -69,14 +69,7 @@ class AttentionStudent(TokenStudent):
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> StudentOutput:
-        """Losses and taps of one batch.
-
-        Args:
-            features: `(B, T, bins)`.
-            feature_lengths: `(B,)`.
-            tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, including EOS.
-        """
+        """Losses and taps of one batch; the arguments are those of :class:`TokenStudent`."""
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         share = self.config.decoder.history_dropout if self.training else 0.0
         previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]

@@ -161,14 +161,7 @@ class CifStudent(TokenStudent):
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> StudentOutput:
-        """Losses and taps of one batch.
-
-        Args:
-            features: `(B, T, bins)`.
-            feature_lengths: `(B,)`.
-            tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, including EOS.
-        """
+        """Losses and taps of one batch; the arguments are those of :class:`TokenStudent`."""
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
         losses: dict[str, Tensor] = {}

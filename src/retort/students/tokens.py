@@ -38,9 +38,11 @@ def _layers(config: EncoderConfig) -> range:
 
 
 class TokenStudent(Student):
-    """Base class of students over tokens: `forward` has the labels `tokens (B, U)` and `token_lengths (B,)`.
+    """Base class of students over tokens: `forward(features, feature_lengths, tokens, token_lengths)`.
 
-    The taps are `frames.N`, `utterance`, and taps over tokens.
+    `features` is `(B, T, bins)`, `feature_lengths` is `(B,)`. `tokens (B, U)` are int64, EOS last, then pad; U may be
+    more than the longest of `token_lengths (B,)`, which include EOS. The taps are `frames.N`, `utterance`, and taps
+    over tokens.
     """
 
     decoder_loss: ClassVar[str] = "ce"

@@ -84,12 +84,6 @@ class TransducerStudent(TokenStudent):
         labels there would keep it so. The choice of the path has no gradient. Utterances with too few frames for
         CTC are not present, nor is EOS, which has a position as in teachers. `utterance` is the mean of the hidden
         frames.
-
-        Args:
-            features: `(B, T, bins)`.
-            feature_lengths: `(B,)`.
-            tokens: `(B, U)` int64, EOS last, then pad; U may be more than the longest of `token_lengths`.
-            token_lengths: `(B,)`, including EOS.
         """
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         counts = (token_lengths - 1).clamp(min=0).masked_fill(encoded.lengths == 0, 0)
