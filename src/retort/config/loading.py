@@ -1,25 +1,22 @@
-"""Reading of recipes: the defaults of `config/schema.py`, overridden by YAML files and by `a.b=c` overrides.
+"""Reading of recipes: the defaults of `config/schema.py`, the layers of `config/layers.py` and `a.b=c` overrides.
 
-A recipe is a YAML file. With `base: NAME` it extends another recipe, with `base: [NAME, NAME]` several ones in this
-order; a base that is reached twice is read once. Unknown keys are errors.
+Unknown keys are errors.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retort.common.errors import UserError, printable
 from retort.common.files import UPDATE
 from retort.config.checks import UnknownChoice, check_choices, check_recipe
+from retort.config.layers import FROM_PATH, Layer, experiment_name, layers_of, one_line, packaged
 from retort.config.ranges import check_ranges
 from retort.config.schema import CHOICES, Recipe
 
@@ -44,68 +41,84 @@ OTHER_KINDS = {
 
 
 def recipe_names() -> list[str]:
-    """Names of the packaged recipes, such as `aishell1/cif`."""
-    root = resources.files("retort") / "recipes"
-    folder = Path(str(root))
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def recipe_summary(name: str) -> str:
-    """The first sentence of the comment at the top of a packaged recipe; empty without a comment."""
-    lines = []
-    for line in (Path(str(resources.files("retort") / "recipes")) / f"{name}.yaml").read_text("utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    text = " ".join(lines)
-    return re.split(r"(?<!et al)\. (?=[A-Z`])|[:;] ", text, maxsplit=1)[0].rstrip(".")
+    """Names of the packaged recipes, their stages and variants, such as `aishell1/cif`."""
+    return list(packaged())
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Open a recipe by name or path, and apply `a.b=c` overrides.
+    """Open a recipe by name or path, and apply overlays `+NAME` and values `a.b=c`.
+
+    Teachers that neither a row nor the tokenizer uses are left out.
 
     Raises:
-        UserError: the recipe does not exist, a key is unknown, or a value is invalid.
+        UserError: the recipe or an overlay does not exist, a key is unknown, or a value is invalid.
     """
     for start, (kind, verb) in OTHER_KINDS.items():
         if recipe.startswith(start):
             raise UserError(kind, where=recipe, remedy=f"Run it with `{verb}`")
     result = read_recipe(Recipe, recipe, overrides)
     check_recipe(result, recipe)
+    used = {row.teacher for row in result.distill} | {result.tokenizer.teacher}
+    result.teachers = {name: teacher for name, teacher in result.teachers.items() if name in used}
     return result
 
 
 def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> T:
     """Read a recipe as an instance of the dataclass `schema`, without checking its values against each other.
 
+    Args:
+        recipe: name or path, and overlays (`config/layers.py`).
+        overrides: overlays `+NAME` and values `a.b=c`; values are applied last.
+
     Raises:
-        UserError: the recipe does not exist, a key is unknown, a value has the wrong type, a number is out of range,
-            or the experiment's name is not a path below `exp/`.
+        UserError: the recipe or an overlay does not exist, a key is unknown, a value has the wrong type, a number is out
+            of range, or the experiment's name is not a path below `exp/`.
     """
     merged = OmegaConf.structured(schema)
-    for path, content in files_of_recipe(recipe):
+    overlays, values = split_overrides(overrides)
+    layers = [each for each in layers_of(recipe, overlays) if not _names_something_else(each, schema)]
+    for layer in layers:
         try:
-            merged = OmegaConf.merge(merged, content)
+            merged = OmegaConf.merge(merged, layer.content)
         except BROKEN as error:
-            raise _explain(error, str(path), schema) from None
-    for override in overrides:
+            raise _explain(error, layer.origin, schema) from None
+    for override in values:
         _lay_over(merged, override, schema)
+    _models_of_teachers(merged, [*(layer.content for layer in layers), *map(_nested, values)])
     return _to_object(merged, recipe, schema)
 
 
-def files_of_recipe(recipe: str) -> list[tuple[Path, DictConfig]]:
-    """The files that a recipe is made of, the outermost base first, with what each of them sets.
-
-    Raises:
-        UserError: no such recipe, or a file is not valid YAML.
-    """
-    return [(path, _read_yaml(path)) for path in _with_bases(_find(recipe))]
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overlays `+NAME`, without the sign, and the values `a.b=c`."""
+    overlays = [each[1:] for each in overrides if each.startswith("+")]
+    return overlays, [each for each in overrides if not each.startswith("+")]
 
 
-def recipe_title(path: Path) -> str:
-    """The name of a packaged recipe's file, or the path."""
-    root = Path(str(resources.files("retort") / "recipes"))
-    return str(path.relative_to(root).with_suffix("")) if path.is_relative_to(root) else str(path)
+def _names_something_else(layer: Layer, schema: type) -> bool:
+    """Whether a layer derives a name from the path that the schema has no field for."""
+    return layer.origin == FROM_PATH and not set(map(str, layer.content)) <= set(get_type_hints(schema))
+
+
+def _nested(override: str) -> DictConfig:
+    """An override as nested values; empty if it changes an item of a list."""
+    try:
+        return OmegaConf.from_dotlist([override])
+    except BROKEN:
+        return OmegaConf.create({})
+
+
+def _models_of_teachers(merged: DictConfig, settings: Sequence[DictConfig]) -> None:
+    """Derive `model` from `recipe` for teachers whose `recipe` was set last, and remove a `recipe` that `model` replaces."""
+    for setting in settings:
+        teachers = setting.get("teachers")
+        for name, teacher in teachers.items() if isinstance(teachers, DictConfig) else ():
+            if not isinstance(teacher, DictConfig):
+                continue
+            recipe, model = teacher.get("recipe"), teacher.get("model")
+            if recipe and model is None:
+                model = f"exp/{experiment_name(str(recipe))}/model"
+            if model is not None:
+                merged["teachers"][name].update({"recipe": recipe or "", "model": model})
 
 
 def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
@@ -159,49 +172,6 @@ def _less(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _find(recipe: str, folder: Path | None = None) -> Path:
-    """The file of a recipe; a relative path is resolved from `folder` first."""
-    path = Path(recipe)
-    if path.suffix in (".yaml", ".yml"):
-        for each in ([folder / path] if folder else []) + [path]:
-            if each.is_file():
-                return each
-        raise UserError(
-            "no such file", where=recipe, remedy="Give a recipe's name or the path of a YAML file"
-        )
-    packaged = Path(str(resources.files("retort") / "recipes" / f"{recipe}.yaml"))
-    if packaged.is_file():
-        return packaged
-    near = difflib.get_close_matches(recipe, recipe_names(), n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Recipes: {', '.join(recipe_names())}"
-    raise UserError("no such recipe", where=recipe, remedy=hint)
-
-
-def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """The recipe's file, preceded by the files of its bases, each of them once."""
-    if path.resolve() in above:
-        raise UserError("base: is circular", where=path)
-    content = _read_yaml(path, keep_base=True)
-    named = content["base"] if "base" in content else ListConfig([])
-    chain: list[Path] = []
-    for name in named if isinstance(named, ListConfig) else [named]:
-        base = _find(str(name), path.parent)
-        chain += [each for each in _with_bases(base, (*above, path.resolve())) if each not in chain]
-    return [*chain, path]
-
-
-def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
-    try:
-        content = OmegaConf.load(path)
-    except Exception as error:  # yaml has many exception types; the text contains line and column
-        raise UserError(f"not valid YAML ({_one_line(error)})", where=path) from None
-    if not isinstance(content, DictConfig):
-        raise UserError("is not a mapping of keys to values", where=path)
-    if not keep_base:
-        content.pop("base", None)
-    return content
-
-
 def _to_object(merged: Any, where: str, schema: type[T]) -> T:
     try:
         result = OmegaConf.to_object(merged)
@@ -249,7 +219,7 @@ def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
     try:
         value = OmegaConf.from_dotlist([f"value={text}"])["value"] if text else ""
     except Exception as error:  # yaml has many exception types
-        raise UserError(f"cannot be read ({_one_line(error)})", where=where) from None
+        raise UserError(f"cannot be read ({one_line(error)})", where=where) from None
     try:
         OmegaConf.update(merged, key, value)
     except BROKEN as error:
@@ -258,7 +228,7 @@ def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
 
 def _explain(error: Exception, where: str, schema: type) -> UserError:
     key = getattr(error, "full_key", None) or ""
-    message = _one_line(error)
+    message = one_line(error)
     if ("not in" in message or "is not a" in message) and "subclass" in message:
         return UserError(f"a section is set to a single value ({message})", where=where)
     if "not in" in message and key:
@@ -289,7 +259,3 @@ def _keys(schema: type, above: str = "") -> Iterator[str]:
         for each in (hint, *get_args(hint)):
             if is_dataclass(each) and isinstance(each, type):
                 yield from _keys(each, f"{above}{name}{within}.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__

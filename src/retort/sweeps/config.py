@@ -26,9 +26,9 @@ class SystemConfig:
     """A row of the table, or one for each combination of `grid`."""
 
     recipe: str = MISSING
-    """Name or path."""
+    """Name or path, and overlays: `speechocean762/cif +encoder/zipformer`."""
     set: list[str] = field(default_factory=list)
-    """Settings `a.b=c` over the recipe and over `common`."""
+    """Settings `a.b=c` and overlays `+NAME` over the recipe and over `common`."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Keys of the recipe and their values; every combination is a row. A grid over one number is also plotted as a
     curve; a system with the same recipe and settings but no grid is a point of the curve with its own value."""
@@ -49,7 +49,7 @@ class SweepConfig:
     """The row that the others are compared with; empty for the first."""
     seeds: list[int] = numbers([1, 2, 3], 0, SEEDS)
     common: list[str] = field(default_factory=list)
-    """Settings `a.b=c` over every recipe, but not over warm starts."""
+    """Settings `a.b=c` and overlays `+NAME` over every recipe; values are not applied to the stages before it."""
     score_on: str = "test"
     """`test`, or `validation` during development, so that test data are not used."""
     decode: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -230,7 +230,8 @@ def _rows(name: str, config: SweepConfig, where: str) -> Iterator[Row]:
     for values in itertools.product(*system.grid.values()):
         point = dict(zip(system.grid, values))
         row = " ".join([name, *(f"{key}={value}" for key, value in point.items())])
-        settings = [*config.common, *system.set]
+        named = [] if system.grid else [f"system={json.dumps(name, ensure_ascii=False)}"]
+        settings = [*named, *config.common, *system.set]
         settings += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in point.items()]
         key = _number(system)
         runs = tuple(_runs(row, settings, system.recipe, config))
