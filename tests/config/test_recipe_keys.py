@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from retort.cli import app
 from retort.common.errors import UserError
 from retort.config.keys import keys_of, keys_page, recipe_lines
-from retort.config.loading import load_recipe, recipe_names, recipe_summary, recipe_to_dict
+from retort.config.layers import overlay_names, packaged, summary
+from retort.config.loading import load_recipe, recipe_to_dict
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipe_keys.md"
 
@@ -58,6 +59,7 @@ def test_where_values_come_from(tmp_path: Path) -> None:
     assert origins.pop("seed") == "command line"
     assert {key: Path(origin).name for key, origin in origins.items()} == {
         "name": "mine.yaml",
+        "system": "path",
         "steps": "mine.yaml",
         "betas": "base.yaml",
     }
@@ -69,8 +71,8 @@ def test_packaged_recipes_can_be_printed(name: str) -> None:
 
 
 def test_every_packaged_recipe_has_a_summary() -> None:
-    for name in recipe_names():
-        assert recipe_summary(name), f"{name}: write a comment at the top of its file"
+    for name in [*packaged(), *(f"+{overlay}" for overlay in overlay_names())]:
+        assert summary(name), f"{name}: write a comment at the top of its file, or above the stage or variant"
 
 
 def test_what_is_not_there_is_one_line() -> None:
@@ -81,6 +83,6 @@ def test_what_is_not_there_is_one_line() -> None:
 
 
 def test_the_verbs_print() -> None:
-    listed = CliRunner().invoke(app, ["recipes", "english/"])
-    assert "english/hkd" in listed.stdout
+    listed = CliRunner().invoke(app, ["recipes"])
+    assert {"english/hkd", "speechocean762/warm", "+encoder/zipformer"} <= set(listed.stdout.split())
     assert CliRunner().invoke(app, ["config", "--all-keys"]).stdout == keys_page()

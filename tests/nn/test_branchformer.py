@@ -241,7 +241,7 @@ def test_parameters(kind: str, merge: str) -> None:
 @pytest.mark.parametrize(("name", "wanted"), [("branchformer", 4_237_851), ("e_branchformer", 4_250_235)])
 def test_the_packaged_recipes_are_of_the_conformers_size(name: str, wanted: int) -> None:
     conformer = load_recipe("speechocean762/cif")
-    recipe = load_recipe(f"speechocean762/{name}")
+    recipe = load_recipe(f"speechocean762/cif +curriculum/short +encoder/{name}")
     assert describe(conformer).shipped == 4_253_259
     described = describe(recipe)
     assert described.shipped == wanted
@@ -250,10 +250,11 @@ def test_the_packaged_recipes_are_of_the_conformers_size(name: str, wanted: int)
     assert "cgMLP 768" in described.lines[1]
     assert ("feed-forward" in described.lines[1]) is (name == "e_branchformer")
     # All else is the Conformer's, and so is every training before, but for the encoder.
-    for step in ("", "_ctc", "_pieces", "_warm"):
-        own, other = (load_recipe(f"speechocean762/{each}{step}") for each in (name, "short"))
+    for step in ("cif", "ctc", "pieces", "warm"):
+        other = load_recipe(f"speechocean762/{step} +curriculum/short")
+        own = load_recipe(f"speechocean762/{step} +curriculum/short +encoder/{name}")
         assert own.student == replace(other.student, encoder=recipe.student.encoder)
-        start = other.training.warm_start.replace("short", name)
+        start = other.training.warm_start and f"{other.training.warm_start} +encoder/{name}"
         assert own.training == replace(other.training, warm_start=start)
         assert (own.data, own.tokenizer, own.augment) == (other.data, other.tokenizer, other.augment)
-        assert own.name == own.system.join(("speechocean762/", ""))
+        assert own.name == f"speechocean762/{step}+curriculum-short+encoder-{name}"

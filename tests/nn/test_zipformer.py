@@ -365,7 +365,7 @@ def test_the_published_sizes_are_possible(name: str) -> None:
 
 def test_the_packaged_recipe_is_of_the_conformers_size() -> None:
     assert describe(load_recipe("speechocean762/cif")).shipped == 4_253_259
-    recipe = load_recipe("speechocean762/zipformer")
+    recipe = load_recipe("speechocean762/cif +curriculum/short +encoder/zipformer")
     described = describe(recipe)
     assert described.shipped == 4_243_729
     assert abs(described.shipped / 4_253_259 - 1) < 0.03
@@ -374,16 +374,17 @@ def test_the_packaged_recipe_is_of_the_conformers_size() -> None:
     # All else is the Conformer's, and so is every training before, but for encoder, optimiser and schedule.
     student, training = recipe.student, recipe.training
     assert (training.optimiser, training.schedule) == ("scaled_adam", "eden")
-    for step in ("", "_ctc", "_pieces", "_warm"):
-        own, other = (load_recipe(f"speechocean762/{each}{step}") for each in ("zipformer", "short"))
-        straight = 1000 if step == "_warm" else 0
+    for step in ("cif", "ctc", "pieces", "warm"):
+        other = load_recipe(f"speechocean762/{step} +curriculum/short")
+        own = load_recipe(f"speechocean762/{step} +curriculum/short +encoder/zipformer")
+        straight = 1000 if step == "warm" else 0
         sizes = replace(student.encoder.zipformer, straight_steps=straight)
         encoder = replace(student.encoder, zipformer=sizes)
         assert own.student == replace(other.student, frontend=student.frontend, encoder=encoder)
-        start = other.training.warm_start.replace("short", "zipformer")
+        start = other.training.warm_start and f"{other.training.warm_start} +encoder/zipformer"
         assert own.training == replace(
             other.training, warm_start=start, optimiser="scaled_adam", schedule="eden",
             peak_lr=training.peak_lr, eden_steps=training.eden_steps, eden_epochs=training.eden_epochs,
         )  # fmt: skip
         assert (own.data, own.tokenizer, own.augment) == (other.data, other.tokenizer, other.augment)
-        assert own.name == own.system.join(("speechocean762/", ""))
+        assert own.name == f"speechocean762/{step}+curriculum-short+encoder-zipformer"

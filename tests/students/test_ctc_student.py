@@ -183,35 +183,34 @@ def test_it_learns_two_utterances_by_heart() -> None:
 )
 def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        load_recipe("speechocean762/conformer_ctc", overrides)
+        load_recipe("speechocean762/cif +family/ctc", overrides)
     assert "\n" not in str(caught.value)
 
 
 def test_ctc_has_no_hard_label_to_share_its_place() -> None:
     with pytest.raises(UserError, match="no hard label per position"):
         load_recipe(
-            "speechocean762/conformer_ctc_bert", ["distill.0.interpolate=0.3", "distill.0.weight=1.0"]
+            "speechocean762/cif +family/ctc +distill/bert_soft",
+            ["distill.0.interpolate=0.3", "distill.0.weight=1.0"],
         )
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"),
+    ("overlays", "parts"),
     [
-        ("conformer_ctc", {"encoder", "ctc"}),
-        ("conformer_ctc_bert", {"encoder", "ctc"}),
-        ("conformer_ctc_deng", {"encoder", "ctc"}),
-        ("conformer_ctc_deng_cif", {"encoder", "ctc"}),
-        ("conformer_attention", {"encoder", "ctc", "decoder"}),
-        ("conformer_attention_bert", {"encoder", "ctc", "decoder"}),
-        ("conformer_attention_lrd", {"encoder", "ctc", "decoder"}),
+        (["+family/ctc"], {"encoder", "ctc"}),
+        (["+family/ctc", "+distill/bert_soft"], {"encoder", "ctc"}),
+        (["+family/ctc", "+distill/pooled_attention"], {"encoder", "ctc"}),
+        (["+family/ctc", "+distill/deng_cif"], {"encoder", "ctc"}),
+        (["+family/attention"], {"encoder", "ctc", "decoder"}),
+        (["+family/attention", "+distill/bert_soft"], {"encoder", "ctc", "decoder"}),
+        (["+family/attention", "+distill/lrd"], {"encoder", "ctc", "decoder"}),
     ],
 )
-def test_packaged_recipes_have_the_encoder_of_cif(name: str, parts: set[str]) -> None:
-    described, cif = (
-        describe(load_recipe(f"speechocean762/{name}")),
-        describe(load_recipe("speechocean762/cif")),
-    )
+def test_packaged_families_have_the_encoder_of_cif(overlays: list[str], parts: set[str]) -> None:
+    described = describe(load_recipe("speechocean762/cif", overlays))
+    cif = describe(load_recipe("speechocean762/cif"))
     assert set(described.parts) == parts
     for part in ("encoder", "ctc"):
         assert described.parts[part] == cif.parts[part]
-    assert len(described.lines) == len(cif.lines) + ("_" in name.removeprefix("conformer_"))
+    assert len(described.lines) == len(cif.lines) + len(overlays) - 1

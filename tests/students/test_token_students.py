@@ -82,7 +82,7 @@ def test_frames_are_trained_with_a_teacher_of_tokens_and_eos(kind: str, pool: st
 
 @pytest.mark.parametrize(
     "recipe",
-    ["pooled_cif", "conformer_ctc_deng", "conformer_attention_lrd", "transducer_bert", "paraformer_hkd"],
+    ["cif", "cif +family/ctc", "cif +family/attention", "cif +family/transducer", "cif +family/paraformer"],
 )
 def test_frames_that_nothing_pools_have_no_teacher(recipe: str) -> None:
     teacher = "teachers.other={model: x, dim: 8}"

@@ -215,13 +215,13 @@ def test_rows_meet_teachers_without_the_end_of_the_sentence() -> None:
 
 
 def test_sizes_of_the_recipe_are_near_the_cif_models() -> None:
-    described = describe(load_recipe("speechocean762/transducer"))
+    described = describe(load_recipe("speechocean762/cif +family/transducer"))
     cif = describe(load_recipe("speechocean762/cif"))
     assert described.parts["encoder"] == cif.parts["encoder"]
     assert described.parts["ctc"] == cif.parts["ctc"]
     assert described.shipped == pytest.approx(cif.shipped, rel=1e-3)
     assert any("stateless predictor, context 2, dim 640; joiner dim 192" in line for line in described.lines)
-    soft = describe(load_recipe("speechocean762/transducer_bert"))
+    soft = describe(load_recipe("speechocean762/cif +family/transducer +distill/bert_soft"))
     assert (soft.shipped, soft.training_only) == (described.shipped, 0)
 
 

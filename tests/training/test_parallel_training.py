@@ -85,14 +85,14 @@ def test_a_parallel_model_is_searched_with_a_beam(read_recipe: ReadRecipe, tmp_p
     assert len({tuple(each.hypothesis.ids) for each in wide}) == len(wide) == 4
 
 
-@pytest.mark.parametrize("name", ["pooled_cif", "pooled_attention", "relational"])
+@pytest.mark.parametrize("name", ["cif +distill/pooled_cif", "cif +distill/pooled_attention", "relational"])
 def test_rows_that_pool_ship_nothing(name: str) -> None:
     alone, described = (describe(load_recipe(f"speechocean762/{each}")) for each in ("cif", name))
     assert described.shipped == alone.shipped
     # Estimator or attention, and a projection; relations train nothing.
     trained = {
-        "pooled_cif": (3 * 144 * 144 + 144 + 144 + 1) + (144 * 256 + 256),
-        "pooled_attention": 4 * (144 * 144 + 144) + (144 * 256 + 256),
+        "cif +distill/pooled_cif": (3 * 144 * 144 + 144 + 144 + 1) + (144 * 256 + 256),
+        "cif +distill/pooled_attention": 4 * (144 * 144 + 144) + (144 * 256 + 256),
         "relational": 0,
     }
     assert described.training_only == trained[name]

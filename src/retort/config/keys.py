@@ -13,7 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
-from retort.config.loading import files_of_recipe, load_recipe, recipe_title
+from retort.config.layers import layers_of
+from retort.config.loading import load_recipe, recipe_to_dict, split_overrides
 from retort.config.ranges import range_of
 from retort.config.schema import CHOICES, Recipe
 
@@ -82,7 +83,7 @@ def keys_of(config: type = Recipe, above: str = "") -> Iterator[Key]:
 
 
 def recipe_lines(recipe: str, overrides: Sequence[str] = (), *, changed: bool, texts: bool) -> Iterator[str]:
-    """A recipe with all that it inherits, as YAML with comments.
+    """A recipe with all that it inherits, as YAML with comments; at the end, as comments, the stages before it.
 
     Args:
         changed: only the keys whose values are not the defaults.
@@ -94,6 +95,34 @@ def recipe_lines(recipe: str, overrides: Sequence[str] = (), *, changed: bool, t
     loaded = load_recipe(recipe, overrides)
     origins = _origins(recipe, overrides)
     yield from _part(loaded, "", 0, origins, changed, texts)
+    yield from _stage_lines(loaded)
+
+
+def _stage_lines(recipe: Recipe) -> Iterator[str]:
+    """The recipes that are trained before this one, the first one first, each with the values in which it differs."""
+    stages: list[tuple[str, Recipe]] = []
+    later = recipe
+    while (name := later.training.warm_start) and name not in [each for each, _ in stages]:
+        later = load_recipe(name)
+        stages.append((name, later))
+    if stages:
+        yield "# Trained before it, with the values in which each differs:"
+    values = dict(_leaves(recipe_to_dict(recipe)))
+    for name, stage in reversed(stages):
+        origins = _origins(name, ())
+        yield f"# {name}"
+        for key, value in _leaves(recipe_to_dict(stage)):
+            if value != values.get(key) and key not in ("name", "system"):
+                yield f"#   {key}: {_flow(value)}  # {_origin(key, origins)}"
+
+
+def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """All values that are not sections, with their keys."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _part(
@@ -130,13 +159,15 @@ def _plain(value: Any) -> Any:
 
 
 def _origins(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
-    """The last file, or the command line, that sets each key; a whole part that is set stands under its own name."""
+    """The last layer, or the command line, that sets each key; a whole part that is set stands under its own name."""
     found: dict[str, str] = {}
-    for path, content in files_of_recipe(recipe):
-        for key in _set_keys(OmegaConf.to_container(content)):
-            found[key] = recipe_title(path)
-    found |= {override.partition("=")[0]: OVERRIDE for override in overrides}
-    return found
+    overlays, values = split_overrides(overrides)
+    for layer in layers_of(recipe, overlays):
+        for key in _set_keys(OmegaConf.to_container(layer.content)):
+            if key.startswith("teachers.") and key.endswith(".recipe"):
+                found[f"{key.removesuffix('.recipe')}.model"] = layer.origin
+            found[key] = layer.origin
+    return found | {value.partition("=")[0]: OVERRIDE for value in values}
 
 
 def _set_keys(content: Any, above: str = "") -> Iterator[str]:

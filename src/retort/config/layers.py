@@ -133,16 +133,6 @@ def layers_of(recipe: str, overlays: Sequence[str] = ()) -> list[Layer]:
     return [*layers, *names]
 
 
-def stages_before(recipe: str) -> Iterator[str]:
-    """Names of the recipes that are trained before a recipe through `training.warm_start`, the last one first."""
-    seen = [recipe]
-    while name := _last(layers_of(seen[-1]), "training.warm_start"):
-        if name in seen:
-            raise UserError("training.warm_start is circular", where=name)
-        seen.append(name)
-        yield name
-
-
 def experiment_name(recipe: str) -> str:
     """Name of the experiment of a recipe: from its path, unless the file sets another name."""
     return str(_last(layers_of(recipe), "name"))
@@ -309,8 +299,11 @@ def _parsed(path: Path, changed: int, size: int) -> DictConfig | ListConfig:
 def _first_sentence(file: Path, entry: str = "") -> str:
     """The first sentence of the comment at the top of a file, or above a stage or variant in it."""
     comment: list[str] = []
+    section = ""
     for line in file.read_text("utf-8").splitlines():
-        if entry and line.startswith(f"  {entry}:"):
+        if line[:1].isalpha():
+            section = line.partition(":")[0]
+        if entry and section in ("stages", "variants") and line.startswith(f"  {entry}:"):
             break
         if line.lstrip().startswith("#"):
             comment.append(line.strip().lstrip("# "))

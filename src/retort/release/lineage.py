@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retort.common.errors import UserError
-from retort.config.loading import load_recipe
+from retort.config.layers import experiment_name
 from retort.config.schema import Recipe
 from retort.evaluation.evaluate import data_name
 from retort.report.experiment import Experiment, open_experiment
@@ -89,6 +89,10 @@ def shown(path: str) -> str:
 
 
 def _parent(recipe: Recipe, root: Path) -> Path | None:
-    if recipe.training.warm_start:
-        return root / load_recipe(recipe.training.warm_start).name
+    start = recipe.training.warm_start
+    if start:
+        try:
+            return root / experiment_name(start)
+        except UserError:  # the recipe has another name today; its experiments kept theirs
+            return root / start
     return Path(recipe.training.init) if recipe.training.init else None

@@ -73,7 +73,10 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="a.b=c", help="Overrides of keys of the YAML file, such as training.steps=1000."),
+    typer.Argument(
+        metavar="[+OVERLAY] [a.b=c]",
+        help="Overlays, such as +encoder/zipformer, and values of keys of the YAML file, such as training.steps=1000.",
+    ),
 ]
 
 

@@ -15,17 +15,22 @@ def recipes(
         str, typer.Argument(metavar="[PART]", help="Only recipes whose name contains PART.")
     ] = "",
 ) -> None:
-    """List the packaged recipes, each with the first sentence of its description."""
-    from retort.config.loading import recipe_names, recipe_summary
+    """List the packaged recipes and overlays, each with the first sentence of its description.
 
-    names = [name for name in recipe_names() if part in name]
+    `+NAME` is an overlay: `retort train RECIPE +NAME` applies it to a recipe.
+    """
+    from retort.config.layers import overlay_names, packaged, summary
+
+    names = [
+        name for name in [*packaged(), *(f"+{overlay}" for overlay in overlay_names())] if part in name
+    ]
     if not names:
         raise UserError(
             f"no packaged recipe has '{part}' in its name", remedy="Leave PART out to list them all"
         )
     width = max(map(len, names))
     for name in names:
-        print_line(f"{name:<{width}}  {recipe_summary(name)}".rstrip())
+        print_line(f"{name:<{width}}  {summary(name)}".rstrip())
 
 
 def config(
@@ -52,7 +57,8 @@ def config(
 ) -> None:
     """Print a recipe with everything that it inherits, as YAML.
 
-    A comment after each value names the file that sets it, or says that it is the default or comes from the command line.
+    A comment after each value names the file, stage, variant or overlay that sets it, or says that it is the default, comes
+    from the path of the recipe, or from the command line. The stages that are trained before the recipe follow as comments.
     """
     from retort.config.keys import keys_page, recipe_lines
     from retort.decoding.options import options_page

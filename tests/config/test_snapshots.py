@@ -1,0 +1,92 @@
+"""The values of the packaged recipes, compared with the file `snapshots/recipes.json`.
+
+A change of a recipe, of a default or of the resolution of recipes is visible as a change of that file. Renew it with
+`PYTHONPATH=src python tests/config/test_snapshots.py`, and read its difference before it is committed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retort.config.layers import overlay_names
+from retort.config.loading import OTHER_KINDS, load_recipe, recipe_names
+from retort.config.schema import Recipe
+from retort.lm.config import load_lm_recipe
+
+FILE = Path(__file__).parent / "snapshots" / "recipes.json"
+RECOGNISERS = [name for name in recipe_names() if not name.startswith(tuple(OTHER_KINDS))]
+LANGUAGE_MODELS = [name for name in recipe_names() if name.startswith("lm/")]
+SHORT = "speechocean762/cif +curriculum/short"
+COMBINATIONS = [
+    *(f"{SHORT} +encoder/{encoder}" for encoder in ("branchformer", "e_branchformer", "zipformer")),
+    *(f"speechocean762/{stage} +curriculum/short +encoder/zipformer" for stage in ("ctc", "pieces", "warm")),
+    f"{SHORT} +family/attention +encoder/zipformer +distill/bert_soft",
+    "speechocean762/cif +family/ctc +distill/pooled_attention",
+    "speechocean762/cif +family/transducer +distill/deng_cif",
+    "speechocean762/cif +family/paraformer +distill/hkd",
+    "speechocean762/cif +distill/pooled_cif",
+    "speechocean762/hybrid_hard +distill/hard_units",
+    "commonvoice_zh/cif +distill/acd +distill/lrd",
+]
+ELSEWHERE = {"distill/interpolation", "distill/phone", "distill/senone", "distill/subword"}
+ELSEWHERE |= {"distill/whisper_acd", "distill/whisper_lrd"}
+"""Overlays of variants."""
+
+
+def compact(config: Any) -> Any:
+    """The values that differ from the defaults."""
+    if isinstance(config, list):
+        return [compact(each) for each in config]
+    if isinstance(config, dict):
+        return {name: compact(each) for name, each in config.items()}
+    if not is_dataclass(config):
+        return config
+    found = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if value != default:
+            found[each.name] = compact(value)
+    return found
+
+
+def load(name: str) -> Any:
+    return load_lm_recipe(name) if name.startswith("lm/") else load_recipe(name)
+
+
+def snapshot() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+SAVED = snapshot() if FILE.is_file() else {}
+
+
+def test_the_snapshots_are_of_all_recipes_and_overlays() -> None:
+    assert list(SAVED) == [*RECOGNISERS, *LANGUAGE_MODELS, *COMBINATIONS]
+    used = {overlay for name in COMBINATIONS for overlay in name.split(" +")[1:]}
+    assert used | ELSEWHERE == set(overlay_names())
+
+
+@pytest.mark.parametrize("name", [*RECOGNISERS, *COMBINATIONS])
+def test_a_recogniser_has_the_values_it_had(name: str, resolved: Callable[[str], Recipe]) -> None:
+    assert compact(resolved(name)) == SAVED[name]
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_a_language_model_has_the_values_it_had(name: str) -> None:
+    assert compact(load_lm_recipe(name)) == SAVED[name]
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(compact(load(name)), ensure_ascii=False)}"
+        for name in (*RECOGNISERS, *LANGUAGE_MODELS, *COMBINATIONS)
+    ]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
