@@ -79,7 +79,7 @@ def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> 
     layers = [each for each in layers_of(recipe, overlays) if not _names_something_else(each, schema)]
     for layer in layers:
         try:
-            merged = OmegaConf.merge(merged, layer.content)
+            merged.merge_with(layer.content)
         except BROKEN as error:
             raise _explain(error, layer.origin, schema) from None
     for override in values:
