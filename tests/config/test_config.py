@@ -37,7 +37,9 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith(tuple(OTHER_KINDS))])
-def test_every_packaged_recipe_loads_and_can_be_described(name: str, resolved: Callable[[str], Recipe]) -> None:
+def test_every_packaged_recipe_loads_and_can_be_described(
+    name: str, resolved: Callable[[str], Recipe]
+) -> None:
     recipe = resolved(name)
     assert recipe.name == name
     # What only the data can tell is stated neither in the recipe nor known here.
@@ -253,7 +255,9 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     assert refused(path).where == str(path)
 
 
-def test_a_recipe_without_a_name_has_that_of_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_without_a_name_has_that_of_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my").mkdir()
     path = write(tmp_path / "my", "seed: 1\n")
     assert load_recipe(str(path)).name == "mine"

@@ -127,7 +127,9 @@ def test_rows_leave_out_eos_and_what_has_no_frame(loss: str) -> None:
     assert torch.equal(values.grad.abs().sum(-1) > 0, present)
     if loss == "soft_label":
         assert (float(result.metrics["spoken"].sum), result.metrics["spoken"].count) == (7.0, 7)
-    with pytest.raises(ValueError, match="positions in the tap"):  # still: tap and targets must be of one text
+    with pytest.raises(
+        ValueError, match="positions in the tap"
+    ):  # still: tap and targets must be of one text
         row(Tap(values, lengths + 1, "token", present=present), targets, tokens)  # type: ignore[arg-type]
 
 

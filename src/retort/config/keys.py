@@ -51,12 +51,16 @@ def field_texts(config: type) -> Mapping[str, str]:
 
 
 def _texts_in(source: str) -> dict[str, str]:
-    (body,) = (node.body for node in ast.parse(textwrap.dedent(source)).body if isinstance(node, ast.ClassDef))
+    (body,) = (
+        node.body for node in ast.parse(textwrap.dedent(source)).body if isinstance(node, ast.ClassDef)
+    )
     found = {}
     for node, after in zip(body, [*body[1:], None]):
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
-        text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+        text = (
+            after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+        )
         found[node.target.id] = " ".join(str(text).split())
     return found
 
@@ -147,7 +151,9 @@ def _part(
         if changed and origin == DEFAULT:
             continue
         if texts and documented.get(name):
-            yield from textwrap.wrap(documented[name], 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+            yield from textwrap.wrap(
+                documented[name], 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+            )
         yield f"{indent}{name}: {_flow(_plain(value))}  # {origin}"
 
 
@@ -211,5 +217,7 @@ def keys_page() -> str:
         default = f"; default `{key.default}`" if key.default else ""
         values = f" Values: {key.values}." if key.values else ""
         entry = f"- `{key.name}` (`{key.kind}`{default}): {key.text}{values}"
-        lines += textwrap.wrap(entry, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        lines += textwrap.wrap(
+            entry, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
     return "\n".join(lines) + "\n"

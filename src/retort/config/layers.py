@@ -259,7 +259,10 @@ def _warm_start(origin: str, recipe: str) -> Layer:
 def _last(layers: Sequence[Layer], key: str) -> Any:
     """The value that the last layer with this key sets; None if none does."""
     for layer in reversed(layers):
-        if isinstance(layer.content, DictConfig) and (found := OmegaConf.select(layer.content, key)) is not None:
+        if (
+            isinstance(layer.content, DictConfig)
+            and (found := OmegaConf.select(layer.content, key)) is not None
+        ):
             return found
     return None
 
