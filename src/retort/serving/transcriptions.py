@@ -17,7 +17,7 @@ from retort.audio.files import AudioReader, open_audio
 from retort.common.errors import UserError
 from retort.decoding.transcript import join_transcripts
 from retort.serving.errors import ApiError, internal_error
-from retort.serving.formats import logprobs, respond
+from retort.serving.formats import logprobs, respond, words
 from retort.serving.models import Piece, Recording, ServedModel
 from retort.serving.state import State
 from retort.serving.uploads import Wanted, on_disk, read_fields, read_form
@@ -114,6 +114,8 @@ async def _events(
             delta: dict[str, Any] = {"type": "transcript.text.delta", "delta": before + piece.transcript.text}
             if wanted.logprobs:
                 delta["logprobs"] = logprobs(piece.transcript.tokens)
+            if "word" in wanted.granularities:  # not in OpenAI's schema; the page shows them
+                delta["words"] = words(piece.transcript.words)
             yield delta
         found.append(piece)
         piece = await anext(rest, None)
