@@ -40,6 +40,7 @@ from retort.decoding.transcriber import Transcriber
 from retort.decoding.transcript import ScoredTranscript
 from retort.graph.build import Graph
 from retort.graph.pool import DecoderPool
+from retort.pretrained.released import find_release
 from retort.students.factory import build_student
 from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.tokenizer_io import open_tokenizer
@@ -274,7 +275,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
     Float16, int8 and int4 weights are converted to float32.
 
     Args:
-        folder: folder of the model.
+        folder: folder of the model, or a release on the hub (`USER/NAME@REVISION`).
         device: device of the computation.
         decoding: default decoding options by name, such as `beam=10` (:class:`DecodingOptions`).
 
@@ -283,7 +284,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
     """
     options = make_options(decoding)
     _work_after_fork()
-    root = _model_root(folder)
+    root = _model_root(find_release(folder))
     with opening_model(root, AGAIN):
         config = _read_config(root)
         verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)

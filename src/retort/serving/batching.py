@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from retort.common.errors import UserError
 from retort.decoding.options import DecodingOptions
 from retort.decoding.segment import SpeechSegment
 from retort.serving.limits import Limits
@@ -140,7 +141,8 @@ class BatchWorker:
             results = self._recognise([job.segment for job in batch], batch[0].options)
         except Exception as error:
             if len(batch) == 1:
-                log.exception("%s: a segment could not be recognised", self.name)
+                if not isinstance(error, UserError):
+                    log.exception("%s: a segment could not be recognised", self.name)
                 batch[0].result.set_exception(error)
                 return
             for job in batch:  # one segment must not spoil those of other requests

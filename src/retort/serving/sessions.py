@@ -133,7 +133,7 @@ def _keywords(value: object) -> tuple[str, ...]:
     fits = isinstance(value, list) and len(value) <= MOST_KEYWORDS
     if not fits or not all(isinstance(each, str) and len(each) <= LONGEST_KEYWORD for each in value):  # type: ignore[attr-defined]
         raise _wrong("session.audio.input.transcription.keywords", "Give a list of texts")
-    return tuple(each.strip() for each in value if each.strip())  # type: ignore[attr-defined]
+    return tuple(text for each in value if (text := " ".join(each.split())))  # type: ignore[attr-defined]
 
 
 def _logprobs(value: object) -> bool:

@@ -110,7 +110,7 @@ def read_fields(form: FormData) -> Wanted:
     stream = _text(form, "stream").lower()
     if stream not in ("", "true", "false", "1", "0"):
         raise _choice("stream", stream, ("true", "false"))
-    keywords = [each.strip() for each in _list(form, "keywords") if each.strip()]
+    keywords = [text for each in _list(form, "keywords") if (text := " ".join(each.split()))]
     if len(keywords) > MOST_KEYWORDS or any(len(each) > LONGEST_KEYWORD for each in keywords):
         message = f"At most {MOST_KEYWORDS} keywords of at most {LONGEST_KEYWORD} characters are accepted."
         raise ApiError(400, message, param="keywords[]")

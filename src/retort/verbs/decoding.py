@@ -19,7 +19,9 @@ from retort.verbs.console import EXPERIMENTS, local_path
 ModelFolder = Annotated[
     Path,
     typer.Argument(
-        parser=local_path, metavar="EXP", help="Experiment (exp/NAME), model folder or release (models/NAME)."
+        parser=local_path,
+        metavar="EXP",
+        help="Experiment (exp/NAME), model folder, release (models/NAME) or hub name (USER/NAME@REVISION).",
     ),
 ]
 Cuts = Annotated[str, typer.Argument(metavar="CUTS", help="lhotse manifest (*.jsonl.gz) or Kaldi folder.")]

@@ -37,6 +37,16 @@ def release(
         str,
         typer.Option(help="Format of the stored weights: float32, float16, int8 or int4."),
     ] = "float16",
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER/NAME",
+            help="Upload the release to this model on the Hugging Face hub, as one commit.",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new model on the hub is private.")
+    ] = False,
 ) -> None:
     """Write a small folder for distribution.
 
@@ -50,10 +60,14 @@ def release(
     from retort.common.progress import stage_progress
     from retort.common.weights import STORED
     from retort.release.card import Terms
+    from retort.release.hub import check_name
+    from retort.release.hub import push as push_to_hub
     from retort.release.release import SMALL, release
 
     if weights not in STORED:
         raise UserError(f"--weights is {weights}", remedy=f"Choose one of {', '.join(STORED)}")
+    if push is not None:
+        check_name(push)
     terms = Terms(licence, language, data_note or [])
     torch.set_num_threads(1)
     check_places(out)
@@ -66,3 +80,5 @@ def release(
         print_line(f"more than {SMALL / 1e6:.0f} MB: large for a Git repository", style="yellow")
     if released.absolute:
         print_line(f"recipe.json contains absolute paths: {', '.join(released.absolute)}", style="yellow")
+    if push is not None:
+        print_line(f"pushed as {push_to_hub(released.folder, push, private=private)}")
