@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 
 from retort.alignment.alignment import Alignment, Timed, triphones
 from retort.alignment.phones import SILENCE, Phones
-from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.store import SHARD_SUFFIX, AlignmentStore, finish_store, write_shard
 from retort.alignment.tree import SenoneTree
 from retort.text.lexicon import Lexicon
 
 PHONES = Phones("abcdefgh")
+SHARD = 2048
+"""Utterances per shard of a store."""
 
 
 def from_phones(name: str, words: list[Timed], phones: list[Timed], tree: SenoneTree) -> Alignment:
@@ -57,6 +60,25 @@ def align_characters(name: str, text: str, frames: int, tree: SenoneTree) -> Ali
         elif letter != " ":
             said.append(Timed(letter, start, count))
     return from_phones(name, said, phones, tree)
+
+
+def save_alignments(
+    folder: Path,
+    alignments: Sequence[Alignment],
+    tree: SenoneTree,
+    lexicon: Lexicon,
+    *,
+    skipped: Mapping[str, str] | None = None,
+    frame_shift: float = 0.01,
+) -> AlignmentStore:
+    """A store of these alignments, with the words that occur in them; an earlier one is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for start in range(0, len(alignments), SHARD):
+        part = alignments[start : start + SHARD]
+        write_shard(folder / f"{start:05d}{SHARD_SUFFIX}", part, tree)
+    words = {word.symbol for each in alignments for word in each.words}
+    return finish_store(folder, tree, lexicon.only(sorted(words)), skipped or {}, frame_shift)
 
 
 def store_alignments(

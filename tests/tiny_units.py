@@ -8,11 +8,11 @@ from pathlib import Path
 
 from retort.alignment.alignment import Alignment, Timed
 from retort.alignment.phones import Phones
-from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.store import AlignmentStore
 from retort.alignment.tree import Node, Question, SenoneTree, Split
 from retort.alignment.unit_text import AcousticUnit, Pronunciations, UnitPronouncer
 from retort.text.lexicon import Lexicon
-from tiny_alignments import from_phones
+from tiny_alignments import from_phones, save_alignments
 
 SAID = "one W AH N, two T UW, three TH R IY, four F AO R, five F AY V, six S IH K S, seven S EH V AH N, eight EY T"
 LEXICON = Lexicon({word: [phones] for word, *phones in (each.split() for each in SAID.split(","))})

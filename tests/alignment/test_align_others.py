@@ -10,10 +10,11 @@ import pytest
 from small_systems import LEXICON, SpokenCorpus
 
 from retort.alignment.align import align_corpus, align_others
-from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.store import AlignmentStore
 from retort.common.errors import UserError
 from retort.config.schema import AlignConfig
 from retort.text.lexicon import Lexicon
+from tiny_alignments import save_alignments
 
 CONFIG = AlignConfig(
     senones=30,

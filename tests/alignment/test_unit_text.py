@@ -92,8 +92,6 @@ def test_what_two_phones_share_is_two_symbols_and_what_two_states_share_is_one()
     text, index = unit_text(alignment, "senone")
     assert (text, index.tolist()) == ("S1 S1 S2 S1 S2", [0, 0, 0, 0, 1, 2, 3, 4])
     assert pronounce_units(["x"], {"x": [["A", "B", "B"]]}, tied, "senone") == text
-    assert tied.states_of_senones() == [-1, -1, 1, -1, 0, 1]
-    assert SenoneTree.monophone(PHONES, 3).states_of_senones() == [0, 1, 2] * len(PHONES)
 
 
 def test_only_silence_is_an_empty_text() -> None:

@@ -11,7 +11,7 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.store import AlignmentStore
 from retort.alignment.tree import SenoneTree
 from retort.config.schema import Recipe
 from retort.corpora.features import CutFeatures
@@ -23,7 +23,7 @@ from retort.evaluation.recognise import recognise
 from retort.students.hybrid import HybridStudent
 from retort.students.student import Encoded
 from retort.text.lexicon import Lexicon
-from tiny_alignments import PHONES, align_characters
+from tiny_alignments import PHONES, align_characters, save_alignments
 
 TREE = SenoneTree.monophone(PHONES, 1)
 

@@ -147,6 +147,8 @@ def test_without_the_weight_there_is_no_ctc_head() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_keeps_the_loss_in_float32(kind: str) -> None:
+    if kind == "lstm" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no LSTM in bf16 for this processor")
     student, given = build(kind), batch([60, 41], [5, 3])
     exact = student(*given)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -12,7 +12,7 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
-from retort.alignment.store import AlignmentStore, save_alignments
+from retort.alignment.store import AlignmentStore
 from retort.alignment.tree import SenoneTree
 from retort.config.schema import Recipe, TeacherConfig
 from retort.corpora.open_cuts import open_cuts
@@ -26,7 +26,7 @@ from retort.training.batches import UtteranceDataset, epoch_batches, make_sample
 from retort.training.frames import FrameLabels, FrameReader
 from retort.training.module import TrainingModule
 from retort.training.trainer import Trainer
-from tiny_alignments import PHONES, align_characters, senone_symbols
+from tiny_alignments import PHONES, align_characters, save_alignments, senone_symbols
 from tiny_lms import TableLM
 from tiny_trainers import batch_of, update
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,18 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.alignment.alignment import Alignment, Timed, segments
-from retort.alignment.mfcc import FRAME_SHIFT
 from retort.alignment.phones import priors, self_loops
 from retort.alignment.tree import SenoneTree
-from retort.common.checksums import SUMS, seal, verify
+from retort.common.checksums import seal, verify
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.common.json_reader import parse_json, read_json
 from retort.text.lexicon import Lexicon, read_lexicon
 
 SHARD_SUFFIX = ".safetensors"
-_SHARD = 2048
-"""Utterances per shard."""
 _REMEDY = "Remove the folder and align again"
 
 
@@ -192,44 +188,6 @@ def finish_store(
     content = {"frame_shift": frame_shift, "skipped": dict(skipped)}
     write_whole(folder / "store.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return AlignmentStore(folder)
-
-
-def save_alignments(
-    folder: str | Path,
-    alignments: Iterable[Alignment],
-    tree: SenoneTree,
-    lexicon: Lexicon,
-    *,
-    skipped: Mapping[str, str] | None = None,
-    frame_shift: float = FRAME_SHIFT,
-) -> AlignmentStore:
-    """Store alignments; a store in the folder is replaced.
-
-    Self-loops and priors are estimated from them.
-
-    Args:
-        alignments: alignments, consumed one by one.
-        lexicon: pronunciations of the words; words that do not occur are left out.
-        skipped: utterances without an alignment, with the reasons; read after all alignments.
-        frame_shift: seconds.
-
-    Raises:
-        UserError: there are no alignments, or they cannot be written.
-    """
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    for name in ("store.json", SUMS, *(path.name for path in _shards(root))):
-        (root / name).unlink(missing_ok=True)
-    coming = iter(alignments)
-    words: set[str] = set()
-    number = 0
-    while held := list(islice(coming, _SHARD)):
-        write_shard(root / f"{number:05d}{SHARD_SUFFIX}", held, tree)
-        words.update(word.symbol for each in held for word in each.words)
-        number += 1
-    if not number:
-        raise UserError(f"no utterance could be aligned{reasons(skipped or {})}", where=folder)
-    return finish_store(root, tree, lexicon.only(sorted(words)), skipped or {}, frame_shift)
 
 
 def reasons(skipped: Mapping[str, str]) -> str:

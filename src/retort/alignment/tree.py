@@ -89,15 +89,6 @@ class SenoneTree:
             self._known[key] = node
         return self._known[key]
 
-    def states_of_senones(self) -> list[int]:
-        """HMM state (from 0) of each senone; -1 if several states share it."""
-        found: dict[int, set[int]] = {senone: set() for senone in range(self.count)}
-        for row in self.roots:
-            for state, root in enumerate(row):
-                for leaf in _leaves(root):
-                    found[leaf].add(state)
-        return [states.pop() if len(states) == 1 else -1 for states in found.values()]
-
     def phones_of_senones(self) -> list[str]:
         """Phone of each senone; the first one if several share it."""
         found = dict.fromkeys(range(self.count), "")
