@@ -265,6 +265,25 @@ def test_a_full_queue(folder: Path, serving: Serving, data: bytes) -> None:
         assert status(refused[0])[2] == "queue_full"
 
 
+def test_a_client_that_vanishes_while_its_file_is_recognised(
+    folder: Path, serving: Serving, data: bytes
+) -> None:
+    with serving([str(folder)], Limits(batch_wait=3000.0)) as server:
+        (model,) = server.state.models.by_name.values()
+        url = f"http://127.0.0.1:{server.port}/v1/audio/transcriptions"
+        request = httpx.Request("POST", url, files={"file": ("a", data)})
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"POST {request.url.path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+            while not model.worker.waiting:
+                time.sleep(0.01)
+        end = time.monotonic() + 2.5
+        while server.state.active and time.monotonic() < end:
+            time.sleep(0.01)
+        assert server.state.active == 0, "the request is kept although nobody waits for it"
+        assert "retort_disconnects_total 1" in server.state.metrics.text()
+
+
 def test_a_timeout(folder: Path, serving: Serving, data: bytes) -> None:
     with serving([str(folder)], Limits(timeout=0.2, batch_wait=3000.0)) as server:
         answer = httpx.post(

@@ -19,6 +19,7 @@ from retort.decoding.options import DecodingOptions
 from retort.decoding.segment import SpeechSegment
 from retort.decoding.transcriber import Transcriber
 from retort.decoding.transcript import Transcript
+from retort.pretrained.released import find_release
 from retort.serving.batching import BatchWorker
 from retort.serving.limits import Limits
 from retort.serving.metrics import Metrics
@@ -166,10 +167,11 @@ class Models:
         for name, source in named:
             if [each for each, _ in named].count(name) > 1:
                 raise UserError(f"two models are named {name}", where=source, remedy="Give NAME=MODEL")
-        opened = [(name, source, retort.load(source)) for name, source in named]
+        folders = {name: find_release(source) for name, source in named}
+        opened = [(name, folder, retort.load(folder)) for name, folder in folders.items()]
         self.by_name = {
-            name: ServedModel(name, loaded, options, limits, metrics, card_language(source))
-            for name, source, loaded in opened
+            name: ServedModel(name, loaded, options, limits, metrics, card_language(folder))
+            for name, folder, loaded in opened
         }
 
     def close(self) -> None:
@@ -189,10 +191,10 @@ def split_name(source: str) -> tuple[str, str]:
     return (parts[-1] if parts else "model"), source
 
 
-def card_language(source: str) -> str:
+def card_language(folder: Path) -> str:
     """The language in the head of the model's card, or "und" (undetermined)."""
     try:
-        head = (Path(source) / "README.md").read_text(encoding="utf-8")[:10_000]
+        head = (folder / "README.md").read_text(encoding="utf-8")[:10_000]
     except (OSError, ValueError):
         return "und"
     found = re.search(r"^language:\s*(?:\n\s*-\s*)?([a-z]{2,3})\s*$", head, re.MULTILINE)
