@@ -54,9 +54,10 @@ class _Beams:
 
 @dataclass
 class _Ended:
-    """The best ended hypotheses of an utterance, best first."""
+    """The best ended hypotheses of an utterance, best first; once `settled`, no other is added."""
 
     most: int
+    settled: bool = False
     found: list[ScoredHypothesis] = field(default_factory=list)
 
     @property
@@ -159,6 +160,8 @@ def _advance(
 def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
     """Add the hypotheses that are among the best if they end here with scores `ends (B, N)`."""
     for row, (scores, best) in enumerate(zip(ends.tolist(), ended)):
+        if best.settled:
+            continue
         for column, score in enumerate(scores):
             if score > best.worst:
                 ids = beams.tokens[row, column, 1:].tolist()
@@ -167,12 +170,14 @@ def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
 
 
 def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) -> bool:
-    """Whether no active hypothesis can still be among the best with at most `left` more tokens."""
-    best = beams.scores[:, 0].tolist()
-    return all(
-        score == NEG_INF or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
-        for score, each, tokens in zip(best, ended, left)
-    )
+    """Whether in every utterance no active hypothesis can still be among the best with at most `left` more tokens.
+
+    Hotwords may raise the score of an active hypothesis later, which is not considered. So that results do not depend
+    on how long the search runs for the rest of the batch, an utterance stays settled.
+    """
+    for score, each, tokens in zip(beams.scores[:, 0].tolist(), ended, left):
+        each.settled |= score == NEG_INF or score + max(bonus, 0.0) * max(tokens, 0) <= each.worst
+    return all(each.settled for each in ended)
 
 
 @torch.inference_mode()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from retort.common.errors import UserError
 from retort.decoding.graph_search import CtcGraphSearch, HybridSearch, ScaledGraph
+from retort.decoding.hotwords import open_hotwords
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.search import Search
-from retort.decoding.token_search import AttentionSearch, CifSearch, CtcSearch, TransducerSearch
+from retort.decoding.token_search import AttentionSearch, CifSearch, CtcSearch, TokenSearch, TransducerSearch
 from retort.decoding.whisper_search import WhisperSearch
 from retort.graph.pool import DecoderPool
 from retort.students.attention import AttentionStudent
@@ -39,7 +42,7 @@ def open_search(
         pool: processes for graph searches; by default this process, without stored graphs.
 
     Raises:
-        UserError: a language model cannot be opened, or an option or a model does not fit the student.
+        UserError: a language model or a list of hotwords cannot be opened, or an option or a model does not fit the student.
         ValueError: a hybrid student is given without a graph, or there is no search for the student's kind.
     """
     _check(student, options)
@@ -56,6 +59,21 @@ def open_search(
             f"acoustic scale is {options.acoustic_scale:g}, but there is no decoding graph",
             remedy="Give a language model with --graph",
         )
+    found = _token_search(student, tokenizer, options, before)
+    if options.hotwords:
+        hotwords, notes = open_hotwords(options, tokenizer, normalise)
+        found.use_hotwords(hotwords)
+        found.notes += notes
+    return found
+
+
+def _token_search(
+    student: Student, tokenizer: Tokenizer, options: DecodingOptions, before: Search | None
+) -> TokenSearch[Any]:
+    """
+    Raises:
+        ValueError: there is no search for the student's kind.
+    """
     if isinstance(student, CtcStudent) or (options.mode == "ctc" and isinstance(student, HasCtc)):
         return CtcSearch(student, tokenizer, options, before)
     if isinstance(student, AttentionStudent):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from retort.common.errors import UserError
-from retort.decoding.cif import Scorer
 from retort.lm.causal import CausalLM
 from retort.lm.factory import open_causal_lm
 from retort.text.tokenizers import EOS, Tokenizer
@@ -91,10 +90,10 @@ class Fusion:
 
 
 class Summed:
-    """The sum of several scorers."""
+    """The sum of several scorers (:class:`retort.decoding.cif.Scorer`), which are concatenable if all of them are."""
 
-    def __init__(self, scorers: Sequence[Scorer]) -> None:
-        self.scorers = list(scorers)
+    def __init__(self, scorers: Sequence[Any]) -> None:
+        self.scorers: list[Any] = list(scorers)
 
     def start(self, rows: int, device: torch.device) -> list[Any]:
         return [each.start(rows, device) for each in self.scorers]
@@ -105,6 +104,10 @@ class Summed:
 
     def select(self, state: list[Any], rows: Tensor) -> list[Any]:
         return [each.select(own, rows) for each, own in zip(self.scorers, state)]
+
+    def join(self, states: Sequence[list[Any]]) -> list[Any]:
+        """Concatenate states, if each scorer can."""
+        return [each.join(own) for each, own in zip(self.scorers, zip(*states))]
 
 
 def open_fitting_lm(folder: str, tokenizer: Tokenizer, device: torch.device | str) -> CausalLM:

@@ -7,6 +7,7 @@ of `retort.load` and `Recogniser.transcribe`, the checks and `docs/decoding_opti
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
@@ -24,6 +25,7 @@ MODES = ("own", "joint", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
 """Modes that rescore an n-best list, and the part of the model that rescores it."""
 CTC_WEIGHT = 0.3
+HOTWORD_WEIGHT = 2.0
 TOKEN_STUDENTS = ("cif", "ctc", "attention", "transducer", "whisper")
 """Kinds of students whose searches output tokens of their vocabulary; a hybrid student outputs words of its graph."""
 HEADED_STUDENTS = ("cif", "ctc", "attention", "transducer")
@@ -48,6 +50,7 @@ class Option:
         metavar: name of the value in help.
         choices: permitted values of a string; empty for any.
         students: kinds of students that the option applies to; empty for all.
+        listed: whether the value is a file, or in Python a sequence of its lines.
         model: the option that names the model or list that this one configures. Without it this option has no
             effect, which is an error unless `alone` is set.
         alone: whether the option has an effect without its `model`, too.
@@ -63,6 +66,7 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
+    listed: bool = False
     model: str = ""
     alone: bool = False
     stated: bool = False
@@ -170,6 +174,25 @@ class DecodingOptions:
         stated=True,
         tuned=True,
     )
+    hotwords: str | tuple[str, ...] = option(
+        "",
+        "Hotwords, which the search prefers: a text file with one word or phrase per line, optionally followed by a tab "
+        "and the weight of this phrase; in Python also a list of such lines. The beam width is then at least 4.",
+        metavar="FILE",
+        students=TOKEN_STUDENTS,
+        listed=True,
+        with_tuned=True,
+        suffix=lambda own: "+hotwords" * bool(own.hotwords),
+        label=lambda own: f"hotwords.{own.hotwords_name}" if own.hotwords else "",
+    )
+    hotword_weight: float = option(
+        HOTWORD_WEIGHT,
+        "Score that each token of a hotword adds. What a phrase has added is taken back if it is not completed.",
+        (0, 100),
+        students=TOKEN_STUDENTS,
+        model="hotwords",
+        with_tuned=True,
+    )
     length_weight: float = option(
         0.0,
         "Score added for each token of a hypothesis: in the search and in rescoring, for CIF students only in "
@@ -243,6 +266,9 @@ class DecodingOptions:
     )
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            if option_of(each).listed and not isinstance(value := getattr(self, each.name), str):
+                object.__setattr__(self, each.name, _lines(each.name, value))
         check_ranges(self)
         self._check_fields()
         if self.nbest > self.beam:
@@ -265,7 +291,7 @@ class DecodingOptions:
         """Check choices, and that no option is given without the model that it configures."""
         for each in fields(self):
             own, value, name = option_of(each), getattr(self, each.name), each.name.replace("_", " ")
-            if isinstance(each.default, str) and not isinstance(value, str):
+            if isinstance(each.default, str) and not isinstance(value, str) and not own.listed:
                 raise UserError(f"{name} is {_shown(value)}", remedy="Give a string")
             if own.choices and value not in own.choices:
                 raise UserError(f"{name} is '{value}'", remedy=f"Choose one of {', '.join(own.choices)}")
@@ -276,6 +302,8 @@ class DecodingOptions:
                 )
 
     def _check_graph(self) -> None:
+        if self.hotwords:
+            raise UserError("a decoding graph is searched without hotwords", remedy="Leave --hotwords or --graph out")
         if self.lm or self.rescore:
             raise UserError(
                 "a decoding graph contains its language model and cannot be combined with another",
@@ -327,6 +355,13 @@ class DecodingOptions:
         """Whether there is a length weight without a language model."""
         return bool(self.length_weight) and not (self.lm or self.rescore)
 
+    @property
+    def hotwords_name(self) -> str:
+        """The name of the file of hotwords, or a hash of the list."""
+        if isinstance(self.hotwords, str):
+            return Path(self.hotwords).stem
+        return hashlib.sha256("\n".join(self.hotwords).encode()).hexdigest()[:8]
+
     def _ranked(self) -> list[Field[Any]]:
         return sorted(fields(self), key=lambda each: option_of(each).rank)
 
@@ -351,7 +386,7 @@ def make_options(given: Mapping[str, Any], base: DecodingOptions = GREEDY) -> De
                 f"{flag(own.model)} needs {flag(name)}",
                 remedy=f"Add {flag(name)}; retort tune finds a good value",
             )
-    values = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()}
+    values: dict[str, Any] = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()}
     return replace(base, **values)
 
 
@@ -364,8 +399,8 @@ def read_options(path: str | Path) -> DecodingOptions:
     remedy = "Give the tuned.json that `retort tune` wrote"
     try:
         content = read_json(path)
-        known = {name: type(value) for name, value in asdict(GREEDY).items()}
-        values: dict[str, Any] = {key: known[key](content[key]) for key in content if key in known}
+        known = {each.name: each for each in fields(GREEDY)}
+        values: dict[str, Any] = {key: _read(known[key], content[key]) for key in content if key in known}
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=remedy) from None
     except (ValueError, TypeError, KeyError) as error:
@@ -428,6 +463,20 @@ def _entries(of: type[DecodingOptions]) -> Iterator[str]:
         text = f"{own.text} ({values[0].upper()}{values[1:]}.)" if values else own.text
         kind = f"{flag(each.name)}{f' {own.metavar}' if own.metavar else ''}"
         yield f"- `{each.name}`{mark} (`{kind}`): {text}"
+
+
+def _read(each: Field[Any], value: Any) -> Any:
+    """The value of a field in a JSON file."""
+    return value if option_of(each).listed else type(each.default)(value)
+
+
+def _lines(name: str, value: Any) -> tuple[str, ...]:
+    """A sequence of lines, or of pairs of a text and a weight."""
+    try:
+        lines = tuple(each if isinstance(each, str) else "{}\t{:g}".format(*each) for each in value)
+    except (TypeError, ValueError, IndexError):
+        raise UserError(f"{name} is {value!r:.60}", remedy="Give a list of strings, or the path of a file") from None
+    return lines
 
 
 def _shown(value: object) -> str:

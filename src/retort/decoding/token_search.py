@@ -16,8 +16,10 @@ from retort.decoding.ctc import Prefix, prefix_beam, with_times
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
 from retort.decoding.greedy import ctc_best_path, ctc_greedy, greedy_fired
+from retort.decoding.hotwords import HotwordScorer
 from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
 from retort.decoding.options import DecodingOptions
+from retort.decoding.prefix_tree import ConcatenableScorer
 from retort.decoding.rescoring import ctc_rescored, open_rescoring_lm, rescore
 from retort.decoding.search import Search
 from retort.decoding.transducer import transducer_beam, transducer_greedy
@@ -33,6 +35,9 @@ from retort.text.tokenizers import BLANK, EOS, Tokenizer
 
 S = TypeVar("S", bound=Student)
 
+HOTWORD_BEAM = 4
+"""Smallest beam width of a search with hotwords."""
+
 
 class TokenSearch(Search, Generic[S]):
     """Base class of searches whose hypotheses are token sequences of the student's vocabulary.
@@ -46,7 +51,8 @@ class TokenSearch(Search, Generic[S]):
     Attributes:
         lm: the language model for shallow fusion, or None.
         scorer: the language model with its weight, as a scorer of the beam search.
-        greedy: whether the search is greedy: beam 1, no language model and no length weight.
+        greedy: whether the search is greedy: beam 1, no language model, no length weight and no hotwords.
+        beam: beam width; with hotwords at least `HOTWORD_BEAM`.
 
     Raises:
         UserError: a language model cannot be opened, or does not fit the student.
@@ -65,12 +71,18 @@ class TokenSearch(Search, Generic[S]):
             same = before is not None and before.options.lm == options.lm
             self.lm = before_lm if same and before_lm else open_fitting_lm(options.lm, tokenizer, device)
             self.parameters["lm"] = self.lm.parameters
-        self.scorer = None if self.lm is None else Fusion(self.lm, options.lm_weight)
+        self.scorer: ConcatenableScorer | None = None if self.lm is None else Fusion(self.lm, options.lm_weight)
+        self.beam = options.beam
         weighed = self.weighs_length and bool(options.length_weight)
         self.greedy = options.beam == 1 and self.lm is None and not weighed
         if options.rescore:
             self.rescoring_lm = open_rescoring_lm(options, tokenizer, device)
             self.parameters["rescore"] = self.rescoring_lm.parameters
+
+    def use_hotwords(self, hotwords: HotwordScorer) -> None:
+        """Add the scores of hotwords to those of the search, which then is a beam search."""
+        self.scorer = hotwords if self.scorer is None else Summed([self.scorer, hotwords])
+        self.greedy, self.beam = False, max(self.options.beam, HOTWORD_BEAM)
 
     def ranked(self, found: list[list[ScoredHypothesis]], encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
         """Rescore n-best lists as the options require: with the CTC head, then with a language model.
@@ -126,7 +138,7 @@ class CtcSearch(TokenSearch[Student]):
             return single_hypotheses(ctc_best_path(self.head, encoded))
         log_probs = ctc_log_probs(self.head, encoded)
         options = self.options
-        prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
+        prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer, options.length_weight)
         return self.ranked(with_times(untimed(prefixes), log_probs, encoded.lengths, ctc_scores=True))
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
@@ -179,7 +191,7 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
         elif self.greedy:
             found = single_hypotheses(greedy_attention(self.student, encoded))
         else:
-            found = joint_beam(self.student, encoded, self.options.beam, self.weights, self.scorer)
+            found = joint_beam(self.student, encoded, self.beam, self.weights, self.scorer)
         return self.ranked(with_times(found, log_probs, encoded.lengths, ctc_scores=False))
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]]:
@@ -189,7 +201,7 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
     def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[ScoredHypothesis]]:
         """The CTC head's n-best list, ranked by the same weighted sum as in the joint search."""
         options, weight = self.options, self.weights.ctc
-        prefixes = prefix_beam(log_probs, encoded.lengths, options.beam, self.scorer, options.length_weight)
+        prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer, options.length_weight)
         forced = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
         found = []
         for row, candidates, scored in zip(prefixes, untimed(prefixes), forced):
@@ -225,7 +237,7 @@ class CifSearch(TokenSearch[CifStudent]):
         scorer: Scorer | None = self.scorer
         if joint:
             scorer = self._joined(encoded)
-        return self.ranked(beam_fired(self.student, fired, self.options.beam, scorer, encoded), encoded)
+        return self.ranked(beam_fired(self.student, fired, self.beam, scorer, encoded), encoded)
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:
         """Token ids of the CTC head's best path; None without a CTC head."""
@@ -243,7 +255,7 @@ class CifSearch(TokenSearch[CifStudent]):
     def _rescored(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
         """The CTC head's n-best list, scored by the CTC head and the decoder."""
         log_probs, weight = ctc_log_probs(self.student, encoded), self.options.ctc_weight
-        prefixes = prefix_beam(log_probs, encoded.lengths, self.options.beam, self.scorer)
+        prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer)
         found = []
         for row, (own, candidates) in enumerate(zip(prefixes, untimed(prefixes))):
             length = encoded.lengths[row : row + 1]
@@ -302,7 +314,7 @@ class TransducerSearch(TokenSearch[TransducerStudent]):
             symbols = self.student.config.transducer.symbols
             return [[each] for each in transducer_greedy(self.student, encoded, symbols)]
         options = self.options
-        found = transducer_beam(self.student, encoded, options.beam, self.scorer, options.length_weight)
+        found = transducer_beam(self.student, encoded, self.beam, self.scorer, options.length_weight)
         return self.ranked(found, encoded)
 
     def ctc_hypotheses(self, encoded: Encoded) -> list[list[int]] | None:

@@ -63,7 +63,7 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
         else:
             options = self.options
             found = beam_whisper(
-                self.student, encoded, options.beam, self.suppression, options.length_weight, self.scorer
+                self.student, encoded, self.beam, self.suppression, options.length_weight, self.scorer
             )
         return self.ranked(self._timed(found, encoded))
 

@@ -17,6 +17,7 @@ from retort.common.json_reader import read_json
 from retort.corpora.cuts import CheckedCuts, Rejected, read_rejected, write_rejected
 from retort.corpora.features import features_key
 from retort.corpora.open_cuts import find_data, open_cuts
+from retort.decoding.hotwords import read_hotwords
 from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation.bootstrap import intervals
@@ -157,6 +158,8 @@ def evaluation_key(recogniser: Recogniser, opened: CheckedCuts, options: Decodin
     rejected = [asdict(each) for each in opened.rejected]
     parts = [__version__, recogniser.fingerprint(), options_to_dict(options), audio, references, rejected]
     parts += [contents(each) for each in (options.lm, options.rescore, options.graph) if each]
+    if options.hotwords:
+        parts.append([[each.text, each.weight] for each in read_hotwords(options.hotwords)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -87,9 +87,8 @@ def _parameter(each: Any) -> inspect.Parameter:
     """The parameter of a verb for a field; None stands for an option that is not given."""
     own, values = option_of(each), values_text(each)
     text = f"{own.text} [{values}]" if values else own.text
-    annotation = Annotated[
-        type(each.default) | None, typer.Option(flag(each.name), metavar=own.metavar or None, help=text)
-    ]
+    made = typer.Option(flag(each.name), metavar=own.metavar or None, help=text)
+    annotation: Any = Annotated.__class_getitem__((type(each.default) | None, made))  # type: ignore[attr-defined]
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
