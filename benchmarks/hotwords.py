@@ -69,6 +69,7 @@ def words_of(recogniser: Recogniser, texts: Iterable[str]) -> set[str]:
     return {word for text in texts for word in recogniser.normalise(text).split()}
 
 
+@torch.inference_mode()
 def measure(recogniser: Recogniser, data: Data, options: DecodingOptions, hotwords: set[str]) -> str:
     """One line: recall, false insertions, and error rates of utterances with and without hotwords in the reference."""
     search = recogniser.opened(options)

@@ -20,7 +20,7 @@ from retort.audio.speech import open_detector
 from retort.common.errors import BadUtterance, UserError
 from retort.decoding.no_speech import UNCALIBRATED
 from retort.decoding.options import DecodingOptions
-from retort.decoding.recogniser import Recogniser, load, store_no_speech
+from retort.decoding.recogniser import Recogniser, load, store_calibration
 from retort.decoding.transcript import TimedText
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer
 
@@ -139,7 +139,7 @@ def test_a_threshold_takes_words_away(recogniser: Recogniser, tmp_path: Path) ->
     assert (silent.text, silent.words, silent.no_speech) == ("", [], found.no_speech)
 
     recogniser.save(tmp_path / "model")
-    store_no_speech(tmp_path / "model", replace(UNCALIBRATED, threshold=found.no_speech / 2))
+    store_calibration(tmp_path / "model", no_speech=replace(UNCALIBRATED, threshold=found.no_speech / 2))
     calibrated = load(tmp_path / "model")
     assert calibrated.fingerprint() != recogniser.fingerprint()
     assert calibrated.transcribe_samples(samples).text == ""

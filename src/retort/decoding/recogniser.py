@@ -28,6 +28,7 @@ from retort.config.checks import check_choices
 from retort.config.loading import differing, read_saved
 from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.config.student_checks import check_sizes
+from retort.decoding.confidence import AS_DECODED, Calibration
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
 from retort.decoding.hypothesis import Hypothesis, NBest
@@ -49,7 +50,7 @@ from retort.text.tokenizers import Tokenizer
 FORMAT = 1
 FORMATS = {"int8": 2, "int4": 3}
 """Formats of models with quantised weights."""
-CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech"}
+CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech", "confidence"}
 """Keys of `config.json`; another key was written by a later version and may change the result."""
 _LARGEST, _MOST_LAYERS = 1 << 24, 1024
 _LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
@@ -218,6 +219,7 @@ class Recogniser(Transcriber):
             "normaliser": to_dict(self.normalise.config),
             **graph,
             **({} if self.no_speech is UNCALIBRATED else {"no_speech": self.no_speech.to_dict()}),
+            **({} if self.calibration == AS_DECODED else {"confidence": self.calibration.to_dict()}),
         }
 
     def _features(self, samples: np.ndarray) -> Tensor:
@@ -234,8 +236,13 @@ def _work_after_fork() -> None:
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
-def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
-    """Write the no-speech classifier into the `config.json` of the model in `folder`; returns the path.
+def store_calibration(
+    folder: str | Path, *, no_speech: NoSpeech | None = None, confidence: Calibration | None = None
+) -> Path:
+    """Write the no-speech classifier, the calibration of confidences, or both into the `config.json` of a model.
+
+    Returns:
+        The path of the file.
 
     Raises:
         UserError: there is no model, or the file cannot be written.
@@ -243,7 +250,9 @@ def store_no_speech(folder: str | Path, no_speech: NoSpeech) -> Path:
     path = _model_root(folder) / "config.json"
     try:
         config = read_json(path)
-        config["no_speech"] = no_speech.to_dict()
+        for key, part in (("no_speech", no_speech), ("confidence", confidence)):
+            if part is not None:
+                config[key] = part.to_dict()
         write_whole(path, json.dumps(config, indent=2) + "\n")
         seal(path.parent)
     except OSError as error:
@@ -298,6 +307,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
         student = build_student(*sizes)
         student.load_state_dict(weights)
         no_speech = NoSpeech.from_dict(config["no_speech"]) if "no_speech" in config else UNCALIBRATED
+        calibration = Calibration.from_dict(config["confidence"]) if "confidence" in config else AS_DECODED
     tokenizer = open_tokenizer(root / "tokenizer")
     graph = None
     if "graph" in config:
@@ -309,7 +319,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
             where=root,
             remedy="Export or fetch it again",
         )
-    return Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech, options)
+    made = Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech, options)
+    made.calibration = calibration
+    return made
 
 
 def _read_config(root: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from retort.audio.texture import sound_signals
 from retort.common.errors import BadUtterance, UserError
 from retort.config.schema import FeatureConfig, NormaliserConfig
 from retort.decoding.channels import channel_nbest
+from retort.decoding.confidence import AS_DECODED
 from retort.decoding.hypothesis import NBest
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech
 from retort.decoding.options import GREEDY, DecodingOptions, make_options
@@ -49,6 +50,7 @@ class Transcriber(ABC):
     Attributes:
         sampling_rate: sampling rate of the input, Hz.
         frame_seconds: duration of an encoder frame.
+        calibration: of word confidences; :data:`AS_DECODED` if the model has none.
         fewest_frames: smallest number of feature frames that can be recognised.
         most_frames: largest number of feature frames of a segment; None without a limit.
     """
@@ -72,6 +74,7 @@ class Transcriber(ABC):
         self.frame_seconds = FRAME_SHIFT * subsampling
         self.no_speech = no_speech
         self.options = options
+        self.calibration = AS_DECODED
 
     @abstractmethod
     def recognise_segments(
@@ -264,7 +267,9 @@ class Transcriber(ABC):
                 [
                     replace(
                         each,
-                        transcript=replace(within_speech(each.transcript, segment.speech), no_speech=no_speech),
+                        transcript=replace(
+                            within_speech(self.calibration.words(each.transcript), segment.speech), no_speech=no_speech
+                        ),
                     )
                     for each in timed
                 ]

@@ -24,7 +24,9 @@ from retort.evaluation.bootstrap import intervals
 from retort.evaluation.frame_accuracy import FrameAccuracy, watch_frames
 from retort.evaluation.noise import NoiseScore, score_noise
 from retort.evaluation.recognise import recognise, write_hypotheses
+from retort.evaluation.reliability import Reliability, reliability, word_outcomes
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
+from retort.text.normalise import split_words
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,6 +40,7 @@ class Evaluation:
         short: number of utterances with fewer hypotheses than the beam size.
         frames: frame accuracy of a hybrid student, if its data have alignments.
         noise: missed noise and false alarms, if requested.
+        reliability: of the confidences of words; None without words.
     """
 
     split: str
@@ -50,6 +53,7 @@ class Evaluation:
     short: int = 0
     frames: FrameAccuracy | None = None
     noise: NoiseScore | None = None
+    reliability: Reliability | None = None
 
 
 def evaluate(
@@ -94,6 +98,8 @@ def evaluate(
     on_noise = None
     if noise:
         on_noise = score_noise(recogniser, recognised, options, partial(progress, "noise"), noise)
+    references = {name: split_words(text) for name, text in recognised.references.items()}
+    sure = reliability(word_outcomes(references, recognised.words, recognised.speakers))
     bounds = intervals(result)
     rejected = opened.rejected + recognised.rejected
     out = _place(source, folder, options)
@@ -110,11 +116,12 @@ def evaluate(
         "key": evaluation_key(recogniser, opened, options),
         **({"frames": asdict(frames)} if frames is not None else {}),
         **({"noise": asdict(on_noise)} if on_noise is not None else {}),
+        **({"confidence": asdict(sure)} if sure is not None else {}),
     }
     write_whole(out / "score.json", json.dumps(content, indent=1) + "\n")  # last: it marks complete results
     split = data_name(find_data(source))
     return Evaluation(
-        split, result, bounds, rejected, out, options, parameters, recognised.short, frames, on_noise
+        split, result, bounds, rejected, out, options, parameters, recognised.short, frames, on_noise, sure
     )
 
 
@@ -134,11 +141,14 @@ def evaluated(
         result = score_from_dict(content, path)
         parameters, short = dict(content.get("parameters", {})), int(content.get("short", 0))
         frames = FrameAccuracy.from_dict(content["frames"]) if "frames" in content else None
+        sure = Reliability.from_dict(content["confidence"]) if "confidence" in content else None
     except (UserError, ValueError, KeyError, TypeError):
         return None
     rejected = read_rejected(out / "rejected.tsv")
     split = data_name(find_data(source))
-    return Evaluation(split, result, intervals(result), rejected, out, options, parameters, short, frames)
+    return Evaluation(
+        split, result, intervals(result), rejected, out, options, parameters, short, frames, reliability=sure
+    )
 
 
 def evaluation_name(source: str, options: DecodingOptions) -> str:

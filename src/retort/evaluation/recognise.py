@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +23,7 @@ from retort.decoding.hypothesis import Hypothesis, NBest
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.segment import SpeechSegment
-from retort.decoding.transcript import ScoredTranscript, join_nbest
+from retort.decoding.transcript import ScoredTranscript, TimedText, join_nbest
 from retort.students.student import Encoded
 
 Progress = Callable[[int, int], None]
@@ -54,6 +54,7 @@ class Recognised:
         speakers: speaker of each utterance.
         durations: duration of each utterance in seconds.
         no_speech: no-speech score of each utterance, 0 to 1 (:attr:`retort.decoding.transcript.Transcript.no_speech`).
+        words: words of the hypothesis of each utterance, normalised, with their confidences.
         candidates: n-best list of each utterance.
         short: number of utterances with fewer hypotheses than the beam size.
         lines: lines of `hyp.jsonl`.
@@ -69,6 +70,7 @@ class Recognised:
     speakers: dict[str, str] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
     no_speech: dict[str, float] = field(default_factory=dict)
+    words: dict[str, list[TimedText]] = field(default_factory=dict)
     candidates: dict[str, list[ScoredTokens]] = field(default_factory=dict)
     short: int = 0
     lines: list[dict[str, object]] = field(default_factory=list)
@@ -212,6 +214,9 @@ def _enter(
     result.candidates[cut.id] = _joined([part.found for part in parts], options.beam)
     result.short += any(len(part.found) < options.beam for part in parts if isinstance(part.found, list))
     result.hypotheses[cut.id] = recogniser.normalise(best.transcript.text)
+    result.words[cut.id] = [
+        replace(word, text=recogniser.normalise(word.text)) for word in best.transcript.words
+    ]
     result.no_speech[cut.id] = best.transcript.no_speech
     line: dict[str, object] = {
         "id": cut.id,
@@ -221,6 +226,7 @@ def _enter(
         "score": best.score,
         "no_speech": round(best.transcript.no_speech, 4),
         "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in best.transcript.words],
+        "confidences": [round(word.confidence, 4) for word in best.transcript.words],
     }
     if options.nbest > 1:
         line["nbest"] = [

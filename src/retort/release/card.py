@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from retort import __version__
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig, Recipe
+from retort.decoding.confidence import AS_DECODED
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation.evaluate import Evaluation, data_name
 from retort.info.describe import outline
@@ -71,6 +72,7 @@ def model_card(
     sections = [
         Section("Use", [Paragraph(_use(path), markdown=True)]),
         Section("Errors", _errors(path, evaluations, recipe)),
+        *_confidence(recogniser, evaluations),
         Section("Training", _training(lineage, commit)),
         Section("Data and licence", _data(terms)),
         Section("Architecture", [Paragraph(_architecture(recogniser, recipe), markdown=True)]),
@@ -167,6 +169,31 @@ def _errors(path: str, evaluations: Sequence[Evaluation], recipe: Recipe) -> lis
     return [Table(header, rows), *notes, Paragraph(explanation)]
 
 
+def _confidence(recogniser: Recogniser, evaluations: Sequence[Evaluation]) -> list[Section]:
+    """Reliability of word confidences; no section without evaluations that have it."""
+    rows = []
+    for each in evaluations:
+        if (found := each.reliability) is not None:
+            ece, nce = found.ece_range, found.nce_range
+            ranges = f"{ece[0]:.2%} to {ece[1]:.2%}", f"{nce[0]:.3f} to {nce[1]:.3f}"
+            rows.append([each.split, f"{found.ece:.2%}", ranges[0], f"{found.nce:.3f}", ranges[1], f"{found.words:,}"])
+    if not rows:
+        return []
+    own = recogniser.calibration
+    how = (
+        "Confidences of words are probabilities of the decoder and are not calibrated."
+        if own == AS_DECODED
+        else f"Confidences of words are calibrated with temperature {own.temperature:.3g} and bias {own.bias:.3g}, chosen "
+        "on other data (`retort tune --confidence`)."
+    )
+    meaning = (
+        "ECE: mean distance between the confidence and the share of correct words (0 is best). NCE: normalised "
+        "cross-entropy (1 is best; 0: no better than the share of correct words for each). Intervals are over speakers."
+    )
+    header = ("data", "ECE", "95 %", "NCE", "95 %", "words")
+    return [Section("Confidence", [Table(header, rows), Paragraph(f"{how} {meaning}")])]
+
+
 def _training(lineage: Lineage, commit: str) -> list[Block]:
     rows = [
         [each.name, training_data(each), f"{each.training.steps:,}", str(each.seed), distillation(each) or "none"]
@@ -212,7 +239,7 @@ def _limits(normaliser: NormaliserConfig, recipe: Recipe, terms: Terms) -> str:
         f"Its output is {writes}.",
         f"It is not a streaming model: it recognises whole utterances at {recipe.features.sampling_rate / 1000:g} kHz. "
         "Silence is removed, and longer recordings are divided at pauses into segments of at most 30 s.",
-        "Confidences are probabilities of the decoder and are not calibrated.",
+        "Confidences of tokens are probabilities of the decoder and are not calibrated.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

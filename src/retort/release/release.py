@@ -6,16 +6,21 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from retort.common.checksums import SUMS
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.config.loading import recipe_to_dict
+from retort.config.schema import Recipe
+from retort.decoding.confidence import AS_DECODED
 from retort.decoding.recogniser import Recogniser, load
 from retort.engine.folder import save_whole
 from retort.evaluation.evaluate import Evaluation, Progress, evaluate
+from retort.evaluation.reliability import calibrate_confidence
 from retort.evaluation.results import commit
 from retort.release.card import Terms, model_card
 from retort.release.lineage import shown, trace
@@ -55,8 +60,10 @@ def release(
 ) -> Released:
     """Write the model of an experiment, its recipe and a model card.
 
-    The card has the error rates of the released weights on the recipe's `data.test` and on `tests`; they
-    are decoded greedily into `root/models/NAME/evaluation`, as by `retort evaluate` for the release.
+    Word confidences are calibrated on the recipe's first validation data (:func:`calibrate_confidence`), unless
+    `retort tune --confidence` did it. The card has the error rates of the released weights on the recipe's
+    `data.test` and on `tests`; they are decoded greedily into `root/models/NAME/evaluation`, as by `retort evaluate`
+    for the release.
 
     Args:
         experiment: finished experiment.
@@ -83,6 +90,7 @@ def release(
     with tempfile.TemporaryDirectory() as scratch:
         trained.save(Path(scratch), stored=stored)
         recogniser = load(scratch)
+    _calibrate(recogniser, opened.recipe, progress)
     home = results_of_release(out, root)
     evaluations = [evaluate(recogniser, each, home, progress, reuse=True) for each in sources]
     card = model_card(shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit(), stored)
@@ -94,6 +102,18 @@ def release(
     save_whole(save, Path(out.absolute()))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Released(out, size, evaluations, sorted(set(_absolute(recipe))))
+
+
+def _calibrate(recogniser: Recogniser, recipe: Recipe, progress: Progress) -> None:
+    """Calibrate confidences on the first validation data of the recipe, unless the model is calibrated.
+
+    Data with too few words for it leave the confidences as they are.
+    """
+    if recogniser.calibration != AS_DECODED or not recipe.data.validation:
+        return
+    with suppress(UserError):
+        found = calibrate_confidence(recogniser, recipe.data.validation[0], partial(progress, "confidences"))
+        recogniser.calibration = found.calibration
 
 
 def _save(

@@ -15,7 +15,7 @@ from retort.evaluation.bootstrap import compare, intervals
 from retort.evaluation.scoring import UNDEFINED, Counts, UtteranceScore, alignment
 from retort.report.document import Alignment, Block, Folded, Gallery, Paragraph, Section, Table
 from retort.report.experiment import Experiment, Scored
-from retort.report.plots import curve_pictures, panels, style
+from retort.report.plots import curve_pictures, panels, reliability_picture, style
 from retort.students.factory import build_student
 
 WORST = 10
@@ -233,6 +233,35 @@ def curves(experiments: Sequence[Experiment]) -> Section:
         values = [[line[key] for line in lines if key in line] for lines in metrics.values()]
         rows.append([title, *(f"{each[-1]:.4g}" if each else "" for each in values)])
     section.blocks.append(Folded("Last values", [Table(("", *metrics), rows)]))
+    return section
+
+
+def confidences(experiments: Sequence[Experiment]) -> Section:
+    """Reliability of word confidences, with a diagram; empty without results that have it."""
+    section = Section("Confidences")
+    found = {
+        f"{each.name}, {scored.name}": scored.reliability
+        for each in experiments
+        for scored in each.scored.values()
+        if scored.reliability is not None
+    }
+    if not found:
+        return section
+    rows = [
+        [name, f"{each.ece:.2%}", "{:.2%} to {:.2%}".format(*each.ece_range)]
+        + [f"{each.nce:.3f}", "{:.3f} to {:.3f}".format(*each.nce_range), f"{each.words:,}"]
+        for name, each in found.items()
+    ]
+    legend = [(name, style(index)[0], style(index)[1] != "-") for index, name in enumerate(found)]
+    section.blocks.append(Table(("", "ECE", "95 %", "NCE", "95 %", "words"), rows))
+    section.blocks.append(Gallery({"reliability diagram": reliability_picture(found)}, legend))
+    section.blocks.append(
+        Paragraph(
+            "ECE: mean distance between the confidence of words and the share of correct ones. NCE: normalised "
+            "cross-entropy, 1 for perfect confidences, 0 for those that are the share of correct words. "
+            "`retort tune --confidence` calibrates them."
+        )
+    )
     return section
 
 

@@ -19,6 +19,7 @@ from retort.config.loading import recipe_from_dict
 from retort.config.schema import Recipe
 from retort.evaluation.before import BEFORE
 from retort.evaluation.frame_accuracy import FrameAccuracy
+from retort.evaluation.reliability import Reliability
 from retort.evaluation.scoring import Score, read_score
 from retort.text.tokenizer_io import open_tokenizer
 
@@ -39,12 +40,14 @@ class Scored:
 
     Attributes:
         frames: frame accuracy of a hybrid student, if the data have alignments.
+        reliability: of the confidences of words, if they were scored.
     """
 
     name: str
     score: Score
     texts: dict[str, Texts]
     frames: FrameAccuracy | None = None
+    reliability: Reliability | None = None
 
 
 @dataclass
@@ -194,7 +197,7 @@ def _scores(folder: Path, recipe: Recipe, missing: list[str]) -> dict[str, Score
         try:
             found, texts = read_score(score), _texts(score.parent / "hyp.jsonl")
             frames = _frames(score) if recipe.student.kind == "hybrid" else None
-            scored[score.parent.name] = Scored(score.parent.name, found, texts, frames)
+            scored[score.parent.name] = Scored(score.parent.name, found, texts, frames, _reliability(score))
         except UserError as error:
             missing.append(str(error))
     return scored
@@ -203,6 +206,13 @@ def _scores(folder: Path, recipe: Recipe, missing: list[str]) -> dict[str, Score
 def _frames(path: Path) -> FrameAccuracy | None:
     content = read_json(path)
     return FrameAccuracy.from_dict(content["frames"]) if "frames" in content else None
+
+
+def _reliability(path: Path) -> Reliability | None:
+    try:
+        return Reliability.from_dict(read_json(path)["confidence"])
+    except (ValueError, KeyError, TypeError):  # a score of an earlier version
+        return None
 
 
 def _lines(path: Path) -> Iterator[Any]:

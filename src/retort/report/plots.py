@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.evaluation.reliability import Reliability
 from retort.evaluation.scoring import Interval
 from retort.report.figures import new_figure, save_figure, to_svg
 from retort.report.firing import Firing
@@ -115,6 +116,26 @@ def histogram_picture(errors: Mapping[str, Sequence[int]]) -> str:
     axis.set_ylabel("% of utterances")
     axis.xaxis.get_major_locator().set_params(integer=True)
     return to_svg(figure, f"lengths {list(errors)}")
+
+
+def reliability_picture(found: Mapping[str, Reliability]) -> str:
+    """SVG of a reliability diagram: the share of correct words over the confidence, a curve for each result.
+
+    The area of a point is proportional to the share of the words in its bin.
+    """
+    figure, axes = new_figure(4.2, 3.6)
+    axis = axes[0][0]
+    axis.plot((0, 1), (0, 1), color="grey", lw=0.8, ls=":")
+    for index, each in enumerate(found.values()):
+        colour, stroke = style(index)
+        counts, means, shares = zip(*each.bins)
+        axis.plot(means, shares, color=colour, ls=stroke, lw=1.2)
+        axis.scatter(means, shares, [200 * count / each.words + 4 for count in counts], color=colour, alpha=0.6)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("mean confidence of the words in a bin")
+    axis.set_ylabel("share of correct words")
+    return to_svg(figure, f"reliability {list(found)}")
 
 
 def plot_rates(rates: Mapping[str, tuple[Interval, Sequence[float]]], label: str, path: Path) -> None:

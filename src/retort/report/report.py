@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retort.common.errors import UserError
 from retort.common.files import write_whole
-from retort.report.chapters import changes, curves, errors_of, recipes, scores, sizes
+from retort.report.chapters import changes, confidences, curves, errors_of, recipes, scores, sizes
 from retort.report.document import Document, Paragraph, Section, to_html, to_markdown
 from retort.report.experiment import Experiment, open_experiments
 from retort.report.model_sections import Progress, model_sections
@@ -41,7 +41,7 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: Progress, 
     if not folders:
         raise UserError("no experiment is named", remedy="Name one or more folders exp/NAME")
     experiments = open_experiments(list(folders), root)
-    chapters: list[Callable[[list[Experiment]], Section]] = [scores, changes, recipes, sizes, curves]
+    chapters: list[Callable[[list[Experiment]], Section]] = [scores, changes, recipes, sizes, curves, confidences]
     sections = [section for chapter in chapters if (section := chapter(experiments)).blocks]
     sections += model_sections(experiments, progress)
     sections.append(errors_of(experiments))

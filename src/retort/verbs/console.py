@@ -126,6 +126,8 @@ def print_evaluation(source: str, evaluation: Evaluation) -> None:
             f"frame accuracy (the most probable senone is the aligned one): {frames.rate:.2%} of {frames.frames:,} "
             f"frames, {frames.utterances:,} utterances"
         )
+    if evaluation.reliability is not None:
+        print_line(str(evaluation.reliability))
     if evaluation.options.suffix:
         sizes = ", ".join(f"{part} {count:,}" for part, count in evaluation.parameters.items())
         print_line(f"parameters at inference: {sizes}")

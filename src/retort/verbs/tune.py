@@ -43,6 +43,13 @@ def tune(
             help="Tune the no-speech threshold on CUTS and on synthetic noise, and store it with the model.",
         ),
     ] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Fit the temperature and the bias of word confidences on CUTS, and store them with the model.",
+        ),
+    ] = False,
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
@@ -53,7 +60,8 @@ def tune(
     """Tune decoding weights on validation data.
 
     With --lm or --rescore: the weights of the language models. With --graph: the acoustic scale. With --noise: the
-    no-speech threshold. Otherwise: the length weight. The beam width is 10 unless --beam is given.
+    no-speech threshold. With --confidence: the calibration of word confidences. Otherwise: the length weight. The
+    beam width is 10 unless --beam is given.
 
     CUTS must not be the data on which error rates are reported. The result, FOLDER/tuning/.../tuned.json, is an
     argument of `retort evaluate --tuned`. Every decoding is stored in FOLDER/tuning, so an interrupted command
@@ -72,11 +80,12 @@ def tune(
     from retort.tuning.lm_weights import tune as run_tuning
     from retort.tuning.scalar import tune_scalar
 
-    if noise:
-        if given or measure or out:
-            raise UserError("--noise excludes the other options", remedy="Remove the other options")
+    if noise or confidence:
+        if given or measure or out or noise == confidence:
+            what = "--noise" if noise else "--confidence"
+            raise UserError(f"{what} excludes the other options", remedy="Remove the other options")
         torch.set_num_threads(threads)
-        _tune_noise(experiment, cuts)
+        (_tune_noise if noise else _tune_confidence)(experiment, cuts)
         return
     graph, lm, rescore = (given.get(name) for name in ("graph", "lm", "rescore"))
     if graph and "beam" in given:
@@ -110,17 +119,32 @@ def _tune_noise(experiment: Path, cuts: str) -> None:
     """Tune the no-speech threshold, and store it in the model's folder."""
     from retort.common.progress import stage_progress
     from retort.corpora.open_cuts import find_data, open_cuts
-    from retort.decoding.recogniser import load, store_no_speech
+    from retort.decoding.recogniser import load, store_calibration
     from retort.evaluation.noise import calibrate
 
     with stage_progress(console) as progress:
         found = calibrate(load(experiment), open_cuts(find_data(cuts)).cuts, progress)
-    path = store_no_speech(experiment, found.no_speech)
+    path = store_calibration(experiment, no_speech=found.no_speech)
     print_line(f"no-speech threshold {found.no_speech.threshold:.3f}")
     print_line(
         f"on the segments used for tuning: false alarms {found.false_alarms:.2%}, missed noise {found.missed:.2%}"
     )
     print_line(f"written to {path}; evaluate it on other data with retort evaluate --noise")
+
+
+def _tune_confidence(experiment: Path, cuts: str) -> None:
+    """Fit the calibration of word confidences, and store it in the model's folder."""
+    from retort.common.progress import stage_progress
+    from retort.decoding.recogniser import load, store_calibration
+    from retort.evaluation.reliability import calibrate_confidence
+
+    with stage_progress(console) as progress:
+        found = calibrate_confidence(load(experiment), cuts, lambda done, total: progress("decoding", done, total))
+    path = store_calibration(experiment, confidence=found.calibration)
+    print_line(f"temperature {found.calibration.temperature:.3f}, bias {found.calibration.bias:+.3f}")
+    print_line(f"before: {found.before}")
+    print_line(f"after: {found.after}")
+    print_line(f"written to {path}; evaluate it on other data with retort evaluate")
 
 
 def _show(found: TunedScalar, cuts: str) -> None:
