@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -304,6 +305,12 @@ class HotwordScorer:
         return row
 
 
+@lru_cache(maxsize=4)
+def token_texts(tokenizer: Tokenizer) -> TokenTexts:
+    """The texts of a tokenizer's tokens; cached, since a server opens hotwords for every request that has some."""
+    return TokenTexts(tokenizer)
+
+
 def open_hotwords(
     options: DecodingOptions, tokenizer: Tokenizer, normalise: Normaliser
 ) -> tuple[HotwordScorer, list[str]]:
@@ -314,7 +321,7 @@ def open_hotwords(
     Raises:
         UserError: the list cannot be read.
     """
-    texts = TokenTexts(tokenizer)
+    texts = token_texts(tokenizer)
     phrases: dict[tuple[int, ...], tuple[float, bool]] = {}
     anywhere, impossible = set(), []
     for hotword in read_hotwords(options.hotwords):

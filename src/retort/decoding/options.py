@@ -25,7 +25,7 @@ MODES = ("own", "joint", "ctc", "attention_rescoring", "ctc_rescoring")
 RESCORING = {"attention_rescoring": "decoder", "ctc_rescoring": "CTC head"}
 """Modes that rescore an n-best list, and the part of the model that rescores it."""
 CTC_WEIGHT = 0.3
-HOTWORD_WEIGHT = 2.0
+HOTWORD_WEIGHT = 1.0
 TOKEN_STUDENTS = ("cif", "ctc", "attention", "transducer", "whisper")
 """Kinds of students whose searches output tokens of their vocabulary; a hybrid student outputs words of its graph."""
 HEADED_STUDENTS = ("cif", "ctc", "attention", "transducer")
