@@ -46,13 +46,15 @@ def test_its_numbers_are_those_of_evaluate(
     card: str, released: Released, corpus: Path, tmp_path: Path
 ) -> None:
     fresh = evaluate(load(released.folder), str(corpus / "test"), tmp_path, lambda *_: None)
-    (row,) = re.findall(rf"^\| {corpus.name}/test \|.*$", card, flags=re.MULTILINE)
+    (row,) = re.findall(rf"^\| {corpus.name}/test \|.*$", section(card, "Errors"), flags=re.MULTILINE)
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     wer, cer = fresh.intervals["wer"], fresh.intervals["cer"]
     expected = [f"{wer.rate:.2%}", f"{wer.low:.2%} to {wer.high:.2%}"]
     expected += [f"{cer.rate:.2%}", f"{cer.low:.2%} to {cer.high:.2%}", "6", "3"]
     assert cells == expected
     assert wer.rate > 0.0
+    assert fresh.reliability is not None
+    assert f"| {fresh.reliability.ece:.2%} |" in section(card, "Confidence")
 
 
 def test_what_it_is_and_learned(card: str, released: Released, corpus: Path, tone_bert: Path) -> None:
