@@ -31,8 +31,9 @@ from rich.table import Table  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from retort.config.schema import LoraConfig  # noqa: E402
-from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig  # noqa: E402
+from retort.config.student import DecoderConfig, StudentConfig  # noqa: E402
 from retort.engine.parameters import freeze  # noqa: E402
+from retort.nn.pretrained import PretrainedEncoderConfig  # noqa: E402
 from retort.students.cif import CifStudent  # noqa: E402
 from retort.students.factory import build_student  # noqa: E402
 from retort.training.hidden_store import lower_parts  # noqa: E402
@@ -57,8 +58,8 @@ def student_of(size: str, stored: int, lora: bool, pool_after: list[int]) -> Cif
         "encoder_ffn_dim": 4 * dim,
         "max_source_positions": 1500,
     }
-    encoder = EncoderConfig(
-        kind="pretrained", architecture=architecture, layers=layers, dim=dim, dropout=0.0, pool_after=pool_after
+    encoder = PretrainedEncoderConfig(
+        architecture=architecture, layers=layers, dim=dim, dropout=0.0, pool_after=pool_after
     )
     torch.manual_seed(0)
     student = build_student(StudentConfig(encoder=encoder, decoder=DecoderConfig()), VOCABULARY, BINS)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retort.config.student import DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.config.student import DecoderConfig, StudentConfig
 from retort.decoding.cif import beam_fired
 from retort.decoding.hypothesis import ScoredHypothesis
+from retort.nn.conformer import ConformerConfig
+from retort.nn.frontend import Conv2dConfig
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.factory import build_student
@@ -17,8 +19,8 @@ from retort.students.student import Student
 from retort.text.tokenizers import Tokenizer
 from retort.training.init import fit
 
-FRONTEND = FrontendConfig(channels=4, layers=1)
-ENCODER = EncoderConfig(
+FRONTEND = Conv2dConfig(channels=4, layers=1)
+ENCODER = ConformerConfig(
     layers=1, dim=16, heads=2, feedforward=32, kernel=5, positions="rotary", pool_after=[]
 )
 DECODER = DecoderConfig(layers=1, dim=16, heads=2, feedforward=32)

@@ -11,8 +11,9 @@ from tokenizers.models import BPE
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig
+from retort.config.student import DecoderConfig, StudentConfig
 from retort.decoding.recogniser import Recogniser
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.factory import build_student
 from retort.students.whisper import WhisperStudent
@@ -86,8 +87,8 @@ def tiny_whisper_recogniser(
     architecture = whisper_architecture(str(folder))
     config = StudentConfig(
         kind="whisper",
-        encoder=EncoderConfig(
-            kind="pretrained", architecture=architecture, layers=3, dim=16, dropout=0.0, pool_after=[]
+        encoder=PretrainedEncoderConfig(
+            architecture=architecture, layers=3, dim=16, dropout=0.0, pool_after=[]
         ),
         decoder=DecoderConfig(dropout=0.0),
         label_smoothing=0.0,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from retort.config.schema import CHOICES, Recipe
 from retort.config.student import StudentConfig
 from retort.distill import LOSSES
 from retort.info.describe import describe
+from retort.nn.conformer import TransformerConfig
+from retort.nn.frontend import Conv2dConfig
 
 
 def refused(recipe: str | Path, *overrides: str) -> UserError:
@@ -117,6 +120,20 @@ def test_defaults_then_base_then_recipe_then_overrides(tmp_path: Path) -> None:
     assert recipe.data.test == ["x"]
     assert recipe.training.schedule == Recipe(name="x").training.schedule
     assert load_recipe(str(top), ["seed=3", "seed=4"]).seed == 4
+
+
+def test_a_part_that_changes_its_kind_starts_afresh(tmp_path: Path) -> None:
+    encoder = "{kind: conformer, layers: 6, dim: 144, kernel: 9}"
+    base = write(tmp_path, f"name: base\nstudent: {{encoder: {encoder}, frontend: {{layers: 2}}}}\n", "base.yaml")
+    same = load_recipe(str(write(tmp_path, f"base: {base}\nname: same\nstudent: {{encoder: {{layers: 2}}}}\n")))
+    assert (same.student.encoder.layers, same.student.encoder.dim) == (2, 144)
+    other = f"base: {base}\nname: other\nstudent: {{encoder: {{kind: transformer, dim: 64}}}}\n"
+    changed = load_recipe(str(write(tmp_path, other)))
+    assert changed.student.encoder == TransformerConfig(dim=64)
+    assert changed.student.frontend == Conv2dConfig(layers=2)
+    # Overrides are one layer: their order does not matter.
+    for overrides in itertools.permutations(["student.encoder.kind=transformer", "student.encoder.dim=64"]):
+        assert load_recipe(str(base), overrides).student.encoder == TransformerConfig(dim=64)
 
 
 def test_a_base_may_be_a_packaged_recipe(tmp_path: Path) -> None:
@@ -304,33 +321,22 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("student: {decoder: {dim: 12, heads: 4}}", "student.decoder.dim"),
         ("student: {frontend: {layers: 3}}", "student.frontend.layers"),
         ("student: {encoder: {kernel: 4}}", "student.encoder.kernel"),
-        ("student: {encoder: {cgmlp_kernel: 0}}", "student.encoder.cgmlp_kernel"),
-        ("student: {encoder: {merge_kernel: 2}}", "student.encoder.merge_kernel"),
-        ("student: {encoder: {cgmlp: 7}}", "student.encoder.cgmlp"),
-        ("student: {encoder: {merge: sum}}", "average"),
+        ("student: {encoder: {kind: branchformer, cgmlp_kernel: 2}}", "student.encoder.cgmlp_kernel"),
+        ("student: {encoder: {kind: e_branchformer, merge_kernel: 2}}", "student.encoder.merge_kernel"),
+        ("student: {encoder: {kind: branchformer, cgmlp: 7}}", "student.encoder.cgmlp"),
+        ("student: {encoder: {kind: branchformer, merge: sum}}", "average"),
+        ("student: {encoder: {kind: branchformer, merge_kernel: 3}}", "of kind branchformer. Did you mean 'cgmlp_kernel'?"),
+        ("student: {encoder: {kind: zipformer, layers: 6}}", "unknown key 'student.encoder.layers' of kind zipformer"),
+        ("student: {encoder: {kind: mamba}}", "student.encoder.kind is 'mamba'. Choose one of conformer"),
+        ("student: {encoder: {kind: zipformer, heads: [4]}}", "student.encoder.heads has 1 numbers"),
         (
-            "student: {encoder: {kind: zipformer}}",
-            "zipformer.blocks has 6 numbers, student.encoder.layers is 15",
+            "student: {encoder: {kind: zipformer, blocks: [1], downsampling: [2], dims: [6], heads: [2], "
+            "feedforward: [8], kernels: [3]}}",
+            "student.encoder.dims is [6]. Choose multiples of 4",
         ),
-        ("student: {encoder: {kind: zipformer, layers: 6, pool_after: []}}", "Set student.encoder.dim: 512"),
-        (
-            "student: {encoder: {kind: zipformer, layers: 6, dim: 512, pool_after: [], zipformer: {heads: [4]}}}",
-            "zipformer.heads has 1 numbers",
-        ),
-        (
-            "student: {encoder: {kind: zipformer, layers: 1, dim: 6, pool_after: [], zipformer: {blocks: [1], "
-            "downsampling: [2], dims: [6], heads: [2], feedforward: [8], kernels: [3]}}}",
-            "zipformer.dims is [6]. Choose multiples of 4",
-        ),
-        (
-            "student: {encoder: {kind: zipformer, layers: 6, dim: 512, pool_after: [], "
-            "zipformer: {kernels: [31, 31, 16, 15, 15, 31]}}}",
-            "Choose odd numbers",
-        ),
-        (
-            "student: {encoder: {kind: zipformer, layers: 6, dim: 512, pool_after: [], zipformer: {value_dim: 0}}}",
-            "zipformer.value_dim is 0",
-        ),
+        ("student: {encoder: {kind: zipformer, kernels: [31, 31, 16, 15, 15, 31]}}", "Choose odd numbers"),
+        ("student: {encoder: {kind: zipformer, value_dim: 0}}", "student.encoder.value_dim is 0"),
+        ("student: {encoder: {kind: zipformer, pool_after: [7]}}", "student.encoder.pool_after is [7]"),
         ("training: {eden_steps: 0}", "training.eden_steps is 0"),
         ("training: {eden_epochs: -1}", "training.eden_epochs is -1"),
         ("data: {spoken: {words: [3]}}", "data.spoken.words"),

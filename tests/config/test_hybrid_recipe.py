@@ -76,8 +76,9 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, override: str, message: str)
     assert "\n" not in str(told.value)
 
 
-def test_heads_do_not_matter_where_nothing_attends(tmp_path: Path) -> None:
-    read(tmp_path, "student.encoder.heads=7")
+def test_each_kind_has_its_own_keys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'student\.encoder\.heads' of kind tdnnf"):
+        read(tmp_path, "student.encoder.heads=7")
     with pytest.raises(UserError, match="heads is 7"):
         read(tmp_path, "student.encoder.heads=7", "student.encoder.kind=conformer")
 

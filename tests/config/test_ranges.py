@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
 from retort.common.errors import UserError
+from retort.config.kinds import inner_parts
 from retort.config.loading import load_recipe
 from retort.config.ranges import check_ranges, range_of
 from retort.config.schema import AlignConfig, Recipe, RowConfig, TeacherConfig, TrainingConfig
@@ -28,9 +29,9 @@ def number_fields(config: type, above: str = "") -> list[tuple[str, type, str]]:
         hint, key = hints[each.name], f"{above}.{each.name}".lstrip(".")
         if hint in NUMBERS:
             found.append((key, config, each.name))
-        for part in (hint, *get_args(hint)):
-            if is_dataclass(part) and isinstance(part, type):
-                found += number_fields(part, key)
+    for name, part in inner_parts(config).items():
+        for each in part.all().values():
+            found += number_fields(each, f"{above}.{name}".lstrip("."))
     return found
 
 

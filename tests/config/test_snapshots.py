@@ -40,7 +40,7 @@ ELSEWHERE |= {"distill/whisper_acd", "distill/whisper_lrd"}
 
 
 def compact(config: Any) -> Any:
-    """The values that differ from the defaults."""
+    """The values that differ from the defaults of their kind, and the kinds."""
     if isinstance(config, list):
         return [compact(each) for each in config]
     if isinstance(config, dict):
@@ -51,7 +51,7 @@ def compact(config: Any) -> Any:
     for each in fields(config):
         value = getattr(config, each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
-        if value != default:
+        if each.name == "kind" or value != default:
             found[each.name] = compact(value)
     return found
 

@@ -8,13 +8,12 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from retort.config.student import EncoderConfig
 from retort.engine.parameters import constrain, constrained_layers
-from retort.nn.tdnnf import TdnnfLayer, nearer_orthogonal
+from retort.nn.tdnnf import TdnnfConfig, TdnnfLayer, nearer_orthogonal
 from retort.nn.zipformer import Bypass
 from two_processes import results_of, run_in_two
 
-CONFIG = EncoderConfig(kind="tdnnf", dim=6, bottleneck=4, pool_after=[])
+CONFIG = TdnnfConfig(dim=6, bottleneck=4, pool_after=[])
 
 
 def make_layers() -> torch.nn.Sequential:

@@ -16,11 +16,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from retort.config.schema import LoopConfig, Recipe
-from retort.config.student import EncoderConfig, ZipformerConfig
 from retort.engine.log import read_metrics
 from retort.engine.optim import ETA, LEAST, MOST, ScaledAdam, make_optimiser
 from retort.engine.sharding import load_optimizer, whole_optimizer, whole_weights
-from retort.nn.zipformer import ZipformerStack
+from retort.nn.zipformer import ZipformerConfig, ZipformerStack
 from retort.training.trainer import Trainer
 from tiny_trainers import trainer_of
 from two_processes import results_of, run_in_two
@@ -28,8 +27,7 @@ from two_processes import results_of, run_in_two
 ReadRecipe = Callable[..., Recipe]
 ZIPFORMER = (
     "student.encoder.kind=zipformer",
-    "student.encoder.layers=2",
-    "student.encoder.zipformer={blocks: [1, 1], downsampling: [1, 2], dims: [16, 32], heads: [2, 2], "
+    "student.encoder={attention_dropout: 0.0, blocks: [1, 1], downsampling: [1, 2], dims: [16, 32], heads: [2, 2], "
     "feedforward: [32, 64], kernels: [5, 3], query_dim: 8, value_dim: 4, position_dim: 2, table_dim: 8, straight_steps: 4}",
     "student.cif.context_layers=1",
     "training.optimiser=scaled_adam",
@@ -138,8 +136,10 @@ class Parts:
 
     def __init__(self, divided: bool) -> None:
         torch.manual_seed(0)
-        sizes = ZipformerConfig([1], [3], [12], [3], [8], [3], 4, 3, 2, 6, 2)
-        config = EncoderConfig(dim=12, dropout=0.0, attention_dropout=0.0, zipformer=sizes)
+        config = ZipformerConfig(
+            blocks=[1], downsampling=[3], dims=[12], heads=[3], feedforward=[8], kernels=[3], query_dim=4, value_dim=3,
+            position_dim=2, table_dim=6, straight_steps=2, dropout=0.0, attention_dropout=0.0,
+        )  # fmt: skip
         # The gradient of a bias of keys is nothing but rounding, of which Adam makes whole steps in float32.
         self.module = ZipformerStack(config).double()
         self.batches = [torch.randn(2, 7, 12, dtype=torch.float64) for _ in range(6)]

@@ -36,6 +36,8 @@ def student(read_recipe: Callable[..., Recipe]) -> HybridStudent:
         "student.frontend.kind=frames",
         "student.frontend.stride=3",
         "student.encoder.kind=tdnnf",
+        "student.encoder.layers=1",
+        "student.encoder.dim=32",
         "student.encoder.bottleneck=8",
     )
     torch.manual_seed(1)

@@ -22,20 +22,21 @@ from slow_layers import (
 from torch import Tensor, nn
 
 from retort.config.loading import load_recipe
-from retort.config.student import DecoderConfig, EncoderConfig, FrontendConfig
+from retort.config.student import DecoderConfig
 from retort.nn.cif import WeightEstimator
-from retort.nn.conformer import ConformerLayer
+from retort.nn.conformer import ConformerConfig, ConformerLayer
 from retort.nn.decoder import CifDecoder
-from retort.nn.encoder import Encoder, max_pool
-from retort.nn.frontend import Conv2dFrontend
+from retort.nn.encoder import make_encoder
+from retort.nn.frontend import Conv2dConfig, Conv2dFrontend
 from retort.nn.normalisation import MaskedBatchNorm
+from retort.nn.pooling import max_pool
 from retort.students.factory import build_student
 
 BINS, HEADS = 11, 2
 
 
-def small(layers: int = 1, pool_after: tuple[int, ...] = ()) -> EncoderConfig:
-    return EncoderConfig(
+def small(layers: int = 1, pool_after: tuple[int, ...] = ()) -> ConformerConfig:
+    return ConformerConfig(
         layers=layers, dim=8, heads=HEADS, feedforward=12, kernel=5, pool_after=list(pool_after)
     )
 
@@ -56,7 +57,7 @@ def assert_close(got: Tensor, slow: np.ndarray, tolerance: float = 1e-6) -> None
 
 @pytest.mark.parametrize("frames", [3, 4, 16, 17])
 def test_front_end(frames: int) -> None:
-    module = ready(Conv2dFrontend(BINS, channels=3, layers=1, dim=8))
+    module = ready(Conv2dFrontend(Conv2dConfig(channels=3), BINS, dim=8))
     features = noise(frames, BINS)
     hidden, lengths = module(features[None], torch.tensor([frames]))
     assert lengths.tolist() == [(frames - 1) // 2]
@@ -64,19 +65,19 @@ def test_front_end(frames: int) -> None:
 
 
 def test_eighty_bins_are_4992_numbers_a_frame() -> None:
-    projection = Conv2dFrontend(80, channels=128, layers=1, dim=256).projection
+    projection = Conv2dFrontend(Conv2dConfig(), 80, dim=256).projection
     assert (projection.in_features, projection.out_features) == (4992, 256)
 
 
 def test_faithful_scales_by_sixteen_and_projects_once_more() -> None:
-    config = EncoderConfig(layers=0, dim=256, pool_after=[])
-    module = Encoder(FrontendConfig(channels=2), config, BINS, faithful=True).eval()
+    config = ConformerConfig(layers=0, dim=256, pool_after=[])
+    module = make_encoder(Conv2dConfig(channels=2), config, BINS, faithful=True).eval()
     features = torch.randn(1, 9, BINS, generator=torch.Generator().manual_seed(0))
     hidden, _ = module(features, torch.tensor([9]))
     weights = weights_of(module)
     slow = frontend(features[0].double().numpy(), below(weights, "frontend"))
     assert_close(hidden[0], linear(16.0 * slow, below(weights, "input_projection")), 1e-4)
-    plain = Encoder(FrontendConfig(channels=2), config, BINS, faithful=False).eval()
+    plain = make_encoder(Conv2dConfig(channels=2), config, BINS, faithful=False).eval()
     assert plain.input_projection is None
     slow = frontend(features[0].double().numpy(), below(weights_of(plain), "frontend"))
     assert_close(plain(features, torch.tensor([9]))[0][0], slow, 1e-4)
@@ -127,7 +128,7 @@ def test_pooling_keeps_an_odd_last_frame_that_is_dropped_there() -> None:
 
 
 def test_whole_encoder_of_an_utterance_whose_frames_are_even_at_every_pooling() -> None:
-    module = Encoder(FrontendConfig(channels=3), small(3, (1, 2)), BINS, faithful=True)
+    module = make_encoder(Conv2dConfig(channels=3), small(3, (1, 2)), BINS, faithful=True)
     ready(module)
     with torch.no_grad():  # so that sixteen-fold inputs leave the first layer room
         module.input_projection.weight.mul_(0.1)  # type: ignore[union-attr]

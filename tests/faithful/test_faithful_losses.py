@@ -14,9 +14,11 @@ from slow_formulas import contrastive, ctc, fire, project, smoothed_cross_entrop
 from torch import Tensor
 
 from retort.config.schema import RowConfig
-from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, FrontendConfig, StudentConfig
+from retort.config.student import CifConfig, DecoderConfig, StudentConfig
 from retort.distill.losses.contrastive import draw_ids
 from retort.distill.objective import Objective
+from retort.nn.conformer import ConformerConfig
+from retort.nn.frontend import Conv2dConfig
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.factory import build_student
@@ -44,8 +46,8 @@ def build(faithful: bool = True, **changed: Any) -> CifStudent:
     torch.manual_seed(0)
     config = StudentConfig(
         faithful=faithful,
-        frontend=FrontendConfig(channels=3, layers=1),
-        encoder=EncoderConfig(layers=2, dim=12, heads=2, feedforward=16, kernel=5, pool_after=[1]),
+        frontend=Conv2dConfig(channels=3, layers=1),
+        encoder=ConformerConfig(layers=2, dim=12, heads=2, feedforward=16, kernel=5, pool_after=[1]),
         cif=CifConfig(),
         decoder=DecoderConfig(layers=1, dim=10, heads=2, feedforward=16),
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,25 +11,26 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retort.config.loading import load_recipe
-from retort.config.student import EncoderConfig
 from retort.info.describe import describe
 from retort.nn.branchformer import (
     AverageMerge,
+    BranchformerConfig,
     BranchformerLayer,
     ConvolutionMerge,
+    EBranchformerConfig,
     EBranchformerLayer,
     GatedMlp,
     SpatialGate,
 )
-from retort.nn.encoder import LAYERS, Encoder
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import attention_mask, valid_mask
-from tiny_students import ENCODER, FRONTEND
+from tiny_students import FRONTEND
 
 DIM, BINS = 8, 12
-CONFIG = EncoderConfig(
-    dim=DIM, heads=2, feedforward=16, cgmlp=12, cgmlp_kernel=5, merge_kernel=3, dropout=0.0,
-    attention_dropout=0.0, pool_after=[],
-)  # fmt: skip
+SIZES: dict[str, Any] = {
+    "dim": DIM, "heads": 2, "cgmlp": 12, "cgmlp_kernel": 5, "dropout": 0.0, "attention_dropout": 0.0
+}  # fmt: skip
+Config = BranchformerConfig | EBranchformerConfig
 KINDS = [
     (kind, merge, positions)
     for kind, merge in (("branchformer", "concat"), ("branchformer", "average"), ("e_branchformer", "concat"))
@@ -46,7 +48,17 @@ def stirred(module: nn.Module) -> nn.Module:
 
 
 def layer(kind: str, merge: str, positions: str) -> nn.Module:
-    return stirred(LAYERS[kind](replace(CONFIG, kind=kind, merge=merge, positions=positions), 1))
+    return stirred(built(config(kind, merge, positions=positions, **SIZES)))
+
+
+def built(sizes: Config) -> nn.Module:
+    return BranchformerLayer(sizes) if isinstance(sizes, BranchformerConfig) else EBranchformerLayer(sizes)
+
+
+def config(kind: str, merge: str, feedforward: int = 16, merge_kernel: int = 3, **sizes: Any) -> Config:
+    if kind == "branchformer":
+        return BranchformerConfig(merge=merge, **sizes)
+    return EBranchformerConfig(feedforward=feedforward, merge_kernel=merge_kernel, **sizes)
 
 
 def normed(values: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -181,11 +193,10 @@ def test_gradients(kind: tuple[str, str, str]) -> None:
 
 ENCODERS = {}
 for _kind in KINDS:
-    _config = replace(
-        ENCODER, kind=_kind[0], merge=_kind[1], positions=_kind[2], layers=2, cgmlp=24, cgmlp_kernel=7,
-        merge_kernel=5, pool_after=[1],
-    )  # fmt: skip
-    ENCODERS[_kind] = stirred(Encoder(FRONTEND, _config, BINS))
+    _config = config(
+        *_kind[:2], 32, 5, positions=_kind[2], layers=2, dim=16, heads=2, cgmlp=24, cgmlp_kernel=7, pool_after=[1]
+    )
+    ENCODERS[_kind] = stirred(make_encoder(FRONTEND, _config, BINS))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -213,14 +224,14 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(
             assert (hidden[row, size:] == 0).all()
 
 
-def parameters(config: EncoderConfig) -> int:
+def parameters(config: Config) -> int:
     """Of one layer with rotary positions, as a formula."""
     dim, width, half = config.dim, config.cgmlp, config.cgmlp // 2
     norm = 2 * dim
     attention = norm + 4 * (dim * dim + dim)
     gate = 2 * half + half * config.cgmlp_kernel + half
     gated = norm + (dim * width + width) + gate + (half * dim + dim)
-    if config.kind == "branchformer":
+    if isinstance(config, BranchformerConfig):
         merge = 2 * dim * dim + dim if config.merge == "concat" else dim * dim + dim + 4 * (dim + 1)
         return attention + gated + merge + norm
     feedforward = norm + 2 * dim * config.feedforward + config.feedforward + dim
@@ -231,11 +242,11 @@ def parameters(config: EncoderConfig) -> int:
 @pytest.mark.parametrize("kind", ["branchformer", "e_branchformer"])
 @pytest.mark.parametrize("merge", ["concat", "average"])
 def test_parameters(kind: str, merge: str) -> None:
-    for config in (CONFIG, EncoderConfig()):
-        config = replace(config, kind=kind, merge=merge, positions="rotary")
+    for sizes in (SIZES, {"feedforward": 2048, "merge_kernel": 31}):
+        settings = config(kind, merge, positions="rotary", **sizes)
         with torch.device("meta"):
-            built = LAYERS[kind](config, 1)
-        assert sum(each.numel() for each in built.parameters()) == parameters(config)
+            layer = built(settings)
+        assert sum(each.numel() for each in layer.parameters()) == parameters(settings)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("branchformer", 4_237_851), ("e_branchformer", 4_250_235)])

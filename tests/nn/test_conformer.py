@@ -5,8 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from retort.config.student import EncoderConfig
-from retort.nn.conformer import ConformerLayer, ConvolutionBlock, FeedForward, TransformerLayer
+from retort.nn.conformer import (
+    ConformerConfig,
+    ConformerLayer,
+    ConvolutionBlock,
+    FeedForward,
+    TransformerLayer,
+)
 from retort.nn.masks import attention_mask, valid_mask
 
 DIM = 8
@@ -14,7 +19,7 @@ DIM = 8
 
 def layer(kind: str, positions: str) -> nn.Module:
     torch.manual_seed(0)
-    config = EncoderConfig(
+    config = ConformerConfig(
         dim=DIM, heads=2, feedforward=16, kernel=5, positions=positions, dropout=0.0, attention_dropout=0.0
     )
     if kind == "transformer":
@@ -97,7 +102,7 @@ def test_padding_gets_no_gradient_from_valid_frames(kind: str) -> None:
 
 
 def test_parameters_of_the_published_layer() -> None:
-    built = ConformerLayer(EncoderConfig())
+    built = ConformerLayer(ConformerConfig())
     assert sum(each.numel() for each in built.parameters()) == 2_634_496
 
 

@@ -22,9 +22,10 @@ from transformers import (
 from retort.audio.features import EXTRACTORS
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
-from retort.config.student import EncoderConfig, FrontendConfig
 from retort.nn.conformer_encoders import copy_conformer_weights
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import Encoder, make_encoder
+from retort.nn.frontend import Conv2dConfig
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.speech import open_conformer_encoder, speech_architecture
 from retort.students.factory import build_student
 from retort.training.init import check_pretrained, start_from_pretrained
@@ -58,11 +59,11 @@ def tiny(kind: str) -> Any:
 
 
 def encoder_of(folder: Path, layers: int = 3, pool_after: tuple[int, ...] = ()) -> Encoder:
-    config = EncoderConfig(
-        kind="pretrained", architecture=speech_architecture(str(folder)), layers=layers, dim=DIM,
+    config = PretrainedEncoderConfig(
+        architecture=speech_architecture(str(folder)), layers=layers, dim=DIM,
         pool_after=list(pool_after),
     )  # fmt: skip
-    made = Encoder(FrontendConfig(), config, 80).eval()
+    made = make_encoder(Conv2dConfig(), config, 80).eval()
     copy_conformer_weights(open_conformer_encoder(str(folder)), made.frontend, list(made.layers))  # type: ignore[arg-type]
     return made
 
@@ -147,14 +148,13 @@ def test_gradients_in_training_under_autocast(model: tuple[Path, Any]) -> None:
 @pytest.mark.parametrize("changed", [{"layers": 4}, {"dim": 8}, {"bins": 40}])
 def test_sizes_that_it_does_not_have(model: tuple[Path, Any], changed: dict[str, int]) -> None:
     sizes = {"layers": 3, "dim": DIM, "bins": 80} | changed
-    config = EncoderConfig(
-        kind="pretrained",
+    config = PretrainedEncoderConfig(
         architecture=speech_architecture(str(model[0])),
         layers=sizes["layers"],
         dim=sizes["dim"],
     )
     with pytest.raises(UserError):
-        Encoder(FrontendConfig(), config, sizes["bins"])
+        make_encoder(Conv2dConfig(), config, sizes["bins"])
 
 
 @pytest.mark.parametrize("samples", [16000, 16079, 52345])

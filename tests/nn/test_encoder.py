@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config.student import EncoderConfig, FrontendConfig
-from retort.nn.encoder import Encoder, max_pool
+from retort.nn.conformer import ConformerConfig, TransformerConfig
+from retort.nn.encoder import Encoder, make_encoder
+from retort.nn.frontend import Conv2dConfig
+from retort.nn.pooling import max_pool
 from tiny_students import ENCODER, FRONTEND
 
 BINS = 12
@@ -31,8 +33,11 @@ def build(
 ) -> Encoder:
     """Small, in eval mode, with BatchNorm statistics that are not trivial."""
     torch.manual_seed(0)
-    config = replace(ENCODER, kind=kind, layers=3, positions=positions, pool_after=list(pool_after))
-    encoder = Encoder(replace(FRONTEND, layers=convolutions), config, BINS, faithful)
+    config = TransformerConfig(layers=3, dim=ENCODER.dim, heads=ENCODER.heads, feedforward=ENCODER.feedforward)
+    if kind == "conformer":
+        config = ENCODER
+    config = replace(config, layers=3, positions=positions, pool_after=list(pool_after))
+    encoder = make_encoder(replace(FRONTEND, layers=convolutions), config, BINS, faithful)
     with torch.no_grad():
         encoder(torch.randn(4, 60, BINS), torch.tensor([60, 50, 40, 30]))
     return encoder.eval()
@@ -137,6 +142,6 @@ def test_faithful_projects_once_more_and_scales() -> None:
 
 def test_parameters_of_the_published_encoder() -> None:
     with torch.device("meta"):
-        encoder = Encoder(FrontendConfig(), EncoderConfig(), 80, faithful=True)
+        encoder = make_encoder(Conv2dConfig(), ConformerConfig(pool_after=[5, 10]), 80, faithful=True)
     assert sum(each.numel() for each in encoder.parameters()) == 40_862_720
     assert encoder.subsampling == 8

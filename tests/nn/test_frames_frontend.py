@@ -3,15 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retort.config.student import FrontendConfig
-from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
+from retort.nn.frontend import Conv2dConfig, Conv2dFrontend, FramesConfig, FramesFrontend, make_frontend
 
 BINS, DIM = 5, 7
 
 
 def build(stride: int) -> FramesFrontend:
     torch.manual_seed(stride)
-    return FramesFrontend(BINS, stride, DIM)
+    return FramesFrontend(FramesConfig(stride=stride), BINS, DIM)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -53,8 +52,8 @@ def test_padding_changes_no_valid_frame(stride: int, garbage: float) -> None:
 
 
 def test_the_kind_is_chosen_by_name() -> None:
-    assert isinstance(make_frontend(FrontendConfig(), BINS, DIM), Conv2dFrontend)
-    frontend = make_frontend(FrontendConfig(kind="frames", stride=3), BINS, DIM)
+    assert isinstance(make_frontend(Conv2dConfig(), BINS, DIM), Conv2dFrontend)
+    frontend = make_frontend(FramesConfig(stride=3), BINS, DIM)
     assert isinstance(frontend, FramesFrontend)
     assert frontend.subsampling == 3
-    assert make_frontend(FrontendConfig(layers=2), 16, DIM).subsampling == 4
+    assert make_frontend(Conv2dConfig(layers=2), 16, DIM).subsampling == 4

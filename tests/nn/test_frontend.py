@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from retort.nn.frontend import Conv2dFrontend
+from retort.nn.frontend import Conv2dConfig, Conv2dFrontend
 
 
 def build(layers: int, bins: int = 16) -> Conv2dFrontend:
     torch.manual_seed(0)
-    return Conv2dFrontend(bins, channels=4, layers=layers, dim=8).eval()
+    return Conv2dFrontend(Conv2dConfig(channels=4, layers=layers), bins, dim=8).eval()
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -64,7 +64,7 @@ def test_padding_changes_no_valid_frame(layers: int, garbage: float) -> None:
 
 
 def test_parameters_of_the_published_front_end() -> None:
-    frontend = Conv2dFrontend(80, channels=128, layers=1, dim=256)
+    frontend = Conv2dFrontend(Conv2dConfig(), 80, dim=256)
     convolution = sum(each.numel() for each in frontend.convolutions.parameters())
     assert convolution == 1_280
     assert sum(each.numel() for each in frontend.projection.parameters()) == 1_278_208

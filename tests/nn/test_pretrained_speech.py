@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from retort.common.errors import UserError
-from retort.config.student import EncoderConfig, FrontendConfig
-from retort.nn.encoder import Encoder
-from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights
+from retort.nn.encoder import Encoder, make_encoder
+from retort.nn.frontend import Conv2dConfig
+from retort.nn.pretrained import (
+    PretrainedEncoderConfig,
+    SpeechFrontend,
+    SpeechTransformer,
+    copy_speech_weights,
+)
 from retort.pretrained.speech import normalises_wave, open_speech_encoder, speech_architecture
 from tiny_speech import DIM, KERNELS, KINDS, STRIDES, make_speech_encoder
 
@@ -20,11 +25,11 @@ Built = dict[tuple[str, str], tuple[Encoder, Any]]
 
 
 def make(folder: Path, pool_after: tuple[int, ...] = (), dim: int = DIM, samples: int = SAMPLES) -> Encoder:
-    config = EncoderConfig(
-        kind="pretrained", model=str(folder), architecture=speech_architecture(str(folder)), layers=1, dim=dim,
+    config = PretrainedEncoderConfig(
+        model=str(folder), architecture=speech_architecture(str(folder)), layers=1, dim=dim,
         pool_after=list(pool_after),
     )  # fmt: skip
-    return Encoder(FrontendConfig(), config, samples)
+    return make_encoder(Conv2dConfig(), config, samples)
 
 
 def with_weights(encoder: Encoder, model: Any) -> Encoder:
@@ -162,8 +167,8 @@ def test_it_is_rebuilt_without_its_folder(built: Built, tmp_path: Path) -> None:
     values = json.loads(json.dumps(speech_architecture(str(folder))))
     encoder = with_weights(make(folder), open_speech_encoder(str(folder))).eval()
     shutil.rmtree(folder)
-    config = EncoderConfig(kind="pretrained", architecture=values, layers=1, dim=DIM, pool_after=[])
-    again = Encoder(FrontendConfig(), config, SAMPLES).eval()
+    config = PretrainedEncoderConfig(architecture=values, layers=1, dim=DIM, pool_after=[])
+    again = make_encoder(Conv2dConfig(), config, SAMPLES).eval()
     again.load_state_dict(encoder.state_dict())
     features, lengths = torch.randn(1, 25, SAMPLES), torch.tensor([25])
     assert torch.equal(encoder(features, lengths)[0], again(features, lengths)[0])

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config.student import EncoderConfig, FrontendConfig
+from retort.config.kinds import config_of
+from retort.nn import encoder as encoders
 from retort.nn.encoder import Encoder
-from retort.nn.tdnnf import SKIP, Bottleneck, TdnnfLayer, nearer_orthogonal
+from retort.nn.frontend import FramesConfig
+from retort.nn.tdnnf import SKIP, Bottleneck, TdnnfConfig, TdnnfLayer, nearer_orthogonal
 
-CONFIG = EncoderConfig(
-    kind="tdnnf", layers=3, dim=10, bottleneck=4, dilations=[1, 3], dropout=0.0, pool_after=[]
+CONFIG = TdnnfConfig(
+    layers=3, dim=10, bottleneck=4, dilations=[1, 3], dropout=0.0, pool_after=[]
 )
 BINS = 6
 
@@ -26,8 +28,8 @@ def make_layer(number: int = 1) -> TdnnfLayer:
 
 def make_encoder(stride: int = 3, **changed: object) -> Encoder:
     torch.manual_seed(0)
-    frontend = FrontendConfig(kind="frames", stride=stride)
-    return Encoder(frontend, replace(CONFIG, **changed), BINS).eval()  # type: ignore[arg-type]
+    frontend = FramesConfig(stride=stride)
+    return encoders.make_encoder(frontend, replace(CONFIG, **changed), BINS).eval()  # type: ignore[arg-type]
 
 
 def slowly(layer: TdnnfLayer, hidden: Tensor) -> Tensor:
@@ -106,7 +108,9 @@ def test_neither_padding_nor_the_batch_changes_an_utterance(
 
 @pytest.mark.parametrize("kind", ["conformer", "transformer", "tdnnf"])
 def test_each_layer_ends_in_what_forward_gives(kind: str) -> None:
-    encoder = make_encoder(1, kind=kind, dim=8, heads=2, feedforward=8, kernel=3, pool_after=[2])
+    torch.manual_seed(0)
+    config = config_of("encoder", kind)(layers=3, dim=8, dropout=0.0, pool_after=[2])
+    encoder = encoders.make_encoder(FramesConfig(stride=1), config, BINS).eval()
     features, lengths = torch.randn(2, 13, BINS), torch.tensor([13, 6])
     layers = list(encoder.each_layer(features, lengths))
     assert [values.shape[1] for values, _ in layers] == [13, 13, 7, 7]

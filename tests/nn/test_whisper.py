@@ -10,22 +10,22 @@ from transformers import WhisperFeatureExtractor, WhisperModel
 from retort.audio.whisper import WhisperFeatures
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
-from retort.config.student import EncoderConfig, FrontendConfig
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import Encoder, make_encoder
+from retort.nn.frontend import Conv2dConfig
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper import copy_whisper_weights
 from tiny_speech import WHISPER, tiny_whisper
 
 
 def encoder(layers: int = 3, pool_after: tuple[int, ...] = (), whisper: WhisperModel | None = None) -> Encoder:
-    config = EncoderConfig(
-        kind="pretrained",
+    config = PretrainedEncoderConfig(
         architecture={"model_type": "whisper", **WHISPER},
         layers=layers,
         dim=WHISPER["d_model"],
         dropout=0.0,
         pool_after=list(pool_after),
     )
-    made = Encoder(FrontendConfig(), config, 80).eval()
+    made = make_encoder(Conv2dConfig(), config, 80).eval()
     weights = (whisper or tiny_whisper()).encoder.state_dict()
     copy_whisper_weights(weights, made.frontend, list(made.layers), made.norm)
     return made

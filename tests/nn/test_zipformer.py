@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retort.config.loading import load_recipe
-from retort.config.student import EncoderConfig, ZipformerConfig
 from retort.info.describe import describe
-from retort.nn.encoder import LAYERS, Encoder, context_layer
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.pooling import Downsample
 from retort.nn.positions import compact_table
 from retort.nn.zipformer import (
     AttentionWeights,
     BiasNorm,
     Bypass,
     Convolution,
-    Downsample,
     FeedForward,
     NonLinearAttention,
     WeightedSum,
     ZipformerBlock,
+    ZipformerConfig,
     ZipformerStack,
     swoosh_l,
     swoosh_r,
@@ -32,7 +32,7 @@ from retort.nn.zipformer import (
 from tiny_students import FRONTEND
 
 BINS = 12
-SIZES = ZipformerConfig(
+CONFIG = ZipformerConfig(
     blocks=[1, 2, 1],
     downsampling=[1, 3, 2],
     dims=[8, 12, 4],
@@ -44,9 +44,9 @@ SIZES = ZipformerConfig(
     value_dim=3,
     position_dim=2,
     table_dim=6,
-)
-CONFIG = EncoderConfig(
-    kind="zipformer", layers=3, dim=12, dropout=0.0, attention_dropout=0.0, zipformer=SIZES, pool_after=[2]
+    dropout=0.0,
+    attention_dropout=0.0,
+    pool_after=[2],
 )
 
 
@@ -258,7 +258,7 @@ def test_channels_are_padded_truncated_and_joined_as_in_the_paper() -> None:
         output = stack._stacked(output, lengths)
         passed.append(output)
     first, second, third = passed
-    assert [each.shape[-1] for each in passed] == SIZES.dims
+    assert [each.shape[-1] for each in passed] == CONFIG.dims
     torch.testing.assert_close(joined, torch.cat((third, second[..., 4:]), -1))
     assert first.shape[-1] < second.shape[-1]  # nothing of the first is left
 
@@ -287,7 +287,7 @@ def test_gradients(number: int) -> None:
     )
 
 
-ENCODER = stirred(Encoder(FRONTEND, CONFIG, BINS), 0.3)
+ENCODER = stirred(make_encoder(FRONTEND, CONFIG, BINS), 0.3)
 
 
 @given(
@@ -328,11 +328,9 @@ def test_the_encoder_pools_with_learned_weights_and_its_layers_have_one_width() 
 
 
 def test_over_fired_embeddings_it_is_a_block_of_the_whole_width() -> None:
-    layer = context_layer(CONFIG, 1)
+    layer = make_encoder(FRONTEND, CONFIG, BINS).context_layer(1)
     assert isinstance(layer, ZipformerBlock)
     assert layer.norm.bias.shape == (12,)
-    conformer = replace(CONFIG, kind="conformer", heads=2)
-    assert isinstance(context_layer(conformer, 1), type(LAYERS["conformer"](conformer, 1)))
     assert layer(torch.randn(2, 5, 12), torch.tensor([5, 0])).isfinite().all()
 
 
@@ -347,10 +345,9 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_the_published_sizes_are_possible(name: str) -> None:
     published, blocks, dims, feedforward = PUBLISHED[name]
-    sizes = ZipformerConfig(blocks=blocks, dims=dims, feedforward=feedforward)
-    config = EncoderConfig(kind="zipformer", layers=6, dim=max(dims), zipformer=sizes, pool_after=[6])
+    config = ZipformerConfig(blocks=blocks, dims=dims, feedforward=feedforward, pool_after=[6])
     with torch.device("meta"):
-        stacks = [LAYERS["zipformer"](config, number) for number in range(1, 7)]
+        stacks = [ZipformerStack(config, number) for number in range(1, 7)]
         pool = Downsample(2)
     own = sum(each.numel() for module in (*stacks, pool) for each in module.parameters())
     convolutions = (9 + 1) * 8 + (9 * 8 + 1) * 32 + (9 * 32 + 1) * 128
@@ -378,8 +375,8 @@ def test_the_packaged_recipe_is_of_the_conformers_size() -> None:
         other = load_recipe(f"speechocean762/{step} +curriculum/short")
         own = load_recipe(f"speechocean762/{step} +curriculum/short +encoder/zipformer")
         straight = 1000 if step == "warm" else 0
-        sizes = replace(student.encoder.zipformer, straight_steps=straight)
-        encoder = replace(student.encoder, zipformer=sizes)
+        assert isinstance(student.encoder, ZipformerConfig)
+        encoder = replace(student.encoder, straight_steps=straight)
         assert own.student == replace(other.student, frontend=student.frontend, encoder=encoder)
         start = other.training.warm_start and f"{other.training.warm_start} +encoder/zipformer"
         assert own.training == replace(

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config.student import EncoderConfig, FrontendConfig, StudentConfig
+from retort.config.student import StudentConfig
+from retort.nn.frontend import FramesConfig
+from retort.nn.tdnnf import TdnnfConfig
 from retort.students.factory import build_student
 from retort.students.hybrid import HybridStudent
 from retort.students.student import StudentOutput
@@ -16,8 +18,8 @@ from retort.students.student import StudentOutput
 BINS, SENONES = 6, 5
 CONFIG = StudentConfig(
     kind="hybrid",
-    frontend=FrontendConfig(kind="frames", stride=3),
-    encoder=EncoderConfig(kind="tdnnf", layers=2, dim=8, bottleneck=4, dropout=0.0, pool_after=[]),
+    frontend=FramesConfig(stride=3),
+    encoder=TdnnfConfig(layers=2, dim=8, bottleneck=4, dropout=0.0, pool_after=[]),
     label_smoothing=0.0,
 )
 LENGTHS = torch.tensor([20, 31, 0])

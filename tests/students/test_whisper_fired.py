@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
+from retort.config.student import CifConfig, DecoderConfig, StudentConfig
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper_alignment import middle_frames, token_runs
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.cif import CifStudent, fire_at, spacing_loss
@@ -36,8 +37,8 @@ def build(
 ) -> Recogniser:
     tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper", size=size), ())
     config = StudentConfig(
-        encoder=EncoderConfig(
-            kind="pretrained", architecture=whisper_architecture(str(folder)), layers=3, dim=16, pool_after=[]
+        encoder=PretrainedEncoderConfig(
+            architecture=whisper_architecture(str(folder)), layers=3, dim=16, pool_after=[]
         ),
         cif=CifConfig(fires=fires, spare=spare),
         decoder=DecoderConfig(kind="whisper", window=window),

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from retort.common.errors import BadUtterance, UserError
 from retort.config.schema import FeatureConfig, Recipe
-from retort.config.student import EncoderConfig, FrontendConfig
 from retort.corpora.open_cuts import open_cuts
 from retort.engine.checkpoints import read_weights
 from retort.info.describe import describe
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import Encoder, make_encoder
+from retort.nn.frontend import Conv2dConfig
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper import copy_whisper_weights
 from retort.training import hidden_store
 from retort.training.hidden_store import HiddenStore, store_hidden
@@ -43,11 +44,11 @@ def cuts(corpus: Path) -> CutSet:
 
 
 def encoder(pool_after: tuple[int, ...] = (2,), **changed: Any) -> Encoder:
-    config = EncoderConfig(
-        kind="pretrained", architecture={"model_type": "whisper", **(WHISPER | changed)}, layers=3,
+    config = PretrainedEncoderConfig(
+        architecture={"model_type": "whisper", **(WHISPER | changed)}, layers=3,
         dim=WHISPER["d_model"], pool_after=list(pool_after),
     )  # fmt: skip
-    made = Encoder(FrontendConfig(), config, 80).eval()
+    made = make_encoder(Conv2dConfig(), config, 80).eval()
     model = tiny_whisper(**changed)
     copy_whisper_weights(model.encoder.state_dict(), made.frontend, list(made.layers), made.norm)
     return made

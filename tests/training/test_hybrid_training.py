@@ -37,6 +37,7 @@ HYBRID = (
     "student.frontend.stride=3",
     "student.encoder.kind=tdnnf",
     "student.encoder.layers=3",
+    "student.encoder.dim=32",
     "student.encoder.bottleneck=8",
     "student.encoder.dropout=0",
     "student.label_smoothing=0",

@@ -128,16 +128,16 @@ def test_info(speech: Path, read_recipe: ReadRecipe) -> None:
 @pytest.mark.parametrize(
     ("override", "wanted"),
     [
-        ("features.kind=fbank", "pretrained encoder requires wave"),
-        ("student.encoder.kind=conformer", "other encoders fbank"),
+        ("features.kind=fbank", "Set features.kind: wave"),
+        ("student.encoder.kind=conformer", "student.encoder.model"),
         ("features.bins=80", "Set 160"),
         ("features.storage=disk", "Set online"),
         ("augment.frequency_masks=2", "no frequency bins"),
         ("student.encoder.layers=2", "student.encoder.layers is 2"),
         ("student.cif.context_layers=1", "student.cif.context_layers is 1"),
-        ("student.faithful=true", "relative"),
+        ("student.faithful=true", "no pretrained encoder"),
         ("student.encoder.model=", "Set a model"),
-        ("student.encoder.kind=tdnnf features.kind=fbank", "student.encoder.model is set"),
+        ("student.encoder.kind=tdnnf features.kind=fbank", "student.encoder.model"),
     ],
 )
 def test_what_does_not_go_with_it(speech: Path, read_recipe: ReadRecipe, override: str, wanted: str) -> None:

@@ -29,6 +29,7 @@ ReadRecipe = Callable[..., Recipe]
 Report = Callable[[int, dict[str, float]], None]
 STILL = (
     "student.encoder.kind=transformer",  # no BatchNorm
+    "student.encoder={layers: 1, dim: 32, heads: 2, feedforward: 64, positions: rotary}",
     *NO_DROPOUT,
 )
 ROWS = """

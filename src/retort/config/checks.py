@@ -8,12 +8,9 @@ from pathlib import Path
 from retort.common.errors import UserError
 from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
 from retort.config.distill_checks import check_distillation
+from retort.config.ranges import UnknownChoice
 from retort.config.schema import CHOICES, LoraConfig, Recipe
 from retort.config.student_checks import check_student
-
-
-class UnknownChoice(UserError):
-    """The value of a key is not one of its choices."""
 
 
 def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
 
 from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
+from retort.config.kinds import Inner, inner_parts
 from retort.config.layers import layers_of
 from retort.config.loading import load_recipe, recipe_to_dict, split_overrides
-from retort.config.ranges import range_of
+from retort.config.merging import lay_over, plain, with_overrides
+from retort.config.ranges import choices_of, range_of
 from retort.config.schema import CHOICES, Recipe
 
 DEFAULT = "default"
@@ -33,6 +35,7 @@ class Key:
         default: as YAML.
         values: the choices or the range, if it has any.
         text: documentation.
+        of: the kind of the part that has it; empty for all kinds.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Key:
     default: str
     values: str
     text: str
+    of: str = ""
 
 
 def field_texts(config: type) -> Mapping[str, str]:
@@ -61,29 +65,53 @@ def _texts_in(source: str) -> dict[str, str]:
         text = (
             after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
         )
-        found[node.target.id] = " ".join(str(text).split())
+        if text:
+            found[node.target.id] = " ".join(str(text).split())
     return found
 
 
-def keys_of(config: type = Recipe, above: str = "") -> Iterator[Key]:
-    """All keys below `config`, in the order of the source, without the parts that have keys themselves."""
-    hints, texts = get_type_hints(config), field_texts(config)
+def keys_of(config: type = Recipe, above: str = "", of: str = "", but: Collection[str] = ()) -> Iterator[Key]:
+    """All keys below `config`, in the order of the source, without the parts that have keys themselves.
+
+    The keys of a part with kinds are those that all kinds have, followed by the others of each kind.
+
+    Args:
+        above: the part's key, with a point.
+        of: the kind.
+        but: fields that are left out.
+    """
+    hints, texts, inner = get_type_hints(config), field_texts(config), inner_parts(config)
     choices = {"distill[].": ROW_CHOICES, "teachers.NAME.": TEACHER_CHOICES}.get(above)
+    parts = {}
     for each in fields(config):
-        hint = hints[each.name]
-        within = {list: "[]", dict: ".NAME"}.get(get_origin(hint), "")
-        inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
-        if isinstance(inner, type):
-            yield from keys_of(inner, f"{above}{each.name}{within}.")
+        if each.name in but:
             continue
-        allowed = choices.get(each.name) if choices else CHOICES.get(above + each.name)
+        if each.name in inner:
+            parts[each.name] = inner[each.name]
+            continue
+        allowed = (choices.get(each.name) if choices else CHOICES.get(above + each.name)) or choices_of(config, each.name)
         values = ", ".join(allowed) if allowed else str(range_of(config, each.name) or "")
         made = each.default if each.default is not MISSING else None
         if each.default_factory is not MISSING:
             made = each.default_factory()
         default = "" if each.default is MISSING and each.default_factory is MISSING else _flow(made)
-        kind = inspect.formatannotation(hint).replace("typing.", "")
-        yield Key(above + each.name, kind, default, values, texts[each.name])
+        kind = inspect.formatannotation(hints[each.name]).replace("typing.", "")
+        yield Key(above + each.name, kind, default, values, texts.get(each.name, ""), of)
+    for name, part in parts.items():
+        yield from _keys_of_part(part, above + name + {list: "[]", dict: ".NAME", None: ""}[part.container])
+
+
+def _keys_of_part(part: Inner, name: str) -> Iterator[Key]:
+    if part.part is None:
+        yield from keys_of(part.config, f"{name}.")
+        return
+    kinds = part.part.kinds
+    text = " ".join(f"`{kind}`: {each.text}" for kind, each in kinds.items())
+    yield Key(f"{name}.kind", "str", part.part.default, "", f"Kind of this part, which chooses its keys. {text}")
+    shared = {each.name for each in fields(part.config)}
+    yield from keys_of(part.config, f"{name}.", but={"kind"})
+    for kind, config in part.all().items():
+        yield from keys_of(config, f"{name}.", kind, shared)
 
 
 def recipe_lines(recipe: str, overrides: Sequence[str] = (), *, changed: bool, texts: bool) -> Iterator[str]:
@@ -166,14 +194,18 @@ def _plain(value: Any) -> Any:
 
 def _origins(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
     """The last layer, or the command line, that sets each key; a whole part that is set stands under its own name."""
-    found: dict[str, str] = {}
-    overlays, values = split_overrides(overrides)
+    found, values = dict[str, str](), dict[str, Any]()
+    overlays, commands = split_overrides(overrides)
     for layer in layers_of(recipe, overlays):
-        for key in _set_keys(OmegaConf.to_container(layer.content)):
-            if key.startswith("teachers.") and key.endswith(".recipe"):
-                found[f"{key.removesuffix('.recipe')}.model"] = layer.origin
-            found[key] = layer.origin
-    return found | {value.partition("=")[0]: OVERRIDE for value in values}
+        content = plain(layer.content)
+        values = lay_over(values, content, Recipe)
+        left, keys = set(_set_keys(values)), list(_set_keys(content))
+        keys += [f"{key.removesuffix('.recipe')}.model" for key in keys if re.fullmatch(r"teachers\..+\.recipe", key)]
+        found = {key: origin for key, origin in found.items() if key in left or key.startswith("teachers.")}
+        found |= dict.fromkeys(keys, layer.origin)
+    for each in with_overrides(values, commands, Recipe)[1]:
+        found |= dict.fromkeys(_set_keys(each.values), OVERRIDE)
+    return found
 
 
 def _set_keys(content: Any, above: str = "") -> Iterator[str]:
@@ -206,14 +238,16 @@ def keys_page() -> str:
         "",
         "Every key that the recipe of a recogniser may have. This page is written by `retort config --all-keys`; the texts",
         "are the docstrings of `src/retort/config`. `retort config RECIPE` shows the values of a recipe and where each",
-        "comes from; `NAME` is a name that the recipe chooses, `[]` an item of a list.",
+        "comes from; `NAME` is a name that the recipe chooses, `[]` an item of a list. The `kind` of a part chooses its",
+        "keys: those that all kinds have are listed first, those of each kind below them. A file that changes the kind of a",
+        "part starts that part afresh.",
     ]
     part = None
     for key in keys_of():
         above = key.name.rpartition(".")[0]
-        if above != part:
-            part = above
-            lines += ["", f"## {above or 'The recipe'}", ""]
+        if (above, key.of) != part:
+            part = above, key.of
+            lines += ["", f"## {above or 'The recipe'}{f', kind {key.of}' if key.of else ''}", ""]
         default = f"; default `{key.default}`" if key.default else ""
         values = f" Values: {key.values}." if key.values else ""
         entry = f"- `{key.name}` (`{key.kind}`{default}): {key.text}{values}"

@@ -5,33 +5,26 @@ Unknown keys are errors.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from retort.common.errors import UserError, printable
 from retort.common.files import UPDATE
-from retort.config.checks import UnknownChoice, check_choices, check_recipe
-from retort.config.layers import FROM_PATH, Layer, experiment_name, layers_of, one_line, packaged
-from retort.config.ranges import check_ranges
+from retort.config.checks import check_choices, check_recipe
+from retort.config.format1 import by_kind, is_flat
+from retort.config.layers import FROM_PATH, Layer, experiment_name, layers_of, packaged
+from retort.config.merging import Settings, UnknownKey, build, merged, plain, with_overrides
+from retort.config.ranges import UnknownChoice
 from retort.config.schema import CHOICES, Recipe
 
 T = TypeVar("T")
 
 
-class UnknownKey(UserError):
-    """A key that is not a field of the schema."""
-
-
 LONGEST_PART, MOST_PARTS = 200, 10
 """Maximum number of bytes in a part of an experiment's name, and of parts."""
-BROKEN = (OmegaConfBaseException, ValueError, TypeError, IndexError, ArithmeticError, RecursionError)
-"""Exceptions that OmegaConf raises for invalid values."""
-
 
 OTHER_KINDS = {
     "lm/": ("is the recipe of a language model", "retort lm train"),
@@ -74,18 +67,15 @@ def read_recipe(schema: type[T], recipe: str, overrides: Sequence[str] = ()) -> 
         UserError: the recipe or an overlay does not exist, a key is unknown, a value has the wrong type, a number is out
             of range, or the experiment's name is not a path below `exp/`.
     """
-    merged = OmegaConf.structured(schema)
     overlays, values = split_overrides(overrides)
-    layers = [each for each in layers_of(recipe, overlays) if not _names_something_else(each, schema)]
-    for layer in layers:
-        try:
-            merged.merge_with(layer.content)
-        except BROKEN as error:
-            raise _explain(error, layer.origin, schema) from None
-    for override in values:
-        _lay_over(merged, override, schema)
-    _models_of_teachers(merged, [*(layer.content for layer in layers), *map(_nested, values)])
-    return _to_object(merged, recipe, schema)
+    layers = [
+        Settings(each.origin, plain(each.content))
+        for each in layers_of(recipe, overlays)
+        if not _names_something_else(each, schema)
+    ]
+    result, commands = with_overrides(merged(layers, schema), values, schema)
+    _models_of_teachers(result, [*layers, *commands])
+    return _named(build(schema, result, recipe, [*layers, *commands]), recipe)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -99,26 +89,18 @@ def _names_something_else(layer: Layer, schema: type) -> bool:
     return layer.origin == FROM_PATH and not set(map(str, layer.content)) <= set(get_type_hints(schema))
 
 
-def _nested(override: str) -> DictConfig:
-    """An override as nested values; empty if it changes an item of a list."""
-    try:
-        return OmegaConf.from_dotlist([override])
-    except BROKEN:
-        return OmegaConf.create({})
-
-
-def _models_of_teachers(merged: DictConfig, settings: Sequence[DictConfig]) -> None:
+def _models_of_teachers(values: dict[str, Any], layers: Sequence[Settings]) -> None:
     """Derive `model` from `recipe` for teachers whose `recipe` was set last, and remove a `recipe` that `model` replaces."""
-    for setting in settings:
-        teachers = setting.get("teachers")
-        for name, teacher in teachers.items() if isinstance(teachers, DictConfig) else ():
-            if not isinstance(teacher, DictConfig):
+    for layer in layers:
+        teachers = layer.values.get("teachers")
+        for name, teacher in teachers.items() if isinstance(teachers, Mapping) else ():
+            if not isinstance(teacher, Mapping):
                 continue
             recipe, model = teacher.get("recipe"), teacher.get("model")
             if recipe and model is None:
                 model = f"exp/{experiment_name(str(recipe))}/model"
             if model is not None:
-                merged["teachers"][name].update({"recipe": recipe or "", "model": model})
+                values["teachers"][name] |= {"recipe": recipe or "", "model": model}
 
 
 def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
@@ -128,11 +110,9 @@ def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
 
 def read_dict(schema: type[T], values: dict[str, Any], where: str) -> T:
     """The same for a recipe with any `schema`."""
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
-    except BROKEN as error:
-        raise _explain(error, where, schema) from None
-    return _to_object(merged, where, schema)
+    if is_flat(values):
+        values = by_kind(values, schema)
+    return _named(build(schema, values, where), where)
 
 
 def read_saved(schema: type[T], values: dict[str, Any], where: str) -> T:
@@ -172,18 +152,10 @@ def _less(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_object(merged: Any, where: str, schema: type[T]) -> T:
-    try:
-        result = OmegaConf.to_object(merged)
-    except UserError as error:
-        raise UserError(error.what, where=error.where or where, remedy=error.remedy) from None
-    except BROKEN as error:
-        raise _explain(error, where, schema) from None
-    assert isinstance(result, schema)
-    check_ranges(result, where)
-    if "name" in get_type_hints(schema):
-        check_name(vars(result)["name"], where)
-    return result
+def _named(recipe: T, where: str) -> T:
+    if isinstance(name := vars(recipe).get("name"), str):
+        check_name(name, where)
+    return recipe
 
 
 def check_name(name: str, where: str) -> None:
@@ -209,53 +181,3 @@ def check_name(name: str, where: str) -> None:
             remedy="Choose a path below exp/, such as english/cif, without '..', without '/' at the start or end, and "
             "without non-printable characters",
         )
-
-
-def _lay_over(merged: DictConfig, override: str, schema: type) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
-    where = f"override '{override}'"
-    try:
-        value = OmegaConf.from_dotlist([f"value={text}"])["value"] if text else ""
-    except Exception as error:  # yaml has many exception types
-        raise UserError(f"cannot be read ({one_line(error)})", where=where) from None
-    try:
-        OmegaConf.update(merged, key, value)
-    except BROKEN as error:
-        raise _explain(error, where, schema) from None
-
-
-def _explain(error: Exception, where: str, schema: type) -> UserError:
-    key = getattr(error, "full_key", None) or ""
-    message = one_line(error)
-    if ("not in" in message or "is not a" in message) and "subclass" in message:
-        return UserError(f"a section is set to a single value ({message})", where=where)
-    if "not in" in message and key:
-        leaf = key.split(".")[-1]
-        known = sorted(_keys(schema))
-        elsewhere = [each for each in known if each.split(".")[-1] == leaf]
-        leaves = sorted({each.split(".")[-1] for each in known})
-        near = elsewhere or difflib.get_close_matches(leaf, leaves, n=1)
-        return UnknownKey(
-            f"unknown key '{key}'",
-            where=where,
-            remedy=f"Did you mean {' or '.join(map(repr, near))}?"
-            if near
-            else f"The keys are documented in {_source(schema)}",
-        )
-    return UserError(f"{key}: {message}" if key else message, where=where)
-
-
-def _source(schema: type) -> str:
-    return f"{schema.__module__.replace('.', '/')}.py"
-
-
-def _keys(schema: type, above: str = "") -> Iterator[str]:
-    """All keys, including nested ones: `training.steps`, `distill[].tap`, `teachers.NAME.kind`."""
-    for name, hint in get_type_hints(schema).items():
-        yield f"{above}{name}"
-        within = {list: "[]", dict: ".NAME"}.get(get_origin(hint), "")
-        for each in (hint, *get_args(hint)):
-            if is_dataclass(each) and isinstance(each, type):
-                yield from _keys(each, f"{above}{name}{within}.")

@@ -1,5 +1,6 @@
-"""Ranges of numbers in configurations: fields of dataclasses declare them, :func:`check_ranges` checks them.
+"""Values that configurations permit: fields of dataclasses declare them, :func:`check_ranges` checks them.
 
+merge: str = choice("concat", "average")
 steps: int = number(1000, 1, 10**9)
 peak_lr: float = number(3e-4, 0, 1e9, above=True)
 betas: list[float] = numbers([0.9, 0.999], 0, 1, below=True, length=2)
@@ -17,6 +18,7 @@ from typing import Any
 from retort.common.errors import UserError
 
 _KEY = "range"
+_CHOICES = "choices"
 MILLION = 10**6
 BILLION = 10**9
 """The largest number of steps, frames and the like; larger numbers could overflow."""
@@ -94,13 +96,30 @@ def of_each(default: Mapping[str, float], low: float, high: float, *, above: boo
     return field(default_factory=lambda: dict(default), metadata={_KEY: Range(low, high, above)})
 
 
+class UnknownChoice(UserError):
+    """The value of a key is not one of its choices."""
+
+
+def choice(default: str, *others: str) -> Any:
+    """A field for one of several words."""
+    return field(default=default, metadata={_CHOICES: (default, *others)})
+
+
+def choices_of(config: type, name: str) -> tuple[str, ...]:
+    """The choices of a field of a dataclass; empty if it has none."""
+    return next((each.metadata.get(_CHOICES, ()) for each in fields(config) if each.name == name), ())
+
+
 def range_of(config: type, name: str) -> Range | None:
     """The range of a field of a dataclass, if it has one."""
     return next((each.metadata.get(_KEY) for each in fields(config) if each.name == name), None)
 
 
 def check_ranges(config: Any, where: str | Path = "", above: str = "") -> None:
-    """Check all numbers of a dataclass that have a range, and those of nested dataclasses.
+    """Check the values of a dataclass, and those of nested dataclasses.
+
+    These are numbers that have a range, words that have choices, and what the dataclass checks itself in a method
+    `validate(key)`, where `key` is its own key.
 
     Args:
         config: an instance of a dataclass.
@@ -108,8 +127,10 @@ def check_ranges(config: Any, where: str | Path = "", above: str = "") -> None:
         above: the key of `config`, if it is part of another configuration.
 
     Raises:
-        UserError: names the key, its value and the range.
+        UserError: names the key, its value and what is permitted.
     """
+    for part, key in _parts(config, above):
+        _check_choices(part, key, where)
     for key, value, limits in _numbers(config, above):
         if limits.length is not None and isinstance(value, list) and len(value) != limits.length:
             remedy = f"Give {limits.length} numbers"
@@ -118,26 +139,45 @@ def check_ranges(config: Any, where: str | Path = "", above: str = "") -> None:
         if not all(limits.holds(each) for each in values):
             each = " each" if isinstance(value, (list, dict)) else ""
             raise UserError(f"{key} is {_shown(value)}", where=where, remedy=f"Choose{each} {limits}")
+    for part, key in _parts(config, above):
+        if callable(validate := getattr(part, "validate", None)):
+            try:
+                validate(key)
+            except UserError as error:
+                raise UserError(error.what, where=where, remedy=error.remedy) from None
+
+
+def _check_choices(config: Any, above: str, where: str | Path) -> None:
+    for each in fields(config):
+        allowed, value = each.metadata.get(_CHOICES), getattr(config, each.name)
+        if allowed and value not in allowed:
+            key = f"{above}.{each.name}".lstrip(".")
+            raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(allowed)}")
+
+
+def _parts(config: Any, above: str) -> Iterator[tuple[Any, str]]:
+    """A dataclass and all dataclasses in it, with their keys."""
+    yield config, above
+    for each in fields(config):
+        key, value = f"{above}.{each.name}".lstrip("."), getattr(config, each.name)
+        inner: Mapping[str, Any] = {"": value}
+        if isinstance(value, list):
+            inner = {f"[{index}]": part for index, part in enumerate(value)}
+        elif isinstance(value, dict):
+            inner = {f".{name}": part for name, part in value.items()}
+        for name, part in inner.items():
+            if is_dataclass(part):
+                yield from _parts(part, f"{key}{name}")
 
 
 def _numbers(config: Any, above: str) -> Iterator[tuple[str, Any, Range]]:
     """Keys, values and ranges, including nested ones: `training.steps`, `distill[0].weight`, `teachers.NAME.topk`."""
-    for each in fields(config):
-        key, value = f"{above}.{each.name}".lstrip("."), getattr(config, each.name)
-        limits = each.metadata.get(_KEY)
-        if limits is not None:
-            if value is not None or each.default is not None:
-                yield key, value, replace(limits, whole="int" in str(each.type))
-        elif is_dataclass(value):
-            yield from _numbers(value, key)
-        elif isinstance(value, list):
-            for index, part in enumerate(value):
-                if is_dataclass(part):
-                    yield from _numbers(part, f"{key}[{index}]")
-        elif isinstance(value, dict):
-            for name, part in value.items():
-                if is_dataclass(part):
-                    yield from _numbers(part, f"{key}.{name}")
+    for part, key in _parts(config, above):
+        for each in fields(part):
+            limits, value = each.metadata.get(_KEY), getattr(part, each.name)
+            if limits is not None and (value is not None or each.default is not None):
+                name = f"{key}.{each.name}".lstrip(".")
+                yield name, value, replace(limits, whole="int" in str(each.type))
 
 
 def _shown(value: object) -> str:

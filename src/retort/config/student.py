@@ -3,113 +3,101 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-from retort.config.ranges import BILLION, MILLION, WIDEST, number, numbers
+from retort.common.errors import UserError
+from retort.config.kinds import of_kind
+from retort.config.ranges import MILLION, WIDEST, number, numbers
+
+if TYPE_CHECKING:
+    from retort.config.schema import Recipe
 
 
 @dataclass
 class FrontendConfig:
-    """Front end: convolutions that reduce the frame rate."""
+    """Front end: convolutions that reduce the frame rate. Base class of its kinds."""
 
-    kind: str = "conv2d"
-    """`conv2d` (convolutions over time and bins, as in the reference) or `frames` (a convolution over time only, for
-    any integer reduction of the frame rate)."""
-    channels: int = number(128, 1, 8192)
-    """Number of channels of each `conv2d` convolution."""
-    layers: int = number(1, 1, 2)
-    """For `conv2d`: number of convolutions of stride 2 (1 or 2); each one halves the frame rate."""
-    stride: int = number(1, 1, 100)
-    """For `frames`: number of feature frames per output frame: 1 for 10 ms, 3 for 30 ms."""
-
-
-@dataclass
-class ZipformerConfig:
-    """Sizes of a Zipformer, one number per stack; the defaults are those of the published Zipformer-M."""
-
-    blocks: list[int] = numbers([2, 2, 3, 4, 3, 2], 1, 100)
-    """Number of Zipformer blocks of each stack."""
-    downsampling: list[int] = numbers([1, 2, 4, 8, 4, 2], 1, 1000)
-    """Number of front-end frames per frame of the stack; 1 keeps the frame rate."""
-    dims: list[int] = numbers([192, 256, 384, 512, 384, 256], 4, WIDEST)
-    """Channels, multiples of 4. The largest is the encoder's `dim`."""
-    heads: list[int] = numbers([4, 4, 4, 8, 4, 4], 1, 1024)
-    """Number of attention heads."""
-    feedforward: list[int] = numbers([512, 768, 1024, 1536, 1024, 768], 4, WIDEST)
-    """Width of the second of the three feed-forward modules of a block, a multiple of 4; the first has 3/4 and the
-    third 5/4 of it."""
-    kernels: list[int] = numbers([31, 31, 15, 15, 15, 31], 1, 1001)
-    """Kernel sizes of the depthwise convolutions in frames of the stack; odd."""
-    query_dim: int = number(32, 1, WIDEST)
-    """Dimension of queries and keys per head."""
-    value_dim: int = number(12, 1, WIDEST)
-    """Dimension of values per head."""
-    position_dim: int = number(4, 1, WIDEST)
-    """Dimension of the positional part of the queries per head."""
-    table_dim: int = number(48, 2, WIDEST)
-    """Dimension of the sinusoidal relative position encoding; even."""
-    straight_steps: int = number(20000, 0, BILLION)
-    """Number of updates at the start of training during which the scale of the bypass of every block and stack is at
-    least 0.9; afterwards it is at least 0.2. Use 0 to continue from a trained model."""
+    kind: str = ""
+    """Kind of the front end."""
 
 
 @dataclass
 class EncoderConfig:
-    """Encoder of the student."""
+    """Encoder of the student: base class of its kinds, which are declared with their modules.
 
-    kind: str = "conformer"
-    """`conformer`; `transformer`; `tdnnf` (factorised time-delay layers; uses `layers`, `dim`, `dropout`,
-    `bottleneck`, `dilations` and `pool_after`); `branchformer` (self-attention and cgMLP in parallel; no
-    `feedforward`); `e_branchformer` (the same between two feed-forward modules); `zipformer` (its layers are the
-    stacks of `zipformer`; also uses `layers`, `dim`, `dropout`, `attention_dropout` and `pool_after`); or `pretrained`
-    (the speech encoder `model`, with its own front end and dropout; `dim` is its width). Pretrained models with
-    `features.kind: wave` count as one layer (`layers: 1`); of Whisper, w2v-BERT 2.0 and Parakeet encoders the first
-    `layers` are used, and `pool_after` averages frames with learned weights."""
-    model: str = ""
-    """For `pretrained`: Hugging Face name, folder, or short name of `retort fetch` of a wav2vec 2.0, HuBERT, WavLM,
-    UniSpeech, Whisper, w2v-BERT 2.0 or Parakeet model. Its weights initialise the encoder."""
-    architecture: dict[str, Any] = field(default_factory=dict)
-    """Configuration of that model. It is filled in when the model is loaded, so that a trained student does not need
-    it."""
-    layers: int = number(15, 0, 1000)
-    """Number of layers (of stacks for `zipformer`)."""
-    dim: int = number(256, 1, WIDEST)
-    """Width of the encoder's output."""
-    heads: int = number(4, 1, 1024)
-    """Number of attention heads."""
-    feedforward: int = number(2048, 1, WIDEST)
-    """Width of the feed-forward modules."""
-    kernel: int = number(15, 1, 1001)
-    """Kernel size of the Conformer's depthwise convolution in frames; odd."""
-    convolution_norm: str = "batch"
-    """Normalisation after that convolution: `batch` (as in the reference) or `layer`. In batches of few utterances the
-    statistics differ so much from the running statistics of `batch` that CIF fires too many or too few tokens in
-    evaluation."""
-    positions: str = "relative"
-    """`relative` (Transformer-XL, as in the reference) or `rotary` (faster on a CPU)."""
+    Attributes:
+        reads: kinds of features that the encoder accepts.
+    """
+
+    kind: str = ""
+    """Kind of the encoder."""
     dropout: float = number(0.1, 0, 1, below=True)
     """Dropout probability."""
-    attention_dropout: float = number(0.1, 0, 1, below=True)
-    """Dropout probability of attention weights. 0 allows a fused attention kernel, which is much faster on a CPU."""
-    bottleneck: int = number(128, 1, WIDEST)
-    """For `tdnnf`: dimension between the two factors of a layer's weights, at most 2 x `dim`."""
-    dilations: list[int] = numbers([1], 1, 1000)
-    """For `tdnnf`: dilation of each layer in frames (its context to each side); the last number is used for all
-    further layers."""
-    cgmlp: int = number(1536, 2, WIDEST)
-    """For Branchformers: width of the cgMLP before its gate halves it; 6 x `dim` in the large models of the papers."""
-    cgmlp_kernel: int = number(31, 1, 1001)
-    """For Branchformers: kernel size of the depthwise convolution in the gate of the cgMLP, in frames; odd."""
-    merge: str = "concat"
-    """For `branchformer`: how the branches are merged, `concat` (by a linear layer) or `average` (with learned
-    weights, two per utterance)."""
-    merge_kernel: int = number(31, 1, 1001)
-    """For `e_branchformer`: kernel size of the depthwise convolution over the merged branches, in frames; odd."""
-    zipformer: ZipformerConfig = field(default_factory=ZipformerConfig)
-    """Sizes of `zipformer`."""
-    pool_after: list[int] = numbers([5, 10], 1, 1000)
-    """Layers, counted from 1, after which the frame rate is halved by max pooling over two frames; in a Zipformer by
-    an average with learned weights."""
+    pool_after: list[int] = numbers([], 1, 1000)
+    """Layers, counted from 1, after which the frame rate is halved by max pooling over two frames; in a Zipformer and
+    in pretrained encoders by an average with learned weights."""
+
+    reads: ClassVar[tuple[str, ...]] = ("fbank",)
+
+    @property
+    def model(self) -> str:
+        """The pretrained model that initialises the encoder; empty for none."""
+        return ""
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        """Width of the output."""
+        raise NotImplementedError
+
+    @property
+    def prose(self) -> str:
+        """A one-line description."""
+        return f"{self.layers} {self.kind} layers, dim {self.dim}"
+
+    def validate(self, key: str) -> None:
+        """Check the values against each other.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        pooled = self.pool_after
+        if len(set(pooled)) < len(pooled) or not all(1 <= layer <= self.layers for layer in pooled):
+            raise UserError(
+                f"{key}.pool_after is {list(pooled)}", remedy=f"Give different layers from 1 to {self.layers}"
+            )
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        """Check the values against the rest of the recipe.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        return
+
+
+def check_odd(key: str, value: int) -> None:
+    """Check the size of a kernel.
+
+    Raises:
+        UserError: it is even.
+    """
+    if value % 2 == 0:
+        raise UserError(f"{key} is {value}", remedy="Choose an odd number")
+
+
+def check_heads(key: str, dim: int, heads: int) -> None:
+    """Check that a width can be divided among attention heads with rotary or relative positions.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if dim % (2 * heads):
+        raise UserError(f"{key}.dim is {dim}, {key}.heads is {heads}", remedy="dim must be a multiple of 2 x heads")
 
 
 @dataclass
@@ -219,9 +207,9 @@ class StudentConfig:
     faithful: bool = False
     """Reproduce the published CIF-HKD code: input projection, relative positions, and EOS as a label of CTC (with
     `zero_infinity` off)."""
-    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    frontend: FrontendConfig = of_kind("frontend", "conv2d")
     """Front end."""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: EncoderConfig = of_kind("encoder", "conformer")
     """Encoder."""
     cif: CifConfig = field(default_factory=CifConfig)
     """Continuous integrate-and-fire, for `cif`."""
@@ -250,21 +238,8 @@ class StudentConfig:
 STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer", "whisper"),
     "student.transducer.predictor": ("stateless", "lstm"),
-    "student.frontend.kind": ("conv2d", "frames"),
     "student.cif.activation": ("none", "relu"),
     "student.cif.fires": ("accumulate", "ctc"),
     "student.decoder.kind": ("autoregressive", "parallel", "whisper"),
     "student.decoder.output": ("own", "plm"),
-    "student.encoder.kind": (
-        "conformer",
-        "transformer",
-        "tdnnf",
-        "branchformer",
-        "e_branchformer",
-        "zipformer",
-        "pretrained",
-    ),
-    "student.encoder.merge": ("concat", "average"),
-    "student.encoder.positions": ("relative", "rotary"),
-    "student.encoder.convolution_norm": ("batch", "layer"),
 }

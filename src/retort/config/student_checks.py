@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retort.common.errors import UserError
 from retort.config.schema import Recipe
-from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig, TransducerConfig
+from retort.config.student import DecoderConfig, StudentConfig, TransducerConfig, check_heads, check_odd
 
 
 def check_student(recipe: Recipe, where: str) -> None:
@@ -18,9 +18,10 @@ def check_student(recipe: Recipe, where: str) -> None:
     _check_fires(student, where)
     _check_window(student, where)
     _check_spare(student, where)
-    if student.faithful and student.encoder.positions != "relative":
+    positions = getattr(student.encoder, "positions", "relative")
+    if student.faithful and positions != "relative":
         raise UserError(
-            f"student.faithful is true, but student.encoder.positions is {student.encoder.positions}",
+            f"student.faithful is true, but student.encoder.positions is {positions}",
             where=where,
             remedy="Set student.encoder.positions: relative, or faithful: false",
         )
@@ -178,25 +179,19 @@ def _check_transducer(transducer: TransducerConfig, where: str) -> None:
 def _check_speech(recipe: Recipe, where: str) -> None:
     """Check a pretrained encoder against features and augmentation."""
     encoder, features = recipe.student.encoder, recipe.features
-    if (encoder.kind == "pretrained") != (features.kind != "fbank"):
+    if features.kind not in encoder.reads:
         raise UserError(
             f"student.encoder.kind is {encoder.kind}, features.kind is {features.kind}",
             where=where,
-            remedy="A pretrained encoder requires wave, whisper, w2v_bert or parakeet, other encoders fbank",
+            remedy=f"Set features.kind: {' or '.join(encoder.reads)}",
         )
+    encoder.check(recipe, where)
     if encoder.kind != "pretrained":
-        if encoder.model:
-            raise UserError(
-                f"student.encoder.model is set, but student.encoder.kind is {encoder.kind}",
-                where=where,
-                remedy="Set student.encoder.kind: pretrained",
-            )
         return
     size = features.sampling_rate // 100
     of_waves = {
         "features.bins": (features.bins, size, f"Set {size}, the number of samples in 10 ms"),
         "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no frequency bins"),
-        "student.encoder.layers": (encoder.layers, 1, "Set 1: the whole model counts as one layer"),
     }
     of_others = {
         "features.cmvn": (features.cmvn, False, "Set false: these features are normalised already"),
@@ -215,12 +210,6 @@ def _check_speech(recipe: Recipe, where: str) -> None:
     for key, (value, only, remedy) in wanted.items():
         if value != only:
             raise UserError(f"{key} is {value} with a pretrained encoder", where=where, remedy=remedy)
-    if not encoder.model and not encoder.architecture:
-        raise UserError(
-            "student.encoder.kind is pretrained, but student.encoder.model is missing",
-            where=where,
-            remedy="Set a model, such as facebook/hubert-base-ls960",
-        )
 
 
 def _check_whisper(recipe: Recipe, where: str) -> None:
@@ -291,82 +280,10 @@ def _check_parallel(decoder: DecoderConfig, where: str) -> None:
 
 
 def check_sizes(student: StudentConfig, where: str) -> None:
-    """Check sizes, by themselves and against each other.
+    """Check the sizes of decoder and CIF.
 
     Raises:
         UserError: names the key, its value and the permitted values.
     """
-    encoder = student.encoder
-    for key, part in (("encoder", encoder), ("decoder", student.decoder)):
-        if part is encoder and encoder.kind in ("tdnnf", "zipformer", "pretrained"):
-            continue
-        if part.dim % part.heads or (part.dim // part.heads) % 2:
-            raise UserError(
-                f"student.{key}.dim is {part.dim}, {key}.heads is {part.heads}",
-                where=where,
-                remedy="dim must be a multiple of 2 x heads",
-            )
-    kernels = {
-        "encoder.kernel": encoder.kernel,
-        "encoder.cgmlp_kernel": encoder.cgmlp_kernel,
-        "encoder.merge_kernel": encoder.merge_kernel,
-        "cif.kernel": student.cif.kernel,
-    }
-    for key, kernel in kernels.items():
-        if kernel % 2 == 0:
-            raise UserError(f"student.{key} is {kernel}", where=where, remedy="Choose an odd number")
-    if encoder.cgmlp % 2:
-        raise UserError(
-            f"student.encoder.cgmlp is {encoder.cgmlp}", where=where, remedy="Choose an even number"
-        )
-    pooled = encoder.pool_after
-    if len(set(pooled)) < len(pooled) or not all(1 <= layer <= encoder.layers for layer in pooled):
-        raise UserError(
-            f"student.encoder.pool_after is {list(pooled)}",
-            where=where,
-            remedy=f"Give different layers from 1 to {encoder.layers}",
-        )
-    if encoder.bottleneck > 2 * encoder.dim and encoder.kind == "tdnnf":
-        raise UserError(
-            f"student.encoder.bottleneck is {encoder.bottleneck}",
-            where=where,
-            remedy=f"Choose from 1 to {2 * encoder.dim}, twice the dim",
-        )
-    if not encoder.dilations:
-        raise UserError(
-            f"student.encoder.dilations is {list(encoder.dilations)}",
-            where=where,
-            remedy="Give one or more numbers from 1 on; the last one is used for all further layers",
-        )
-    if encoder.kind == "zipformer":
-        _check_zipformer(encoder, where)
-
-
-def _check_zipformer(encoder: EncoderConfig, where: str) -> None:
-    sizes = vars(encoder.zipformer)
-    for name, values in sizes.items():
-        key = f"student.encoder.zipformer.{name}"
-        stacks = values if isinstance(values, list) else [values]
-        if isinstance(values, list) and len(values) != encoder.layers:
-            raise UserError(
-                f"{key} has {len(values)} numbers, student.encoder.layers is {encoder.layers}",
-                where=where,
-                remedy="Give one number per stack, and set student.encoder.layers to the number of stacks",
-            )
-        step = {"dims": 4, "feedforward": 4, "table_dim": 2}.get(name, 1)
-        least = 0 if name == "straight_steps" else 1
-        if not stacks or min(stacks) < least or any(each % step for each in stacks):
-            remedy = f"Choose numbers from {least} on" if step == 1 else f"Choose multiples of {step}"
-            raise UserError(f"{key} is {values}", where=where, remedy=remedy)
-    if any(kernel % 2 == 0 for kernel in encoder.zipformer.kernels):
-        kernels = encoder.zipformer.kernels
-        raise UserError(
-            f"student.encoder.zipformer.kernels is {kernels}", where=where, remedy="Choose odd numbers"
-        )
-    if encoder.dim != max(encoder.zipformer.dims):
-        raise UserError(
-            f"student.encoder.dim is {encoder.dim}, the largest of student.encoder.zipformer.dims is "
-            f"{max(encoder.zipformer.dims)}",
-            where=where,
-            remedy=f"Set student.encoder.dim: {max(encoder.zipformer.dims)}",
-        )
+    check_heads("student.decoder", student.decoder.dim, student.decoder.heads)
+    check_odd("student.cif.kernel", student.cif.kernel)

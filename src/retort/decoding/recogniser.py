@@ -25,6 +25,7 @@ from retort.common.files import check_format, check_local, opening_model, write_
 from retort.common.json_reader import read_json
 from retort.common.weights import AGAIN, fit, pack, read_weights, unpack
 from retort.config.checks import check_choices
+from retort.config.format1 import by_kind
 from retort.config.loading import differing, read_saved
 from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
 from retort.config.student_checks import check_sizes
@@ -47,9 +48,8 @@ from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
-FORMAT = 1
-FORMATS = {"int8": 2, "int4": 3}
-"""Formats of models with quantised weights."""
+FORMAT = 4
+"""Format of new models; those of the formats 1 to 3 have a configuration without kinds (`config/format1.py`)."""
 CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech", "confidence"}
 """Keys of `config.json`; another key was written by a later version and may change the result."""
 _LARGEST, _MOST_LAYERS = 1 << 24, 1024
@@ -183,9 +183,7 @@ class Recogniser(Transcriber):
         self.tokenizer.save(folder / "tokenizer")
         if self.graph is not None:
             self.graph.graph.save(folder / "graph", link=link)
-        config = self._config()
-        config["format"] = FORMATS.get(stored, FORMAT)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
         seal(folder)
 
     def fingerprint(self) -> str:
@@ -206,7 +204,8 @@ class Recogniser(Transcriber):
         student = self.student.config
         # The initial weights are not part of the model.
         decoder = replace(student.decoder, init="", init_layers=[])
-        student = replace(student, decoder=decoder, encoder=replace(student.encoder, model=""))
+        encoder = replace(student.encoder, model="") if student.encoder.model else student.encoder
+        student = replace(student, decoder=decoder, encoder=encoder)
         graph: dict[str, Any] = {}
         if self.graph is not None:
             about = self.graph.graph.about
@@ -298,6 +297,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
         config = _read_config(root)
         verify(root, "config.json", "tokenizer", "graph", editable=("config.json",), remedy=AGAIN)
         parts = {key: config[key] for key in ("student", "features", "normaliser")}
+        if config["format"] < FORMAT:
+            parts = by_kind(parts, Recipe)
         recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
         _check_supported(recipe, config, root)
         weights = unpack(read_weights(root / "model.safetensors"))
@@ -334,8 +335,8 @@ def _read_config(root: Path) -> dict[str, Any]:
     config = read_json(root / "config.json")
     if not isinstance(config, dict):
         raise ValueError("config.json is not a table")
-    if config["format"] not in (FORMAT, *FORMATS.values()):
-        check_format(config["format"], max(FORMATS.values()), root)
+    if config["format"] not in range(1, FORMAT + 1):
+        check_format(config["format"], FORMAT, root)
     if unknown := sorted(map(str, config.keys() - CONFIG_KEYS)):
         raise UserError(
             f"its configuration has '{unknown[0]}', which this version does not support",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import DecoderConfig, EncoderConfig, StudentConfig
+from retort.config.student import DecoderConfig, StudentConfig
 from retort.decoding.recogniser import Recogniser
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.whisper import open_whisper, whisper_architecture, whisper_tokenizer
 from retort.students.factory import build_student
 from retort.students.whisper import WhisperStudent, copy_whisper
@@ -30,8 +31,7 @@ def open_whisper_recogniser(
     architecture = whisper_architecture(name)
     tokenizer = whisper_tokenizer(name, TokenizerConfig(kind="whisper", language=language), ())
     bins = architecture["num_mel_bins"]
-    encoder = EncoderConfig(
-        kind="pretrained",
+    encoder = PretrainedEncoderConfig(
         architecture=architecture,
         layers=architecture["encoder_layers"],
         dim=architecture["d_model"],

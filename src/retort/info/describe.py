@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,6 @@ from retort.audio.fbank import FRAME_SHIFT
 from retort.common.errors import UserError
 from retort.config.distill import LABELS, compared_by
 from retort.config.schema import FeatureConfig, Recipe, RowConfig
-from retort.config.student import EncoderConfig
 from retort.distill.objective import Objective
 from retort.students.factory import build_student
 from retort.students.student import Student
@@ -88,7 +86,7 @@ def outline(recipe: Recipe, student: Student, outputs: int) -> list[str]:
     pooling = f", pooled after {', '.join(map(str, encoder.pool_after))}" if encoder.pool_after else ""
     lines = [
         _features(recipe.features),
-        f"encoder    {_layers(encoder)}{pooling}: one frame every {student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
+        f"encoder    {encoder.prose}{pooling}: one frame every {student.encoder.subsampling * FRAME_SHIFT * 1000:.0f} ms",
         student.prose,
     ]
     if stored := recipe.training.stored_layers:
@@ -102,37 +100,6 @@ def _features(features: FeatureConfig) -> str:
     if features.kind == "wave":
         return f"features   the wave, {features.sampling_rate:,} samples a second"
     return f"features   {features.bins} bins every {FRAME_SHIFT * 1000:.0f} ms"
-
-
-def _layers(encoder: EncoderConfig) -> str:
-    """Number, kind and sizes of the layers."""
-    if encoder.kind == "pretrained":
-        layers = f"{encoder.layers} layers, " if encoder.layers > 1 else ""
-        return f"{encoder.model or 'pretrained'}, {layers}dim {encoder.dim}"
-    if encoder.kind == "zipformer":
-        return _stacks(encoder)
-    start = f"{encoder.layers} {encoder.kind} layers, dim {encoder.dim}, "
-    if encoder.kind == "tdnnf":
-        return f"{start}bottleneck {encoder.bottleneck}"
-    sizes = [f"{encoder.heads} heads"]
-    if encoder.kind != "branchformer":
-        sizes.append(f"feed-forward {encoder.feedforward}")
-    if encoder.kind.endswith("branchformer"):
-        sizes.append(f"cgMLP {encoder.cgmlp}")
-    return start + ", ".join(sizes)
-
-
-def _stacks(encoder: EncoderConfig) -> str:
-    own = encoder.zipformer
-    stacks: dict[str, Sequence[int | str]] = {
-        "blocks": own.blocks,
-        "rates": [f"1/{each}" for each in own.downsampling],
-        "dims": own.dims,
-        "heads": own.heads,
-        "feed-forward": own.feedforward,
-    }
-    sizes = (f"{name} {' '.join(map(str, numbers))}" for name, numbers in stacks.items())
-    return f"{encoder.layers} zipformer stacks: {', '.join(sizes)}"
 
 
 def _outputs(recipe: Recipe) -> int:

@@ -7,16 +7,69 @@ Recognition and Understanding", ICML 2022, arXiv 2207.02971.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import EncoderConfig
+from retort.common.errors import UserError
+from retort.config.ranges import WIDEST, choice, number
+from retort.config.student import check_odd
 from retort.nn.attention import ATTENTIONS
-from retort.nn.conformer import FeedForward
+from retort.nn.conformer import AttentionEncoderConfig, FeedForward
 from retort.nn.cpu_kernels import Depthwise, Dropout
+from retort.nn.encoder import LayeredEncoder
 from retort.nn.masks import attention_mask, valid_mask
+
+
+@dataclass
+class BranchesConfig(AttentionEncoderConfig):
+    """What both kinds of Branchformers have."""
+
+    cgmlp: int = number(1536, 2, WIDEST)
+    """Width of the cgMLP before its gate halves it, even; 6 x `dim` in the large models of the papers."""
+    cgmlp_kernel: int = number(31, 1, 1001)
+    """Kernel size of the depthwise convolution in the gate of the cgMLP, in frames; odd."""
+
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        check_odd(f"{key}.cgmlp_kernel", self.cgmlp_kernel)
+        if self.cgmlp % 2:
+            raise UserError(f"{key}.cgmlp is {self.cgmlp}", remedy="Choose an even number")
+
+
+@dataclass
+class BranchformerConfig(BranchesConfig):
+    """Sizes of a Branchformer."""
+
+    kind: str = "branchformer"
+    merge: str = choice("concat", "average")
+    """How the branches are merged: `concat` (by a linear layer) or `average` (with learned weights, two per
+    utterance)."""
+
+    @property
+    def prose(self) -> str:
+        return f"{super().prose}, {self.heads} heads, cgMLP {self.cgmlp}"
+
+
+@dataclass
+class EBranchformerConfig(BranchesConfig):
+    """Sizes of an E-Branchformer."""
+
+    kind: str = "e_branchformer"
+    feedforward: int = number(2048, 1, WIDEST)
+    """Width of the feed-forward modules."""
+    merge_kernel: int = number(31, 1, 1001)
+    """Kernel size of the depthwise convolution over the merged branches, in frames; odd."""
+
+    @property
+    def prose(self) -> str:
+        return f"{super().prose}, {self.heads} heads, feed-forward {self.feedforward}, cgMLP {self.cgmlp}"
+
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        check_odd(f"{key}.merge_kernel", self.merge_kernel)
 
 
 class SpatialGate(nn.Module):
@@ -75,7 +128,7 @@ class GatedMlp(nn.Module):
 class Branches(nn.Module):
     """Base class of both kinds of Branchformer layers: attention and cgMLP over the same input."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: BranchesConfig) -> None:
         super().__init__()
         dim = config.dim
         self.attention_norm = nn.LayerNorm(dim)
@@ -140,7 +193,7 @@ MERGES: dict[str, type[ConcatMerge] | type[AverageMerge]] = {"concat": ConcatMer
 class BranchformerLayer(nn.Module):
     """Two branches, merged, added to the input, LayerNorm."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: BranchformerConfig) -> None:
         super().__init__()
         self.branches = Branches(config)
         self.merge = MERGES[config.merge](config.dim)
@@ -177,7 +230,7 @@ class ConvolutionMerge(nn.Module):
 class EBranchformerLayer(nn.Module):
     """Half feed-forward, two branches merged, half feed-forward, LayerNorm."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EBranchformerConfig) -> None:
         super().__init__()
         dim = config.dim
         self.before = FeedForward(dim, config.feedforward, config.dropout)
@@ -196,3 +249,17 @@ class EBranchformerLayer(nn.Module):
         hidden = hidden + 0.5 * self.after(hidden)
         result: Tensor = self.norm(hidden)
         return result
+
+
+class BranchformerEncoder(LayeredEncoder[BranchformerConfig]):
+    """Front end and Branchformer layers."""
+
+    def make_layer(self, config: BranchformerConfig, number: int) -> BranchformerLayer:
+        return BranchformerLayer(config)
+
+
+class EBranchformerEncoder(LayeredEncoder[EBranchformerConfig]):
+    """Front end and E-Branchformer layers."""
+
+    def make_layer(self, config: EBranchformerConfig, number: int) -> EBranchformerLayer:
+        return EBranchformerLayer(config)

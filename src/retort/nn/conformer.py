@@ -2,14 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import EncoderConfig
+from retort.config.ranges import WIDEST, choice, number
+from retort.config.student import EncoderConfig, check_heads, check_odd
 from retort.nn.attention import ATTENTIONS
 from retort.nn.cpu_kernels import Depthwise, Dropout
+from retort.nn.encoder import LayeredEncoder
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
+
+
+@dataclass
+class AttentionEncoderConfig(EncoderConfig):
+    """What all encoders with layers of self-attention have."""
+
+    layers: int = number(15, 0, 1000)
+    """Number of layers."""
+    dim: int = number(256, 1, WIDEST)
+    """Width of the encoder's output."""
+    heads: int = number(4, 1, 1024)
+    """Number of attention heads."""
+    positions: str = choice("relative", "rotary")
+    """`relative` (Transformer-XL, as in the reference) or `rotary` (faster on a CPU)."""
+    attention_dropout: float = number(0.1, 0, 1, below=True)
+    """Dropout probability of attention weights. 0 allows a fused attention kernel, which is much faster on a CPU."""
+
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        check_heads(key, self.dim, self.heads)
+
+
+@dataclass
+class TransformerConfig(AttentionEncoderConfig):
+    """Sizes of a Transformer."""
+
+    kind: str = "transformer"
+    feedforward: int = number(2048, 1, WIDEST)
+    """Width of the feed-forward modules."""
+
+    @property
+    def prose(self) -> str:
+        return f"{super().prose}, {self.heads} heads, feed-forward {self.feedforward}"
+
+
+@dataclass
+class ConformerConfig(TransformerConfig):
+    """Sizes of a Conformer."""
+
+    kind: str = "conformer"
+    kernel: int = number(15, 1, 1001)
+    """Kernel size of the depthwise convolution in frames; odd."""
+    convolution_norm: str = choice("batch", "layer")
+    """Normalisation after that convolution: `batch` (as in the reference) or `layer`. In batches of few utterances the
+    statistics differ so much from the running statistics of `batch` that CIF fires too many or too few tokens in
+    evaluation."""
+
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        check_odd(f"{key}.kernel", self.kernel)
 
 
 class FeedForward(nn.Module):
@@ -62,7 +116,7 @@ class ConvolutionBlock(nn.Module):
 class ConformerLayer(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, LayerNorm (Gulati et al. 2020)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         dim = config.dim
         self.before = FeedForward(dim, config.feedforward, config.dropout)
@@ -88,7 +142,7 @@ class ConformerLayer(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward (Vaswani et al. 2017)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.dim)
         self.attention = ATTENTIONS[config.positions](config.dim, config.heads, config.attention_dropout)
@@ -101,3 +155,19 @@ class TransformerLayer(nn.Module):
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
         result: Tensor = hidden + self.feedforward(hidden)
         return result
+
+
+class ConformerEncoder(LayeredEncoder[ConformerConfig]):
+    """Front end and Conformer layers."""
+
+    def make_layer(self, config: ConformerConfig, number: int) -> ConformerLayer:
+        return ConformerLayer(config)
+
+
+class TransformerEncoder(LayeredEncoder[TransformerConfig]):
+    """Front end and Transformer layers, whose output is normalised, while a Conformer layer ends in a norm."""
+
+    final_norm = True
+
+    def make_layer(self, config: TransformerConfig, number: int) -> TransformerLayer:
+        return TransformerLayer(config)

@@ -3,101 +3,79 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.common.errors import UserError
+from retort.config.kinds import builder_of
 from retort.config.student import EncoderConfig, FrontendConfig
-from retort.nn.branchformer import BranchformerLayer, EBranchformerLayer
-from retort.nn.conformer import ConformerLayer, TransformerLayer
-from retort.nn.conformer_encoders import CONFORMER_KINDS, ParakeetFrontend, W2vBertFrontend, conformer_parts
 from retort.nn.cpu_kernels import Dropout
-from retort.nn.frontend import Conv2dFrontend, FramesFrontend, make_frontend
+from retort.nn.frontend import Frontend, make_frontend
 from retort.nn.masks import valid_mask
-from retort.nn.pretrained import SpeechFrontend, speech_parts
-from retort.nn.tdnnf import TdnnfLayer
-from retort.nn.whisper import WhisperFrontend, whisper_parts
-from retort.nn.zipformer import Downsample, ZipformerStack, widest_block
+from retort.nn.pooling import Downsample, max_pool
 
-LAYERS: dict[str, Callable[[EncoderConfig, int], nn.Module]] = {
-    "conformer": lambda config, number: ConformerLayer(config),
-    "transformer": lambda config, number: TransformerLayer(config),
-    "tdnnf": TdnnfLayer,
-    "branchformer": lambda config, number: BranchformerLayer(config),
-    "e_branchformer": lambda config, number: EBranchformerLayer(config),
-    "zipformer": ZipformerStack,
-}
-"""Layers by `encoder.kind`: functions of the configuration and the layer number, from 1; the layers are called with
-`hidden (B, T, dim)` and `lengths (B,)`."""
+C = TypeVar("C", bound=EncoderConfig)
 
 
-def context_layer(config: EncoderConfig, number: int) -> nn.Module:
-    """A layer of the encoder's kind of width `config.dim`; for a Zipformer one block of its widest stack."""
-    return widest_block(config) if config.kind == "zipformer" else LAYERS[config.kind](config, number)
-
-
-def max_pool(hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum over pairs of frames: `(B, T, D)` to `(B, ceil(T / 2), D)`, lengths to ceil(L / 2).
-
-    Padding counts as minus infinity, so an odd last frame stays unchanged; frames beyond the new lengths are zero.
-    """
-    batch, frames, dim = hidden.shape
-    hidden = hidden.masked_fill(~valid_mask(lengths, frames)[..., None], float("-inf"))
-    hidden = F.pad(hidden, (0, 0, 0, frames % 2), value=float("-inf"))
-    pooled = hidden.view(batch, -1, 2, dim).amax(dim=2)
-    lengths = (lengths + 1) // 2
-    return pooled.masked_fill(~valid_mask(lengths, pooled.shape[1])[..., None], 0.0), lengths
-
-
-class Encoder(nn.Module):
-    """Encoder from filter banks to `hidden` at a lower frame rate (CIF-HKD: 1/2 by convolution, 1/4 by pooling).
+def make_encoder(frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False) -> Encoder:
+    """Create the encoder `config.kind` with random weights.
 
     Args:
         frontend: kind and sizes of the front end; unused for a pretrained encoder.
         config: kind, number and sizes of the layers.
         bins: number of filter banks per frame, or samples per frame.
         faithful: use the reference's input: scaled by sqrt(dim), with an additional projection.
+
+    Raises:
+        UserError: the configuration does not match the pretrained model or the features.
+    """
+    made = builder_of("encoder", config.kind)(frontend, config, bins, faithful)
+    assert isinstance(made, Encoder)
+    return made
+
+
+class Encoder(nn.Module):
+    """Encoder from filter banks to `hidden` at a lower frame rate (CIF-HKD: 1/2 by convolution, 1/4 by pooling).
+
+    Args:
+        config: configuration.
+        frontend: module of :class:`retort.nn.frontend.Frontend`.
+        layers: modules called with `hidden (B, T, dim)` and `lengths (B,)`.
+        width: width of the front end's output.
+        faithful: as in :func:`make_encoder`.
+        dropout: dropout probability of the front end's output.
+        final_norm: whether the output is normalised.
+        learned_pools: whether the frame rate is halved by an average with learned weights instead of max pooling.
     """
 
+    config: EncoderConfig
+    frontend: Frontend
+
     def __init__(
-        self, frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
+        self,
+        config: EncoderConfig,
+        frontend: nn.Module,
+        layers: Sequence[nn.Module],
+        width: int,
+        *,
+        faithful: bool = False,
+        dropout: float = 0.0,
+        final_norm: bool = False,
+        learned_pools: bool = False,
     ) -> None:
         super().__init__()
-        self.frontend: (
-            Conv2dFrontend
-            | FramesFrontend
-            | SpeechFrontend
-            | WhisperFrontend
-            | ParakeetFrontend
-            | W2vBertFrontend
-        )
-        zipformer = config.kind == "zipformer"
-        width = config.zipformer.dims[0] if zipformer else config.dim
-        model_type = config.architecture.get("model_type") if config.kind == "pretrained" else None
-        whisper, blocks = model_type == "whisper", model_type in CONFORMER_KINDS
-        layers: list[nn.Module]
-        if whisper:
-            self.frontend, parts = whisper_parts(config.architecture, config.layers, bins, config.dropout)
-            layers = [*parts]
-        elif blocks:
-            self.frontend, layers = conformer_parts(config.architecture, config.layers, bins, config.dim)
-        elif config.kind == "pretrained":
-            self.frontend, transformer = speech_parts(config, bins)
-            layers = [transformer]
-        else:
-            self.frontend = make_frontend(frontend, bins, width)
-            layers = [LAYERS[config.kind](config, number) for number in range(1, config.layers + 1)]
+        self.frontend = frontend  # type: ignore[assignment]
         self.input_projection = nn.Linear(width, width) if faithful else None
         self.scale = math.sqrt(width) if faithful else 1.0
-        self.dropout = Dropout(0.0 if config.kind == "pretrained" else config.dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(layers)
         self.pool_after = frozenset(config.pool_after)
-        learned = zipformer or whisper or blocks
-        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if learned})
-        # The output of a pre-norm Transformer layer is not normalised, while a Conformer layer ends in a norm.
-        self.norm = nn.LayerNorm(config.dim) if config.kind == "transformer" or whisper else nn.Identity()
+        self.pools = nn.ModuleDict({str(each): Downsample(2) for each in config.pool_after if learned_pools})
+        self.norm = nn.LayerNorm(config.dim) if final_norm else nn.Identity()
         self.stored = 0
         """With N above 0, the input in training is the stored output of layer N instead of features."""
         self.config = config
@@ -110,7 +88,19 @@ class Encoder(nn.Module):
     @property
     def longest(self) -> int | None:
         """Maximum number of feature frames for encoders with a table of positions; otherwise None."""
-        return self.frontend.longest if isinstance(self.frontend, WhisperFrontend) else None
+        longest: int | None = getattr(self.frontend, "longest", None)
+        return longest
+
+    def context_layer(self, number: int) -> nn.Module:
+        """A further layer of the encoder's kind and width, for the fired embeddings of CIF.
+
+        Args:
+            number: number of the layer, from 1.
+
+        Raises:
+            UserError: this kind has none.
+        """
+        raise UserError(f"student.cif.context_layers needs layers that a {self.config.kind} encoder does not have")
 
     def subsampling_after(self, layers: int) -> int:
         """Feature frames per frame of layer `layers`, after pooling."""
@@ -177,3 +167,42 @@ class Encoder(nn.Module):
         hidden = self.norm(hidden)
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         return hidden.masked_fill(~valid_mask(lengths, hidden.shape[1])[..., None], 0.0)
+
+
+class LayeredEncoder(Encoder, Generic[C]):
+    """Base class of encoders of layers over a front end of `student.frontend`; see `docs/new_encoder.md`.
+
+    Args:
+        as in :func:`make_encoder`.
+    """
+
+    config: C
+
+    final_norm: ClassVar[bool] = False
+    """Whether the output is normalised."""
+    learned_pools: ClassVar[bool] = False
+    """Whether the frame rate is halved by an average with learned weights instead of max pooling."""
+
+    def __init__(self, frontend: FrontendConfig, config: C, bins: int, faithful: bool = False) -> None:
+        width = self.input_dim(config)
+        super().__init__(
+            config,
+            make_frontend(frontend, bins, width),
+            [self.make_layer(config, number) for number in range(1, config.layers + 1)],
+            width,
+            faithful=faithful,
+            dropout=config.dropout,
+            final_norm=self.final_norm,
+            learned_pools=self.learned_pools,
+        )
+
+    def input_dim(self, config: C) -> int:
+        """Width of the front end's output."""
+        return config.dim
+
+    @abstractmethod
+    def make_layer(self, config: C, number: int) -> nn.Module:
+        """Layer `number`, from 1: a module of `hidden (B, T, dim)` and `lengths (B,)` to the same shape."""
+
+    def context_layer(self, number: int) -> nn.Module:
+        return self.make_layer(self.config, number)

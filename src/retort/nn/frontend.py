@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.kinds import builder_of
+from retort.config.ranges import number
 from retort.config.student import FrontendConfig
 from retort.nn.masks import valid_mask
 
 Size = TypeVar("Size", int, Tensor)
 
 
+class Frontend(Protocol):
+    """The first part of an encoder: features to vectors."""
+
+    @property
+    def subsampling(self) -> int:
+        """Feature frames per output frame."""
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames `(B,)` that so many feature frames give."""
+
+    def __call__(self, features: Tensor, lengths: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it."""
+
+
+@dataclass
+class Conv2dConfig(FrontendConfig):
+    """Sizes of convolutions over time and bins."""
+
+    kind: str = "conv2d"
+    channels: int = number(128, 1, 8192)
+    """Number of channels of each convolution."""
+    layers: int = number(1, 1, 2)
+    """Number of convolutions of stride 2 (1 or 2); each one halves the frame rate."""
+
+
+@dataclass
+class FramesConfig(FrontendConfig):
+    """Sizes of a convolution over time."""
+
+    kind: str = "frames"
+    stride: int = number(1, 1, 100)
+    """Number of feature frames per output frame: 1 for 10 ms, 3 for 30 ms."""
+
+
 class Conv2dFrontend(nn.Module):
     """Unpadded 3 x 3 convolutions of stride 2 with ReLU, flattened and projected (CIF-HKD, front end).
 
     Args:
+        config: number of convolutions, each of which maps T frames to floor((T - 1) / 2), and their channels.
         bins: number of filter banks per frame.
-        channels: channels of every convolution.
-        layers: 1 or 2; each maps T frames to floor((T - 1) / 2).
         dim: width of the output.
     """
 
-    def __init__(self, bins: int, channels: int, layers: int, dim: int) -> None:
+    def __init__(self, config: Conv2dConfig, bins: int, dim: int) -> None:
         super().__init__()
-        sizes = [1] + [channels] * layers
+        channels = config.channels
+        sizes = [1] + [channels] * config.layers
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size=3, stride=2) for before, after in pairwise(sizes)
         )
@@ -67,13 +104,14 @@ class FramesFrontend(nn.Module):
     models.
 
     Args:
+        config: feature frames per output frame.
         bins: number of filter banks per frame.
-        stride: feature frames per output frame.
         dim: width of the output.
     """
 
-    def __init__(self, bins: int, stride: int, dim: int) -> None:
+    def __init__(self, config: FramesConfig, bins: int, dim: int) -> None:
         super().__init__()
+        stride = config.stride
         self.subsampling = stride
         self.convolution = nn.Conv1d(bins, dim, kernel_size=stride + 2, stride=stride)
         self.norm = nn.LayerNorm(dim)
@@ -94,8 +132,7 @@ class FramesFrontend(nn.Module):
         return self.norm(F.relu(hidden)), self.output_lengths(lengths)
 
 
-def make_frontend(config: FrontendConfig, bins: int, dim: int) -> Conv2dFrontend | FramesFrontend:
+def make_frontend(config: FrontendConfig, bins: int, dim: int) -> nn.Module:
     """Create the front end `config.kind` for `bins` filter banks and output width `dim`."""
-    if config.kind == "frames":
-        return FramesFrontend(bins, config.stride, dim)
-    return Conv2dFrontend(bins, config.channels, config.layers, dim)
+    made: nn.Module = builder_of("frontend", config.kind)(config, bins, dim)
+    return made

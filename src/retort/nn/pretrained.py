@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,55 @@ from torch.nn.utils.rnn import pad_sequence
 
 from retort.common.errors import UserError
 from retort.common.huggingface import build_model
-from retort.config.student import EncoderConfig
+from retort.config.ranges import WIDEST, number
+from retort.config.student import EncoderConfig, FrontendConfig
+from retort.nn.conformer_encoders import CONFORMER_KINDS, conformer_parts
+from retort.nn.encoder import Encoder
 from retort.nn.masks import valid_mask
+from retort.nn.whisper import whisper_parts
+
+if TYPE_CHECKING:
+    from retort.config.schema import Recipe
+
+
+@dataclass
+class PretrainedEncoderConfig(EncoderConfig):
+    """A pretrained speech encoder, with its own front end and dropout. Models of the wave (`features.kind: wave`) count
+    as one layer; of Whisper, w2v-BERT 2.0 and Parakeet encoders the first `layers` are used."""
+
+    kind: str = "pretrained"
+    model: str = ""
+    """Hugging Face name, folder, or short name of `retort fetch` of a wav2vec 2.0, HuBERT, WavLM, UniSpeech, Whisper,
+    w2v-BERT 2.0 or Parakeet model. Its weights initialise the encoder."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Configuration of that model. It is filled in when the model is loaded, so that a trained student does not need
+    it."""
+    layers: int = number(1, 0, 1000)
+    """Number of layers that are used; 1 with `features.kind: wave`."""
+    dim: int = number(256, 1, WIDEST)
+    """Width of the model."""
+
+    reads: ClassVar[tuple[str, ...]] = ("wave", "whisper", "w2v_bert", "parakeet")
+
+    @property
+    def prose(self) -> str:
+        layers = f"{self.layers} layers, " if self.layers > 1 else ""
+        return f"{self.model or 'pretrained'}, {layers}dim {self.dim}"
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        if recipe.features.kind == "wave" and self.layers != 1:
+            raise UserError(
+                f"student.encoder.layers is {self.layers} with features.kind: wave",
+                where=where,
+                remedy="Set 1: the whole model counts as one layer",
+            )
+        if not self.model and not self.architecture:
+            raise UserError(
+                "student.encoder.kind is pretrained, but student.encoder.model is missing",
+                where=where,
+                remedy="Set a model, such as facebook/hubert-base-ls960",
+            )
+
 
 KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
 """Supported `model_type`s: models of the wave that mask padding."""
@@ -133,7 +181,7 @@ class SpeechTransformer(nn.Module):
         return result
 
 
-def speech_parts(config: EncoderConfig, samples: int) -> tuple[SpeechFrontend, SpeechTransformer]:
+def speech_parts(config: PretrainedEncoderConfig, samples: int) -> tuple[SpeechFrontend, SpeechTransformer]:
     """Front end and the single layer of `config.architecture`, with random weights.
 
     Args:
@@ -150,6 +198,37 @@ def speech_parts(config: EncoderConfig, samples: int) -> tuple[SpeechFrontend, S
             remedy=f"Set student.encoder.dim: {model.config.hidden_size}",
         )
     return SpeechFrontend(model, samples), SpeechTransformer(model)
+
+
+class PretrainedEncoder(Encoder):
+    """Front end and layers of a pretrained model, with random weights.
+
+    Args:
+        frontend: not used.
+        config: with the `architecture`.
+        bins: number of bins per frame, or samples per frame.
+        faithful: not used.
+
+    Raises:
+        UserError: the configuration does not match the model.
+    """
+
+    def __init__(
+        self, frontend: FrontendConfig, config: PretrainedEncoderConfig, bins: int, faithful: bool = False
+    ) -> None:
+        model_type, sizes = config.architecture.get("model_type"), (config.architecture, config.layers, bins)
+        whisper, blocks = model_type == "whisper", model_type in CONFORMER_KINDS
+        front: nn.Module
+        layers: list[nn.Module]
+        if whisper:
+            front, parts = whisper_parts(*sizes, config.dropout)
+            layers = [*parts]
+        elif blocks:
+            front, layers = conformer_parts(*sizes, config.dim)
+        else:
+            front, transformer = speech_parts(config, bins)
+            layers = [transformer]
+        super().__init__(config, front, layers, config.dim, final_norm=whisper, learned_pools=whisper or blocks)
 
 
 @torch.no_grad()

@@ -5,16 +5,52 @@ Povey et al., "Semi-orthogonal low-rank matrix factorization for deep neural net
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.common.errors import UserError
+from retort.config.ranges import WIDEST, number, numbers
 from retort.config.student import EncoderConfig
 from retort.nn.cpu_kernels import Dropout
+from retort.nn.encoder import LayeredEncoder
 from retort.nn.masks import valid_mask
 
 SKIP = 0.66
 """Scale of the skip connection of a layer (section 5 of the paper)."""
+
+
+@dataclass
+class TdnnfConfig(EncoderConfig):
+    """Sizes of a TDNN-F."""
+
+    kind: str = "tdnnf"
+    layers: int = number(15, 0, 1000)
+    """Number of layers."""
+    dim: int = number(256, 1, WIDEST)
+    """Width of the encoder's output."""
+    bottleneck: int = number(128, 1, WIDEST)
+    """Dimension between the two factors of a layer's weights, at most 2 x `dim`."""
+    dilations: list[int] = numbers([1], 1, 1000)
+    """Dilation of each layer in frames (its context to each side); the last number is used for all further layers."""
+
+    @property
+    def prose(self) -> str:
+        return f"{super().prose}, bottleneck {self.bottleneck}"
+
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        if self.bottleneck > 2 * self.dim:
+            raise UserError(
+                f"{key}.bottleneck is {self.bottleneck}", remedy=f"Choose from 1 to {2 * self.dim}, twice the dim"
+            )
+        if not self.dilations:
+            raise UserError(
+                f"{key}.dilations is {list(self.dilations)}",
+                remedy="Give one or more numbers from 1 on; the last one is used for all further layers",
+            )
 
 
 class Bottleneck(nn.Conv1d):
@@ -37,7 +73,7 @@ class TdnnfLayer(nn.Module):
         number: number of the layer, from 1; selects among `config.dilations`.
     """
 
-    def __init__(self, config: EncoderConfig, number: int = 1) -> None:
+    def __init__(self, config: TdnnfConfig, number: int = 1) -> None:
         super().__init__()
         self.dilation = config.dilations[min(number, len(config.dilations)) - 1]
         self.bottleneck = Bottleneck(config.dim, config.bottleneck, self.dilation)
@@ -53,6 +89,13 @@ class TdnnfLayer(nn.Module):
         wide = F.relu(self.expansion(F.pad(narrow, (0, self.dilation))))
         result: Tensor = self.dropout(self.norm(wide.transpose(1, 2))) + SKIP * hidden.transpose(1, 2)
         return result
+
+
+class TdnnfEncoder(LayeredEncoder[TdnnfConfig]):
+    """Front end and TDNN-F layers."""
+
+    def make_layer(self, config: TdnnfConfig, number: int) -> TdnnfLayer:
+        return TdnnfLayer(config, number)
 
 
 @torch.no_grad()

@@ -7,15 +7,97 @@ package.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.common.errors import UserError
+from retort.config.ranges import BILLION, WIDEST, number, numbers
 from retort.config.student import EncoderConfig
 from retort.nn.attention import distance_to_key
 from retort.nn.cpu_kernels import Depthwise, Dropout
+from retort.nn.encoder import LayeredEncoder
 from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.pooling import Downsample
 from retort.nn.positions import compact_table
+
+
+@dataclass
+class ZipformerConfig(EncoderConfig):
+    """Sizes of a Zipformer, lists with one number per stack; the defaults are those of the published Zipformer-M."""
+
+    kind: str = "zipformer"
+    blocks: list[int] = numbers([2, 2, 3, 4, 3, 2], 1, 100)
+    """Number of Zipformer blocks of each stack."""
+    downsampling: list[int] = numbers([1, 2, 4, 8, 4, 2], 1, 1000)
+    """Number of front-end frames per frame of the stack; 1 keeps the frame rate."""
+    dims: list[int] = numbers([192, 256, 384, 512, 384, 256], 4, WIDEST)
+    """Channels, multiples of 4. The largest is the width of the encoder's output."""
+    heads: list[int] = numbers([4, 4, 4, 8, 4, 4], 1, 1024)
+    """Number of attention heads."""
+    feedforward: list[int] = numbers([512, 768, 1024, 1536, 1024, 768], 4, WIDEST)
+    """Width of the second of the three feed-forward modules of a block, a multiple of 4; the first has 3/4 and the
+    third 5/4 of it."""
+    kernels: list[int] = numbers([31, 31, 15, 15, 15, 31], 1, 1001)
+    """Kernel sizes of the depthwise convolutions in frames of the stack; odd."""
+    query_dim: int = number(32, 1, WIDEST)
+    """Dimension of queries and keys per head."""
+    value_dim: int = number(12, 1, WIDEST)
+    """Dimension of values per head."""
+    position_dim: int = number(4, 1, WIDEST)
+    """Dimension of the positional part of the queries per head."""
+    table_dim: int = number(48, 2, WIDEST)
+    """Dimension of the sinusoidal relative position encoding; even."""
+    attention_dropout: float = number(0.1, 0, 1, below=True)
+    """Dropout probability of attention weights."""
+    straight_steps: int = number(20000, 0, BILLION)
+    """Number of updates at the start of training during which the scale of the bypass of every block and stack is at
+    least 0.9; afterwards it is at least 0.2. Use 0 to continue from a trained model."""
+
+    @property
+    def layers(self) -> int:
+        """Number of stacks."""
+        return len(self.blocks)
+
+    @property
+    def dim(self) -> int:
+        """Width of the widest stack."""
+        return max(self.dims)
+
+    @property
+    def prose(self) -> str:
+        stacks: dict[str, Sequence[int | str]] = {
+            "blocks": self.blocks,
+            "rates": [f"1/{each}" for each in self.downsampling],
+            "dims": self.dims,
+            "heads": self.heads,
+            "feed-forward": self.feedforward,
+        }
+        sizes = (f"{name} {' '.join(map(str, numbers))}" for name, numbers in stacks.items())
+        return f"{self.layers} zipformer stacks: {', '.join(sizes)}"
+
+    def validate(self, key: str) -> None:
+        for name in ("blocks", "downsampling", "dims", "heads", "feedforward", "kernels"):
+            values = getattr(self, name)
+            if not values or len(values) != self.layers:
+                raise UserError(
+                    f"{key}.{name} has {len(values)} numbers, {key}.blocks has {self.layers}",
+                    remedy="Give one number per stack",
+                )
+        for name, step, values in (
+            ("dims", 4, self.dims),
+            ("feedforward", 4, self.feedforward),
+            ("table_dim", 2, [self.table_dim]),
+        ):
+            if any(each % step for each in values):
+                raise UserError(f"{key}.{name} is {getattr(self, name)}", remedy=f"Choose multiples of {step}")
+        if any(kernel % 2 == 0 for kernel in self.kernels):
+            raise UserError(f"{key}.kernels is {self.kernels}", remedy="Choose odd numbers")
+        super().validate(key)
+
 
 LEAST, MOST, STRAIGHT = 0.2, 1.0, 0.9
 """The training loop keeps the weights of a :class:`Bypass` between the first two values, initially between the last
@@ -197,20 +279,19 @@ class ZipformerBlock(nn.Module):
         stack: index of the stack that determines the sizes, from 0.
     """
 
-    def __init__(self, config: EncoderConfig, stack: int) -> None:
+    def __init__(self, config: ZipformerConfig, stack: int) -> None:
         super().__init__()
-        own = config.zipformer
-        dim, heads, width = own.dims[stack], own.heads[stack], own.feedforward[stack]
+        dim, heads, width = config.dims[stack], config.heads[stack], config.feedforward[stack]
         self.weights = AttentionWeights(
-            dim, heads, own.query_dim, own.position_dim, own.table_dim, config.attention_dropout
+            dim, heads, config.query_dim, config.position_dim, config.table_dim, config.attention_dropout
         )
         self.nonlinear = NonLinearAttention(dim)
-        self.attentions = nn.ModuleList(WeightedSum(dim, heads, own.value_dim) for _ in range(2))
-        self.convolutions = nn.ModuleList(Convolution(dim, own.kernels[stack]) for _ in range(2))
+        self.attentions = nn.ModuleList(WeightedSum(dim, heads, config.value_dim) for _ in range(2))
+        self.convolutions = nn.ModuleList(Convolution(dim, config.kernels[stack]) for _ in range(2))
         self.feedforwards = nn.ModuleList(
             FeedForward(dim, quarters * width // 4, config.dropout) for quarters in (3, 4, 5)
         )
-        self.bypasses = nn.ModuleList(Bypass(dim, own.straight_steps) for _ in range(2))
+        self.bypasses = nn.ModuleList(Bypass(dim, config.straight_steps) for _ in range(2))
         self.norm = BiasNorm(dim)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -232,30 +313,6 @@ class ZipformerBlock(nn.Module):
         return result
 
 
-class Downsample(nn.Module):
-    """Weighted mean over `factor` frames, with one learned weight per position, softmax-normalised (section 3.1).
-
-    For the last frames of an utterance the weights are normalised over the valid ones; the authors' implementation
-    pads with the last frame of the batch, so that results depend on padding.
-    """
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(factor))
-
-    def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, T, D)` to `(B, ceil(T / factor), D)`, lengths to ceil(L / factor); values beyond the lengths are
-        zero."""
-        factor, frames = len(self.weight), hidden.shape[1]
-        padding = -frames % factor
-        valid = valid_mask(lengths, frames + padding)
-        hidden = hidden.masked_fill(~valid[:, :frames, None], 0.0)
-        shares = self.weight.softmax(0) * valid.unflatten(1, (-1, factor))
-        shares = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
-        parts = F.pad(hidden, (0, 0, 0, padding)).unflatten(1, (-1, factor))
-        return (parts * shares[..., None]).sum(2), (lengths + factor - 1) // factor
-
-
 class ZipformerStack(nn.Module):
     """Blocks between :class:`Downsample` and upsampling by repetition; the frame rate of input and output is the same.
 
@@ -268,14 +325,14 @@ class ZipformerStack(nn.Module):
         number: number of the stack, from 1; the first one starts with the final norm of the paper's front end.
     """
 
-    def __init__(self, config: EncoderConfig, number: int = 1) -> None:
+    def __init__(self, config: ZipformerConfig, number: int = 1) -> None:
         super().__init__()
-        own, index = config.zipformer, number - 1
-        self.dim, self.width, factor = own.dims[index], config.dim, own.downsampling[index]
+        index = number - 1
+        self.dim, self.width, factor = config.dims[index], config.dim, config.downsampling[index]
         self.entry = BiasNorm(self.dim) if number == 1 else nn.Identity()
         self.downsample = Downsample(factor) if factor > 1 else None
-        self.blocks = nn.ModuleList(ZipformerBlock(config, index) for _ in range(own.blocks[index]))
-        self.bypass = Bypass(self.dim, own.straight_steps) if factor > 1 else None
+        self.blocks = nn.ModuleList(ZipformerBlock(config, index) for _ in range(config.blocks[index]))
+        self.bypass = Bypass(self.dim, config.straight_steps) if factor > 1 else None
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """`hidden (B, T, n)` to `(B, T, config.dim)`, `lengths (B,)`; values beyond the lengths are undefined.
@@ -301,6 +358,17 @@ class ZipformerStack(nn.Module):
         return result
 
 
-def widest_block(config: EncoderConfig) -> ZipformerBlock:
-    """A single block with the sizes of the widest stack, of width `config.dim`."""
-    return ZipformerBlock(config, config.zipformer.dims.index(config.dim))
+class ZipformerEncoder(LayeredEncoder[ZipformerConfig]):
+    """Front end and stacks; the input has the width of the first stack."""
+
+    learned_pools = True
+
+    def input_dim(self, config: ZipformerConfig) -> int:
+        return config.dims[0]
+
+    def make_layer(self, config: ZipformerConfig, number: int) -> ZipformerStack:
+        return ZipformerStack(config, number)
+
+    def context_layer(self, number: int) -> ZipformerBlock:
+        """A single block with the sizes of the widest stack."""
+        return ZipformerBlock(self.config, self.config.dims.index(self.config.dim))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retort.config.student import StudentConfig
 from retort.nn.cross_decoder import CrossDecoder
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.students.cross_entropy import hard_loss
 from retort.students.ctc import ctc_log_probs, ctc_loss
@@ -38,7 +38,7 @@ class AttentionStudent(TokenStudent):
         super().__init__()
         self.config = config
         dim = config.encoder.dim
-        self.encoder = Encoder(config.frontend, config.encoder, bins)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins)
         self.ctc = nn.Linear(dim, vocabulary)
         self.decoder = CrossDecoder(config.decoder, vocabulary, dim)
 

@@ -17,7 +17,7 @@ from retort.config.student import StudentConfig
 from retort.nn.cif import FiredTokens, WeightEstimator, integrate_and_fire
 from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
-from retort.nn.encoder import Encoder, context_layer
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.whisper_alignment import middle_frames, token_runs
@@ -42,7 +42,7 @@ def make_decoder(
     """
     dim = config.encoder.dim
     if config.decoder.kind == "whisper":
-        sizes = WhisperDecoderSizes.read(config.encoder.architecture)
+        sizes = WhisperDecoderSizes.read(getattr(config.encoder, "architecture", {}))
         return FiredWhisperDecoder(sizes, vocabulary, dim, config.decoder.window)
     if config.decoder.kind == "parallel":
         return ParallelDecoder(config.decoder, vocabulary, dim)
@@ -64,7 +64,7 @@ class CifStudent(TokenStudent):
         super().__init__()
         self.config = config
         dim = config.encoder.dim
-        self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins, config.faithful)
         if config.ctc_weight > 0.0 or config.decoder.kind != "whisper":
             self.ctc = nn.Linear(dim, vocabulary)
         self.weights = (
@@ -73,7 +73,7 @@ class CifStudent(TokenStudent):
             else None
         )
         self.context = nn.ModuleList(
-            context_layer(config.encoder, number + 1) for number in range(config.cif.context_layers)
+            self.encoder.context_layer(number + 1) for number in range(config.cif.context_layers)
         )
         self.decoder = make_decoder(config, vocabulary)
         self.vocabulary = vocabulary

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retort.config.student import StudentConfig
 from retort.nn.ctc import label_frames
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import make_encoder
 from retort.students.student import Encoded, StudentOutput, Tap
 from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK
@@ -73,7 +73,7 @@ class CtcStudent(TokenStudent):
     def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.frontend, config.encoder, bins)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins)
         self.ctc = nn.Linear(config.encoder.dim, vocabulary)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from retort.config.student import StudentConfig
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.speech import speech_architecture
 from retort.pretrained.whisper import whisper_architecture
 from retort.students.attention import AttentionStudent
@@ -38,7 +39,7 @@ def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
         UserError: the pretrained encoder cannot be opened, or does not match the configuration.
     """
     encoder = config.encoder
-    if encoder.kind == "pretrained" and not encoder.architecture:
+    if isinstance(encoder, PretrainedEncoderConfig) and not encoder.architecture:
         read = whisper_architecture if config.has_whisper_decoder else speech_architecture
         encoder = replace(encoder, architecture=read(encoder.model))
         config = replace(config, encoder=encoder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from retort.alignment.unit_text import senone_symbol
 from retort.config.student import StudentConfig
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.students.cross_entropy import hard_loss
 from retort.students.student import Encoded, Labelled, Student, StudentOutput, Tap, Unit
@@ -36,7 +36,7 @@ class HybridStudent(Student):
     def __init__(self, config: StudentConfig, senones: int, bins: int) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.frontend, config.encoder, bins, config.faithful)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins, config.faithful)
         self.output = nn.Linear(config.encoder.dim, senones)
         self.register_buffer("log_priors", torch.zeros(senones))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retort.config.student import StudentConfig
 from retort.nn.ctc import label_frames
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.nn.predictor import PREDICTORS, Joiner
 from retort.nn.transducer import lattice_cells, packed_arcs, path_loss, token_frames
@@ -40,7 +40,7 @@ class TransducerStudent(TokenStudent):
         super().__init__()
         self.config = config
         dim, own = config.encoder.dim, config.transducer
-        self.encoder = Encoder(config.frontend, config.encoder, bins)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins)
         if config.ctc_weight > 0.0:
             self.ctc = nn.Linear(dim, vocabulary)
         self.predictor = PREDICTORS[own.predictor](own, vocabulary)

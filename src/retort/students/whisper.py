@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.config.student import StudentConfig
-from retort.nn.encoder import Encoder
+from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights
 from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes, copy_whisper_decoder
@@ -47,8 +47,8 @@ class WhisperStudent(TokenStudent):
     def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.frontend, config.encoder, bins)
-        sizes = WhisperDecoderSizes.read(config.encoder.architecture)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins)
+        sizes = WhisperDecoderSizes.read(getattr(config.encoder, "architecture", {}))
         # Whisper was trained without dropout: dropout 0.1 in its decoder raises the loss from 2.4 to 10 nats per
         # token.
         self.decoder = WhisperDecoder(sizes, vocabulary, 0.0)

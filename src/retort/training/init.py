@@ -29,7 +29,13 @@ from retort.nn.conformer_encoders import (
     copy_conformer_weights,
 )
 from retort.nn.decoder import CifDecoder
-from retort.nn.pretrained import SpeechFrontend, SpeechTransformer, copy_speech_weights, speech_parts
+from retort.nn.pretrained import (
+    PretrainedEncoderConfig,
+    SpeechFrontend,
+    SpeechTransformer,
+    copy_speech_weights,
+    speech_parts,
+)
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights, whisper_parts
 from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.pretrained import hub
@@ -211,7 +217,7 @@ def check_pretrained(recipe: Recipe) -> None:
         UserError: it cannot be opened, has other sizes, or was trained with another normalisation of the wave.
     """
     config = recipe.student.encoder
-    if config.kind != "pretrained" or not config.model:
+    if not isinstance(config, PretrainedEncoderConfig) or not config.model:
         return
     architecture = speech_architecture(config.model)
     kind, reads = architecture["model_type"], recipe.features.kind

@@ -1,0 +1,195 @@
+"""Kinds of the parts of a recipe: one line per kind names its configuration, its module and what it is.
+
+A part such as `student.encoder` has a `kind`, which chooses the dataclass of its other keys. The dataclass is declared
+in the file of the module. Both are named by `module:name` and imported when they are needed, so that a list of kinds
+does not import torch. See `docs/new_encoder.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, get_args, get_origin, get_type_hints
+
+from retort.config.ranges import UnknownChoice
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of a part.
+
+    Attributes:
+        config: its dataclass, as `module:name`.
+        build: what creates its module, as `module:name`; empty if another part does.
+        text: one sentence for the documentation.
+    """
+
+    config: str
+    build: str
+    text: str
+
+
+ENCODERS: dict[str, Kind] = {
+    "conformer": Kind(
+        "retort.nn.conformer:ConformerConfig",
+        "retort.nn.conformer:ConformerEncoder",
+        "Self-attention and convolution (Gulati et al. 2020).",
+    ),
+    "transformer": Kind(
+        "retort.nn.conformer:TransformerConfig",
+        "retort.nn.conformer:TransformerEncoder",
+        "Self-attention (Vaswani et al. 2017).",
+    ),
+    "tdnnf": Kind(
+        "retort.nn.tdnnf:TdnnfConfig",
+        "retort.nn.tdnnf:TdnnfEncoder",
+        "Factorised time-delay layers (Povey et al. 2018).",
+    ),
+    "branchformer": Kind(
+        "retort.nn.branchformer:BranchformerConfig",
+        "retort.nn.branchformer:BranchformerEncoder",
+        "Self-attention and cgMLP in parallel (Peng et al. 2022).",
+    ),
+    "e_branchformer": Kind(
+        "retort.nn.branchformer:EBranchformerConfig",
+        "retort.nn.branchformer:EBranchformerEncoder",
+        "The branches of a Branchformer between two feed-forward modules (Kim et al. 2023).",
+    ),
+    "zipformer": Kind(
+        "retort.nn.zipformer:ZipformerConfig",
+        "retort.nn.zipformer:ZipformerEncoder",
+        "Stacks of blocks at several frame rates (Yao et al. 2024); its layers are the stacks.",
+    ),
+    "pretrained": Kind(
+        "retort.nn.pretrained:PretrainedEncoderConfig",
+        "retort.nn.pretrained:PretrainedEncoder",
+        "A pretrained speech encoder with its own front end.",
+    ),
+}
+FRONTENDS: dict[str, Kind] = {
+    "conv2d": Kind(
+        "retort.nn.frontend:Conv2dConfig",
+        "retort.nn.frontend:Conv2dFrontend",
+        "Convolutions over time and bins, as in the reference.",
+    ),
+    "frames": Kind(
+        "retort.nn.frontend:FramesConfig",
+        "retort.nn.frontend:FramesFrontend",
+        "A convolution over time only, for any integer reduction of the frame rate.",
+    ),
+}
+PARTS: dict[str, dict[str, Kind]] = {"encoder": ENCODERS, "frontend": FRONTENDS}
+"""Tables of kinds by the name that :func:`of_kind` is given."""
+_PART = "part"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a field with kinds has.
+
+    Attributes:
+        name: key of :data:`PARTS`.
+        default: the kind of a part that does not name one.
+    """
+
+    name: str
+    default: str
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The table of its kinds."""
+        return PARTS[self.name]
+
+    def config(self, values: object, key: str = "") -> type:
+        """The dataclass for a part with these values.
+
+        Raises:
+            UnknownChoice: the kind is not in the table.
+        """
+        kind = values.get("kind", self.default) if isinstance(values, Mapping) else self.default
+        if not isinstance(kind, str) or kind not in self.kinds:
+            raise UnknownChoice(f"{key}.kind is '{kind}'", remedy=f"Choose one of {', '.join(self.kinds)}")
+        return config_of(self.name, kind)
+
+
+def of_kind(part: str, default: str) -> Any:
+    """A field for a part with kinds.
+
+    Args:
+        part: key of :data:`PARTS`.
+        default: the kind of a part that does not name one.
+    """
+    return field(default_factory=lambda: config_of(part, default)(), metadata={_PART: Part(part, default)})
+
+
+def named_of_kind(part: str, default: str) -> Any:
+    """A field for a mapping from names to parts with kinds."""
+    return field(default_factory=dict, metadata={_PART: Part(part, default)})
+
+
+def part_of(each: Field[Any]) -> Part | None:
+    """What a field of a dataclass was given by :func:`of_kind` or :func:`named_of_kind`."""
+    found: Part | None = each.metadata.get(_PART)
+    return found
+
+
+def config_of(part: str, kind: str) -> type:
+    """The dataclass of a kind."""
+    found = imported(PARTS[part][kind].config)
+    assert isinstance(found, type)
+    return found
+
+
+def builder_of(part: str, kind: str) -> Any:
+    """What creates the module of a kind."""
+    return imported(PARTS[part][kind].build)
+
+
+def imported(name: str) -> Any:
+    """What `module:name` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The dataclass below a field.
+
+    Attributes:
+        container: None for a field that has it itself, otherwise `list` or `dict`.
+        config: the dataclass; for a part with kinds the common base.
+        part: None without kinds.
+    """
+
+    container: type | None
+    config: type
+    part: Part | None
+
+    def chosen(self, values: object, key: str = "") -> type:
+        """The dataclass for these values.
+
+        Raises:
+            UnknownChoice: the kind is not in the table.
+        """
+        return self.config if self.part is None else self.part.config(values, key)
+
+    def all(self) -> dict[str, type]:
+        """The dataclasses by kind; the key is empty without kinds."""
+        if self.part is None:
+            return {"": self.config}
+        return {kind: config_of(self.part.name, kind) for kind in self.part.kinds}
+
+
+@cache
+def inner_parts(config: type) -> dict[str, Inner]:
+    """The fields of a dataclass that have a dataclass, or a list or mapping of dataclasses."""
+    hints, found = get_type_hints(config), {}
+    for each in fields(config):
+        hint = hints[each.name]
+        container = origin if (origin := get_origin(hint)) in (list, dict) else None
+        below = next((part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None)
+        if below is not None:
+            found[each.name] = Inner(container, below, part_of(each))
+    return found
