@@ -467,7 +467,8 @@ def _entries(of: type[DecodingOptions]) -> Iterator[str]:
 
 def _read(each: Field[Any], value: Any) -> Any:
     """The value of a field in a JSON file."""
-    return value if option_of(each).listed else type(each.default)(value)
+    kind: Any = type(each.default)
+    return value if option_of(each).listed else kind(value)
 
 
 def _lines(name: str, value: Any) -> tuple[str, ...]:
