@@ -135,8 +135,11 @@ class ServedModel:
         return self._transcriber.speech_segments(blocks, options)
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text's tokens."""
-        return self._transcriber.tokenizer.encode(text) if text else []
+        """Ids of a text's tokens; none for a model whose tokenizer only decodes, as that of an export may."""
+        try:
+            return self._transcriber.tokenizer.encode(text) if text else []
+        except (UserError, AttributeError):
+            return []
 
     def _recognise(
         self, segments: Sequence[SpeechSegment], options: DecodingOptions
