@@ -92,15 +92,18 @@ class TestFormats:
         found = create(client, flac(np.zeros(16000, np.float32)), response_format="verbose_json")
         assert (found.text, found.segments) == ("", [])
 
-    def test_fields_that_have_no_effect(self, client: Any, data: bytes) -> None:
-        more = {
-            "language": "de",
-            "prompt": "abc",
-            "temperature": 0.2,
-            "extra_body": {"keywords": ["abba", "cab"]},
-        }
-        found = create(client, data, response_format="verbose_json", **more)
-        assert found.language == "de"
+    def test_the_language_is_that_of_the_client(self, client: Any, data: bytes) -> None:
+        more = {"language": "de", "prompt": "abc", "temperature": 0.2}
+        assert create(client, data, response_format="verbose_json", **more).language == "de"
+
+    def test_keywords(self, client: Any, data: bytes, wave: np.ndarray, recogniser: Recogniser) -> None:
+        plain = recogniser.transcribe_samples(wave).text
+        keywords = [[word, f"{word} dab"] for word in ("bad", "cab", "fade")] + [["a", "b", "c"], ["gh", "hg"]]
+        expected = [recogniser.transcribe_samples(wave, hotwords=tuple(each)).text for each in keywords]
+        assert set(expected) - {plain}, "no keyword has an effect"
+        assert [create(client, data, extra_body={"keywords": each}).text for each in keywords] == expected
+        assert create(client, data).text == plain
+        assert create(client, data, extra_body={"keywords": [keywords[0][0]]}).text
 
 
 def test_the_models(client: Any) -> None:
