@@ -90,9 +90,10 @@ def updated(config: SessionConfig, session: object, state: State) -> SessionConf
     transcription = _table(source.get("transcription"), "session.audio.input.transcription")
     if "model" in transcription:
         config = replace(config, model=state.model(_text(transcription, "model")).name)
-    for name in ("language", "prompt"):
-        if name in transcription:
-            config = replace(config, **{name: _text(transcription, name)})
+    if "language" in transcription:
+        config = replace(config, language=_text(transcription, "language"))
+    if "prompt" in transcription:
+        config = replace(config, prompt=_text(transcription, "prompt"))
     if "keywords" in transcription:
         config = replace(config, keywords=_keywords(transcription["keywords"]))
     if "turn_detection" in source:

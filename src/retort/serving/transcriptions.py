@@ -165,8 +165,9 @@ async def _first(work: Coroutine[Any, Any, T], gone: asyncio.Future[None], deadl
     """
     task = asyncio.ensure_future(work)
     left = deadline - asyncio.get_running_loop().time()
+    either: set[asyncio.Future[Any]] = {task, gone}
     try:
-        await asyncio.wait({task, gone}, timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise ClientDisconnect if gone.done() else TimeoutError
