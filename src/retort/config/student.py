@@ -130,7 +130,8 @@ class DecoderConfig:
     """Decoder of the student."""
 
     kind: str = "autoregressive"
-    """`autoregressive` (token by token, as in the reference), `parallel` (all tokens at once: Paraformer, Gao et al.
+    """`autoregressive` (token by token, as in the reference), `factored` (the same, but the logits are a sound part plus
+    a scaled language part that depends on the previous tokens only; ours), `parallel` (all tokens at once: Paraformer, Gao et al.
     2022) or `whisper`: the decoder of the Whisper model whose encoder is used, with its tokenizer, one step per fire.
     A `whisper` decoder uses only `window` and `history_dropout` of the options below (ours)."""
     cross_attention: bool = True
@@ -142,6 +143,13 @@ class DecoderConfig:
     """For CIF students: number of encoder frames on each side of a token's fire to which an `autoregressive` decoder
     attends; 0 for no attention, as in the reference. For a `whisper` decoder the same, but 0 is attention to all
     frames."""
+    language: str = ""
+    """For `factored`: folder of a Transformer of `retort lm train` over the student's tokens, with the same `layers`,
+    `dim`, `heads` and `feedforward`, whose weights initialise the language part. It may be trained on any amount of
+    text (`tokenizer.kind: student`)."""
+    language_scale: float = number(0.3, 0, 1000)
+    """For `factored`: scale of the log-probabilities of the language part. `retort tune --language-scale` chooses another
+    one for decoding."""
     layers: int = number(2, 0, 1000)
     """Number of layers."""
     dim: int = number(256, 1, WIDEST)
@@ -240,6 +248,6 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.transducer.predictor": ("stateless", "lstm"),
     "student.cif.activation": ("none", "relu"),
     "student.cif.fires": ("accumulate", "ctc"),
-    "student.decoder.kind": ("autoregressive", "parallel", "whisper"),
+    "student.decoder.kind": ("autoregressive", "factored", "parallel", "whisper"),
     "student.decoder.output": ("own", "plm"),
 }

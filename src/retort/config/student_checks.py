@@ -242,6 +242,20 @@ def _check_whisper(recipe: Recipe, where: str) -> None:
 
 def _check_decoder(recipe: Recipe, where: str) -> None:
     decoder = recipe.student.decoder
+    if decoder.kind == "factored":
+        for key, given in (("init", bool(decoder.init)), ("output: plm", decoder.output == "plm")):
+            if given:
+                raise UserError(
+                    f"student.decoder has {key}, but kind is factored, whose language part is a causal LM",
+                    where=where,
+                    remedy="Remove it, or set kind: autoregressive",
+                )
+    elif decoder.language:
+        raise UserError(
+            f"student.decoder.language is {decoder.language}, but kind is {decoder.kind}",
+            where=where,
+            remedy="Set kind: factored, or remove language",
+        )
     if decoder.kind == "parallel":
         _check_parallel(decoder, where)
     if decoder.output == "plm" and recipe.tokenizer.kind != "teacher":

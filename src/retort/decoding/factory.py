@@ -12,6 +12,8 @@ from retort.decoding.search import Search
 from retort.decoding.token_search import AttentionSearch, CifSearch, CtcSearch, TokenSearch, TransducerSearch
 from retort.decoding.whisper_search import WhisperSearch
 from retort.graph.pool import DecoderPool
+from retort.nn.decoder import CifDecoder
+from retort.nn.factored import FactoredDecoder
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc
@@ -86,6 +88,8 @@ def _token_search(
         return WhisperSearch(student, tokenizer, options, before)
     if not isinstance(student, CifStudent):
         raise ValueError(f"no search for {type(student).__name__}")
+    if options.language_scale:
+        student = student.with_language_scale(options.language_scale)
     return CifSearch(student, tokenizer, options, before)
 
 
@@ -111,7 +115,12 @@ def _check(student: Student, options: DecodingOptions) -> None:
             f"mode is joint, but {what} is not a CIF student",
             remedy="Leave --mode out: an attention student's own search is joint already",
         )
-    own_fires = cif and student.config.cif.fires == "ctc" and student.config.decoder.kind == "autoregressive"
+    own_fires = cif and student.config.cif.fires == "ctc" and isinstance(student.decoder, CifDecoder)
+    if options.language_scale and not (cif and isinstance(student.decoder, FactoredDecoder)):
+        raise UserError(
+            f"language scale is {options.language_scale:g}, but the decoder of {what} has no language part",
+            remedy="Leave --language-scale out",
+        )
     if options.mode == "attention_rescoring" and not (attention or own_fires):
         raise UserError(
             f"mode is attention_rescoring, but {what} has no decoder that can score the CTC head's hypotheses",

@@ -226,6 +226,16 @@ class DecodingOptions:
         label=lambda own: f"scale{own.acoustic_scale:g}" if own.acoustic_scale and not own.graph else "",
         rank=2,
     )
+    language_scale: float = option(
+        0.0,
+        "Scale of the language part of a decoder with student.decoder.kind: factored. 0 selects the scale that it was "
+        "trained with.",
+        (0, 1000),
+        students=("cif",),
+        tuned=True,
+        label=lambda own: f"language{own.language_scale:g}" if own.language_scale else "",
+        rank=3,
+    )
     mode: str = option(
         "own",
         "The search. own: that of the student. ctc: the CTC head alone. joint (CIF students): beam search with the CTC "

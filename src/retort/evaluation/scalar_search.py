@@ -93,6 +93,8 @@ class ScalarRange:
 
 SCALE = ScalarRange("acoustic_scale", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), 0.05, 12.0, ratio=math.sqrt(2))
 """For graphs of a CTC head, whose default scale is 1."""
+LANGUAGE = ScalarRange("language_scale", (0.1, 0.2, 0.3, 0.5, 0.7, 1.0), 0.02, 4.0, ratio=math.sqrt(2))
+"""For the language part of a factored decoder."""
 LENGTH = ScalarRange("length_weight", (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0), -4.0, 8.0, step=0.5)
 
 

@@ -144,10 +144,10 @@ class CifDecoder(nn.Module):
         return hidden
 
     def finish(
-        self, history: Tensor, embeddings: Tensor, memory: FrameMemory | None = None
+        self, history: Tensor, embeddings: Tensor, memory: FrameMemory | None = None, first: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """The result of :meth:`forward` from that of :meth:`history`."""
-        return self._output(self._attend(history, memory, 0), embeddings)
+        """The result of :meth:`forward` from that of :meth:`history`, for the tokens from `first` on."""
+        return self._output(self._attend(history, memory, first), embeddings)
 
     def start(self, batch: int, like: Tensor, memory: FrameMemory | None = None) -> DecoderState:
         """The state before the first token, on the device and with the dtype of `like (..., acoustic_dim)`."""
@@ -172,8 +172,7 @@ class CifDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             hidden, keys_values = layer(hidden, state.past[index] if state.past else None)
             past.append(keys_values)
-        hidden = self._attend(hidden, state.memory, state.steps)
-        _, logits = self._output(hidden, embedding[:, None])
+        _, logits = self.finish(hidden, embedding[:, None], state.memory, state.steps)
         return logits[:, 0], DecoderState(past, embedding, state.steps + 1, state.memory)
 
     def _attend(self, hidden: Tensor, memory: FrameMemory | None, first: int) -> Tensor:

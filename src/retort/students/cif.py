@@ -6,6 +6,7 @@ for the parallel decoder.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from retort.nn.cif import FiredTokens, WeightEstimator, integrate_and_fire
 from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import make_encoder
+from retort.nn.factored import FactoredDecoder
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.whisper_alignment import middle_frames, token_runs
@@ -44,6 +46,8 @@ def make_decoder(
     if config.decoder.kind == "whisper":
         sizes = WhisperDecoderSizes.read(getattr(config.encoder, "architecture", {}))
         return FiredWhisperDecoder(sizes, vocabulary, dim, config.decoder.window)
+    if config.decoder.kind == "factored":
+        return FactoredDecoder(config.decoder, vocabulary, dim)
     if config.decoder.kind == "parallel":
         return ParallelDecoder(config.decoder, vocabulary, dim)
     return CifDecoder(config.decoder, vocabulary, dim)
@@ -254,6 +258,15 @@ class CifStudent(TokenStudent):
         if isinstance(self.decoder, ParallelDecoder):
             raise ValueError("a parallel decoder has no history of tokens")
         return self.decoder(previous, fired.embeddings, self._memory(fired, encoded))[1]
+
+    def with_language_scale(self, scale: float) -> CifStudent:
+        """A student with the same parameters and another scale of the language part of its `factored` decoder."""
+        decoder, result = copy.copy(self.decoder), copy.copy(self)
+        if not isinstance(decoder, FactoredDecoder):
+            raise ValueError("this decoder has no language part")
+        decoder.language_scale = scale
+        result._modules = {**self._modules, "decoder": decoder}
+        return result
 
     def start(self, fired: FiredTokens, encoded: Encoded | None = None) -> Any:
         """Initial state of the decoder for a search over fires.

@@ -60,8 +60,8 @@ def tune(
     """Tune decoding weights on validation data.
 
     With --lm or --rescore: the weights of the language models. With --graph: the acoustic scale. With --noise: the
-    no-speech threshold. With --confidence: the calibration of word confidences. Otherwise: the length weight. The
-    beam width is 10 unless --beam is given.
+    no-speech threshold. With --confidence: the calibration of word confidences. Otherwise: the scale of the language
+    part of a factored decoder, or the length weight. The beam width is 10 unless --beam is given.
 
     CUTS must not be the data on which error rates are reported. The result, FOLDER/tuning/.../tuned.json, is an
     argument of `retort evaluate --tuned`. Every decoding is stored in FOLDER/tuning, so an interrupted command
@@ -74,7 +74,7 @@ def tune(
 
     from retort.common.progress import stage_progress
     from retort.decoding.recogniser import load
-    from retort.evaluation.scalar_search import LENGTH, SCALE
+    from retort.evaluation.scalar_search import LANGUAGE, LENGTH, SCALE
     from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
     from retort.tuning.lm_weights import tune as run_tuning
@@ -96,7 +96,9 @@ def tune(
     folder = out or results_folder(experiment, EXPERIMENTS)
     if graph or not (lm or rescore):
         with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
-            recogniser, number = load(experiment).use_pool(pool), SCALE if graph else LENGTH
+            recogniser = load(experiment).use_pool(pool)
+            factored = recogniser.student.config.decoder.kind == "factored"
+            number = SCALE if graph else LANGUAGE if factored else LENGTH
             check_places(folder)
             _show(tune_scalar(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
         return
