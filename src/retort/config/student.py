@@ -131,9 +131,9 @@ class DecoderConfig:
 
     kind: str = "autoregressive"
     """`autoregressive` (token by token, as in the reference), `factored` (the same, but the logits are a sound part plus
-    a scaled language part that depends on the previous tokens only; ours), `parallel` (all tokens at once: Paraformer, Gao et al.
-    2022) or `whisper`: the decoder of the Whisper model whose encoder is used, with its tokenizer, one step per fire.
-    A `whisper` decoder uses only `window` and `history_dropout` of the options below (ours)."""
+    a scaled language part that depends on the previous tokens only; ours), `parallel` (all tokens at once: Paraformer,
+    Gao et al. 2022) or `whisper`: the decoder of the Whisper model whose encoder is used, with its tokenizer, one step
+    per fire. A `whisper` decoder uses only `window` and `history_dropout` of the options below (ours)."""
     cross_attention: bool = True
     """Whether a `parallel` decoder also attends to the encoder's output."""
     glancing: float = number(0.75, 0, 1)

@@ -6,11 +6,24 @@ from torch import Tensor
 
 from retort.common.errors import UserError
 from retort.config.schema import Recipe
-from retort.lm.factory import open_causal_lm
+from retort.lm.factory import is_causal_lm, open_causal_lm
 from retort.lm.neural import CausalTransformer, NeuralLM
 from retort.nn.factored import LANGUAGE_PARTS, FactoredDecoder
 from retort.students.student import Student
 from retort.text.tokenizers import Tokenizer
+
+
+def check_language(recipe: Recipe) -> None:
+    """Check that the language model of `student.decoder.language` exists, without opening it.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = recipe.student.decoder.language
+    if folder and not is_causal_lm(folder):
+        raise UserError(
+            "there is no causal language model here", where=folder, remedy="Train one with retort lm train"
+        )
 
 
 def take_language(student: Student, recipe: Recipe, tokenizer: Tokenizer) -> int:

@@ -38,6 +38,7 @@ from retort.training.init import (
     start_from_pretrained,
     take_start,
 )
+from retort.training.language_part import check_language, take_language
 from retort.training.plan import Plan, note_rejected
 from retort.training.prerequisites import train_teachers
 from retort.training.teach import (
@@ -64,6 +65,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
     accelerator = make_accelerator(recipe.training)
     # Before the preparation of the data, which may take hours.
     check_plm(recipe)
+    check_language(recipe)
     check_pretrained(recipe)
     teachers = _open_teachers(recipe, root, accelerator)
     with accelerator.main_process_first():
@@ -88,6 +90,8 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, rep
         take_start(student, recipe, root / recipe.name, origin, report, tokenizer=tokenizer)
     if isinstance(student, CifStudent) and (taken := start_from_plm(student, recipe, tokenizer)):
         report(0, {"init.plm": taken})
+    if taken := take_language(student, recipe, tokenizer):
+        report(0, {"init.language": taken})
     stored = open_stored_layers(recipe, student, data, root, progress, accelerator)
     dims = {name: each.dim for name, each in teachers.items()}
 
