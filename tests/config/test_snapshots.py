@@ -33,9 +33,11 @@ COMBINATIONS = [
     "speechocean762/cif +distill/pooled_cif",
     "speechocean762/hybrid_hard +distill/hard_units",
     "commonvoice_zh/cif +distill/acd +distill/lrd",
+    "english/cif_bpe +distill/transport +distill/consistency",
+    "english/cif +distill/token_consistency",
 ]
 ELSEWHERE = {"distill/interpolation", "distill/phone", "distill/senone", "distill/subword"}
-ELSEWHERE |= {"distill/whisper_acd", "distill/whisper_lrd"}
+ELSEWHERE |= {"distill/whisper_acd", "distill/whisper_lrd", "start/english", "start/mandarin"}
 """Overlays of variants."""
 
 

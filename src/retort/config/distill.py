@@ -137,7 +137,7 @@ class RowConfig:
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
             known = self.loss in ROW_CHOICES["loss"]
-            self.temperature = declaration_of(self.loss).temperature if known else 1.0
+            self.temperature = declaration_of(self.loss).temperature if known else 0.02
 
 
 TEACHER_CHOICES = {
@@ -177,7 +177,7 @@ class Declaration(NamedTuple):
     """
 
     compares: Compared = "projected"
-    temperature: float = 1.0
+    temperature: float = 0.02
     scale_free: bool = False
 
 

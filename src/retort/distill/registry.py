@@ -33,7 +33,7 @@ LOSSES: dict[str, RowLoss] = {}
 
 
 def row_loss(
-    compares: Compared = "projected", *, temperature: float = 1.0, scale_free: bool = False
+    compares: Compared = "projected", *, temperature: float = 0.02, scale_free: bool = False
 ) -> Callable[[LossFunction], LossFunction]:
     """Register the decorated function under the name of its file.
 
