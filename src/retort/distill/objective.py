@@ -113,7 +113,7 @@ class Objective(nn.Module):
     def forward(
         self,
         taps: Mapping[str, Tap],
-        targets: Mapping[Need, TeacherTargets] | Callable[[str, Unit], TeacherTargets],
+        targets: Mapping[Need, TeacherTargets] | Callable[[str, TargetUnit], TeacherTargets],
         tokens: Tensor | None = None,
         step: int = 0,
         measure: Measure | None = None,

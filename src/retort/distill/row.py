@@ -226,7 +226,7 @@ class Row(nn.Module):
             # Without another utterance nothing is compared.
             alone = there == torch.arange(len(owner), device=owner.device)
             if bool(alone.any()):
-                return torch.zeros_like(valid), Targets(*(_none_of(each) for each in selected))
+                return torch.zeros_like(valid), _none_of(selected)
             assert selected.sources is not None
             selected = selected._replace(vectors=selected.vectors[there], sources=selected.sources[there])
         if self.config.control == "static":
@@ -303,9 +303,10 @@ def _other_views(tap: Tap) -> tuple[Tensor, Targets]:
     return valid, Targets(other, None, None, owners=owner)
 
 
-def _none_of(value: object) -> object:
-    """No position of a field of the targets; a bank as it is."""
-    return value[:0] if isinstance(value, Tensor) else value
+def _none_of(targets: Targets) -> Targets:
+    """The targets without any position; a bank as it is."""
+    fields = targets._asdict()
+    return targets._replace(**{name: each[:0] for name, each in fields.items() if isinstance(each, Tensor)})
 
 
 def target_lengths(targets: TeacherTargets) -> Tensor:

@@ -205,7 +205,7 @@ def set_projections(
         UserError: no utterance is usable.
     """
     rows = [(place, objective.rows[place]) for place, name in enumerate(objective.names) if name in names]
-    needs = {objective.row_needs[place] for place, _ in rows}
+    of = {place: need for place, _ in rows if (need := objective.row_needs[place]) is not None}
     sums = {place: tuple(_empty_sums(row, device) for _ in range(2)) for place, row in rows}
     modes, count = student.training, 0
     student.eval()
@@ -214,12 +214,10 @@ def set_projections(
             continue
         batch = batch.to(device)
         taps = student(batch.features, batch.feature_lengths, *student.labels(batch)).taps
-        targets = read_targets(teachers, needs, batch, device)
+        targets = read_targets(teachers, set(of.values()), batch, device)
         for place, row in rows:
             assert isinstance(row, Row)
-            own, wanted, owner = row.pairs(
-                taps[row.config.tap], targets[objective.row_needs[place]], batch.tokens
-            )
+            own, wanted, owner = row.pairs(taps[row.config.tap], targets[of[place]], batch.tokens)
             held_out = (count + owner) % HELD_OUT == 0
             for part, chosen in zip(sums[place], (~held_out, held_out)):
                 part.add(own[chosen], wanted[chosen])
