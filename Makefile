@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: setup demo test quick lint long fuzz benchmark clean
+.PHONY: setup demo test quick lint long fuzz benchmark wheel clean
 
 setup: $(SETUP)
 
@@ -40,6 +40,12 @@ fuzz: setup
 
 benchmark: setup
 	for name in cif contrastive depthwise pretrained store; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# EXPORT=FOLDER also transcribes a second of silence with an exported model, without torch.
+wheel: setup
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python benchmarks/wheel.py dist $(EXPORT)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

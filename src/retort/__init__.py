@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
-    from retort.decoding.recogniser import load
+    from retort.runtime.load import load
 
 
 def _need_no_home() -> None:
@@ -38,7 +38,7 @@ _need_no_home()
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # torch is imported only when a model is opened
-        from retort.decoding.recogniser import load
+        from retort.runtime.load import load
 
         return load
     raise AttributeError(f"module 'retort' has no attribute '{name}'")

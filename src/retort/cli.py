@@ -53,6 +53,11 @@ RESUMING["fetch"] = "; downloaded files are stored: run the same command again t
 RESUMING["tune"] = "; the weights tried so far are stored: run the same command again to continue"
 """How an interrupted verb can be continued, appended to the message that it was stopped."""
 
+TRAINING_PACKAGES = {
+    "accelerate", "huggingface_hub", "jiwer", "kaldialign", "lhotse", "safetensors", "scipy", "torch", "transformers",
+}  # fmt: skip
+"""Packages of the extra `train`."""
+
 
 @report_signals(lambda: RESUMING.get(next(iter(sys.argv[1:]), ""), ""))
 def main() -> None:
@@ -71,6 +76,12 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         print_error(system_error(error))
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINING_PACKAGES:
+            raise
+        print_error(f"this command requires {package}, which is not installed. Run: pip install 'retort-asr[train]'")
         sys.exit(2)
     except MemoryError:
         print_error("out of memory. Choose a smaller model, batch or beam")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,7 @@ class Fbank:
     def __init__(self, config: FeatureConfig) -> None:
         self.sampling_rate = config.sampling_rate
         self.bins = config.bins
+        self._floor = np.float32(max(_FLOOR, math.exp(config.floor)))
         self._size, self._shift = (round(each * config.sampling_rate) for each in (WINDOW, FRAME_SHIFT))
         self._fft = 1 << (self._size - 1).bit_length()
         self._window = povey_window(self._size)
@@ -44,7 +47,7 @@ class Fbank:
         before = np.concatenate((frames[:, :1], frames[:, :-1]), axis=1)
         frames = (frames - np.float32(_PREEMPHASIS) * before) * self._window
         energies = power_spectra(frames, self._fft) @ self._filters
-        return np.asarray(np.log(np.maximum(energies, np.float32(_FLOOR))), np.float32)
+        return np.asarray(np.log(np.maximum(energies, self._floor)), np.float32)
 
 
 def mirrored_frames(samples: NDArray[np.float32], size: int, shift: int) -> NDArray[np.float32]:

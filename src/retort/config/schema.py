@@ -233,6 +233,9 @@ class FeatureConfig:
     pad_seconds: float = number(0.0, 0, 30)
     """For `whisper`: shorter audio is padded with silence to this duration. Whisper was trained with 30 s; 0 is
     faster, and fine-tuning adapts the model to it."""
+    floor: float = number(-16.0, -16, 20)
+    """For `fbank`: smallest log energy. Kaldi's own is log 2^-23 = -15.94 of samples in the 16-bit range; sherpa-onnx
+    computes with samples in [-1, 1], so that its smallest value corresponds to 4.852 here."""
     cmvn: bool = True
     """Mean and variance normalisation per utterance, for each bin, or over all samples of a wave."""
     storage: str = "disk"

@@ -116,8 +116,9 @@ def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str
     """Name of the cache of these cuts' features, a hash of the cuts, their audio and the settings."""
     settings = {**asdict(config), "storage": "", "cmvn": ""}
     del settings["kind"]  # only filter banks are stored
-    if not config.pad_seconds:
-        del settings["pad_seconds"]  # keeps older caches valid
+    for name in ("pad_seconds", "floor"):  # keeps older caches valid
+        if settings[name] == getattr(FeatureConfig(), name):
+            del settings[name]
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retort.decoding.hypothesis import NEVER_EMITTED, NOT_FRAME_LABELS, Hypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, NOT_FRAME_LABELS, Hypothesis, from_peaks, until_eos
 from retort.nn.cif import FiredTokens
 from retort.nn.ctc import greedy_peaks
 from retort.students.cif import CifStudent
@@ -71,12 +71,4 @@ def ctc_best_path(student: HasCtc, encoded: Encoded) -> list[Hypothesis]:
     The probability and the time of a token are those of the frame in which it is most probable.
     """
     peaks = greedy_peaks(ctc_log_probs(student, encoded), encoded.lengths, (BLANK, *NOT_FRAME_LABELS))
-    return [
-        Hypothesis(
-            [peak.label for peak in found],
-            [peak.log_prob for peak in found],
-            [peak.frame + 1.0 for peak in found],
-            [float(peak.frame) for peak in found],
-        )
-        for found in peaks
-    ]
+    return [from_peaks(found) for found in peaks]

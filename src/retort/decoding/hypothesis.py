@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from retort.common.errors import BadUtterance
+from retort.nn.peaks import Peak
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 NEVER_EMITTED = [BLANK, PAD]
@@ -49,6 +51,16 @@ class ScoredHypothesis:
 
 NBest: TypeAlias = "list[ScoredHypothesis] | BadUtterance"
 """The n-best list of an utterance, at least one hypothesis, or the reason why there is none."""
+
+
+def from_peaks(peaks: Sequence[Peak]) -> Hypothesis:
+    """The tokens of a CTC path; each lasts for the frame in which it is most probable."""
+    return Hypothesis(
+        [peak.label for peak in peaks],
+        [peak.log_prob for peak in peaks],
+        [peak.frame + 1.0 for peak in peaks],
+        [float(peak.frame) for peak in peaks],
+    )
 
 
 def until_eos(ids: list[int], log_probs: list[float], ends: list[float]) -> Hypothesis:

@@ -4,23 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from retort.decoding.greedy import ctc_best_path
-from retort.decoding.hypothesis import Hypothesis
+from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis, from_peaks
 from retort.decoding.no_speech import MOST_RATIO
-from retort.students.cif import CifStudent
-from retort.students.ctc import HasCtc, ctc_log_probs
-from retort.students.student import Encoded, Student
+from retort.nn.peaks import path_peaks
 from retort.text.tokenizers import BLANK
 
+if TYPE_CHECKING:
+    from retort.students.student import Encoded, Student
 
-@torch.inference_mode()
+
 def decoding_signals(
     student: Student, encoded: Encoded, best: Sequence[Hypothesis], seconds: Sequence[float]
 ) -> list[dict[str, float]]:
-    """Signals that distinguish speech from noise, for each utterance of a batch; those that the student has.
+    """:func:`signals` of a batch; those that the student has.
+
+    Args:
+        best: the best hypothesis of each utterance.
+        seconds: duration of each utterance.
+    """
+    import torch
+
+    from retort.students.cif import CifStudent
+    from retort.students.ctc import HasCtc, ctc_log_probs
+
+    with torch.inference_mode():
+        quantity = log_probs = None
+        if isinstance(student, CifStudent) and student.weights is not None:
+            quantity = student.weights(encoded.hidden, encoded.lengths).sum(1).tolist()
+        if isinstance(student, HasCtc):
+            log_probs = ctc_log_probs(student, encoded).float().cpu().numpy()
+    return signals(best, seconds, quantity, log_probs, encoded.lengths.tolist())
+
+
+def signals(
+    best: Sequence[Hypothesis],
+    seconds: Sequence[float],
+    quantity: Sequence[float] | None,
+    log_probs: NDArray[np.float32] | None,
+    lengths: Sequence[int],
+) -> list[dict[str, float]]:
+    """Signals that distinguish speech from noise, for each utterance of a batch.
 
     - `confidence`: geometric mean of the token probabilities, 0 without tokens;
     - `token_rate`: tokens per second;
@@ -36,6 +64,9 @@ def decoding_signals(
     Args:
         best: the best hypothesis of each utterance.
         seconds: duration of each utterance.
+        quantity: sum of the weights of CIF, or None.
+        log_probs: `(B, T, V)` of a CTC head, or None.
+        lengths: encoder frames of each utterance.
     """
     rows = [
         {
@@ -44,26 +75,34 @@ def decoding_signals(
         }
         for each, duration in zip(best, seconds)
     ]
-    if isinstance(student, CifStudent) and student.weights is not None:
-        sums = student.weights(encoded.hidden, encoded.lengths).sum(1).tolist()
-        for row, each, weight, duration in zip(rows, best, sums, seconds):
+    if quantity is not None:
+        for row, each, weight, duration in zip(rows, best, quantity, seconds):
             row["cif_ratio"] = min(weight / max(len(each.ids), 1), MOST_RATIO)
             row["cif_rate"] = weight / max(duration, 1e-3)
-    if not isinstance(student, HasCtc):
+    if log_probs is None:
         return rows
-    log_probs = ctc_log_probs(student, encoded).float()
-    entropies = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1) / math.log(log_probs.shape[-1])
-    non_blank = 1.0 - log_probs[..., BLANK].exp()
-    paths = ctc_best_path(student, encoded)
-    for row, each, path, duration, length, entropy, share in zip(
-        rows, best, paths, seconds, encoded.lengths.tolist(), entropies, non_blank
-    ):
-        count = len(path.ids)
-        row |= {
-            "ctc_ratio": min(count / max(len(each.ids), 1), MOST_RATIO),
-            "ctc_rate": count / max(duration, 1e-3),
-            "ctc_confidence": sum(map(math.exp, path.log_probs)) / count if count else 0.0,
-            "ctc_entropy": float(entropy[:length].mean()),
-            "ctc_spoken": float(share[:length].mean()),
-        }
+    for row, each, frames, duration, length in zip(rows, best, log_probs, seconds, lengths):
+        row |= _ctc_signals(frames[:length], len(each.ids), duration)
     return rows
+
+
+def _ctc_signals(log_probs: NDArray[Any], tokens: int, seconds: float) -> dict[str, float]:
+    """Signals of the CTC head's `log_probs (T, V)` for an utterance with a number of tokens."""
+    probs = np.exp(log_probs)
+    entropies = -np.where(probs > 0.0, log_probs, 0.0) * probs
+    path = ctc_path(log_probs)
+    count = len(path.ids)
+    return {
+        "ctc_ratio": min(count / max(tokens, 1), MOST_RATIO),
+        "ctc_rate": count / max(seconds, 1e-3),
+        "ctc_confidence": sum(map(math.exp, path.log_probs)) / count if count else 0.0,
+        "ctc_entropy": float(entropies.sum(1).mean()) / math.log(log_probs.shape[1]),
+        "ctc_spoken": float((1.0 - probs[:, BLANK]).mean()),
+    }
+
+
+def ctc_path(log_probs: NDArray[Any]) -> Hypothesis:
+    """The most probable label of every frame of `log_probs (T, V)`, without repeats and blanks."""
+    labels = log_probs.argmax(1)
+    scores = log_probs[np.arange(len(labels)), labels]
+    return from_peaks(path_peaks(labels.tolist(), scores.tolist(), (BLANK, *NOT_FRAME_LABELS)))

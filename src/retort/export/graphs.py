@@ -108,7 +108,15 @@ class FiredGraph(EncoderGraph):
             fired = with_more(fired, encoded, spare)
         heads = () if log_probs is None else (log_probs,)
         memory = self.memory(encoded, fired)
-        return (encoded.lengths, fired.lengths, fired.fire_times, fired.quantity, fired.embeddings, *heads, *memory)
+        return (
+            encoded.lengths,
+            fired.lengths,
+            fired.fire_times,
+            fired.quantity,
+            fired.embeddings,
+            *heads,
+            *memory,
+        )
 
 
 def fire(encoded: Encoded, alphas: Tensor, tail: float) -> FiredTokens:
@@ -146,9 +154,9 @@ def fire(encoded: Encoded, alphas: Tensor, tail: float) -> FiredTokens:
     return FiredTokens(shares @ encoded.hidden, counts, times.float(), quantity.float())
 
 
-def positions(counts: Tensor) -> int:
+def positions(counts: Tensor) -> Any:
     """The largest of `counts (N,)`, at least 1, as the size of a dimension."""
-    size = int(counts.max().clamp(min=1).item())
+    size = counts.max().clamp(min=1).item()
     torch._check(size >= 2)  # only while the graph is recorded: a size of 1 would become a constant
     torch._check(size <= 1 << 20)
     return size
@@ -189,7 +197,9 @@ def with_more(fired: FiredTokens, encoded: Encoded, spare: int) -> FiredTokens:
     ends = encoded.lengths.to(fired.fire_times.dtype)[:, None]
     times = torch.where(own, F.pad(fired.fire_times, (0, spare)), ends).masked_fill(~inside, 0.0)
     last = (encoded.lengths - 1).clamp(min=0)[:, None, None].expand(-1, -1, encoded.hidden.shape[-1])
-    embeddings = torch.where(own[..., None], F.pad(fired.embeddings, (0, 0, 0, spare)), encoded.hidden.gather(1, last))
+    embeddings = torch.where(
+        own[..., None], F.pad(fired.embeddings, (0, 0, 0, spare)), encoded.hidden.gather(1, last)
+    )
     return FiredTokens(embeddings.masked_fill(~inside[..., None], 0.0), lengths, times, fired.quantity)
 
 
@@ -232,7 +242,12 @@ class WindowMemory(NoMemory):
 
     def forward(self, encoded: Encoded, fired: FiredTokens) -> tuple[Tensor, ...]:
         places = fire_frames(fired.fire_times, encoded.lengths)
-        return *super().forward(encoded, fired), self.window.key(encoded.hidden), self.window.value(encoded.hidden), places
+        return (
+            *super().forward(encoded, fired),
+            self.window.key(encoded.hidden),
+            self.window.value(encoded.hidden),
+            places,
+        )
 
 
 class WhisperMemory(Memory):
@@ -302,14 +317,16 @@ class StepGraph(nn.Module, ABC):
     """One token of all hypotheses: N utterances with K hypotheses each."""
 
     inputs: ClassVar[list[str]]
-    """Names of the inputs; those that start with `past_` are outputs as well."""
-    outputs: ClassVar[list[str]] = ["log_probs", "past_keys", "past_values"]
+    """Names of the inputs."""
+    outputs: ClassVar[list[str]] = ["log_probs", "next_keys", "next_values"]
 
     @abstractmethod
     def example(self, batch: int, beam: int, frames: int, past: int) -> dict[str, Tensor]:
         """Random inputs of these sizes."""
 
-    def attend(self, layer: Any, hidden: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def attend(
+        self, layer: Any, hidden: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Causal self-attention of a layer for `hidden (M, 1, dim)`, with `keys`, `values (N, K, H, P, D / H)`.
 
         Returns the new hidden, keys and values.
@@ -370,7 +387,7 @@ class WhisperStep(StepGraph):
             keys, values, past_keys, past_values: as of :class:`WhisperMemory`, with K for 1 in `past_`.
 
         Returns:
-            `log_probs (N, K, V)` float32, and `past_keys`, `past_values` with this token.
+            `log_probs (N, K, V)` float32, and keys and values with those of this token.
         """
         whisper, batch, beam = self.decoder.whisper, previous.shape[0], previous.shape[1]
         hidden = torch.where(position > 0, whisper.embedding(previous), whisper.prompt[-1])
@@ -441,7 +458,7 @@ class CifStep(StepGraph):
             past_keys, past_values: `(L, N, K, H, P, dim / H)`.
 
         Returns:
-            `log_probs (N, K, V)` float32, and `past_keys`, `past_values` with this token.
+            `log_probs (N, K, V)` float32, and keys and values with those of this token.
         """
         return self._step(previous, position, embedding, before, past_keys, past_values, None)
 
@@ -517,7 +534,11 @@ def window_attention(
     """:meth:`retort.nn.window.WindowAttention.forward` for `states (N, K, dim)` of one token."""
     offsets = place[:, None] + torch.arange(-window.window, window.window + 1, device=place.device)
     valid = (offsets >= 0) & (offsets < frames[:, None])
-    index = offsets.clamp(min=0).minimum((frames - 1).clamp(min=0)[:, None])[..., None].expand(-1, -1, keys.shape[-1])
+    index = (
+        offsets.clamp(min=0)
+        .minimum((frames - 1).clamp(min=0)[:, None])[..., None]
+        .expand(-1, -1, keys.shape[-1])
+    )
     near_keys, near_values = window._split(keys.gather(1, index)), window._split(values.gather(1, index))
     query = window._split(window.query(window.norm(states)))
     scores = torch.einsum("nkhd,nwhd->nkhw", query, near_keys) * query.shape[-1] ** -0.5
@@ -535,5 +556,3 @@ def step_of(decoder: nn.Module) -> StepGraph | None:
     if isinstance(decoder, CifDecoder):
         return CifStep(decoder) if decoder.window is None else WindowStep(decoder)
     return None
-
-

@@ -64,7 +64,12 @@ def record(
         for name, tensor in inputs.items()
     }
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), explicit_attention(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        explicit_attention(),
+        torch.no_grad(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
             module,

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import groupby
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retort.nn.peaks import Peak, path_peaks
+
 _NEVER = -1e30
-
-
-class Peak(NamedTuple):
-    """A token of the best path."""
-
-    label: int
-    log_prob: float
-    """Natural log-probability in the frame where it is most probable."""
-    frame: int
-    """The frame where it is most probable."""
 
 
 @torch.no_grad()
@@ -33,15 +23,10 @@ def greedy_peaks(log_probs: Tensor, lengths: Tensor, skipped: Collection[int]) -
         lengths: `(B,)`, valid frames.
     """
     best, labels = log_probs.max(-1)
-    peaks = []
-    for path, scores, length in zip(labels.tolist(), best.tolist(), lengths.tolist()):
-        found = []
-        for label, run in groupby(range(length), key=path.__getitem__):
-            if label not in skipped:
-                frame = max(run, key=scores.__getitem__)
-                found.append(Peak(label, scores[frame], frame))
-        peaks.append(found)
-    return peaks
+    return [
+        path_peaks(path[:length], scores, skipped)
+        for path, scores, length in zip(labels.tolist(), best.tolist(), lengths.tolist())
+    ]
 
 
 @torch.no_grad()

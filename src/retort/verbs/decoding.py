@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -15,6 +15,9 @@ from retort.common.errors import UserError
 from retort.config.ranges import THREADS
 from retort.decoding.options import DecodingOptions, flag, make_options, option_of, read_options, values_text
 from retort.verbs.console import EXPERIMENTS, local_path
+
+if TYPE_CHECKING:
+    from retort.decoding.transcriber import Transcriber
 
 ModelFolder = Annotated[
     Path,
@@ -90,6 +93,28 @@ def _parameter(each: Any) -> inspect.Parameter:
     made = typer.Option(flag(each.name), metavar=own.metavar or None, help=text)
     annotation: Any = Annotated.__class_getitem__((type(each.default) | None, made))  # type: ignore[attr-defined]
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def open_recogniser(experiment: Path, threads: int) -> Transcriber:
+    """A trained model in torch, or an exported one in ONNX Runtime.
+
+    Raises:
+        UserError: as :func:`retort.runtime.load.load`.
+    """
+    from retort.runtime.folder import is_export
+    from retort.runtime.load import require_torch
+    from retort.runtime.recogniser import load_export
+
+    if is_export(experiment):
+        return load_export(experiment, threads)
+    require_torch(experiment)
+    import torch
+
+    from retort.decoding.recogniser import load
+    from retort.graph.pool import DecoderPool
+
+    torch.set_num_threads(threads)
+    return load(experiment).use_pool(DecoderPool(graphs=GRAPHS))
 
 
 def decoding_options(given: Given) -> DecodingOptions:

@@ -16,13 +16,20 @@ from retort.common.console import is_unicode
 from retort.common.errors import UserError, print_to_stderr, printable
 from retort.common.files import write_whole
 from retort.verbs.console import finite, local_path
-from retort.verbs.decoding import GRAPHS, Given, ModelFolder, Threads, decoding_options, with_decoding_options
+from retort.verbs.decoding import (
+    Given,
+    ModelFolder,
+    Threads,
+    decoding_options,
+    open_recogniser,
+    with_decoding_options,
+)
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
     from retort.audio.files import Channel
     from retort.decoding.options import DecodingOptions
-    from retort.decoding.recogniser import Recogniser
+    from retort.decoding.transcriber import Transcriber
     from retort.decoding.transcript import ScoredTranscript, Transcript
 
 Found = dict[int | None, list["ScoredTranscript"]]
@@ -88,14 +95,8 @@ def transcribe(
     suffix = ".json" if as_json else ".srt" if as_srt else ".vtt" if as_vtt else ".txt"
     written = output_dir is not None or (suffix in (".srt", ".vtt") and len(files) > 1)
     targets = text_files(files, output_dir, suffix, overwrite) if written else {}
-    import torch
-
-    from retort.decoding.recogniser import load
-    from retort.graph.pool import DecoderPool
-
     options = decoding_options(given)
-    torch.set_num_threads(threads)
-    recogniser = load(experiment).use_pool(DecoderPool(graphs=GRAPHS))
+    recogniser = open_recogniser(experiment, threads)
     for note in recogniser.notes(options):  # warnings of the language models, once for all files
         print_to_stderr(note)
     form = _form(suffix, recogniser.separator, options.nbest, named=len(files) > 1 and not written)
@@ -119,7 +120,7 @@ def transcribe(
 
 
 def _recognise(
-    recogniser: Recogniser, path: str, options: DecodingOptions, channels: str, maximum_hours: float
+    recogniser: Transcriber, path: str, options: DecodingOptions, channels: str, maximum_hours: float
 ) -> Found:
     from retort.audio.segments import LONGEST
     from retort.decoding.channels import channel_nbest

@@ -1,0 +1,1 @@
+"""Exported models in ONNX Runtime; nothing here imports torch."""

@@ -1,0 +1,50 @@
+"""`retort.load`: a trained model in torch, or an exported one in ONNX Runtime."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retort.common.errors import UserError
+from retort.decoding.options import make_options
+from retort.runtime.folder import is_export
+from retort.runtime.recogniser import load_export
+
+if TYPE_CHECKING:
+    import torch
+
+    from retort.decoding.transcriber import Transcriber
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any) -> Transcriber:
+    """Open a model: an experiment, a model folder, a release, or an export for ONNX Runtime.
+
+    Args:
+        folder: folder of the model.
+        device: device of the computation; an export runs on the CPU.
+        decoding: default decoding options by name, such as `beam=10` (:class:`DecodingOptions`).
+
+    Raises:
+        UserError: as :func:`retort.decoding.recogniser.load` and :func:`load_export`; or torch is not installed.
+    """
+    if is_export(folder):
+        return load_export(folder, options=make_options(decoding))
+    require_torch(folder)
+    from retort.decoding.recogniser import load as load_trained
+
+    return load_trained(folder, device, **decoding)
+
+
+def require_torch(folder: str | Path) -> None:
+    """Check that torch is installed, for a model that is not exported.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec("torch") is None:
+        raise UserError(
+            "this model requires torch, which is not installed",
+            where=folder,
+            remedy="Run: pip install 'retort-asr[train]', or give a model that retort export --for onnx wrote",
+        )
