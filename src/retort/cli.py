@@ -54,7 +54,8 @@ RESUMING["tune"] = "; the weights tried so far are stored: run the same command 
 """How an interrupted verb can be continued, appended to the message that it was stopped."""
 
 TRAINING_PACKAGES = {
-    "accelerate", "huggingface_hub", "jiwer", "kaldialign", "lhotse", "safetensors", "scipy", "torch", "transformers",
+    "accelerate", "huggingface_hub", "jiwer", "kaldialign", "lhotse", "safetensors", "scipy", "sentencepiece",
+    "tokenizers", "torch", "transformers",
 }  # fmt: skip
 """Packages of the extra `train`."""
 

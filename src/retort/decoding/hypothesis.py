@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from retort.common.errors import BadUtterance
-from retort.nn.peaks import Peak
+from retort.common.peaks import Peak
 from retort.text.tokenizers import BLANK, EOS, PAD
 
 NEVER_EMITTED = [BLANK, PAD]

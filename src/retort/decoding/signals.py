@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.common.peaks import path_peaks
 from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis, from_peaks
 from retort.decoding.no_speech import MOST_RATIO
-from retort.nn.peaks import path_peaks
 from retort.text.tokenizers import BLANK
 
 if TYPE_CHECKING:

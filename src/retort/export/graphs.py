@@ -156,10 +156,7 @@ def fire(encoded: Encoded, alphas: Tensor, tail: float) -> FiredTokens:
 
 def positions(counts: Tensor) -> Any:
     """The largest of `counts (N,)`, at least 1, as the size of a dimension."""
-    size = counts.max().clamp(min=1).item()
-    torch._check(size >= 2)  # only while the graph is recorded: a size of 1 would become a constant
-    torch._check(size <= 1 << 20)
-    return size
+    return counts.max().clamp(min=1)
 
 
 def fire_at_peaks(encoded: Encoded, log_probs: Tensor) -> FiredTokens:
@@ -325,15 +322,17 @@ class StepGraph(nn.Module, ABC):
         """Random inputs of these sizes."""
 
     def attend(
-        self, layer: Any, hidden: Tensor, keys: Tensor, values: Tensor
+        self, layer: Any, hidden: Tensor, keys: Tensor, values: Tensor, previous: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Causal self-attention of a layer for `hidden (M, 1, dim)`, with `keys`, `values (N, K, H, P, D / H)`.
+        """Causal self-attention of a layer for `hidden (N K, 1, dim)`, with `keys`, `values (N, K, H, P, D / H)`.
 
-        Returns the new hidden, keys and values.
+        Returns the new hidden, keys and values. `previous (N, K)` states the sizes: those of selected keys would be
+        recorded as constants.
         """
-        shape = hidden.shape[0], keys.shape[2], -1, keys.shape[4]
-        after, (key, value) = layer.look_back(hidden, (keys.reshape(shape), values.reshape(shape)))
-        shape = keys.shape[0], keys.shape[1], keys.shape[2], -1, keys.shape[4]
+        shape = layer.heads, -1, layer.query.out_features // layer.heads
+        rows = previous.shape[0] * previous.shape[1]
+        after, (key, value) = layer.look_back(hidden, (keys.reshape(rows, *shape), values.reshape(rows, *shape)))
+        shape = previous.shape[0], previous.shape[1], *shape
         return after, key.reshape(shape), value.reshape(shape)
 
 
@@ -400,7 +399,7 @@ class WhisperStep(StepGraph):
         after_keys, after_values = [], []
         for number, layer in enumerate(whisper.layers):
             states, key, value = self.attend(
-                layer, hidden.reshape(batch * beam, 1, -1), past_keys[number], past_values[number]
+                layer, hidden.reshape(batch * beam, 1, -1), past_keys[number], past_values[number], previous
             )
             after_keys.append(key)
             after_values.append(value)
@@ -480,7 +479,7 @@ class CifStep(StepGraph):
         hidden = hidden.reshape(batch * beam, 1, -1)
         after_keys, after_values = [], []
         for number, layer in enumerate(decoder.layers):
-            hidden, key, value = self.attend(layer, hidden, past_keys[number], past_values[number])
+            hidden, key, value = self.attend(layer, hidden, past_keys[number], past_values[number], previous)
             hidden = layer.feed(hidden)
             after_keys.append(key)
             after_values.append(value)

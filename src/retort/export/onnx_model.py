@@ -71,7 +71,7 @@ def export_onnx(recogniser: Recogniser, out: Path) -> ExportedModel:
     Raises:
         UserError: the student cannot be exported, or a package is missing.
     """
-    require("onnx", "onnxscript", "onnxruntime")
+    require("onnx", "onnxruntime")
     student = copy.deepcopy(cif_student(recogniser)).float().eval()
     out.mkdir(parents=True, exist_ok=True)
     graph = FiredGraph(student, recogniser.features).eval()

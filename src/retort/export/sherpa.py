@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.export.graphs import EncoderGraph
 from retort.export.record import record, require
 from retort.export.scores import Recognise
+from retort.nn.predictor import StatelessPredictor
 from retort.students.ctc import CtcStudent, HasCtc
 from retort.students.student import Encoded, Student
 from retort.students.transducer import TransducerStudent
@@ -38,6 +39,8 @@ FLOOR = math.log(2.0**-23) + RANGE
 """Smallest log energy that sherpa-onnx computes, in the range of Retort's features."""
 _NEVER = -1e30
 _MODEL, _TOKENS = "model.onnx", "tokens.txt"
+_PARTS = ("encoder", "decoder", "joiner")
+"""Files of a transducer, without their suffix."""
 _ZIPFORMER = 4
 """Feature frames per output frame in sherpa-onnx's `zipformer_ctc` models, by which it computes times."""
 
@@ -48,7 +51,7 @@ class SherpaExport:
 
     Attributes:
         folder: folder of the files.
-        kind: `zipformer_ctc` or `wenet_ctc`.
+        kind: `zipformer_ctc`, `wenet_ctc` or `transducer`.
         bins: filter banks.
         sampling_rate: Hz.
         torch: the texts of the model in torch, of complete waves.
@@ -70,8 +73,10 @@ class SherpaExport:
     @property
     def commands(self) -> list[str]:
         """Command lines for the README."""
-        flag = f"--{self.kind.replace('_', '-')}-model={_MODEL}"
-        return ["pip install sherpa-onnx-bin", f"sherpa-onnx-offline --tokens={_TOKENS} {flag} recording.wav"]
+        flags = f"--{self.kind.replace('_', '-')}-model={_MODEL}"
+        if self.kind == "transducer":
+            flags = " ".join(f"--{part}={part}.onnx" for part in _PARTS)
+        return ["pip install sherpa-onnx-bin", f"sherpa-onnx-offline --tokens={_TOKENS} {flags} recording.wav"]
 
     def recognise(self) -> Recognise:
         """The texts of sherpa-onnx.
@@ -83,8 +88,9 @@ class SherpaExport:
         import sherpa_onnx
 
         make = getattr(sherpa_onnx.OfflineRecognizer, f"from_{self.kind}")
+        files = _PARTS if self.kind == "transducer" else ("model",)
         recogniser = make(
-            model=str(self.folder / _MODEL),
+            **{part: str(self.folder / f"{part}.onnx") for part in files},
             tokens=str(self.folder / _TOKENS),
             num_threads=1,
             sample_rate=self.sampling_rate,
@@ -121,35 +127,80 @@ class CtcGraph(EncoderGraph):
         return torch.cat((blank, never, never, log_probs[..., UNKNOWN:]), -1), encoded.lengths
 
 
-def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
-    """Write `model.onnx` and `tokens.txt`.
+class TransducerEncoder(EncoderGraph):
+    """Features of sherpa-onnx to the joiner's projection of the encoder output.
 
     Args:
-        recogniser: with a CTC student, or another one with a CTC head.
+        shift: added to the features.
+    """
+
+    def __init__(self, recogniser: Recogniser, student: TransducerStudent, shift: float) -> None:
+        super().__init__(student, recogniser.features)
+        self.joiner, self.shift = student.joiner, shift
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`features (N, T, bins)` and `lengths (N,)` int64 to `(N, F, C)` and lengths `(N,)`."""
+        encoded = self.encode(features + self.shift, lengths)
+        return self.joiner.project_encoder(encoded.hidden), encoded.lengths
+
+
+class TransducerDecoder(nn.Module):
+    """The joiner's projection `(N, C)` of a stateless predictor for the last tokens `y (N, context)`; sherpa-onnx's
+    start symbols, -1 and 0, are Retort's, EOS."""
+
+    def __init__(self, student: TransducerStudent) -> None:
+        super().__init__()
+        self.predictor, self.joiner = student.predictor, student.joiner
+
+    def forward(self, y: Tensor) -> Tensor:
+        predictor = self.predictor
+        assert isinstance(predictor, StatelessPredictor)
+        return self.joiner.project_predictor(predictor._read(torch.where(y <= 0, EOS, y)))
+
+
+class TransducerJoiner(nn.Module):
+    """Logits `(N, V)` of two projections `(N, C)`; padding, EOS and the unknown token are never emitted."""
+
+    def __init__(self, student: TransducerStudent) -> None:
+        super().__init__()
+        self.joiner = student.joiner
+
+    def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
+        logits = self.joiner(encoder_out, decoder_out)[1]
+        never = torch.full_like(logits[..., :3], _NEVER)
+        return torch.cat((logits[..., :1], never, logits[..., len(SPECIAL) :]), -1)
+
+
+def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
+    """Write `tokens.txt`, and `model.onnx` of a CTC head or `encoder.onnx`, `decoder.onnx` and `joiner.onnx`.
+
+    Args:
+        recogniser: with a CTC student, another one with a CTC head, or a transducer with a stateless predictor.
         out: created if missing.
 
     Raises:
         UserError: the student has no CTC head, its features or tokens cannot be computed by sherpa-onnx, or a package
             is missing.
     """
-    require("onnx", "onnxscript")
+    require("onnx")
     check_sherpa(recogniser)
     symbols = sherpa_symbols(recogniser.tokenizer)
     student = copy.deepcopy(recogniser.student).float().eval()
-    kind = "zipformer_ctc" if student.encoder.subsampling == _ZIPFORMER else "wenet_ctc"
+    subsampling = student.encoder.subsampling
+    kind = "zipformer_ctc" if subsampling == _ZIPFORMER else "wenet_ctc"
     out.mkdir(parents=True, exist_ok=True)
-    graph: nn.Module = CtcGraph(recogniser, student, RANGE if kind == "zipformer_ctc" else 0.0).eval()
-    frames = max(8 * student.encoder.subsampling, 4 * recogniser.fewest_frames) + 3
+    frames = max(8 * subsampling, 4 * recogniser.fewest_frames) + 3
     features = torch.randn(2, frames, recogniser.features.bins, generator=torch.Generator().manual_seed(0))
-    metadata = {
-        "model_type": kind,
-        "vocab_size": str(len(symbols)),
-        "subsampling_factor": str(student.encoder.subsampling),
-    }
     inputs = {"x": features, "x_lens": torch.tensor([frames, frames - 2])}
-    record(graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / _MODEL, metadata)
+    metadata = {"model_type": kind, "vocab_size": str(len(symbols)), "subsampling_factor": str(subsampling)}
+    if isinstance(student, TransducerStudent):
+        kind = "transducer"
+        _record_transducer(recogniser, student, inputs, out, len(symbols))
+    else:
+        graph = CtcGraph(recogniser, student, RANGE if kind == "zipformer_ctc" else 0.0).eval()
+        record(graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / _MODEL, metadata)
     write_whole(out / _TOKENS, "".join(f"{symbol} {number}\n" for number, symbol in enumerate(symbols)))
-    mode = "own" if isinstance(student, CtcStudent) else "ctc"
+    mode = "own" if isinstance(student, CtcStudent | TransducerStudent) else "ctc"
     options = DecodingOptions(vad="none", no_speech_threshold=1.0, mode=mode)
     return SherpaExport(
         out,
@@ -161,6 +212,20 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
     )
 
 
+def _record_transducer(
+    recogniser: Recogniser, student: TransducerStudent, inputs: Mapping[str, Tensor], out: Path, size: int
+) -> None:
+    metadata = {"vocab_size": str(size), "context_size": str(student.config.transducer.context)}
+    decoder, joiner = TransducerDecoder(student).eval(), TransducerJoiner(student).eval()
+    encoder = TransducerEncoder(recogniser, student, RANGE).eval()
+    outputs = ["encoder_out", "encoder_out_lens"]
+    record(encoder, inputs, outputs, {"x": [2]}, out / "encoder.onnx", {"model_type": "zipformer2"})
+    last = torch.full((2, student.config.transducer.context), EOS)
+    record(decoder, {"y": last}, ["decoder_out"], {"y": [1]}, out / "decoder.onnx", metadata)
+    both = {name: torch.randn(2, student.config.transducer.joiner_dim) for name in ("encoder_out", "decoder_out")}
+    record(joiner, both, ["logit"], {name: [1] for name in both}, out / "joiner.onnx")
+
+
 def check_sherpa(recogniser: Recogniser) -> None:
     """Check that sherpa-onnx can run the model.
 
@@ -168,10 +233,16 @@ def check_sherpa(recogniser: Recogniser) -> None:
         UserError: it cannot; the error names the nearest format that can.
     """
     student, features = recogniser.student, recogniser.features
-    if isinstance(student, TransducerStudent) or not isinstance(student, HasCtc):
+    if isinstance(student, TransducerStudent):
+        if not isinstance(student.predictor, StatelessPredictor):
+            raise UserError(
+                "the predictor of this transducer is an LSTM, but that of sherpa-onnx's transducers is stateless",
+                remedy="Train with student.transducer.predictor: stateless",
+            )
+    elif not isinstance(student, HasCtc):
         nearest = {"cif": "onnx", "whisper": "transformers"}.get(student.config.kind)
         raise UserError(
-            f"this {student.config.kind} student has no CTC head, which sherpa-onnx would run",
+            f"this {student.config.kind} student is no transducer and has no CTC head, which sherpa-onnx would run",
             remedy=f"Export it with --for {nearest}"
             if nearest
             else "Train it with student.ctc_weight above 0",
@@ -215,6 +286,8 @@ def _notes(recogniser: Recogniser, kind: str) -> list[str]:
             f"sherpa-onnx does not compute log energies below {FLOOR:.3f}; this model was trained with lower ones "
             f"(features.floor: {recogniser.features.floor:g}), so single texts differ."
         )
+    if kind == "transducer" and recogniser.student.encoder.subsampling != _ZIPFORMER:
+        notes.append("sherpa-onnx computes times for 40 ms per output frame; those of this model are wrong.")
     if kind == "wenet_ctc":
         notes.append("sherpa-onnx adds noise to the samples of wenet ctc models, so single texts may differ.")
     if isinstance(recogniser.tokenizer, TeacherTokenizer):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.nn.peaks import Peak, path_peaks
+from retort.common.peaks import Peak, path_peaks
 
 _NEVER = -1e30
 

@@ -124,7 +124,7 @@ def load_export(
         raise UserError("there is no exported model here", where=folder, remedy=AGAIN)
     model = read_export(root)
     verify(root, remedy=AGAIN)
-    tokenizer = open_tokenizer(root / "tokenizer")
+    tokenizer = open_tokenizer(root / "tokenizer", decode_only=True)
     if tokenizer.size != model.vocabulary:
         raise UserError(
             f"the tokenizer has {tokenizer.size} ids, the model a vocabulary of {model.vocabulary}",

@@ -13,6 +13,7 @@ from retort.common.huggingface import open_part
 from retort.common.json_reader import parse_json
 from retort.text.normalise import UNKNOWN_TEXT, character_class, recase
 from retort.text.tokenizers import SPACE, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span
+from retort.text.vocabulary import open_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -247,10 +248,8 @@ class TeacherTokenizer(Tokenizer):
         return {_FILE: self._reader.backend.to_str().encode()}
 
     @classmethod
-    def _open(cls, state: dict[str, Any], folder: Path) -> TeacherTokenizer:
-        from tokenizers import Tokenizer as Backend
-
-        backend = Backend.from_str((folder / _FILE).read_text(encoding="utf-8"))
+    def _open(cls, state: dict[str, Any], folder: Path, decode_only: bool = False) -> TeacherTokenizer:
+        backend = open_vocabulary((folder / _FILE).read_text(encoding="utf-8"), decode_only)
         spaced = {(left, right): bool(value) for left, right, value in state["spaced"]}
         return cls(
             backend, state["symbols"], state["surfaces"], spaced, state["teacher_case"], state["text_case"]

@@ -66,8 +66,12 @@ def train_tokenizer(
     return result
 
 
-def open_tokenizer(folder: str | Path) -> Tokenizer:
+def open_tokenizer(folder: str | Path, *, decode_only: bool = False) -> Tokenizer:
     """Open a tokenizer saved by :meth:`Tokenizer.save`.
+
+    Args:
+        folder: the folder.
+        decode_only: without the packages `tokenizers` and `sentencepiece`; texts cannot be encoded.
 
     Raises:
         UserError: a file is missing, damaged, or of another version.
@@ -78,7 +82,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
         verify(Path(folder), remedy=again)
         state = read_json(path)
         check_format(state["format"], FORMAT, path)
-        return _kind(state["kind"])._open(state, Path(folder))
+        return _kind(state["kind"])._open(state, Path(folder), decode_only)
     except FileNotFoundError as error:
         raise UserError("no such file", where=error.filename, remedy=again) from None
     except (UserError, ImportError):

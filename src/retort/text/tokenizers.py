@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.text.normalise import UNKNOWN_TEXT, is_cjk
+from retort.text.vocabulary import sentencepiece_pieces
 
 BLANK, PAD, EOS, UNKNOWN = 0, 1, 2, 3
 SPECIAL = ("<blank>", "<pad>", "<eos>", "<unk>")
@@ -77,7 +78,7 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def _open(cls, state: dict[str, Any], folder: Path) -> Tokenizer: ...
+    def _open(cls, state: dict[str, Any], folder: Path, decode_only: bool = False) -> Tokenizer: ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without EOS; text outside the vocabulary is `UNKNOWN`."""
@@ -174,7 +175,7 @@ class CharacterTokenizer(Tokenizer):
         return {"symbols": self.symbols[len(SPECIAL) :]}
 
     @classmethod
-    def _open(cls, state: dict[str, Any], folder: Path) -> CharacterTokenizer:
+    def _open(cls, state: dict[str, Any], folder: Path, decode_only: bool = False) -> CharacterTokenizer:
         return cls(state["symbols"])
 
 
@@ -208,7 +209,7 @@ class WordTokenizer(Tokenizer):
         return {"symbols": self.symbols[len(SPECIAL) :]}
 
     @classmethod
-    def _open(cls, state: dict[str, Any], folder: Path) -> WordTokenizer:
+    def _open(cls, state: dict[str, Any], folder: Path, decode_only: bool = False) -> WordTokenizer:
         return cls(state["symbols"])
 
 
@@ -217,18 +218,23 @@ class BpeTokenizer(Tokenizer):
 
     Args:
         model: a serialised sentencepiece model whose first four ids are the special ones.
+        decode_only: do not require the package; texts cannot be encoded.
     """
 
     kind = "bpe"
 
-    def __init__(self, model: bytes) -> None:
-        import sentencepiece
-
+    def __init__(self, model: bytes, decode_only: bool = False) -> None:
         if not model:  # sentencepiece treats empty bytes as no argument, and fails only when used
             raise ValueError("the sentencepiece model is empty")
         self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        symbols = [self._processor.id_to_piece(each) for each in range(self._processor.get_piece_size())]
+        self._processor: Any = None
+        if decode_only:
+            symbols = sentencepiece_pieces(model)
+        else:
+            import sentencepiece
+
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            symbols = [self._processor.id_to_piece(each) for each in range(self._processor.get_piece_size())]
         if tuple(symbols[: len(SPECIAL)]) != SPECIAL:
             raise ValueError(f"the sentencepiece model does not begin with {' '.join(SPECIAL)}")
         super().__init__(symbols[len(SPECIAL) :])
@@ -289,8 +295,8 @@ class BpeTokenizer(Tokenizer):
         return {_MODEL_FILE: self._model}
 
     @classmethod
-    def _open(cls, state: dict[str, Any], folder: Path) -> BpeTokenizer:
-        result = cls((folder / _MODEL_FILE).read_bytes())
+    def _open(cls, state: dict[str, Any], folder: Path, decode_only: bool = False) -> BpeTokenizer:
+        result = cls((folder / _MODEL_FILE).read_bytes(), decode_only)
         if result.size != state["size"]:
             raise ValueError(f"{_MODEL_FILE} has {result.size} pieces, {FILE} states {state['size']}")
         return result

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retort.common.errors import UserError
 from retort.text.normalise import UNKNOWN_TEXT
 from retort.text.tokenizers import EOS, SPECIAL, UNKNOWN, Piece, Tokenizer, strip_span, without_first_space
+from retort.text.vocabulary import open_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -166,10 +167,8 @@ class WhisperTokenizer(Tokenizer):
         return {_FILE: self.backend.to_str().encode()}
 
     @classmethod
-    def _open(cls, state: dict[str, Any], folder: Path) -> WhisperTokenizer:
-        from tokenizers import Tokenizer as Backend
-
-        backend = Backend.from_str((folder / _FILE).read_text(encoding="utf-8"))
+    def _open(cls, state: dict[str, Any], folder: Path, decode_only: bool = False) -> WhisperTokenizer:
+        backend = open_vocabulary((folder / _FILE).read_text(encoding="utf-8"), decode_only)
         pieces = state["pieces"]
         if pieces is None:
             pieces = range(special_id(backend, _END))
