@@ -37,7 +37,9 @@ def waves() -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     seconds = [np.arange(size) / 16000 for size in (24000, 17000)]
     return [
-        (0.2 * np.sin(2 * np.pi * (200 + 300 * each) * each) + 0.02 * rng.standard_normal(len(each))).astype(np.float32)
+        (0.2 * np.sin(2 * np.pi * (200 + 300 * each) * each) + 0.02 * rng.standard_normal(len(each))).astype(
+            np.float32
+        )
         for each in seconds
     ]
 
@@ -85,7 +87,9 @@ def test_a_stateless_transducer(tmp_path: Path) -> None:
     with torch.no_grad():
         student.get_parameter("joiner.output.weight").mul_(20.0)
         student.get_parameter("joiner.output.bias")[3] = -100.0  # sherpa-onnx takes unknown tokens for blanks
-    made = export_sherpa(Recogniser(student, tokenizer, FeatureConfig(floor=FLOOR), NormaliserConfig()), tmp_path)
+    made = export_sherpa(
+        Recogniser(student, tokenizer, FeatureConfig(floor=FLOOR), NormaliserConfig()), tmp_path
+    )
     recognise = made.recognise()
     texts = [" ".join(recognise(wave).split()) for wave in waves()]
     assert texts == [made.torch(wave) for wave in waves()]

@@ -62,7 +62,8 @@ def waves() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     lengths = (16000, 9000, 5000)
     return [
-        (0.1 * rng.standard_normal(size) * np.sin(np.arange(size) / 900)).astype(np.float32) for size in lengths
+        (0.1 * rng.standard_normal(size) * np.sin(np.arange(size) / 900)).astype(np.float32)
+        for size in lengths
     ]
 
 

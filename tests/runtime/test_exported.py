@@ -32,7 +32,9 @@ def test_same_texts_times_and_scores(exported: Callable[[str], Exported], kind: 
     for wave in waves():
         expected, found = (each.alternatives(wave, options=options) for each in (trained, other))
         assert [each.transcript.text for each in found] == [each.transcript.text for each in expected]
-        np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], atol=2e-3)
+        np.testing.assert_allclose(
+            [each.score for each in found], [each.score for each in expected], atol=2e-3
+        )
         for own, theirs in zip(found[0].transcript.words, expected[0].transcript.words, strict=True):
             assert own.text == theirs.text
             assert own.start == pytest.approx(theirs.start, abs=1e-4)
@@ -109,7 +111,9 @@ def test_it_runs_without_torch(exported: Callable[[str], Exported], tmp_path: Pa
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     arguments = [str(folder), str(path), "--vad", "none", "--no-speech-threshold", "1"]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
     first, second, heavy = done.stdout.splitlines()
     assert heavy == "[]"
     assert first == second == trained.transcribe(path, **EVERYTHING).text

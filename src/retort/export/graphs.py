@@ -222,7 +222,7 @@ class NoMemory(Memory):
         self.layers, self.heads, self.width = len(decoder.layers), first.heads, first.query.out_features
 
     def forward(self, encoded: Encoded, fired: FiredTokens) -> tuple[Tensor, ...]:
-        size = self.layers, len(encoded.hidden), 1, self.heads, 0, self.width // self.heads
+        size = self.layers, encoded.hidden.shape[0], 1, self.heads, 0, self.width // self.heads
         empty = encoded.hidden.new_zeros(size)
         return empty, empty.clone()
 
@@ -262,7 +262,9 @@ class WhisperMemory(Memory):
         memories = whisper.memories(encoded.hidden)
         mask = attention_mask(encoded.lengths, encoded.hidden.shape[1])
         count = whisper.sizes.prompt - 1
-        hidden = (whisper.prompt + whisper.positions[: count + 1])[:count].expand(len(encoded.hidden), -1, -1)
+        hidden = (whisper.prompt + whisper.positions[: count + 1])[:count].expand(
+            encoded.hidden.shape[0], -1, -1
+        )
         past = []
         for layer, memory in zip(whisper.layers, memories):
             if count:
@@ -331,7 +333,9 @@ class StepGraph(nn.Module, ABC):
         """
         shape = layer.heads, -1, layer.query.out_features // layer.heads
         rows = previous.shape[0] * previous.shape[1]
-        after, (key, value) = layer.look_back(hidden, (keys.reshape(rows, *shape), values.reshape(rows, *shape)))
+        after, (key, value) = layer.look_back(
+            hidden, (keys.reshape(rows, *shape), values.reshape(rows, *shape))
+        )
         shape = previous.shape[0], previous.shape[1], *shape
         return after, key.reshape(shape), value.reshape(shape)
 

@@ -82,13 +82,24 @@ def export_onnx(recogniser: Recogniser, out: Path) -> ExportedModel:
         torch.manual_seed(0)
         features = torch.randn(_BATCH, frames, recogniser.features.bins)
         inputs = {"features": features, "lengths": torch.tensor([frames, frames - 2])}
-        record(graph, inputs, graph.outputs, {"features": [2]}, out / ENCODER)
+        other = {
+            "features": torch.randn(3, frames - 3, features.shape[2]),
+            "lengths": frames - torch.tensor([3, 5, 6]),
+        }
+        record(graph, inputs, graph.outputs, {"features": [2]}, out / ENCODER, other=other)
         step = step_of(student.decoder)
         if step is not None:
             example = step.eval().example(_BATCH, _BEAM, _FRAMES, _PAST)
             whisper = isinstance(step, WhisperStep)
             of_frames = {"keys": [0, 2, 3], "values": [0, 2, 4]} if whisper else {"keys": [2], "values": [2]}
-            record(step, example, step.outputs, _SIZES | of_frames, out / STEP)
+            record(
+                step,
+                example,
+                step.outputs,
+                _SIZES | of_frames,
+                out / STEP,
+                other=step.example(1, 2, _FRAMES + 3, 1),
+            )
         else:
             (out / STEP).unlink(missing_ok=True)
     model = ExportedModel(

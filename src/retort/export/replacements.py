@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.common.errors import UserError
-from retort.nn.attention import SelfAttention
+from retort.nn.attention import RelativeAttention, SelfAttention
 from retort.nn.masks import valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
+from retort.nn.positions import relative_table
 from retort.nn.pretrained import SpeechFrontend
 from retort.nn.whisper import WhisperFrontend
 
@@ -26,7 +28,10 @@ class AffineNorm(nn.Module):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         factor = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-        self.factor, self.summand = nn.Parameter(factor), nn.Parameter(norm.bias.detach() - norm.running_mean * factor)
+        self.factor, self.summand = (
+            nn.Parameter(factor),
+            nn.Parameter(norm.bias.detach() - norm.running_mean * factor),
+        )
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """`hidden (B, T, C)`, zero where `mask (B, T)` is false in the result."""
@@ -73,7 +78,8 @@ def exportable(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def explicit_attention() -> Iterator[None]:
-    """Within this context attention is two matrix products and a softmax instead of a fused kernel."""
+    """Within this context attention is two matrix products and a softmax instead of a fused kernel, and sizes come from
+    the inputs of layers, because those of intermediate results may be recorded as constants."""
 
     def attend(
         self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
@@ -83,13 +89,42 @@ def explicit_attention() -> Iterator[None]:
             size = query.shape[2]
             mask = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
         if mask is not None:
-            scores = torch.where(mask, scores, -1e30) if mask.dtype == torch.bool else scores + mask.clamp(min=-1e30)
+            scores = (
+                torch.where(mask, scores, -1e30)
+                if mask.dtype == torch.bool
+                else scores + mask.clamp(min=-1e30)
+            )
         projected: Tensor = self.output((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
         return projected
 
-    before = SelfAttention.attend
-    SelfAttention.attend = attend  # type: ignore[method-assign]
+    def unflatten(self: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+        shape = [self.shape[each] for each in range(self.dim())]
+        place = dim % self.dim()
+        return self.reshape(*shape[:place], *sizes, *shape[place + 1 :])
+
+    def relative(self: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
+        table = relative_table(hidden.shape[1], hidden.shape[2], hidden.device)
+        position = self.split(self.position(table)[None])
+        by_distance = (query + self.position_bias[:, None, :]) @ position.transpose(-1, -2)
+        shape = hidden.shape[0], self.heads
+        turned = F.pad(by_distance, (1, 0)).reshape(*shape, -1, hidden.shape[1])[:, :, 1:]
+        bias = turned.reshape(*shape, hidden.shape[1], -1)[..., : hidden.shape[1]] / math.sqrt(
+            query.shape[-1]
+        )
+        bias = torch.where(mask, bias, -1e30)
+        return self.attend(query + self.content_bias[:, None, :], key, value, bias)  # type: ignore[no-any-return]
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (SelfAttention, "attend", attend),
+        (Tensor, "unflatten", unflatten),
+        (RelativeAttention, "forward", relative),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in replaced]
     try:
+        for owner, name, own in replaced:
+            setattr(owner, name, own)
         yield
     finally:
-        SelfAttention.attend = before  # type: ignore[method-assign]
+        for (owner, name, _), earlier in zip(replaced, before):
+            setattr(owner, name, earlier)

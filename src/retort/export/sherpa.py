@@ -76,7 +76,10 @@ class SherpaExport:
         flags = f"--{self.kind.replace('_', '-')}-model={_MODEL}"
         if self.kind == "transducer":
             flags = " ".join(f"--{part}={part}.onnx" for part in _PARTS)
-        return ["pip install sherpa-onnx-bin", f"sherpa-onnx-offline --tokens={_TOKENS} {flags} recording.wav"]
+        return [
+            "pip install sherpa-onnx-bin",
+            f"sherpa-onnx-offline --tokens={_TOKENS} {flags} recording.wav",
+        ]
 
     def recognise(self) -> Recognise:
         """The texts of sherpa-onnx.
@@ -192,13 +195,16 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
     frames = max(8 * subsampling, 4 * recogniser.fewest_frames) + 3
     features = torch.randn(2, frames, recogniser.features.bins, generator=torch.Generator().manual_seed(0))
     inputs = {"x": features, "x_lens": torch.tensor([frames, frames - 2])}
+    other = {"x": features[:1, :-3], "x_lens": torch.tensor([frames - 3])}
     metadata = {"model_type": kind, "vocab_size": str(len(symbols)), "subsampling_factor": str(subsampling)}
     if isinstance(student, TransducerStudent):
         kind = "transducer"
-        _record_transducer(recogniser, student, inputs, out, len(symbols))
+        _record_transducer(recogniser, student, inputs, other, out, len(symbols))
     else:
         graph = CtcGraph(recogniser, student, RANGE if kind == "zipformer_ctc" else 0.0).eval()
-        record(graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / _MODEL, metadata)
+        record(
+            graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / _MODEL, metadata, other=other
+        )
     write_whole(out / _TOKENS, "".join(f"{symbol} {number}\n" for number, symbol in enumerate(symbols)))
     mode = "own" if isinstance(student, CtcStudent | TransducerStudent) else "ctc"
     options = DecodingOptions(vad="none", no_speech_threshold=1.0, mode=mode)
@@ -213,17 +219,41 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
 
 
 def _record_transducer(
-    recogniser: Recogniser, student: TransducerStudent, inputs: Mapping[str, Tensor], out: Path, size: int
+    recogniser: Recogniser,
+    student: TransducerStudent,
+    inputs: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    out: Path,
+    size: int,
 ) -> None:
     metadata = {"vocab_size": str(size), "context_size": str(student.config.transducer.context)}
     decoder, joiner = TransducerDecoder(student).eval(), TransducerJoiner(student).eval()
     encoder = TransducerEncoder(recogniser, student, RANGE).eval()
     outputs = ["encoder_out", "encoder_out_lens"]
-    record(encoder, inputs, outputs, {"x": [2]}, out / "encoder.onnx", {"model_type": "zipformer2"})
+    record(
+        encoder, inputs, outputs, {"x": [2]}, out / "encoder.onnx", {"model_type": "zipformer2"}, other=other
+    )
     last = torch.full((2, student.config.transducer.context), EOS)
-    record(decoder, {"y": last}, ["decoder_out"], {"y": [1]}, out / "decoder.onnx", metadata)
-    both = {name: torch.randn(2, student.config.transducer.joiner_dim) for name in ("encoder_out", "decoder_out")}
-    record(joiner, both, ["logit"], {name: [1] for name in both}, out / "joiner.onnx")
+    record(
+        decoder,
+        {"y": last},
+        ["decoder_out"],
+        {"y": [1]},
+        out / "decoder.onnx",
+        metadata,
+        other={"y": last[:1] + 3},
+    )
+    both = {
+        name: torch.randn(2, student.config.transducer.joiner_dim) for name in ("encoder_out", "decoder_out")
+    }
+    record(
+        joiner,
+        both,
+        ["logit"],
+        {name: [1] for name in both},
+        out / "joiner.onnx",
+        other={name: each[:1] for name, each in both.items()},
+    )
 
 
 def check_sherpa(recogniser: Recogniser) -> None:
