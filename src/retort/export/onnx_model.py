@@ -111,6 +111,7 @@ def export_onnx(recogniser: Recogniser, out: Path) -> ExportedModel:
         most_frames=recogniser.most_frames,
         spare=bool(student.config.cif.spare),
         no_speech=recogniser.no_speech,
+        confidence=recogniser.calibration,
     )
     recogniser.tokenizer.save(out / "tokenizer")
     model.save(out)

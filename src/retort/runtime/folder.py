@@ -12,6 +12,7 @@ from retort.common.errors import UserError
 from retort.common.files import check_format, write_whole
 from retort.common.json_reader import read_json
 from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.decoding.confidence import AS_DECODED, Calibration
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech
 
 FILE = "export.json"
@@ -32,6 +33,7 @@ class ExportedModel:
         most_frames: largest number, or None.
         spare: whether hypotheses end at EOS although fires are left (`cif.spare`).
         weights: `float32` or `int8`.
+        confidence: calibration of word confidences.
         scores: results of the export's own evaluation, by engine.
     """
 
@@ -44,12 +46,14 @@ class ExportedModel:
     spare: bool
     weights: str = "float32"
     no_speech: NoSpeech = UNCALIBRATED
+    confidence: Calibration = AS_DECODED
     scores: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write `export.json` into the folder."""
         content = {each.name: getattr(self, each.name) for each in fields(self)}
         content |= {"features": asdict(self.features), "normaliser": asdict(self.normaliser)}
+        content["confidence"] = self.confidence.to_dict()
         content["no_speech"] = None if self.no_speech is UNCALIBRATED else self.no_speech.to_dict()
         write_whole(folder / FILE, json.dumps({"format": FORMAT, "kind": "cif", **content}, indent=2) + "\n")
 
@@ -75,7 +79,7 @@ def read_export(folder: Path) -> ExportedModel:
             FeatureConfig(**content.pop("features")),
             NormaliserConfig(**content.pop("normaliser")),
         )
-        no_speech = content.pop("no_speech")
+        no_speech, confidence = content.pop("no_speech"), Calibration.from_dict(content.pop("confidence"))
         sizes = [content[name] for name in ("vocabulary", "subsampling", "fewest_frames")]
         if not all(isinstance(each, int) and 0 < each < _MOST for each in sizes):
             raise ValueError("a size is out of range")
@@ -83,6 +87,7 @@ def read_export(folder: Path) -> ExportedModel:
             features,
             normaliser,
             no_speech=UNCALIBRATED if no_speech is None else NoSpeech.from_dict(no_speech),
+            confidence=confidence,
             **content,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

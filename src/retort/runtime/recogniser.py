@@ -50,7 +50,7 @@ class ExportedRecogniser(Transcriber):
         super().__init__(
             tokenizer, model.features, model.normaliser, model.subsampling, model.no_speech, options
         )
-        self.model = model
+        self.model, self.calibration = model, model.confidence
         self.fewest_frames, self.most_frames = model.fewest_frames, model.most_frames
         self._encoder, self._step = encoder, step
         self._extract = EXTRACTORS[model.features.kind](model.features)
