@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from retort.export.record import require
@@ -26,5 +27,6 @@ def quantise(path: Path) -> None:
 
     config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8)
     quantiser = MatMulNBitsQuantizer(onnx.load(str(path)), algo_config=config)
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
     quantiser.process()
     quantiser.model.save_model_to_file(str(path), False)
