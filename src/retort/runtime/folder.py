@@ -79,7 +79,7 @@ def read_export(folder: Path) -> ExportedModel:
             FeatureConfig(**content.pop("features")),
             NormaliserConfig(**content.pop("normaliser")),
         )
-        no_speech, confidence = content.pop("no_speech"), Calibration.from_dict(content.pop("confidence"))
+        no_speech, confidence = content.pop("no_speech", None), content.pop("confidence", None)
         sizes = [content[name] for name in ("vocabulary", "subsampling", "fewest_frames")]
         if not all(isinstance(each, int) and 0 < each < _MOST for each in sizes):
             raise ValueError("a size is out of range")
@@ -87,7 +87,7 @@ def read_export(folder: Path) -> ExportedModel:
             features,
             normaliser,
             no_speech=UNCALIBRATED if no_speech is None else NoSpeech.from_dict(no_speech),
-            confidence=confidence,
+            confidence=AS_DECODED if confidence is None else Calibration.from_dict(confidence),
             **content,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
