@@ -97,7 +97,7 @@ def test_dense_fires_are_those_of_cif(seed: int) -> None:
 
 
 def test_it_runs_without_torch(exported: Callable[[str], Exported], tmp_path: Path) -> None:
-    trained, _, folder = exported("whisper")
+    trained, _, folder = exported("batch_norm")
     path = tmp_path / "a.wav"
     soundfile.write(path, waves()[0], 16000)
     program = (
