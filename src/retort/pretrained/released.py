@@ -49,9 +49,15 @@ def find_release(source: str | Path) -> Path:
     named = hub_name(source)
     if named is None:
         return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(
+            "no such folder, and huggingface_hub, which downloads models, is not installed",
+            where=source,
+            remedy="Check the path, or run: pip install huggingface_hub",
+        ) from None
     name, revision = named
     folder = cache_folder() / "hub"
     if revision is not None and _COMMIT.fullmatch(revision):
