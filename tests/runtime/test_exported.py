@@ -14,9 +14,13 @@ import torch
 
 from conftest import Exported, waves
 from retort.common.errors import UserError
+from retort.corpora.open_cuts import open_cuts
 from retort.decoding.options import DecodingOptions
 from retort.export.graphs import fire
+from retort.export.write import export_scored
 from retort.nn.cif import integrate_and_fire
+from retort.runtime.folder import read_export
+from retort.runtime.recogniser import load_export
 from retort.students.student import Encoded
 
 KINDS = ["whisper", "batch_norm", "window", "parallel"]
@@ -123,8 +127,6 @@ def test_it_runs_without_torch(exported: Callable[[str], Exported], tmp_path: Pa
 def test_damage_is_one_line(exported: Callable[[str], Exported], tmp_path: Path) -> None:
     from shutil import copytree
 
-    from retort.runtime.recogniser import load_export
-
     _, _, folder = exported("parallel")
     copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / "encoder.onnx").write_bytes(b"nothing")
@@ -132,3 +134,27 @@ def test_damage_is_one_line(exported: Callable[[str], Exported], tmp_path: Path)
         load_export(tmp_path / "copy")
     with pytest.raises(UserError, match="no exported model"):
         load_export(tmp_path)
+
+
+def test_an_export_scores_itself(exported: Callable[[str], Exported], tmp_path: Path) -> None:
+    trained, _, _ = exported("parallel")
+    data = tmp_path / "data"
+    data.mkdir()
+    scp, texts = [], []
+    for number, wave in enumerate(waves()):
+        soundfile.write(data / f"{number}.wav", wave, 16000)
+        scp.append(f"u{number} {data / f'{number}.wav'}\n")
+        texts.append(f"u{number} abc def\n")
+    (data / "wav.scp").write_text("".join(scp))
+    (data / "text").write_text("".join(texts))
+    out = tmp_path / "out"
+    done = export_scored(trained, out, "onnx", int8=True, cuts=open_cuts(data), data="data")
+    assert list(done.scores) == ["torch", "onnx", "int8"]
+    assert done.scores["onnx"].cer == done.scores["torch"].cer
+    readme = (out / "README.md").read_text()
+    assert f"| onnx | {done.scores['onnx'].wer:.2%} |" in readme
+    assert "retort transcribe" in readme
+    description = read_export(out)
+    assert description.weights == "int8"
+    assert description.scores["int8"]["cer"] == pytest.approx(done.scores["int8"].cer, abs=1e-4)
+    assert isinstance(load_export(out).transcribe(waves()[0]).text, str)

@@ -62,8 +62,11 @@ def gather_whisper(recogniser: Recogniser, base: str) -> WhisperExport:
     """
     student, tokenizer = recogniser.student, recogniser.tokenizer
     if not isinstance(student, WhisperStudent) or not isinstance(tokenizer, WhisperTokenizer):
+        nearest = {"cif": "--for onnx", "ctc": "--for sherpa-onnx", "transducer": "--for sherpa-onnx"}
+        remedy = nearest.get(student.config.kind)
         raise UserError(
-            f"a {student.config.kind} student is not a Whisper model", remedy="Export a model of student.kind: whisper"
+            f"a {student.config.kind} student is not a Whisper model",
+            remedy=f"Export it with {remedy}" if remedy else "Export a model of student.kind: whisper",
         )
     encoder = student.config.encoder
     theirs = whisper_architecture(base)
