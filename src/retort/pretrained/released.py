@@ -15,6 +15,8 @@ FILES = (
     *("tokenizer/*", "graph/*", "*.onnx", "*.json", "tokens.txt"),
 )
 """Patterns of the files of a release or an export; nothing else is downloaded."""
+HEADS = ("config.json", "export.json")
+"""A release has the first of these files, an export the second."""
 LARGEST = 20_000_000_000
 """Bytes of a release; a larger repository is refused."""
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?")
@@ -65,7 +67,7 @@ def find_release(source: str | Path) -> Path:
             cached = snapshot_download(
                 name, revision=revision, cache_dir=folder, local_files_only=True, allow_patterns=[*FILES]
             )
-            if (Path(cached) / "config.json").is_file():
+            if any((Path(cached) / each).is_file() for each in HEADS):
                 return Path(cached)
         except (LocalEntryNotFoundError, OSError):
             pass
@@ -124,7 +126,7 @@ def unreachable(error: Exception, where: str) -> UserError:
 
 def _check(about: object, shown: str) -> None:
     files = {each.rfilename: each.size or 0 for each in getattr(about, "siblings", None) or []}
-    if "config.json" not in files:
+    if not files.keys() & set(HEADS):
         raise UserError("this repository is not a release of Retort", where=shown, remedy="Check the name")
     if sum(files.values()) > LARGEST:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.common.errors import UserError
 from retort.decoding.options import make_options
+from retort.pretrained.released import find_release
 from retort.runtime.folder import is_export
 from retort.runtime.recogniser import load_export
 
@@ -21,13 +22,14 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
     """Open a model: an experiment, a model folder, a release, or an export for ONNX Runtime.
 
     Args:
-        folder: folder of the model.
+        folder: folder of the model, or a release on the hub (`USER/NAME@REVISION`).
         device: device of the computation; an export runs on the CPU.
         decoding: default decoding options by name, such as `beam=10` (:class:`DecodingOptions`).
 
     Raises:
         UserError: as :func:`retort.decoding.recogniser.load` and :func:`load_export`; or torch is not installed.
     """
+    folder = find_release(folder)
     if is_export(folder):
         return load_export(folder, options=make_options(decoding))
     require_torch(folder)

@@ -101,10 +101,12 @@ def open_recogniser(experiment: Path, threads: int) -> Transcriber:
     Raises:
         UserError: as :func:`retort.runtime.load.load`.
     """
+    from retort.pretrained.released import find_release
     from retort.runtime.folder import is_export
     from retort.runtime.load import require_torch
     from retort.runtime.recogniser import load_export
 
+    experiment = find_release(experiment)
     if is_export(experiment):
         return load_export(experiment, threads)
     require_torch(experiment)
