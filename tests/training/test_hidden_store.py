@@ -239,6 +239,18 @@ class TestTraining:
         plain = run(read_recipe(*base, *PLAIN), tmp_path / "plain")
         assert losses(plain) != losses(unbroken)  # masks reach the stored frames
 
+    def test_rows_that_start_with_ridge_regression(
+        self, whisper: Path, tmp_path: Path, read_recipe: ReadRecipe, tone_bert: Path
+    ) -> None:
+        """The regression reads the stored frames."""
+        rows = (
+            f'teachers: {{bert: {{model: "{tone_bert}", case: lower, dim: 16}}}}\n'
+            "distill: [{tap: linguistic, teacher: bert, loss: regression, init: ridge, normalise: standard}]\n"
+        )
+        recipe = read_recipe(*whisper_settings(whisper), "training.stored_layers=2", *SHORT, extra=rows)
+        outcome = run(recipe, tmp_path / "exp")
+        assert len(losses(outcome)) == 2
+
     def test_an_encoder_of_our_own(self, finished: Outcome, tmp_path: Path, read_recipe: ReadRecipe) -> None:
         """Of any kind, if training starts from a model."""
         start = f"training.init={finished.folder}"

@@ -20,6 +20,7 @@ from retort.distill.ridge import RidgeSums, fit_ridge
 from retort.distill.row import Row
 from retort.engine.checkpoints import CheckpointFolder
 from retort.nn.collectives import sum_over_processes
+from retort.nn.encoder import Encoder
 from retort.students.student import Student
 from retort.teachers.targets import TeacherTargets, token_targets, utterance_targets
 from retort.teachers.teacher import Teacher
@@ -209,6 +210,8 @@ def set_projections(
     sums = {place: tuple(_empty_sums(row, device) for _ in range(2)) for place, row in rows}
     modes, count = student.training, 0
     student.eval()
+    if isinstance(encoder := getattr(student, "encoder", None), Encoder) and encoder.stored:
+        encoder.training = True  # batches of a training have its stored frames
     for batch in batches:
         if not batch.ids:
             continue
