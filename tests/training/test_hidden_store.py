@@ -154,7 +154,8 @@ class TestStore:
         else:
             index.write_text("".join(lines[:-1]))
             frames.write_bytes(frames.read_bytes()[: -json.loads(lines[-1])[1] * 16 * 2])
-        same(contents(stored(cuts, tmp_path), cuts), whole)
+        # What is encoded again is in a smaller batch, which may round differently: one unit of float16.
+        same(contents(stored(cuts, tmp_path), cuts), whole, tolerance=2e-3)
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_a_whole_store_is_not_made_again(self, cuts: CutSet, tmp_path: Path) -> None:
