@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("audio", "text", "nn", "graph"),
     ("pretrained", "alignment", "corpora", "lm"),
     ("students", "teachers", "distill"),
-    ("decoding", "evaluation", "export", "runtime"),
+    ("decoding", "streaming", "evaluation", "export", "runtime"),
     ("engine", "lm_training", "training", "info"),
     ("report", "tuning", "sweeps", "release", "serving"),
     ("verbs", "cli"),

@@ -1,9 +1,11 @@
-"""Normalisation of features over the utterance."""
+"""Normalisation of features over the utterance or the frames so far."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from retort.audio.online import RunningCmvn
 from retort.config.schema import FeatureConfig
 
 
@@ -11,6 +13,8 @@ def normalised(features: Tensor, config: FeatureConfig) -> Tensor:
     """`(T, bins)` after CMVN, or unchanged without CMVN; T may be 0."""
     if not config.cmvn or len(features) == 0:
         return features
+    if config.statistics == "running":
+        return torch.from_numpy(RunningCmvn()(features.double().numpy())).to(features.dtype)
     return normalise_wave(features) if config.kind == "wave" else normalise_features(features)
 
 

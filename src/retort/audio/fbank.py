@@ -30,9 +30,9 @@ class Fbank:
         self.sampling_rate = config.sampling_rate
         self.bins = config.bins
         self._floor = np.float32(max(_FLOOR, math.exp(config.floor)))
-        self._size, self._shift = (round(each * config.sampling_rate) for each in (WINDOW, FRAME_SHIFT))
-        self._fft = 1 << (self._size - 1).bit_length()
-        self._window = povey_window(self._size)
+        self.size, self.shift = (round(each * config.sampling_rate) for each in (WINDOW, FRAME_SHIFT))
+        self._fft = 1 << (self.size - 1).bit_length()
+        self._window = povey_window(self.size)
         self._filters = kaldi_filters(config.bins, self._fft, config.sampling_rate)
 
     def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -42,12 +42,17 @@ class Fbank:
         """
         if len(samples) < WINDOW * self.sampling_rate:
             return np.zeros((0, self.bins), np.float32)
-        frames = mirrored_frames(np.asarray(samples, np.float32) * np.float32(32768.0), self._size, self._shift)
+        frames = mirrored_frames(np.asarray(samples, np.float32) * np.float32(32768.0), self.size, self.shift)
+        return np.asarray(self.energies(frames), np.float32)
+
+    def energies(self, frames: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Logarithms `(T, bins)` of the energies of windows `(T, size)` of samples in the 16-bit range."""
         frames = frames - frames.mean(1, keepdims=True)
         before = np.concatenate((frames[:, :1], frames[:, :-1]), axis=1)
         frames = (frames - np.float32(_PREEMPHASIS) * before) * self._window
         energies = power_spectra(frames, self._fft) @ self._filters
-        return np.asarray(np.log(np.maximum(energies, self._floor)), np.float32)
+        result: NDArray[np.floating] = np.log(np.maximum(energies, self._floor))
+        return result
 
 
 def mirrored_frames(samples: NDArray[np.float32], size: int, shift: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from retort.audio.fbank import Fbank
 from retort.audio.mel import ParakeetFeatures, W2vBertFeatures
+from retort.audio.online import RunningWhisper
 from retort.audio.wave import WaveFrames
 from retort.audio.whisper import WhisperFeatures
 from retort.config.schema import FeatureConfig
@@ -19,7 +20,7 @@ Extractor: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
 EXTRACTORS: dict[str, Callable[[FeatureConfig], Extractor]] = {
     "fbank": Fbank,
     "wave": WaveFrames,
-    "whisper": WhisperFeatures,
+    "whisper": lambda config: (RunningWhisper if config.statistics == "running" else WhisperFeatures)(config),
     "parakeet": ParakeetFeatures,
     "w2v_bert": W2vBertFeatures,
 }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
+
+Float = TypeVar("Float", np.float32, np.float64)
 
 _OUTPUTS = 8192
 """Outputs of a resampling filter that are computed at once."""
@@ -73,7 +77,7 @@ def upsample_filter_downsample(
     return result
 
 
-def power_spectra(frames: NDArray[np.float32], fft: int) -> NDArray[np.float32]:
-    """Squared magnitudes `(T, fft / 2 + 1)` of `frames (T, size)`, with zeros up to `fft` samples."""
+def power_spectra(frames: NDArray[Float], fft: int) -> NDArray[Float]:
+    """Squared magnitudes `(T, fft / 2 + 1)` of `frames (T, size)`, with zeros up to `fft` samples, in their dtype."""
     spectra = np.fft.rfft(frames, fft, axis=1)
-    return np.asarray(np.square(spectra.real) + np.square(spectra.imag), np.float32)
+    return np.asarray(np.square(spectra.real) + np.square(spectra.imag), frames.dtype)

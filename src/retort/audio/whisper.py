@@ -9,7 +9,8 @@ from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.filters import power_spectra
 from retort.config.schema import FeatureConfig
 
-_WINDOW = 400
+WINDOW = 400
+"""Samples of a window."""
 _HIGHEST = 8000.0
 _LINEAR_BELOW, _LINEAR_STEP, _LOG_STEP = 1000.0, 200.0 / 3, np.log(6.4) / 27
 
@@ -26,20 +27,20 @@ class WhisperFeatures:
         self.rate = config.sampling_rate
         self.shift = round(FRAME_SHIFT * self.rate)
         self.least = round(config.pad_seconds * self.rate)
-        self._window = np.asarray(np.hanning(_WINDOW + 1)[:-1], np.float32)
-        self._filters = slaney_filters(config.bins, _WINDOW, self.rate)
+        self._window = np.asarray(np.hanning(WINDOW + 1)[:-1], np.float32)
+        self._filters = slaney_filters(config.bins, WINDOW, self.rate)
 
     def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
         """`samples (N,)` float32 in [-1, 1] to `(T, bins)` float32, T = round(N / 10 ms), N after padding."""
         if (len(samples) + self.shift // 2) // self.shift == 0:
             return np.zeros((0, self.bins), np.float32)
         count = max(len(samples), self.least)
-        half = _WINDOW // 2
-        wave = np.zeros(half + count + _WINDOW, np.float32)
+        half = WINDOW // 2
+        wave = np.zeros(half + count + WINDOW, np.float32)
         wave[half : half + len(samples)] = samples
         wave[:half] = wave[half + 1 : 2 * half + 1][::-1]  # mirrored at the beginning; zeros follow the end
-        frames = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[:: self.shift][: (count + _WINDOW) // self.shift]
-        energies = power_spectra(frames * self._window, _WINDOW) @ self._filters
+        frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[:: self.shift][: (count + WINDOW) // self.shift]
+        energies = power_spectra(frames * self._window, WINDOW) @ self._filters
         levels = np.log10(np.maximum(energies, np.float32(1e-10)))
         levels = (np.maximum(levels, levels.max() - np.float32(8.0)) + np.float32(4.0)) / np.float32(4.0)
         return np.ascontiguousarray(levels[: (count + self.shift // 2) // self.shift], np.float32)

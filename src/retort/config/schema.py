@@ -238,6 +238,9 @@ class FeatureConfig:
     computes with samples in [-1, 1], so that its smallest value corresponds to 4.852 here."""
     cmvn: bool = True
     """Mean and variance normalisation per utterance, for each bin, or over all samples of a wave."""
+    statistics: str = "utterance"
+    """What CMVN and the maximum of Whisper's log-mel features are computed from: `utterance`, or `running` (the frames so
+    far, for streaming)."""
     storage: str = "disk"
     """`disk` (extracted once, stored in the experiment) or `online` (extracted from the audio in every epoch)."""
 
@@ -445,6 +448,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
         "features.kind": ("fbank", "wave", "whisper", "w2v_bert", "parakeet"),
         "features.storage": ("disk", "online"),
+        "features.statistics": ("utterance", "running"),
         "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),
     }

@@ -27,6 +27,7 @@ class EncoderConfig:
 
     Attributes:
         reads: kinds of features that the encoder accepts.
+        chunked: whether its layers can be limited to chunks.
     """
 
     kind: str = ""
@@ -37,7 +38,16 @@ class EncoderConfig:
     """Layers, counted from 1, after which the frame rate is halved by max pooling over two frames; in a Zipformer and
     in pretrained encoders by an average with learned weights."""
 
+    chunk: list[int] = numbers([0], 0, 100_000)
+    """For streaming: chunk sizes in frames of the encoder's output, one of which is drawn for each update; 0 is the
+    whole utterance. A frame depends on its own chunk and earlier ones only. For `conformer`, `transformer`, `zipformer`
+    and Whisper encoders."""
+    left_context: list[int] = numbers([0], 0, 100_000)
+    """With `chunk`: numbers of frames before a chunk that self-attention is limited to, one of which is drawn for each
+    update; 0 for all."""
+
     reads: ClassVar[tuple[str, ...]] = ("fbank",)
+    chunked: ClassVar[bool] = False
 
     @property
     def model(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retort.common.errors import UserError
+from retort.config.chunk_checks import check_chunks
 from retort.config.schema import Recipe
 from retort.config.student import DecoderConfig, StudentConfig, TransducerConfig, check_heads, check_odd
 
@@ -26,6 +27,7 @@ def check_student(recipe: Recipe, where: str) -> None:
             remedy="Set student.encoder.positions: relative, or faithful: false",
         )
     _check_speech(recipe, where)
+    check_chunks(recipe, where)
     _check_whisper(recipe, where)
     _check_decoder(recipe, where)
     _check_stored_layers(recipe, where)

@@ -115,6 +115,7 @@ class CutFeatures:
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
     """Name of the cache of these cuts' features, a hash of the cuts, their audio and the settings."""
     settings = {**asdict(config), "storage": "", "cmvn": ""}
+    del settings["statistics"]  # features are stored before their normalisation
     del settings["kind"]  # only filter banks are stored
     for name in ("pad_seconds", "floor"):  # keeps older caches valid
         if settings[name] == getattr(FeatureConfig(), name):

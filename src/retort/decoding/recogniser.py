@@ -42,6 +42,7 @@ from retort.decoding.transcriber import Transcriber
 from retort.decoding.transcript import ScoredTranscript
 from retort.graph.build import Graph
 from retort.graph.pool import DecoderPool
+from retort.nn.chunks import Chunks
 from retort.pretrained.released import find_release
 from retort.students.factory import build_student
 from retort.students.student import SHORTEST, Encoded, Student
@@ -87,6 +88,38 @@ class Recogniser(Transcriber):
         self._pool = DecoderPool()
         self._extract = EXTRACTORS[features.kind](features)
         self._opened: Search | None = None
+
+    def limit(self, chunk: int, left: int = 0) -> Recogniser:
+        """Limit the context of the encoder as in a stream with chunks; returns the recogniser itself.
+
+        Args:
+            chunk: frames of the encoder's output in a chunk; 0 for the whole utterance.
+            left: frames before a chunk that self-attention is limited to; 0 selects the largest of the training.
+
+        Raises:
+            UserError: the model was not trained in chunks.
+        """
+        self.student.encoder.chunks = self.chunks(chunk, left) if chunk else None
+        return self
+
+    def chunks(self, chunk: int, left: int = 0) -> Chunks:
+        """The limits of context of :meth:`limit`, which are only checked.
+
+        Raises:
+            UserError: the model was not trained in chunks, or its layers have no such chunk.
+        """
+        encoder = self.student.encoder
+        config, step = encoder.config, encoder.chunk_step
+        if not any(config.chunk):
+            raise UserError(
+                "this model needs whole utterances", remedy="Use a model that was trained with student.encoder.chunk"
+            )
+        if chunk < 1 or chunk % step:
+            raise UserError(
+                f"the chunk is {chunk} frames",
+                remedy="Choose a number from 1 on" if step == 1 else f"Choose a multiple of {step}",
+            )
+        return Chunks(chunk, left or (0 if 0 in config.left_context else max(config.left_context)))
 
     def use_pool(self, pool: DecoderPool) -> Recogniser:
         """Use these processes for graph searches; returns the recogniser itself."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.nn.chunks import Chunks, with_past
 from retort.nn.positions import relative_table, rotary_table, rotate
 
 
@@ -34,6 +35,11 @@ class SelfAttention(nn.Module):
         """`(B, T, dim)` to `(B, heads, T, dim / heads)`."""
         return hidden.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
+    def inputs(self, hidden: Tensor, chunks: Chunks | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Split queries, keys and values of `hidden (B, T, dim)`; in a stream with the cached keys and values."""
+        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
+        return query, with_past(chunks, self, "key", key), with_past(chunks, self, "value", value)
+
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
     ) -> Tensor:
@@ -56,11 +62,14 @@ class SelfAttention(nn.Module):
 class RotaryAttention(SelfAttention):
     """Self-attention with rotary positions (Su et al. 2021)."""
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `mask (B, 1, 1, T)` true for keys that may be attended to."""
-        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
-        table = rotary_table(hidden.shape[1], query.shape[-1], hidden.device)
-        return self.attend(rotate(query, table), rotate(key, table), value, mask)
+    def forward(self, hidden: Tensor, mask: Tensor, chunks: Chunks | None = None) -> Tensor:
+        """`hidden (B, T, dim)`, `mask (B, 1, T or 1, T)` true for keys that may be attended to; in a stream the last
+        axis of `mask` includes the cached keys."""
+        query, key, value = self.inputs(hidden, chunks)
+        cosines, sines = rotary_table(key.shape[2], query.shape[-1], hidden.device)
+        last = key.shape[2] - query.shape[2]
+        rotated = rotate(query, (cosines[last:], sines[last:]))
+        return self.attend(rotated, rotate(key, (cosines, sines)), value, mask)
 
 
 class RelativeAttention(SelfAttention):
@@ -78,11 +87,12 @@ class RelativeAttention(SelfAttention):
         nn.init.xavier_uniform_(self.content_bias)
         nn.init.xavier_uniform_(self.position_bias)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `mask (B, 1, 1, T)` true for keys that may be attended to."""
-        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
-        frames = hidden.shape[1]
-        table = relative_table(frames, hidden.shape[2], hidden.device).to(hidden.dtype)
+    def forward(self, hidden: Tensor, mask: Tensor, chunks: Chunks | None = None) -> Tensor:
+        """Arguments as :meth:`RotaryAttention.forward`."""
+        query, key, value = self.inputs(hidden, chunks)
+        keys = key.shape[2]
+        table = relative_table(keys, hidden.shape[2], hidden.device).to(hidden.dtype)
+        table = table[: keys + query.shape[2] - 1]
         position = self.split(self.position(table)[None])
         by_distance = (query + self.position_bias[:, None, :]) @ position.transpose(-1, -2)
         bias = distance_to_key(by_distance) / math.sqrt(query.shape[-1])
@@ -91,10 +101,13 @@ class RelativeAttention(SelfAttention):
 
 
 def distance_to_key(by_distance: Tensor) -> Tensor:
-    """Convert scores by distance `(B, H, T, 2T - 1)` to scores by key `(B, H, T, T)`: row i starts at T - 1 - i."""
+    """Convert scores by distance `(B, H, T, S + T - 1)` to scores by key `(B, H, T, S)`: row i starts at T - 1 - i.
+
+    The T queries are the last of the S frames; S = T without cached keys.
+    """
     batch, heads, frames, distances = by_distance.shape
     padded = F.pad(by_distance, (1, 0)).view(batch, heads, distances + 1, frames)
-    return padded[:, :, 1:].reshape(batch, heads, frames, distances)[..., :frames]
+    return padded[:, :, 1:].reshape(batch, heads, frames, distances)[..., : distances - frames + 1]
 
 
 ATTENTIONS: dict[str, type[RotaryAttention] | type[RelativeAttention]] = {

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from retort.nn.chunks import Chunks, chunk_windows, join_chunks
 from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import valid_mask
 
@@ -418,9 +419,16 @@ class WeightEstimator(nn.Module):
         self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, 1)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`hidden (B, T, D)`, zero beyond `lengths (B,)`, to alphas `(B, T)` in float32 or better, also zero there."""
-        mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
+    def forward(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
+        """`hidden (B, T, D)`, zero beyond `lengths (B,)`, to alphas `(B, T)` in float32 or better, also zero there.
+
+        With chunks a weight does not depend on frames after its chunk.
+        """
+        if chunks is None:
+            mixed = self.convolution(hidden.transpose(1, 2)).transpose(1, 2)
+        else:
+            windows = chunk_windows(hidden, self.convolution.kernel_size[0] // 2, chunks, self)
+            mixed = join_chunks(F.conv1d(windows, self.convolution.weight, self.convolution.bias), hidden)
         logits = self.linear(self.dropout(self.activation(mixed))).squeeze(-1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.sigmoid().masked_fill(~valid_mask(lengths, hidden.shape[1]), 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from retort.config.ranges import WIDEST, choice, number
 from retort.config.student import EncoderConfig, check_heads, check_odd
 from retort.nn.attention import ATTENTIONS
+from retort.nn.chunks import Chunks, context_mask
 from retort.nn.cpu_kernels import Depthwise, Dropout
 from retort.nn.encoder import LayeredEncoder
-from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.masks import valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
 
 
@@ -39,6 +41,8 @@ class AttentionEncoderConfig(EncoderConfig):
 @dataclass
 class TransformerConfig(AttentionEncoderConfig):
     """Sizes of a Transformer."""
+
+    chunked: ClassVar[bool] = True
 
     kind: str = "transformer"
     feedforward: int = number(2048, 1, WIDEST)
@@ -100,10 +104,10 @@ class ConvolutionBlock(nn.Module):
         self.output = nn.Linear(dim, dim, bias=False)
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)`, `mask (B, T)`."""
         hidden = F.glu(self.gate(self.norm(hidden)), dim=-1).masked_fill(~mask[..., None], 0.0)
-        hidden = self.depthwise(hidden)
+        hidden = self.depthwise(hidden, chunks)
         if self.batch_norm is not None:
             hidden = self.batch_norm(hidden, mask)
         if self.layer_norm is not None:
@@ -127,13 +131,13 @@ class ConformerLayer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         frames = hidden.shape[1]
         hidden = hidden + 0.5 * self.before(hidden)
-        attended = self.attention(self.attention_norm(hidden), attention_mask(lengths, frames))
+        attended = self.attention(self.attention_norm(hidden), context_mask(lengths, frames, chunks), chunks)
         hidden = hidden + self.dropout(attended)
-        hidden = hidden + self.convolution(hidden, valid_mask(lengths, frames))
+        hidden = hidden + self.convolution(hidden, valid_mask(lengths, frames), chunks)
         hidden = hidden + 0.5 * self.after(hidden)
         result: Tensor = self.norm(hidden)
         return result
@@ -149,10 +153,10 @@ class TransformerLayer(nn.Module):
         self.feedforward = FeedForward(config.dim, config.feedforward, config.dropout)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
-        mask = attention_mask(lengths, hidden.shape[1])
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask))
+        mask = context_mask(lengths, hidden.shape[1], chunks)
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask, chunks))
         result: Tensor = hidden + self.feedforward(hidden)
         return result
 

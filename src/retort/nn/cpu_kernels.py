@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.nn.chunks import Chunks, chunk_windows, join_chunks
+
 _LEVELS = 2**16
 
 
@@ -63,8 +65,12 @@ class Depthwise(nn.Conv1d):
             raise ValueError(f"kernel must be odd, not {kernel}")
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """`hidden (B, T, dim)` to `(B, T, dim)`, with zero padding."""
+    def forward(self, hidden: Tensor, chunks: Chunks | None = None) -> Tensor:  # type: ignore[override]
+        """`hidden (B, T, dim)` to `(B, T, dim)`, with zero padding, also after each chunk if there are chunks."""
+        if chunks is not None:
+            windows = chunk_windows(hidden, self.kernel_size[0] // 2, chunks, self)
+            image, weight = windows.unsqueeze(3), self.weight.unsqueeze(3)
+            return join_chunks(F.conv2d(image, weight, self.bias, groups=self.groups).squeeze(3), hidden)
         channels = hidden.transpose(1, 2)
         if hidden.device.type != "cpu":
             return super().forward(channels).transpose(1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from retort.common.errors import UserError
 from retort.config.kinds import builder_of
 from retort.config.student import EncoderConfig, FrontendConfig
+from retort.nn.chunks import Chunks, StreamCache
 from retort.nn.cpu_kernels import Dropout
 from retort.nn.frontend import Frontend, make_frontend
 from retort.nn.masks import valid_mask
@@ -79,6 +81,8 @@ class Encoder(nn.Module):
         self.stored = 0
         """With N above 0, the input in training is the stored output of layer N instead of features."""
         self.config = config
+        self.chunks: Chunks | None = None
+        """Limits of context in frames of the output; None for the whole utterance."""
 
     @property
     def subsampling(self) -> int:
@@ -101,6 +105,17 @@ class Encoder(nn.Module):
             UserError: this kind has none.
         """
         raise UserError(f"student.cif.context_layers needs layers that a {self.config.kind} encoder does not have")
+
+    @property
+    def chunk_step(self) -> int:
+        """Chunk sizes must be multiples of this number of output frames, so that no frame of a Zipformer's stack is in
+        two chunks."""
+        step = 1
+        for number, layer in enumerate(self.layers, start=1):
+            factor = int(getattr(layer, "factor", 1))
+            rate = 2 ** sum(each >= number for each in self.pool_after)
+            step = math.lcm(step, factor // math.gcd(factor, rate))
+        return step
 
     def subsampling_after(self, layers: int) -> int:
         """Feature frames per frame of layer `layers`, after pooling."""
@@ -147,16 +162,43 @@ class Encoder(nn.Module):
                 yield features, lengths
             hidden = features
         else:
-            hidden, lengths = self.frontend(features, lengths)
-            hidden = hidden * self.scale
-            if self.input_projection is not None:
-                hidden = self.input_projection(hidden)
-            hidden = self.dropout(hidden)
+            hidden, lengths = self.entered(*self.frontend(features, lengths))
             yield hidden, lengths
+        yield from self._through_layers(hidden, lengths, self.chunks, stored)
+
+    def entered(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the first layer from the output of the front end."""
+        hidden = hidden * self.scale
+        if self.input_projection is not None:
+            hidden = self.input_projection(hidden)
+        return self.dropout(hidden), lengths
+
+    def advance(self, entered: Tensor, lengths: Tensor, chunks: Chunks, cache: StreamCache) -> tuple[Tensor, Tensor]:
+        """The output `(B, T', dim)` for the next chunk of B streams, and its lengths.
+
+        Args:
+            entered: `(B, T, dim)`, input of the first layer (:meth:`entered`): the frames of one chunk.
+            lengths: `(B,)` int64, at least 1; less than a chunk for the last one of a stream.
+            chunks: limits of context in frames of the output; `left` is not 0.
+            cache: of these streams; it is updated.
+        """
+        for hidden, after in self._through_layers(entered, lengths, replace(chunks, cache=cache)):
+            last, last_lengths = hidden, after
+        cache.chunks = cache.chunks + 1
+        return self.finished(last, last_lengths), last_lengths
+
+    def _through_layers(
+        self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None, stored: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for number, layer in enumerate(self.layers, start=1):
             if number <= stored:
                 continue
-            hidden = layer(hidden, lengths)
+            if chunks is None:
+                hidden = layer(hidden, lengths)
+            else:
+                later = 2 ** sum(each >= number for each in self.pool_after)
+                own = replace(chunks, size=chunks.size * later, left=chunks.left * later)
+                hidden = layer(hidden, lengths, own)
             if number in self.pool_after:
                 pool = self.pools[str(number)] if self.pools else max_pool
                 hidden, lengths = pool(hidden, lengths)

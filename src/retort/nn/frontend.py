@@ -78,7 +78,14 @@ class Conv2dFrontend(nn.Module):
         """Frames `(B,)` that so many feature frames give."""
         return self._halve(lengths).clamp(min=0)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    before = 0
+
+    @property
+    def after(self) -> int:
+        """Number of feature frames after its own ones that an output frame depends on."""
+        return self.subsampling - 1
+
+    def forward(self, features: Tensor, lengths: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it. Padded frames are treated as zeros."""
         features = features.masked_fill(~valid_mask(lengths, features.shape[1])[..., None], 0.0)
         shortest = 2 ** (len(self.convolutions) + 1) - 1
@@ -120,7 +127,10 @@ class FramesFrontend(nn.Module):
         """Frames `(B,)` that so many feature frames give: ceil(T / stride)."""
         return (lengths + self.subsampling - 1) // self.subsampling
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    before = 1
+    after = 1
+
+    def forward(self, features: Tensor, lengths: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Map `(B, T, bins)` to `(B, T', dim)` and the lengths with it. Padded frames are treated as zeros."""
         size = features.shape[1]
         features = features.masked_fill(~valid_mask(lengths, size)[..., None], 0.0)

@@ -45,12 +45,13 @@ def compact_table(size: int, dim: int, device: torch.device) -> Tensor:
 
 
 def rotary_table(size: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `(size, dim)` of the rotary angles of positions 0 to size - 1.
+    """Cosines and sines `(size, dim)` float64 of the rotary angles of positions 0 to size - 1.
 
-    Source: Su et al. 2021 (RoFormer), in the half-split layout.
+    In float64, attention depends on distances only, wherever position 0 is. Source: Su et al. 2021 (RoFormer), in the
+    half-split layout.
     """
-    rates = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(10000.0) / dim))
-    angles = torch.arange(size, device=device, dtype=torch.float32)[:, None] * rates[None, :]
+    rates = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float64) * (-math.log(10000.0) / dim))
+    angles = torch.arange(size, device=device, dtype=torch.float64)[:, None] * rates[None, :]
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 

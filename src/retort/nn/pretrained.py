@@ -36,6 +36,8 @@ class PretrainedEncoderConfig(EncoderConfig):
     """A pretrained speech encoder, with its own front end and dropout. Models of the wave (`features.kind: wave`) count
     as one layer; of Whisper, w2v-BERT 2.0 and Parakeet encoders the first `layers` are used."""
 
+    chunked: ClassVar[bool] = True
+
     kind: str = "pretrained"
     model: str = ""
     """Hugging Face name, folder, or short name of `retort fetch` of a wav2vec 2.0, HuBERT, WavLM, UniSpeech, Whisper,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from retort.common.errors import UserError
 from retort.nn.attention import SelfAttention
+from retort.nn.chunks import Chunks, context_mask
 from retort.nn.cpu_kernels import Dropout
-from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.masks import valid_mask
 
 
 class WhisperFrontend(nn.Module):
@@ -46,8 +47,14 @@ class WhisperFrontend(nn.Module):
         """Number of output frames `(B,)` for numbers of feature frames: ceil(T / 2)."""
         return (lengths + 1) // 2
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    before = 2
+    after = 1
+
+    def forward(self, features: Tensor, lengths: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Map log-mel features `(B, T, bins)` to `(B, ceil(T / 2), dim)` and the lengths with it.
+
+        Args:
+            first: position of the first output frame.
 
         Raises:
             UserError: an utterance is longer than the positions.
@@ -56,13 +63,14 @@ class WhisperFrontend(nn.Module):
         hidden = F.gelu(self.conv1(features.transpose(1, 2).masked_fill(~mask, 0.0)))
         hidden = F.gelu(self.conv2(hidden.masked_fill(~mask, 0.0))).transpose(1, 2)
         after, most = self.output_lengths(lengths), len(self.positions)
-        if int(after.max()) > most:
+        if first + int(after.max()) > most:
             raise UserError(
-                f"an utterance of {int(lengths.max())} feature frames is longer than the encoder's {most} positions",
+                f"an utterance of {2 * first + int(lengths.max())} feature frames is longer than the encoder's "
+                f"{most} positions",
                 remedy=f"Use utterances of at most {most * 2 / 100:g} s (batches.maximum_seconds)",
             )
-        hidden = hidden[:, :most]
-        return hidden + self.positions[: hidden.shape[1]], after
+        hidden = hidden[:, : most - first]
+        return hidden + self.positions[first : first + hidden.shape[1]], after
 
 
 class WhisperLayer(SelfAttention):
@@ -84,11 +92,10 @@ class WhisperLayer(SelfAttention):
         self.contract = nn.Linear(feedforward, dim)
         self.residual_dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)` to the same shape; frames beyond `lengths (B,)` are not attended to."""
-        normed = self.attention_norm(hidden)
-        query, key, value = (self.split(part(normed)) for part in (self.query, self.key, self.value))
-        attended = self.attend(query, key, value, attention_mask(lengths, hidden.shape[1]))
+        query, key, value = self.inputs(self.attention_norm(hidden), chunks)
+        attended = self.attend(query, key, value, context_mask(lengths, hidden.shape[1], chunks))
         hidden = hidden + self.residual_dropout(attended)
         expanded = self.residual_dropout(F.gelu(self.expand(self.feedforward_norm(hidden))))
         result: Tensor = hidden + self.residual_dropout(self.contract(expanded))

@@ -21,11 +21,19 @@ class Frames(NamedTuple):
         source: `(B, T, dim)`.
         lengths: `(B,)` int64, valid frames.
         places: `(B, U)` int64, the frame in which each token was fired.
+        ends: `(B, U)` int64, the frame at which the context of each token ends, exclusive; None for that of the
+            utterance. The context of the prompt ends with that of the first token.
     """
 
     source: Tensor
     lengths: Tensor
     places: Tensor
+    ends: Tensor | None = None
+
+    @property
+    def prompt_lengths(self) -> Tensor:
+        """Number of frames `(B,)` that the prompt attends to."""
+        return self.lengths if self.ends is None or not self.ends.shape[1] else self.ends[:, 0]
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,10 @@ class FiredWhisperDecoder(nn.Module):
         self.fired = nn.Linear(acoustic_dim, sizes.dim, bias=False)
         nn.init.zeros_(self.fired.weight)
 
-    def remember(self, hidden: Tensor, lengths: Tensor, places: Tensor) -> Frames:
+    def remember(self, hidden: Tensor, lengths: Tensor, places: Tensor, ends: Tensor | None = None) -> Frames:
         """Frames for :meth:`forward` and :meth:`start` from `hidden (B, T, dim)`; `places (B, U)` are the frames of
-        the tokens."""
-        return Frames(hidden, lengths, places)
+        the tokens, whose context ends at `ends (B, U)`."""
+        return Frames(hidden, lengths, places, ends)
 
     def forward(self, previous_tokens: Tensor, embeddings: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
         """All steps at once, with teacher forcing.
@@ -98,7 +106,7 @@ class FiredWhisperDecoder(nn.Module):
         whisper = self.whisper
         before = whisper.sizes.prompt - 1
         hidden = whisper.with_prompt(previous_tokens) + F.pad(self.fired(embeddings), (0, 0, before, 0))
-        whole = attention_mask(frames.lengths, frames.source.shape[1]).expand(-1, -1, before, -1)
+        whole = attention_mask(frames.prompt_lengths, frames.source.shape[1]).expand(-1, -1, before, -1)
         masks = torch.cat((whole, self._near(frames)), dim=2)
         for layer, memory in zip(whisper.layers, whisper.memories(frames.source)):
             hidden, _, _ = layer(hidden, memory, masks)
@@ -107,7 +115,7 @@ class FiredWhisperDecoder(nn.Module):
 
     def start(self, frames: Frames) -> FiredWhisperState:
         """The state before the first token."""
-        state = self.whisper.start(frames.source, frames.lengths)
+        state = self.whisper.start(frames.source, frames.prompt_lengths)
         return FiredWhisperState(state.memory, self._near(frames), state.past)
 
     def step(
@@ -136,7 +144,10 @@ class FiredWhisperDecoder(nn.Module):
         size = frames.source.shape[1]
         valid = attention_mask(frames.lengths, size)
         places = frames.places[:, None, :, None]
-        if not self.window:
-            return valid.expand(-1, -1, places.shape[2], -1)
-        distances = torch.arange(size, device=places.device) - places
-        return valid & (distances.abs() <= self.window)
+        every = torch.arange(size, device=places.device)
+        near = valid.expand(-1, -1, places.shape[2], -1)
+        if self.window:
+            near = near & ((every - places).abs() <= self.window)
+        if frames.ends is not None:
+            near = near & (every < frames.ends[:, None, :, None].clamp(min=1))
+        return near

@@ -19,6 +19,8 @@ class FrameMemory:
         lengths: `(B,)` int64, valid frames.
         places: `(B, U)` int64, the frame in which each token was fired.
         rows: `(M,)` int64, the utterance of each hypothesis.
+        ends: `(B, U)` int64, the frame at which the context of each token ends, exclusive; None for that of the
+            utterance.
     """
 
     keys: Tensor
@@ -26,6 +28,7 @@ class FrameMemory:
     lengths: Tensor
     places: Tensor
     rows: Tensor
+    ends: Tensor | None = None
 
     def select(self, rows: Tensor) -> FrameMemory:
         """The frames of the hypotheses `rows (K,)` int64."""
@@ -57,10 +60,13 @@ class WindowAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
         self.distances = nn.Parameter(torch.zeros(heads, 2 * window + 1))
 
-    def remember(self, hidden: Tensor, lengths: Tensor, places: Tensor) -> FrameMemory:
-        """Keys and values of `hidden (B, T, source_dim)`; `places (B, U)` are the frames of the tokens."""
+    def remember(
+        self, hidden: Tensor, lengths: Tensor, places: Tensor, ends: Tensor | None = None
+    ) -> FrameMemory:
+        """Keys and values of `hidden (B, T, source_dim)`; `places (B, U)` are the frames of the tokens, whose context
+        ends at `ends (B, U)`."""
         rows = torch.arange(len(hidden), device=hidden.device)
-        return FrameMemory(self.key(hidden), self.value(hidden), lengths, places, rows)
+        return FrameMemory(self.key(hidden), self.value(hidden), lengths, places, rows, ends)
 
     def forward(self, states: Tensor, memory: FrameMemory, first: int = 0) -> Tensor:
         """Attention output of `states (M, N, dim)` of the tokens `first` to `first + N`, of the same shape.
@@ -68,10 +74,13 @@ class WindowAttention(nn.Module):
         Frames beyond the last one are masked; the result is zero for an utterance without frames.
         """
         rows = memory.rows[:, None, None]
-        places = memory.places[memory.rows, first : first + states.shape[1], None]
+        own = slice(first, first + states.shape[1])
+        places = memory.places[memory.rows, own, None]
         offsets = torch.arange(-self.window, self.window + 1, device=states.device)
         frames = places + offsets
         valid = (frames >= 0) & (frames < memory.lengths[memory.rows][:, None, None])
+        if memory.ends is not None:
+            valid &= frames < memory.ends[memory.rows, own, None]
         frames = frames.clamp(0, max(memory.keys.shape[1] - 1, 0))
         keys, values = self._split(memory.keys[rows, frames]), self._split(memory.values[rows, frames])
         query = self._split(self.query(self.norm(states))).to(keys.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,10 @@ from retort.common.errors import UserError
 from retort.config.ranges import BILLION, WIDEST, number, numbers
 from retort.config.student import EncoderConfig
 from retort.nn.attention import distance_to_key
+from retort.nn.chunks import Chunks, context_mask, with_past
 from retort.nn.cpu_kernels import Depthwise, Dropout
 from retort.nn.encoder import LayeredEncoder
-from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.masks import valid_mask
 from retort.nn.pooling import Downsample
 from retort.nn.positions import compact_table
 
@@ -28,6 +30,8 @@ from retort.nn.positions import compact_table
 @dataclass
 class ZipformerConfig(EncoderConfig):
     """Sizes of a Zipformer, lists with one number per stack; the defaults are those of the published Zipformer-M."""
+
+    chunked: ClassVar[bool] = True
 
     kind: str = "zipformer"
     blocks: list[int] = numbers([2, 2, 3, 4, 3, 2], 1, 100)
@@ -188,12 +192,14 @@ class AttentionWeights(nn.Module):
             self.position.weight.mul_(0.05)
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Weights `(B, heads, T, T)` for `hidden (B, T, dim)` and `mask (B, 1, 1, T)`, true for keys that may be
-        attended to."""
+    def forward(self, hidden: Tensor, mask: Tensor, chunks: Chunks | None = None) -> Tensor:
+        """Weights `(B, heads, T, S)` for `hidden (B, T, dim)` and `mask (B, 1, 1 or T, S)`, true for keys that may be
+        attended to; S is T, in a stream with the number of cached keys."""
         parts = self.projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, place = parts.split(self.sizes, dim=-1)
-        table = compact_table(hidden.shape[1], self.table, hidden.device).to(hidden.dtype)
+        key = with_past(chunks, self, "key", key)
+        keys = key.shape[2]
+        table = compact_table(keys, self.table, hidden.device).to(hidden.dtype)[: keys + query.shape[2] - 1]
         distances = self.position(table).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
         scores = query @ key.transpose(-1, -2) + distance_to_key(place @ distances)
         wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~mask, float("-inf"))
@@ -210,9 +216,10 @@ class WeightedSum(nn.Module):
         self.value = nn.Linear(dim, heads * value)
         self.output = scaled_linear(heads * value, dim, 0.05)
 
-    def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `weights (B, heads, T, T)`."""
+    def forward(self, hidden: Tensor, weights: Tensor, chunks: Chunks | None = None) -> Tensor:
+        """`hidden (B, T, dim)`, `weights (B, heads, T, S)`."""
         value = self.value(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        value = with_past(chunks, self, "value", value)
         result: Tensor = self.output((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
         return result
 
@@ -226,10 +233,11 @@ class NonLinearAttention(nn.Module):
         self.projection = nn.Linear(dim, 3 * width)
         self.output = scaled_linear(width, dim, 0.05)
 
-    def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        """`hidden (B, T, dim)`, `weights (B, heads, T, T)`; only the first head is used."""
+    def forward(self, hidden: Tensor, weights: Tensor, chunks: Chunks | None = None) -> Tensor:
+        """`hidden (B, T, dim)`, `weights (B, heads, T, S)`; only the first head is used."""
         outer, gate, value = self.projection(hidden).chunk(3, dim=-1)
-        result: Tensor = self.output(outer * (weights[:, 0].to(value.dtype) @ (gate.tanh() * value)))
+        gated = with_past(chunks, self, "value", (gate.tanh() * value)[:, None])[:, 0]
+        result: Tensor = self.output(outer * (weights[:, 0].to(value.dtype) @ gated))
         return result
 
 
@@ -261,10 +269,10 @@ class Convolution(nn.Module):
         self.depthwise = Depthwise(dim, kernel)
         self.output = scaled_linear(dim, dim, 0.05)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)`, `mask (B, T)`; padded frames are treated as zeros."""
         hidden = F.glu(self.gate(hidden), dim=-1).masked_fill(~mask[..., None], 0.0)
-        result: Tensor = self.output(swoosh_r(self.depthwise(hidden)))
+        result: Tensor = self.output(swoosh_r(self.depthwise(hidden, chunks)))
         return result
 
 
@@ -294,20 +302,20 @@ class ZipformerBlock(nn.Module):
         self.bypasses = nn.ModuleList(Bypass(dim, config.straight_steps) for _ in range(2))
         self.norm = BiasNorm(dim)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)`, `lengths (B,)`; values beyond the lengths are undefined."""
         frames = hidden.shape[1]
         mask = valid_mask(lengths, frames)
-        weights = self.weights(hidden, attention_mask(lengths, frames))
+        weights = self.weights(hidden, context_mask(lengths, frames, chunks), chunks)
         before = hidden
         hidden = hidden + self.feedforwards[0](hidden)
-        hidden = hidden + self.nonlinear(hidden, weights)
-        hidden = hidden + self.attentions[0](hidden, weights)
-        hidden = hidden + self.convolutions[0](hidden, mask)
+        hidden = hidden + self.nonlinear(hidden, weights, chunks)
+        hidden = hidden + self.attentions[0](hidden, weights, chunks)
+        hidden = hidden + self.convolutions[0](hidden, mask, chunks)
         hidden = hidden + self.feedforwards[1](hidden)
         hidden = self.bypasses[0](before, hidden)
-        hidden = hidden + self.attentions[1](hidden, weights)
-        hidden = hidden + self.convolutions[1](hidden, mask)
+        hidden = hidden + self.attentions[1](hidden, weights, chunks)
+        hidden = hidden + self.convolutions[1](hidden, mask, chunks)
         hidden = hidden + self.feedforwards[2](hidden)
         result: Tensor = self.bypasses[1](before, self.norm(hidden))
         return result
@@ -330,27 +338,29 @@ class ZipformerStack(nn.Module):
         index = number - 1
         self.dim, self.width, factor = config.dims[index], config.dim, config.downsampling[index]
         self.entry = BiasNorm(self.dim) if number == 1 else nn.Identity()
+        self.factor = factor
         self.downsample = Downsample(factor) if factor > 1 else None
         self.blocks = nn.ModuleList(ZipformerBlock(config, index) for _ in range(config.blocks[index]))
         self.bypass = Bypass(self.dim, config.straight_steps) if factor > 1 else None
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, n)` to `(B, T, config.dim)`, `lengths (B,)`; values beyond the lengths are undefined.
 
         For n < config.dim the missing channels are zeros.
         """
         hidden = F.pad(hidden, (0, self.width - hidden.shape[-1]))
         changed, passed = hidden.split((self.dim, self.width - self.dim), dim=-1)
-        changed = self._stacked(self.entry(changed), lengths)
+        changed = self._stacked(self.entry(changed), lengths, chunks)
         return torch.cat((changed, passed.to(changed.dtype)), dim=-1)
 
-    def _stacked(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def _stacked(self, hidden: Tensor, lengths: Tensor, chunks: Chunks | None = None) -> Tensor:
         before, factor = hidden, 1
         if self.downsample is not None:
             hidden, lengths = self.downsample(hidden, lengths)
             factor = len(self.downsample.weight)
+            chunks = None if chunks is None else chunks.at_rate(factor)
         for block in self.blocks:
-            hidden = block(hidden, lengths)
+            hidden = block(hidden, lengths, chunks)
         if self.bypass is None:
             return hidden
         repeated = hidden[:, :, None].expand(-1, -1, factor, -1).flatten(1, 2)

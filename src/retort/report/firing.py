@@ -63,7 +63,7 @@ def compute_firing(recogniser: Recogniser, cut: Cut) -> Firing:
     if student.weights is None:
         alphas = 1.0 - ctc_log_probs(student, encoded)[..., BLANK].exp()
     else:
-        alphas = student.weights(encoded.hidden, encoded.lengths)
+        alphas = student.weights(encoded.hidden, encoded.lengths, student.encoder.chunks)
     alphas = alphas[0, : int(encoded.lengths[0])]
     return Firing(
         features.numpy(),

@@ -133,7 +133,8 @@ class CifStudent(TokenStudent):
                 raise ValueError("fires at the peaks of the CTC head cannot be scaled to a number of tokens")
             raw = self._fire_at_peaks(encoded)
         else:
-            raw = self._integrate(encoded, self.weights(encoded.hidden, encoded.lengths), target_lengths)
+            alphas = self.weights(encoded.hidden, encoded.lengths, self.encoder.chunks)
+            raw = self._integrate(encoded, alphas, target_lengths)
         fired = self._in_context(raw)
         spare = self.config.cif.spare if target_lengths is None else 0
         return with_spare(fired, encoded, spare) if spare else fired
@@ -185,7 +186,8 @@ class CifStudent(TokenStudent):
         else:
             # The gradient of the quantity loss does not go to Whisper's encoder.
             whisper = isinstance(self.decoder, FiredWhisperDecoder)
-            alphas = self.weights(encoded.hidden.detach() if whisper else encoded.hidden, encoded.lengths)
+            hidden = encoded.hidden.detach() if whisper else encoded.hidden
+            alphas = self.weights(hidden, encoded.lengths, self.encoder.chunks)
             raw = self._integrate(encoded, alphas, token_lengths)
             losses["quantity"] = (raw.quantity - token_lengths).abs().sum()
             if located is not None:
@@ -292,7 +294,9 @@ class CifStudent(TokenStudent):
         if encoded is None:
             raise ValueError("a decoder with a window requires the encoder's frames")
         places = fire_frames(fired.fire_times, encoded.lengths)
-        return reader.remember(encoded.hidden, encoded.lengths, places)
+        chunks = self.encoder.chunks
+        ends = None if chunks is None else chunks.ends(places, encoded.lengths)
+        return reader.remember(encoded.hidden, encoded.lengths, places, ends)
 
     def _drop_history(self, tokens: Tensor) -> Tensor:
         """In training, replace some of `tokens (B, U)` by the unknown token."""

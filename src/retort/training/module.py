@@ -12,6 +12,7 @@ from retort.common.tally import Tally
 from retort.distill.gradients import gradient_norm
 from retort.distill.objective import Need, Objective
 from retort.distill.row import RowResult
+from retort.nn.chunks import draw_chunks
 from retort.students.student import Student
 from retort.teachers.frames import frame_targets
 from retort.teachers.targets import TeacherTargets, empty_targets, token_targets, utterance_targets
@@ -57,16 +58,26 @@ class GradientMeter:
 
 
 class TrainingModule(nn.Module):
-    """Student and objective in one module, so that one forward pass uses every trained parameter."""
+    """Student and objective in one module, so that one forward pass uses every trained parameter.
 
-    def __init__(self, student: Student, objective: Objective) -> None:
+    Args:
+        seed: of the draws of chunk sizes.
+    """
+
+    def __init__(self, student: Student, objective: Objective, seed: int = 0) -> None:
         super().__init__()
+        self.seed = seed
         self.student = student
         self.objective = objective
 
     def forward(self, batch: Batch, targets: Mapping[Need, TeacherTargets], step: int) -> StepOutput:
         """Compute the losses of `batch` after `step` updates; its tensors must be on this module's device."""
-        output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
+        encoder = self.student.config.encoder
+        self.student.encoder.chunks = draw_chunks(encoder.chunk, encoder.left_context, self.seed, step)
+        try:
+            output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
+        finally:
+            self.student.encoder.chunks = None
         count = self.student.positions(batch)
         hard = [self.student.loss_weights[name] * loss for name, loss in output.losses.items()]
         own = torch.stack(hard).sum()

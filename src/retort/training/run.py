@@ -107,7 +107,7 @@ def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Ou
     trainer = Trainer(
         recipe,
         folder,
-        TrainingModule(plan.student, plan.objective),
+        TrainingModule(plan.student, plan.objective, recipe.seed),
         plan.teachers,
         plan.dataset,
         plan.data.train,

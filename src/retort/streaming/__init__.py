@@ -1,0 +1,1 @@
+"""Recognition of audio while it arrives."""

@@ -1,0 +1,295 @@
+"""Greedy decoding of one utterance whose encoder frames arrive in chunks: CIF, CTC and transducer students."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retort.common.errors import UserError
+from retort.decoding.greedy import NEVER_EMITTED, NOT_FRAME_LABELS
+from retort.decoding.hypothesis import Hypothesis
+from retort.decoding.transducer import symbol_log_probs
+from retort.nn.chunks import Chunks
+from retort.nn.decoder import CifDecoder
+from retort.nn.fire_stream import FireStream
+from retort.nn.parallel_decoder import ParallelDecoder
+from retort.nn.whisper_fired import FiredWhisperDecoder
+from retort.nn.window import FrameMemory
+from retort.students.cif import CifStudent
+from retort.students.ctc import CtcStudent, HasCtc, ctc_log_probs
+from retort.students.student import Encoded, Student
+from retort.students.transducer import TransducerStudent
+from retort.text.tokenizers import BLANK, EOS
+
+
+@dataclass
+class Emitted:
+    """Tokens so far.
+
+    Attributes:
+        ids, log_probs, ends: as in :class:`retort.decoding.greedy.Hypothesis`.
+        starts: likewise; empty if a token starts at the end of the previous one.
+        seconds: duration of the audio of the utterance that each token needed.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def hypothesis(self) -> Hypothesis:
+        """A copy as a hypothesis."""
+        starts = list(self.starts) if self.starts or not self.ids else None
+        return Hypothesis(list(self.ids), list(self.log_probs), list(self.ends), starts)
+
+
+class TokenStream(ABC):
+    """Tokens of one utterance.
+
+    Attributes:
+        emitted: tokens so far; they do not change any more.
+        over: whether the end symbol was recognised; later frames give no tokens.
+    """
+
+    def __init__(self) -> None:
+        self.emitted = Emitted()
+        self.over = False
+
+    @abstractmethod
+    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+        """Decode the next frames.
+
+        Args:
+            hidden: `(T, D)`.
+            alphas: `(T,)`, weights of a CIF student; None for other students.
+            seconds: duration of the audio so far.
+        """
+
+    @abstractmethod
+    def finish(self, seconds: float) -> None:
+        """Decode what remains at the end of the utterance."""
+
+    def current(self) -> Hypothesis:
+        """The hypothesis so far."""
+        return self.emitted.hypothesis()
+
+    def size(self) -> int:
+        """Number of values that are kept for later tokens."""
+        return len(self.emitted.ids)
+
+
+class CtcStream(TokenStream):
+    """The CTC head's best path; a token is complete at the end of its run of frames."""
+
+    def __init__(self, student: HasCtc) -> None:
+        super().__init__()
+        self.student = student
+        self._frames = 0
+        self._label, self._score, self._frame = BLANK, 0.0, 0
+        self._seconds = 0.0  # at which the run began
+
+    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+        lengths = torch.tensor([len(hidden)], device=hidden.device)
+        log_probs = ctc_log_probs(self.student, Encoded(hidden[None], lengths))[0]
+        best, labels = log_probs.max(-1)
+        for label, score in zip(labels.tolist(), best.tolist()):
+            if label != self._label:
+                self._close()
+                self._label, self._score, self._frame, self._seconds = label, score, self._frames, seconds
+            elif score > self._score:
+                self._score, self._frame = score, self._frames
+            self._frames += 1
+
+    def finish(self, seconds: float) -> None:
+        self._close()
+
+    def current(self) -> Hypothesis:
+        found = self.emitted.hypothesis()
+        if self._open():
+            found = Hypothesis(
+                [*found.ids, self._label],
+                [*found.log_probs, self._score],
+                [*found.ends, self._frame + 1.0],
+                [*(found.starts or []), float(self._frame)],
+            )
+        return found
+
+    def _open(self) -> bool:
+        return self._label not in (BLANK, *NOT_FRAME_LABELS)
+
+    def _close(self) -> None:
+        if self._open():
+            self.emitted.ids.append(self._label)
+            self.emitted.log_probs.append(self._score)
+            self.emitted.ends.append(self._frame + 1.0)
+            self.emitted.starts.append(float(self._frame))
+            self.emitted.seconds.append(self._seconds)
+        self._label = BLANK
+
+
+class TransducerStream(TokenStream):
+    """Greedy search of a transducer (:func:`retort.decoding.transducer.transducer_greedy`)."""
+
+    def __init__(self, student: TransducerStudent) -> None:
+        super().__init__()
+        self.student = student
+        self._frames = 0
+        predicted, self._state = student.predictor.start(1, EOS)
+        self._projected = student.joiner.project_predictor(predicted)
+
+    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+        student = self.student
+        for frame in student.joiner.project_encoder(hidden):
+            for _ in range(student.config.transducer.symbols):
+                logits = student.joiner(frame[None], self._projected)[1]
+                best, token = symbol_log_probs(logits).max(-1)
+                if int(token) == BLANK:
+                    break
+                self.emitted.ids.append(int(token))
+                self.emitted.log_probs.append(float(best))
+                self.emitted.ends.append(self._frames + 1.0)
+                self.emitted.starts.append(float(self._frames))
+                self.emitted.seconds.append(seconds)
+                predicted, self._state = student.predictor.step(self._state, token)
+                self._projected = student.joiner.project_predictor(predicted)
+            self._frames += 1
+
+    def finish(self, seconds: float) -> None:
+        return
+
+
+class CifStream(TokenStream):
+    """One token per fire, with the decoder's cache; the remaining weight fires at the end.
+
+    Args:
+        student: CIF student whose weights are predicted.
+        chunks: limits of context.
+    """
+
+    def __init__(self, student: CifStudent, chunks: Chunks) -> None:
+        super().__init__()
+        self.student, self.chunks = student, chunks
+        self.fires = FireStream()
+        self._previous = EOS
+        self._hidden: Tensor | None = None  # frames that the decoder attends to
+        self._base = 0  # first of these frames
+        self._last: Tensor | None = None
+        self._state: Any = None
+
+    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+        if alphas is None:
+            raise ValueError("CIF needs the weights of the frames")
+        if self.over:
+            return
+        self._remember(hidden)
+        for vector, time in zip(*self.fires(hidden, alphas)):
+            self._decode(vector, time, seconds)
+
+    def finish(self, seconds: float) -> None:
+        for vector, time in zip(*self.fires.finish(self.student.config.cif.tail)):
+            self._decode(vector, time, seconds)
+        for _ in range(self.student.config.cif.spare if self._last is not None else 0):
+            self._decode(self._last, float(self.fires.frames), seconds)
+
+    def size(self) -> int:
+        hidden = 0 if self._hidden is None else self._hidden.numel()
+        memory = getattr(self._state, "memory", None)
+        pairs = [*getattr(self._state, "past", []), *(memory if isinstance(memory, list) else [])]
+        return super().size() + hidden + sum(each.numel() for pair in pairs for each in pair)
+
+    def _remember(self, hidden: Tensor) -> None:
+        """Keep the frames that the decoder may attend to."""
+        self._last = hidden[-1]
+        decoder = self.student.decoder
+        if isinstance(decoder, CifDecoder) and decoder.window is None:
+            return
+        if isinstance(decoder, FiredWhisperDecoder) and self._state is not None:
+            new = decoder.whisper.memories(hidden[None])
+            memory = [
+                (torch.cat((keys, more), 2), torch.cat((values, others), 2))
+                for (keys, values), (more, others) in zip(self._state.memory, new)
+            ]
+            self._state = replace(self._state, memory=memory)
+            return
+        whole = hidden if self._hidden is None else torch.cat((self._hidden, hidden))
+        if isinstance(decoder, CifDecoder) and decoder.window is not None:
+            # A fire may be assigned to the last frame of the previous chunk.
+            surplus = len(whole) - len(hidden) - decoder.window.window - 1
+            if surplus > 0:
+                whole, self._base = whole[surplus:].clone(), self._base + surplus
+        self._hidden = whole
+
+    def _decode(self, vector: Tensor, time: float, seconds: float) -> None:
+        if self.over:
+            return
+        # As `retort.nn.window.fire_frames`, which rounds times as the model does.
+        rounded = float(torch.tensor(time, dtype=torch.promote_types(vector.dtype, torch.float32)).ceil())
+        place = min(max(int(rounded) - 1, 0), self.fires.frames - 1)
+        logits, self._state = self._step(vector, place)
+        log_probs = logits.float().log_softmax(-1)
+        log_probs[:, NEVER_EMITTED] = float("-inf")
+        score, token = log_probs.max(-1)
+        self._previous = int(token)
+        if self._previous == EOS:
+            self.over = True
+            return
+        self.emitted.ids.append(self._previous)
+        self.emitted.log_probs.append(float(score))
+        self.emitted.ends.append(time)
+        self.emitted.seconds.append(seconds)
+
+    def _step(self, vector: Tensor, place: int) -> tuple[Tensor, Any]:
+        decoder, device = self.student.decoder, vector.device
+        previous = torch.tensor([self._previous], device=device)
+        seen = torch.tensor([self.fires.frames], device=device)
+        end = self.chunks.ends(torch.tensor([[place]], device=device), seen)
+        if isinstance(decoder, FiredWhisperDecoder):
+            own = torch.tensor([[place]], device=device)
+            if self._state is None:
+                assert self._hidden is not None
+                self._state = decoder.start(decoder.remember(self._hidden[None], seen, own, end))
+                self._hidden = None
+            every = torch.arange(self._state.memory[0][0].shape[2], device=device)
+            near = every < end.clamp(min=1)
+            if decoder.window:
+                near &= (every - place).abs() <= decoder.window
+            masks = near[None, None].expand(1, 1, self._state.steps + 1, -1)
+            return decoder.step(replace(self._state, masks=masks), previous, vector[None])
+        if isinstance(decoder, ParallelDecoder):
+            raise ValueError("a parallel decoder needs the whole utterance")
+        if self._state is None:
+            self._state = decoder.start(1, vector)
+        if decoder.window is not None:
+            assert self._hidden is not None
+            size = self._state.steps + 1
+            own = torch.tensor([[place - self._base]], device=device)
+            memory: FrameMemory = decoder.window.remember(
+                self._hidden[None], seen - self._base, own.expand(1, size), (end - self._base).expand(1, size)
+            )
+            self._state = replace(self._state, memory=memory)
+        return decoder.step(self._state, previous, vector[None])
+
+
+def open_tokens(student: Student, chunks: Chunks) -> TokenStream:
+    """The greedy decoding of an utterance of a stream.
+
+    Raises:
+        UserError: the student needs the whole utterance.
+    """
+    if isinstance(student, CtcStudent):
+        return CtcStream(student)
+    if isinstance(student, TransducerStudent):
+        return TransducerStream(student)
+    if isinstance(student, CifStudent):
+        whole = student.weights is None or student.context or isinstance(student.decoder, ParallelDecoder)
+        if not whole:
+            return CifStream(student, chunks)
+    raise UserError(
+        f"this {student.config.kind} model needs the whole utterance",
+        remedy="Use a CIF, CTC or transducer model that was trained with student.encoder.chunk",
+    )
