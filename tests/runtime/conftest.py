@@ -1,87 +1,12 @@
-"""Tiny CIF models with random weights, exported once for all tests."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
-from retort.decoding.recogniser import Recogniser
-from retort.export.onnx_model import export_onnx
-from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
-from retort.runtime.recogniser import ExportedRecogniser, load_export
-from retort.students.cif import CifStudent
-from retort.students.factory import build_student
-from retort.text.tokenizers import CharacterTokenizer
-from retort.training.init import start_from_pretrained
-from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
-from tiny_whispers import tiny_whisper_folder
-
-Exported = tuple[Recogniser, ExportedRecogniser, Path]
-
-
-def cif_recogniser(encoder: EncoderConfig, decoder: DecoderConfig, cif: CifConfig) -> Recogniser:
-    """A tiny CIF model over filter banks, with the decoders of the papers."""
-    tokenizer = CharacterTokenizer.train(["abcdefgh ij"])
-    config = StudentConfig(frontend=FRONTEND, encoder=encoder, decoder=decoder, cif=cif)
-    if cif.fires == "ctc":
-        torch.manual_seed(0)
-        student = build_student(config, tokenizer.size, 80)
-    else:
-        student = talking_student(config, tokenizer.size, 80)
-    return Recogniser(student, tokenizer, FeatureConfig(), NormaliserConfig())
-
-
-def whisper_recogniser(folder: Path) -> Recogniser:
-    """A tiny CIF model with Whisper's encoder and decoder, with a window and spare fires."""
-    tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper"), ())
-    architecture = whisper_architecture(str(folder))
-    config = StudentConfig(
-        encoder=EncoderConfig(kind="pretrained", architecture=architecture, layers=3, dim=16, pool_after=[2]),
-        cif=CifConfig(spare=2),
-        decoder=DecoderConfig(kind="whisper", window=4),
-        alignment_weight=0.1,
-    )
-    torch.manual_seed(1)
-    student = build_student(config, tokenizer.size, 80)
-    assert isinstance(student, CifStudent)
-    start_from_pretrained(student, str(folder), tokenizer)
-    torch.nn.init.normal_(student.get_parameter("decoder.fired.weight"))
-    features = FeatureConfig(kind="whisper", cmvn=False, storage="online")
-    return Recogniser(student, tokenizer, features, NormaliserConfig(case="lower"))
-
-
-def waves() -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    lengths = (16000, 9000, 5000)
-    return [
-        (0.1 * rng.standard_normal(size) * np.sin(np.arange(size) / 900)).astype(np.float32)
-        for size in lengths
-    ]
+from tiny_exports import Exported, exporter
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """The model of a name in torch and in ONNX Runtime, and the folder of its export."""
-
-    @cache
-    def make(name: str) -> Exported:
-        batch = replace(ENCODER, positions="relative", convolution_norm="batch", pool_after=[1])
-        makers: dict[str, Callable[[], Recogniser]] = {
-            "whisper": lambda: whisper_recogniser(tiny_whisper_folder(tmp_path_factory.mktemp("whisper"))),
-            "batch_norm": lambda: cif_recogniser(batch, DECODER, CifConfig(context_layers=1)),
-            "window": lambda: cif_recogniser(ENCODER, replace(DECODER, window=2), CifConfig(fires="ctc")),
-            "parallel": lambda: cif_recogniser(ENCODER, replace(DECODER, kind="parallel"), CifConfig()),
-        }
-        recogniser, folder = makers[name](), tmp_path_factory.mktemp(name)
-        export_onnx(recogniser, folder)
-        return recogniser, load_export(folder), folder
-
-    return make
+    return exporter(tmp_path_factory)

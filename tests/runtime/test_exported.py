@@ -12,7 +12,6 @@ import pytest
 import soundfile
 import torch
 
-from conftest import Exported, waves
 from retort.common.errors import UserError
 from retort.corpora.open_cuts import open_cuts
 from retort.decoding.options import DecodingOptions
@@ -22,6 +21,7 @@ from retort.nn.cif import integrate_and_fire
 from retort.runtime.folder import read_export
 from retort.runtime.recogniser import load_export
 from retort.students.student import Encoded
+from tiny_exports import Exported, waves
 
 KINDS = ["whisper", "batch_norm", "window", "parallel"]
 EVERYTHING = {"vad": "none", "no_speech_threshold": 1.0}

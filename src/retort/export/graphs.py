@@ -56,7 +56,8 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, student: nn.Module, features: FeatureConfig) -> None:
         super().__init__()
-        self.student, self.config = exportable(student), features
+        self.student: Any = exportable(student)
+        self.config = features
 
     def encode(self, features: Tensor, lengths: Tensor) -> Encoded:
         """Encoder output of `features (N, T, bins)` before CMVN with `lengths (N,)` int64."""
@@ -331,12 +332,12 @@ class StepGraph(nn.Module, ABC):
         Returns the new hidden, keys and values. `previous (N, K)` states the sizes: those of selected keys would be
         recorded as constants.
         """
-        shape = layer.heads, -1, layer.query.out_features // layer.heads
+        rest = layer.heads, -1, layer.query.out_features // layer.heads
         rows = previous.shape[0] * previous.shape[1]
         after, (key, value) = layer.look_back(
-            hidden, (keys.reshape(rows, *shape), values.reshape(rows, *shape))
+            hidden, (keys.reshape(rows, *rest), values.reshape(rows, *rest))
         )
-        shape = previous.shape[0], previous.shape[1], *shape
+        shape = previous.shape[0], previous.shape[1], *rest
         return after, key.reshape(shape), value.reshape(shape)
 
 
@@ -401,6 +402,7 @@ class WhisperStep(StepGraph):
             distances = (torch.arange(keys.shape[4], device=frames.device) - place[:, None]).abs()
             mask = mask & (distances <= self.window)[:, None, None]
         after_keys, after_values = [], []
+        layer: Any
         for number, layer in enumerate(whisper.layers):
             states, key, value = self.attend(
                 layer, hidden.reshape(batch * beam, 1, -1), past_keys[number], past_values[number], previous
@@ -482,6 +484,7 @@ class CifStep(StepGraph):
         hidden = hidden + sinusoids(position.reshape(1), hidden.shape[-1])
         hidden = hidden.reshape(batch * beam, 1, -1)
         after_keys, after_values = [], []
+        layer: Any
         for number, layer in enumerate(decoder.layers):
             hidden, key, value = self.attend(layer, hidden, past_keys[number], past_values[number], previous)
             hidden = layer.feed(hidden)

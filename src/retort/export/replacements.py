@@ -113,7 +113,7 @@ def explicit_attention() -> Iterator[None]:
             query.shape[-1]
         )
         bias = torch.where(mask, bias, -1e30)
-        return self.attend(query + self.content_bias[:, None, :], key, value, bias)  # type: ignore[no-any-return]
+        return self.attend(query + self.content_bias[:, None, :], key, value, bias)
 
     replaced: list[tuple[Any, str, Any]] = [
         (SelfAttention, "attend", attend),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser
+from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, named_encoder_weights
 from retort.nn.whisper_decoder import named_decoder_weights
 from retort.pretrained.whisper import open_whisper, whisper_architecture
@@ -69,6 +70,7 @@ def gather_whisper(recogniser: Recogniser, base: str) -> WhisperExport:
             remedy=f"Export it with {remedy}" if remedy else "Export a model of student.kind: whisper",
         )
     encoder = student.config.encoder
+    assert isinstance(encoder, PretrainedEncoderConfig)
     theirs = whisper_architecture(base)
     for key in _SHARED:
         if theirs[key] != encoder.architecture[key]:

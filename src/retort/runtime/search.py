@@ -27,8 +27,8 @@ class Decoder:
 
     def __init__(self, step: Session | None, fired: Arrays) -> None:
         self._step, self._fired = step, fired
-        self._memory = {name: fired[name] for name in _OF_FRAMES if name in fired}
-        self._past = {name: fired[name] for name in ("past_keys", "past_values") if name in fired}
+        self._memory: Arrays = {name: fired[name] for name in _OF_FRAMES if name in fired}
+        self._past: Arrays = {name: fired[name] for name in ("past_keys", "past_values") if name in fired}
 
     def __call__(self, number: int, previous: NDArray[np.int64]) -> NDArray[np.float32]:
         """Log-probabilities `(N, K, V)` of token `number`, after the tokens `previous (N, K)` of K hypotheses."""
@@ -38,16 +38,17 @@ class Decoder:
         else:
             embeddings = self._fired["embeddings"]
             zero = np.zeros_like(embeddings[:, 0])
-            inputs = {
+            inputs: Arrays = {
                 "previous": previous,
                 "position": np.array(number, np.int64),
                 "embedding": embeddings[:, number],
                 "before": embeddings[:, number - 1] if number else zero,
-                **({"place": self._fired["places"][:, number]} if "places" in self._fired else {}),
             }
+            if "places" in self._fired:
+                inputs["place"] = self._fired["places"][:, number]
             after = self._step({**inputs, **self._memory, **self._past})
             result = after["log_probs"]
-            self._past = {"past_keys": after["next_keys"], "past_values": after["next_values"]}
+            self._past = {name: after[name.replace("past", "next")] for name in ("past_keys", "past_values")}
         result[..., NEVER_EMITTED] = -np.inf
         return result
 
