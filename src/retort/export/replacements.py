@@ -102,7 +102,8 @@ def explicit_attention() -> Iterator[None]:
         place = dim % self.dim()
         return self.reshape(*shape[:place], *sizes, *shape[place + 1 :])
 
-    def relative(self: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    def relative(self: Any, hidden: Tensor, mask: Tensor, chunks: object = None) -> Tensor:
+        assert chunks is None
         query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
         table = relative_table(hidden.shape[1], hidden.shape[2], hidden.device)
         position = self.split(self.position(table)[None])
