@@ -69,6 +69,23 @@ def test_padding_changes_nothing(kind: str) -> None:
             assert torch.allclose(together[row, : int(length)], alone[0], atol=1e-12, rtol=0.0)
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_chunk_after_chunk_is_the_masked_utterance(kind: str) -> None:
+    model, limits = encoder(kind), Chunks(2, 6)
+    model.chunks = limits
+    features, lengths = torch.randn(1, 70, BINS, dtype=torch.float64), torch.tensor([70])
+    with torch.inference_mode():
+        whole, _ = model(features, lengths)
+        entered, count = model.entered(*model.frontend(features, lengths))
+        cache = StreamCache(torch.zeros(1, dtype=torch.int64))
+        size = limits.size * model.subsampling // model.frontend.subsampling
+        parts = [
+            model.advance(part, torch.tensor([part.shape[1]]), limits, cache)[0]
+            for part in entered[:, : int(count)].split(size, dim=1)
+        ]
+    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-12, rtol=0.0)
+
+
 def test_gradients_are_finite_where_utterances_are_padded() -> None:
     model = encoder("rotary").train()
     model.chunks = Chunks(2, 4)

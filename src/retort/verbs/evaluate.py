@@ -39,6 +39,14 @@ def evaluate(
             "noise) and of utterances whose words were removed (false alarms).",
         ),
     ] = False,
+    chunk: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Recognise every utterance as a stream with chunks of this number of encoder frames, for models trained "
+            "in chunks; report error rates, latency (where word ends are known) and the real-time factor.",
+        ),
+    ] = 0,
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
@@ -74,9 +82,16 @@ def evaluate(
     from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
 
+    if chunk and (given or noise or results is not None):
+        raise UserError(
+            "--chunk is greedy decoding of streams", remedy="Leave out decoding options, --noise and --results"
+        )
     options = decoding_options(given)
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
+    if chunk:
+        _stream(experiment, str(cuts), chunk, out or folder)
+        return
     run = None if results is None else _finished(experiment, folder)
     with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
         recogniser = load(experiment).use_pool(pool)
@@ -96,6 +111,22 @@ def evaluate(
         recipe, outcome = run
         params, seconds = outcome.params, outcome.seconds
         add_result(results, recipe, evaluation, steps=outcome.steps, params=params, train_seconds=seconds)
+
+
+def _stream(experiment: Path, cuts: str, chunk: int, folder: Path) -> None:
+    """Score streams, and print the results."""
+    from retort.common.progress import stage_progress
+    from retort.decoding.options import GREEDY
+    from retort.decoding.recogniser import load
+    from retort.evaluation.evaluate import evaluation_name
+    from retort.evaluation.streaming import evaluate_streaming
+
+    place = folder / "evaluation" / evaluation_name(cuts, GREEDY)
+    with stage_progress(console) as progress:
+        found = evaluate_streaming(
+            load(experiment), cuts, chunk, place, lambda done, total: progress("streams", done, total)
+        )
+    print_line(found.line())
 
 
 def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:

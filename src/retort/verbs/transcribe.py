@@ -24,6 +24,7 @@ from retort.verbs.decoding import (
     open_recogniser,
     with_decoding_options,
 )
+from retort.verbs.stream import stream_files
 from retort.verbs.targets import audio_file, text_files
 
 if TYPE_CHECKING:
@@ -78,6 +79,20 @@ def transcribe(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing files of transcripts and subtitles.")
     ] = False,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Print utterances as they end, with --json also partial results, for models trained in chunks; - reads "
+            "16-bit samples of one channel at the model's sampling rate from standard input.",
+        ),
+    ] = False,
+    chunk: Annotated[
+        int,
+        typer.Option(
+            min=0, help="With --stream: frames of the encoder's output in a chunk; 0: the smallest of the training."
+        ),
+    ] = 0,
     *,
     given: Given,
     threads: Threads = 1,
@@ -90,6 +105,16 @@ def transcribe(
         raise UserError("--json, --srt and --vtt exclude each other", remedy="Give one of them")
     if given.get("nbest", 1) > 1 and not as_json:
         raise UserError("--nbest needs JSON output", remedy="Add --json")
+    if streaming and (as_srt or as_vtt or output_dir is not None or given or channels != "mix"):
+        raise UserError(
+            "--stream is greedy decoding of the mean of all channels, printed as text or JSON",
+            remedy="Give --stream with --json, --chunk, --max-hours and --threads only",
+        )
+    if chunk and not streaming:
+        raise UserError("--chunk is an option of streams", remedy="Add --stream")
+    if streaming:
+        stream_files(experiment, files, chunk, as_json, max_hours, threads)
+        return
     if channels not in ("mix", "each") and not re.fullmatch("[0-9]{1,4}", channels):
         raise UserError(f"--channels is '{channels}'", remedy="Give mix, each, or the number of a channel")
     suffix = ".json" if as_json else ".srt" if as_srt else ".vtt" if as_vtt else ".txt"
