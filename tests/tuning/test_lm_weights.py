@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,10 @@ class TestWhole:
 
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tuning, "COARSE", 1.0)
-        monkeypatch.setattr(tuning, "MOST", 1.0)
-        monkeypatch.setattr(tuning, "FINE", (-0.5,))
+        few = replace(tuning.FUSION, first=(0.0, 1.0), largest=1.0, fine=(-0.5,))
+        monkeypatch.setattr(tuning, "FUSION", few)
         monkeypatch.setattr(tuning, "RESCORE_WEIGHTS", np.array([0.0, 0.5, 1.0]))
         monkeypatch.setattr(tuning, "LENGTH_WEIGHTS", np.array([-1.0, 0.0, 1.0]))
-        monkeypatch.setattr(tuning, "STEPS", 2)
 
     def test_evaluating_with_the_weights_gives_the_rate_that_was_told(
         self, tuned: Callable[..., Tuned], recogniser: Recogniser, corpus: Path, tmp_path: Path

@@ -20,7 +20,6 @@ from retort.alignment.mfcc import FRAME_SHIFT
 from retort.alignment.passes import Counted, Job, Setting, count_triphones, flat_start, train_pass
 from retort.alignment.phones import STATES, UNTRAINED_LOOP, Phones, self_loops
 from retort.alignment.stages import (
-    Progress,
     Report,
     Work,
     alignment_workers,
@@ -35,6 +34,7 @@ from retort.alignment.store import SHARD_SUFFIX, AlignmentStore, Shard, finish_s
 from retort.alignment.tree import SenoneTree, TriphoneStatistics, grow_tree
 from retort.common.errors import UserError
 from retort.common.locks import one_at_a_time
+from retort.common.progress import StageProgress
 from retort.config.schema import AlignConfig
 from retort.text.lexicon import Lexicon
 
@@ -56,7 +56,7 @@ def align_corpus(
     config: AlignConfig,
     *,
     words: Callable[[str], Sequence[str]] = str.split,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     report: Report | None = None,
 ) -> AlignmentStore:
     """Align a corpus from a flat start, or open the result of an earlier call.
@@ -269,7 +269,7 @@ def align_others(
     silence_probability: float = 0.5,
     processes: int = 0,
     words: Callable[[str], Sequence[str]] = str.split,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     report: Report | None = None,
 ) -> AlignmentStore:
     """Align utterances with the HMMs of a finished alignment, without training.

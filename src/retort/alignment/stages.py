@@ -17,11 +17,10 @@ from retort.alignment.passes import Job, Setting, align_pass
 from retort.alignment.store import SHARD_SUFFIX, reasons
 from retort.common.errors import UserError
 from retort.common.files import write_whole
+from retort.common.progress import StageProgress
 from retort.common.workers import Workers, workers
 from retort.text.lexicon import Lexicon
 
-Progress = Callable[[str, int, int], None]
-"""Stage, done, total."""
 Report = Callable[[str], None]
 
 
@@ -89,7 +88,7 @@ class Work:
     root: Path
     keys: dict[str, str]
     pool: Workers
-    progress: Progress | None
+    progress: StageProgress | None
     report: Report
 
     def begin(self, stage: str) -> Path:

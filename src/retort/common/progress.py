@@ -12,7 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 
 from retort.common.console import PlainColumn
 
+CountProgress = Callable[[int, int], None]
+"""Called with the number of items that are done and their total."""
 StageProgress = Callable[[str, int, int], None]
+"""The same for one of several stages, whose name comes first."""
 
 SHOWN = {"loss": "loss", "ce": "CE", "ctc": "CTC", "quantity": "quantity", "correct": "accuracy"}
 

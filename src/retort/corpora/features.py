@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -25,12 +25,12 @@ from retort.common.errors import BadUtterance, UserError
 from retort.common.files import flush, write_whole
 from retort.common.json_reader import parse_json
 from retort.common.locks import one_at_a_time
+from retort.common.progress import CountProgress
 from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import Rejected, is_mix
 from retort.corpora.manifest import STORAGE, read_features
 from retort.corpora.waves import load_samples
 
-Progress = Callable[[int, int], None]
 CHECKSUM = "features_crc32"
 """Custom field of a cut whose features Retort stored: the CRC-32 of their bytes."""
 _MANIFEST, _REJECTED, _DONE, _STORAGE = "cuts.jsonl", "rejected.jsonl", "done", "fbank"
@@ -142,7 +142,7 @@ def _version(path: Path) -> str:
 
 
 def store_features(
-    cuts: CutSet, folder: Path, config: FeatureConfig, progress: Progress | None = None
+    cuts: CutSet, folder: Path, config: FeatureConfig, progress: CountProgress | None = None
 ) -> tuple[CutSet, list[Rejected]]:
     """Compute the features of every cut once; valid features of an earlier call are reused.
 
@@ -238,7 +238,7 @@ def _make_features(
     folder: Path,
     config: FeatureConfig,
     cached: dict[str, _Stored],
-    progress: Progress | None,
+    progress: CountProgress | None,
 ) -> None:
     """Compute and store missing features; the marker of completeness is written last."""
     features, rejected, total = CutFeatures(config), [], len(cuts)

@@ -6,7 +6,7 @@ as lhotse's alignment `word`. An utterance depends only on the seed, its split a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from scipy.fft import irfft, next_fast_len
 from scipy.signal import resample_poly
 
 from retort.common.errors import BadUtterance, UserError
+from retort.common.progress import CountProgress
 from retort.corpora import espeak, grammar
 from retort.corpora.cuts import (
     CheckedCuts,
@@ -30,9 +31,6 @@ from retort.corpora.cuts import (
     write_split,
 )
 from retort.corpora.espeak import TimedWord
-
-Progress = Callable[[int, int], None]
-"""Called with the number of utterances done and in total."""
 
 SAMPLING_RATE = 16000
 
@@ -86,7 +84,7 @@ def prepare(
     seed: int = 1,
     voices: int | Sequence[str] = 8,
     conditions: Conditions | None = None,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> Prepared:
     """Write `OUT/audio/SPLIT/*.flac` (16 kHz, 16 bit) and `OUT/SPLIT.jsonl.gz` for each of the splits.
 
@@ -134,7 +132,7 @@ def prepare(
     return prepared
 
 
-def _after(done: int, total: int, progress: Progress | None) -> Progress | None:
+def _after(done: int, total: int, progress: CountProgress | None) -> CountProgress | None:
     """`progress` of a split, offset by the previous splits."""
     if progress is None:
         return None
@@ -149,7 +147,7 @@ def read_aloud(
     *,
     seed: tuple[int, ...],
     conditions: Conditions,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> CheckedCuts:
     """Synthesise each text once, with the voices in turn, into `folder/PREFIX-NUMBER.flac`.
 

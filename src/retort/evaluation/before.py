@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.config.schema import Recipe
 from retort.decoding.recogniser import load
-from retort.evaluation.evaluate import Evaluation, Progress, evaluate
+from retort.evaluation.evaluate import Evaluation, evaluate
 from retort.graph.pool import DecoderPool
 
 BEFORE = "before"
@@ -15,7 +16,7 @@ BEFORE = "before"
 
 
 def score_start(
-    recipe: Recipe, source: str, folder: Path, pool: DecoderPool, progress: Progress
+    recipe: Recipe, source: str, folder: Path, pool: DecoderPool, progress: StageProgress
 ) -> Evaluation | None:
     """Score the model of `training.init` on a manifest or Kaldi folder, once.
 

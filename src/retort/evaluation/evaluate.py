@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from retort.alignment.store import AlignmentStore
 from retort.common.errors import UserError
 from retort.common.files import contents, write_whole
 from retort.common.json_reader import read_json
+from retort.common.progress import StageProgress
 from retort.corpora.cuts import CheckedCuts, Rejected, read_rejected, write_rejected
 from retort.corpora.features import features_key
 from retort.corpora.open_cuts import find_data, open_cuts
@@ -27,8 +27,6 @@ from retort.evaluation.recognise import recognise, write_hypotheses
 from retort.evaluation.reliability import Reliability, reliability, word_outcomes
 from retort.evaluation.scoring import Interval, Score, score, score_from_dict, score_to_dict
 from retort.text.normalise import split_words
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def evaluate(
     recogniser: Recogniser,
     source: str,
     folder: Path,
-    progress: Progress,
+    progress: StageProgress,
     options: DecodingOptions = GREEDY,
     *,
     reuse: bool = False,

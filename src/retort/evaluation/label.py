@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from lhotse import CutSet, MonoCut, SupervisionSegment
 from lhotse.cut import Cut
 
 from retort.common.errors import BadUtterance, UserError
+from retort.common.progress import CountProgress
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import load_samples
 from retort.corpora.open_cuts import find_data, open_cuts
@@ -22,7 +22,6 @@ from retort.decoding.transcript import Transcript
 MOST_COMPRESSION = 2.4
 """Compression ratio of zlib above which a text is repetitive (openai-whisper's threshold)."""
 
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -44,7 +43,7 @@ def label_cuts(
     recogniser: Recogniser,
     source: str,
     confidence: float,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
     options: DecodingOptions = GREEDY,
 ) -> Labelled:
     """Transcribe every cut of `source` and keep those with a confident transcript.

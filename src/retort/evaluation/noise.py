@@ -15,14 +15,13 @@ from scipy.optimize import minimize
 
 from retort.audio.noise import noise_clips
 from retort.common.errors import BadUtterance, UserError
+from retort.common.progress import StageProgress
 from retort.corpora.features import load_samples
 from retort.decoding.no_speech import FARTHEST, NoSpeech, Signal
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.signals import decoding_signals
 from retort.evaluation.recognise import Recognised
-
-Progress = Callable[[str, int, int], None]
 
 CLIPS = 180
 """Seed of the synthetic noise for evaluation."""
@@ -101,7 +100,7 @@ class Calibrated:
     missed: float
 
 
-def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calibrated:
+def calibrate(recogniser: Recogniser, cuts: CutSet, progress: StageProgress) -> Calibrated:
     """Fit a classifier of speech and noise on `cuts` and synthetic noise, and choose its threshold.
 
     At most `FALSE_ALARMS` of the speech is above the threshold, which is in the middle of the gap to the noise
@@ -134,7 +133,7 @@ def calibrate(recogniser: Recogniser, cuts: CutSet, progress: Progress) -> Calib
 
 
 def _speech_rows(
-    recogniser: Recogniser, cut: Any, number: int, progress: Progress, total: int
+    recogniser: Recogniser, cut: Any, number: int, progress: StageProgress, total: int
 ) -> Iterator[dict[str, float]]:
     progress("speech", number, total)
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 from retort.audio.segments import LONGEST
 from retort.common.errors import BadUtterance
 from retort.common.files import write_whole
+from retort.common.progress import CountProgress
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, load_samples
 from retort.decoding.hypothesis import Hypothesis, NBest
@@ -26,7 +27,6 @@ from retort.decoding.segment import SpeechSegment
 from retort.decoding.transcript import ScoredTranscript, TimedText, join_nbest
 from retort.students.student import Encoded
 
-Progress = Callable[[int, int], None]
 Watch = Callable[[Sequence[Cut], Sequence[Tensor], Encoded], None]
 """Called with every batch of whole cuts: the cuts, the features of each, and the encoder's output."""
 
@@ -88,7 +88,7 @@ class Recognised:
 def recognise(
     recogniser: Recogniser,
     cuts: CutSet,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
     options: DecodingOptions = GREEDY,
     watch: Watch | None = None,
 ) -> Recognised:

@@ -1,9 +1,9 @@
-"""Search for the value of one decoding option, acoustic scale or length weight, that minimises the error rate."""
+"""Search for the value of one decoding option, such as a weight or a scale, that minimises the error rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from lhotse import CutSet
 
+from retort.common.progress import StageProgress
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation.recognise import recognise
 from retort.evaluation.scoring import demand_words, score
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class ScalarRange:
         smallest, largest: limits of the search.
         ratio: factor between the best and a further value; 0 if they differ by `step`.
         step: difference between the best and a further value.
+        fine: steps around the best of these values that are tried at the end.
     """
 
     field: str
@@ -69,6 +69,7 @@ class ScalarRange:
     largest: float
     ratio: float = 0.0
     step: float = 0.0
+    fine: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -88,7 +89,16 @@ class ScalarRange:
         beyond = tried.best + (self.step if up else -self.step)
         if self.ratio:
             beyond = float(f"{tried.best * (self.ratio if up else 1 / self.ratio):.2g}")
-        return [beyond] if self.smallest <= beyond <= self.largest else []
+        return self._within([beyond])
+
+    def around(self, tried: Tried) -> list[float]:
+        """The values near the best one that are tried at the end."""
+        return [
+            each for each in self._within(tried.best + step for step in self.fine) if each not in tried.rates
+        ]
+
+    def _within(self, values: Iterable[float]) -> list[float]:
+        return [rounded for each in values if self.smallest <= (rounded := round(each, 6)) <= self.largest]
 
 
 SCALE = ScalarRange("acoustic_scale", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), 0.05, 12.0, ratio=math.sqrt(2))
@@ -96,9 +106,12 @@ SCALE = ScalarRange("acoustic_scale", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), 0.05, 12.
 LANGUAGE = ScalarRange("language_scale", (0.1, 0.2, 0.3, 0.5, 0.7, 1.0), 0.02, 4.0, ratio=math.sqrt(2))
 """For the language part of a factored decoder."""
 LENGTH = ScalarRange("length_weight", (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0), -4.0, 8.0, step=0.5)
+LM_WEIGHT = ScalarRange(
+    "lm_weight", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 0.0, 2.0, step=0.2, fine=(-0.1, -0.05, 0.05, 0.1)
+)
 
 
-def try_scales(recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], progress: Progress) -> Tried:
+def try_scales(recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], progress: StageProgress) -> Tried:
     """Decode `cuts`, which must not be those that errors are reported on, at every scale.
 
     Further scales are tried while the best is at the edge. An utterance without a path in the graph counts as deleted.
@@ -112,13 +125,12 @@ def try_scales(recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], pr
 
 
 def search_range(rate: Callable[[float], float], scalar: ScalarRange) -> Tried:
-    """Try the initial values, then further ones until the best is between two others."""
-    rates: dict[float, float] = {}
-    values = [*scalar.first]
-    while values:
-        rates |= {value: rate(value) for value in values}
-        values = scalar.further(Tried(rates))
-    return Tried(rates)
+    """Try the initial values, further ones until the best is between two others, and then those around the best."""
+    tried = Tried({value: rate(value) for value in scalar.first})
+    while values := scalar.further(tried):
+        tried.rates.update({value: rate(value) for value in values})
+    tried.rates.update({value: rate(value) for value in scalar.around(tried)})
+    return tried
 
 
 def error_rate(

@@ -25,6 +25,7 @@ from retort.common.errors import UserError
 from retort.common.files import PARTIAL, flush, write_whole
 from retort.common.json_reader import read_json
 from retort.common.locks import one_at_a_time
+from retort.common.progress import StageProgress
 from retort.graph.fst import (
     FINER,
     Fst,
@@ -38,7 +39,6 @@ from retort.graph.fst import (
 from retort.graph.lexicon import LexiconGrammar, Pronunciations
 from retort.graph.states import SenoneArcs, Tree, add_context, add_self_loops, add_states, token_fst
 
-Progress = Callable[[str, int, int], None]
 _VERSION = 1
 _STEPS = 4
 _FST, _WORDS, _ABOUT = "graph.fst", "words.txt", "graph.json"
@@ -184,7 +184,7 @@ def build_graph(
     *,
     silence_probability: float = 0.5,
     folder: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Graph:
     """Build an HCLG graph, from senones to the words that lexicon and language model share.
 
@@ -246,7 +246,7 @@ def build_ctc_graph(
     first: Pronunciations | None = None,
     blank: int = 0,
     folder: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Graph:
     """Build a TLG graph, from the columns of a CTC output to the words that lexicon and language model share.
 
@@ -314,7 +314,7 @@ def _load_or_build(
     folder: str | Path | None,
     key: str,
     build: Callable[[Callable[[], None]], Graph],
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> Graph:
     """Load the graph in `folder` if it has the key; otherwise build and save it."""
     done = 0

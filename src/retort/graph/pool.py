@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.common.errors import BadUtterance, UserError
+from retort.common.progress import StageProgress
 from retort.common.workers import Workers, cores, workers
 from retort.graph.build import Graph
 from retort.graph.search import GraphHypothesis, GraphSearch, Settings
 
-Progress = Callable[[str, int, int], None]
 NBestList: TypeAlias = "list[GraphHypothesis] | BadUtterance"
 """The n-best list of an utterance, or the reason why there is none."""
 
@@ -39,7 +39,7 @@ class DecoderPool:
         jobs: number of search processes.
     """
 
-    def __init__(self, jobs: int = 1, graphs: Path | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, jobs: int = 1, graphs: Path | None = None, progress: StageProgress | None = None) -> None:
         self.jobs = jobs or cores()
         self.graphs, self.progress = graphs, progress
         self._open = ExitStack()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.corpora.open_cuts import find_data
 from retort.engine.folder import save_whole
 from retort.lm.arpa import arpa_words
@@ -19,7 +20,7 @@ from retort.lm.factory import save_causal_lm
 from retort.lm.neural import NETWORKS, CausalBatch, CausalNetwork, NeuralLM
 from retort.lm.pieces import causal_cutter, train_pieces
 from retort.lm.scoring import LmScore, score_text
-from retort.lm_training.data import LmText, Progress
+from retort.lm_training.data import LmText
 from retort.lm_training.trainer import Learner
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer, WordTokenizer
@@ -48,7 +49,7 @@ class CausalLearner(Learner[CausalBatch]):
         scores = torch.cat(self._opened(model).score(self._held_out)).double()
         return {"ce": -float(scores.mean())}
 
-    def finish(self, model: CausalNetwork, progress: Progress) -> LmScore:
+    def finish(self, model: CausalNetwork, progress: StageProgress) -> LmScore:
         return score_text(
             self._opened(model), self.text.held_out, lambda done, total: progress("score", done, total)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from retort.common.checksums import verify
 from retort.common.errors import UserError
 from retort.common.locks import one_at_a_time
+from retort.common.progress import StageProgress
 from retort.config.schema import NormaliserConfig
 from retort.corpora.sentences import Sentences
 from retort.engine.folder import save_whole
@@ -20,9 +21,6 @@ from retort.lm.config import LmRecipe
 from retort.lm.pieces import Cutter, PieceMix, PieceStore
 from retort.lm_training.units import UnitTexts, open_units
 from retort.text.normalise import Normaliser
-
-Progress = Callable[[str, int, int], None]
-
 
 AS_IT_IS = NormaliserConfig(form="none", case="keep", punctuation="keep", kept="")
 """For texts of units, which are not normalised."""
@@ -61,7 +59,7 @@ class LmText:
 def open_text(
     recipe: LmRecipe,
     folder: Path | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: StageProgress = lambda stage, done, total: None,
 ) -> LmText:
     """Open the recipe's text and read the held-out sentences.
 
@@ -96,7 +94,7 @@ def read_texts(source: Sentences, words: Normaliser, units: UnitTexts | None) ->
         yield sentence if units is None else units(sentence)
 
 
-def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, progress: Progress) -> PieceMix:
+def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, progress: StageProgress) -> PieceMix:
     """The tokenised training text; sources that are not in `cache` with these settings are tokenised now.
 
     Raises:
@@ -137,5 +135,5 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _report(progress: Progress, stage: str, done: int) -> None:
+def _report(progress: StageProgress, stage: str, done: int) -> None:
     progress(stage, done, done)  # the total is not known

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.engine.folder import save_whole
 from retort.lm.config import LmRecipe
 from retort.lm.masked import MaskedBatch, MaskedLM, Masking, build_bert, fast_attention
 from retort.lm.masked_scoring import fixed_masks, score_masked, score_sentences
 from retort.lm.pieces import Cutter, train_wordpiece, word_level
 from retort.lm.scoring import LmScore
-from retort.lm_training.data import LmText, Progress
+from retort.lm_training.data import LmText
 from retort.lm_training.trainer import Learner
 from retort.pretrained.hub import (
     check_frame,
@@ -67,7 +68,7 @@ class MaskedLearner(Learner[MaskedBatch]):
         )
         return {"ce": float(nll.mean()), "correct": float(correct.mean())}
 
-    def finish(self, model: MaskedLM, progress: Progress) -> LmScore:
+    def finish(self, model: MaskedLM, progress: StageProgress) -> LmScore:
         return score_sentences(
             model,
             self.tokenizer,

@@ -14,6 +14,7 @@ from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.common.json_reader import read_json
 from retort.common.locks import alone_in, check_there
+from retort.common.progress import StageProgress
 from retort.corpora.open_cuts import find_data
 from retort.engine.folder import claim, save_whole, tidy
 from retort.engine.loop import Report
@@ -26,7 +27,7 @@ from retort.lm.ngram import NgramLM, NgramTable
 from retort.lm.pieces import causal_cutter
 from retort.lm.scoring import LmScore, score_text
 from retort.lm_training.causal import CausalLearner, causal_tokenizer
-from retort.lm_training.data import LmText, Progress, open_pieces, open_text
+from retort.lm_training.data import LmText, open_pieces, open_text
 from retort.lm_training.masked import MaskedLearner
 from retort.lm_training.trainer import Learner, LmTrainer
 from retort.text.tokenizers import Tokenizer
@@ -50,7 +51,7 @@ class LmOutcome:
 
 
 @report_lost_processes()
-def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
+def train_lm(recipe: LmRecipe, root: Path, progress: StageProgress, report: Report) -> LmOutcome:
     """Train a language model in `root/NAME`, resuming an earlier call.
 
     Args:
@@ -67,7 +68,7 @@ def train_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -
         return train_lm_here(recipe, root, progress, report)
 
 
-def train_lm_here(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> LmOutcome:
+def train_lm_here(recipe: LmRecipe, root: Path, progress: StageProgress, report: Report) -> LmOutcome:
     """The body of :func:`train_lm`; the caller must have locked the experiment."""
     folder = root / recipe.name
     tidy(folder)
@@ -95,7 +96,7 @@ def train_lm_here(recipe: LmRecipe, root: Path, progress: Progress, report: Repo
     )
 
 
-def _estimate(recipe: LmRecipe, root: Path, progress: Progress, accelerator: Accelerator) -> LmOutcome:
+def _estimate(recipe: LmRecipe, root: Path, progress: StageProgress, accelerator: Accelerator) -> LmOutcome:
     """Estimate n-grams in the first process; the others only score."""
     folder = root / recipe.name
     with accelerator.main_process_first():
@@ -113,7 +114,7 @@ def _estimate(recipe: LmRecipe, root: Path, progress: Progress, accelerator: Acc
 
 
 def _table(
-    recipe: LmRecipe, text: LmText, tokenizer: Tokenizer, cache: Path, progress: Progress
+    recipe: LmRecipe, text: LmText, tokenizer: Tokenizer, cache: Path, progress: StageProgress
 ) -> tuple[NgramTable, str]:
     """The n-grams, read or estimated, and a summary of their numbers."""
     if recipe.ngram.arpa:

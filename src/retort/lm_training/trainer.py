@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.common.tally import Tally
 from retort.engine.loop import BatchT, Loop
 from retort.lm.config import LmRecipe
 from retort.lm.pieces import Cutter, PieceMix, length_batches
 from retort.lm.scoring import LmScore
-from retort.lm_training.data import LmText, Progress
+from retort.lm_training.data import LmText
 
 
 class Guesses(Protocol):
@@ -64,7 +65,7 @@ class Learner(ABC, Generic[BatchT]):
         """Metrics on the held-out sentences: `ce` in nats per target, which selects checkpoints, and others."""
 
     @abstractmethod
-    def finish(self, model: Any, progress: Progress) -> LmScore:
+    def finish(self, model: Any, progress: StageProgress) -> LmScore:
         """Score of the held-out sentences."""
 
     @abstractmethod

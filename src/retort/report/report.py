@@ -8,10 +8,11 @@ from pathlib import Path
 
 from retort.common.errors import UserError
 from retort.common.files import write_whole
+from retort.common.progress import StageProgress
 from retort.report.chapters import changes, confidences, curves, errors_of, recipes, scores, sizes
 from retort.report.document import Document, Paragraph, Section, to_html, to_markdown
 from retort.report.experiment import Experiment, open_experiments
-from retort.report.model_sections import Progress, model_sections
+from retort.report.model_sections import model_sections
 
 REPORT = "report"
 
@@ -25,7 +26,7 @@ class Report:
     missing: list[str]
 
 
-def write_report(folders: Sequence[Path], out: Path | None, progress: Progress, root: Path) -> Report:
+def write_report(folders: Sequence[Path], out: Path | None, progress: StageProgress, root: Path) -> Report:
     """Write `report.html` and `report.md` of the experiments to `out`, by default to the results folder of the first one.
 
     The report notes missing parts of an experiment (metrics, score, model, test data).

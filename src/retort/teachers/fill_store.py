@@ -12,6 +12,7 @@ from pathlib import Path
 
 from retort.common.errors import UserError
 from retort.common.files import PARTIAL
+from retort.common.progress import CountProgress
 from retort.teachers.shards import encode, shard_bytes, write_shard
 from retort.teachers.store import StoredTeacher
 from retort.teachers.teacher import Teacher, TeacherOutput
@@ -25,7 +26,6 @@ WARM_UP, SAMPLE = 8, 64
 STALE_SECONDS = 600.0
 """A partial file that has not changed for this long was left by a process that died."""
 
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def fill(
     *,
     rank: int = 0,
     world: int = 1,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
     announce: Callable[[Estimate], None] | None = None,
     shard_texts: int = SHARD_TEXTS,
     shard_limit: int = SHARD_BYTES,

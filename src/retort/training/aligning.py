@@ -14,6 +14,7 @@ from retort.alignment.align import align_corpus, align_others
 from retort.alignment.mfcc import Mfcc
 from retort.alignment.store import AlignmentStore
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.config.schema import Recipe
 from retort.corpora.features import load_samples
 from retort.corpora.open_cuts import find_data, open_cuts
@@ -22,7 +23,6 @@ from retort.engine.loop import Report
 from retort.evaluation.aligned import aligned_folder, aligner_folder
 from retort.text.lexicon import Lexicon, Pronunciation, read_lexicon
 from retort.text.normalise import Normaliser, recase
-from retort.training.data import Progress
 
 
 class CutMfcc:
@@ -47,7 +47,7 @@ class CutMfcc:
         return self._mfcc(load_samples(cut, self.sampling_rate))
 
 
-def align(recipe: Recipe, root: Path, progress: Progress, report: Report) -> AlignmentStore:
+def align(recipe: Recipe, root: Path, progress: StageProgress, report: Report) -> AlignmentStore:
     """Compute the alignments of `data.train`, without speed perturbation.
 
     Raises:
@@ -71,7 +71,7 @@ def align_held_out(
     root: Path,
     sources: Sequence[str],
     alignments: AlignmentStore,
-    progress: Progress,
+    progress: StageProgress,
     report: Report,
 ) -> AlignmentStore | None:
     """Align data that are not training data of `alignments`; None, and a note, if that is not possible.

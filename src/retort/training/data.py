@@ -12,15 +12,13 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from retort.common.errors import UserError
+from retort.common.progress import StageProgress
 from retort.config.schema import Recipe
 from retort.corpora.cuts import CheckedCuts, Rejected
 from retort.corpora.features import features_key, store_features
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.training.shares import Group, make_groups
 from retort.training.spoken import draw_sentences, synthesise
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the amount done and the total amount."""
 
 
 @dataclass
@@ -39,7 +37,7 @@ class Data:
     groups: list[Group] = field(default_factory=list)
 
 
-def load_data(recipe: Recipe, cache: Path, progress: Progress) -> Data:
+def load_data(recipe: Recipe, cache: Path, progress: StageProgress) -> Data:
     """Open the recipe's training and validation data; compute features if they are stored on disk."""
     rejected: list[Rejected] = []
 

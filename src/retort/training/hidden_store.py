@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
@@ -26,6 +26,7 @@ from retort.common.errors import BadUtterance, UserError
 from retort.common.files import write_whole
 from retort.common.json_reader import parse_json, read_json
 from retort.common.locks import one_at_a_time
+from retort.common.progress import CountProgress, StageProgress
 from retort.config.schema import FeatureConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures, features_key
@@ -33,12 +34,10 @@ from retort.engine.parameters import freeze
 from retort.nn.encoder import Encoder
 from retort.students.student import Student, check_length
 from retort.training.data import Data
-from retort.training.data import Progress as StageProgress
 
 BATCH_SECONDS = 60.0
 """Audio in one batch of the encoder while the store is filled."""
 
-Progress = Callable[[int, int], None]
 
 
 class HiddenStore:
@@ -134,7 +133,7 @@ def store_hidden(
     encoder: Encoder,
     layers: int,
     precision: str,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> tuple[HiddenStore, list[Rejected]]:
     """Encode every cut with the first `layers` layers; cuts that are already in the store are not encoded again.
 
@@ -251,7 +250,7 @@ def _fill(
     encoder: Encoder,
     layers: int,
     precision: str,
-    progress: Progress | None,
+    progress: CountProgress | None,
 ) -> list[tuple[str, str]]:
     """Append the missing cuts; return those that cannot be encoded, with the reason."""
     features, device = CutFeatures(config), next(encoder.parameters()).device

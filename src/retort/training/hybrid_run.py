@@ -15,6 +15,7 @@ from retort.alignment.store import AlignmentStore
 from retort.alignment.unit_text import AcousticUnit, unit_text
 from retort.common.errors import UserError
 from retort.common.files import write_whole
+from retort.common.progress import StageProgress
 from retort.config.schema import Recipe
 from retort.decoding.graph_search import ScaledGraph, graph_words
 from retort.decoding.recogniser import Recogniser
@@ -39,7 +40,7 @@ from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import SPECIAL
 from retort.training.aligning import align, align_held_out, open_lexicon
 from retort.training.batches import UtteranceDataset
-from retort.training.data import Data, Progress, load_data
+from retort.training.data import Data, load_data
 from retort.training.frames import FrameLabels, FrameReader, ReadUnit
 from retort.training.init import check_pretrained, start_from_pretrained, take_start
 from retort.training.plan import Plan, note_rejected
@@ -50,7 +51,7 @@ SCALES = "acoustic_scales.json"
 """File of an experiment: word error rates on the validation data, by acoustic scale."""
 
 
-def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
+def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: StageProgress, report: Report) -> Plan:
     """Prepare everything before the first update, stages that are missing: alignments, language models, graph.
 
     Args:
@@ -134,7 +135,7 @@ def _teachers(
     root: Path,
     alignments: AlignmentStore,
     data: Data,
-    progress: Progress,
+    progress: StageProgress,
     accelerator: Accelerator,
 ) -> tuple[dict[str, FrameReader], dict[str, Teacher]]:
     """The teachers of the rows, with their units and tokenizers."""
@@ -175,7 +176,7 @@ def _texts_of(
 
 
 def make_graph(
-    recipe: Recipe, root: Path, alignments: AlignmentStore, progress: Progress, report: Report
+    recipe: Recipe, root: Path, alignments: AlignmentStore, progress: StageProgress, report: Report
 ) -> Graph:
     """Build the decoding graph of `hybrid.lm`; systems with the same alignments and language model share it.
 

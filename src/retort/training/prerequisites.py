@@ -6,12 +6,12 @@ from pathlib import Path
 
 from retort.common.errors import UserError
 from retort.common.locks import alone_in
+from retort.common.progress import StageProgress
 from retort.config.loading import load_recipe
 from retort.config.schema import Recipe, TeacherConfig
 from retort.engine.loop import Report, noted
 from retort.lm.config import LmRecipe, load_lm_recipe
 from retort.lm_training.run import train_lm_here
-from retort.training.data import Progress
 
 
 def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
@@ -22,7 +22,7 @@ def missing_warm_start(recipe: Recipe, root: Path) -> Recipe | None:
     return None if _trained(root / first.name / "model") else first
 
 
-def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Report) -> None:
+def train_teachers(recipe: Recipe, root: Path, progress: StageProgress, report: Report) -> None:
     """Train the missing language models of the recipe's teachers.
 
     If several runs need the same model, one of them trains it and the others wait.
@@ -39,7 +39,7 @@ def train_teachers(recipe: Recipe, root: Path, progress: Progress, report: Repor
             _train_teacher(name, teacher, root, progress, report)
 
 
-def trained_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report) -> Path:
+def trained_lm(recipe: LmRecipe, root: Path, progress: StageProgress, report: Report) -> Path:
     """The model of a language model's recipe, trained first if it is missing, while other runs wait."""
     made = root / recipe.name / "model"
     if _trained(made):
@@ -52,7 +52,7 @@ def trained_lm(recipe: LmRecipe, root: Path, progress: Progress, report: Report)
     return made
 
 
-def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: Progress, report: Report) -> None:
+def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: StageProgress, report: Report) -> None:
     first = load_lm_recipe(teacher.recipe)
     made = root / first.name / "model"
     if made.resolve() != Path(teacher.model).resolve():

@@ -11,6 +11,7 @@ import torch
 
 from retort.common.errors import UserError
 from retort.common.locks import Waiting, alone_in, check_there
+from retort.common.progress import StageProgress
 from retort.config.loading import load_recipe
 from retort.config.schema import Recipe
 from retort.corpora.cuts import Rejected, read_rejected
@@ -19,7 +20,6 @@ from retort.engine.checkpoints import CheckpointFolder, chosen_steps
 from retort.engine.folder import claim, is_of, save_whole, tidy, tidy_if_free
 from retort.engine.loop import Report, noted
 from retort.engine.processes import report_lost_processes
-from retort.training.data import Progress
 from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule
 from retort.training.plan import Plan
@@ -29,7 +29,7 @@ from retort.training.teach import normalised_texts
 from retort.training.token_run import plan_tokens
 from retort.training.trainer import REJECTED, Trainer
 
-Planner = Callable[[Recipe, Path, str, Progress, Report], Plan]
+Planner = Callable[[Recipe, Path, str, StageProgress, Report], Plan]
 PLANS: dict[str, Planner] = {"hybrid": plan_hybrid}
 """Planning functions for kinds of students whose output is not tokens."""
 
@@ -61,7 +61,7 @@ class Outcome:
 
 @report_lost_processes()
 def train(
-    recipe: Recipe, root: Path, progress: Progress, report: Report, *, waiting: Waiting | None = None
+    recipe: Recipe, root: Path, progress: StageProgress, report: Report, *, waiting: Waiting | None = None
 ) -> Outcome:
     """Train a recipe in `root/NAME`, resuming an earlier call; a finished run is only loaded.
 
@@ -85,7 +85,7 @@ def train(
         return finished(recipe, root) or _train(recipe, root, progress, report)
 
 
-def _train(recipe: Recipe, root: Path, progress: Progress, report: Report) -> Outcome:
+def _train(recipe: Recipe, root: Path, progress: StageProgress, report: Report) -> Outcome:
     """The body of :func:`train`, while the experiment is locked."""
     folder = root / recipe.name
     origin = _warm_start(recipe, root, progress, report)
@@ -147,7 +147,7 @@ def finished(recipe: Recipe, root: Path, device: str | None = None) -> Outcome |
     return Outcome(folder, recogniser, seconds, steps, params, averaged, rejected, before=True)
 
 
-def _warm_start(recipe: Recipe, root: Path, progress: Progress, report: Report) -> str:
+def _warm_start(recipe: Recipe, root: Path, progress: StageProgress, report: Report) -> str:
     """The experiment that the student is initialised from, trained first if necessary; empty for none."""
     if not recipe.training.warm_start:
         return recipe.training.init

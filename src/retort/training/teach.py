@@ -15,6 +15,7 @@ from lhotse.cut import Cut
 
 from retort.common.errors import BadUtterance, UserError
 from retort.common.locks import one_at_a_time
+from retort.common.progress import StageProgress
 from retort.config.schema import NormaliserConfig, Recipe
 from retort.corpora.features import load_samples
 from retort.corpora.open_cuts import find_data, open_cuts
@@ -26,8 +27,6 @@ from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.prerequisites import train_teachers
 
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the amount done and the total amount."""
 Announce = Callable[[str, Path, Estimate], None]
 """Called with a teacher's name, the folder of its store and the estimated cost of filling it."""
 
@@ -57,7 +56,7 @@ def store_root(root: Path) -> Path:
 def teach(
     recipe: Recipe,
     root: Path,
-    progress: Progress,
+    progress: StageProgress,
     announce: Announce,
     report: Report = lambda step, values: None,
 ) -> list[Taught]:
@@ -166,7 +165,7 @@ def complete_stores(
     recipe: Recipe,
     teachers: Mapping[str, Teacher],
     texts_of: Callable[[str], list[str]],
-    progress: Progress,
+    progress: StageProgress,
     accelerator: Accelerator,
     tokenizer_of: Callable[[str], Tokenizer | None],
     samples_of: SamplesOf | None = None,
@@ -209,7 +208,7 @@ def _fill(
     texts: list[str],
     rank: int,
     world: int,
-    progress: Progress,
+    progress: StageProgress,
     announce: Announce | None,
 ) -> int:
     return fill(

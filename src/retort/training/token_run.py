@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from lhotse import CutSet
 
+from retort.common.progress import StageProgress
 from retort.config.schema import Recipe, TeacherConfig
 from retort.corpora.sentences import Sentences
 from retort.decoding.recogniser import Recogniser
@@ -28,7 +29,7 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
-from retort.training.data import Progress, load_data
+from retort.training.data import load_data
 from retort.training.hidden_store import open_stored_layers
 from retort.training.init import (
     check_plm,
@@ -51,7 +52,7 @@ from retort.training.teach import (
 )
 
 
-def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: Progress, report: Report) -> Plan:
+def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: StageProgress, report: Report) -> Plan:
     """Prepare everything before the first update, including missing stages.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,25 @@ from numpy.typing import NDArray
 
 from retort.common.errors import UserError
 from retort.common.files import write_whole
-from retort.common.json_reader import read_json
+from retort.common.progress import StageProgress
 from retort.corpora.open_cuts import find_data, open_cuts
-from retort.decoding.options import DecodingOptions, options_to_dict
+from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import RescoringLM
 from retort.decoding.transcript import hypothesis_text
 from retort.evaluation.bootstrap import interval
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.recognise import recognise
+from retort.evaluation.scalar_search import LM_WEIGHT, ScalarRange, search_range
 from retort.evaluation.scoring import Counts, Interval, count_errors, no_words
 from retort.report.plots import Point, plot_setting
 from retort.text.normalise import split_words
+from retort.tuning.scalar import read_cache, write_tuned
 
-Progress = Callable[[str, int, int], None]
-
-COARSE = 0.2
-"""Step between the initial weights for shallow fusion."""
-STEPS = 6
-"""Number of initial weights from 0; further ones are tried while the largest is the best."""
-FINE = (-0.1, -0.05, 0.05, 0.1)
-"""Steps around the best weight that are tried next."""
-MOST = 2.0
-"""Maximum weight of a language model."""
-RESCORE_WEIGHTS = np.linspace(0.0, MOST, 41)
+FUSION = LM_WEIGHT
+"""Weights for shallow fusion."""
+NO_FUSION = ScalarRange("lm_weight", (0.0,), 0.0, 0.0)
+RESCORE_WEIGHTS = np.linspace(0.0, 2.0, 41)
 LENGTH_WEIGHTS = np.linspace(-2.0, 4.0, 25)
 
 _AT_ONCE = 64
@@ -138,7 +133,7 @@ def tune(
     source: str,
     folder: Path,
     options: DecodingOptions,
-    progress: Progress,
+    progress: StageProgress,
     measure: str = "",
 ) -> Tuned:
     """Find the weights of `options.lm` and `options.rescore`; their weights in `options` are ignored.
@@ -167,19 +162,12 @@ def tune(
     lists: dict[float, Lists] = {}
     tried: dict[float, Weights] = {}
 
-    def evaluate(weights: Sequence[float]) -> Weights:
-        for weight in weights:
-            weight = round(weight, 6)
-            if weight not in tried:
-                lists[weight] = decoder.lists(weight, measure)
-                tried[weight] = lists[weight].best(weight, bool(options.rescore), decoder.weighed)
-        return min(tried.values(), key=lambda each: (each.rate, each.lm_weight))
+    def rate_of(weight: float) -> float:
+        lists[weight] = decoder.lists(weight, measure)
+        tried[weight] = lists[weight].best(weight, bool(options.rescore), decoder.weighed)
+        return tried[weight].rate
 
-    best = evaluate([COARSE * step for step in range(STEPS)] if options.lm else [0.0])
-    while options.lm and best.lm_weight == max(tried) < MOST:
-        best = evaluate([best.lm_weight + COARSE])
-    if options.lm:
-        best = evaluate([weight for step in FINE if 0 < (weight := best.lm_weight + step) <= MOST])
+    best = tried[search_range(rate_of, FUSION if options.lm else NO_FUSION).best]
     chosen = asdict(best)
     rate = chosen.pop("rate")
     found = Tuned(
@@ -192,10 +180,12 @@ def tune(
         decoder.folder / "tuned.json",
     )
     found.warnings.extend(_draw(found, lists, decoder.folder, decoder.weighed))
-    summary = {"data": source, "measure": measure, "rate": rate, "alone": found.alone}
-    tuning = {**summary, "tried": [asdict(each) for each in found.tried], "warnings": found.warnings}
-    content = {**options_to_dict(found.options), "tuning": tuning}
-    write_whole(found.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    tuning = {"tried": [asdict(each) for each in found.tried], "warnings": found.warnings}
+    write_tuned(
+        found.file,
+        found.options,
+        {"data": source, "measure": measure, "rate": rate, "alone": found.alone, **tuning},
+    )
     return found
 
 
@@ -207,7 +197,7 @@ class _Decoder:
     """
 
     def __init__(
-        self, recogniser: Recogniser, source: str, folder: Path, plain: DecodingOptions, progress: Progress
+        self, recogniser: Recogniser, source: str, folder: Path, plain: DecodingOptions, progress: StageProgress
     ) -> None:
         self.recogniser, self.folder, self.progress = recogniser, folder, progress
         self.opened = open_cuts(find_data(source))
@@ -222,7 +212,7 @@ class _Decoder:
 
     def lists(self, weight: float, measure: str) -> Lists:
         path = self.folder / f"lists-{weight:g}.json"
-        utterances = self._read(path)
+        utterances = read_cache(path, self.key, "utterances")
         if utterances is None:
             utterances = self._decode(weight)
             content = {"key": self.key, "lm_weight": weight, "utterances": utterances}
@@ -238,14 +228,6 @@ class _Decoder:
                 for each in utterances
             ]
         )
-
-    def _read(self, path: Path) -> list[dict[str, Any]] | None:
-        """N-best lists of an earlier call with the same model, data and options."""
-        try:
-            content = read_json(path)
-            return content["utterances"] if content["key"] == self.key else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
 
     def _decode(self, weight: float) -> list[dict[str, Any]]:
         name = f"lm weight {weight:g}" if self.options.lm else "decoding"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.common.json_reader import read_json
+from retort.common.progress import StageProgress
 from retort.corpora.open_cuts import find_data, open_cuts
 from retort.decoding.options import GREEDY, DecodingOptions, options_to_dict
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation.evaluate import evaluation_key, evaluation_name
 from retort.evaluation.scalar_search import LENGTH, ScalarRange, Tried, error_rate, search_range
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def tune_scalar(
     source: str,
     folder: Path,
     options: DecodingOptions,
-    progress: Progress,
+    progress: StageProgress,
     measure: str = "",
 ) -> TunedScalar:
     """Find the best value of a decoding option; its value in `options` is ignored.
@@ -81,11 +81,25 @@ def tune_scalar(
     tried = search_range(lambda value: rate(scalar.put(plain, value), f"{scalar.name} {value:g}"), scalar)
     alone = rate(GREEDY, "without a graph") if options.graph else tried.rates[0.0]
     found = scalar.put(plain, tried.best)
-    summary = {"data": source, "measure": measure, "rate": tried.rates[tried.best], "alone": alone}
-    content = {**options_to_dict(found), "tuning": {**summary, "tried": dict(sorted(tried.rates.items()))}}
     tuned = place / "tuned.json"
-    write_whole(tuned, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    summary = {"data": source, "measure": measure, "rate": tried.rates[tried.best], "alone": alone}
+    write_tuned(tuned, found, {**summary, "tried": dict(sorted(tried.rates.items()))})
     return TunedScalar(scalar, found, measure, alone, tried, tuned)
+
+
+def write_tuned(path: Path, options: DecodingOptions, tuning: Mapping[str, Any]) -> None:
+    """Write tuned options, with what led to them, for :func:`retort.decoding.options.read_options`."""
+    content = {**options_to_dict(options), "tuning": tuning}
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_cache(path: Path, key: str, name: str) -> Any:
+    """An entry of a JSON file that an earlier call wrote with the same model, data and options; None without one."""
+    try:
+        content = read_json(path)
+        return content[name] if content["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class _RateCache:
@@ -93,14 +107,9 @@ class _RateCache:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        self.rates: dict[str, float] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            content = read_json(path)
-            if content["key"] == key:
-                self.rates = {str(name): float(value) for name, value in content["rates"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
+        found = read_cache(path, key, "rates")
+        self.rates: dict[str, float] = found if isinstance(found, dict) else {}
 
     def add(self, name: str, rate: float) -> None:
         self.rates[name] = rate
