@@ -77,7 +77,7 @@ def measure(recogniser: Recogniser, data: Data, options: DecodingOptions, hotwor
     counts = {True: [0, 0], False: [0, 0]}
     for encoded, references in data.batches:
         for found, reference in zip(search(encoded), references):
-            text = recogniser.normalise(hypothesis_text(recogniser.tokenizer, found[0].hypothesis.ids))
+            text = recogniser.normalise(hypothesis_text(recogniser.tokenizer, found[0].ids))
             own, wanted = Counter(text.split()), Counter(reference.split())
             for word in hotwords & (own.keys() | wanted.keys()):
                 spoken += wanted[word]

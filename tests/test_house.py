@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -43,9 +44,15 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(part for part in parts if part != "__init__"), path
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path, whole: bool = True) -> set[str]:
     """Names below `retort` that a file imports; without `whole`, only those it waits for when imported."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     nodes = list(ast.walk(tree)) if whole else [node for node in tree.body if not isinstance(node, ast.If)]
     found = set()
     for node in nodes:
@@ -133,8 +140,7 @@ ONE_PLACE = {
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])
 def test_what_others_made_is_opened_in_one_place(name: str) -> None:
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(MODULES[name])):
         if isinstance(node, ast.Attribute):
             assert name in ONE_PLACE.get(node.attr, {name}), f"{name} calls {node.attr}"
         if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle", "trust_remote_code"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from retort.config.student import DecoderConfig, StudentConfig
 from retort.decoding.cif import beam_fired
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.nn.conformer import ConformerConfig
 from retort.nn.frontend import Conv2dConfig
 from retort.students.cif import CifStudent
@@ -54,7 +55,12 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
 
 def beam_search(
     student: CifStudent, features: Tensor, lengths: Tensor, beam: int
-) -> list[list[ScoredHypothesis]]:
+) -> list[list[Hypothesis]]:
     """The n-best lists of a batch of features."""
     encoded = student.encode(features, lengths)
     return beam_fired(student, student.fire(encoded), beam, encoded=encoded)
+
+
+def unscored(hypothesis: Hypothesis) -> Hypothesis:
+    """The hypothesis without the score that depends on the search."""
+    return replace(hypothesis, score=0.0)

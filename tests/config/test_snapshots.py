@@ -2,13 +2,14 @@
 
 A change of a recipe, of a default or of the resolution of recipes is visible as a change of that file. Renew it with
 `PYTHONPATH=src python tests/config/test_snapshots.py`, and read its difference before it is committed.
+The descriptions of the recipes are tested here as well.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 from retort.config.layers import overlay_names
 from retort.config.loading import OTHER_KINDS, load_recipe, recipe_names
 from retort.config.schema import Recipe
+from retort.distill import LOSSES
+from retort.info.describe import describe
 from retort.lm.config import load_lm_recipe
 
 FILE = Path(__file__).parent / "snapshots" / "recipes.json"
@@ -78,6 +81,25 @@ def test_the_snapshots_are_of_all_recipes_and_overlays() -> None:
 @pytest.mark.parametrize("name", [*RECOGNISERS, *COMBINATIONS])
 def test_a_recogniser_has_the_values_it_had(name: str, resolved: Callable[[str], Recipe]) -> None:
     assert compact(resolved(name)) == SAVED[name]
+
+
+@pytest.mark.parametrize("name", RECOGNISERS)
+def test_a_recogniser_can_be_described(name: str, resolved: Callable[[str], Recipe]) -> None:
+    """In this file, since recipes are resolved once per file in tests that run in parallel."""
+    recipe = resolved(name)
+    assert recipe.name == name
+    # These counts depend on the data and are not in the recipe.
+    size = 30 if recipe.tokenizer.size is None else recipe.tokenizer.size
+    teachers = {
+        key: replace(each, symbols=30) if each.topk and not each.symbols else each
+        for key, each in recipe.teachers.items()
+    }
+    described = describe(replace(recipe, tokenizer=replace(recipe.tokenizer, size=size), teachers=teachers))
+    assert described.shipped > 0
+    assert (described.training_only > 0) == any(
+        LOSSES[row.loss].compares == "projected" or row.tap.startswith("frames.") for row in recipe.distill
+    )
+    assert sum(described.parts.values()) == described.shipped
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)

@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from retort.decoding.cif import Scorer, beam_fired
 from retort.decoding.greedy import greedy, greedy_fired
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import BLANK, EOS, PAD, UNKNOWN
-from tiny_students import beam_search
+from tiny_students import beam_search, unscored
 
 
 class SumScorer:
@@ -46,7 +46,7 @@ def opinions(scorer: SumScorer | None, history: list[int], vocabulary: int) -> T
 
 
 @torch.inference_mode()
-def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None) -> list[ScoredHypothesis]:
+def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None) -> list[Hypothesis]:
     """Every hypothesis of one utterance, by the uncached decoder; behind EOS the best token, once a fire."""
     count, size = int(fired.lengths[0]), student.decoder.vocabulary.out_features
     speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]
@@ -66,7 +66,7 @@ def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None
             score += float(gains[token])
         length = ids.index(EOS) if EOS in ids else count
         ends = fired.fire_times[0, :length].tolist()
-        found.append(ScoredHypothesis(Hypothesis(ids[:length], own[:length], ends), score))
+        found.append(Hypothesis(ids[:length], own[:length], ends, score=score))
     return sorted(found, key=lambda each: -each.score)
 
 
@@ -81,8 +81,8 @@ def test_a_beam_wide_enough_finds_all_there_is(scorer: SumScorer | None, fires: 
         found = beam_fired(student, fired, beam, scorer)[0]
         assert len(found) == min(beam, len(everything))
         assert found[0].score <= everything[0].score + 1e-5
-        assert {tuple(each.hypothesis.ids) for each in found} <= {
-            tuple(each.hypothesis.ids) for each in everything
+        assert {tuple(each.ids) for each in found} <= {
+            tuple(each.ids) for each in everything
         }
 
 
@@ -114,7 +114,7 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(
         assert_same(found, beam_fired(student, row_of(fired, row), beam, scorer)[0])
         scores = [each.score for each in found]
         assert scores == sorted(scores, reverse=True)
-        hypotheses = [each.hypothesis for each in found]
+        hypotheses = [each for each in found]
         assert len({tuple(each.ids) for each in hypotheses}) == len(found) >= 1
         for each in hypotheses:
             assert len(each.ids) == len(each.log_probs) <= length
@@ -127,14 +127,14 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(
 def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int) -> None:
     student, fired = build(16, seed), fire(lengths, seed)
     found = beam_fired(student, fired, 1)
-    assert [[each.hypothesis for each in row] for row in found] == [
-        [each] for each in greedy_fired(student, fired)
+    assert [[unscored(each) for each in row] for row in found] == [
+        [unscored(each)] for each in greedy_fired(student, fired)
     ]
 
 
 def test_equal_logits_are_settled_as_greedy_decoding_settles_them() -> None:
     student, fired = saying([[0.0] * 16] * 4)
-    assert beam_fired(student, fired, 1)[0][0].hypothesis == greedy_fired(student, fired)[0]
+    assert unscored(beam_fired(student, fired, 1)[0][0]) == unscored(greedy_fired(student, fired)[0])
 
 
 @pytest.mark.parametrize("beam", [1, 6])
@@ -147,12 +147,12 @@ def test_from_features_alone_and_in_a_batch(beam: int) -> None:
     together = beam_search(student, features, torch.tensor([90, 35, 61]), beam)
     for utterance, found in zip(utterances, together):
         alone = beam_search(student, utterance[None], torch.tensor([len(utterance)]), beam)[0]
-        assert [each.hypothesis.ids for each in found] == [each.hypothesis.ids for each in alone]
+        assert [each.ids for each in found] == [each.ids for each in alone]
         assert [each.score for each in found] == pytest.approx([each.score for each in alone], abs=1e-3)
-        assert len(found[0].hypothesis.ids) > 3
+        assert len(found[0].ids) > 3
     if beam == 1:
-        expected = greedy(student, features, torch.tensor([90, 35, 61]))
-        assert [each[0].hypothesis for each in together] == expected
+        expected = [unscored(each) for each in greedy(student, features, torch.tensor([90, 35, 61]))]
+        assert [unscored(each[0]) for each in together] == expected
 
 
 def test_fires_after_eos_extend_one_branch_and_cost_score() -> None:
@@ -163,7 +163,7 @@ def test_fires_after_eos_extend_one_branch_and_cost_score() -> None:
             distribution(t8=0.5, t9=0.3, end=0.2),
         ]
     )
-    found = {tuple(each.hypothesis.ids): math.exp(each.score) for each in beam_fired(student, fired, 4)[0]}
+    found = {tuple(each.ids): math.exp(each.score) for each in beam_fired(student, fired, 4)[0]}
     assert found == pytest.approx(
         {
             (5, 6, 8): 0.6 * 0.7 * 0.5,
@@ -180,7 +180,7 @@ def test_ending_early_is_no_way_to_save() -> None:
     student, fired = saying([distribution(t5=0.5, t6=0.49, end=0.01)] * 20)
     best = beam_fired(student, fired, 10)[0][0]
     assert best.score < math.log(0.01)
-    assert best.hypothesis.ids == [5] * 20
+    assert best.ids == [5] * 20
     assert best.score == pytest.approx(20 * math.log(0.5), rel=1e-5)
 
 
@@ -190,13 +190,13 @@ def test_blank_and_pad_are_never_emitted() -> None:
     student, fired = saying([logits] * 2)
     found = beam_fired(student, fired, 300)[0]
     assert len(found) == 1 + 13 + 13 * 13
-    assert not {BLANK, PAD} & {token for each in found for token in each.hypothesis.ids}
-    assert UNKNOWN in {token for each in found for token in each.hypothesis.ids}
+    assert not {BLANK, PAD} & {token for each in found for token in each.ids}
+    assert UNKNOWN in {token for each in found for token in each.ids}
 
 
 def test_nothing_fired() -> None:
     student = build(16)
-    nothing = [ScoredHypothesis(Hypothesis([], [], []), 0.0)]
+    nothing = [Hypothesis([], [], [], score=0.0)]
     assert beam_fired(student, fire([0, 0]), 4) == [nothing, nothing]
     together = beam_fired(student, fire([0, 3]), 4)
     assert together[0] == nothing
@@ -240,9 +240,9 @@ def test_fired_embeddings_are_not_copied_for_every_hypothesis() -> None:
 def test_log_probs_are_the_students_own_without_the_scorer() -> None:
     student, fired = build(16, seed=8), fire([5], seed=8)
     for each in beam_fired(student, fired, 5, SumScorer(16))[0]:
-        ids = each.hypothesis.ids
+        ids = each.ids
         with torch.inference_mode():
             previous = F.pad(torch.tensor([ids], dtype=torch.int64), (1, 0), value=EOS)[:, : len(ids)]
             _, logits = student.decoder(previous, fired.embeddings[:, : len(ids)])
         expected = logits[0].log_softmax(-1).gather(1, torch.tensor(ids, dtype=torch.int64)[:, None])[:, 0]
-        assert each.hypothesis.log_probs == pytest.approx(expected.tolist(), abs=1e-5)
+        assert each.log_probs == pytest.approx(expected.tolist(), abs=1e-5)

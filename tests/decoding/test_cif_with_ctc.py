@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.greedy import greedy_fired
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import ctc_log_likelihoods
 from retort.decoding.token_search import CifSearch, forced_scores
@@ -176,10 +176,10 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(mode: str) -> None:
         alone = search(model, beam=3, mode=mode)(
             Encoded(encoded.hidden[row : row + 1, :size], encoded.lengths[row : row + 1])
         )[0]
-        assert [each.hypothesis.ids for each in alone] == [each.hypothesis.ids for each in together[row]]
+        assert [each.ids for each in alone] == [each.ids for each in together[row]]
         for one, other in zip(alone, together[row]):
             assert one.score == pytest.approx(other.score, abs=1e-4)
-            assert len(one.hypothesis.ends) == len(one.hypothesis.ids) == len(one.hypothesis.log_probs)
+            assert len(one.ends) == len(one.ids) == len(one.log_probs)
 
 
 @torch.inference_mode()
@@ -192,11 +192,11 @@ def test_a_joint_score_is_the_sum_of_both() -> None:
 
 def joint_scores_compared(model: CifStudent, encoded: Encoded, weight: float) -> int:
     """Compare the scores of hypotheses without EOS with sums; how many they were."""
-    found: list[ScoredHypothesis] = search(model, beam=4, mode="joint", ctc_weight=weight)(encoded)[0]
+    found: list[Hypothesis] = search(model, beam=4, mode="joint", ctc_weight=weight)(encoded)[0]
     fired, log_probs = model.fire(encoded), ctc_log_probs(model, encoded)
-    whole = [each for each in found if len(each.hypothesis.ids) == int(fired.lengths[0])]
+    whole = [each for each in found if len(each.ids) == int(fired.lengths[0])]
     for each in whole:
-        ids, previous, total = each.hypothesis.ids, EOS, sum(each.hypothesis.log_probs)
+        ids, previous, total = each.ids, EOS, sum(each.log_probs)
         scorer = CtcPrefixScorer(log_probs, encoded.lengths, weight / (1 - weight))
         state = scorer.start(1, torch.device("cpu"))
         for token in ids:

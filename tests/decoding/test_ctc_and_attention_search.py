@@ -17,7 +17,7 @@ from retort.decoding.ctc import prefix_beam, with_times
 from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
 from retort.decoding.greedy import ctc_best_path
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import TokenRescoringLM, rescore
@@ -73,7 +73,7 @@ def lm(monkeypatch: pytest.MonkeyPatch) -> TableLM:
 
 
 def ids(found: Sequence[Any]) -> list[list[list[int]]]:
-    return [[each.hypothesis.ids for each in row] for row in found]
+    return [[each.ids for each in row] for row in found]
 
 
 MODES = [
@@ -111,14 +111,14 @@ def test_alone_and_in_a_batch_with_times_that_never_descend(
         assert [each.score for each in found] == pytest.approx([each.score for each in alone], abs=1e-3)
         frames = int(either.student.encoder.output_lengths(torch.tensor([len(features)])))
         for each in found:
-            hypothesis = each.hypothesis
+            hypothesis = each
             assert hypothesis.starts is not None
             assert len(hypothesis.ids) == len(hypothesis.log_probs) == len(hypothesis.ends)
             assert all(0 <= start < end <= frames for start, end in zip(hypothesis.starts, hypothesis.ends))
             assert hypothesis.starts == sorted(hypothesis.starts)
             assert hypothesis.ends == sorted(hypothesis.ends)
             assert all(score <= 0 for score in hypothesis.log_probs)
-    assert any(each.hypothesis.ids for row in together for each in row)  # type: ignore[union-attr]
+    assert any(each.ids for row in together for each in row)  # type: ignore[union-attr]
 
 
 @torch.inference_mode()
@@ -128,16 +128,16 @@ def test_ctc_gives_confidence_and_time_of_each_token(either: Recogniser) -> None
     log_probs = ctc_log_probs(search.head, encoded)
     prefixes = prefix_beam(log_probs, encoded.lengths, 5)
     for row, (found, expected) in enumerate(zip(search(encoded), prefixes)):
-        assert [(each.hypothesis.ids, each.score) for each in found] == [(p.ids, p.score) for p in expected]
+        assert [(each.ids, each.score) for each in found] == [(p.ids, p.score) for p in expected]
         for each in found:
-            labels = torch.tensor([each.hypothesis.ids])
+            labels = torch.tensor([each.ids])
             length = encoded.lengths[row : row + 1]
             frames, _ = label_frames(
                 log_probs[row : row + 1], length, labels, torch.tensor([labels.shape[1]])
             )
-            assert each.hypothesis.starts == frames[0].tolist()
+            assert each.starts == frames[0].tolist()
             sure = log_probs[row, frames[0], labels[0]]
-            assert each.hypothesis.log_probs == pytest.approx(sure.tolist(), abs=1e-6)
+            assert each.log_probs == pytest.approx(sure.tolist(), abs=1e-6)
     greedy = search.ctc_hypotheses(encoded)
     assert greedy == [each.ids for each in ctc_best_path(search.head, encoded)]
 
@@ -145,16 +145,16 @@ def test_ctc_gives_confidence_and_time_of_each_token(either: Recogniser) -> None
 def test_times_where_the_tokens_are_more_than_the_frames() -> None:
     hypothesis = Hypothesis([4, 4, 4], [-1.0, -2.0, -3.0], [])
     log_probs = torch.randn(1, 4, LETTERS.size).log_softmax(-1)
-    ((timed,),) = with_times([[ScoredHypothesis(hypothesis, 0.0)]], log_probs, torch.tensor([4]), ctc_scores=False)
-    assert timed.hypothesis.starts == pytest.approx([0.0, 4 / 3, 8 / 3])
-    assert timed.hypothesis.ends == pytest.approx([4 / 3, 8 / 3, 4.0])
-    assert timed.hypothesis.log_probs == [-1.0, -2.0, -3.0]
+    ((timed,),) = with_times([[hypothesis]], log_probs, torch.tensor([4]), ctc_scores=False)
+    assert timed.starts == pytest.approx([0.0, 4 / 3, 8 / 3])
+    assert timed.ends == pytest.approx([4 / 3, 8 / 3, 4.0])
+    assert timed.log_probs == [-1.0, -2.0, -3.0]
 
 
 def test_lists_of_different_lengths_keep_their_rows() -> None:
     log_probs = torch.randn(3, 9, LETTERS.size).log_softmax(-1)
     spoken = [[[4, 5]], [[6], [], [4, 4]], [[]]]
-    found = [[ScoredHypothesis(Hypothesis(each, [0.0] * len(each), []), 0.0) for each in row] for row in spoken]
+    found = [[Hypothesis(each, [0.0] * len(each), [], score=0.0) for each in row] for row in spoken]
     assert ids(with_times(found, log_probs, torch.tensor([9, 6, 9]), ctc_scores=True)) == spoken
 
 
@@ -176,8 +176,8 @@ def test_attention_rescoring_is_the_sum_of_both(attention: Recogniser, lm: Table
         expected.sort(key=lambda each: -each[0])
         for each, (score, sentence, tokens) in zip(found, expected, strict=True):  # type: ignore[arg-type]
             assert each.score == pytest.approx(score, abs=1e-4)
-            assert each.hypothesis.ids == sentence
-            assert each.hypothesis.log_probs == pytest.approx(tokens, abs=1e-5)
+            assert each.ids == sentence
+            assert each.log_probs == pytest.approx(tokens, abs=1e-5)
 
 
 def test_a_rescoring_lm_rescores_and_length_counts_once(either: Recogniser, lm: TableLM) -> None:
@@ -196,7 +196,7 @@ def test_mode_ctc_decodes_the_head_of_any_student_with_one(
         encoded = each.encode(FEATURES)
         best = ctc_best_path(each.student, encoded)  # type: ignore[arg-type]
         found = each.search(FEATURES, DecodingOptions(mode="ctc"))
-        assert [row[0].hypothesis for row in found] == best  # type: ignore[index]
+        assert [row[0] for row in found] == best  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import FeatureConfig, NormaliserConfig
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import ctc_log_likelihoods, ctc_rescored
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, CharacterTokenizer
-from tiny_students import ENCODER, FRONTEND, talking_student
+from tiny_students import ENCODER, FRONTEND, talking_student, unscored
 from tiny_transducers import config as transducer_config
 
 SIZE = 6
@@ -54,8 +54,8 @@ def test_all_alignments_are_added(frames: int, seed: int) -> None:
     assert ctc_log_likelihoods(log_probs, SENTENCES) == pytest.approx(expected, abs=1e-5)
 
 
-def candidates(*scores: float) -> list[ScoredHypothesis]:
-    return [ScoredHypothesis(Hypothesis(ids, [-0.1] * len(ids), []), score) for ids, score in zip(SENTENCES, scores)]
+def candidates(*scores: float) -> list[Hypothesis]:
+    return [Hypothesis(ids, [-0.1] * len(ids), [], score=score) for ids, score in zip(SENTENCES, scores)]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -68,11 +68,11 @@ def test_it_is_the_sum_of_both(weight: float, faithful: bool) -> None:
         found, rows, ctc_rescored(found, padded, torch.tensor([5, 3]), weight, faithful), strict=True
     ):
         expected = [
-            ((1 - weight) * each.score + weight * slow(own, [*each.hypothesis.ids, *[EOS] * faithful]), each)
+            ((1 - weight) * each.score + weight * slow(own, [*each.ids, *[EOS] * faithful]), each)
             for each in given_
         ]
         expected.sort(key=lambda pair: -pair[0])
-        assert [each.hypothesis for each in anew] == [each.hypothesis for _, each in expected]
+        assert [unscored(each) for each in anew] == [unscored(each) for _, each in expected]
         assert [each.score for each in anew] == pytest.approx([score for score, _ in expected], abs=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_what_does_not_fit_into_the_frames_goes_unless_it_is_all_there_is() -> N
     (anew,) = ctc_rescored(
         [candidates(-4.0, -3.0, -2.0, -1.0)], log_probs, lengths, 0.5
     )  # "4 4" needs three frames
-    assert sorted(each.hypothesis.ids for each in anew) == [[], [4], [5, 4]]
+    assert sorted(each.ids for each in anew) == [[], [4], [5, 4]]
     long = candidates(-1.0, -2.0, -3.0, -1.0, -2.0)[3:]
     assert ctc_rescored([long], log_probs, lengths, 0.5) == [long]
 
@@ -117,5 +117,5 @@ def test_the_search_follows_the_mode(kind: str) -> None:
     for features, together in zip(FEATURES, found):
         (alone,) = recogniser.search([features], anew)
         assert isinstance(alone, list)
-        assert [each.hypothesis.ids for each in alone] == [each.hypothesis.ids for each in together]
+        assert [each.ids for each in alone] == [each.ids for each in together]
         assert [each.score for each in alone] == pytest.approx([each.score for each in together], abs=1e-3)

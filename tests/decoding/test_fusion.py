@@ -12,7 +12,7 @@ from tiny_searches import assert_same, build, distribution, fire, row_of, saying
 from retort.common.errors import UserError
 from retort.decoding.cif import beam_fired
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
@@ -27,7 +27,7 @@ def letters(size: int) -> CharacterTokenizer:
 
 
 @torch.inference_mode()
-def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: float) -> list[ScoredHypothesis]:
+def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: float) -> list[Hypothesis]:
     """Every hypothesis of one utterance: the student's costs by its uncached decoder, the model's by `score`.
 
     What stands behind EOS costs the student its best token and the model the mean of what was said.
@@ -50,7 +50,7 @@ def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: flo
         mean = sum(opinions) / max(len(opinions), 1)
         score = sum(own) + weight * (sum(opinions) + mean * (count - len(ids)))
         ends = fired.fire_times[0, :length].tolist()
-        found.append(ScoredHypothesis(Hypothesis(ids[:length], own[:length], ends), score))
+        found.append(Hypothesis(ids[:length], own[:length], ends, score=score))
     return sorted(found, key=lambda each: -each.score)
 
 
@@ -79,13 +79,13 @@ def test_batch_and_alone_and_without_weight(lengths: list[int], beam: int, seed:
 def test_a_hypothesis_that_ends_with_its_fires_has_the_plain_sum() -> None:
     student, fired, lm = build(6, 3), fire([4], 3), TableLM(LETTERS)
     found = beam_fired(student, fired, 4**4, Fusion(lm, 0.6))[0]
-    ending = [each for each in found if len(each.hypothesis.ids) == 3]
+    ending = [each for each in found if len(each.ids) == 3]
     assert len(ending) == 27
     for each in ending:
-        ids = each.hypothesis.ids
+        ids = each.ids
         with torch.inference_mode():
             _, logits = student.decoder(torch.tensor([[EOS, *ids]]), fired.embeddings)
-        own = sum(each.hypothesis.log_probs) + float(logits[0, 3].float().log_softmax(-1)[EOS])
+        own = sum(each.log_probs) + float(logits[0, 3].float().log_softmax(-1)[EOS])
         assert each.score == pytest.approx(own + 0.6 * float(lm.score([ids])[0].sum()), abs=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_breaking_off_early_saves_nothing() -> None:
     each = float(lm.table[0, EOS])
     assert 19 * math.log(0.5) + math.log(0.01) + 0.5 * each > 20 * math.log(0.5) + 0.5 * 20 * each
     best = beam_fired(student, fired, 10, Fusion(lm, 0.5))[0][0]
-    assert best.hypothesis.ids == [5] * 20
+    assert best.ids == [5] * 20
     assert best.score == pytest.approx(20 * (math.log(0.5) + 0.5 * each), rel=1e-5)
 
 
@@ -105,9 +105,9 @@ def test_fusion_with_a_better_model_changes_the_result() -> None:
     lm = TableLM(letters(16))
     lm.table = torch.full_like(lm.table, -5.0)
     lm.table[:, 6] = -0.1
-    assert beam_fired(student, fired, 4, Fusion(lm, 0.0))[0][0].hypothesis.ids == [5] * 4
-    assert beam_fired(student, fired, 4, Fusion(lm, 0.2))[0][0].hypothesis.ids == [6] * 4
-    assert beam_fired(student, fired, 1, Fusion(lm, 0.2))[0][0].hypothesis.ids == [6] * 4
+    assert beam_fired(student, fired, 4, Fusion(lm, 0.0))[0][0].ids == [5] * 4
+    assert beam_fired(student, fired, 4, Fusion(lm, 0.2))[0][0].ids == [6] * 4
+    assert beam_fired(student, fired, 1, Fusion(lm, 0.2))[0][0].ids == [6] * 4
 
 
 def test_several_scorers_add_up() -> None:

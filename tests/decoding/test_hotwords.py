@@ -213,7 +213,7 @@ def test_every_search_prefers_hotwords(kind: str, tmp_path: Path) -> None:
     features = [torch.randn(frames, bins, generator=torch.Generator().manual_seed(frames)) for frames in (90, 35, 61)]
 
     def texts(options: DecodingOptions) -> list[str]:
-        return [hypothesis_text(made.tokenizer, each[0].hypothesis.ids) for each in made.search(features, options)]  # type: ignore[index]
+        return [hypothesis_text(made.tokenizer, each[0].ids) for each in made.search(features, options)]  # type: ignore[index]
 
     def count(found: list[str], word: str) -> int:
         return sum(text.split().count(word) for text in found)
@@ -223,7 +223,7 @@ def test_every_search_prefers_hotwords(kind: str, tmp_path: Path) -> None:
     for row, each in enumerate(features):
         (alone,) = made.search([each], options)
         together = made.search(features, options)[row]
-        assert [one.hypothesis.ids for one in alone] == [one.hypothesis.ids for one in together]  # type: ignore[union-attr]
+        assert [one.ids for one in alone] == [one.ids for one in together]  # type: ignore[union-attr]
         assert [one.score for one in alone] == pytest.approx([one.score for one in together], abs=1e-4)  # type: ignore[union-attr]
     # Of no weight, they change nothing; greedy decoding then is a search with a small beam.
     assert texts(DecodingOptions(hotwords=("ab",), hotword_weight=0.0)) == texts(DecodingOptions(beam=4))

@@ -11,7 +11,7 @@ from torch import Tensor
 from retort.config.student import StudentConfig
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
 from retort.decoding.fusion import Fusion
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
@@ -84,11 +84,11 @@ def everything(
     return sorted(found, key=lambda each: -each[2])
 
 
-def assert_same(found: list[ScoredHypothesis], expected: list[tuple[list[int], list[float], float]]) -> None:
-    assert [each.hypothesis.ids for each in found] == [ids for ids, _, _ in expected]
+def assert_same(found: list[Hypothesis], expected: list[tuple[list[int], list[float], float]]) -> None:
+    assert [each.ids for each in found] == [ids for ids, _, _ in expected]
     for each, (_, said, score) in zip(found, expected):
         assert each.score == pytest.approx(score, abs=1e-4)
-        assert each.hypothesis.log_probs == pytest.approx(said, abs=1e-4)
+        assert each.log_probs == pytest.approx(said, abs=1e-4)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (0.3, 0.0), (0.5, 1.5), (1.0, -0.5)])
@@ -106,7 +106,7 @@ def test_a_beam_wide_enough_finds_all_there_is(weights: tuple[float, float], sco
             assert found[0].score <= real[0][2] + 1e-4
             by_ids = {tuple(ids): score for ids, _, score in real}
             for each in found:
-                assert each.score == pytest.approx(by_ids[tuple(each.hypothesis.ids)], abs=1e-4)
+                assert each.score == pytest.approx(by_ids[tuple(each.ids)], abs=1e-4)
 
 
 @pytest.mark.parametrize("beam", [1, 4])
@@ -119,12 +119,12 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(beam: int, weight: f
         for row, found in enumerate(together):
             alone = joint_beam(student, row_of(encoded, row), beam, weights, scorer)[0]
             assert_same(
-                found, [(each.hypothesis.ids, each.hypothesis.log_probs, each.score) for each in alone]
+                found, [(each.ids, each.log_probs, each.score) for each in alone]
             )
-            assert len({tuple(each.hypothesis.ids) for each in found}) == len(found)
+            assert len({tuple(each.ids) for each in found}) == len(found)
             for each in found:
-                assert len(each.hypothesis.ids) <= int(encoded.lengths[row])
-                assert not {BLANK, PAD, EOS} & set(each.hypothesis.ids)
+                assert len(each.ids) <= int(encoded.lengths[row])
+                assert not {BLANK, PAD, EOS} & set(each.ids)
 
 
 def test_the_search_ends_before_the_last_frame_where_nothing_can_be_better(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retort.decoding.cif import beam_fired
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.transcript import ScoredTranscript, TimedText, Transcript, join_nbest, time_candidates
@@ -48,7 +48,7 @@ def test_equal_texts_are_listed_once_with_the_better_score() -> None:
     tokenizer = CharacterTokenizer(list("▁ab"))
     spelled = [[5, 6], [4, 5, 6], [5, 4, 4, 6], [5, 4, 6], [5]]
     candidates = [
-        ScoredHypothesis(Hypothesis(ids, [-0.1] * len(ids), [1.0 * place for place in range(len(ids))]), -1.0 - rank)
+        Hypothesis(ids, [-0.1] * len(ids), [1.0 * place for place in range(len(ids))], score=-1.0 - rank)
         for rank, ids in enumerate(spelled)
     ]
     told = time_candidates(candidates, 3, tokenizer, 0.04, 2.0, 1.0)
@@ -98,7 +98,7 @@ def test_greedy_stays_the_default(recogniser: Recogniser, wave: Path) -> None:
     plain = [recogniser.search([each])[0] for each in features]
     for hypothesis, each in zip(recogniser.decode(features), plain):
         assert len(each) == 1
-        assert hypothesis.ids == each[0].hypothesis.ids
+        assert hypothesis.ids == each[0].ids
 
 
 def test_the_search_is_that_of_the_options(recogniser: Recogniser) -> None:

@@ -10,7 +10,7 @@ from tiny_searches import build, fire
 
 from retort.common.errors import UserError
 from retort.decoding.cif import beam_fired
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import TextRescoringLM, TokenRescoringLM, open_rescoring_lm, rescore
@@ -18,13 +18,14 @@ from retort.decoding.token_search import CifSearch
 from retort.lm.likelihood import MaskedPlm
 from retort.text.tokenizers import CharacterTokenizer
 from tiny_lms import TableLM
+from tiny_students import unscored
 
 LETTERS = CharacterTokenizer(list("abcdefghij") + ["▁", "k"])
 
 
-def candidate(text: str, score: float) -> ScoredHypothesis:
+def candidate(text: str, score: float) -> Hypothesis:
     ids = LETTERS.encode(text)
-    return ScoredHypothesis(Hypothesis(ids, [-0.1] * len(ids), [1.0] * len(ids)), score)
+    return Hypothesis(ids, [-0.1] * len(ids), [1.0] * len(ids), score=score)
 
 
 LISTS = [
@@ -34,8 +35,8 @@ LISTS = [
 ]
 
 
-def lengths_of(found: list[list[ScoredHypothesis]]) -> list[list[int]]:
-    return [[len(each.hypothesis.ids) for each in row] for row in found]
+def lengths_of(found: list[list[Hypothesis]]) -> list[list[int]]:
+    return [[len(each.ids) for each in row] for row in found]
 
 
 @pytest.mark.parametrize(("weight", "length_weight"), [(0.0, 0.0), (0.4, 0.0), (0.7, 1.3), (0.0, -2.0)])
@@ -44,11 +45,11 @@ def test_scores_are_those_of_a_slow_sum(weight: float, length_weight: float) -> 
     for given, found in zip(LISTS, rescore(LISTS, TokenRescoringLM(lm), weight, length_weight)):
         expected = []
         for each in given:
-            ids = each.hypothesis.ids
+            ids = each.ids
             opinion = float(lm.score([ids])[0].sum())
             expected.append((each.score + weight * opinion + length_weight * len(ids), ids))
         expected.sort(key=lambda pair: -pair[0])
-        assert [each.hypothesis.ids for each in found] == [ids for _, ids in expected]
+        assert [each.ids for each in found] == [ids for _, ids in expected]
         assert [each.score for each in found] == pytest.approx([score for score, _ in expected])
 
 
@@ -154,7 +155,7 @@ class TestSearch:
         plain = recogniser.search(features)
         assert recogniser.search(features, DecodingOptions(lm="lm", lm_weight=9.0)) != plain
         silent = recogniser.search(features, DecodingOptions(lm="lm", lm_weight=0.0))
-        assert [each[0].hypothesis for each in silent] == [each[0].hypothesis for each in plain]
+        assert [unscored(each[0]) for each in silent] == [unscored(each[0]) for each in plain]
 
     def test_transcribing_a_file(self, recogniser: Recogniser, lm: TableLM, say: Callable[..., Any]) -> None:
         options = DecodingOptions(beam=3, nbest=3, rescore="lm", rescore_weight=2.0)
@@ -168,5 +169,5 @@ def test_options_choose_the_search() -> None:
     student, fired = build(16), fire([5, 3])
     greedily = CifSearch(student, LETTERS, DecodingOptions()).fired(fired)
     assert [len(each) for each in greedily] == [1, 1]
-    assert [each[0].score for each in greedily] == [sum(each[0].hypothesis.log_probs) for each in greedily]
+    assert [each[0].score for each in greedily] == [sum(each[0].log_probs) for each in greedily]
     assert CifSearch(student, LETTERS, DecodingOptions(beam=4)).fired(fired) == beam_fired(student, fired, 4)

@@ -13,7 +13,7 @@ from torch import Tensor
 from retort.config.schema import NormaliserConfig
 from retort.decoding.factory import open_search
 from retort.decoding.fusion import Fusion
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.token_search import TransducerSearch
 from retort.decoding.transducer import transducer_beam, transducer_greedy
@@ -23,6 +23,7 @@ from retort.students.transducer import TransducerStudent
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BLANK, EOS, PAD, SPECIAL, CharacterTokenizer, Tokenizer
 from tiny_lms import TableLM
+from tiny_students import unscored
 from tiny_transducers import build, hear
 
 
@@ -81,7 +82,7 @@ def test_a_beam_wide_enough_finds_all_there_is(
     scorer = table_fusion(6) if fused else None
     expected = exhaustive(student, encoded, scorer, length_weight)
     (found,) = transducer_beam(student, encoded, 1000, scorer, length_weight)
-    assert {tuple(each.hypothesis.ids): each.score for each in found} == pytest.approx(expected, abs=1e-5)
+    assert {tuple(each.ids): each.score for each in found} == pytest.approx(expected, abs=1e-5)
     assert len(found) == len(expected) == sum(3**count for count in range(frames + 1))
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
 
@@ -90,7 +91,7 @@ def test_its_scores_are_the_loss_of_a_monotonic_transducer() -> None:
     student, encoded = build(6), hear([5], seed=3)
     (found,) = transducer_beam(student, encoded, 1000)
     for each in found[::20]:
-        ids = each.hypothesis.ids
+        ids = each.ids
         with torch.inference_mode():
             logits = symbol_table(student, encoded.hidden[0], tuple(ids))[None]
         lengths = torch.tensor([5]), torch.tensor([len(ids)])
@@ -109,9 +110,9 @@ def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) 
     student, encoded = build(9, predictor, seed), hear(lengths, seed)
     greedy = transducer_greedy(student, encoded)
     for own, (best,) in zip(greedy, transducer_beam(student, encoded, 1)):
-        assert own.hypothesis.ids == best.hypothesis.ids
-        assert own.hypothesis.ends == best.hypothesis.ends
-        assert own.hypothesis.log_probs == pytest.approx(best.hypothesis.log_probs)
+        assert own.ids == best.ids
+        assert own.ends == best.ends
+        assert own.log_probs == pytest.approx(best.log_probs)
         assert own.score == pytest.approx(best.score)
 
 
@@ -127,9 +128,9 @@ def test_a_weight_of_length_is_what_others_take_from_blanks(weight: float) -> No
             column[BLANK] -= weight
             if (token := int(column.argmax())) != BLANK:
                 ids.append(token)
-    assert found.hypothesis.ids == ids
+    assert found.ids == ids
     (plain,) = transducer_greedy(student, encoded)
-    assert len(ids) < len(plain.hypothesis.ids)
+    assert len(ids) < len(plain.ids)
 
 
 @pytest.mark.parametrize("symbols", [1, 2, 4])
@@ -149,8 +150,8 @@ def test_greedy_takes_the_best_symbol_at_every_step(symbols: int) -> None:
                     break
                 ids.append(token)
                 ends.append(frame + 1.0)
-    assert found.hypothesis.ids == ids
-    assert found.hypothesis.ends == ends
+    assert found.ids == ids
+    assert found.ends == ends
     assert found.score == pytest.approx(score, abs=1e-5)
     assert len(ids) > 3
     assert (len(set(ends)) < len(ends)) == (symbols > 1)
@@ -169,20 +170,20 @@ def test_padding_and_batching_change_nothing(predictor: str, beam: int, fused: b
     for row, length in enumerate(lengths):
         alone = Encoded(together.hidden[row : row + 1, :length], torch.tensor([length]))
         (expected,) = transducer_beam(student, alone, beam, scorer)
-        assert [each.hypothesis.ids for each in batched[0][row]] == [each.hypothesis.ids for each in expected]
+        assert [each.ids for each in batched[0][row]] == [each.ids for each in expected]
         assert [each.score for each in batched[0][row]] == pytest.approx([each.score for each in expected])
         (own,) = transducer_greedy(student, alone)
-        assert paths[0][row].hypothesis.ids == own.hypothesis.ids
-    assert [each.hypothesis.ids for each in batched[0][1]] == [[]]
+        assert paths[0][row].ids == own.ids
+    assert [each.ids for each in batched[0][1]] == [[]]
 
 
 def test_hypotheses_are_all_different_and_well_formed() -> None:
     student, encoded = build(16, seed=2), hear([30, 22], seed=2)
     for found, length in zip(transducer_beam(student, encoded, 8), (30, 22)):
         assert len(found) == 8
-        assert len({tuple(each.hypothesis.ids) for each in found}) == 8
+        assert len({tuple(each.ids) for each in found}) == 8
         for each in found:
-            said = each.hypothesis
+            said = each
             assert len(said.ids) == len(said.log_probs) == len(said.ends) > 0
             assert not {BLANK, PAD, EOS} & set(said.ids)
             assert sorted(set(said.ends)) == said.ends  # one token a frame
@@ -194,7 +195,7 @@ def test_hypotheses_are_all_different_and_well_formed() -> None:
 def test_times_and_confidences_are_those_of_the_tokens_on_their_path() -> None:
     student, encoded = build(8, seed=5), hear([8], seed=5)
     for each in transducer_beam(student, encoded, 5, table_fusion(8))[0]:
-        said = each.hypothesis
+        said = each
         with torch.inference_mode():
             table = symbol_table(student, encoded.hidden[0], tuple(said.ids))
         own = [
@@ -211,7 +212,7 @@ def test_equal_hypotheses_do_not_crowd_out_others() -> None:
         student.joiner.output.weight.zero_()
         student.joiner.output.bias.copy_(torch.tensor([0.5, 1e-9, 1e-9, 0.1, 0.4]).log())
     (found,) = transducer_beam(student, hear([3]), 2)
-    assert [each.hypothesis.ids for each in found] == [[4], [4, 4]]
+    assert [each.ids for each in found] == [[4], [4, 4]]
     # [4] in any of three frames; behind the second, [4] has 2 * 0.4 * 0.5 and [] 0.5 ** 2: [4, 4] begins anew.
     assert math.exp(found[0].score) == pytest.approx(3 * 0.4 * 0.5**2, rel=1e-6)
     assert math.exp(found[1].score) == pytest.approx(2 * 0.4 * 0.5 * 0.4, rel=1e-6)
@@ -242,13 +243,13 @@ def test_a_scorer_is_asked_of_every_sequence_once() -> None:
     student, encoded, scorer = build(9, seed=1), hear([10, 10], seed=4), Counting()
     found = transducer_beam(student, encoded, 4, scorer)
     plain = transducer_beam(student, encoded, 4)
-    assert [[each.hypothesis for each in own] for own in found] == [
-        [each.hypothesis for each in own] for own in plain
+    assert [[unscored(each) for each in own] for own in found] == [
+        [unscored(each) for each in own] for own in plain
     ]
     asked = [tuple(each) for each in scorer.asked]
     assert all(each[0] == EOS for each in asked)
     assert len(asked) < 4 * 2 * 10
-    last = {(EOS, *each.hypothesis.ids) for own in found for each in own}
+    last = {(EOS, *each.ids) for own in found for each in own}
     assert last <= set(asked)
 
 
@@ -287,9 +288,9 @@ def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None
     again = search(fused, beam=2, lm="x", lm_weight=0.1)
     assert again.scorer is not None
     assert again.scorer.lm is lm
-    longest: list[list[ScoredHypothesis]] = search(beam=4, rescore="x", rescore_weight=1.0)(encoded)
+    longest: list[list[Hypothesis]] = search(beam=4, rescore="x", rescore_weight=1.0)(encoded)
     for found in longest:
-        assert len(found[0].hypothesis.ids) == max(len(each.hypothesis.ids) for each in found)
+        assert len(found[0].ids) == max(len(each.ids) for each in found)
     assert len(plain.ctc_hypotheses(encoded) or []) == 2
     student.config.ctc_weight = 0.0
     assert plain.ctc_hypotheses(encoded) is None

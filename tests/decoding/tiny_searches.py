@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retort.config.student import StudentConfig
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import EOS
@@ -51,12 +51,12 @@ def row_of(fired: FiredTokens, row: int) -> FiredTokens:
     )
 
 
-def assert_same(found: list[ScoredHypothesis], expected: list[ScoredHypothesis]) -> None:
-    assert [each.hypothesis.ids for each in found] == [each.hypothesis.ids for each in expected]
+def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [each.ids for each in found] == [each.ids for each in expected]
     for one, other in zip(found, expected):
         assert one.score == pytest.approx(other.score, abs=1e-5)
-        assert one.hypothesis.log_probs == pytest.approx(other.hypothesis.log_probs, abs=1e-5)
-        assert one.hypothesis.ends == pytest.approx(other.hypothesis.ends)
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+        assert one.ends == pytest.approx(other.ends)
 
 
 def saying(logits: list[list[float]]) -> tuple[CifStudent, FiredTokens]:

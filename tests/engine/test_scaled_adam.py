@@ -223,7 +223,7 @@ def test_a_resumed_run_is_the_unbroken_one(cuts: CutSet, read_recipe: ReadRecipe
 
 def test_it_learns(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
     recipe = read_recipe(
-        *ZIPFORMER, "training.precision=bf16", "training.steps=40", "training.evaluate_steps=40",
+        *ZIPFORMER, "training.steps=40", "training.evaluate_steps=40",
         "training.peak_lr=0.045", "training.warmup_steps=5", "training.log_steps=20",
     )  # fmt: skip
     trainer = trainer_of(recipe, tmp_path, cuts.subset(first=6))

@@ -197,8 +197,8 @@ def test_steps_of_searches_are_the_whole_decoder(fires: str, window: int) -> Non
         (one,) = greedy(student, *given.utterance(row)[:2])
         assert one.ids == best[row].ids
         (beam,) = beam_search(student, *given.utterance(row)[:2], 3)
-        assert [each.hypothesis.ids for each in beam] == [each.hypothesis.ids for each in beams[row]]
-        for found in (best[row], *(each.hypothesis for each in beams[row])):
+        assert [each.ids for each in beam] == [each.ids for each in beams[row]]
+        for found in (best[row], *beams[row]):
             if found.ids:
                 expected = forced(student, alone, found.ids).tolist()
                 assert found.log_probs == pytest.approx(expected, abs=1e-4)

@@ -24,7 +24,15 @@ from retort.nn.parallel_decoder import ParallelDecoder
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
-from tiny_students import DECODER, ENCODER, FRONTEND, beam_search, smoothed_cross_entropy, talking_student
+from tiny_students import (
+    DECODER,
+    ENCODER,
+    FRONTEND,
+    beam_search,
+    smoothed_cross_entropy,
+    talking_student,
+    unscored,
+)
 
 VOCABULARY = 9
 FRAMES, UNITS = [40, 73, 24], [3, 6, 2]
@@ -170,8 +178,8 @@ def test_a_beam_of_any_width_finds_exactly_the_best(cross: bool) -> None:
         assert len(found) == beam
         for each, (ids, score) in zip(found, everything):
             assert each.score == pytest.approx(score, abs=1e-4)
-            assert tuple(each.hypothesis.ids) == ids
-            assert each.hypothesis.ends == pytest.approx(fired.fire_times[0, : len(ids)].tolist(), abs=1e-4)
+            assert tuple(each.ids) == ids
+            assert each.ends == pytest.approx(fired.fire_times[0, : len(ids)].tolist(), abs=1e-4)
     (best,) = greedy(student, features[row : row + 1, : FRAMES[row]], lengths[row : row + 1])
     assert tuple(best.ids) == everything[0][0]
 
@@ -220,8 +228,8 @@ def test_a_scorer_goes_over_the_positions_from_left_to_right(row: int) -> None:
     encoded = student.encode(features[row : row + 1, : FRAMES[row]], lengths[row : row + 1])
     (found,) = beam_fired(student, fired, 7**4, scorer, encoded)
     assert found[0].score == pytest.approx(score, abs=1e-4)
-    assert tuple(found[0].hypothesis.ids) == said
-    assert said != tuple(beam_fired(student, fired, 1, None, encoded)[0][0].hypothesis.ids)
+    assert tuple(found[0].ids) == said
+    assert said != tuple(beam_fired(student, fired, 1, None, encoded)[0][0].ids)
 
 
 class Contrary:
@@ -245,7 +253,7 @@ def test_lists_are_rescored() -> None:
     )
     encoded = student.encode(features[2:, : FRAMES[2]], lengths[2:])
     (before,), (after,) = plain(encoded), search(encoded)
-    assert [each.hypothesis for each in after] == [each.hypothesis for each in before[::-1]]
+    assert [unscored(each) for each in after] == [unscored(each) for each in before[::-1]]
 
 
 @torch.inference_mode()
@@ -254,8 +262,8 @@ def test_a_search_without_the_encoders_output_is_an_error_where_it_is_read() -> 
     fired, _ = heard(student, 0)
     with pytest.raises(ValueError, match="requires the encoder output"):
         greedy_fired(student, fired)
-    assert greedy_fired(build(cross=False).eval(), fired) == [
-        each[0].hypothesis for each in beam_fired(build(cross=False).eval(), fired, 1)
+    assert [unscored(each) for each in greedy_fired(build(cross=False).eval(), fired)] == [
+        unscored(each[0]) for each in beam_fired(build(cross=False).eval(), fired, 1)
     ]
 
 

@@ -24,6 +24,7 @@ from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD
 from retort.training.init import fit, start_from_pretrained
+from tiny_students import unscored
 from tiny_whispers import tiny_whisper_folder, tiny_whisper_recogniser
 
 
@@ -124,10 +125,10 @@ def test_an_utterance_gives_the_same_in_any_batch(
     options = DecodingOptions(beam=beam)
     for each, found in zip(features, recogniser.search(features, options)):
         (alone,) = recogniser.search([each], options)
-        assert [x.hypothesis.ids for x in alone] == [x.hypothesis.ids for x in found]
+        assert [x.ids for x in alone] == [x.ids for x in found]
         for one, other in zip(alone, found):
             assert one.score == pytest.approx(other.score, abs=1e-8)
-            assert one.hypothesis.ends == pytest.approx(other.hypothesis.ends)
+            assert one.ends == pytest.approx(other.ends)
 
 
 def test_losses_do_not_depend_on_the_batch(folder: Path) -> None:
@@ -154,7 +155,7 @@ def test_with_spare_fires_a_sentence_ends_where_the_decoder_ends_it(folder: Path
         recogniser = build(folder, 0, 30)
         torch.nn.init.constant_(student_of(recogniser).get_parameter("weights.linear.bias"), bias)
         torch.nn.init.zeros_(student_of(recogniser).get_parameter("weights.linear.weight"))
-        found.append([each[0].hypothesis.ids for each in recogniser.search(given, options)])
+        found.append([each[0].ids for each in recogniser.search(given, options)])
     few, many = found
     assert [each[:15] for each in few] == [each[:15] for each in many]
     assert any(few)
@@ -165,8 +166,8 @@ def test_it_is_saved_and_opened(folder: Path, tmp_path: Path) -> None:
     learned(student_of(recogniser))
     recogniser.save(tmp_path / "model")
     opened, features = load(tmp_path / "model"), some_features()
-    own = [each[0].hypothesis for each in recogniser.search(features, DecodingOptions())]
-    assert [each[0].hypothesis for each in opened.search(features, DecodingOptions())] == own
+    own = [unscored(each[0]) for each in recogniser.search(features, DecodingOptions())]
+    assert [unscored(each[0]) for each in opened.search(features, DecodingOptions())] == own
 
 
 def test_it_starts_from_one_with_fewer_tokens(folder: Path, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_a_parallel_model_is_searched_with_a_beam(read_recipe: ReadRecipe, tmp_p
     )
     assert isinstance(wide, list)
     assert isinstance(narrow, list)
-    assert wide[0].hypothesis.ids == narrow[0].hypothesis.ids
-    assert len({tuple(each.hypothesis.ids) for each in wide}) == len(wide) == 4
+    assert wide[0].ids == narrow[0].ids
+    assert len({tuple(each.ids) for each in wide}) == len(wide) == 4
 
 
 @pytest.mark.parametrize("name", ["cif +distill/pooled_cif", "cif +distill/pooled_attention", "relational"])

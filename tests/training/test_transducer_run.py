@@ -43,7 +43,7 @@ def test_from_a_cif_model_to_scores_and_texts(
     recipe = read_recipe(
         *TRANSDUCER, f"student.transducer.predictor={predictor}", f"student.transducer.monotonic={monotonic}",
         f"training.init={cif.folder}", "tokenizer.kind=init", "training.rates={encoder: 0.5, ctc: 0.5}",
-        "training.steps=60", "training.evaluate_steps=30", "training.precision=bf16", name="transducer",
+        "training.steps=60", "training.evaluate_steps=30", name="transducer",
     )  # fmt: skip
     outcome = trained(recipe, tmp_path, reports)
     (start,) = [each for each in reports if "init.taken" in each]

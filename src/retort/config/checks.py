@@ -9,7 +9,7 @@ from retort.common.errors import UserError
 from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
 from retort.config.distill_checks import check_distillation
 from retort.config.ranges import UnknownChoice
-from retort.config.schema import CHOICES, LoraConfig, Recipe
+from retort.config.schema import CHOICES, Recipe
 from retort.config.student_checks import check_student
 
 
@@ -39,7 +39,6 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     for index, row in enumerate(recipe.distill):
         for key, choices in ROW_CHOICES.items():
             _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)
-    _check_lora(recipe.training.lora, where)
     if recipe.training.stored != "float32" and recipe.training.lora.parts:
         raise UserError(
             f"training.stored is {recipe.training.stored}, but training.lora trains adapters of exact weights",
@@ -79,17 +78,6 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
         )
     for name in training.allow:
         _choose("training.allow", name, ("new_output",), where)
-
-
-def _check_lora(lora: LoraConfig, where: str) -> None:
-    if lora.rank < 1:
-        raise UserError(f"training.lora.rank is {lora.rank}", where=where, remedy="Give 1 or more, e.g. 8")
-    if not lora.alpha > 0.0:
-        raise UserError(f"training.lora.alpha is {lora.alpha:g}", where=where, remedy="Choose a number above 0")
-    if not 0.0 <= lora.dropout < 1.0:
-        raise UserError(
-            f"training.lora.dropout is {lora.dropout:g}", where=where, remedy="Choose a number from 0 to below 1"
-        )
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:

@@ -134,6 +134,10 @@ class CifConfig:
     decoder ends a sentence by itself, so no words are lost if CIF fires too few tokens. With it, EOS is scored only
     once per hypothesis."""
 
+    def validate(self, key: str) -> None:
+        """Check the kernel, as :func:`check_odd`."""
+        check_odd(f"{key}.kernel", self.kernel)
+
 
 @dataclass
 class DecoderConfig:
@@ -188,6 +192,19 @@ class DecoderConfig:
     init_layers: list[int] = numbers([], -1000, 1000)
     """Which of its layers are used, counted from 1, or from -1 for the last; empty for the first ones."""
 
+    def validate(self, key: str) -> None:
+        """Check the values against each other.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        check_heads(key, self.dim, self.heads)
+        if self.init_layers and len(self.init_layers) != self.layers:
+            raise UserError(
+                f"{key}.init_layers has {len(self.init_layers)} numbers, {key}.layers is {self.layers}",
+                remedy="Give one number per layer, or none",
+            )
+
 
 @dataclass
 class TransducerConfig:
@@ -211,6 +228,17 @@ class TransducerConfig:
     """Maximum number of tokens per frame in greedy search; beam search outputs at most one."""
     weight: float = number(1.0, 0, MILLION)
     """Weight of the transducer loss."""
+
+    def validate(self, key: str) -> None:
+        """Check the values against each other.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        if self.monotonic and self.symbols > 1:
+            raise UserError(
+                f"{key}.symbols is {self.symbols}, but monotonic allows one token per frame", remedy="Remove symbols"
+            )
 
 
 @dataclass

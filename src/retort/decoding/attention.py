@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retort.decoding.cif import NEG_INF, Scorer
 from retort.decoding.ctc import CtcPrefixes
-from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, ScoredHypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, until_eos
 from retort.nn.cross_decoder import CrossDecoder
 from retort.students.attention import AttentionStudent
 from retort.students.ctc import ctc_log_probs
@@ -58,14 +58,14 @@ class _Ended:
 
     most: int
     settled: bool = False
-    found: list[ScoredHypothesis] = field(default_factory=list)
+    found: list[Hypothesis] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
         """A hypothesis with a higher score is added."""
         return self.found[-1].score if len(self.found) == self.most else NEG_INF
 
-    def add(self, candidate: ScoredHypothesis) -> None:
+    def add(self, candidate: Hypothesis) -> None:
         self.found.append(candidate)
         self.found.sort(key=lambda each: each.score, reverse=True)
         del self.found[self.most :]
@@ -78,7 +78,7 @@ def joint_beam(
     beam: int,
     weights: JointWeights,
     scorer: Scorer | None = None,
-) -> list[list[ScoredHypothesis]]:
+) -> list[list[Hypothesis]]:
     """N-best list of each utterance: up to `beam` different hypotheses, at least one, without times.
 
     Every hypothesis ends in EOS and has at most as many tokens as the utterance has frames. At every step up
@@ -166,7 +166,7 @@ def _collect(beams: _Beams, ends: Tensor, ended: list[_Ended]) -> None:
             if score > best.worst:
                 ids = beams.tokens[row, column, 1:].tolist()
                 log_probs = beams.log_probs[row, column].tolist()
-                best.add(ScoredHypothesis(Hypothesis(ids, log_probs, []), score))
+                best.add(Hypothesis(ids, log_probs, [], score=score))
 
 
 def _settled(beams: _Beams, ended: list[_Ended], left: list[int], bonus: float) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retort.decoding.hypothesis import NEVER_EMITTED, ScoredHypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, until_eos
 from retort.nn.cif import FiredTokens
 from retort.students.cif import CifStudent
 from retort.students.student import Encoded
@@ -64,7 +64,7 @@ def beam_fired(
     beam: int,
     scorer: Scorer | None = None,
     encoded: Encoded | None = None,
-) -> list[list[ScoredHypothesis]]:
+) -> list[list[Hypothesis]]:
     """Beam search over fired embeddings: up to `beam` different hypotheses of each utterance, at least one.
 
     Only the embeddings of one fire at a time are repeated for the hypotheses. With a parallel decoder and
@@ -144,7 +144,7 @@ def _advance(
     return after, (utterance * width + parents).flatten()
 
 
-def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[ScoredHypothesis]]:
+def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[Hypothesis]]:
     """The hypotheses, cut at the last fire of their utterance and at their first EOS."""
     found = []
     for rows, own, scores, ends, length in zip(
@@ -158,6 +158,6 @@ def _candidates(beams: _Beams, fired: FiredTokens) -> list[list[ScoredHypothesis
         for ids, log_probs, score in zip(rows, own, scores):
             if score == NEG_INF:
                 continue
-            each.append(ScoredHypothesis(until_eos(ids[:length], log_probs, ends), score))
+            each.append(until_eos(ids[:length], log_probs, ends, score))
         found.append(each)
     return found

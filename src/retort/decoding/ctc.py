@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.decoding.cif import NEG_INF
-from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis
 from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, ConcatenableScorer, LmScores, PrefixTree
 from retort.nn.ctc import label_frames
 from retort.nn.masks import valid_mask
@@ -175,8 +175,8 @@ def _prefixes(beams: _Beams, lm_scores: Tensor, tree: PrefixTree) -> list[list[P
 
 
 def with_times(
-    found: Sequence[Sequence[ScoredHypothesis]], log_probs: Tensor, lengths: Tensor, *, ctc_scores: bool
-) -> list[list[ScoredHypothesis]]:
+    found: Sequence[Sequence[Hypothesis]], log_probs: Tensor, lengths: Tensor, *, ctc_scores: bool
+) -> list[list[Hypothesis]]:
     """Add times to hypotheses: each token gets the frame at which the best CTC path through all of them emits it.
 
     Where an utterance has too few frames for the tokens, its frames are divided evenly among them.
@@ -191,7 +191,7 @@ def with_times(
         _timed(rank, log_probs, lengths, ctc_scores)
         for rank in zip_longest(*found)  # one rank of all utterances at a time, since lists may be long
     ]
-    rows: list[list[ScoredHypothesis]] = [[] for _ in found]
+    rows: list[list[Hypothesis]] = [[] for _ in found]
     for column in columns:
         for row, each in zip(rows, column):
             if each is not None:
@@ -200,9 +200,9 @@ def with_times(
 
 
 def _timed(
-    candidates: Sequence[ScoredHypothesis | None], log_probs: Tensor, lengths: Tensor, ctc_scores: bool
-) -> list[ScoredHypothesis | None]:
-    texts = [[] if each is None else each.hypothesis.ids for each in candidates]
+    candidates: Sequence[Hypothesis | None], log_probs: Tensor, lengths: Tensor, ctc_scores: bool
+) -> list[Hypothesis | None]:
+    texts = [[] if each is None else each.ids for each in candidates]
     most = max(map(len, texts))
     labels = torch.full((len(texts), most), PAD, device=log_probs.device)
     for row, ids in enumerate(texts):
@@ -211,21 +211,19 @@ def _timed(
     frames, valid = label_frames(log_probs, lengths, labels, counts, blank=BLANK)
     utterances = torch.arange(len(texts), device=log_probs.device)[:, None]
     scores_of_tokens = log_probs[utterances, frames, labels].tolist()
-    timed: list[ScoredHypothesis | None] = []
+    timed: list[Hypothesis | None] = []
     for each, places, valid_row, scores, length in zip(
         candidates, frames.tolist(), valid.tolist(), scores_of_tokens, lengths.tolist()
     ):
         if each is None:
             timed.append(None)
             continue
-        ids, own = each.hypothesis.ids, each.hypothesis.log_probs
-        size = len(ids)
+        size = len(each.ids)
         starts, ends = [float(place) for place in places[:size]], [place + 1.0 for place in places[:size]]
         if not all(valid_row[:size]):
             starts = [place * length / size for place in range(size)]
             ends = [(place + 1) * length / size for place in range(size)]
-        hypothesis = Hypothesis(ids, scores[:size] if ctc_scores else own, ends, starts)
-        timed.append(replace(each, hypothesis=hypothesis))
+        timed.append(replace(each, log_probs=scores[:size] if ctc_scores else each.log_probs, ends=ends, starts=starts))
     return timed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple, cast
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from retort.common.errors import BadUtterance, UserError
 from retort.decoding.greedy import ctc_greedy
-from retort.decoding.hypothesis import Hypothesis, NBest, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis, NBest
 from retort.decoding.options import DecodingOptions
 from retort.decoding.search import Search
 from retort.graph.build import Graph, build_ctc_graph
@@ -95,7 +95,7 @@ class FrameSearch(Search):
     def _candidates(self, found: list[GraphHypothesis] | BadUtterance, made: FrameScores) -> NBest:
         if isinstance(found, BadUtterance):
             return found
-        return [ScoredHypothesis(self.hypothesis(each, made.log_probs), -each.cost) for each in found]
+        return [replace(self.hypothesis(each, made.log_probs), score=-each.cost) for each in found]
 
 
 Spellings = dict[str, list[list[str]]]

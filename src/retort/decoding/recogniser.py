@@ -28,7 +28,6 @@ from retort.config.checks import check_choices
 from retort.config.format1 import by_kind
 from retort.config.loading import differing, read_saved
 from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
-from retort.config.student_checks import check_sizes
 from retort.decoding.confidence import AS_DECODED, Calibration
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
@@ -143,7 +142,7 @@ class Recogniser(Transcriber):
     ) -> list[list[ScoredTranscript] | BadUtterance]:
         """N-best lists of a batch of segments as texts with times; a segment without speech has no words."""
         best = [[] if isinstance(each, BadUtterance) else each[:1] for each in found]
-        hypotheses = [each[0].hypothesis if each else Hypothesis([], [], []) for each in best]
+        hypotheses = [each[0] if each else Hypothesis([], [], []) for each in best]
         signals = decoding_signals(self.student, encoded, hypotheses, [each.duration for each in segments])
         return self._timed(segments, found, signals, options)
 
@@ -165,7 +164,7 @@ class Recogniser(Transcriber):
         for found in self.search(features):
             if isinstance(found, BadUtterance):
                 raise found
-            hypotheses.append(found[0].hypothesis)
+            hypotheses.append(found[0])
         return hypotheses
 
     @torch.inference_mode()
@@ -389,7 +388,6 @@ def _check_supported(recipe: Recipe, config: dict[str, Any], root: Path) -> None
             where=error.where,
             remedy="Install a later version of retort-asr",
         ) from None
-    check_sizes(recipe.student, str(root / "config.json"))
     for name, number in _numbers(config):
         if abs(number) > (_MOST_LAYERS if name in _LAYERS else _LARGEST):
             raise ValueError(f"{name} is {number}")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retort.decoding.fusion import open_fitting_lm
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.transcript import hypothesis_text
 from retort.lm.causal import CausalLM
@@ -90,19 +90,19 @@ def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: to
 
 
 def rescore(
-    found: Sequence[Sequence[ScoredHypothesis]], lm: RescoringLM, weight: float, length_weight: float
-) -> list[list[ScoredHypothesis]]:
+    found: Sequence[Sequence[Hypothesis]], lm: RescoringLM, weight: float, length_weight: float
+) -> list[list[Hypothesis]]:
     """Rescore the n-best lists of several utterances; all sentences are scored in one call.
 
     The score is the search score plus `weight` times the LM's log-probability plus `length_weight` for each
     token. Ties keep their order.
     """
-    lm_scores = iter(lm.score([each.hypothesis.ids for candidates in found for each in candidates]))
+    lm_scores = iter(lm.score([each.ids for candidates in found for each in candidates]))
     scored = [
         [
             replace(
                 each,
-                score=each.score + weight * next(lm_scores) + length_weight * len(each.hypothesis.ids),
+                score=each.score + weight * next(lm_scores) + length_weight * len(each.ids),
             )
             for each in candidates
         ]
@@ -112,12 +112,12 @@ def rescore(
 
 
 def ctc_rescored(
-    found: Sequence[Sequence[ScoredHypothesis]],
+    found: Sequence[Sequence[Hypothesis]],
     log_probs: Tensor,
     lengths: Tensor,
     weight: float,
     faithful: bool = False,
-) -> list[list[ScoredHypothesis]]:
+) -> list[list[Hypothesis]]:
     """Rescore n-best lists with CTC: (1 - w) times the score plus w times the CTC log-probability.
 
     Hypotheses with more labels than CTC can align to the frames are dropped; if all are dropped, the list
@@ -132,7 +132,7 @@ def ctc_rescored(
     """
     ranked = []
     for candidates, own, frames in zip(found, log_probs, lengths.tolist()):
-        sentences = [[*each.hypothesis.ids, *[EOS] * faithful] for each in candidates]
+        sentences = [[*each.ids, *[EOS] * faithful] for each in candidates]
         ctc_scores = ctc_log_likelihoods(own[:frames], sentences)
         rescored = [
             replace(each, score=(1.0 - weight) * each.score + weight * ctc_score)

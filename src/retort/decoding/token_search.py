@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Generic, TypeVar
 
 import torch
@@ -17,7 +16,7 @@ from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.fusion import Fusion, Summed, open_fitting_lm
 from retort.decoding.greedy import ctc_best_path, ctc_greedy, greedy_fired
 from retort.decoding.hotwords import HotwordScorer
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.prefix_tree import ConcatenableScorer
 from retort.decoding.rescoring import ctc_rescored, open_rescoring_lm, rescore
@@ -84,7 +83,7 @@ class TokenSearch(Search, Generic[S]):
         self.scorer = hotwords if self.scorer is None else Summed([self.scorer, hotwords])
         self.greedy, self.beam = False, max(self.options.beam, HOTWORD_BEAM)
 
-    def ranked(self, found: list[list[ScoredHypothesis]], encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
+    def ranked(self, found: list[list[Hypothesis]], encoded: Encoded | None = None) -> list[list[Hypothesis]]:
         """Rescore n-best lists as the options require: with the CTC head, then with a language model.
 
         Raises:
@@ -100,11 +99,6 @@ class TokenSearch(Search, Generic[S]):
             return found
         length_weight = 0.0 if self.weighs_length else self.options.length_weight
         return rescore(found, self.rescoring_lm, self.options.rescore_weight, length_weight)
-
-
-def single_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[list[ScoredHypothesis]]:
-    """Greedy hypotheses as n-best lists of length 1."""
-    return [[ScoredHypothesis(each, sum(each.log_probs))] for each in hypotheses]
 
 
 class CtcSearch(TokenSearch[Student]):
@@ -132,10 +126,10 @@ class CtcSearch(TokenSearch[Student]):
         self.head: HasCtc = student
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+    def __call__(self, encoded: Encoded) -> list[list[Hypothesis]]:
         """N-best list of each utterance; for beam 1 without a language model, the best path."""
         if self.greedy:
-            return single_hypotheses(ctc_best_path(self.head, encoded))
+            return [[each] for each in ctc_best_path(self.head, encoded)]
         log_probs = ctc_log_probs(self.head, encoded)
         options = self.options
         prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer, options.length_weight)
@@ -146,50 +140,53 @@ class CtcSearch(TokenSearch[Student]):
         return ctc_greedy(self.head, encoded)
 
 
-def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[ScoredHypothesis]]:
+def untimed(prefixes: Sequence[Sequence[Prefix]]) -> list[list[Hypothesis]]:
     """Prefixes as hypotheses without times and token probabilities."""
     return [
-        [ScoredHypothesis(Hypothesis(each.ids, [0.0] * len(each.ids), []), each.score) for each in row]
+        [Hypothesis(each.ids, [0.0] * len(each.ids), [], score=each.score) for each in row]
         for row in prefixes
     ]
+
+
+def _weighted(
+    prefixes: Sequence[Prefix], scores: Sequence[tuple[list[float], float]], weight: float
+) -> list[Hypothesis]:
+    """CTC prefixes ranked by `weight` times the score of CTC plus 1 - `weight` times that of the decoder; untimed.
+
+    Args:
+        scores: for each prefix the decoder's log-probabilities of its tokens, and that of EOS.
+    """
+    ranked = []
+    for prefix, (tokens, end) in zip(prefixes, scores):
+        others = prefix.score - prefix.log_prob
+        score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
+        ranked.append(Hypothesis(prefix.ids, tokens, [], score=score))
+    return sorted(ranked, key=lambda each: each.score, reverse=True)
 
 
 class AttentionSearch(TokenSearch[AttentionStudent]):
     """Search with an attention decoder and the CTC head; times are those of the CTC head.
 
     With `mode: attention_rescoring` the n-best list is that of the CTC head, rescored by the decoder (Zhang
-    et al. 2020, arXiv 2012.05481).
-
-    Args:
-        student: student in eval mode, on the device of the search.
-        tokenizer: the student's.
-        options: decoding options; `ctc_weight` is the weight of the CTC head, the decoder has 1 - ctc_weight.
-        before: an earlier search of the same student; its language model is reused if it is the same one.
-
-    Raises:
-        UserError: a language model cannot be opened, or does not fit the student.
+    et al. 2020, arXiv 2012.05481). The option `ctc_weight` is the weight of the CTC head; the decoder has
+    1 - ctc_weight. Arguments are those of :class:`TokenSearch`.
     """
 
     weighs_length = True
 
-    def __init__(
-        self,
-        student: AttentionStudent,
-        tokenizer: Tokenizer,
-        options: DecodingOptions,
-        before: Search | None = None,
-    ) -> None:
-        super().__init__(student, tokenizer, options, before)
-        self.weights = JointWeights(options.ctc_weight, options.length_weight)
+    @property
+    def weights(self) -> JointWeights:
+        """Weights of the CTC head and of the length."""
+        return JointWeights(self.options.ctc_weight, self.options.length_weight)
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+    def __call__(self, encoded: Encoded) -> list[list[Hypothesis]]:
         """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         log_probs = ctc_log_probs(self.student, encoded)
         if self.options.mode == "attention_rescoring":
             found = self._rescored(encoded, log_probs)
         elif self.greedy:
-            found = single_hypotheses(greedy_attention(self.student, encoded))
+            found = [[each] for each in greedy_attention(self.student, encoded)]
         else:
             found = joint_beam(self.student, encoded, self.beam, self.weights, self.scorer)
         return self.ranked(with_times(found, log_probs, encoded.lengths, ctc_scores=False))
@@ -198,20 +195,12 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
         """Token ids of the CTC head's best path."""
         return ctc_greedy(self.student, encoded)
 
-    def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[ScoredHypothesis]]:
+    def _rescored(self, encoded: Encoded, log_probs: Tensor) -> list[list[Hypothesis]]:
         """The CTC head's n-best list, ranked by the same weighted sum as in the joint search."""
         options, weight = self.options, self.weights.ctc
         prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer, options.length_weight)
         forced = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
-        found = []
-        for row, candidates, scored in zip(prefixes, untimed(prefixes), forced):
-            ranked = []
-            for prefix, candidate, (tokens, end) in zip(row, candidates, scored):
-                others = prefix.score - prefix.log_prob
-                score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
-                ranked.append(ScoredHypothesis(replace(candidate.hypothesis, log_probs=tokens), score))
-            found.append(sorted(ranked, key=lambda each: each.score, reverse=True))
-        return found
+        return [_weighted(row, scored, weight) for row, scored in zip(prefixes, forced)]
 
 
 class CifSearch(TokenSearch[CifStudent]):
@@ -223,17 +212,17 @@ class CifSearch(TokenSearch[CifStudent]):
     2012.05481, with an attention decoder).
     """
 
-    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+    def __call__(self, encoded: Encoded) -> list[list[Hypothesis]]:
         """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         if self.options.mode == "attention_rescoring":
             return self.ranked(self._rescored(encoded), encoded)
         return self.fired(self.student.fire(encoded), encoded)
 
-    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[ScoredHypothesis]]:
+    def fired(self, fired: FiredTokens, encoded: Encoded | None = None) -> list[list[Hypothesis]]:
         """N-best lists from fired embeddings."""
         joint = self.options.mode == "joint"
         if self.greedy and not joint:
-            return single_hypotheses(greedy_fired(self.student, fired, encoded))
+            return [[each] for each in greedy_fired(self.student, fired, encoded)]
         scorer: Scorer | None = self.scorer
         if joint:
             scorer = self._joined(encoded)
@@ -252,23 +241,18 @@ class CifSearch(TokenSearch[CifStudent]):
         return ctc if self.scorer is None else Summed([ctc, self.scorer])
 
     @torch.inference_mode()
-    def _rescored(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+    def _rescored(self, encoded: Encoded) -> list[list[Hypothesis]]:
         """The CTC head's n-best list, scored by the CTC head and the decoder."""
         log_probs, weight = ctc_log_probs(self.student, encoded), self.options.ctc_weight
         prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer)
         found = []
-        for row, (own, candidates) in enumerate(zip(prefixes, untimed(prefixes))):
+        for row, own in enumerate(prefixes):
             length = encoded.lengths[row : row + 1]
             frames = Encoded(encoded.hidden[row : row + 1, : max(int(length), 1)], length)
             scored = forced_scores(
                 self.student, frames, log_probs[row : row + 1, : max(int(length), 1)], [each.ids for each in own]
             )
-            ranked = []
-            for prefix, candidate, (tokens, end) in zip(own, candidates, scored):
-                others = prefix.score - prefix.log_prob
-                score = weight * prefix.log_prob + (1.0 - weight) * (sum(tokens) + end) + others
-                ranked.append(ScoredHypothesis(replace(candidate.hypothesis, log_probs=tokens), score))
-            found.append(sorted(ranked, key=lambda each: each.score, reverse=True))
+            found.append(_weighted(own, scored, weight))
         return with_times(found, log_probs, encoded.lengths, ctc_scores=False)
 
 
@@ -308,7 +292,7 @@ class TransducerSearch(TokenSearch[TransducerStudent]):
 
     weighs_length = True
 
-    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+    def __call__(self, encoded: Encoded) -> list[list[Hypothesis]]:
         """N-best list of each utterance; for beam 1 without a language model and length weight the search is greedy."""
         if self.greedy:
             symbols = self.student.config.transducer.symbols

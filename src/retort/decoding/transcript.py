@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import NamedTuple, TypeAlias
 
-from retort.decoding.hypothesis import Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.text.tokenizers import Tokenizer
 
 
@@ -94,14 +94,14 @@ def join_transcripts(parts: Sequence[Transcript], separator: str) -> Transcript:
 
 @dataclass(frozen=True)
 class ScoredTranscript:
-    """A transcript of an n-best list with its ranking score (:class:`retort.decoding.hypothesis.ScoredHypothesis`)."""
+    """A transcript of an n-best list with its ranking score (:class:`retort.decoding.hypothesis.Hypothesis`)."""
 
     transcript: Transcript
     score: float
 
 
 def time_candidates(
-    candidates: Iterable[ScoredHypothesis],
+    candidates: Iterable[Hypothesis],
     most: int,
     tokenizer: Tokenizer,
     frame_seconds: float,
@@ -113,7 +113,7 @@ def time_candidates(
     Several token sequences may spell the same text; the best of them is used.
     """
     timed = (
-        ScoredTranscript(time_hypothesis(each.hypothesis, tokenizer, frame_seconds, offset, duration), each.score)
+        ScoredTranscript(time_hypothesis(each, tokenizer, frame_seconds, offset, duration), each.score)
         for each in candidates
     )
     return _different(timed, most)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from retort.decoding.cif import NEG_INF
-from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis, ScoredHypothesis
+from retort.decoding.hypothesis import NOT_FRAME_LABELS, Hypothesis
 from retort.decoding.prefix_tree import NO_NODE, NO_PARENT, ROOT, ConcatenableScorer, LmScores, PrefixTree
 from retort.nn.predictor import State
 from retort.students.student import Encoded
@@ -37,7 +37,7 @@ def symbol_log_probs(logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int = 1) -> list[ScoredHypothesis]:
+def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int = 1) -> list[Hypothesis]:
     """Greedy decoding; the score is the sum over the path, blanks included.
 
     Args:
@@ -74,8 +74,9 @@ def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int
             [log_prob for _, log_prob, _ in own],
             [frame + 1.0 for _, _, frame in own],
             [frame for _, _, frame in own],
+            score,
         )
-        found.append(ScoredHypothesis(hypothesis, score))
+        found.append(hypothesis)
     return found
 
 
@@ -119,7 +120,7 @@ def transducer_beam(
     beam: int,
     scorer: ConcatenableScorer | None = None,
     length_weight: float = 0.0,
-) -> list[list[ScoredHypothesis]]:
+) -> list[list[Hypothesis]]:
     """N-best list of each utterance: up to `beam` different hypotheses, at least one, best first.
 
     A scorer scores every token, but no blank, and EOS after the last frame; it does not change the
@@ -247,7 +248,7 @@ def _scored(beams: _Beams, gains: Tensor, running: Tensor) -> tuple[Tensor, Tens
     return scores, joined
 
 
-def _candidates(scores: Tensor, steps: list[_Step]) -> list[list[ScoredHypothesis]]:
+def _candidates(scores: Tensor, steps: list[_Step]) -> list[list[Hypothesis]]:
     """Trace the hypotheses of the last frame back to the first."""
     scores, place = scores.sort(dim=1, descending=True, stable=True)
     trace: list[tuple[int, list[list[int]], list[list[float]]]] = []
@@ -256,7 +257,7 @@ def _candidates(scores: Tensor, steps: list[_Step]) -> list[list[ScoredHypothesi
         symbols = step.symbol.gather(1, place)
         trace.append((frame, symbols.tolist(), step.log_probs.gather(1, place).tolist()))
         place = step.origin.gather(1, place)
-    found: list[list[ScoredHypothesis]] = []
+    found: list[list[Hypothesis]] = []
     for row, own in enumerate(scores.tolist()):
         found.append([])
         for column, score in enumerate(own):
@@ -269,6 +270,6 @@ def _candidates(scores: Tensor, steps: list[_Step]) -> list[list[ScoredHypothesi
                     log_probs.append(values[row][column])
                     ends.append(frame + 1.0)
             found[-1].append(
-                ScoredHypothesis(Hypothesis(ids, log_probs, ends, [each - 1.0 for each in ends]), score)
+                Hypothesis(ids, log_probs, ends, [each - 1.0 for each in ends], score=score)
             )
     return found

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from retort.decoding.cif import NEG_INF, Scorer
-from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, ScoredHypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, until_eos
 from retort.decoding.options import DecodingOptions
 from retort.decoding.search import Search
-from retort.decoding.token_search import TokenSearch, single_hypotheses
+from retort.decoding.token_search import TokenSearch
 from retort.decoding.whisper_times import frames_of_tokens
 from retort.nn.ctc import greedy_peaks
 from retort.students.student import Encoded
@@ -56,10 +56,10 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
         self.suppression = Suppression.of(tokenizer)
 
     @torch.inference_mode()
-    def __call__(self, encoded: Encoded) -> list[list[ScoredHypothesis]]:
+    def __call__(self, encoded: Encoded) -> list[list[Hypothesis]]:
         """N-best list of each utterance; for beam 1 without a language model the search is greedy."""
         if self.greedy:
-            found = single_hypotheses(greedy_whisper(self.student, encoded, self.suppression))
+            found = [[each] for each in greedy_whisper(self.student, encoded, self.suppression)]
         else:
             options = self.options
             found = beam_whisper(
@@ -76,16 +76,15 @@ class WhisperSearch(TokenSearch[WhisperStudent]):
         spelled = (bytes(peak.label - 1 for peak in row).decode("utf-8", "replace") for row in peaks)
         return [self.tokenizer.encode(text.strip()) for text in spelled]
 
-    def _timed(self, found: list[list[ScoredHypothesis]], encoded: Encoded) -> list[list[ScoredHypothesis]]:
-        rows: list[list[ScoredHypothesis]] = [[] for _ in found]
+    def _timed(self, found: list[list[Hypothesis]], encoded: Encoded) -> list[list[Hypothesis]]:
+        rows: list[list[Hypothesis]] = [[] for _ in found]
         for column in zip_longest(*found):  # one rank of all utterances at a time, since lists may be long
             spans = frames_of_tokens(
-                self.student, encoded, [[] if each is None else each.hypothesis.ids for each in column]
+                self.student, encoded, [[] if each is None else each.ids for each in column]
             )
             for row, each, (starts, ends) in zip(rows, column, spans):
                 if each is not None:
-                    hypothesis = replace(each.hypothesis, starts=starts, ends=ends)
-                    row.append(replace(each, hypothesis=hypothesis))
+                    row.append(replace(each, starts=starts, ends=ends))
         return rows
 
 
@@ -164,10 +163,10 @@ class _Beam:
     tokens: list[list[int]] = field(default_factory=lambda: [[]])
     log_probs: list[list[float]] = field(default_factory=lambda: [[]])
     sums: list[float] = field(default_factory=lambda: [0.0])
-    ended: list[ScoredHypothesis] = field(default_factory=list)
+    ended: list[Hypothesis] = field(default_factory=list)
 
     def end(self, tokens: list[int], log_probs: list[float], score: float, most: int) -> None:
-        self.ended.append(ScoredHypothesis(Hypothesis(tokens, log_probs, []), score))
+        self.ended.append(Hypothesis(tokens, log_probs, [], score=score))
         self.ended.sort(key=lambda each: each.score, reverse=True)
         del self.ended[most:]
 
@@ -181,7 +180,7 @@ def beam_whisper(
     length_weight: float = 0.0,
     scorer: Scorer | None = None,
     limits: Tensor | None = None,
-) -> list[list[ScoredHypothesis]]:
+) -> list[list[Hypothesis]]:
     """N-best list of each utterance: up to `beam` hypotheses, at least one, without times.
 
     An utterance is finished when `beam` hypotheses have ended and no active one has a better mean.
@@ -229,7 +228,7 @@ def beam_whisper(
         state = state.select(chosen)
         memory = None if scorer is None else scorer.select(memory, chosen)
         previous = torch.tensor(following, device=device)
-    return [each.ended or [ScoredHypothesis(Hypothesis([], [], []), 0.0)] for each in beams]
+    return [each.ended or [Hypothesis([], [], [], score=0.0)] for each in beams]
 
 
 def _advance(

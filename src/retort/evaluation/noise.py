@@ -162,7 +162,7 @@ def _rows(
             encoded = recogniser.encode([piece.features])
             (found,) = search(encoded)
             if not isinstance(found, BadUtterance):
-                best = [found[0].hypothesis]
+                best = [found[0]]
                 (signals,) = decoding_signals(recogniser.student, encoded, best, [piece.duration])
                 rows.append({**signals, **piece.sound})
     return rows

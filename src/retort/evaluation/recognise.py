@@ -241,7 +241,7 @@ def _joined(found: Sequence[NBest], most: int) -> list[ScoredTokens]:
     for part in found:
         assert isinstance(part, list)
         grown = [
-            ScoredTokens((*before.parts, each.hypothesis), before.score + each.score)
+            ScoredTokens((*before.parts, each), before.score + each.score)
             for before in joined
             for each in part
         ]

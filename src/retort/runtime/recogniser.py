@@ -12,7 +12,7 @@ from retort.audio.features import EXTRACTORS
 from retort.common.checksums import verify
 from retort.common.errors import BadUtterance, UserError
 from retort.common.files import check_local
-from retort.decoding.hypothesis import ScoredHypothesis
+from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.segment import SpeechSegment
 from retort.decoding.signals import ctc_path, signals
@@ -76,16 +76,16 @@ class ExportedRecogniser(Transcriber):
     ) -> list[list[ScoredTranscript] | BadUtterance]:
         self.notes(options)
         fired = self._fire([segment.features for segment in segments])
-        found: list[list[ScoredHypothesis]]
+        found: list[list[Hypothesis]]
         if options.mode == "ctc":
             paths = [ctc_path(row[:count]) for row, count in zip(fired["ctc_log_probs"], fired["frames"])]
-            found = [[ScoredHypothesis(each, sum(each.log_probs))] for each in paths]
+            found = [[each] for each in paths]
         elif options.beam == 1:
             found = greedy(Decoder(self._step, fired), fired)
         else:
             found = beam_search(Decoder(self._step, fired), fired, options.beam, self.model.spare)
         values = signals(
-            [each[0].hypothesis for each in found],
+            [each[0] for each in found],
             [segment.duration for segment in segments],
             fired["quantity"].tolist() if "quantity" in fired else None,
             fired.get("ctc_log_probs"),

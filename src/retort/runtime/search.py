@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.decoding.hypothesis import NEVER_EMITTED, ScoredHypothesis, until_eos
+from retort.decoding.hypothesis import NEVER_EMITTED, Hypothesis, until_eos
 from retort.runtime.session import Arrays, Session
 from retort.text.tokenizers import EOS
 
@@ -58,7 +58,7 @@ class Decoder:
         self._past = {name: each[:, rows, parents] for name, each in self._past.items()}
 
 
-def greedy(decoder: Decoder, fired: Arrays) -> list[list[ScoredHypothesis]]:
+def greedy(decoder: Decoder, fired: Arrays) -> list[list[Hypothesis]]:
     """The most probable token at every fire; lists of one hypothesis, cut at its first EOS."""
     counts = fired["counts"]
     previous = np.full((len(counts), 1), EOS, np.int64)
@@ -77,8 +77,7 @@ def greedy(decoder: Decoder, fired: Arrays) -> list[list[ScoredHypothesis]]:
     own = np.stack(scores, 1) if scores else np.zeros((len(counts), 0), np.float32)
     found = []
     for row, each, ends, count in zip(ids.tolist(), own.tolist(), fired["times"].tolist(), counts.tolist()):
-        hypothesis = until_eos(row[:count], each, ends)
-        found.append([ScoredHypothesis(hypothesis, sum(hypothesis.log_probs))])
+        found.append([until_eos(row[:count], each, ends)])
     return found
 
 
@@ -93,7 +92,7 @@ class _Beams:
     ended: NDArray[np.bool_]
 
 
-def beam_search(decoder: Decoder, fired: Arrays, beam: int, spare: bool) -> list[list[ScoredHypothesis]]:
+def beam_search(decoder: Decoder, fired: Arrays, beam: int, spare: bool) -> list[list[Hypothesis]]:
     """The n-best list of each utterance: up to `beam` different hypotheses, at least one.
 
     Args:
@@ -151,14 +150,14 @@ def _advance(
     return after, parents
 
 
-def _candidates(beams: _Beams, fired: Arrays) -> list[list[ScoredHypothesis]]:
+def _candidates(beams: _Beams, fired: Arrays) -> list[list[Hypothesis]]:
     """The hypotheses, cut at the last fire of their utterance and at their first EOS."""
     found = []
     of_beams = (beams.tokens.tolist(), beams.log_probs.tolist(), beams.scores.tolist())
     for ids, own, scores, ends, count in zip(*of_beams, fired["times"].tolist(), fired["counts"].tolist()):
         found.append(
             [
-                ScoredHypothesis(until_eos(row[:count], log_probs, ends), score)
+                until_eos(row[:count], log_probs, ends, score)
                 for row, log_probs, score in zip(ids, own, scores)
                 if score != -np.inf
             ]
