@@ -24,10 +24,9 @@ from retort.common.errors import BadUtterance, UserError
 from retort.common.files import check_format, check_local, opening_model, write_whole
 from retort.common.json_reader import read_json
 from retort.common.weights import AGAIN, fit, pack, read_weights, unpack
-from retort.config.checks import check_choices
 from retort.config.format1 import by_kind
 from retort.config.loading import differing, read_saved
-from retort.config.schema import CHOICES, FeatureConfig, NormaliserConfig, Recipe
+from retort.config.schema import FeatureConfig, NormaliserConfig, Recipe
 from retort.decoding.confidence import AS_DECODED, Calibration
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import ScaledGraph
@@ -332,7 +331,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
         if config["format"] < FORMAT:
             parts = by_kind(parts, Recipe)
         recipe = read_saved(Recipe, {**parts, "name": "model"}, str(root))
-        _check_supported(recipe, config, root)
+        _check_numbers(config)
         weights = unpack(read_weights(root / "model.safetensors"))
         sizes = recipe.student, int(config["vocabulary"]), recipe.features.bins
         with torch.device("meta"):
@@ -378,16 +377,8 @@ def _read_config(root: Path) -> dict[str, Any]:
     return config
 
 
-def _check_supported(recipe: Recipe, config: dict[str, Any], root: Path) -> None:
-    """Raise an error for values that this version does not support."""
-    try:
-        check_choices(recipe, CHOICES, str(root / "config.json"))
-    except UserError as error:
-        raise UserError(
-            f"{error.what}, which this version does not support",
-            where=error.where,
-            remedy="Install a later version of retort-asr",
-        ) from None
+def _check_numbers(config: dict[str, Any]) -> None:
+    """Raise an error for numbers that no model has; a damaged file could otherwise ask for any amount of memory."""
     for name, number in _numbers(config):
         if abs(number) > (_MOST_LAYERS if name in _LAYERS else _LARGEST):
             raise ValueError(f"{name} is {number}")
