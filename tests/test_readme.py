@@ -70,7 +70,7 @@ def test_options_named_alone_exist() -> None:
     assert named <= options_of("transcribe") | options_of("evaluate")
 
 
-def test_every_verb_is_told() -> None:
+def test_every_verb_is_reported() -> None:
     table = set(re.findall(r"^\| `retort ([a-z]+)", README, flags=re.MULTILINE))
     assert table == set(verbs())
 
@@ -137,8 +137,8 @@ def test_the_attributes_of_a_transcript_exist() -> None:
 
     (block,) = (each for each in blocks("python") if "transcribe" in each)
     assert hasattr(Recogniser, "transcribe")
-    told = set(re.findall(r"result\.(\w+)", block))
-    assert told
-    assert told <= {field.name for field in fields(Transcript)}
+    reported = set(re.findall(r"result\.(\w+)", block))
+    assert reported
+    assert reported <= {field.name for field in fields(Transcript)}
     (names,) = re.findall(r"TimedText\(([^)]+)\)", block)
     assert names.split(", ") == [field.name for field in fields(TimedText)]

@@ -37,15 +37,15 @@ def align_evenly(name: str, text: str, frames: int, tree: SenoneTree, *, silence
     borders = np.linspace(0, room, len(letters) + 1).round().astype(int)
     lengths = iter(np.diff(borders).tolist())
     phones = [Timed(SILENCE, 0, silence)]
-    said = []
+    output = []
     for word in spoken:
         start = phones[-1].start + phones[-1].frames
         for letter in word:
             phones.append(Timed(letter, phones[-1].start + phones[-1].frames, next(lengths)))
         end = phones[-1].start + phones[-1].frames
-        said.append(Timed(word.upper(), start, end - start))
+        output.append(Timed(word.upper(), start, end - start))
         phones.append(Timed(SILENCE, end, silence))
-    return from_phones(name, said, phones, tree)
+    return from_phones(name, output, phones, tree)
 
 
 def align_characters(name: str, text: str, frames: int, tree: SenoneTree) -> Alignment:
@@ -53,13 +53,13 @@ def align_characters(name: str, text: str, frames: int, tree: SenoneTree) -> Ali
     borders = np.linspace(0, frames, len(text) + 1).round().astype(int).tolist()
     places = list(zip(text.lower(), borders, np.diff(borders).tolist()))
     phones = [Timed(letter if letter != " " else SILENCE, start, count) for letter, start, count in places]
-    said: list[Timed] = []
+    output: list[Timed] = []
     for (letter, start, count), before in zip(places, f" {text}"):
         if letter != " " and before != " ":
-            said[-1] = Timed(said[-1].symbol + letter, said[-1].start, said[-1].frames + count)
+            output[-1] = Timed(output[-1].symbol + letter, output[-1].start, output[-1].frames + count)
         elif letter != " ":
-            said.append(Timed(letter, start, count))
-    return from_phones(name, said, phones, tree)
+            output.append(Timed(letter, start, count))
+    return from_phones(name, output, phones, tree)
 
 
 def save_alignments(

@@ -41,8 +41,8 @@ class TableLM:
 
     def step(self, state: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         self.asked += len(previous)
-        heard = state * 3 + previous + 1
-        return self.table[heard % HASH], heard % HASH
+        context = state * 3 + previous + 1
+        return self.table[context % HASH], context % HASH
 
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         return state[rows]
@@ -58,10 +58,10 @@ class TableLM:
 
     def after(self, ids: Sequence[int]) -> Tensor:
         """Log-probabilities `(V,)` of what comes next behind these ids."""
-        heard = EOS + 1
+        context = EOS + 1
         for each in ids:
-            heard = heard % HASH * 3 + each + 1
-        return self.table[heard % HASH]
+            context = context % HASH * 3 + each + 1
+        return self.table[context % HASH]
 
 
 def save_ngram(folder: Path, tokenizer: Tokenizer, texts: Sequence[str], order: int = 3) -> NgramLM:

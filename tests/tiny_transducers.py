@@ -41,7 +41,7 @@ def build(vocabulary: int, predictor: str = "stateless", seed: int = 0) -> Trans
     return student.double().eval()
 
 
-def hear(lengths: list[int], seed: int = 0, behind: float = 0.0) -> Encoded:
+def make_encoded(lengths: list[int], seed: int = 0, behind: float = 0.0) -> Encoded:
     """Random hidden frames."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.full((len(lengths), max(lengths, default=0), DIM), behind, dtype=torch.float64)

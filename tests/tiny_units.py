@@ -49,15 +49,15 @@ def aligned(name: str, words: Sequence[str], tree: SenoneTree, seed: int = 0) ->
         return start
 
     add("SIL")
-    said = []
+    output = []
     for word in words:
         start, *_ = [add(phone) for phone in LEXICON[word][0]]
-        said.append(Timed(word, start, phones[-1].start + phones[-1].frames - start))
+        output.append(Timed(word, start, phones[-1].start + phones[-1].frames - start))
         if draw.random() < 0.3:
             add("SIL")
     if phones[-1].symbol != "SIL":
         add("SIL")
-    return from_phones(name, said, phones, tree)
+    return from_phones(name, output, phones, tree)
 
 
 def tiny_alignments(folder: Path, seed: int = 0, words: Sequence[str] = LEXICON.words) -> AlignmentStore:

@@ -193,6 +193,6 @@ def test_mistakes_are_one_line(
     number: int, others: SpokenCorpus, mistakes: dict[str, tuple[Path, Path, Lexicon]]
 ) -> None:
     what, (first, folder, lexicon) = list(mistakes.items())[number]
-    with pytest.raises(UserError, match=what) as told:
+    with pytest.raises(UserError, match=what) as reported:
         align(others, first, folder, lexicon=lexicon)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)

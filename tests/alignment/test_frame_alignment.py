@@ -23,7 +23,7 @@ def spoken(name: str, words: list[str], seed: int = 0, tree: SenoneTree = TREE, 
     """An alignment of the first pronunciations, silence first and last and sometimes between, lengths at random."""
     draw = np.random.default_rng(seed)
     phones: list[Timed] = []
-    said: list[Timed] = []
+    output: list[Timed] = []
 
     def add(symbol: str) -> Timed:
         start = phones[-1].start + phones[-1].frames if phones else 0
@@ -33,12 +33,12 @@ def spoken(name: str, words: list[str], seed: int = 0, tree: SenoneTree = TREE, 
     add("SIL")
     for word in words:
         own = [add(phone) for phone in LEXICON[word][0]]
-        said.append(Timed(word, own[0].start, own[-1].start + own[-1].frames - own[0].start))
+        output.append(Timed(word, own[0].start, own[-1].start + own[-1].frames - own[0].start))
         if draw.random() < 0.3:
             add("SIL")
     if phones[-1].symbol != "SIL":
         add("SIL")
-    return from_phones(name, said, phones, tree)
+    return from_phones(name, output, phones, tree)
 
 
 WORDS = st.lists(st.sampled_from(LEXICON.words), min_size=1, max_size=5)

@@ -43,7 +43,7 @@ def test_scripts_without_spaces() -> None:
 
 
 @pytest.mark.parametrize("text", ["ab", "ab cd ef", "ab ce", ""])
-def test_other_words_are_told(text: str) -> None:
+def test_other_words_are_reported(text: str) -> None:
     with pytest.raises(BadUtterance, match="its alignment is of other words: ab cd"):
         piece_segments(alignment_of([("ab", 0, 4), ("cd", 4, 4)], 8), text, [])
 
@@ -77,5 +77,5 @@ def test_a_frame_goes_to_the_piece_in_its_middle(
         start += len(word) + 1
     found = piece_segments(alignment_of(said, frames), text, spans)
     assert found.tolist() == expected
-    heard = found[found >= 0]
-    assert (np.diff(heard) >= 0).all()
+    recognised = found[found >= 0]
+    assert (np.diff(recognised) >= 0).all()

@@ -159,8 +159,8 @@ def test_long_frames() -> None:
 
 def test_a_draw_chooses_among_pronunciations() -> None:
     draw = random.Random(1)
-    said = {pronounce_units(["ca", "d"], LEXICON, TREES[1], "phone", draw) for _ in range(20)}
-    assert said == {"C A D", "B D"}
+    output = {pronounce_units(["ca", "d"], LEXICON, TREES[1], "phone", draw) for _ in range(20)}
+    assert output == {"C A D", "B D"}
     speaker = UnitPronouncer(LEXICON, TREES[3], "senone")
     drawn = [speaker(["ca", "ca"], random.Random(seed)) for seed in (5, 5)]
     assert drawn[0] == drawn[1]

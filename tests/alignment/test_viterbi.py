@@ -122,7 +122,7 @@ def test_batches_hold_every_utterance_once(sizes: list[tuple[int, int]]) -> None
         assert len(batch) == 1 or cells <= 4_000_000
 
 
-def said(words: list[str]) -> dict[tuple[int, ...], float]:
+def output(words: list[str]) -> dict[tuple[int, ...], float]:
     """Every phone sequence that a transcript allows, and the log weight of its silences; p = 0.3."""
     found = {}
     for ways in itertools.product(*(LEXICON[word] for word in words)):
@@ -155,7 +155,7 @@ def test_the_hmm_says_what_the_transcript_allows(words: list[str], seed: int, st
     tree = random_tree(seed, states, 20)
     loops = np.random.default_rng(seed).uniform(0.2, 0.9, tree.count)
     hmm = Transcriber(LEXICON, tree, loops, 0.3).hmm(words)
-    expected = said(words)
+    expected = output(words)
     met: dict[tuple[int, ...], int] = {}
     for path, weight in walks(hmm):
         phones = hmm.phones[hmm.places[path[::states]]].tolist()

@@ -95,7 +95,7 @@ def write_slow(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("read", [read_audio, audio_info])
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, write, reason: str, read) -> None:
+def test_what_cannot_be_read_is_reported_in_one_line(tmp_path: Path, write, reason: str, read) -> None:
     path = tmp_path / "a.wav"
     write(path)
     with pytest.raises(BadUtterance, match=reason) as caught:

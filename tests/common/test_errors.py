@@ -22,7 +22,7 @@ def test_one_process_of_a_launch_speaks_for_all(
 
 
 @pytest.mark.parametrize("own", [None, "/nowhere/0/error.json"])
-def test_without_a_launch_every_line_is_said(
+def test_without_a_launch_every_line_is_printed(
     own: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)

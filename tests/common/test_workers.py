@@ -65,7 +65,7 @@ def test_results_are_in_order_and_nobody_stays() -> None:
     assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
 
 
-def test_a_killed_process_is_told() -> None:
+def test_a_killed_process_is_reported() -> None:
     with (
         workers(2, *OF) as pool,
         pytest.raises(UserError, match=r"process of the test was killed\. Do something"),

@@ -178,7 +178,7 @@ def test_an_unknown_key_names_the_near_one(tmp_path: Path, text: str, key: str, 
         ("channels=8", "'student.frontend.channels'"),
     ],
 )
-def test_a_key_that_stands_elsewhere_is_told_where(override: str, known: str) -> None:
+def test_a_key_that_stands_elsewhere_is_reported_with_its_place(override: str, known: str) -> None:
     assert known in refused("aishell1/cif", override).remedy
 
 
@@ -420,7 +420,7 @@ def test_an_override_of_nothing_is_the_empty_text() -> None:
     assert load_recipe("aishell1/hkd", ["training.warm_start="]).training.warm_start == ""
 
 
-def test_what_is_not_default_is_told_and_no_more() -> None:
+def test_what_is_not_default_is_reported_and_no_more() -> None:
     student = StudentConfig()
     assert differing(student) == {}
     student.decoder.layers, student.ctc_weight = 7, 0.1

@@ -71,9 +71,9 @@ def test_other_recipes_are_as_they_were() -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, override: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as reported:
         read(tmp_path, override)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_each_kind_has_its_own_keys(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_stores_that_are_there_keep_their_names() -> None:
     assert features_key("x", [], FeatureConfig()) == "175cb9467ac82ef8"
 
 
-def test_speeds_and_stretches_of_a_recording_are_kept_apart(tmp_path: Path, say: Say) -> None:
+def test_speeds_and_stretches_of_a_recording_are_stored_separately(tmp_path: Path, say: Say) -> None:
     soundfile.write(tmp_path / "long.wav", say("abc def gh ab"), 16000)
     recording = open_recording("long", tmp_path / "long.wav")
     cuts = CutSet.from_cuts(

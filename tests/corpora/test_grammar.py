@@ -37,10 +37,10 @@ def test_no_sentence_is_in_two_splits(seed: int) -> None:
     assert len({sentence for part in parts.values() for sentence in part}) == 1400
 
 
-def test_every_word_of_the_test_is_heard_in_training() -> None:
+def test_every_word_of_the_test_occurs_in_training() -> None:
     parts = grammar.splits(1200, 100, 100, seed=1)
-    heard = {word for sentence in parts["train"] for word in sentence.split()}
-    assert heard >= {word for sentence in parts["test"] for word in sentence.split()}
+    recognised = {word for sentence in parts["train"] for word in sentence.split()}
+    assert recognised >= {word for sentence in parts["test"] for word in sentence.split()}
 
 
 def test_short_and_long_sentences_are_spread_over_the_splits() -> None:

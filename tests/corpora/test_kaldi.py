@@ -32,8 +32,8 @@ def append(path: Path, content: str | bytes) -> None:
 
 def test_utterances_with_text_and_speaker(folder: Path) -> None:
     found = read_kaldi(folder)
-    told = [(cut.id, cut.supervisions[0].text, cut.supervisions[0].speaker) for cut in found.cuts]
-    assert told == [("a", "ONE", "s1"), ("b", "TWO  WORDS", "s1"), ("c", "THREE", "s2")]
+    reported = [(cut.id, cut.supervisions[0].text, cut.supervisions[0].speaker) for cut in found.cuts]
+    assert reported == [("a", "ONE", "s1"), ("b", "TWO  WORDS", "s1"), ("c", "THREE", "s2")]
     assert found.rejected == []
     for cut in found.cuts:
         assert os.path.isabs(cut.recording.sources[0].source)

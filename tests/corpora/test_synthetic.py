@@ -103,7 +103,7 @@ def test_every_han_character_has_its_time(voice: str) -> None:
     assert speech.words[2].start - speech.words[1].end > 0.05  # the comma
 
 
-def test_speech_does_not_depend_on_what_was_said_before() -> None:
+def test_speech_does_not_depend_on_what_was_spoken_before() -> None:
     first = espeak.speak(SENTENCE, "en-us+m3", rate=150, pitch=40, seed=7)
     espeak.speak("open the window", "en-029+f4")
     again = espeak.speak(SENTENCE, "en-us+m3", rate=150, pitch=40, seed=7)
@@ -127,7 +127,7 @@ def test_threads_do_not_mix_their_speech() -> None:
     assert all(np.array_equal(spoken[index], wave) for index, wave in enumerate(expected))
 
 
-def test_rate_pitch_and_voice_are_heard() -> None:
+def test_rate_pitch_and_voice_are_audible() -> None:
     slow, quick = (espeak.speak(SENTENCE, "en-us+m3", rate=rate).samples for rate in (120, 200))
     assert len(slow) > 1.3 * len(quick)
     low, high = (_pitch(espeak.speak(SENTENCE, "en-us+m3", pitch=pitch).samples) for pitch in (10, 90))
@@ -283,7 +283,7 @@ def test_an_output_that_is_a_file_is_the_users_mistake(tmp_path: Path) -> None:
         prepare(None, tmp_path / "out", train=1, validation=0, test=0)
 
 
-def test_without_espeak_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_espeak_the_remedy_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = builtins.__import__
 
     def missing(name: str, *arguments: Any, **keywords: Any) -> Any:

@@ -19,7 +19,7 @@ def waves(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def told(prepared: Prepared, split: str) -> list[tuple[str, str, str]]:
+def reported(prepared: Prepared, split: str) -> list[tuple[str, str, str]]:
     cuts = open_cuts(prepared.manifests[split]).cuts
     return [(cut.id, cut.supervisions[0].text, cut.supervisions[0].speaker) for cut in cuts]
 
@@ -46,7 +46,7 @@ def test_formats(waves: Path, name: str, content: str) -> None:
     (waves / name).write_bytes(content.encode())
     prepared = prepare(waves / name, waves / "out")
     assert prepared.rejected == []
-    assert told(prepared, "train") == [("a", "one, two", "s1"), ("b", "你好", "s1"), ("c", 'say "yes"', "c")]
+    assert reported(prepared, "train") == [("a", "one, two", "s1"), ("b", "你好", "s1"), ("c", 'say "yes"', "c")]
     assert (prepared.utterances, prepared.seconds) == ({"train": 3}, {"train": 3.0})
 
 
@@ -55,7 +55,7 @@ def test_splits(waves: Path) -> None:
         "split,audio,text\ntrain,wav/a.wav,x\ntest,wav/b.wav,y\ntrain,wav/c.wav,z\ntest,wav/d.wav,z\n,wav/a.wav,z\n"
     )
     prepared = prepare(waves / "t.csv", waves / "out")
-    assert {split: [name for name, _, _ in told(prepared, split)] for split in prepared.manifests} == {
+    assert {split: [name for name, _, _ in reported(prepared, split)] for split in prepared.manifests} == {
         "train": ["a", "c"],
         "test": ["b"],
     }
@@ -69,7 +69,7 @@ def test_a_split_of_which_nothing_is_left_is_an_error(waves: Path) -> None:
         prepare(waves / "t.csv", waves / "out")
 
 
-def test_audio_beside_the_table_goes_before_the_working_directory(
+def test_audio_with_the_table_goes_before_the_working_directory(
     waves: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = waves / "here"
@@ -88,7 +88,7 @@ def test_files_of_one_name_are_named_by_their_paths(tmp_path: Path) -> None:
         "audio,text\ns1/a.wav,x\ns2/a.wav,x\ns2/b.wav,x\nc.wav,x\nc.flac,x\ns 3/e.wav,x\n"
     )
     prepared = prepare(tmp_path / "t.csv", tmp_path / "out")
-    assert [name for name, _, _ in told(prepared, "train")] == ["s1-a", "s2-a", "b", "c.wav", "c.flac", "e"]
+    assert [name for name, _, _ in reported(prepared, "train")] == ["s1-a", "s2-a", "b", "c.wav", "c.flac", "e"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_held_out_speakers_are_in_one_split(tmp_path: Path) -> None:
     table = many(tmp_path, [(f"t{number}", f"s{number % 17}") for number in range(100)])
     prepared = prepare(table, tmp_path / "out", held_out=0.15)
     assert list(prepared.manifests) == ["train", "validation", "test"]
-    speakers = {split: {speaker for _, _, speaker in told(prepared, split)} for split in prepared.manifests}
+    speakers = {split: {speaker for _, _, speaker in reported(prepared, split)} for split in prepared.manifests}
     assert sum(len(names) for names in speakers.values()) == 17
     assert sum(prepared.utterances.values()) == 100
     assert 8 <= prepared.utterances["validation"] <= 15
@@ -181,19 +181,19 @@ def test_without_speakers_held_out_texts_are_in_one_split(tmp_path: Path) -> Non
     )
     prepared = prepare(table, tmp_path / "out", held_out=0.1)
     texts = {
-        split: {" ".join(text.casefold().split()) for _, text, _ in told(prepared, split)}
+        split: {" ".join(text.casefold().split()) for _, text, _ in reported(prepared, split)}
         for split in prepared.manifests
     }
     assert sum(len(each) for each in texts.values()) == 20
     assert prepared.utterances == {"train": 48, "validation": 6, "test": 6}
 
 
-def test_a_speaker_who_said_most_stays_in_training(tmp_path: Path) -> None:
+def test_a_speaker_who_speaks_most_stays_in_training(tmp_path: Path) -> None:
     table = many(
         tmp_path, [(f"t{number}", "big" if number < 30 else f"s{number % 3}") for number in range(36)]
     )
     prepared = prepare(table, tmp_path / "out", held_out=0.1)
-    assert "big" in {speaker for _, _, speaker in told(prepared, "train")}
+    assert "big" in {speaker for _, _, speaker in reported(prepared, "train")}
     assert min(prepared.utterances.values()) >= 2
 
 

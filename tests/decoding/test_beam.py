@@ -41,7 +41,7 @@ class SumScorer:
         return state[rows]
 
 
-def opinions(scorer: SumScorer | None, history: list[int], vocabulary: int) -> Tensor:
+def lm_scores(scorer: SumScorer | None, history: list[int], vocabulary: int) -> Tensor:
     return torch.zeros(vocabulary) if scorer is None else scorer.table[sum(history) % 7]
 
 
@@ -50,16 +50,16 @@ def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None
     """Every hypothesis of one utterance, by the uncached decoder; behind EOS the best token, once a fire."""
     count, size = int(fired.lengths[0]), student.decoder.vocabulary.out_features
     speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]
-    said = [[*each, EOS] for length in range(count) for each in product(speakable, repeat=length)]
-    said += [list(each) for each in product(speakable, repeat=count)]
+    output = [[*each, EOS] for length in range(count) for each in product(speakable, repeat=length)]
+    output += [list(each) for each in product(speakable, repeat=count)]
     found = []
-    for ids in said:
+    for ids in output:
         history, own, score = [EOS], [], 0.0
         for step in range(count):
             _, logits = student.decoder(torch.tensor([history]), fired.embeddings[:, : step + 1])
             log_probs = logits[0, -1].float().log_softmax(-1)
             log_probs[[BLANK, PAD]] = float("-inf")
-            gains = log_probs + opinions(scorer, history, size)
+            gains = log_probs + lm_scores(scorer, history, size)
             token = ids[step] if step < len(ids) else int(gains.argmax())
             history.append(token)
             own.append(float(log_probs[token]))

@@ -99,15 +99,15 @@ def test_the_best_sentence_by_enumeration(lm: str, scale: float) -> None:
         assert not isinstance(found, BadUtterance)
         scores = scale * log_probs[row].numpy()
         costs = {
-            said: tiny_graphs.sentence_cost(ngrams, said)
-            + tiny_graphs.ctc_cost([f"^{word}" for word in said[:1]] + list(said[1:]), both, symbols, scores)
-            for said in tiny_graphs.sentences(words, 3)
+            output: tiny_graphs.sentence_cost(ngrams, output)
+            + tiny_graphs.ctc_cost([f"^{word}" for word in output[:1]] + list(output[1:]), both, symbols, scores)
+            for output in tiny_graphs.sentences(words, 3)
         }
         ranked = sorted(costs, key=costs.__getitem__)[:3]
         assert [CHARACTERS.decode(each.ids) for each in found] == [
-            " ".join(said).upper() for said in ranked
+            " ".join(output).upper() for output in ranked
         ]
-        assert [-each.score for each in found] == pytest.approx([costs[said] for said in ranked], abs=2e-3)
+        assert [-each.score for each in found] == pytest.approx([costs[output] for output in ranked], abs=2e-3)
 
 
 def test_a_batch_is_decoded_as_single_utterances(lm: str) -> None:
@@ -196,11 +196,11 @@ def test_words_that_cannot_be_spelled_are_reported(lm: str) -> None:
 
 def test_the_graph_is_built_once(lm: str, tmp_path: Path) -> None:
     student, encoded = hearing(saying("A BAD DAD"))
-    said: list[str] = []
-    pool = DecoderPool(1, tmp_path / "graphs", lambda stage, *_: said.append(stage))
+    output: list[str] = []
+    pool = DecoderPool(1, tmp_path / "graphs", lambda stage, *_: output.append(stage))
     first = open_search(student, CHARACTERS, UPPER, DecodingOptions(graph=lm), pool=pool)
-    assert set(said) == {"decoding graph"}
-    said.clear()
+    assert set(output) == {"decoding graph"}
+    output.clear()
     scaled = DecodingOptions(graph=lm, acoustic_scale=0.5)
     for before in (None, first):
         again = open_search(student, CHARACTERS, UPPER, scaled, before, pool=pool)
@@ -208,7 +208,7 @@ def test_the_graph_is_built_once(lm: str, tmp_path: Path) -> None:
         assert again.parameters == first.parameters
         assert again.paths.acoustic_scale == 0.5
         assert unscored(again(encoded)[0][0]) == unscored(first(encoded)[0][0])  # type: ignore[index]
-    assert said == []
+    assert output == []
     (folder,) = (tmp_path / "graphs").iterdir()
     assert folder.name == again.paths.graph.about.key
     assert again.paths.graph is first.paths.graph  # type: ignore[attr-defined]

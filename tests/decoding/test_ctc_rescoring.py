@@ -64,7 +64,7 @@ def test_it_is_the_sum_of_both(weight: float, faithful: bool) -> None:
     found = [candidates(-1.0, -1.5, -2.0, -2.5, -9.0), candidates(-3.0, -4.0)]
     rows = [frames_of(5, 1), frames_of(3, 2)]
     padded = torch.stack([rows[0], torch.cat([rows[1], torch.full((2, SIZE), math.nan)])])
-    for given_, own, anew in zip(
+    for given_, own, rescored in zip(
         found, rows, ctc_rescored(found, padded, torch.tensor([5, 3]), weight, faithful), strict=True
     ):
         expected = [
@@ -72,16 +72,16 @@ def test_it_is_the_sum_of_both(weight: float, faithful: bool) -> None:
             for each in given_
         ]
         expected.sort(key=lambda pair: -pair[0])
-        assert [unscored(each) for each in anew] == [unscored(each) for _, each in expected]
-        assert [each.score for each in anew] == pytest.approx([score for score, _ in expected], abs=1e-5)
+        assert [unscored(each) for each in rescored] == [unscored(each) for _, each in expected]
+        assert [each.score for each in rescored] == pytest.approx([score for score, _ in expected], abs=1e-5)
 
 
 def test_what_does_not_fit_into_the_frames_goes_unless_it_is_all_there_is() -> None:
     log_probs, lengths = frames_of(2, 3)[None], torch.tensor([2])
-    (anew,) = ctc_rescored(
+    (rescored,) = ctc_rescored(
         [candidates(-4.0, -3.0, -2.0, -1.0)], log_probs, lengths, 0.5
     )  # "4 4" needs three frames
-    assert sorted(each.ids for each in anew) == [[], [4], [5, 4]]
+    assert sorted(each.ids for each in rescored) == [[], [4], [5, 4]]
     long = candidates(-1.0, -2.0, -3.0, -1.0, -2.0)[3:]
     assert ctc_rescored([long], log_probs, lengths, 0.5) == [long]
 
@@ -107,15 +107,15 @@ def make(kind: str) -> Recogniser:
 def test_the_search_follows_the_mode(kind: str) -> None:
     recogniser = make(kind)
     own = DecodingOptions(beam=4, nbest=4)
-    anew = replace(own, mode="ctc_rescoring", ctc_weight=0.6)
+    rescored = replace(own, mode="ctc_rescoring", ctc_weight=0.6)
     encoded = recogniser.encode(FEATURES)
     log_probs = ctc_log_probs(recogniser.student, encoded)  # type: ignore[arg-type]
     plain: Any = recogniser.search(FEATURES, own)
-    found: Any = recogniser.search(FEATURES, anew)
+    found: Any = recogniser.search(FEATURES, rescored)
     assert found == ctc_rescored(plain, log_probs, encoded.lengths, 0.6)
     assert found != plain
     for features, together in zip(FEATURES, found):
-        (alone,) = recogniser.search([features], anew)
+        (alone,) = recogniser.search([features], rescored)
         assert isinstance(alone, list)
         assert [each.ids for each in alone] == [each.ids for each in together]
         assert [each.score for each in alone] == pytest.approx([each.score for each in together], abs=1e-3)

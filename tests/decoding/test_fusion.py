@@ -34,10 +34,10 @@ def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: flo
     """
     count, size = int(fired.lengths[0]), student.decoder.vocabulary.out_features
     speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]
-    said = [[*each, EOS] for length in range(count) for each in product(speakable, repeat=length)]
-    said += [list(each) for each in product(speakable, repeat=count)]
+    output = [[*each, EOS] for length in range(count) for each in product(speakable, repeat=length)]
+    output += [list(each) for each in product(speakable, repeat=count)]
     found = []
-    for ids in said:
+    for ids in output:
         history, own = [EOS], []
         for step in range(count):
             _, logits = student.decoder(torch.tensor([history]), fired.embeddings[:, : step + 1])
@@ -46,9 +46,9 @@ def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: flo
             history.append(ids[step] if step < len(ids) else int(log_probs.argmax()))
             own.append(float(log_probs[history[-1]]))
         length = len(ids) - (EOS in ids)
-        opinions = lm.score([ids[:length]])[0][: len(ids)].tolist()
-        mean = sum(opinions) / max(len(opinions), 1)
-        score = sum(own) + weight * (sum(opinions) + mean * (count - len(ids)))
+        lm_scores = lm.score([ids[:length]])[0][: len(ids)].tolist()
+        mean = sum(lm_scores) / max(len(lm_scores), 1)
+        score = sum(own) + weight * (sum(lm_scores) + mean * (count - len(ids)))
         ends = fired.fire_times[0, :length].tolist()
         found.append(Hypothesis(ids[:length], own[:length], ends, score=score))
     return sorted(found, key=lambda each: -each.score)

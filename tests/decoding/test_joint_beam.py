@@ -39,7 +39,7 @@ def build(seed: int = 0, vocabulary: int = SIZE) -> AttentionStudent:
     return student.double().eval()
 
 
-def hear(lengths: list[int], seed: int = 0) -> Encoded:
+def make_encoded(lengths: list[int], seed: int = 0) -> Encoded:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.zeros(len(lengths), max(lengths), ENCODER.dim, dtype=torch.float64)
     for row, length in enumerate(lengths):
@@ -66,7 +66,7 @@ def everything(
     student: AttentionStudent, encoded: Encoded, weights: JointWeights, lm: TableLM | None
 ) -> list[tuple[list[int], list[float], float]]:
     """Every hypothesis of one utterance: its tokens, the decoder's log-probabilities, its score; best first."""
-    heard = ctc_log_probs(student, encoded)[0]
+    recognised = ctc_log_probs(student, encoded)[0]
     found = []
     for count in range(int(encoded.lengths[0]) + 1):
         for each in product(SPOKEN, repeat=count):
@@ -76,7 +76,7 @@ def everything(
             said = logits.log_softmax(-1).gather(1, torch.tensor([*ids, EOS])[:, None])[:, 0].tolist()
             score = (1 - weights.ctc) * sum(said) + weights.length * count
             if weights.ctc:
-                score += weights.ctc * aligned(heard, ids)
+                score += weights.ctc * aligned(recognised, ids)
             if lm is not None:
                 score += 0.6 * float(lm.score([ids])[0].sum())
             if score > -math.inf:
@@ -95,7 +95,7 @@ def assert_same(found: list[Hypothesis], expected: list[tuple[list[int], list[fl
 @pytest.mark.parametrize("scored", [False, True])
 def test_a_beam_wide_enough_finds_all_there_is(weights: tuple[float, float], scored: bool) -> None:
     for seed in range(3):
-        student, encoded, chosen = build(seed), hear([3], seed), JointWeights(*weights)
+        student, encoded, chosen = build(seed), make_encoded([3], seed), JointWeights(*weights)
         lm = TableLM(LETTERS, seed) if scored else None
         real = everything(student, encoded, chosen, lm)
         scorer = None if lm is None else Fusion(lm, 0.6)
@@ -113,7 +113,7 @@ def test_a_beam_wide_enough_finds_all_there_is(weights: tuple[float, float], sco
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_an_utterance_gives_the_same_alone_and_in_any_batch(beam: int, weight: float) -> None:
     for seed in range(4):
-        student, encoded = build(seed), hear([7, 1, 4], seed)
+        student, encoded = build(seed), make_encoded([7, 1, 4], seed)
         weights, scorer = JointWeights(weight, 0.2), Fusion(TableLM(LETTERS), 0.3)
         together = joint_beam(student, encoded, beam, weights, scorer)
         for row, found in enumerate(together):
@@ -130,7 +130,7 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(beam: int, weight: f
 def test_the_search_ends_before_the_last_frame_where_nothing_can_be_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    student, encoded = build(1), hear([60], 1)
+    student, encoded = build(1), make_encoded([60], 1)
     with torch.no_grad():
         student.decoder.vocabulary.weight[EOS] = 0.0
     step, steps = student.decoder.step, []
@@ -150,7 +150,7 @@ def test_the_search_ends_before_the_last_frame_where_nothing_can_be_better(
 def test_greedy_takes_the_decoders_best_token_until_the_end() -> None:
     stopped = 0
     for seed in range(8):
-        student, encoded = build(seed, 9), hear([6, 2], seed)
+        student, encoded = build(seed, 9), make_encoded([6, 2], seed)
         for row, found in enumerate(greedy_attention(student, encoded)):
             one, ids, said = row_of(encoded, row), [EOS], []
             with torch.inference_mode():
@@ -170,7 +170,7 @@ def test_greedy_takes_the_decoders_best_token_until_the_end() -> None:
 
 
 def test_decoder_log_probs_of_given_sentences() -> None:
-    student, encoded = build(2), hear([5, 3], 2)
+    student, encoded = build(2), make_encoded([5, 3], 2)
     sentences = [[[4, 5, 4], [], [5]], [[4, 4]]]
     for row, each in enumerate(teacher_forced(student.decoder, encoded, sentences)):
         one = row_of(encoded, row)

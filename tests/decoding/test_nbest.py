@@ -51,10 +51,10 @@ def test_equal_texts_are_listed_once_with_the_better_score() -> None:
         Hypothesis(ids, [-0.1] * len(ids), [1.0 * place for place in range(len(ids))], score=-1.0 - rank)
         for rank, ids in enumerate(spelled)
     ]
-    told = time_candidates(candidates, 3, tokenizer, 0.04, 2.0, 1.0)
-    assert [(each.transcript.text, each.score) for each in told] == [("ab", -1.0), ("a b", -3.0), ("a", -5.0)]
-    assert all(2.0 <= token.start <= token.end <= 3.0 for each in told for token in each.transcript.tokens)
-    assert time_candidates(candidates, 1, tokenizer, 0.04, 2.0, 1.0) == told[:1]
+    reported = time_candidates(candidates, 3, tokenizer, 0.04, 2.0, 1.0)
+    assert [(each.transcript.text, each.score) for each in reported] == [("ab", -1.0), ("a b", -3.0), ("a", -5.0)]
+    assert all(2.0 <= token.start <= token.end <= 3.0 for each in reported for token in each.transcript.tokens)
+    assert time_candidates(candidates, 1, tokenizer, 0.04, 2.0, 1.0) == reported[:1]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def wave(tmp_path: Path) -> Path:
     return tmp_path / "a.wav"
 
 
-def test_readings_of_a_file(recogniser: Recogniser, wave: Path) -> None:
+def test_transcripts_of_a_file(recogniser: Recogniser, wave: Path) -> None:
     options = DecodingOptions(beam=6, nbest=4)
     found = recogniser.alternatives(wave, options=options)
     assert len({each.transcript.text for each in found}) == len(found) == 4

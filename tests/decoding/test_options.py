@@ -95,8 +95,8 @@ def test_names_of_what_was_used() -> None:
         "+length",
         "length-1",
     )
-    heard = DecodingOptions(10, mode="ctc", ctc_weight=0.5)
-    assert (heard.suffix, heard.label) == ("+ctc", "ctc+beam10")
+    recognised = DecodingOptions(10, mode="ctc", ctc_weight=0.5)
+    assert (recognised.suffix, recognised.label) == ("+ctc", "ctc+beam10")
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def everything(
     for ids, total in sums.items():
         score = math.log(total)
         if lm is not None:
-            said = sum(float(lm.after(ids[:place])[each]) for place, each in enumerate([*ids, EOS]))
-            score += lm_weight * said + length_weight * len(ids)
+            output = sum(float(lm.after(ids[:place])[each]) for place, each in enumerate([*ids, EOS]))
+            score += lm_weight * output + length_weight * len(ids)
         found[ids] = math.log(total), score
     return found
 

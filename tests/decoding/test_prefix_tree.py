@@ -84,8 +84,8 @@ def test_sequences_of_different_lengths_are_read_as_alone(kind: str) -> None:
         lm_scores.after_all(nodes, tree)
         before = nodes.gather(1, torch.randint(nodes.shape[1], (2, width), generator=generator))
         nodes = before.clone()
-        said = torch.randint(3, LETTERS.size, (2, width - 1), generator=generator)
-        nodes[:, 1:] = tree.children(before[:, 1:].flatten(), said.flatten()).view(2, -1)
+        output = torch.randint(3, LETTERS.size, (2, width - 1), generator=generator)
+        nodes[:, 1:] = tree.children(before[:, 1:].flatten(), output.flatten()).view(2, -1)
     found = lm_scores.after_all(nodes, tree)
     sequences = [[tree.tokens(node) for node in row] for row in nodes.tolist()]
     assert len({len(ids) for row in sequences for ids in row}) > 2

@@ -46,8 +46,8 @@ def test_scores_are_those_of_a_slow_sum(weight: float, length_weight: float) -> 
         expected = []
         for each in given:
             ids = each.ids
-            opinion = float(lm.score([ids])[0].sum())
-            expected.append((each.score + weight * opinion + length_weight * len(ids), ids))
+            lm_score = float(lm.score([ids])[0].sum())
+            expected.append((each.score + weight * lm_score + length_weight * len(ids), ids))
         expected.sort(key=lambda pair: -pair[0])
         assert [each.ids for each in found] == [ids for _, ids in expected]
         assert [each.score for each in found] == pytest.approx([score for score, _ in expected])

@@ -116,15 +116,15 @@ def assert_in_order(parts: list[TimedText], start: float, end: float) -> None:
 
 def test_stretches_are_joined_and_empty_ones_leave_no_space() -> None:
     tokenizer = TOKENIZERS[0]
-    said = [
+    output = [
         time_hypothesis(hypothesis_of(tokenizer.encode(text)), tokenizer, 0.04, offset, 5.0)
         for text, offset in (("a dog", 0.0), ("", 5.0), ("now", 10.0))
     ]
-    joined = join_transcripts(said, " ")
+    joined = join_transcripts(output, " ")
     assert joined.text == "a dog now"
-    assert joined.words == said[0].words + said[2].words
-    assert joined.tokens == said[0].tokens + said[2].tokens
-    assert join_transcripts([said[0], said[2]], "").text == "a dognow"
+    assert joined.words == output[0].words + output[2].words
+    assert joined.tokens == output[0].tokens + output[2].tokens
+    assert join_transcripts([output[0], output[2]], "").text == "a dognow"
     assert join_transcripts([], " ") == Transcript("", [], [], no_speech=1.0)
 
 

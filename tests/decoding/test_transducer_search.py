@@ -24,7 +24,7 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BLANK, EOS, PAD, SPECIAL, CharacterTokenizer, Tokenizer
 from tiny_lms import TableLM
 from tiny_students import unscored
-from tiny_transducers import build, hear
+from tiny_transducers import build, make_encoded
 
 
 def tokenizer_of(size: int) -> Tokenizer:
@@ -63,11 +63,11 @@ def exhaustive(
                     score += float(table[frame, said, ids[said] if speaks else BLANK])
                     said += speaks
                 paths.append(score)
-            opinion = 0.0
+            lm_score = 0.0
             if lm is not None:
                 (each,) = lm.lm.score([list(ids)])
-                opinion = lm.weight * float(each.double().sum())
-            found[ids] = float(torch.tensor(paths).double().logsumexp(0)) + opinion + length_weight * count
+                lm_score = lm.weight * float(each.double().sum())
+            found[ids] = float(torch.tensor(paths).double().logsumexp(0)) + lm_score + length_weight * count
     return found
 
 
@@ -78,7 +78,7 @@ def exhaustive(
 def test_a_beam_wide_enough_finds_all_there_is(
     predictor: str, fused: bool, frames: int, seed: int, length_weight: float
 ) -> None:
-    student, encoded = build(6, predictor, seed), hear([frames], seed)
+    student, encoded = build(6, predictor, seed), make_encoded([frames], seed)
     scorer = table_fusion(6) if fused else None
     expected = exhaustive(student, encoded, scorer, length_weight)
     (found,) = transducer_beam(student, encoded, 1000, scorer, length_weight)
@@ -88,7 +88,7 @@ def test_a_beam_wide_enough_finds_all_there_is(
 
 
 def test_its_scores_are_the_loss_of_a_monotonic_transducer() -> None:
-    student, encoded = build(6), hear([5], seed=3)
+    student, encoded = build(6), make_encoded([5], seed=3)
     (found,) = transducer_beam(student, encoded, 1000)
     for each in found[::20]:
         ids = each.ids
@@ -107,7 +107,7 @@ def test_its_scores_are_the_loss_of_a_monotonic_transducer() -> None:
 )
 @settings(max_examples=20)
 def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) -> None:
-    student, encoded = build(9, predictor, seed), hear(lengths, seed)
+    student, encoded = build(9, predictor, seed), make_encoded(lengths, seed)
     greedy = transducer_greedy(student, encoded)
     for own, (best,) in zip(greedy, transducer_beam(student, encoded, 1)):
         assert own.ids == best.ids
@@ -118,7 +118,7 @@ def test_a_beam_of_one_is_greedy(lengths: list[int], seed: int, predictor: str) 
 
 @pytest.mark.parametrize("weight", [-2.5, -4.0])
 def test_a_weight_of_length_is_what_others_take_from_blanks(weight: float) -> None:
-    student, encoded = build(9, seed=1), hear([15], seed=4)
+    student, encoded = build(9, seed=1), make_encoded([15], seed=4)
     ((found, *_),) = transducer_beam(student, encoded, 1, length_weight=weight)
     ids: list[int] = []
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def test_a_weight_of_length_is_what_others_take_from_blanks(weight: float) -> No
 
 @pytest.mark.parametrize("symbols", [1, 2, 4])
 def test_greedy_takes_the_best_symbol_at_every_step(symbols: int) -> None:
-    student, encoded = build(9, seed=1), hear([15], seed=4)
+    student, encoded = build(9, seed=1), make_encoded([15], seed=4)
     (found,) = transducer_greedy(student, encoded, symbols)
     ids: list[int] = []
     ends, score = [], 0.0
@@ -162,7 +162,7 @@ def test_greedy_takes_the_best_symbol_at_every_step(symbols: int) -> None:
 def test_padding_and_batching_change_nothing(predictor: str, beam: int, fused: bool) -> None:
     student, scorer = build(9, predictor, seed=6), table_fusion(9) if fused else None
     lengths = [9, 0, 14, 5]
-    together, dirty = hear(lengths, 3), hear(lengths, 3, behind=1e3)
+    together, dirty = make_encoded(lengths, 3), make_encoded(lengths, 3, behind=1e3)
     batched = [transducer_beam(student, each, beam, scorer) for each in (together, dirty)]
     paths = [transducer_greedy(student, each) for each in (together, dirty)]
     assert batched[0] == batched[1]
@@ -178,7 +178,7 @@ def test_padding_and_batching_change_nothing(predictor: str, beam: int, fused: b
 
 
 def test_hypotheses_are_all_different_and_well_formed() -> None:
-    student, encoded = build(16, seed=2), hear([30, 22], seed=2)
+    student, encoded = build(16, seed=2), make_encoded([30, 22], seed=2)
     for found, length in zip(transducer_beam(student, encoded, 8), (30, 22)):
         assert len(found) == 8
         assert len({tuple(each.ids) for each in found}) == 8
@@ -193,7 +193,7 @@ def test_hypotheses_are_all_different_and_well_formed() -> None:
 
 
 def test_times_and_confidences_are_those_of_the_tokens_on_their_path() -> None:
-    student, encoded = build(8, seed=5), hear([8], seed=5)
+    student, encoded = build(8, seed=5), make_encoded([8], seed=5)
     for each in transducer_beam(student, encoded, 5, table_fusion(8))[0]:
         said = each
         with torch.inference_mode():
@@ -211,7 +211,7 @@ def test_equal_hypotheses_do_not_crowd_out_others() -> None:
     with torch.no_grad():
         student.joiner.output.weight.zero_()
         student.joiner.output.bias.copy_(torch.tensor([0.5, 1e-9, 1e-9, 0.1, 0.4]).log())
-    (found,) = transducer_beam(student, hear([3]), 2)
+    (found,) = transducer_beam(student, make_encoded([3]), 2)
     assert [each.ids for each in found] == [[4], [4, 4]]
     # [4] in any of three frames; behind the second, [4] has 2 * 0.4 * 0.5 and [] 0.5 ** 2: [4, 4] begins anew.
     assert math.exp(found[0].score) == pytest.approx(3 * 0.4 * 0.5**2, rel=1e-6)
@@ -240,7 +240,7 @@ class Counting:
 
 
 def test_a_scorer_is_asked_of_every_sequence_once() -> None:
-    student, encoded, scorer = build(9, seed=1), hear([10, 10], seed=4), Counting()
+    student, encoded, scorer = build(9, seed=1), make_encoded([10, 10], seed=4), Counting()
     found = transducer_beam(student, encoded, 4, scorer)
     plain = transducer_beam(student, encoded, 4)
     assert [[unscored(each) for each in own] for own in found] == [
@@ -263,7 +263,7 @@ class Judged:
 
 
 def test_the_search_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    student, encoded, tokenizer = build(9, seed=1), hear([10, 7], seed=4), tokenizer_of(9)
+    student, encoded, tokenizer = build(9, seed=1), make_encoded([10, 7], seed=4), tokenizer_of(9)
     lm = TableLM(tokenizer)
     monkeypatch.setattr("retort.decoding.token_search.open_fitting_lm", lambda *_: lm)
     monkeypatch.setattr("retort.decoding.token_search.open_rescoring_lm", lambda *_: Judged())

@@ -98,8 +98,8 @@ def test_soft_labels_of_frames(temperature: float, renormalise: bool, tap_name: 
     for b, t in places(targets):
         logits = tap.values[b, t].tolist() if own else layer.projection(tap.values[b, t]).tolist()
         log_probs = log_softmax(logits, temperature)
-        said = target(targets, b, t, OUTPUT_OF if own else None, temperature, renormalise)
-        expected += temperature**2 * sum(q * (math.log(q) - log_probs[o]) for o, q in said.items())
+        recognised = target(targets, b, t, OUTPUT_OF if own else None, temperature, renormalise)
+        expected += temperature**2 * sum(q * (math.log(q) - log_probs[o]) for o, q in recognised.items())
     result = objective({tap_name: tap}, {("lm", "frame"): targets})
     assert result.token_sum.item() == pytest.approx(0.7 * expected, rel=1e-4)
     assert result.metrics[f"{tap_name}.soft_label"].count == 5
@@ -124,10 +124,10 @@ def test_interpolation_frame_by_frame(temperature: float, renormalise: bool, ste
     expected = 0.0
     for b, length in enumerate(LENGTHS):
         for t in range(length):
-            said = target(targets, b, t, OUTPUT_OF, temperature, renormalise) if targets.valid[b, t] else {}
+            recognised = target(targets, b, t, OUTPUT_OF, temperature, renormalise) if targets.valid[b, t] else {}
             log_probs = log_softmax(tap.values[b, t].tolist())
-            soft = -sum(q * log_probs[output] for output, q in said.items())
-            taken = share * sum(said.values())
+            soft = -sum(q * log_probs[output] for output, q in recognised.items())
+            taken = share * sum(recognised.values())
             expected += (1 - taken) * float(tap.hard[b, t]) + share * soft
     result = make_objective(config, DIM)({"senones": tap}, {("lm", "frame"): targets}, step=step)
     assert tap.hard.sum().item() + result.token_sum.item() == pytest.approx(expected, rel=1e-5)
@@ -144,14 +144,14 @@ def test_interpolation_takes_the_hard_labels_gradient_where_it_takes_its_place()
     )
     (hard.sum() + result.token_sum).backward()
     assert hard.grad is not None
-    said = torch.tensor(
+    recognised = torch.tensor(
         [
             [bool(targets.valid[b, t] and target(targets, b, t, OUTPUT_OF, 1.0, True)) for t in range(5)]
             for b in range(3)
         ]
     )
-    assert said.any()
-    torch.testing.assert_close(hard.grad, (~said).float())
+    assert recognised.any()
+    torch.testing.assert_close(hard.grad, (~recognised).float())
 
 
 def test_interpolated_with_the_labels_own_distribution_nothing_changes() -> None:
@@ -229,7 +229,7 @@ def test_vectors_of_frames_are_compared_as_others_are() -> None:
     )
 
 
-def test_a_signal_behind_the_last_frame_is_an_error() -> None:
+def test_a_signal_after_the_last_frame_is_an_error() -> None:
     tap, targets = make_batch()
     valid = targets.valid.clone()
     valid[1, 3] = True

@@ -150,7 +150,7 @@ def test_no_rows_are_zero() -> None:
         (row("utterance", "contrastive", same_token_negatives=False), "tap 'utterance' are not tokens"),
     ],
 )
-def test_a_row_that_fits_nothing_is_told_in_one_line(bad: RowConfig, message: str) -> None:
+def test_a_row_that_fits_nothing_is_reported_in_one_line(bad: RowConfig, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         make_objective(row(), bad)
     assert "\n" not in str(caught.value)

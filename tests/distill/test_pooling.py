@@ -151,11 +151,11 @@ def test_a_row_takes_the_loss_of_what_was_pooled(pool: str, average: str) -> Non
         vectors, distances = row.pool(tap.values, tap.lengths, torch.tensor(COUNTS))
         expected = 0.0
         for index, count in enumerate(COUNTS):
-            said = targets.valid[index, :count]
-            student = row.projection(vectors[index, :count][said])
-            own = float(cosine_loss(student, targets.vectors[index, :count][said], reduction="sum"))
+            recognised = targets.valid[index, :count]
+            student = row.projection(vectors[index, :count][recognised])
+            own = float(cosine_loss(student, targets.vectors[index, :count][recognised], reduction="sum"))
             own += 0.3 * float(distances[index]) if distances is not None else 0.0
-            expected += own if average == "token" or not count else own / int(said.sum())
+            expected += own if average == "token" or not count else own / int(recognised.sum())
     result = row(tap, targets)
     assert float(result.total.detach()) == pytest.approx(expected, rel=1e-5)
     assert result.count == (6 if average == "token" else 3)
@@ -191,7 +191,7 @@ def test_padding_changes_nothing_and_every_weight_learns(pool: str, loss: str) -
 
 
 @pytest.mark.parametrize("pool", ["cif", "attention"])
-def test_a_batch_of_which_nothing_is_said_costs_nothing(pool: str) -> None:
+def test_a_batch_of_which_nothing_is_predicted_costs_nothing(pool: str) -> None:
     row, (tap, _) = make_row(pool=pool), make_batch()
     result = row(tap, empty_targets(4, TEACHER_DIM))
     result.total.backward()
@@ -233,7 +233,7 @@ def test_an_objective_asks_for_tokens_and_is_given_frames() -> None:
         ({"pool": "mean"}, "unknown pool 'mean'.*none, cif or attention"),
     ],
 )
-def test_what_cannot_be_pooled_is_told_in_one_line(changed: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_pooled_is_reported_in_one_line(changed: dict[str, Any], message: str) -> None:
     units: Any = {"acoustic": "token", "frames.1": "frame"}
     with pytest.raises(UserError, match=message) as caught:
         Objective([config(**changed)], {"frames.1": DIM, "acoustic": DIM}, {"bert": TEACHER_DIM}, units)

@@ -68,11 +68,11 @@ def test_it_sums_over_what_the_teacher_says(temperature: float, padding: int) ->
     ]
     assert (result.count, result.normaliser, len(losses)) == (10, "tokens", 10)
     assert result.total.item() == pytest.approx(sum(losses), rel=1e-5)
-    said = sum(
+    output = sum(
         float(targets.vectors[b, n].sum()) for b, places in enumerate(positions(targets)) for n in places
     )
     mass, spoken = result.metrics["mass"], result.metrics["spoken"]
-    assert (float(mass.sum), mass.count) == (pytest.approx(said), 10)
+    assert (float(mass.sum), mass.count) == (pytest.approx(output), 10)
     assert (int(spoken.sum), spoken.count) == (10, sum(LENGTHS))
 
 
@@ -99,7 +99,7 @@ def test_means_of_utterances() -> None:
     assert result.total.item() == pytest.approx(sum(means), rel=1e-5)
 
 
-def test_gradient_reaches_what_is_said_alone() -> None:
+def test_gradient_reaches_what_is_predicted_alone() -> None:
     tap, targets = make_batch(padding=1)
     make_row()(tap, targets).total.backward()
     assert tap.values.grad is not None
@@ -116,7 +116,7 @@ def test_it_trains_nothing_of_its_own_and_ignores_autocast() -> None:
         assert row(tap, targets).total.dtype == torch.float32
 
 
-def test_nothing_said_is_nothing_lost() -> None:
+def test_nothing_predicted_is_nothing_lost() -> None:
     tap, targets = make_batch()
     tap = replace(tap, values=tap.values.detach().nan_to_num().requires_grad_())
     quiet = make_row()(tap, replace(targets, valid=torch.zeros_like(targets.valid)))
@@ -135,7 +135,7 @@ def test_vectors_are_no_probabilities() -> None:
         make_row()(tap, replace(targets, ids=None))
 
 
-def test_beside_a_row_of_vectors() -> None:
+def test_with_a_row_of_vectors() -> None:
     rows = [
         RowConfig(tap="tokens", teacher="lm", loss="soft_label", weight=0.5),
         RowConfig(tap="tokens", teacher="bert", loss="regression", weight=2.0),

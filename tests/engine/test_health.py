@@ -53,11 +53,11 @@ def test_weights_that_lose_the_number_of_tokens(total: float) -> None:
     assert health.check_logged(40, {"quantity_total": total}) == []  # told once
 
 
-def test_a_silent_ctc_head_is_told_after_a_while() -> None:
+def test_a_silent_ctc_head_is_reported_after_a_while() -> None:
     health = Health(CONFIG)
-    told = [health.check_evaluated(step, {"validation.ctc_cer": 1.0}) for step in range(PATIENCE)]
-    assert told[:-1] == [[]] * (PATIENCE - 1)
-    assert any("blanks" in text for text in told[-1])
+    reported = [health.check_evaluated(step, {"validation.ctc_cer": 1.0}) for step in range(PATIENCE)]
+    assert reported[:-1] == [[]] * (PATIENCE - 1)
+    assert any("blanks" in text for text in reported[-1])
     broken = Health(CONFIG)
     for step in range(3 * PATIENCE):
         broken.check_logged(step, {"correct": step / 100})
@@ -69,12 +69,12 @@ def test_accuracy_that_stands_still() -> None:
     for step in range(20):
         health.check_logged(step, {"correct": 0.02 * step})
         assert health.check_evaluated(step, {}) == []
-    told = []
+    reported = []
     for step in range(20, 20 + PATIENCE):
         health.check_logged(step, {"correct": 0.38})
-        told += health.check_evaluated(step, {})
-    assert len(told) == 1
-    assert "38.0%" in told[0]
+        reported += health.check_evaluated(step, {})
+    assert len(reported) == 1
+    assert "38.0%" in reported[0]
 
 
 def test_without_a_decoder_accuracy_may_stand_still() -> None:
@@ -95,16 +95,16 @@ def test_it_counts_on_after_a_resume() -> None:
     first = Health(CONFIG)
     first.check_logged(20, {"correct": 0.38, "quantity_total": 8.0})
     first.check_evaluated(20, {"validation.ctc_cer": 1.0})
-    told = []
+    reported = []
     for step in range(21, 20 + PATIENCE + 1):
         second = Health(CONFIG)
         second.restore(json.loads(json.dumps(first.state())))
-        told += second.check_logged(step, {"correct": 0.38, "quantity_total": 8.0})
-        told += second.check_evaluated(step, {"validation.ctc_cer": 1.0})
+        reported += second.check_logged(step, {"correct": 0.38, "quantity_total": 8.0})
+        reported += second.check_evaluated(step, {"validation.ctc_cer": 1.0})
         first = second
-    assert len(told) == 2
-    assert "blanks" in told[0]
-    assert "38.0%" in told[1]
+    assert len(reported) == 2
+    assert "blanks" in reported[0]
+    assert "38.0%" in reported[1]
 
 
 def test_a_teacher_whose_vectors_are_all_alike() -> None:

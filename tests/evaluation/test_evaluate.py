@@ -38,7 +38,7 @@ def test_a_kaldi_folder_is_scored_and_written_down(
     assert content["real_time_factor"] > 0
 
 
-def test_a_beam_search_stands_beside_greedy_decoding(
+def test_a_beam_search_is_stored_with_greedy_decoding(
     recogniser: Recogniser, corpus: Path, tmp_path: Path
 ) -> None:
     plain = scored(recogniser, corpus / "test", tmp_path)
@@ -117,7 +117,7 @@ def test_a_later_clean_run_takes_the_table_away(
     assert not (scored(recogniser, data, tmp_path).folder / "rejected.tsv").exists()
 
 
-def test_nothing_usable_is_scored_as_nothing_heard(
+def test_nothing_usable_is_scored_as_nothing_recognised(
     recogniser: Recogniser, tmp_path: Path, make_corpus: MakeCorpus
 ) -> None:
     data = make_corpus(tmp_path / "data", 2)

@@ -38,7 +38,7 @@ def test_every_utterance_has_a_hypothesis(recogniser: Recogniser, cuts: CutSet) 
     assert found.real_time_factor == pytest.approx(found.decoding_seconds / sum(cut.duration for cut in cuts))
 
 
-def test_batches_do_not_change_what_is_heard(
+def test_batches_do_not_change_what_is_recognised(
     recogniser: Recogniser, cuts: CutSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = recognise(recogniser, cuts)
@@ -56,8 +56,8 @@ def test_stored_features_give_the_same(recogniser: Recogniser, cuts: CutSet, tmp
 def test_what_evaluate_says_transcribe_says_too(recogniser: Recogniser, cuts: CutSet) -> None:
     found = recognise(recogniser, cuts)
     for cut in list(cuts)[:4]:
-        heard = recogniser.transcribe(cut.recording.sources[0].source)
-        assert recogniser.normalise(heard.text) == found.hypotheses[cut.id]
+        recognised = recogniser.transcribe(cut.recording.sources[0].source)
+        assert recogniser.normalise(recognised.text) == found.hypotheses[cut.id]
 
 
 @pytest.mark.parametrize("lead", [0.0, 5.0])
@@ -77,14 +77,14 @@ def test_a_long_recording_is_divided_as_transcribe_divides_it(
         for seconds in (120.0, 5.0):
             monkeypatch.setattr(module, "BATCH_SECONDS", seconds)
             found = recognise(recogniser, CutSet.from_cuts(cuts), options=options)
-            heard = recogniser.transcribe(tmp_path / "a.wav", options=options)
-            assert found.hypotheses["long"] == recogniser.normalise(heard.text)
+            recognised = recogniser.transcribe(tmp_path / "a.wav", options=options)
+            assert found.hypotheses["long"] == recogniser.normalise(recognised.text)
             assert len(found.candidates["long"][0].parts) == 14
-            assert found.no_speech["long"] == pytest.approx(heard.no_speech, abs=1e-4)
+            assert found.no_speech["long"] == pytest.approx(recognised.no_speech, abs=1e-4)
             times = next(line for line in found.lines if line["id"] == "long")["words"]
             assert times == [
                 [each.text, pytest.approx(each.start, abs=2e-3), pytest.approx(each.end, abs=2e-3)]
-                for each in heard.words
+                for each in recognised.words
             ]
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_used_is_listed_and_has_no_hypothesis(
         assert word in reasons[name]
 
 
-def test_a_beam_search_tells_its_best_readings(
+def test_a_beam_search_returns_its_best_hypotheses(
     recogniser: Recogniser, cuts: CutSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     greedy = {line["id"]: line for line in recognise(recogniser, cuts).lines}

@@ -197,8 +197,8 @@ def decoder(
     history = []
     for i in range(len(tokens)):
         before = end if i == 0 else tokens[i - 1]
-        heard = np.zeros(fired.shape[1]) if i == 0 else fired[i - 1]
-        joined = np.concatenate((scale * weights["embedding.weight"][before], heard))
+        outputs = np.zeros(fired.shape[1]) if i == 0 else fired[i - 1]
+        joined = np.concatenate((scale * weights["embedding.weight"][before], outputs))
         step = weights["input.weight"] @ joined
         history.append(step + positions(i, len(step)))
     rows = np.array(history)

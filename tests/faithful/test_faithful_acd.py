@@ -124,7 +124,7 @@ def test_one_text_twice_in_a_batch_is_a_negative_of_itself_there_and_not_here() 
 
 
 @pytest.mark.parametrize("same_token_negatives", [True, False])
-def test_another_place_of_the_same_token_is_a_negative_unless_it_is_told_not_to_be(
+def test_another_place_of_the_same_token_is_a_negative_unless_it_is_excluded(
     same_token_negatives: bool,
 ) -> None:
     tap, targets = tap_and_targets(LENGTHS, TAP_DIM, TEACHER_DIM)

@@ -115,7 +115,7 @@ def _rows(fst: Fst) -> list[tuple[int, int, int, float, int]]:
     return list(zip(*(column.tolist() for column in columns)))
 
 
-def test_homophones_and_beginnings_are_told_apart() -> None:
+def test_homophones_and_beginnings_are_distinguished() -> None:
     spellings = [(1, (1, 2)), (2, (1, 2)), (3, (1,)), (4, (2,)), (5, (3, 1)), (6, (1, 2, 3))]
     symbols = disambiguate(spellings)
     assert symbols == [1, 2, 1, 0, 0, 0]
@@ -123,7 +123,7 @@ def test_homophones_and_beginnings_are_told_apart() -> None:
     assert len(ended) == len(spellings)
 
 
-def test_a_missing_wheel_and_a_full_disk_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_wheel_and_a_full_disk_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fst = to_openfst(fst_of([(0, 1, 1, 0.0, 5)]))
     with pytest.raises(UserError, match="cannot be written"):
         write_fst(fst, tmp_path / "none" / "fst")
@@ -136,7 +136,7 @@ def damage(content: bytes, where: int, value: bytes) -> bytes:
     return content[:where] + value + content[where + len(value) :]
 
 
-def test_a_damaged_file_is_told_before_openfst_maps_it(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_before_openfst_maps_it(tmp_path: Path) -> None:
     path = tmp_path / "graph.fst"
     arcs = join([[0, 0, 1, 1], [1, 2, 3, 0], [0, 1, 0, 2], [0.5, 1.0, 0.0, 2.0], [1, 1, 2, 2]])
     write_fst(to_openfst(Fst(0, np.array([np.inf, np.inf, 0.0], np.float32), *arcs)), path)

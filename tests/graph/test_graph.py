@@ -277,11 +277,11 @@ class TestFolders:
         assert made.folder == tmp_path / "graphs" / made.about.key
         other = build_ctc_graph(LEXICON, arpa, SYMBOLS, first=LEXICON, folder=tmp_path / "graphs")
         assert {each.name for each in (tmp_path / "graphs").iterdir()} == {made.about.key, other.about.key}
-        said: list[str] = []
+        output: list[str] = []
         again = build_ctc_graph(
-            LEXICON, arpa, SYMBOLS, folder=tmp_path / "graphs", progress=lambda stage, *_: said.append(stage)
+            LEXICON, arpa, SYMBOLS, folder=tmp_path / "graphs", progress=lambda stage, *_: output.append(stage)
         )
-        assert (again, said) == (replace(made, fst=again.fst), [])
+        assert (again, output) == (replace(made, fst=again.fst), [])
 
 
 def hold_same(first: Graph, second: Graph) -> None:

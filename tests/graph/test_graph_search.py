@@ -79,18 +79,18 @@ def test_random_graphs(arcs: list[tuple[int, tuple[int, int], float, int]], fram
     found = search.alternatives(scores, 1000)
     assert [each.cost for each in found] == pytest.approx(sorted(expected.values()), abs=1e-3)
     for each in found:
-        said = tuple(" xyz".index(word.text) for word in each.words)
-        assert each.cost == pytest.approx(expected[said], abs=1e-3)
+        result = tuple(" xyz".index(word.text) for word in each.words)
+        assert each.cost == pytest.approx(expected[result], abs=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_words_have_the_frames_of_their_phones(graph: Graph, seed: int) -> None:
     """Scores that leave no doubt: the frames of each word are those that they were made for."""
     rng = np.random.default_rng(seed)
-    said = [("a", ["e"]), ("read", ["r", "e"]), ("reed", ["r", "i"])]
+    result = [("a", ["e"]), ("read", ["r", "e"]), ("reed", ["r", "i"])]
     phones, expected, frame = [], [], 0
     for place in rng.permutation(3):
-        word, spelled = said[place]
+        word, spelled = result[place]
         pause = bool(rng.random() < 0.5)
         phones += ["SIL"] * pause + spelled
         expected.append((word, pause, len(spelled)))

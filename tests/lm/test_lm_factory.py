@@ -64,8 +64,8 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, damage: str) -> None:
     with pytest.raises(UserError) as caught:
         open_causal_lm(folder)
     assert "\n" not in str(caught.value)
-    told = {"format": "its format is 9", "kind": "no causal language model here", "folder": "no causal"}
-    assert told.get(damage, "") in str(caught.value)
+    reported = {"format": "its format is 9", "kind": "no causal language model here", "folder": "no causal"}
+    assert reported.get(damage, "") in str(caught.value)
 
 
 def test_a_recogniser_or_a_bert_is_no_causal_model(tmp_path: Path) -> None:

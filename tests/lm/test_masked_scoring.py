@@ -30,8 +30,8 @@ def slow_guess(folder: Path, ids: list[int], hidden: Sequence[int]) -> tuple[lis
 
 
 def test_pseudo_perplexity_is_that_of_a_slow_loop(tiny_masked: Path, sentences: Sequence[str]) -> None:
-    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
-    score = score_sentences(guesser, tokenizer, sentences, limit)
+    masked_lm, tokenizer, limit = open_masked_scorer(str(tiny_masked))
+    score = score_sentences(masked_lm, tokenizer, sentences, limit)
     nll, correct, whole = [], [], []
     for sentence in sentences:
         encoded = tokenizer(sentence)
@@ -53,11 +53,11 @@ def test_pseudo_perplexity_is_that_of_a_slow_loop(tiny_masked: Path, sentences: 
 
 @pytest.mark.parametrize("pieces", [1, 20, 4096])
 def test_batches_do_not_change_a_guess(tiny_masked: Path, sentences: Sequence[str], pieces: int) -> None:
-    guesser, tokenizer, _ = open_masked_scorer(str(tiny_masked))
+    masked_lm, tokenizer, _ = open_masked_scorer(str(tiny_masked))
     rows = [np.array(ids) for ids in tokenizer(list(sentences)).input_ids]
     groups = fixed_masks(rows, 0.3)
-    expected = score_masked(guesser, tokenizer, rows, groups)
-    for first, second in zip(expected, score_masked(guesser, tokenizer, rows, groups, pieces)):
+    expected = score_masked(masked_lm, tokenizer, rows, groups)
+    for first, second in zip(expected, score_masked(masked_lm, tokenizer, rows, groups, pieces)):
         np.testing.assert_allclose(first.nll, second.nll, rtol=1e-5)
         assert (first.nll > 0).all()
 
@@ -84,13 +84,13 @@ def test_words(text: str, places: list[int], expected: list[int]) -> None:
 
 
 def test_the_unknown_is_counted(tiny_masked: Path) -> None:
-    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
-    assert score_sentences(guesser, tokenizer, ["one 猫 two"], limit).unknown == 1
+    masked_lm, tokenizer, limit = open_masked_scorer(str(tiny_masked))
+    assert score_sentences(masked_lm, tokenizer, ["one 猫 two"], limit).unknown == 1
 
 
 def test_the_end_of_a_long_sentence_is_not_scored(tiny_masked: Path) -> None:
-    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
-    score = score_sentences(guesser, tokenizer, ["one two three four five six seven eight " * 3], limit)
+    masked_lm, tokenizer, limit = open_masked_scorer(str(tiny_masked))
+    score = score_sentences(masked_lm, tokenizer, ["one two three four five six seven eight " * 3], limit)
     assert score.pieces == limit - 2
 
 
@@ -107,6 +107,6 @@ def test_the_packaged_sentence_model_has_none() -> None:
 
 
 def test_text_without_a_token_is_an_error(tiny_masked: Path) -> None:
-    guesser, tokenizer, limit = open_masked_scorer(str(tiny_masked))
+    masked_lm, tokenizer, limit = open_masked_scorer(str(tiny_masked))
     with pytest.raises(UserError, match="no sentence contains a token"):
-        score_sentences(guesser, tokenizer, ["\u200b"], limit)
+        score_sentences(masked_lm, tokenizer, ["\u200b"], limit)

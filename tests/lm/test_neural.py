@@ -72,8 +72,8 @@ def test_a_batch_asks_for_every_piece_and_the_end(kind: str) -> None:
     assert batch.previous.tolist()[1] == [EOS, 8, 8, 1, 1, 1, 1]
     assert batch.targets.tolist() == [4, 5, 6, 7, 2, 8, 8, 2, 2, 7, 6, 5, 4, 4, 3, 2]
     logits = model.network(batch.previous)[0][batch.mask]
-    said = -torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-    torch.testing.assert_close(said, torch.cat(model.score(TEXTS)))
+    output = -torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    torch.testing.assert_close(output, torch.cat(model.score(TEXTS)))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

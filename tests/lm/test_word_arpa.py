@@ -45,18 +45,18 @@ def test_a_decoding_graph_is_made_of_it(tmp_path: Path) -> None:
         for labels, cost in tiny_graphs.pass_tokens(from_openfst(graph.fst), scores).items()
     }
     ngrams = tiny_graphs.read_ngrams(path)
-    heard = 0
-    for said in tiny_graphs.sentences(sorted(LEXICON), 3):
-        cost = tiny_graphs.hmm_cost(said, LEXICON, TREE, LOOPS.tolist(), 0.3, scores)
+    recognised = 0
+    for output in tiny_graphs.sentences(sorted(LEXICON), 3):
+        cost = tiny_graphs.hmm_cost(output, LEXICON, TREE, LOOPS.tolist(), 0.3, scores)
         if cost == math.inf:
             continue
-        asked = tiny_graphs.sentence_cost(ngrams, said)
+        asked = tiny_graphs.sentence_cost(ngrams, output)
         # What the file says is what the model says, but that a graph may back off where it need not.
-        exact = -float(model.score([words.encode(" ".join(said))])[0].double().sum())
+        exact = -float(model.score([words.encode(" ".join(output))])[0].double().sum())
         assert asked <= exact + 1e-3
-        assert found[said] == pytest.approx(cost + asked, abs=2e-3), said
-        heard += 1
-    assert heard > 50
+        assert found[output] == pytest.approx(cost + asked, abs=2e-3), output
+        recognised += 1
+    assert recognised > 50
 
 
 def test_a_missing_file_is_written_again(tmp_path: Path) -> None:

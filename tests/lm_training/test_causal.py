@@ -135,14 +135,14 @@ def test_the_words_of_an_arpa_file_are_its_own(read: Read, tmp_path: Path) -> No
 def test_the_verbs(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read()
     monkeypatch.chdir(tmp_path)
-    for kind, told in (("causal", "3 steps"), ("ngram", "n-grams of 1 to 3 pieces: 12, ")):
+    for kind, reported in (("causal", "3 steps"), ("ngram", "n-grams of 1 to 3 pieces: 12, ")):
         trained = CliRunner().invoke(
             app,
             ["lm", "train", "toy.yaml", f"kind={kind}", f"name={kind}", "training.steps=3"],
             catch_exceptions=False,
         )
         assert trained.exit_code == 0
-        assert f"exp/{kind}/model: {told}" in trained.output
+        assert f"exp/{kind}/model: {reported}" in trained.output
         (tmp_path / "asked.txt").write_text("One TWO, three\nnine\n")
         scored = CliRunner().invoke(app, ["lm", "score", f"exp/{kind}", "asked.txt"], catch_exceptions=False)
         assert scored.exit_code == 0

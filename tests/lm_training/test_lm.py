@@ -72,8 +72,8 @@ def test_it_learns_to_count_and_is_a_teacher(
     assert not (further.folder / "tokenizer").exists()
 
     monkeypatch.chdir(tmp_path)
-    guesser, tokenizer, limit = open_masked_scorer("exp/toy/model")
-    again = score_sentences(guesser, tokenizer, lm_data.open_text(read()).held_out, limit)
+    masked_lm, tokenizer, limit = open_masked_scorer("exp/toy/model")
+    again = score_sentences(masked_lm, tokenizer, lm_data.open_text(read()).held_out, limit)
     assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-4)
     readings = []
     for model in ("exp/toy/model", "exp/toy", str(tmp_path / "exp" / "toy" / "model")):

@@ -87,9 +87,9 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
     folder = outcome.folder / "model"
     assert read_units(folder) == LmUnits.of(unit, TREE)  # type: ignore[arg-type]
     if kind == "masked":
-        guesser, tokenizer, _ = open_masked_scorer(str(folder))
+        masked_lm, tokenizer, _ = open_masked_scorer(str(folder))
         assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))[5:] == symbols
-        again = score_sentences(guesser, tokenizer, texts, 128)
+        again = score_sentences(masked_lm, tokenizer, texts, 128)
     else:
         model = open_causal_lm(folder)
         assert model.symbols[4:] == symbols
@@ -98,7 +98,7 @@ def test_it_learns_how_counting_sounds(read: Read, tmp_path: Path, kind: str, un
     assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-4)
 
 
-def test_senones_are_told_of_as_many_pauses_as_the_alignments_have(read: Read, tmp_path: Path) -> None:
+def test_senones_have_as_many_pauses_as_the_alignments_have(read: Read, tmp_path: Path) -> None:
     store = AlignmentStore(tmp_path / "alignments")
     share = pause_share(store[name] for name in store)
     assert 0.1 < share < 0.9
@@ -115,7 +115,7 @@ def test_senones_are_told_of_as_many_pauses_as_the_alignments_have(read: Read, t
     assert (again.fingerprint, [*map(again, pairs)]) == (texts.fingerprint, [*map(texts, pairs)])
 
 
-def test_what_cannot_be_pronounced_is_left_out_and_told(read: Read, tmp_path: Path) -> None:
+def test_what_cannot_be_pronounced_is_left_out_and_reported(read: Read, tmp_path: Path) -> None:
     recipe = read("kind=ngram")
     with (tmp_path / "large.txt").open("a") as file:
         file.write("one nine\nNINE ten, nine\n")
@@ -138,10 +138,10 @@ def test_what_cannot_be_pronounced_is_left_out_and_told(read: Read, tmp_path: Pa
     )
 
 
-def test_what_is_told_of_many_words_is_short() -> None:
+def test_the_report_of_many_words_is_short() -> None:
     assert str(LeftOut(0, 9, {})) == ""
-    told = str(LeftOut(1234, 56789, {"a": 9, "b": 8, "c": 7, "d": 1}))
-    assert told == "1,234 of 56,789 sentences have words without a pronunciation (a, b, c, ...)"
+    reported = str(LeftOut(1234, 56789, {"a": 9, "b": 8, "c": 7, "d": 1}))
+    assert reported == "1,234 of 56,789 sentences have words without a pronunciation (a, b, c, ...)"
 
 
 def test_lexicons_and_rules_for_words_that_are_new(
@@ -219,7 +219,7 @@ def test_a_run_that_goes_on_reads_the_same_units(read: Read, tmp_path: Path) -> 
         run(read("kind=ngram", "units.unit=senone", "name=other"), tmp_path / "exp")
 
 
-def test_other_units_are_cut_anew(read: Read, tmp_path: Path) -> None:
+def test_other_units_are_cut_again(read: Read, tmp_path: Path) -> None:
     cache = tmp_path / "exp" / "cache" / "lm"
     run(read("kind=ngram"), tmp_path / "exp")
     run(read("kind=ngram", "name=again"), tmp_path / "exp")

@@ -94,7 +94,7 @@ def test_stopped_killed_and_ended_by_one(write_recipe: WriteRecipe, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once(tmp_path: Path) -> None:
     run = Run(tmp_path / "none.yaml", tmp_path)
     assert run.start(2).wait(PATIENCE) == 1
     (line,) = run.said()

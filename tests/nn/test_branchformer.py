@@ -76,9 +76,9 @@ def gated_slowly(gate: SpatialGate, hidden: Tensor) -> Tensor:
         for channel in range(half):
             total = gate.depthwise.bias[channel]
             for place in range(kernel):
-                heard = t + place - kernel // 2
-                if 0 <= heard < frames:
-                    total = total + gate.depthwise.weight[channel, 0, place] * rows[heard][channel]
+                source = t + place - kernel // 2
+                if 0 <= source < frames:
+                    total = total + gate.depthwise.weight[channel, 0, place] * rows[source][channel]
             out[t, channel] = hidden[t, channel] * total
     return out
 

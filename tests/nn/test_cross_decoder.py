@@ -97,9 +97,9 @@ def test_hypotheses_of_an_utterance_look_at_one_copy_of_its_frames() -> None:
     wide = state.select(rows)
     assert isinstance(wide, CrossState)
     assert wide.memory[0][0].data_ptr() == state.memory[0][0].data_ptr()
-    said = torch.tensor([4, 5, 6, 7, 8, 9])
-    logits, wide = decoder.step(wide, said)
-    for row, (utterance, token) in enumerate(zip(rows.tolist(), said.tolist())):
+    recognised = torch.tensor([4, 5, 6, 7, 8, 9])
+    logits, wide = decoder.step(wide, recognised)
+    for row, (utterance, token) in enumerate(zip(rows.tolist(), recognised.tolist())):
         history = torch.cat((previous[utterance, :3], torch.tensor([token])))[None]
         whole = decoder(history, source[utterance : utterance + 1], lengths[utterance : utterance + 1])
         torch.testing.assert_close(logits[row], whole.logits[0, -1], atol=1e-5, rtol=1e-5)

@@ -27,9 +27,9 @@ def slowly(layer: Depthwise, hidden: Tensor) -> Tensor:
             if layer.bias is not None:
                 result[frame, channel] = layer.bias[channel]
             for place in range(kernel):
-                heard = frame + place - kernel // 2
-                if 0 <= heard < frames:
-                    result[frame, channel] += layer.weight[channel, 0, place] * hidden[heard, channel]
+                source = frame + place - kernel // 2
+                if 0 <= source < frames:
+                    result[frame, channel] += layer.weight[channel, 0, place] * hidden[source, channel]
     return result
 
 

@@ -27,9 +27,9 @@ def test_an_output_frame_covers_its_own_frames_and_one_to_each_side(stride: int,
     for place in range(count):
         total = bias.clone()
         for tap in range(stride + 2):
-            heard = place * stride + tap - 1
-            if 0 <= heard < frames:
-                total += weight[..., tap] @ features[0, heard]
+            source = place * stride + tap - 1
+            if 0 <= source < frames:
+                total += weight[..., tap] @ features[0, source]
         total = total.clamp(min=0)
         expected = (total - total.mean()) / (total.var(correction=0) + 1e-5).sqrt()
         torch.testing.assert_close(hidden[0, place], expected, atol=1e-5, rtol=1e-4)

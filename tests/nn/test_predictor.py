@@ -62,17 +62,17 @@ def test_the_joiner_over_lattices_is_the_joiner_cell_by_cell() -> None:
     torch.manual_seed(0)
     joiner = Joiner(5, 6, 7, VOCABULARY)
     hidden, predicted = torch.randn(2, 4, 5), torch.randn(2, 4, 6)
-    heard, read = joiner.project_encoder(hidden), joiner.project_predictor(predicted)
-    logits = joiner.over_lattices(heard, read, torch.tensor([4, 2]), torch.tensor([1, 3]))
+    outputs, read = joiner.project_encoder(hidden), joiner.project_predictor(predicted)
+    logits = joiner.over_lattices(outputs, read, torch.tensor([4, 2]), torch.tensor([1, 3]))
     cells = [(0, t, u) for t in range(4) for u in range(2)] + [(1, t, u) for t in range(2) for u in range(4)]
     assert logits.shape == (len(cells), VOCABULARY)
     for row, (owner, frame, place) in zip(logits, cells):
-        states, one = joiner(heard[owner, frame], read[owner, place])
+        states, one = joiner(outputs[owner, frame], read[owner, place])
         torch.testing.assert_close(row, one)
         expected = joiner.output(
             torch.tanh(joiner.acoustic(hidden[owner, frame]) + joiner.linguistic(predicted[owner, place]))
         )
         torch.testing.assert_close(row, expected)
         assert states.abs().max() < 1.0
-    nothing = joiner.over_lattices(heard, read, torch.tensor([0, 0]), torch.tensor([1, 3]))
+    nothing = joiner.over_lattices(outputs, read, torch.tensor([0, 0]), torch.tensor([1, 3]))
     assert nothing.shape == (0, VOCABULARY)

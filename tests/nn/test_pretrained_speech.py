@@ -152,11 +152,11 @@ def test_training_draws_from_torch_alone(built: Built) -> None:
     encoder = copy.deepcopy(built["wavlm", "layer"][0]).train()
     features, lengths = torch.randn(2, 60, SAMPLES), torch.tensor([60, 50])
 
-    def heard() -> Tensor:
+    def outputs() -> Tensor:
         torch.manual_seed(3)
         return encoder(features, lengths)[0].detach()
 
-    assert torch.equal(heard(), heard())
+    assert torch.equal(outputs(), outputs())
 
 
 def test_it_is_rebuilt_without_its_folder(built: Built, tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def slowly(layer: TdnnfLayer, hidden: Tensor) -> Tensor:
     def at(values: list[Tensor], place: int, width: int) -> Tensor:
         return values[place] if 0 <= place < frames else torch.zeros(width, dtype=hidden.dtype)
 
-    heard = list(hidden)
-    narrow = [first[..., 0] @ at(heard, t - reach, 10) + first[..., 1] @ heard[t] for t in range(frames)]
+    outputs = list(hidden)
+    narrow = [first[..., 0] @ at(outputs, t - reach, 10) + first[..., 1] @ outputs[t] for t in range(frames)]
     rows = []
     for t in range(frames):
         wide = second[..., 0] @ narrow[t] + second[..., 1] @ at(narrow, t + reach, 4) + layer.expansion.bias
@@ -75,10 +75,10 @@ def test_receptive_field_of_an_encoder() -> None:
     features = torch.randn(1, 30, BINS, requires_grad=True)
     hidden, _ = encoder(features, torch.tensor([30]))
     (gradient,) = torch.autograd.grad(hidden[0, 15].square().sum(), features)
-    heard = gradient[0].abs().sum(-1).nonzero().flatten().tolist()
+    outputs = gradient[0].abs().sum(-1).nonzero().flatten().tolist()
     # One frame to each side by the front end and the first layer, three by the second.
     offsets = {a + b + c for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-3, 0, 3)}
-    assert set(heard) == {15 + offset for offset in offsets}
+    assert set(outputs) == {15 + offset for offset in offsets}
 
 
 @given(

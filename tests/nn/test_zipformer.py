@@ -171,9 +171,9 @@ def test_the_convolution_is_a_loop_over_frames_and_channels(garbage: float) -> N
             for channel in range(4):
                 total = module.depthwise.bias[channel]
                 for place in range(3):
-                    heard = frame + place - 1
-                    if 0 <= heard < length:
-                        total = total + module.depthwise.weight[channel, 0, place] * gated[heard, channel]
+                    source = frame + place - 1
+                    if 0 <= source < length:
+                        total = total + module.depthwise.weight[channel, 0, place] * gated[source, channel]
                 mixed[frame, channel] = total
         torch.testing.assert_close(found[row, :length], module.output(swoosh_r(mixed)))
 

@@ -46,7 +46,7 @@ def test_it_holds_the_weights_in_half_and_nothing_else(released: Released, root:
     assert config == json.loads((root / "second" / "model" / "config.json").read_text())
 
 
-def test_opened_it_is_float32_and_hears_what_the_model_hears(
+def test_opened_it_is_float32_and_recognises_what_the_model_recognises(
     released: Released, root: Path, say: Say
 ) -> None:
     small, whole = load(released.folder), load(root / "second")
@@ -168,7 +168,7 @@ def test_more_data_is_scored_where_asked_for(
     assert all(f"| {name} |" in card for name in names)
 
 
-def test_absolute_paths_of_the_recipe_are_told(released: Released, corpus: Path, root: Path) -> None:
+def test_absolute_paths_of_the_recipe_are_reported(released: Released, corpus: Path, root: Path) -> None:
     assert str(corpus / "train") in released.absolute
     assert str(root / "first") in released.absolute
     assert open_experiment(released.folder).recipe.seed == 7

@@ -40,8 +40,8 @@ def test_fires_and_lengths(experiment: Path, corpus: Path) -> None:
         assert ((found.alphas >= 0) & (found.alphas <= 1)).all()
         assert found.fire_times[-1] == frames  # the end of the sentence, in the last frame
         assert len(found.labels) == len(found.fire_times)
-        said = len(recogniser.tokenizer.encode(recogniser.normalise(cut.supervisions[0].text))) + 1
-        assert errors[cut.id] == len(found.fire_times) - said
+        output = len(recogniser.tokenizer.encode(recogniser.normalise(cut.supervisions[0].text))) + 1
+        assert errors[cut.id] == len(found.fire_times) - output
 
 
 def test_report_and_release(experiment: Path, tmp_path: Path) -> None:

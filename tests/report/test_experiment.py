@@ -23,13 +23,13 @@ def test_what_is_there(experiments: Path) -> None:
     assert open_experiment(experiments / "taught" / "model").folder == found.folder
 
 
-def test_names_tell_apart(experiments: Path, copies: Path) -> None:
+def test_names_differ(experiments: Path, copies: Path) -> None:
     folders = [experiments / "plain", copies / "plain", copies / "taught", copies / "plain"]
     names = [each.name for each in open_experiments(folders, Path("exp"))]
     assert names == [f"plain ({folders[0]})", f"plain ({folders[1]})", "taught"]
 
 
-def test_what_is_missing_is_said(copies: Path) -> None:
+def test_what_is_missing_is_reported(copies: Path) -> None:
     folder = copies / "plain"
     (folder / "metrics.jsonl").write_text("")
     (folder / "model" / "config.json").unlink()

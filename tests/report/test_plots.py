@@ -50,12 +50,12 @@ def check(svg: str) -> None:
     assert all(link.startswith(("#", "data:")) for link in links)
 
 
-def test_an_alignment_and_what_was_heard() -> None:
+def test_an_alignment_and_what_was_recognised() -> None:
     features = np.random.default_rng(0).standard_normal((120, 40)).astype(np.float32)
     words = [Span("<&", 0.1, 0.4), Span("$x_", 0.5, 1.1)]
     phones = [Span("AA", 0.1, 0.4), Span("EH", 0.5, 0.51), Span("ZH", 0.51, 1.1)]
-    guesses = [Span("AA", 0.1, 0.4, True), Span("UW", 0.5, 1.1, False)]
-    svg = frames_picture(FrameView(features, words, phones, guesses, [Span("我", 0.1, 0.9)]))
+    predictions = [Span("AA", 0.1, 0.4, True), Span("UW", 0.5, 1.1, False)]
+    svg = frames_picture(FrameView(features, words, phones, predictions, [Span("我", 0.1, 0.9)]))
     check(svg)
     shown = texts(svg)
     assert {"<&", "$x_", "AA", "ZH", "UW", "我", "reference", "its phones", "predicted", "recognised"} <= set(

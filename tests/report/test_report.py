@@ -89,7 +89,7 @@ def test_nothing_but_a_recipe_is_reported_as_such(copies: Path, tmp_path: Path) 
     bare.mkdir()
     shutil.copy(copies / "taught" / "recipe.json", bare)
     found = report(bare)
-    told = " ".join(found.missing)
+    reported = " ".join(found.missing)
     for word in (
         "no metrics yet",
         "not scored yet",
@@ -97,7 +97,7 @@ def test_nothing_but_a_recipe_is_reported_as_such(copies: Path, tmp_path: Path) 
         "size is not known",
         "no trained model here",
     ):
-        assert word in told
+        assert word in reported
     assert found.html.is_file()
 
 

@@ -34,7 +34,7 @@ def pcm(samples: np.ndarray) -> str:
     return base64.b64encode(np.round(samples * 32767).astype("<i2").tobytes()).decode()
 
 
-def heard(samples: np.ndarray) -> np.ndarray:
+def recognised(samples: np.ndarray) -> np.ndarray:
     """What the server gets of :func:`pcm`, at 16 kHz."""
     wave = (np.round(samples * 32767).astype(np.int16) / np.float32(32768)).astype(np.float32)
     return resample(wave, 24000, 16000)
@@ -79,7 +79,7 @@ def test_committed_by_the_client(client: Any, spoken: Spoken, recogniser: Recogn
             committed, delta, done = wait_for(
                 events, "input_audio_buffer.committed", f"{KIND}.delta", f"{KIND}.completed"
             )
-            expected = recogniser.transcribe_samples(heard(wave))
+            expected = recogniser.transcribe_samples(recognised(wave))
             assert committed.previous_item_id == before
             assert committed.item_id == done.item_id == delta.item_id
             assert done.transcript == expected.text

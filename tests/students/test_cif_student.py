@@ -376,12 +376,12 @@ class TestContext:
         hidden = encoded.hidden.detach().requires_grad_()
         plain = build()
         direction = torch.randn(24, generator=torch.Generator().manual_seed(1))
-        for each, hears in ((student, True), (plain, False)):
+        for each, recognises in ((student, True), (plain, False)):
             fired = each.fire(Encoded(hidden, encoded.lengths))
             assert int(fired.lengths) > 2
             (gradient,) = torch.autograd.grad((fired.embeddings[0, 0] * direction).sum(), hidden)
             behind = int(fired.fire_times[0, 0]) + 3  # a weight hears one frame to each side
-            assert bool(gradient[0, behind:].any()) is hears
+            assert bool(gradient[0, behind:].any()) is recognises
 
     def test_no_token_at_all(self) -> None:
         torch.manual_seed(0)

@@ -87,13 +87,13 @@ def test_the_second_pass_is_given_what_the_first_got_wrong() -> None:
     encoded = student.encode(given[0], given[1])
     fired = student.fire(encoded, given[3])
     assert isinstance(student.decoder, ParallelDecoder)
-    heard = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
-    guesses = student.decoder(*heard)[1].argmax(-1)
+    recognised = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
+    predictions = student.decoder(*recognised)[1].argmax(-1)
     mask = valid_mask(given[3], 6)
-    wrong = ((guesses != given[2]) & mask).sum(1)
+    wrong = ((predictions != given[2]) & mask).sum(1)
     assert int(output.metrics["correct"]) == int(mask.sum() - wrong.sum())
     assert int(output.metrics["shown"]) == sum(math.floor(0.5 * each) for each in wrong.tolist()) > 0
-    assert (output.taps["tokens"].values - student.decoder(*heard)[1])[mask].abs().amax() > 1e-3
+    assert (output.taps["tokens"].values - student.decoder(*recognised)[1])[mask].abs().amax() > 1e-3
     # All of a small utterance's ways of being shown: one of them gives what came out.
     row, count = 0, math.floor(0.5 * int(wrong[0]))
     found = []
@@ -101,7 +101,7 @@ def test_the_second_pass_is_given_what_the_first_got_wrong() -> None:
         if sum(places) == count:
             shown = torch.zeros_like(mask)
             shown[row, :3] = torch.tensor(places)
-            logits = student.decoder(*heard, (given[2], shown))[1]
+            logits = student.decoder(*recognised, (given[2], shown))[1]
             found.append(torch.allclose(logits[row, :3], output.taps["tokens"].values[row, :3], atol=1e-5))
     assert found.count(True) == 1
 
@@ -137,7 +137,7 @@ def test_a_process_without_utterances_goes_through_every_layer() -> None:
 
 
 @torch.inference_mode()
-def heard(student: CifStudent, row: int) -> tuple[FiredTokens, list[list[float]]]:
+def recognised(student: CifStudent, row: int) -> tuple[FiredTokens, list[list[float]]]:
     """Fires of one utterance, and the log-probabilities of its positions."""
     features, lengths, *_ = batch()
     encoded = student.encode(features[row : row + 1, : FRAMES[row]], lengths[row : row + 1])
@@ -169,7 +169,7 @@ def test_a_beam_of_any_width_finds_exactly_the_best(cross: bool) -> None:
     student = build(cross=cross).eval()
     features, lengths, *_ = batch()
     row = 2
-    fired, positions = heard(student, row)
+    fired, positions = recognised(student, row)
     assert 3 <= len(positions) <= 6
     everything = brute_force(positions)
     for beam in (1, 2, 5, 17, 60):
@@ -206,7 +206,7 @@ def test_a_scorer_goes_over_the_positions_from_left_to_right(row: int) -> None:
     with torch.no_grad():
         student.weights.linear.bias.sub_(2.0)  # few fires, so that all can be tried
     features, lengths, *_ = batch()
-    fired, positions = heard(student, row)
+    fired, positions = recognised(student, row)
     assert 3 <= len(positions) <= 4
 
     def best(history: int, rest: list[list[float]], ended: bool) -> tuple[float, tuple[int, ...]]:
@@ -259,7 +259,7 @@ def test_lists_are_rescored() -> None:
 @torch.inference_mode()
 def test_a_search_without_the_encoders_output_is_an_error_where_it_is_read() -> None:
     student = build().eval()
-    fired, _ = heard(student, 0)
+    fired, _ = recognised(student, 0)
     with pytest.raises(ValueError, match="requires the encoder output"):
         greedy_fired(student, fired)
     assert [unscored(each) for each in greedy_fired(build(cross=False).eval(), fired)] == [

@@ -73,10 +73,10 @@ def test_frames_are_trained_with_a_teacher_of_tokens_and_eos(kind: str, pool: st
     result = objective(student(*given).taps, {("bert", "token"): targets}, given.tokens)
     assert result.metrics["frames.2.cosine"].count == result.metrics["frames.2.contrastive"].count == 8
     result.token_sum.backward()
-    heard = {name: each.grad for name, each in student.encoder.named_parameters()}
-    assert all(grad is None for name, grad in heard.items() if name.startswith("layers.2."))
+    recognised = {name: each.grad for name, each in student.encoder.named_parameters()}
+    assert all(grad is None for name, grad in recognised.items() if name.startswith("layers.2."))
     assert any(
-        grad is not None and grad.any() for name, grad in heard.items() if name.startswith("layers.1.")
+        grad is not None and grad.any() for name, grad in recognised.items() if name.startswith("layers.1.")
     )
 
 

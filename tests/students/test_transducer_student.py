@@ -36,9 +36,9 @@ def build(predictor: str = "stateless", **options: float) -> TransducerStudent:
 def dense_logits(student: TransducerStudent, given: Batch) -> tuple[Tensor, Tensor]:
     """Logits `(B, T, U + 1, V)` of all cells, padded ones as well, and the encoder's lengths."""
     encoded = student.encode(given.features, given.feature_lengths)
-    heard = student.joiner.project_encoder(encoded.hidden)
+    projected = student.joiner.project_encoder(encoded.hidden)
     read = student.joiner.project_predictor(student.predictor(given.tokens[:, :-1], EOS))
-    return student.joiner(heard[:, :, None], read[:, None])[1], encoded.lengths
+    return student.joiner(projected[:, :, None], read[:, None])[1], encoded.lengths
 
 
 @pytest.mark.parametrize("monotonic", [False, True])
@@ -89,8 +89,8 @@ def test_taps_are_along_the_path_of_the_ctc_head_or_the_own(monotonic: bool, hea
         for place, frame in enumerate(frames[row, :count].tolist()):
             torch.testing.assert_close(taps["acoustic"].values[row, place], hidden[row, frame])
             torch.testing.assert_close(taps["tokens"].values[row, place], logits[row, frame, place])
-            heard = logits[row, int(own[row, place]), place]
-            correct += int(heard.argmax()) == int(tokens[row, place])
+            projected = logits[row, int(own[row, place]), place]
+            correct += int(projected.argmax()) == int(tokens[row, place])
         mean = hidden[row, : int(lengths[row])].mean(0)
         torch.testing.assert_close(taps["utterance"].values[row, 0], mean)
     assert int(output.metrics["correct"]) == correct
@@ -239,5 +239,5 @@ def recalled(student: TransducerStudent, given: Batch) -> tuple[list[list[int]],
     """What the transducer and what the CTC head say."""
     encoded = student.encode(given.features, given.feature_lengths)
     symbols = student.config.transducer.symbols
-    said = [each.ids for each in transducer_greedy(student, encoded, symbols)]
-    return said, ctc_greedy(student, encoded)
+    recognised = [each.ids for each in transducer_greedy(student, encoded, symbols)]
+    return recognised, ctc_greedy(student, encoded)

@@ -105,7 +105,7 @@ def test_all_run_at_the_same_time_with_the_same_settings(play: Play, console: Co
     assert "said by demo/b" in Path("exp/demo/b.log").read_text()
 
 
-def test_a_resumed_training_does_not_repeat_what_was_told(play: Play, console: Console) -> None:
+def test_a_resumed_training_does_not_repeat_what_was_reported(play: Play, console: Console) -> None:
     folder = Path("exp/demo/a")
     folder.mkdir(parents=True)
     line = {"step": 2, "validation.cer": 0.75}
@@ -236,14 +236,14 @@ def test_one_begins_only_when_what_it_needs_is_there(play: Play, console: Consol
 
 def test_without_what_it_needs_it_is_not_begun(play: Play, console: Console) -> None:
     play("if name == 'demo/a': sys.exit('retort: it is ill')")
-    told = []
+    reported = []
 
     def ended(training: Training, error: UserError | None) -> UserError | None:
-        told.append((training.name, error is None))
+        reported.append((training.name, error is None))
         return error
 
     trainings = [A, B, replace(C, after=("demo/a",))]
     failed = run_trainings(console, Path("exp"), trainings, TWO, ended=ended)
     assert str(failed["demo/c"]) == "demo/c: not started, because demo/a failed"
     assert not Path("exp/demo/c").exists()
-    assert sorted(told) == [("demo/a", False), ("demo/b", True), ("demo/c", False)]
+    assert sorted(reported) == [("demo/a", False), ("demo/b", True), ("demo/c", False)]

@@ -184,7 +184,7 @@ def _rescored_by_the_head_that_it_has(sweep: Sweep, recipes: dict[str, Recipe]) 
         assert rescored == {name for name, recipe in recipes.items() if recipe.student.kind in expected}
 
 
-def test_the_families_are_alike_in_all_but_what_they_are_told_apart_by() -> None:
+def test_the_families_are_alike_in_all_but_what_they_are_distinguished_by() -> None:
     sweep = packaged("sweeps/speechocean762_families")
     recipes = {row.name: row.runs[0].recipe for row in sweep.rows}
     _alike(recipes, "cif")

@@ -146,7 +146,7 @@ def test_the_verb_tells_what_failed(
     )
 
 
-def test_a_warm_start_that_fails_is_told_of_those_that_need_it(load: LoadSweep, begun: list[str]) -> None:
+def test_a_warm_start_that_fails_is_reported_of_those_that_need_it(load: LoadSweep, begun: list[str]) -> None:
     warm = Path("warm.yaml")
     warm.write_text(warm.read_text().replace("train: [", "train: [no/"))
     sweep_results, _ = sweep_up(load("seeds=[1]", "systems.ill.set=[]"))
@@ -175,8 +175,8 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     assert wide["decoding"] == "wide"
     assert "no/such/data: no such file" in wide["systems"][2]["unfinished"]["1"]  # what failed first
     rows = read_results(Path("results/study.json"))
-    told = [(row["recipe"], row["system"], row.get("decoding", "")) for row in rows]
-    assert told == [(name, "cif", "") for name in names[:2]] + [(name, "cif", "wide") for name in names[:2]]
+    reported = [(row["recipe"], row["system"], row.get("decoding", "")) for row in rows]
+    assert reported == [(name, "cif", "") for name in names[:2]] + [(name, "cif", "wide") for name in names[:2]]
     for row, name in zip(rows[2:], names):
         found = sweep_results.done[name].views[1]
         assert found is not None

@@ -117,7 +117,7 @@ def test_which_is_better_shows_in_sign_interval_and_p(against: str, other: str, 
     assert relative == pytest.approx(100 * (0.4 / 0.25 - 1) if sign > 0 else 100 * (0.25 / 0.4 - 1), abs=15)
 
 
-def test_two_that_are_alike_are_not_told_apart() -> None:
+def test_two_that_are_alike_are_not_distinguished() -> None:
     (_, line) = lines_of(make_sweep("a", "b"), VIEW, done_of({"a": 0.3, "b": 0.3}), {})
     found = line.against["cer"]
     assert found.low < 0 < found.high
@@ -149,7 +149,7 @@ def test_nothing_is_done_yet() -> None:
     json.dumps([line_to_dict(line) for line in lines])
 
 
-def test_a_test_set_that_changed_between_runs_is_told() -> None:
+def test_a_test_set_that_changed_between_runs_is_reported() -> None:
     done = done_of({"a": 0.3})
     other = done["s/a-2"].evaluations[0].score
     other.utterances.pop()
@@ -159,7 +159,7 @@ def test_a_test_set_that_changed_between_runs_is_told() -> None:
     assert "Evaluate both" in remarks([line])[-1]
 
 
-def test_of_one_speaker_the_utterances_are_drawn_and_it_is_told() -> None:
+def test_of_one_speaker_the_utterances_are_drawn_and_it_is_reported() -> None:
     done = {f"s/a-{seed}": make_scored(make_score(0.3, seed, speakers=1)) for seed in (1, 2, 3)}
     (line,) = lines_of(make_sweep("a"), VIEW, done, {})
     assert line.rates["cer"].resampled == "utterances"

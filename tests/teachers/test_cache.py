@@ -63,7 +63,7 @@ def test_a_batch_larger_than_the_cache_is_read_all_the_same() -> None:
     assert nothing.bytes == 0
 
 
-def test_autocast_readings_are_kept_apart() -> None:
+def test_autocast_readings_are_stored_separately() -> None:
     inner = Counting()
     teacher = CachedTeacher(inner)
     plain = teacher.read(["a"])[0]

@@ -20,18 +20,18 @@ def make_targets(soft: bool = True) -> TeacherTargets:
 
 
 @pytest.mark.parametrize("soft", [True, False])
-def test_every_frame_of_a_piece_has_what_is_said_of_it(soft: bool) -> None:
+def test_every_frame_of_a_piece_has_what_is_predicted_of_it(soft: bool) -> None:
     given = make_targets(soft)
     found = frame_targets(given, SEGMENTS, [[5, 6, UNKNOWN], [7], []])
     assert found.labels is not None
     for b in range(3):
         for t in range(6):
             piece = int(SEGMENTS[b, t])
-            said = piece >= 0 and bool(given.valid[b, piece])
-            assert bool(found.valid[b, t]) == said
-            assert torch.equal(found.vectors[b, t], given.vectors[b, piece] if said else torch.zeros(2))
-            assert found.sources[b, t].tolist() == (given.sources[b, piece].tolist() if said else [0, 0])
-            if soft and said:
+            output = piece >= 0 and bool(given.valid[b, piece])
+            assert bool(found.valid[b, t]) == output
+            assert torch.equal(found.vectors[b, t], given.vectors[b, piece] if output else torch.zeros(2))
+            assert found.sources[b, t].tolist() == (given.sources[b, piece].tolist() if output else [0, 0])
+            if soft and output:
                 assert found.ids is not None
                 assert given.ids is not None
                 assert torch.equal(found.ids[b, t], given.ids[b, piece])

@@ -41,7 +41,7 @@ def vocabulary(name: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def test_a_reading_is_cls_pieces_sep(uncased: Path) -> None:
+def test_an_input_is_cls_pieces_sep(uncased: Path) -> None:
     from transformers import AutoModel
 
     teacher = teacher_of(uncased)
@@ -237,7 +237,7 @@ def test_bytes_of_one_character_and_spaces_in_pieces(tmp_path: Path) -> None:
     assert align_spans([(0, 1), (1, 2), (2, 3)], output.spans) == [(0, 3), (0, 0), (3, 4)]
 
 
-def test_positions_that_start_behind_the_padding_index(tmp_path: Path) -> None:
+def test_positions_that_start_after_the_padding_index(tmp_path: Path) -> None:
     teacher = teacher_of(byte_level(tmp_path, frame=True))
     assert teacher.maximum_pieces == POSITIONS - 2
     long, short = teacher.read(["b" * 50, "b"])

@@ -200,7 +200,7 @@ class TestCausal:
                     expected[own] = posterior[each]
                 check_top(output, place + 1, expected)
 
-    def test_of_what_is_too_long_nothing_is_said(self, gpt: Path) -> None:
+    def test_of_what_is_too_long_nothing_is_predicted(self, gpt: Path) -> None:
         student = student_of(gpt, SENTENCES)
         teacher = CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(gpt), topk=3), student)
         texts = ["one " * 11, "one " * 12]
@@ -241,7 +241,7 @@ class TestStore:
         fill(store, teacher, texts, shard_texts=2)
         return StoredTeacher(root, teacher.identity())
 
-    def test_what_was_said_is_there_half_as_exact(self, bert: Path, tmp_path: Path) -> None:
+    def test_what_was_stored_is_there_half_as_exact(self, bert: Path, tmp_path: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
         teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
         store = self.stored(teacher, tmp_path, SENTENCES)

@@ -137,14 +137,14 @@ class TestUnits:
             named = expected.gather(1, targets.ids[row, :count])
             torch.testing.assert_close(named, top.values, rtol=1e-4, atol=1e-6)
 
-    def test_other_texts_beside_one_change_nothing(self, config: TeacherConfig, unit: AcousticUnit) -> None:
+    def test_other_texts_with_one_change_nothing(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         texts = [*texts_of(unit), ""]  # an utterance of silence alone
         teacher = open_teacher_model(config)
         for text, together in zip(texts, teacher.read(texts), strict=True):
             (alone,) = teacher.read([text])
             torch.testing.assert_close(alone.vectors, together.vectors, rtol=1e-5, atol=1e-7)
 
-    def test_equal_units_share_a_reading_on_disk(
+    def test_equal_units_share_an_output_on_disk(
         self, config: TeacherConfig, unit: AcousticUnit, tmp_path: Path
     ) -> None:
         config.storage = "disk"
@@ -164,7 +164,7 @@ class TestUnits:
         assert store.identity["unit"] == unit
         assert store.identity["tokenizer"] == own.fingerprint()
 
-    def test_a_frame_takes_what_is_said_of_its_unit(self, config: TeacherConfig, unit: AcousticUnit) -> None:
+    def test_a_frame_takes_what_is_predicted_of_its_unit(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         alignment = aligned("u", ["two", "seven"], TREE)
         text, index = unit_text(alignment, unit)
         own = teacher_symbols(config)

@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_silent(folder: Path) -> None:
     assert all(float(output.vectors.sum()) == 0.0 for output in outputs)
 
 
-def test_stored_readings_are_the_fresh_ones(folder: Path, tmp_path: Path) -> None:
+def test_stored_targets_are_the_fresh_ones(folder: Path, tmp_path: Path) -> None:
     tokenizer = student()
     made = teacher(folder, tokenizer)
     store = StoredTeacher(tmp_path, made.identity())

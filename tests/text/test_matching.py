@@ -13,7 +13,7 @@ from retort.text.tokenizer_io import train_tokenizer
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer, Piece, Tokenizer
 
 
-def said(student: Tokenizer, backend: Any, text: str, case: str = "keep") -> list[tuple[str, str]]:
+def output(student: Tokenizer, backend: Any, text: str, case: str = "keep") -> list[tuple[str, str]]:
     """Of each matching place, the characters of the text and the teacher's piece."""
     encoding = backend.encode(text.lower() if case == "lower" else text, add_special_tokens=False)
     shared = shared_pieces(student, TeacherReader(backend, case))
@@ -39,7 +39,7 @@ def test_the_teachers_own_pieces_are_all_shared(teacher: Any) -> None:
     assert {backend.id_to_token(each): student.symbols[own] for each, own in shared.items()} == {
         symbol: symbol for symbol in student.symbols[4:]
     }
-    assert said(student, backend, "THE SINGING CAT") == [
+    assert output(student, backend, "THE SINGING CAT") == [
         ("THE", "the"), ("SING", "sing"), ("ING", "##ing"), ("CAT", "cat"),
     ]  # fmt: skip
 
@@ -47,9 +47,9 @@ def test_the_teachers_own_pieces_are_all_shared(teacher: Any) -> None:
 def test_han_characters_are_shared_and_letters_are_not() -> None:
     backend = plain(word_piece([*"今天我爱", "python", "a", "listen"]))
     student = CharacterTokenizer.train([*MIXED, "A"])
-    found = said(student, backend, "我爱PYTHON A 今天LISTEN")
+    found = output(student, backend, "我爱PYTHON A 今天LISTEN")
     assert found == [("我", "我"), ("爱", "爱"), ("今", "今"), ("天", "天")]
-    assert said(student, backend, "语") == []  # unknown to the teacher
+    assert output(student, backend, "语") == []  # unknown to the teacher
 
 
 def test_byte_pairs_meet_where_they_mean_the_same() -> None:
@@ -57,7 +57,7 @@ def test_byte_pairs_meet_where_they_mean_the_same() -> None:
     student = BpeTokenizer.train(texts, 36)
     assert {"▁THE", "▁CAT"} <= set(student.symbols)
     backend = plain(word_piece(["the", "cat", "##at", "sing", "##ing", "s"]))
-    found = said(student, backend, "THE CAT SAT")
+    found = output(student, backend, "THE CAT SAT")
     assert found[:2] == [("THE", "the"), ("CAT", "cat")]
     assert all(piece.lower() == token.removeprefix("##") for piece, token in found)
 

@@ -107,7 +107,7 @@ def test_kept_punctuation() -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_wrong_choice_is_told(field: str) -> None:
+def test_wrong_choice_is_reported(field: str) -> None:
     with pytest.raises(UserError, match=rf"normaliser.{field} is 'odd'. Choose one of"):
         Normaliser(NormaliserConfig(**{field: "odd"}))
 

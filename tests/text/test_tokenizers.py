@@ -161,7 +161,7 @@ def test_bpe_pieces_and_prefix(teacher: Any, capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr() == ("", "")
 
 
-def test_bpe_sizes_out_of_reach_are_told(teacher: Any) -> None:
+def test_bpe_sizes_out_of_reach_are_reported(teacher: Any) -> None:
     with pytest.raises(UserError, match=r"size is 5000, but .* no more than (\d+) pieces") as caught:
         make("bpe", ENGLISH, teacher, size=5000)
     largest = int(str(caught.value).split()[-3])
@@ -191,7 +191,7 @@ def test_size_must_be_what_was_found(kind: str, teacher: Any) -> None:
         make(kind, ENGLISH, teacher, size=4234)
 
 
-def test_training_mistakes_are_told() -> None:
+def test_training_mistakes_are_reported() -> None:
     for texts in ([], ["", "  "]):
         with pytest.raises(UserError, match="training text for the tokenizer is empty"):
             train_tokenizer(texts, TokenizerConfig("characters"))
@@ -204,7 +204,7 @@ def test_training_mistakes_are_told() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_missing_and_damaged_files_are_told(kind: str, teacher: Any, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_reported(kind: str, teacher: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer.json: no such file"):
         open_tokenizer(tmp_path)
     make(kind, ENGLISH, teacher).save(tmp_path)
@@ -227,7 +227,7 @@ def test_missing_and_damaged_files_are_told(kind: str, teacher: Any, tmp_path: P
 @pytest.mark.parametrize(
     "change", [{"kind": "other"}, {"symbols": ["AB"]}, {"symbols": ["A", "A"]}, {"symbols": None}]
 )
-def test_wrong_content_is_told(change: dict[str, Any], tmp_path: Path) -> None:
+def test_wrong_content_is_reported(change: dict[str, Any], tmp_path: Path) -> None:
     CharacterTokenizer.train(ENGLISH).save(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

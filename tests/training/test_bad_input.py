@@ -179,9 +179,9 @@ class TestStore:
     ) -> None:
         trained(recipe(), tmp_path)
         (own,) = (path.parent for path in self.shards(tmp_path))
-        said = files(own)
+        output = files(own)
         trained(recipe("teachers.bert.layers=[1]", name="other"), tmp_path)
-        assert files(own) == said
+        assert files(own) == output
         (other,) = (path.parent for path in self.shards(tmp_path) if path.parent != own)
         shutil.rmtree(own)
         shutil.copytree(other, own)

@@ -106,7 +106,7 @@ def test_from_data_to_a_score(
 
 
 @pytest.mark.parametrize("kind", ["ctc", "attention"])
-def test_it_starts_from_what_cif_has_heard_and_cif_from_it(
+def test_it_starts_from_what_cif_has_learned_and_cif_from_it(
     kind: str, read_recipe: ReadRecipe, tmp_path: Path, finished: Outcome
 ) -> None:
     started: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def test_it_starts_from_what_cif_has_heard_and_cif_from_it(
     assert started["init.taken"] >= len(hearing)
 
 
-def test_tuning_a_language_model_beside_ctc_finds_a_weight_of_length(
+def test_tuning_a_language_model_with_ctc_finds_a_weight_of_length(
     read_recipe: ReadRecipe, tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome = trained("ctc", read_recipe, tmp_path, "training.steps=4")

@@ -34,19 +34,19 @@ def test_an_encoder_frame_is_what_its_middle_is(store: AlignmentStore, subsampli
     assert found.senones.shape == (frames,)
     assert found.senones.dtype == np.int64
     for place in range(frames):
-        heard = min(place * subsampling + subsampling // 2, 71)  # the last goes on
-        assert found.senones[place] == alignment.senones[heard]
+        source = min(place * subsampling + subsampling // 2, 71)  # the last goes on
+        assert found.senones[place] == alignment.senones[source]
         for teacher in ("senones", "phones", "letters"):
             piece = found.inputs[teacher].segments[place]
-            if phones[heard] == "SIL":
+            if phones[source] == "SIL":
                 assert piece == -1
             elif teacher == "phones":
-                assert names[piece] == phones[heard]
+                assert names[piece] == phones[source]
             elif teacher == "senones":
-                assert found.inputs[teacher].text.split()[piece] == f"S{alignment.senones[heard]}"
+                assert found.inputs[teacher].text.split()[piece] == f"S{alignment.senones[source]}"
             else:
                 start = found.inputs[teacher].pieces[piece].start
-                assert "ab c"[start] == phones[heard]
+                assert "ab c"[start] == phones[source]
 
 
 def test_texts_are_those_of_the_alignments_own_rate(store: AlignmentStore) -> None:
@@ -64,9 +64,9 @@ def test_another_speed_takes_the_same_labels_stretched(store: AlignmentStore, sp
     found = FrameLabels(store, {"phones": PHONES}, 1)(f"u_sp{speed}", "ab c", frames, frames)
     own = FrameLabels(store, {"phones": PHONES}, 1)("u", "ab c", 72, 72)
     for place in range(frames):
-        heard = min(int((place + 0.5) * speed), 71)
-        assert found.senones[place] == own.senones[heard]
-        assert found.inputs["phones"].segments[place] == own.inputs["phones"].segments[heard]
+        source = min(int((place + 0.5) * speed), 71)
+        assert found.senones[place] == own.senones[source]
+        assert found.inputs["phones"].segments[place] == own.inputs["phones"].segments[source]
     assert set(found.senones) == set(own.senones)
 
 
@@ -100,9 +100,9 @@ def test_alignments_of_30_ms(tmp_path: Path) -> None:
 def test_what_cannot_be_used(
     store: AlignmentStore, name: str, text: str, features: int, message: str
 ) -> None:
-    with pytest.raises(BadUtterance, match=message) as told:
+    with pytest.raises(BadUtterance, match=message) as reported:
         FrameLabels(store, READERS, 1)(name, text, features, features)
-    assert told.value.where in (name, "u")
+    assert reported.value.where in (name, "u")
 
 
 @pytest.mark.parametrize(("features", "frames"), [(74, 74), (70, 70), (72, 70), (17, 17), (13, 12)])

@@ -115,22 +115,22 @@ def recipe(root: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def reported() -> list[str]:
     """What the first run tells before its updates."""
     return []
 
 
 @pytest.fixture(scope="module")
-def outcome(recipe: Recipe, root: Path, told: list[str]) -> Outcome:
+def outcome(recipe: Recipe, root: Path, reported: list[str]) -> Outcome:
     def report(step: int, values: dict[str, object]) -> None:
         if "note" in values:
             assert step == 0
-            told.append(str(values["note"]))
+            reported.append(str(values["note"]))
 
     return train(recipe, root / "exp", lambda *_: None, report)
 
 
-def test_it_hears_the_words(outcome: Outcome, root: Path) -> None:
+def test_it_recognises_the_words(outcome: Outcome, root: Path) -> None:
     """With one phone a letter and words that it has learned, nearly all of them."""
     found = evaluate(outcome.recogniser, str(root / "held_out"), outcome.folder, lambda *_: None)
     assert found.score.words.reference > 15
@@ -178,17 +178,17 @@ def test_frames_of_another_aligner_are_not_counted(outcome: Outcome, root: Path)
     assert open_aligned(outcome.folder, held_out, student) is not None
 
 
-def test_what_is_kept_hears_alike_wherever_it_is_moved(outcome: Outcome, tmp_path: Path, root: Path) -> None:
+def test_what_is_kept_recognises_the_same_wherever_it_is_moved(outcome: Outcome, tmp_path: Path, root: Path) -> None:
     moved = (outcome.folder / "model").rename(tmp_path / "moved")
     again = load(moved)
     moved.rename(outcome.folder / "model")
     path = root / "held_out" / "wav" / "other-000.wav"
-    heard, expected = again.transcribe(path), outcome.recogniser.transcribe(path)
-    assert heard == expected
-    assert [word.text for word in heard.words] == heard.text.split()
-    times = [time for word in heard.words for time in (word.start, word.end)]
+    transcript, expected = again.transcribe(path), outcome.recogniser.transcribe(path)
+    assert transcript == expected
+    assert [word.text for word in transcript.words] == transcript.text.split()
+    times = [time for word in transcript.words for time in (word.start, word.end)]
     assert times == sorted(times)
-    assert all(0.0 < word.confidence <= 1.0 for word in heard.words)
+    assert all(0.0 < word.confidence <= 1.0 for word in transcript.words)
     assert again.fingerprint() == outcome.recogniser.fingerprint()
 
 
@@ -224,16 +224,16 @@ def test_several_processes_give_the_same_result(outcome: Outcome, root: Path, mo
     cuts = open_cuts(root / "held_out").cuts
     options = DecodingOptions(beam=most, nbest=most)
     alone = recognise(outcome.recogniser, cuts, options=options)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     with DecoderPool(2) as pool:
         recogniser = load(outcome.folder).use_pool(pool)
-        crowd = recognise(recogniser, cuts, lambda *counts: told.append(counts), options)
+        crowd = recognise(recogniser, cuts, lambda *counts: reported.append(counts), options)
     assert crowd.lines == alone.lines
     assert crowd.workers == 2
-    assert told[-1] == (8, 8)
+    assert reported[-1] == (8, 8)
 
 
-def test_several_readings(recogniser: Recogniser, root: Path) -> None:
+def test_several_transcripts(recogniser: Recogniser, root: Path) -> None:
     path = root / "held_out" / "wav" / "other-001.wav"
     found = recogniser.alternatives(path, options=DecodingOptions(beam=5, nbest=5))
     assert found[0].transcript.text == recogniser.transcribe(path).text
@@ -269,8 +269,8 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         assert [word.text for word in view.words] == [word.symbol for word in alignment.words]
         assert [round(word.start / 0.03) for word in view.words] == [word.start for word in alignment.words]
         assert "".join(each.text for each in view.phones) == "".join(w.text.lower() for w in view.words)
-        heard = recogniser.transcribe(held_out / "wav" / f"{cut.id}.wav").words
-        assert [(word.text, word.start, word.end) for word in heard] == [each[:3] for each in view.recognised]
+        transcript = recogniser.transcribe(held_out / "wav" / f"{cut.id}.wav").words
+        assert [(word.text, word.start, word.end) for word in transcript] == [each[:3] for each in view.recognised]
         # Frame by frame, the phone of the guess is the one that the alignment has, or the span says that it is not.
         for each in view.guesses:
             assert each.text in letters
@@ -328,7 +328,7 @@ def test_data_that_cannot_be_aligned_keeps_nobody_from_training(
     first = AlignmentStore(root / "exp" / "alignments")
     for source in (str(odd), str(tmp_path / "nowhere")):
         found = align_held_out(
-            recipe, root / "exp", [source], first, lambda *_: None, lambda _, told: lines.append(told["note"])
+            recipe, root / "exp", [source], first, lambda *_: None, lambda _, reported: lines.append(reported["note"])
         )
         assert found is None
     assert all(line.startswith("no alignment of ") for line in lines)

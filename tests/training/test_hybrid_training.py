@@ -114,15 +114,15 @@ def slow_loss(trainer: Trainer, store: AlignmentStore, cuts: list[Any]) -> tuple
         phones = [(n, each) for n, each in enumerate(alignment.phones) for _ in range(each.frames)]
         spoken = [n for n, each in enumerate(alignment.phones) if each.symbol != "SIL"]
         for place in range(layers[-1][0].shape[1]):
-            heard = min(3 * place + 1, len(phones) - 1)
+            source = min(3 * place + 1, len(phones) - 1)
             logits = student.output(layers[3][0][0, place]).tolist()
-            total -= log_softmax(logits)[int(alignment.senones[heard])]
+            total -= log_softmax(logits)[int(alignment.senones[source])]
             counts["hard"] += 1
-            number, phone = phones[heard]
+            number, phone = phones[source]
             if phone.symbol == "SIL":
                 continue
             before = [alignment.phones[n] for n in spoken if n < number]
-            state = 3 * (heard - phone.start) // phone.frames
+            state = 3 * (source - phone.start) // phone.frames
             senones = [f"S{3 * PHONES.ids[each.symbol] + s}" for each in before for s in range(3)]
             senones += [f"S{3 * PHONES.ids[phone.symbol] + s}" for s in range(state)]
             # Character n of the text is phone n of the alignment.
@@ -207,7 +207,7 @@ def test_interpolation_replaces_the_hard_label_by_its_share(
         output = trainer.module.student(batch.features, batch.feature_lengths, batch.senones)
     assert batch.senones is not None
     tap, own = output.taps["senones"], batch.frames["senones"]
-    said = trainer.teachers["senones"].read(own.texts)
+    result = trainer.teachers["senones"].read(own.texts)
     total = 0.0
     for b in range(3):
         for t in range(int(tap.lengths[b])):
@@ -217,9 +217,9 @@ def test_interpolation_replaces_the_hard_label_by_its_share(
             piece = int(own.segments[b, t])
             if piece >= 0:
                 soft = torch.zeros(TREE.count)
-                assert said[b].ids is not None
+                assert result[b].ids is not None
                 for symbol, share in zip(
-                    said[b].ids[piece + 1].tolist(), said[b].vectors[piece + 1].tolist()
+                    result[b].ids[piece + 1].tolist(), result[b].vectors[piece + 1].tolist()
                 ):
                     name = TOKENIZERS["senones"].symbols[symbol]
                     if name.startswith("S"):  # the end of a text is no senone

@@ -109,7 +109,7 @@ class TestDistillation:
         )
         assert trained(recipe, tmp_path).recogniser.tokenizer.kind == "teacher"
 
-    def test_a_missing_teacher_is_told_before_the_data_is_read(
+    def test_a_missing_teacher_is_reported_before_the_data_is_read(
         self, read_recipe: ReadRecipe, tmp_path: Path
     ) -> None:
         recipe = read_recipe(extra=taught(tmp_path / "nowhere", *HKD))

@@ -114,7 +114,7 @@ def test_bert_soft_labels_on_its_own_pieces(read_recipe: ReadRecipe, tmp_path: P
         assert line["tokens.soft_label"] > 0
 
 
-def test_beside_vectors_of_another_teacher(
+def test_with_vectors_of_another_teacher(
     read_recipe: ReadRecipe, tmp_path: Path, piece_lm: Path, tone_bert: Path
 ) -> None:
     extra = soft("causal_lm", piece_lm).replace(
@@ -136,7 +136,7 @@ def test_another_students_lm_is_one_line(
     assert open_tokenizer(tmp_path / "other" / "tokenizer").size == 20
 
 
-def test_a_missing_model_is_told_before_the_data_is_read(read_recipe: ReadRecipe, tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_before_the_data_is_read(read_recipe: ReadRecipe, tmp_path: Path) -> None:
     recipe = read_recipe(extra=soft("causal_lm", tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no such folder"):
         train(recipe, tmp_path, lambda *_: pytest.fail("features were made first"), silent)

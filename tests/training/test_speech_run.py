@@ -58,13 +58,13 @@ def test_a_trained_model_stands_alone(tmp_path: Path, corpus: Path, read_recipe:
         found = trained[f"encoder.{where.get(kind, 'layers.0.model')}.{rest}"]
         assert torch.equal(found, value) is (kind == "feature_extractor"), name
     wave = corpus / "test" / "wav" / "test-000.wav"
-    heard = outcome.recogniser.transcribe(wave)
+    recognised = outcome.recogniser.transcribe(wave)
     shutil.rmtree(speech)
     moved = shutil.copytree(outcome.folder / "model", tmp_path / "elsewhere")
     assert str(speech) not in (moved / "config.json").read_text()
     assert json.loads((moved / "config.json").read_text())["features"]["kind"] == "wave"
     again = load(moved)
-    assert again.transcribe(wave) == heard
+    assert again.transcribe(wave) == recognised
     assert again.fingerprint() == outcome.recogniser.fingerprint()
     assert again.frame_seconds == 0.02
     features = [torch.randn(length, 160) for length in (90, 40)]
@@ -104,7 +104,7 @@ def test_a_wave_that_the_model_does_not_know(
     start_of(read_recipe(*settings(plain), "features.cmvn=false"), tmp_path / "exp")
 
 
-def test_a_hybrid_student_hears_with_it(speech: Path, read_recipe: ReadRecipe) -> None:
+def test_a_hybrid_student_recognises_with_it(speech: Path, read_recipe: ReadRecipe) -> None:
     recipe = read_recipe(*settings(speech))
     student = build_student(replace(recipe.student, kind="hybrid"), 5, 160)
     output = student(torch.randn(2, 30, 160), torch.tensor([30, 9]), torch.full((2, 4), 3))

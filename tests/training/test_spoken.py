@@ -54,7 +54,7 @@ def data_of(recipe: Recipe, root: Path) -> dict[str, list[str]]:
     return {"train": list(data.train.ids), "validation": list(data.validation.ids)}
 
 
-def test_spoken_sentences_stand_beside_recordings_at_their_own_speed(
+def test_spoken_sentences_are_added_to_recordings_at_their_own_speed(
     read_recipe: ReadRecipe, text: str, tmp_path: Path
 ) -> None:
     recipe = read_recipe(

@@ -67,12 +67,12 @@ class TestTeach:
         self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = count_readings(monkeypatch)
-        told: list[tuple[str, Path, Estimate]] = []
-        (done,) = teach(recipe, tmp_path, silent, lambda *each: told.append(each))
+        reported: list[tuple[str, Path, Estimate]] = []
+        (done,) = teach(recipe, tmp_path, silent, lambda *each: reported.append(each))
         texts = training_texts(recipe)
         assert (done.name, done.read, done.missing) == ("bert", len(texts), 0)
         assert done.store.folder.parent == store_root(tmp_path)
-        assert [(name, folder) for name, folder, _ in told] == [("bert", done.store.folder)]
+        assert [(name, folder) for name, folder, _ in reported] == [("bert", done.store.folder)]
         assert sorted(asked) == sorted(texts)
         (again,) = teach(recipe, tmp_path, silent, silent)
         assert (again.read, len(asked)) == (0, len(texts))
@@ -165,7 +165,7 @@ def test_the_verb_under_torchrun(
     assert "set teachers.bert.storage: disk" in done.stdout
 
 
-def test_of_two_runs_that_lack_the_same_readings_one_reads(
+def test_of_two_runs_that_lack_the_same_targets_one_reads(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teachers = [open_teacher(recipe.teachers["bert"], torch.device("cpu"), stores=tmp_path) for _ in range(2)]

@@ -54,7 +54,7 @@ def silent(*_: object) -> None:
 
 
 class TestLock:
-    def test_a_second_process_is_told_and_a_dead_one_is_no_hindrance(
+    def test_a_second_process_is_reported_and_a_dead_one_is_no_hindrance(
         self, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
     ) -> None:
         process = hold(tmp_path / "exp" / "a")

@@ -107,7 +107,7 @@ class TestWhole:
         monkeypatch.setattr(tuning, "RESCORE_WEIGHTS", np.array([0.0, 0.5, 1.0]))
         monkeypatch.setattr(tuning, "LENGTH_WEIGHTS", np.array([-1.0, 0.0, 1.0]))
 
-    def test_evaluating_with_the_weights_gives_the_rate_that_was_told(
+    def test_evaluating_with_the_weights_gives_the_rate_that_was_reported(
         self, tuned: Callable[..., Tuned], recogniser: Recogniser, corpus: Path, tmp_path: Path
     ) -> None:
         found = tuned()
@@ -120,10 +120,10 @@ class TestWhole:
         plain = DecodingOptions(beam=4)
         alone = evaluate(recogniser, str(corpus / "validation"), tmp_path, lambda *_: None, plain)
         assert alone.score.cer == found.alone
-        told = json.loads(found.file.read_text())["tuning"]
-        assert told["rate"] == found.best.rate
-        assert told["measure"] == "cer"
-        assert len(told["tried"]) == len(found.tried)
+        reported = json.loads(found.file.read_text())["tuning"]
+        assert reported["rate"] == found.best.rate
+        assert reported["measure"] == "cer"
+        assert len(reported["tried"]) == len(found.tried)
 
     def test_what_was_decoded_is_not_decoded_again(
         self, tuned: Callable[..., Tuned], monkeypatch: pytest.MonkeyPatch, lm: str
@@ -153,7 +153,7 @@ class TestWhole:
         assert "lm" not in json.loads(found.file.read_text())
         assert (found.file.parent / "length_weight.png").is_file()
 
-    def test_a_model_that_cannot_be_used_is_told_before_decoding(
+    def test_a_model_that_cannot_be_used_is_reported_before_decoding(
         self, tuned: Callable[..., Tuned], monkeypatch: pytest.MonkeyPatch, tone_bert: Path
     ) -> None:
         monkeypatch.setattr("retort.tuning.lm_weights.recognise", lambda *_: pytest.fail("decoded"))

@@ -45,14 +45,14 @@ def text_of(console: Console) -> str:
 
 def test_from_nothing_to_two_systems_and_a_report(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     run_demo(console, Path("exp"), TINY, SMALL)
-    said = {
+    output = {
         split: {cut.supervisions[0].text for cut in open_cuts(f"exp/demo/data/{split}.jsonl.gz").cuts}
         for split in ("train", "validation", "test")
     }
-    assert [len(each) for each in said.values()] == [24, 3, 8]
-    assert not said["test"] & (said["train"] | said["validation"])
+    assert [len(each) for each in output.values()] == [24, 3, 8]
+    assert not output["test"] & (output["train"] | output["validation"])
     shown = text_of(console)
-    assert sum(sentence in shown for sentence in said["test"]) == tour.SHOWN
+    assert sum(sentence in shown for sentence in output["test"]) == tour.SHOWN
     assert "8 unseen test sentences (95 % intervals)" in shown
     rate = r"\d+\.\d+% \(\d+\.\d+% to \d+\.\d+%\)"
     for system in ("CIF", "CIF+HKD"):
@@ -109,7 +109,7 @@ def test_a_sentence_that_cannot_be_spoken_stops_it(console: Console, monkeypatch
         (0.05, -0.01, 0.01, "B and A have the same CER", "p 0.010)"),
     ],
 )
-def test_whichever_is_ahead_is_said(second: float, low: float, high: float, begins: str, ends: str) -> None:
+def test_whichever_is_ahead_is_reported(second: float, low: float, high: float, begins: str, ends: str) -> None:
     row = Comparison("cer", 0.05, second, second - 0.05, low, high, 0.01, 100, 8, "speakers", 0.01)
     line = tour._verdict("A", "B", row)
     assert line.startswith(begins)

@@ -56,11 +56,11 @@ def test_from_tuning_to_a_transcript(
     known = {symbol.lower() for symbol in open_tokenizer(lm / "model" / "tokenizer").symbols}
     assert all(set(line["hypothesis"].split()) <= known for line in lines)
     wave = corpus / "test/wav/test-000.wav"
-    heard = retort("transcribe", experiment, "--tuned", tuned, wave)
-    assert heard.code == 0
-    assert heard.error.startswith("retort: 1 of the ")
-    said = {line["id"]: line["hypothesis"] for line in lines}
-    assert heard.out.strip() == said["test-000"]
+    recognised = retort("transcribe", experiment, "--tuned", tuned, wave)
+    assert recognised.code == 0
+    assert recognised.error.startswith("retort: 1 of the ")
+    output = {line["id"]: line["hypothesis"] for line in lines}
+    assert recognised.out.strip() == output["test-000"]
     scores = folder / "score.json"
     assert retort("compare", scores, scores).code == 0
     assert [each.name for each in (tmp_path / "exp" / "cache" / "graphs").iterdir()] == [graph.name]
@@ -70,7 +70,7 @@ def test_more_processes_change_nothing_but_the_time(
     retort: Retort, experiment: Path, corpus: Path, lm: Path
 ) -> None:
     folder = experiment / "evaluation" / f"{corpus.name}-test-beam3+graph.words"
-    heard = []
+    recognised = []
     for jobs in (1, 2):
         options = ("--graph", lm, "--beam", 3, "--nbest", 3, "--acoustic-scale", 0.7, "--jobs", jobs)
         answer = retort("evaluate", experiment, corpus / "test", *options)
@@ -79,9 +79,9 @@ def test_more_processes_change_nothing_but_the_time(
         assert ("with 2 processes" in cost) == (jobs == 2)
         assert json.loads((folder / "score.json").read_text())["workers"] == jobs
         assert read_score(folder / "score.json").workers == jobs
-        heard.append((folder / "hyp.jsonl").read_bytes())
-    assert heard[0] == heard[1]
-    assert b'"nbest"' in heard[0]
+        recognised.append((folder / "hyp.jsonl").read_bytes())
+    assert recognised[0] == recognised[1]
+    assert b'"nbest"' in recognised[0]
 
 
 def test_mistakes(retort: Retort, experiment: Path, corpus: Path, lm: Path, tmp_path: Path) -> None:

@@ -120,22 +120,22 @@ class TestRelease:
         assert "- tones\n- more tones\n" in card
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")}
         score = tmp_path / f"exp/models/tones/evaluation/{corpus.name}-test/score.json"
-        told = read_score(score)
+        reported = read_score(score)
         score.unlink()
         answer = retort("evaluate", "models/tones", corpus / "test")
         assert (answer.code, answer.error) == (0, "")
-        assert read_score(score).utterances == told.utterances
+        assert read_score(score).utterances == reported.utterances
         (rates,) = (line for line in answer.out.splitlines() if "CER" in line)
         (row,) = (line for line in card.splitlines() if line.startswith(f"| {corpus.name}/test |"))
         assert all(part in row for part in re.findall(r"[\d.]+%", rates))
         soundfile.write(tmp_path / "a.flac", say("abc def"), 16000)
-        heard = retort("transcribe", "models/tones", "a.flac")
-        assert (heard.code, heard.error) == (0, "")
+        recognised = retort("transcribe", "models/tones", "a.flac")
+        assert (recognised.code, recognised.error) == (0, "")
         assert retort("report", "models/tones").code == 0
         assert (tmp_path / "exp/models/tones/report.html").is_file()
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*")} == before
 
-    def test_a_large_one_is_told(
+    def test_a_large_one_is_reported(
         self, retort: Retort, experiment: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("retort.release.release.SMALL", 1000)
@@ -183,7 +183,7 @@ class TestTranscribe:
         text = "".join(each["text"] for each in found[0]["tokens"])
         assert " ".join(text.split()) == found[0]["text"] == " ".join(w["text"] for w in found[0]["words"])
 
-    def test_readings_of_a_beam_search(self, retort: Retort, experiment: Path, wave: Path) -> None:
+    def test_transcripts_of_a_beam_search(self, retort: Retort, experiment: Path, wave: Path) -> None:
         answer = retort("transcribe", experiment, "--json", "--beam", 4, "--nbest", 3, wave)
         assert (answer.code, answer.error) == (0, "")
         found = json.loads(answer.out)
@@ -203,7 +203,7 @@ class TestTranscribe:
         assert vtt.startswith("WEBVTT\n")
         is_one_line(retort("transcribe", experiment, "--srt", "--vtt", wave), "--srt")
 
-    def test_a_bad_file_is_told_and_the_others_go_on(
+    def test_a_bad_file_is_reported_and_the_others_go_on(
         self, retort: Retort, experiment: Path, wave: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "text.wav").write_text("no audio")
