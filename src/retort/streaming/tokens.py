@@ -31,7 +31,7 @@ class Emitted:
     """Tokens so far.
 
     Attributes:
-        ids, log_probs, ends: as in :class:`retort.decoding.greedy.Hypothesis`.
+        ids, log_probs, ends: as in :class:`retort.decoding.hypothesis.Hypothesis`.
         starts: likewise; empty if a token starts at the end of the previous one.
         seconds: duration of the audio of the utterance that each token needed.
     """
@@ -45,7 +45,7 @@ class Emitted:
     def hypothesis(self) -> Hypothesis:
         """A copy as a hypothesis."""
         starts = list(self.starts) if self.starts or not self.ids else None
-        return Hypothesis(list(self.ids), list(self.log_probs), list(self.ends), starts)
+        return Hypothesis(list(self.ids), list(self.log_probs), list(self.ends), starts, sum(self.log_probs))
 
 
 class TokenStream(ABC):
@@ -116,6 +116,7 @@ class CtcStream(TokenStream):
                 [*found.log_probs, self._score],
                 [*found.ends, self._frame + 1.0],
                 [*(found.starts or []), float(self._frame)],
+                found.score + self._score,
             )
         return found
 
