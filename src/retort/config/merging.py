@@ -195,7 +195,8 @@ def _node(schema: type, values: Mapping[str, Any], above: str, root: type) -> Di
         for name, value in below.items():
             node[name] = value
     except BROKEN as error:
-        key, message = _message(error, above)
+        single = next((name for name, value in own.items() if name in inner and not isinstance(value, list)), "")
+        key, message = _message(error, above, single)
         raise _Invalid(UserError, key, message) from None
     assert isinstance(node, DictConfig)
     return node
@@ -211,9 +212,9 @@ def _chosen(inner: Any, value: object, key: str, root: type) -> object:
     return _node(chosen, value, f"{key}.", root)
 
 
-def _message(error: Exception, above: str) -> tuple[str, str]:
-    """Key and one-line message of an error of OmegaConf."""
-    key, message = getattr(error, "full_key", None) or "", one_line(error)
+def _message(error: Exception, above: str, single: str = "") -> tuple[str, str]:
+    """Key and one-line message of an error of OmegaConf, which does not name a section set to a `single` value."""
+    key, message = getattr(error, "full_key", None) or single, one_line(error)
     if "is not a" in message and "subclass" in message:
         message = f"a section is set to a single value ({message})"
     full = f"{above}{key}" if key else above.rstrip(".")
