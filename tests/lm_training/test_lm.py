@@ -57,7 +57,7 @@ def without_seconds(folder: Path) -> list[dict[str, Any]]:
 def test_it_learns_to_count_and_is_a_teacher(
     read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = run(read("training.steps=400", "training.evaluate_steps=100"), tmp_path / "exp")
+    outcome = run(read("training.steps=240", "training.evaluate_steps=60"), tmp_path / "exp")
     assert outcome.score.top1 > 0.6  # chance is an eighth
     assert outcome.score.perplexity < 4.0  # of eight
     metrics = read_metrics(outcome.folder / "metrics.jsonl")
@@ -122,7 +122,7 @@ def test_bf16_and_accumulation_learn_too(read: Read, tmp_path: Path) -> None:
         "training.precision=bf16",
         "training.accumulation=2",
         "batches.pieces=128",
-        "training.steps=40",
+        "training.steps=16",
     )
     run(read(*overrides), tmp_path, lambda step, values: losses.append(values.get("ce", 9.0)))
     assert min(losses[-4:]) < losses[0] - 0.1
