@@ -38,6 +38,7 @@ COMBINATIONS = [
     "commonvoice_zh/cif +distill/acd +distill/lrd",
     "english/cif_bpe +distill/transport +distill/consistency",
     "english/cif +distill/token_consistency",
+    "english/cif +start/frozen",
 ]
 ELSEWHERE = {"distill/interpolation", "distill/phone", "distill/senone", "distill/subword"}
 ELSEWHERE |= {"distill/whisper_acd", "distill/whisper_lrd", "start/english", "start/mandarin"}
