@@ -66,7 +66,7 @@ def lay_over(values: Mapping[str, Any], layer: Mapping[str, Any], schema: type |
             continue
         old = old if isinstance(old, Mapping) else {}
         if part is not None and part.container is dict:
-            result[name] = old | {
+            result[name] = dict(old) | {
                 each: _part_over(old.get(each), value, part) if isinstance(value, Mapping) else value
                 for each, value in new.items()
             }
@@ -117,7 +117,7 @@ def with_overrides(
             raise UserError(f"'{override}' is not an override", remedy="Write key=value, for example seed=2")
         where = f"override '{override}'"
         try:
-            value = plain(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else ""
+            value: Any = plain(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else ""
         except Exception as error:  # yaml has many exception types
             raise UserError(f"cannot be read ({one_line(error)})", where=where) from None
         parts = _parts(key) or [key]
@@ -191,7 +191,7 @@ def _node(schema: type, values: Mapping[str, Any], above: str, root: type) -> Di
         else:
             own[name] = value
     try:
-        node = OmegaConf.merge(OmegaConf.structured(schema), own)
+        node: Any = OmegaConf.merge(OmegaConf.structured(schema), own)
         for name, value in below.items():
             node[name] = value
     except BROKEN as error:
@@ -247,7 +247,7 @@ def all_keys(schema: type, above: str = "") -> Iterator[str]:
     for each in fields(schema):
         yield f"{above}{each.name}"
         if (part := inner.get(each.name)) is not None:
-            within = {list: "[]", dict: ".NAME"}.get(part.container, "") if part.container else ""
+            within = "[]" if part.container is list else ".NAME" if part.container is dict else ""
             for config in part.all().values():
                 yield from all_keys(config, f"{above}{each.name}{within}.")
 

@@ -235,7 +235,8 @@ class Recogniser(Transcriber):
         student = self.student.config
         # The initial weights are not part of the model.
         decoder = replace(student.decoder, init="", init_layers=[])
-        encoder = replace(student.encoder, model="") if student.encoder.model else student.encoder
+        own: dict[str, Any] = {"model": ""} if student.encoder.model else {}
+        encoder = replace(student.encoder, **own)
         student = replace(student, decoder=decoder, encoder=encoder)
         graph: dict[str, Any] = {}
         if self.graph is not None:

@@ -305,8 +305,7 @@ def _other_views(tap: Tap) -> tuple[Tensor, Targets]:
 
 def _none_of(targets: Targets) -> Targets:
     """The targets without any position; a bank as it is."""
-    fields = targets._asdict()
-    return targets._replace(**{name: each[:0] for name, each in fields.items() if isinstance(each, Tensor)})
+    return Targets(*(each[:0] if isinstance(each, Tensor) else each for each in targets))
 
 
 def target_lengths(targets: TeacherTargets) -> Tensor:

@@ -65,7 +65,7 @@ class Depthwise(nn.Conv1d):
             raise ValueError(f"kernel must be odd, not {kernel}")
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=bias)
 
-    def forward(self, hidden: Tensor, chunks: Chunks | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor, chunks: Chunks | None = None) -> Tensor:
         """`hidden (B, T, dim)` to `(B, T, dim)`, with zero padding, also after each chunk if there are chunks."""
         if chunks is not None:
             windows = chunk_windows(hidden, self.kernel_size[0] // 2, chunks, self)

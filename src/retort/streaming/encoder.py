@@ -138,5 +138,5 @@ def one_channel(samples: object, where: str) -> Tensor:
     """
     if isinstance(samples, Tensor) and samples.dtype in (torch.float32, torch.float64) and samples.dim() == 1:
         return samples
-    wave = as_wave(samples, where) if len(samples) else []  # type: ignore[arg-type]
-    return torch.as_tensor(wave)
+    empty = hasattr(samples, "__len__") and not len(samples)
+    return torch.zeros(0) if empty else torch.as_tensor(as_wave(samples, where))

@@ -194,8 +194,9 @@ class CifStream(TokenStream):
     def finish(self, seconds: float) -> None:
         for vector, time in zip(*self.fires.finish(self.student.config.cif.tail)):
             self._decode(vector, time, seconds)
-        for _ in range(self.student.config.cif.spare if self._last is not None else 0):
-            self._decode(self._last, float(self.fires.frames), seconds)
+        if (last := self._last) is not None:
+            for _ in range(self.student.config.cif.spare):
+                self._decode(last, float(self.fires.frames), seconds)
 
     def size(self) -> int:
         hidden = 0 if self._hidden is None else self._hidden.numel()
