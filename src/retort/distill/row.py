@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -305,7 +305,10 @@ def _other_views(tap: Tap) -> tuple[Tensor, Targets]:
 
 def _none_of(targets: Targets) -> Targets:
     """The targets without any position; a bank as it is."""
-    return Targets(*(each[:0] if isinstance(each, Tensor) else each for each in targets))
+    empty: dict[str, Any] = {
+        name: each[:0] for name, each in targets._asdict().items() if isinstance(each, Tensor)
+    }
+    return targets._replace(**empty)
 
 
 def target_lengths(targets: TeacherTargets) -> Tensor:
