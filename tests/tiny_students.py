@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from retort.config.student import DecoderConfig, StudentConfig
+from retort.config.student import StudentConfig
 from retort.decoding.cif import beam_fired
 from retort.decoding.hypothesis import Hypothesis
 from retort.nn.conformer import ConformerConfig
+from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropies
@@ -24,7 +25,7 @@ FRONTEND = Conv2dConfig(channels=4, layers=1)
 ENCODER = ConformerConfig(
     layers=1, dim=16, heads=2, feedforward=32, kernel=5, positions="rotary", pool_after=[]
 )
-DECODER = DecoderConfig(layers=1, dim=16, heads=2, feedforward=32)
+DECODER = AutoregressiveConfig(layers=1, dim=16, heads=2, feedforward=32)
 
 
 def talking_student(

@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import DecoderConfig, StudentConfig
+from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
@@ -90,7 +90,6 @@ def tiny_whisper_recogniser(
         encoder=PretrainedEncoderConfig(
             architecture=architecture, layers=3, dim=16, dropout=0.0, pool_after=[]
         ),
-        decoder=DecoderConfig(dropout=0.0),
         label_smoothing=0.0,
         ctc_weight=ctc_weight,
     )

@@ -339,12 +339,12 @@ def test_choices_are_checked_and_listed(key: str) -> None:
             "Set output_dim",
         ),
         ("student: {decoder: {layers: 2, init: x, init_layers: [1]}}", "init_layers"),
-        ("student: {decoder: {kind: parallel, history_dropout: 0.1}}", "has history_dropout"),
-        ("student: {decoder: {kind: parallel, init: bert}}", "has init, but kind is parallel"),
+        ("student: {decoder: {kind: parallel, history_dropout: 0.1}}", "of kind parallel"),
+        ("student: {decoder: {kind: parallel, init: bert}}", "unknown key 'student.decoder.init'"),
         (
             "teachers: {b: {}}\ntokenizer: {kind: teacher, teacher: b}\n"
             "student: {decoder: {kind: parallel, output: plm, output_dim: 8}}",
-            "has output: plm",
+            "unknown key 'student.decoder.output'",
         ),
         ("student: {decoder: {kind: parallel, glancing: 1.5}}", "student.decoder.glancing"),
         ("teachers: {b: {}}\ndistill: [{tap: frames.1, teacher: b, loss: cosine}]", "Set pool: cif"),

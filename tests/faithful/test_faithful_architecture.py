@@ -22,10 +22,9 @@ from slow_layers import (
 from torch import Tensor, nn
 
 from retort.config.loading import load_recipe
-from retort.config.student import DecoderConfig
 from retort.nn.cif import WeightEstimator
 from retort.nn.conformer import ConformerConfig, ConformerLayer
-from retort.nn.decoder import CifDecoder
+from retort.nn.decoder import AutoregressiveConfig, CifDecoder
 from retort.nn.encoder import make_encoder
 from retort.nn.frontend import Conv2dConfig, Conv2dFrontend
 from retort.nn.normalisation import MaskedBatchNorm
@@ -159,7 +158,7 @@ def test_weight_estimator() -> None:
 
 
 def test_decoder_step_by_step() -> None:
-    config = DecoderConfig(layers=2, dim=8, heads=HEADS, feedforward=12)
+    config = AutoregressiveConfig(layers=2, dim=8, heads=HEADS, feedforward=12)
     module = ready(CifDecoder(config, vocabulary=10, acoustic_dim=6))
     tokens, fired = [5, 9, 4, 2], noise(4, 6)
     previous = torch.tensor([[2, *tokens[:-1]]])  # the end symbol starts
@@ -174,7 +173,7 @@ def test_decoder_step_by_step() -> None:
 
 
 def test_decoder_ties_nothing() -> None:
-    module = CifDecoder(DecoderConfig(), vocabulary=10, acoustic_dim=256)
+    module = CifDecoder(AutoregressiveConfig(), vocabulary=10, acoustic_dim=256)
     assert module.vocabulary.weight is not module.embedding.weight
     assert [each.bias for each in (module.input, module.output, module.vocabulary)] == [None] * 3
 

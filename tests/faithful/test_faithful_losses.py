@@ -14,10 +14,11 @@ from slow_formulas import contrastive, ctc, fire, project, smoothed_cross_entrop
 from torch import Tensor
 
 from retort.config.schema import RowConfig
-from retort.config.student import CifConfig, DecoderConfig, StudentConfig
+from retort.config.student import CifConfig, StudentConfig
 from retort.distill.losses.contrastive import draw_ids
 from retort.distill.objective import Objective
 from retort.nn.conformer import ConformerConfig
+from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
 from retort.students.cif import CifStudent
 from retort.students.cross_entropy import smoothed_cross_entropies
@@ -49,7 +50,7 @@ def build(faithful: bool = True, **changed: Any) -> CifStudent:
         frontend=Conv2dConfig(channels=3, layers=1),
         encoder=ConformerConfig(layers=2, dim=12, heads=2, feedforward=16, kernel=5, pool_after=[1]),
         cif=CifConfig(),
-        decoder=DecoderConfig(layers=1, dim=10, heads=2, feedforward=16),
+        decoder=AutoregressiveConfig(layers=1, dim=10, heads=2, feedforward=16),
     )
     return build_student(replace(config, **changed), VOCABULARY, BINS).eval()
 

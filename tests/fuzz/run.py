@@ -32,12 +32,13 @@ from retort.audio.files import read_audio
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe, recipe_to_dict
 from retort.config.schema import FeatureConfig, NormaliserConfig
-from retort.config.student import CifConfig, DecoderConfig, StudentConfig
+from retort.config.student import CifConfig, StudentConfig
 from retort.corpora.features import CutFeatures
 from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser
 from retort.engine.checkpoints import CheckpointFolder
 from retort.nn.conformer import ConformerConfig
+from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
 from retort.students.cif import CifStudent
 from retort.text.tokenizers import CharacterTokenizer
@@ -74,7 +75,7 @@ class Bench:
             self.audio.append(path)
         self.cuts = [self._cut(f"u{number}", self.audio[number]) for number in range(3)]
         encoder = ConformerConfig(layers=1, dim=16, heads=2, feedforward=16, kernel=3, pool_after=[])
-        decoder = DecoderConfig(layers=1, dim=16, heads=2, feedforward=16)
+        decoder = AutoregressiveConfig(layers=1, dim=16, heads=2, feedforward=16)
         frontend = Conv2dConfig(channels=4, layers=2)
         config = StudentConfig(frontend=frontend, encoder=encoder, cif=CifConfig(), decoder=decoder)
         tokenizer = CharacterTokenizer.train(["ab c"])

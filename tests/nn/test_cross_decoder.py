@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.config.student import DecoderConfig
 from retort.nn.cross_decoder import CrossDecoder, CrossLayer, CrossState
+from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.positions import sinusoids
 from retort.text.tokenizers import EOS
 
@@ -15,7 +15,7 @@ VOCABULARY, SOURCE = 11, 6
 
 def build(layers: int = 2) -> CrossDecoder:
     torch.manual_seed(0)
-    config = DecoderConfig(layers=layers, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1)
+    config = AutoregressiveConfig(layers=layers, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1)
     return CrossDecoder(config, VOCABULARY, SOURCE).eval()
 
 

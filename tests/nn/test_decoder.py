@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.config.student import DecoderConfig
-from retort.nn.decoder import CausalLayer, CifDecoder, DecoderState
+from retort.nn.decoder import AutoregressiveConfig, CausalLayer, CifDecoder, DecoderState
 from retort.nn.positions import sinusoids
 from retort.text.tokenizers import EOS
 
@@ -15,7 +14,7 @@ VOCABULARY, ACOUSTIC = 11, 6
 
 def build() -> CifDecoder:
     torch.manual_seed(0)
-    config = DecoderConfig(layers=2, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1)
+    config = AutoregressiveConfig(layers=2, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1)
     return CifDecoder(config, VOCABULARY, ACOUSTIC).eval()
 
 
@@ -141,7 +140,7 @@ def test_no_step_at_all() -> None:
 
 def test_parameters_of_the_published_decoder() -> None:
     with torch.device("meta"):
-        decoder = CifDecoder(DecoderConfig(), 4234, 256)
+        decoder = CifDecoder(AutoregressiveConfig(), 4234, 256)
     sizes = {name: sum(each.numel() for each in part.parameters()) for name, part in decoder.named_children()}
     assert sizes["embedding"] == 1_083_904
     assert sizes["input"] == 131_072

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.config.student import DecoderConfig
 from retort.lm.config import ModelConfig
 from retort.lm.neural import CausalTransformer
-from retort.nn.factored import LANGUAGE_PARTS, FactoredDecoder
+from retort.nn.factored import LANGUAGE_PARTS, FactoredConfig, FactoredDecoder
 from retort.nn.window import FrameMemory
 
 VOCABULARY, ACOUSTIC = 11, 6
-CONFIG = DecoderConfig(
-    kind="factored", layers=2, dim=8, heads=2, feedforward=16, dropout=0.2, embedding_dropout=0.2, language_scale=0.5
+CONFIG = FactoredConfig(
+    layers=2, dim=8, heads=2, feedforward=16, dropout=0.2, embedding_dropout=0.2, language_scale=0.5
 )
 
 

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retort.config.student import DecoderConfig
-from retort.nn.parallel_decoder import ParallelDecoder
+from retort.nn.parallel_decoder import ParallelConfig, ParallelDecoder
 from retort.nn.positions import rotary_table, rotate
 
 ACOUSTIC, VOCABULARY = 6, 11
-CONFIG = DecoderConfig(
-    kind="parallel", layers=2, dim=8, heads=2, feedforward=12, dropout=0.0, embedding_dropout=0.0
+CONFIG = ParallelConfig(
+    layers=2, dim=8, heads=2, feedforward=12, dropout=0.0, embedding_dropout=0.0
 )
 UNITS, FRAMES = [4, 1, 3], [7, 2, 9]
 

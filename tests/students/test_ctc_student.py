@@ -180,7 +180,7 @@ def test_it_learns_two_utterances_by_heart() -> None:
     [
         (["student.faithful=true", "student.encoder.positions=relative"], "faithful"),
         (["student.ctc_weight=0"], "ctc_weight is 0"),
-        (["student.decoder.init=bert"], "need a CIF student"),
+        (["student.decoder.init=bert"], "student.decoder.init is bert"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:

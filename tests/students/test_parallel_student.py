@@ -20,12 +20,11 @@ from retort.decoding.options import DecodingOptions
 from retort.decoding.token_search import CifSearch
 from retort.nn.cif import FiredTokens
 from retort.nn.masks import valid_mask
-from retort.nn.parallel_decoder import ParallelDecoder
+from retort.nn.parallel_decoder import ParallelConfig, ParallelDecoder
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_students import (
-    DECODER,
     ENCODER,
     FRONTEND,
     beam_search,
@@ -44,8 +43,8 @@ def config(dropout: float = 0.0, glancing: float = 0.75, cross: bool = True) -> 
         encoder=replace(ENCODER, layers=3, convolution_norm="layer", dropout=dropout, attention_dropout=dropout,
             pool_after=[1]),
         cif=CifConfig(dropout=dropout),
-        decoder=replace(
-            DECODER, kind="parallel", glancing=glancing, cross_attention=cross, dropout=dropout,
+        decoder=ParallelConfig(
+            layers=1, dim=16, heads=2, feedforward=32, glancing=glancing, cross_attention=cross, dropout=dropout,
             embedding_dropout=dropout,
         ),
     )  # fmt: skip

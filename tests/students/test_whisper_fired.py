@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import CifConfig, DecoderConfig, StudentConfig
+from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper_alignment import middle_frames, token_runs
+from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.cif import CifStudent, fire_at, spacing_loss
 from retort.students.factory import build_student
@@ -42,7 +43,7 @@ def build(
             architecture=whisper_architecture(str(folder)), layers=3, dim=16, pool_after=[]
         ),
         cif=CifConfig(fires=fires, spare=spare),
-        decoder=DecoderConfig(kind="whisper", window=window),
+        decoder=FiredWhisperConfig(window=window),
         label_smoothing=0.0,
         alignment_weight=0.1,
     )

@@ -17,7 +17,7 @@ from retort.decoding.options import DecodingOptions
 from retort.lm.config import ModelConfig
 from retort.lm.factory import save_causal_lm
 from retort.lm.neural import CausalTransformer, NeuralLM
-from retort.nn.factored import FactoredDecoder
+from retort.nn.factored import FactoredConfig, FactoredDecoder
 from retort.students.cif import CifStudent
 from retort.students.factory import build_student
 from retort.text.normalise import Normaliser
@@ -30,7 +30,7 @@ SIZES: dict[str, Any] = {"layers": 1, "dim": 16, "heads": 2, "feedforward": 32}
 
 
 def config(language: str = "") -> StudentConfig:
-    decoder = replace(DECODER, kind="factored", language=language, language_scale=0.4)
+    decoder = FactoredConfig(**SIZES, language=language, language_scale=0.4)
     return StudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=decoder)
 
 

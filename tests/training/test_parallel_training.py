@@ -32,6 +32,11 @@ distill:
   - {{tap: linguistic, teacher: bert, loss: regression, weight: 0.01}}
 """
 
+PARALLEL = (
+    "student.decoder.kind=parallel", "student.decoder.layers=1", "student.decoder.dim=32", "student.decoder.heads=2",
+    "student.decoder.feedforward=64", "student.decoder.dropout=0.1",
+)  # fmt: skip
+
 
 def silent(step: int, values: Mapping[str, float]) -> None:
     pass
@@ -41,7 +46,7 @@ def test_the_losses_of_a_parallel_decoder_go_down(
     cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
 ) -> None:
     recipe = read_recipe(
-        "student.decoder.kind=parallel", "training.steps=100", "training.evaluate_steps=100",
+        *PARALLEL, "training.steps=100", "training.evaluate_steps=100",
         "training.schedule=cosine", "training.peak_lr=0.005", "training.warmup_steps=10",
         "training.log_steps=20",
     )  # fmt: skip
@@ -56,7 +61,7 @@ def test_the_losses_of_a_parallel_decoder_go_down(
 def test_a_run_with_pooled_rows_is_whole_and_drops_what_the_rows_trained(
     read_recipe: ReadRecipe, tone_bert: Path, tmp_path: Path
 ) -> None:
-    recipe = read_recipe("student.decoder.kind=parallel", extra=POOLED.format(bert=tone_bert))
+    recipe = read_recipe(*PARALLEL, extra=POOLED.format(bert=tone_bert))
     outcome = train(recipe, tmp_path / "exp", lambda *_: None, lambda *_: None)
     logged = {key for line in read_metrics(outcome.folder / "metrics.jsonl") for key in line}
     assert {
@@ -73,7 +78,7 @@ def test_a_run_with_pooled_rows_is_whole_and_drops_what_the_rows_trained(
 
 
 def test_a_parallel_model_is_searched_with_a_beam(read_recipe: ReadRecipe, tmp_path: Path) -> None:
-    recipe = read_recipe("student.decoder.kind=parallel", "training.steps=2", "training.evaluate_steps=2")
+    recipe = read_recipe(*PARALLEL, "training.steps=2", "training.evaluate_steps=2")
     outcome = train(recipe, tmp_path / "exp", lambda *_: None, lambda *_: None)
     features = [torch.randn(size, 40, generator=torch.Generator().manual_seed(size)) for size in (60, 90)]
     (wide, _), (narrow, _) = (

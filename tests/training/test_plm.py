@@ -15,10 +15,9 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from retort.common.errors import UserError
 from retort.config.schema import Recipe
-from retort.config.student import DecoderConfig
 from retort.decoding.recogniser import load
 from retort.info.describe import describe
-from retort.nn.decoder import CausalLayer, CifDecoder
+from retort.nn.decoder import AutoregressiveConfig, CausalLayer, CifDecoder
 from retort.students.factory import build_student
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.init import check_plm, start_from_plm
@@ -109,7 +108,7 @@ class TestOutput:
 
     def test_a_step_equals_the_whole(self) -> None:
         torch.manual_seed(0)
-        config = DecoderConfig(layers=1, dim=8, heads=2, feedforward=16, output="plm", output_dim=5)
+        config = AutoregressiveConfig(layers=1, dim=8, heads=2, feedforward=16, output="plm", output_dim=5)
         decoder = CifDecoder(config, 11, 6).eval()
         previous, embeddings = torch.randint(2, 11, (2, 4)), torch.randn(2, 4, 6)
         states, logits = decoder(previous, embeddings)

@@ -108,7 +108,7 @@ def test_rows_of_every_tap(read_recipe: ReadRecipe, tmp_path: Path, tone_bert: P
             ["student.transducer.monotonic=true", "student.transducer.symbols=2"],
             "monotonic allows one token per frame",
         ),
-        (["student.decoder.init=bert"], "need a CIF student, but student.kind is transducer"),
+        (["student.decoder.init=bert"], "student.decoder.init is bert, but student.kind is transducer"),
         (["student.faithful=true"], "student.kind is transducer"),
         (
             ["student.decoder.kind=parallel"],

@@ -1,6 +1,6 @@
 """Configurations as earlier versions wrote them: one flat set of keys for all kinds of a part.
 
-They are in models of the formats 1 to 3 and in the folders of earlier experiments. Values that are missing had the
+They are in models of the formats 1 to 4 and in the folders of earlier experiments. Values that are missing had the
 defaults below; keys that the kind does not use are dropped.
 """
 
@@ -25,8 +25,10 @@ _SECTIONS = {"features", "student", "teachers"}
 def is_flat(values: Mapping[str, Any]) -> bool:
     """Whether the values of a recipe, or of a part of one, were written by an earlier version."""
     student = values.get("student")
-    encoder = student.get("encoder") if isinstance(student, Mapping) else None
-    return isinstance(encoder, Mapping) and {"bottleneck", "dilations", "heads", "kernel"} <= encoder.keys()
+    if not isinstance(student, Mapping):
+        return False
+    marks = {"encoder": {"bottleneck", "dilations", "heads", "kernel"}, "decoder": {"glancing", "init_layers"}}
+    return any(keys <= student[part].keys() for part, keys in marks.items() if isinstance(student.get(part), Mapping))
 
 
 def by_kind(values: Mapping[str, Any], schema: type) -> dict[str, Any]:

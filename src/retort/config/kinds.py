@@ -80,7 +80,29 @@ FRONTENDS: dict[str, Kind] = {
         "A convolution over time only, for any integer reduction of the frame rate.",
     ),
 }
-PARTS: dict[str, dict[str, Kind]] = {"encoder": ENCODERS, "frontend": FRONTENDS}
+DECODERS: dict[str, Kind] = {
+    "autoregressive": Kind(
+        "retort.nn.decoder:AutoregressiveConfig",
+        "retort.nn.decoder:make_autoregressive",
+        "Token by token, as in the reference.",
+    ),
+    "factored": Kind(
+        "retort.nn.factored:FactoredConfig",
+        "retort.nn.factored:make_factored",
+        "Token by token; the logits are a sound part plus a scaled language part of the previous tokens alone (ours).",
+    ),
+    "parallel": Kind(
+        "retort.nn.parallel_decoder:ParallelConfig",
+        "retort.nn.parallel_decoder:make_parallel",
+        "All tokens at once (Paraformer, Gao et al. 2022).",
+    ),
+    "whisper": Kind(
+        "retort.nn.whisper_fired:FiredWhisperConfig",
+        "retort.nn.whisper_fired:make_fired_whisper",
+        "The decoder of the Whisper model whose encoder is used, with its tokenizer, one step per fire (ours).",
+    ),
+}
+PARTS: dict[str, dict[str, Kind]] = {"encoder": ENCODERS, "frontend": FRONTENDS, "decoder": DECODERS}
 """Tables of kinds by the name that :func:`of_kind` is given."""
 _PART = "part"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from retort.common.errors import UserError
 from retort.config.kinds import of_kind
@@ -110,6 +110,26 @@ def check_heads(key: str, dim: int, heads: int) -> None:
         raise UserError(f"{key}.dim is {dim}, {key}.heads is {heads}", remedy="dim must be a multiple of 2 x heads")
 
 
+def check_whisper_decoder(recipe: Recipe, owner: str, where: str) -> None:
+    """Check that a recipe with Whisper's decoder has the encoder, features and tokenizer of Whisper.
+
+    Args:
+        recipe: the recipe.
+        owner: the key that chooses the decoder.
+        where: for the message.
+
+    Raises:
+        UserError: names the key, its value and what is permitted.
+    """
+    for key, value, allowed in (
+        ("student.encoder.kind", recipe.student.encoder.kind, ("pretrained",)),
+        ("features.kind", recipe.features.kind, ("whisper",)),
+        ("tokenizer.kind", recipe.tokenizer.kind, ("whisper", "init")),
+    ):
+        if value not in allowed:
+            raise UserError(f"{key} is {value}, but {owner} is whisper", where=where, remedy=f"Set {key}: {allowed[0]}")
+
+
 @dataclass
 class CifConfig:
     """Continuous integrate-and-fire (CIF)."""
@@ -141,29 +161,34 @@ class CifConfig:
 
 @dataclass
 class DecoderConfig:
-    """Decoder of the student."""
+    """Decoder of a CIF student: base class of its kinds, which are declared with their modules."""
 
-    kind: str = "autoregressive"
-    """`autoregressive` (token by token, as in the reference), `factored` (the same, but the logits are a sound part plus
-    a scaled language part that depends on the previous tokens only; ours), `parallel` (all tokens at once: Paraformer,
-    Gao et al. 2022) or `whisper`: the decoder of the Whisper model whose encoder is used, with its tokenizer, one step
-    per fire. A `whisper` decoder uses only `window` and `history_dropout` of the options below (ours)."""
-    cross_attention: bool = True
-    """Whether a `parallel` decoder also attends to the encoder's output."""
-    glancing: float = number(0.75, 0, 1)
-    """For a `parallel` decoder in training (glancing sampling): number of reference tokens given as input, as a share
-    of the tokens that the first pass gets wrong."""
-    window: int = number(0, 0, 1000)
-    """For CIF students: number of encoder frames on each side of a token's fire to which an `autoregressive` decoder
-    attends; 0 for no attention, as in the reference. For a `whisper` decoder the same, but 0 is attention to all
-    frames."""
-    language: str = ""
-    """For `factored`: folder of a Transformer of `retort lm train` over the student's tokens, with the same `layers`,
-    `dim`, `heads` and `feedforward`, whose weights initialise the language part. It may be trained on any amount of
-    text (`tokenizer.kind: student`)."""
-    language_scale: float = number(0.3, 0, 1000)
-    """For `factored`: scale of the log-probabilities of the language part. `retort tune --language-scale` chooses another
-    one for decoding."""
+    kind: str = ""
+    """Kind of the decoder."""
+
+    @property
+    def more_prose(self) -> str:
+        """Parts of a one-line description, after the sizes."""
+        return ""
+
+    @property
+    def without_initial_model(self) -> Self:
+        """The same without names of models that initialise weights, as it is stored with a trained model."""
+        return self
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        """Check the values against the rest of the recipe.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        return
+
+
+@dataclass
+class DecoderSizes:
+    """Sizes of a Transformer decoder."""
+
     layers: int = number(2, 0, 1000)
     """Number of layers."""
     dim: int = number(256, 1, WIDEST)
@@ -176,21 +201,11 @@ class DecoderConfig:
     """Dropout probability."""
     embedding_dropout: float = number(0.1, 0, 1, below=True)
     """Dropout probability of the input embeddings."""
-    history_dropout: float = number(0.0, 0, 1, below=True)
-    """Share of the previous tokens that are replaced by the unknown token in training, so that the decoder relies on
-    the acoustics rather than on a history that has errors in decoding."""
-    output: str = "own"
-    """Output layer: `own`, or `plm`: the input embeddings of the language model whose tokenizer is used
-    (`tokenizer.kind: teacher`), after a projection to their width, and with a bias. They are trained unless
-    `training.freeze` names `decoder.vocabulary.weight`."""
-    output_dim: int | None = number(None, 1, WIDEST)
-    """Width of those embeddings; required for `plm`, so that neither `retort info` nor the trained student needs the
-    language model."""
-    init: str = ""
-    """Name or folder of a BERT-like encoder whose layers initialise the layers of the decoder; `dim`, `heads` and
-    `feedforward` must be the same."""
-    init_layers: list[int] = numbers([], -1000, 1000)
-    """Which of its layers are used, counted from 1, or from -1 for the last; empty for the first ones."""
+
+    @property
+    def prose(self) -> str:
+        """A one-line description."""
+        return f"{self.layers} layers, dim {self.dim}, {self.heads} heads, feed-forward {self.feedforward}"
 
     def validate(self, key: str) -> None:
         """Check the values against each other.
@@ -199,11 +214,6 @@ class DecoderConfig:
             UserError: names the key, its value and what is permitted.
         """
         check_heads(key, self.dim, self.heads)
-        if self.init_layers and len(self.init_layers) != self.layers:
-            raise UserError(
-                f"{key}.init_layers has {len(self.init_layers)} numbers, {key}.layers is {self.layers}",
-                remedy="Give one number per layer, or none",
-            )
 
 
 @dataclass
@@ -259,7 +269,7 @@ class StudentConfig:
     """Encoder."""
     cif: CifConfig = field(default_factory=CifConfig)
     """Continuous integrate-and-fire, for `cif`."""
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: DecoderConfig = of_kind("decoder", "autoregressive")
     """Decoder, for `cif`, `attention` and `whisper`."""
     transducer: TransducerConfig = field(default_factory=TransducerConfig)
     """Prediction network and joiner, for `transducer`."""
@@ -286,6 +296,4 @@ STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
     "student.transducer.predictor": ("stateless", "lstm"),
     "student.cif.activation": ("none", "relu"),
     "student.cif.fires": ("accumulate", "ctc"),
-    "student.decoder.kind": ("autoregressive", "factored", "parallel", "whisper"),
-    "student.decoder.output": ("own", "plm"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from retort.common.errors import UserError
 from retort.config.chunk_checks import check_chunks
 from retort.config.schema import Recipe
-from retort.config.student import DecoderConfig, StudentConfig
+from retort.config.student import StudentConfig, check_whisper_decoder
 
 
 def check_student(recipe: Recipe, where: str) -> None:
@@ -17,7 +17,6 @@ def check_student(recipe: Recipe, where: str) -> None:
     student = recipe.student
     _check_kind(student, where)
     _check_fires(student, where)
-    _check_window(student, where)
     _check_spare(student, where)
     positions = getattr(student.encoder, "positions", "relative")
     if student.faithful and positions != "relative":
@@ -29,7 +28,7 @@ def check_student(recipe: Recipe, where: str) -> None:
     _check_speech(recipe, where)
     check_chunks(recipe, where)
     _check_whisper(recipe, where)
-    _check_decoder(recipe, where)
+    student.decoder.check(recipe, where)
     _check_stored_layers(recipe, where)
 
 
@@ -44,18 +43,19 @@ def _check_kind(student: StudentConfig, where: str) -> None:
             where=where,
             remedy="Set faithful: false",
         )
-    if student.decoder.output == "plm" or student.decoder.init:
-        raise UserError(
-            f"student.decoder.output: plm and init need a CIF student, but student.kind is {kind}",
-            where=where,
-            remedy="Remove output and init",
-        )
     if student.decoder.kind != "autoregressive":
         raise UserError(
             f"student.decoder.kind is {student.decoder.kind}, but student.kind is {kind}",
             where=where,
             remedy="Remove it: only a CIF student has other kinds of decoders",
         )
+    for key in ("window", "output_dim", "init"):
+        if value := getattr(student.decoder, key):
+            raise UserError(
+                f"student.decoder.{key} is {value}, but student.kind is {kind}",
+                where=where,
+                remedy="Remove it: it requires student.kind: cif",
+            )
     if kind == "ctc" and not student.ctc_weight > 0.0:
         raise UserError(
             f"student.ctc_weight is {student.ctc_weight:g}, but CTC is the only loss of a ctc student",
@@ -88,25 +88,6 @@ def _check_fires(student: StudentConfig, where: str) -> None:
                 f"student.{name} is {weight:g}, but student.cif.fires is ctc: no CIF weights are predicted",
                 where=where,
                 remedy="Remove it, or set fires: accumulate",
-            )
-
-
-def _check_window(student: StudentConfig, where: str) -> None:
-    """Check the decoder's attention to a window of frames."""
-    window = student.decoder.window
-    if window == 0:
-        return
-    for key, other in (
-        ("student.kind", None if student.kind == "cif" else student.kind),
-        ("student.decoder.kind", None if student.decoder.kind in ("autoregressive", "whisper") else student.decoder.kind),
-        ("student.faithful", "true" if student.faithful else None),
-    ):
-        if other is not None:
-            raise UserError(
-                f"student.decoder.window is {window}, but {key} is {other}",
-                where=where,
-                remedy="Set window: 0: it needs student.kind: cif, faithful: false, and an autoregressive or whisper "
-                "decoder",
             )
 
 
@@ -198,17 +179,8 @@ def _check_speech(recipe: Recipe, where: str) -> None:
 
 def _check_whisper(recipe: Recipe, where: str) -> None:
     """Check Whisper decoders, Whisper's tokenizer, and the padding of Whisper's features."""
-    if recipe.student.has_whisper_decoder:
-        owner = "student.kind" if recipe.student.kind == "whisper" else "student.decoder.kind"
-        for key, value, allowed in (
-            ("student.encoder.kind", recipe.student.encoder.kind, ("pretrained",)),
-            ("features.kind", recipe.features.kind, ("whisper",)),
-            ("tokenizer.kind", recipe.tokenizer.kind, ("whisper", "init")),
-        ):
-            if value not in allowed:
-                raise UserError(
-                    f"{key} is {value}, but {owner} is whisper", where=where, remedy=f"Set {key}: {allowed[0]}"
-                )
+    if recipe.student.kind == "whisper":
+        check_whisper_decoder(recipe, "student.kind", where)
     if recipe.tokenizer.kind == "whisper" and not (recipe.tokenizer.model or recipe.student.encoder.model):
         raise UserError(
             "tokenizer.kind is whisper, but tokenizer.model is missing",
@@ -222,49 +194,3 @@ def _check_whisper(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Set pad_seconds: 0, or features.kind: whisper",
         )
-
-
-def _check_decoder(recipe: Recipe, where: str) -> None:
-    decoder = recipe.student.decoder
-    if decoder.kind == "factored":
-        for key, given in (("init", bool(decoder.init)), ("output: plm", decoder.output == "plm")):
-            if given:
-                raise UserError(
-                    f"student.decoder has {key}, but kind is factored, whose language part is a causal LM",
-                    where=where,
-                    remedy="Remove it, or set kind: autoregressive",
-                )
-    elif decoder.language:
-        raise UserError(
-            f"student.decoder.language is {decoder.language}, but kind is {decoder.kind}",
-            where=where,
-            remedy="Set kind: factored, or remove language",
-        )
-    if decoder.kind == "parallel":
-        _check_parallel(decoder, where)
-    if decoder.output == "plm" and recipe.tokenizer.kind != "teacher":
-        raise UserError(
-            f"student.decoder.output is plm, but tokenizer.kind is {recipe.tokenizer.kind}",
-            where=where,
-            remedy="Set tokenizer.kind: teacher, and tokenizer.teacher",
-        )
-    if (decoder.output == "plm") != (decoder.output_dim is not None):
-        raise UserError(
-            f"student.decoder.output is {decoder.output}, output_dim is {decoder.output_dim}",
-            where=where,
-            remedy="Set output_dim, the width of the PLM's embeddings, for plm only",
-        )
-
-
-def _check_parallel(decoder: DecoderConfig, where: str) -> None:
-    for key, given in (
-        ("history_dropout", decoder.history_dropout != 0.0),
-        ("init", bool(decoder.init)),
-        ("output: plm", decoder.output == "plm"),
-    ):
-        if given:
-            raise UserError(
-                f"student.decoder has {key}, but kind is parallel, which supports neither a history nor a PLM",
-                where=where,
-                remedy="Remove it, or set kind: autoregressive",
-            )

@@ -47,8 +47,8 @@ from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
-FORMAT = 4
-"""Format of new models; those of the formats 1 to 3 have a configuration without kinds (`config/format1.py`)."""
+FORMAT = 5
+"""Format of new models; earlier ones have a configuration with fewer kinds (`config/format1.py`)."""
 CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech", "confidence"}
 """Keys of `config.json`; another key was written by a later version and may change the result."""
 _LARGEST, _MOST_LAYERS = 1 << 24, 1024
@@ -234,10 +234,9 @@ class Recogniser(Transcriber):
     def _config(self, to_dict: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
         student = self.student.config
         # The initial weights are not part of the model.
-        decoder = replace(student.decoder, init="", init_layers=[])
         own: dict[str, Any] = {"model": ""} if student.encoder.model else {}
         encoder = replace(student.encoder, **own)
-        student = replace(student, decoder=decoder, encoder=encoder)
+        student = replace(student, decoder=student.decoder.without_initial_model, encoder=encoder)
         graph: dict[str, Any] = {}
         if self.graph is not None:
             about = self.graph.graph.about

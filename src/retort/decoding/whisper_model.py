@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
-from retort.config.student import DecoderConfig, StudentConfig
+from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.whisper import open_whisper, whisper_architecture, whisper_tokenizer
@@ -39,7 +39,7 @@ def open_whisper_recogniser(
         pool_after=[],
     )
     config = StudentConfig(
-        kind="whisper", encoder=encoder, decoder=DecoderConfig(dropout=0.0), label_smoothing=0.0, ctc_weight=0.0
+        kind="whisper", encoder=encoder, label_smoothing=0.0, ctc_weight=0.0
     )
     with torch.random.fork_rng(devices=[]):
         student = build_student(config, tokenizer.size, bins)

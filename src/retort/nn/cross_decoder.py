@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retort.config.student import DecoderConfig
+from retort.config.student import DecoderSizes
 from retort.nn.attention import CrossAttention, Memory
 from retort.nn.cpu_kernels import Dropout
 from retort.nn.decoder import HistoryLayer
@@ -86,7 +86,7 @@ class CrossDecoder(nn.Module):
         source_dim: width of the frames.
     """
 
-    def __init__(self, config: DecoderConfig, vocabulary: int, source_dim: int) -> None:
+    def __init__(self, config: DecoderSizes, vocabulary: int, source_dim: int) -> None:
         super().__init__()
         dim = config.dim
         self.embedding = nn.Embedding(vocabulary, dim)

@@ -3,17 +3,103 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import DecoderConfig
+from retort.common.errors import UserError
+from retort.config.ranges import WIDEST, choice, number, numbers
+from retort.config.student import DecoderConfig, DecoderSizes, EncoderConfig
 from retort.nn.attention import SelfAttention
 from retort.nn.cpu_kernels import Dropout
 from retort.nn.positions import sinusoids
 from retort.nn.window import FrameMemory, WindowAttention
+
+if TYPE_CHECKING:
+    from retort.config.schema import Recipe
+
+
+@dataclass
+class HistoryConfig(DecoderSizes, DecoderConfig):
+    """Configuration of decoders with one step per fired embedding."""
+
+    window: int = number(0, 0, 1000)
+    """Number of encoder frames on each side of a token's fire to which the decoder attends; 0 for no attention, as in the
+    reference."""
+    history_dropout: float = number(0.0, 0, 1, below=True)
+    """Share of the previous tokens that are replaced by the unknown token in training, so that the decoder relies on
+    the acoustics rather than on a history that has errors in decoding."""
+
+    @property
+    def more_prose(self) -> str:
+        return f", attention to {2 * self.window + 1} frames" if self.window else ""
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        if self.window and recipe.student.faithful:
+            raise UserError(
+                f"student.decoder.window is {self.window}, but student.faithful reproduces the reference without attention",
+                where=where,
+                remedy="Set window: 0, or faithful: false",
+            )
+
+
+@dataclass
+class AutoregressiveConfig(HistoryConfig):
+    """Configuration of :class:`CifDecoder`."""
+
+    kind: str = "autoregressive"
+    """Kind of the decoder."""
+    output: str = choice("own", "plm")
+    """Output layer: `own`, or `plm`: the input embeddings of the language model whose tokenizer is used
+    (`tokenizer.kind: teacher`), after a projection to their width, and with a bias. They are trained unless
+    `training.freeze` names `decoder.vocabulary.weight`."""
+    output_dim: int | None = number(None, 1, WIDEST)
+    """Width of those embeddings; required for `plm`, so that neither `retort info` nor the trained student needs the
+    language model."""
+    init: str = ""
+    """Name or folder of a BERT-like encoder whose layers initialise the layers of the decoder; `dim`, `heads` and
+    `feedforward` must be the same."""
+    init_layers: list[int] = numbers([], -1000, 1000)
+    """Which of its layers are used, counted from 1, or from -1 for the last; empty for the first ones."""
+
+    @property
+    def more_prose(self) -> str:
+        output = f", output through a PLM's embeddings of {self.output_dim}" if self.output == "plm" else ""
+        return output + super().more_prose
+
+    @property
+    def without_initial_model(self) -> Self:
+        return replace(self, init="", init_layers=[])
+
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        if (self.output == "plm") != (self.output_dim is not None):
+            raise UserError(
+                f"{key}.output is {self.output}, output_dim is {self.output_dim}",
+                remedy="Set output_dim, the width of the PLM's embeddings, for plm only",
+            )
+        if self.init_layers and len(self.init_layers) != self.layers:
+            raise UserError(
+                f"{key}.init_layers has {len(self.init_layers)} numbers, {key}.layers is {self.layers}",
+                remedy="Give one number per layer, or none",
+            )
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        if self.output == "plm" and recipe.tokenizer.kind != "teacher":
+            raise UserError(
+                f"student.decoder.output is plm, but tokenizer.kind is {recipe.tokenizer.kind}",
+                where=where,
+                remedy="Set tokenizer.kind: teacher, and tokenizer.teacher",
+            )
+        super().check(recipe, where)
+
+
+def make_autoregressive(config: AutoregressiveConfig, vocabulary: int, encoder: EncoderConfig) -> CifDecoder:
+    """The decoder over the fired embeddings of an encoder."""
+    return CifDecoder(config, vocabulary, encoder.dim)
 
 
 class HistoryLayer(SelfAttention):
@@ -98,7 +184,7 @@ class CifDecoder(nn.Module):
         acoustic_dim: width of the fired embeddings.
     """
 
-    def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
+    def __init__(self, config: HistoryConfig, vocabulary: int, acoustic_dim: int) -> None:
         super().__init__()
         dim = config.dim
         self.embedding = nn.Embedding(vocabulary, dim)
@@ -114,7 +200,7 @@ class CifDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim + acoustic_dim, dim, bias=False)
-        width = config.output_dim
+        width: int | None = getattr(config, "output_dim", None)
         self.projection = nn.Identity() if width is None else nn.Linear(dim, width)
         self.vocabulary = nn.Linear(width or dim, vocabulary, bias=width is not None)
 

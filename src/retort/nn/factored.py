@@ -6,18 +6,46 @@ on any amount of text before the recogniser is trained. Nothing is added at infe
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import DecoderConfig
-from retort.nn.decoder import CausalLayer, CifDecoder
+from retort.config.ranges import number
+from retort.config.student import EncoderConfig
+from retort.nn.decoder import CausalLayer, CifDecoder, HistoryConfig
 from retort.nn.positions import sinusoids
 from retort.nn.window import FrameMemory
 
 LANGUAGE_PARTS = ("embedding.", "layers.", "norm.")
 """Prefixes of the parameters of the language part; they have the names and shapes of
 :class:`retort.lm.neural.CausalTransformer`."""
+
+
+@dataclass
+class FactoredConfig(HistoryConfig):
+    """Configuration of :class:`FactoredDecoder`."""
+
+    kind: str = "factored"
+    """Kind of the decoder."""
+    language: str = ""
+    """Folder of a Transformer of `retort lm train` over the student's tokens, with the same `layers`, `dim`, `heads` and
+    `feedforward`, whose weights initialise the language part. It may be trained on any amount of text
+    (`tokenizer.kind: student`)."""
+    language_scale: float = number(0.3, 0, 1000)
+    """Scale of the log-probabilities of the language part. `retort tune --language-scale` chooses another one for
+    decoding."""
+
+    @property
+    def without_initial_model(self) -> Self:
+        return replace(self, language="")
+
+
+def make_factored(config: FactoredConfig, vocabulary: int, encoder: EncoderConfig) -> FactoredDecoder:
+    """The decoder over the fired embeddings of an encoder."""
+    return FactoredDecoder(config, vocabulary, encoder.dim)
 
 
 class FactoredDecoder(CifDecoder):
@@ -36,7 +64,7 @@ class FactoredDecoder(CifDecoder):
         language_scale: scale of the language part, a setting of the search as well.
     """
 
-    def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
+    def __init__(self, config: FactoredConfig, vocabulary: int, acoustic_dim: int) -> None:
         super().__init__(config, vocabulary, acoustic_dim)
         dim = config.dim
         self.input = None  # type: ignore[assignment]  # the fired embeddings are no input of the language part

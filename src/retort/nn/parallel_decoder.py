@@ -14,11 +14,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import DecoderConfig
+from retort.config.ranges import number
+from retort.config.student import DecoderConfig, DecoderSizes, EncoderConfig
 from retort.nn.attention import CrossAttention, RotaryAttention
 from retort.nn.conformer import FeedForward
 from retort.nn.cpu_kernels import Dropout
 from retort.nn.masks import attention_mask
+
+
+@dataclass
+class ParallelConfig(DecoderSizes, DecoderConfig):
+    """Configuration of :class:`ParallelDecoder`."""
+
+    kind: str = "parallel"
+    """Kind of the decoder."""
+    cross_attention: bool = True
+    """Whether the decoder also attends to the encoder's output."""
+    glancing: float = number(0.75, 0, 1)
+    """In training (glancing sampling): number of reference tokens given as input, as a share of the tokens that the first
+    pass gets wrong."""
+
+    @property
+    def more_prose(self) -> str:
+        return ", parallel"
+
+
+def make_parallel(config: ParallelConfig, vocabulary: int, encoder: EncoderConfig) -> ParallelDecoder:
+    """The decoder over the fired embeddings of an encoder."""
+    return ParallelDecoder(config, vocabulary, encoder.dim)
 
 
 class ParallelLayer(nn.Module):
@@ -29,7 +52,7 @@ class ParallelLayer(nn.Module):
         memory_dim: width of the encoder output.
     """
 
-    def __init__(self, config: DecoderConfig, memory_dim: int) -> None:
+    def __init__(self, config: ParallelConfig, memory_dim: int) -> None:
         super().__init__()
         dim = config.dim
         self.attention_norm = nn.LayerNorm(dim)
@@ -86,7 +109,7 @@ class ParallelDecoder(nn.Module):
         acoustic_dim: width of the fired embeddings and of the encoder output.
     """
 
-    def __init__(self, config: DecoderConfig, vocabulary: int, acoustic_dim: int) -> None:
+    def __init__(self, config: ParallelConfig, vocabulary: int, acoustic_dim: int) -> None:
         super().__init__()
         dim = config.dim
         self.scale = math.sqrt(dim)

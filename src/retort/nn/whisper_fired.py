@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.ranges import number
+from retort.config.student import DecoderConfig, EncoderConfig, check_whisper_decoder
 from retort.nn.attention import Memory
 from retort.nn.masks import attention_mask
 from retort.nn.whisper_decoder import WhisperDecoder, WhisperDecoderSizes
+
+if TYPE_CHECKING:
+    from retort.config.schema import Recipe
+
+
+@dataclass
+class FiredWhisperConfig(DecoderConfig):
+    """Configuration of :class:`FiredWhisperDecoder`; its sizes are those of the Whisper model."""
+
+    kind: str = "whisper"
+    """Kind of the decoder."""
+    window: int = number(0, 0, 1000)
+    """Number of encoder frames on each side of a fire to which the decoder attends; 0 for attention to all frames."""
+    history_dropout: float = number(0.0, 0, 1, below=True)
+    """Share of the previous tokens that are replaced by the unknown token in training."""
+
+    @property
+    def more_prose(self) -> str:
+        return f", attention to {2 * self.window + 1} frames" if self.window else ""
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        check_whisper_decoder(recipe, "student.decoder.kind", where)
+
+
+def make_fired_whisper(config: FiredWhisperConfig, vocabulary: int, encoder: EncoderConfig) -> FiredWhisperDecoder:
+    """The decoder over the fired embeddings of an encoder of Whisper.
+
+    Raises:
+        UserError: the encoder's architecture has no Whisper decoder.
+    """
+    sizes = WhisperDecoderSizes.read(getattr(encoder, "architecture", {}))
+    return FiredWhisperDecoder(sizes, vocabulary, encoder.dim, config.window)
 
 
 class Frames(NamedTuple):

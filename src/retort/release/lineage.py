@@ -77,8 +77,9 @@ def distillation(recipe: Recipe) -> str:
 
 def inside(recipe: Recipe) -> str:
     """The models whose weights initialise the decoder, empty without one."""
-    models = {recipe.student.decoder.init} - {""}
-    if recipe.student.decoder.output == "plm":
+    decoder = recipe.student.decoder
+    models = {getattr(decoder, "init", "")} - {""}
+    if getattr(decoder, "output", "own") == "plm":
         models.add(recipe.teachers[recipe.tokenizer.teacher].model)
     return " and ".join(sorted(map(shown, models)))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from retort.config.student import StudentConfig
 from retort.nn.cross_decoder import CrossDecoder
+from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.students.cross_entropy import hard_loss
@@ -40,6 +41,8 @@ class AttentionStudent(TokenStudent):
         dim = config.encoder.dim
         self.encoder = make_encoder(config.frontend, config.encoder, bins)
         self.ctc = nn.Linear(dim, vocabulary)
+        assert isinstance(config.decoder, AutoregressiveConfig)
+        self.decoder_config = config.decoder
         self.decoder = CrossDecoder(config.decoder, vocabulary, dim)
 
     @property
@@ -48,7 +51,7 @@ class AttentionStudent(TokenStudent):
 
     @property
     def tap_dims(self) -> dict[str, int]:
-        decoder = self.config.decoder.dim
+        decoder = self.decoder_config.dim
         vocabulary = self.decoder.vocabulary.out_features
         return {
             "acoustic": decoder,
@@ -60,18 +63,14 @@ class AttentionStudent(TokenStudent):
 
     @property
     def prose(self) -> str:
-        config = self.config.decoder
-        return (
-            f"decoder    {config.layers} layers with attention to the frames, dim {config.dim}, {config.heads} heads, "
-            f"feed-forward {config.feedforward}"
-        )
+        return f"decoder    with attention to the frames, {self.decoder_config.prose}"
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> StudentOutput:
         """Losses and taps of one batch; the arguments are those of :class:`TokenStudent`."""
         encoded, layers = self.encode_in_layers(features, feature_lengths)
-        share = self.config.decoder.history_dropout if self.training else 0.0
+        share = self.decoder_config.history_dropout if self.training else 0.0
         previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])

@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.config.student import StudentConfig
+from retort.config.kinds import builder_of
+from retort.config.student import DecoderSizes, StudentConfig
 from retort.nn.cif import FiredTokens, WeightEstimator, integrate_and_fire
 from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import make_encoder
 from retort.nn.factored import FactoredDecoder
 from retort.nn.masks import valid_mask
-from retort.nn.parallel_decoder import ParallelDecoder
+from retort.nn.parallel_decoder import ParallelConfig, ParallelDecoder
 from retort.nn.whisper_alignment import middle_frames, token_runs
-from retort.nn.whisper_decoder import WhisperDecoderSizes
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import fire_frames
 from retort.students.cross_entropy import hard_loss
@@ -42,15 +42,9 @@ def make_decoder(
     Raises:
         UserError: the encoder's architecture has no Whisper decoder.
     """
-    dim = config.encoder.dim
-    if config.decoder.kind == "whisper":
-        sizes = WhisperDecoderSizes.read(getattr(config.encoder, "architecture", {}))
-        return FiredWhisperDecoder(sizes, vocabulary, dim, config.decoder.window)
-    if config.decoder.kind == "factored":
-        return FactoredDecoder(config.decoder, vocabulary, dim)
-    if config.decoder.kind == "parallel":
-        return ParallelDecoder(config.decoder, vocabulary, dim)
-    return CifDecoder(config.decoder, vocabulary, dim)
+    made = builder_of("decoder", config.decoder.kind)(config.decoder, vocabulary, config.encoder)
+    assert isinstance(made, CifDecoder | ParallelDecoder | FiredWhisperDecoder)
+    return made
 
 
 class CifStudent(TokenStudent):
@@ -94,15 +88,15 @@ class CifStudent(TokenStudent):
 
     @property
     def tap_dims(self) -> dict[str, int]:
-        dim = self.config.encoder.dim
-        whisper = isinstance(self.decoder, FiredWhisperDecoder)
-        more = {"history": self.config.decoder.dim} if isinstance(self.decoder, CifDecoder) else {}
+        dim, decoder = self.config.encoder.dim, self.config.decoder
+        states = decoder.dim if isinstance(decoder, DecoderSizes) else dim
+        more = {"history": states} if isinstance(self.decoder, CifDecoder) else {}
         more |= {"ctc": self.vocabulary} if isinstance(self, HasCtc) else {}
         return {
             "acoustic": dim,
             "fired": dim,
             **more,
-            "linguistic": dim if whisper else self.config.decoder.dim,
+            "linguistic": states,
             "utterance": dim,
             "tokens": self.vocabulary,
         } | layer_dims(self.config.encoder)
@@ -114,17 +108,9 @@ class CifStudent(TokenStudent):
     @property
     def prose(self) -> str:
         config = self.config.decoder
+        sizes = self.decoder.whisper.sizes if isinstance(self.decoder, FiredWhisperDecoder) else config
         fires = "" if self.weights is not None else ", fires at the peaks of the CTC head"
-        window = f", attention to {2 * config.window + 1} frames" if config.window else ""
-        if isinstance(self.decoder, FiredWhisperDecoder):
-            return f"decoder    {self.decoder.whisper.sizes.prose}{window}{fires}"
-        output = (
-            f", output through a PLM's embeddings of {config.output_dim}" if config.output == "plm" else ""
-        )
-        return (
-            f"decoder    {config.layers} layers, dim {config.dim}, {config.heads} heads, feed-forward "
-            f"{config.feedforward}{output}{', parallel' if config.kind == 'parallel' else ''}{window}{fires}"
-        )
+        return f"decoder    {getattr(sizes, 'prose', '')}{config.more_prose}{fires}"
 
     def fire(self, encoded: Encoded, target_lengths: Tensor | None = None) -> FiredTokens:
         """Fire according to the weights, or exactly `target_lengths (B,)` tokens; in float32 regardless of autocast."""
@@ -242,6 +228,7 @@ class CifStudent(TokenStudent):
                 return *self.decoder.finish(history, fired.embeddings, memory), {}, history
             return *self.decoder(previous, fired.embeddings, memory), {}, None
         given = (fired.embeddings, fired.lengths, encoded.hidden, encoded.lengths)
+        assert isinstance(self.config.decoder, ParallelConfig)
         ratio = self.config.decoder.glancing
         if not self.training or ratio == 0.0:
             return *self.decoder(*given), {}, None
@@ -300,7 +287,8 @@ class CifStudent(TokenStudent):
 
     def _drop_history(self, tokens: Tensor) -> Tensor:
         """In training, replace some of `tokens (B, U)` by the unknown token."""
-        return drop_tokens(tokens, self.config.decoder.history_dropout) if self.training else tokens
+        share = getattr(self.config.decoder, "history_dropout", 0.0)
+        return drop_tokens(tokens, share) if self.training else tokens
 
 
 def fire_at(encoded: Encoded, frames: Tensor, counts: Tensor) -> FiredTokens:

@@ -90,7 +90,7 @@ class WhisperStudent(TokenStudent):
         """Losses and taps of one batch; the arguments are those of :class:`TokenStudent`."""
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         tokens = tokens[:, : int(token_lengths.max())]
-        share = self.config.decoder.history_dropout if self.training else 0.0
+        share = getattr(self.config.decoder, "history_dropout", 0.0) if self.training else 0.0
         previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])

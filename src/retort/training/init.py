@@ -18,7 +18,6 @@ from retort.common.json_reader import read_json
 from retort.common.locks import is_first_process
 from retort.common.weights import AGAIN, read_weights, unpack
 from retort.config.schema import Recipe
-from retort.config.student import DecoderConfig
 from retort.engine.checkpoints import CheckpointFolder
 from retort.engine.parameters import check_parts, is_within
 from retort.nn.conformer_encoders import (
@@ -28,7 +27,7 @@ from retort.nn.conformer_encoders import (
     conformer_parts,
     copy_conformer_weights,
 )
-from retort.nn.decoder import CifDecoder
+from retort.nn.decoder import AutoregressiveConfig, CifDecoder
 from retort.nn.pretrained import (
     PretrainedEncoderConfig,
     SpeechFrontend,
@@ -379,6 +378,8 @@ def check_plm(recipe: Recipe) -> None:
         UserError: a model cannot be opened, or its sizes do not fit.
     """
     decoder = recipe.student.decoder
+    if not isinstance(decoder, AutoregressiveConfig):
+        return
     if decoder.output == "plm":
         _embeddings(recipe)
     if decoder.init:
@@ -392,7 +393,7 @@ def start_from_plm(student: CifStudent, recipe: Recipe, tokenizer: Tokenizer) ->
         UserError: as :func:`check_plm`, or a token is not a piece of the PLM.
     """
     config, taken, decoder = recipe.student.decoder, 0, student.decoder
-    if not isinstance(decoder, CifDecoder):  # `check_recipe` allows no other decoder
+    if not isinstance(decoder, CifDecoder) or not isinstance(config, AutoregressiveConfig):
         return 0
     if config.output == "plm":
         taken += _take_embeddings(decoder, recipe, tokenizer)
@@ -423,7 +424,7 @@ def _take_embeddings(decoder: CifDecoder, recipe: Recipe, tokenizer: Tokenizer) 
     return 1
 
 
-def _take_layers(decoder: CifDecoder, config: DecoderConfig) -> int:
+def _take_layers(decoder: CifDecoder, config: AutoregressiveConfig) -> int:
     """Copy layers; each norm is placed before the part whose input it normalises in the PLM.
 
     The PLM is post-norm with GELU, the decoder pre-norm with ReLU: this is an initialisation, not
@@ -444,11 +445,11 @@ def _output_model(recipe: Recipe) -> str:
 def _embeddings(recipe: Recipe) -> Tensor:
     """`(pieces, output_dim)`."""
     table: Tensor = hub.open_encoder(_output_model(recipe)).get_input_embeddings().weight
-    _check_size("output_dim", recipe.student.decoder.output_dim, table.shape[1], _output_model(recipe))
+    _check_size("output_dim", getattr(recipe.student.decoder, "output_dim", None), table.shape[1], _output_model(recipe))
     return table
 
 
-def _layers(config: DecoderConfig) -> list[_Layer]:
+def _layers(config: AutoregressiveConfig) -> list[_Layer]:
     """The PLM layers for the decoder's layers."""
     name = config.init
     model = hub.open_encoder(name)

@@ -8,7 +8,7 @@ from retort.common.errors import UserError
 from retort.config.schema import Recipe
 from retort.lm.factory import is_causal_lm, open_causal_lm
 from retort.lm.neural import CausalTransformer, NeuralLM
-from retort.nn.factored import LANGUAGE_PARTS, FactoredDecoder
+from retort.nn.factored import LANGUAGE_PARTS, FactoredConfig, FactoredDecoder
 from retort.students.student import Student
 from retort.text.tokenizers import Tokenizer
 
@@ -19,7 +19,7 @@ def check_language(recipe: Recipe) -> None:
     Raises:
         UserError: there is none.
     """
-    folder = recipe.student.decoder.language
+    folder = getattr(recipe.student.decoder, "language", "")
     if folder and not is_causal_lm(folder):
         raise UserError(
             "there is no causal language model here", where=folder, remedy="Train one with retort lm train"
@@ -33,7 +33,7 @@ def take_language(student: Student, recipe: Recipe, tokenizer: Tokenizer) -> int
         UserError: there is no Transformer, or its tokens or sizes are not those of the student.
     """
     config, decoder = recipe.student.decoder, getattr(student, "decoder", None)
-    if not config.language or not isinstance(decoder, FactoredDecoder):
+    if not isinstance(config, FactoredConfig) or not config.language or not isinstance(decoder, FactoredDecoder):
         return 0
     lm = open_causal_lm(config.language, "cpu")
     if not isinstance(lm, NeuralLM) or not isinstance(lm.network, CausalTransformer):
