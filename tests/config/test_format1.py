@@ -12,6 +12,7 @@ from retort.config.format1 import by_kind, is_flat
 from retort.config.loading import read_dict, read_saved, recipe_to_dict
 from retort.config.schema import Recipe
 from retort.nn.conformer import ConformerConfig
+from retort.nn.parallel_decoder import ParallelConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.zipformer import ZipformerConfig
 
@@ -56,3 +57,10 @@ def test_values_that_an_earlier_version_left_out_had_its_defaults() -> None:
     encoder = {key: FLAT[key] for key in ("heads", "kernel", "bottleneck", "dilations")}
     found = read_dict(Recipe, {"name": "x", "student": {"encoder": encoder}}, "x").student.encoder
     assert found == ConformerConfig(pool_after=[5, 10])
+
+
+def test_a_decoder_had_the_keys_of_all_kinds() -> None:
+    decoder = {"kind": "parallel", "glancing": 0.5, "layers": 3, "window": 0, "history_dropout": 0.0, "init_layers": []}
+    values = {"name": "x", "student": {"encoder": {"kind": "conformer"}, "decoder": decoder}}
+    assert is_flat(values)
+    assert read_dict(Recipe, values, "x").student.decoder == ParallelConfig(glancing=0.5, layers=3)
