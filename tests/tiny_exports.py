@@ -15,7 +15,9 @@ from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfi
 from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.export.onnx_model import export_onnx
+from retort.nn.parallel_decoder import ParallelConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
+from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.runtime.recogniser import ExportedRecogniser, load_export
 from retort.students.cif import CifStudent
@@ -47,7 +49,7 @@ def whisper_recogniser(folder: Path) -> Recogniser:
     config = StudentConfig(
         encoder=PretrainedEncoderConfig(architecture=architecture, layers=3, dim=16, pool_after=[2]),
         cif=CifConfig(spare=2),
-        decoder=DecoderConfig(kind="whisper", window=4),
+        decoder=FiredWhisperConfig(window=4),
         alignment_weight=0.1,
     )
     torch.manual_seed(1)
@@ -78,7 +80,7 @@ def exporter(folders: pytest.TempPathFactory) -> Callable[[str], Exported]:
             "whisper": lambda: whisper_recogniser(tiny_whisper_folder(folders.mktemp("whisper"))),
             "batch_norm": lambda: cif_recogniser(batch, DECODER, CifConfig(context_layers=1)),
             "window": lambda: cif_recogniser(ENCODER, replace(DECODER, window=2), CifConfig(fires="ctc")),
-            "parallel": lambda: cif_recogniser(ENCODER, replace(DECODER, kind="parallel"), CifConfig()),
+            "parallel": lambda: cif_recogniser(ENCODER, ParallelConfig(layers=1, dim=16, heads=2, feedforward=32), CifConfig()),
         }
         recogniser, folder = makers[name](), folders.mktemp(name)
         export_onnx(recogniser, folder)

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from retort.config.schema import FeatureConfig, NormaliserConfig
-from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig, TransducerConfig
+from retort.config.student import CifConfig, EncoderConfig, StudentConfig, TransducerConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.conformer import ConformerConfig, TransformerConfig
+from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
+from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.nn.zipformer import ZipformerConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, CharacterTokenizer
@@ -60,10 +62,9 @@ def tiny_stream_recogniser(encoder: str, student: str, seed: int = 0) -> Recogni
         frontend=Conv2dConfig(channels=4, layers=1),
         encoder=given,
         cif=CifConfig(spare=2 if kind.get("decoder") == "whisper" else 0),
-        decoder=DecoderConfig(
-            kind=kind.get("decoder", "autoregressive"), layers=1, dim=DIM, heads=2, feedforward=32,
-            window=kind.get("window", 0),
-        ),
+        decoder=FiredWhisperConfig(window=kind.get("window", 0))
+        if kind.get("decoder") == "whisper"
+        else AutoregressiveConfig(layers=1, dim=DIM, heads=2, feedforward=32, window=kind.get("window", 0)),
         transducer=TransducerConfig(dim=DIM, joiner_dim=DIM, symbols=2),
         ctc_weight=0.0 if kind.get("decoder") == "whisper" else 0.5,
     )  # fmt: skip
