@@ -76,11 +76,12 @@ def exporter(folders: pytest.TempPathFactory) -> Callable[[str], Exported]:
     @cache
     def make(name: str) -> Exported:
         batch = replace(ENCODER, positions="relative", convolution_norm="batch", pool_after=[1])
+        parallel = ParallelConfig(layers=1, dim=16, heads=2, feedforward=32)
         makers: dict[str, Callable[[], Recogniser]] = {
             "whisper": lambda: whisper_recogniser(tiny_whisper_folder(folders.mktemp("whisper"))),
             "batch_norm": lambda: cif_recogniser(batch, DECODER, CifConfig(context_layers=1)),
             "window": lambda: cif_recogniser(ENCODER, replace(DECODER, window=2), CifConfig(fires="ctc")),
-            "parallel": lambda: cif_recogniser(ENCODER, ParallelConfig(layers=1, dim=16, heads=2, feedforward=32), CifConfig()),
+            "parallel": lambda: cif_recogniser(ENCODER, parallel, CifConfig()),
         }
         recogniser, folder = makers[name](), folders.mktemp(name)
         export_onnx(recogniser, folder)
