@@ -31,7 +31,7 @@ from rich.table import Table  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from retort.config.schema import LoraConfig  # noqa: E402
-from retort.config.student import DecoderConfig, StudentConfig  # noqa: E402
+from retort.config.student import StudentConfig  # noqa: E402
 from retort.engine.parameters import freeze  # noqa: E402
 from retort.nn.pretrained import PretrainedEncoderConfig  # noqa: E402
 from retort.students.cif import CifStudent  # noqa: E402
@@ -62,7 +62,7 @@ def student_of(size: str, stored: int, lora: bool, pool_after: list[int]) -> Cif
         architecture=architecture, layers=layers, dim=dim, dropout=0.0, pool_after=pool_after
     )
     torch.manual_seed(0)
-    student = build_student(StudentConfig(encoder=encoder, decoder=DecoderConfig()), VOCABULARY, BINS)
+    student = build_student(StudentConfig(encoder=encoder), VOCABULARY, BINS)
     assert isinstance(student, CifStudent)
     if stored:
         freeze(student, [f"encoder.{part}" for part in lower_parts(student.encoder, stored)])
