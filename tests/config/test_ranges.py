@@ -13,10 +13,11 @@ from retort.common.errors import UserError
 from retort.config.kinds import inner_parts
 from retort.config.loading import load_recipe
 from retort.config.ranges import check_ranges, range_of
-from retort.config.schema import AlignConfig, Recipe, RowConfig, TeacherConfig, TrainingConfig
+from retort.config.schema import AlignConfig, Recipe, RowConfig, TrainingConfig
 from retort.decoding.options import DecodingOptions
 from retort.lm.config import LmRecipe, load_lm_recipe
 from retort.sweeps.config import SweepConfig
+from retort.teachers.masked_lm import MaskedLMConfig
 
 NUMBERS = (int, float, int | None, float | None, list[int], list[float], dict[str, float])
 
@@ -62,7 +63,7 @@ def test_parts_are_checked_by_their_keys() -> None:
     with pytest.raises(UserError, match=r"distill\[0\]\.weight is nan"):
         check_ranges(recipe)
     with pytest.raises(UserError, match=r"teachers\.t\.topk is 0"):
-        check_ranges(Recipe(name="a", teachers={"t": TeacherConfig(topk=0)}))
+        check_ranges(Recipe(name="a", teachers={"t": MaskedLMConfig(topk=0)}))
     with pytest.raises(UserError, match=r"training\.rates"):
         check_ranges(Recipe(name="a", training=TrainingConfig(rates={"encoder": math.inf})))
 

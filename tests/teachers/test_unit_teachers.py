@@ -29,6 +29,8 @@ from retort.teachers import (
     teacher_symbols,
     token_targets,
 )
+from retort.teachers.masked_lm import MaskedLMConfig
+from retort.teachers.posteriors import CausalLMConfig
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from tiny_lms import masked_bert
@@ -82,7 +84,8 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config_of(model: Path, unit: str, topk: int = 5, kind: str = "causal_lm") -> TeacherConfig:
-    return TeacherConfig(kind=kind, model=str(model), unit=unit, topk=topk)
+    made = CausalLMConfig if kind == "causal_lm" else MaskedLMConfig
+    return made(model=str(model), unit=unit, topk=topk)
 
 
 def slowly(config: TeacherConfig, text: str) -> Tensor:
@@ -184,7 +187,7 @@ def test_another_unit_is_another_store(causal: dict[str, Path], masked: dict[str
     text = open_teacher_model(config_of(causal["phone"], "text"), tokenizer=teacher_symbols(config)).identity()
     assert {**text, "unit": "phone"} == identity
     assert "unit" not in text, "the stores that are there keep their names"
-    hidden = TeacherConfig(model=str(masked["phone"]), unit="phone")
+    hidden = MaskedLMConfig(model=str(masked["phone"]), unit="phone")
     teacher = open_teacher_model(hidden)
     assert isinstance(teacher, MaskedLMTeacher)
     assert teacher.identity()["unit"] == "phone"
@@ -207,7 +210,7 @@ class TestWrongUnits:
         with pytest.raises(UserError, match="is over text"):
             open_teacher_model(config_of(bpe, "phone"), tokenizer=CharacterTokenizer.train(["a"]))
         with pytest.raises(UserError, match=r"case is upper, but senones have no case"):
-            teacher_symbols(TeacherConfig(model=str(causal["senone"]), unit="senone", topk=1, case="upper"))
+            teacher_symbols(MaskedLMConfig(model=str(causal["senone"]), unit="senone", topk=1, case="upper"))
 
     def test_the_alignments_are_others(self, causal: dict[str, Path]) -> None:
         other = tiny_tree(seed=1)
@@ -269,7 +272,7 @@ class TestSubwords:
 
     def test_of_a_hugging_face_model_those_that_the_text_has(self, tmp_path: Path) -> None:
         bert = masked_bert(tmp_path / "bert", PIECES)
-        config = TeacherConfig(model=str(bert), topk=3)
+        config = MaskedLMConfig(model=str(bert), topk=3)
         own = teacher_symbols(config, TRANSCRIPTS)
         assert set(own.symbols[4:]) == set(PIECES[5:-1])  # "nine" stands in no text
         teacher = open_teacher_model(config, tokenizer=own)

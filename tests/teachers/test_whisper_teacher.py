@@ -11,13 +11,12 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from retort.common.errors import BadUtterance, UserError
-from retort.config.schema import TeacherConfig
 from retort.teachers.cache import CachedTeacher
 from retort.teachers.factory import open_teacher_model
 from retort.teachers.fill_store import fill
 from retort.teachers.store import StoredTeacher
 from retort.teachers.targets import token_targets
-from retort.teachers.whisper import WhisperPosteriorTeacher, reads_audio, text_with_id
+from retort.teachers.whisper import WhisperPosteriorTeacher, WhisperTeacherConfig, reads_audio, text_with_id
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 from tiny_whispers import tiny_tokenizer, tiny_whisper_folder
@@ -42,7 +41,7 @@ def student(size: int | None = None) -> WhisperTokenizer:
 
 
 def teacher(folder: Path, tokenizer: Tokenizer, topk: int = 5) -> WhisperPosteriorTeacher:
-    config = TeacherConfig(kind="whisper", model=str(folder), topk=topk)
+    config = WhisperTeacherConfig(model=str(folder), topk=topk)
     made = open_teacher_model(config, tokenizer=tokenizer, samples_of=samples_of)
     assert isinstance(made, WhisperPosteriorTeacher)
     return made

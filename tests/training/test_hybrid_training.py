@@ -14,11 +14,12 @@ from torch import Tensor
 
 from retort.alignment.store import AlignmentStore
 from retort.alignment.tree import SenoneTree
-from retort.config.schema import Recipe, TeacherConfig
+from retort.config.schema import Recipe
 from retort.corpora.open_cuts import open_cuts
 from retort.distill.objective import Objective
 from retort.engine.processes import make_accelerator
 from retort.students.factory import build_student
+from retort.teachers.masked_lm import MaskedLMConfig
 from retort.teachers.posteriors import PieceLMTeacher
 from retort.text.lexicon import Lexicon
 from retort.text.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
@@ -302,5 +303,5 @@ def test_a_batch_without_utterances_adds_nothing(
 
 
 def test_the_unit_is_a_teachers_own(read_recipe: ReadRecipe) -> None:
-    assert TeacherConfig().unit == "text"
+    assert MaskedLMConfig().unit == "text"
     assert read_recipe(*HYBRID, extra=ROWS).teachers["senones"].unit == "senone"

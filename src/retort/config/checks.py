@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from retort.common.errors import UserError
-from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
+from retort.config.distill import ROW_CHOICES
 from retort.config.distill_checks import check_distillation
 from retort.config.ranges import UnknownChoice
 from retort.config.schema import CHOICES, Recipe
@@ -33,9 +33,6 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         UserError: names the key, its value and the permitted values.
     """
     check_choices(recipe, CHOICES, where)
-    for name, teacher in recipe.teachers.items():
-        for key, choices in TEACHER_CHOICES.items():
-            _choose(f"teachers.{name}.{key}", getattr(teacher, key), choices, where)
     for index, row in enumerate(recipe.distill):
         for key, choices in ROW_CHOICES.items():
             _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)

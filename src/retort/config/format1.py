@@ -19,14 +19,16 @@ _ENCODER = {
     "dropout": 0.1,
     "pool_after": [5, 10],
 }
-_SECTIONS = {"features", "student", "teachers"}
+_SECTIONS = ("student", "teachers")
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
     """Whether the values of a recipe, or of a part of one, were written by an earlier version."""
-    student = values.get("student")
+    student, teachers = values.get("student"), values.get("teachers")
     if not isinstance(student, Mapping):
         return False
+    if isinstance(teachers, Mapping) and any({"unit", "language"} <= each.keys() for each in teachers.values()):
+        return True
     marks = {"encoder": {"bottleneck", "dilations", "heads", "kernel"}, "decoder": {"glancing", "init_layers"}}
     return any(keys <= student[part].keys() for part, keys in marks.items() if isinstance(student.get(part), Mapping))
 
@@ -40,19 +42,20 @@ def by_kind(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
         encoder |= encoder.get("zipformer", {})
     student["encoder"] = encoder
     result["student"] = student
-    inner = inner_parts(schema)
-    return result | {
-        name: _fitting(inner[name].chosen(result[name], name), result[name]) for name in ("student",) if name in result
-    }
+    return result | _fitting(schema, {name: result[name] for name in _SECTIONS if name in result})
 
 
 def _fitting(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a dataclass has, and likewise in its parts."""
     inner, names = inner_parts(config), {each.name for each in fields(config)}
-    return {
-        name: _fitting(inner[name].chosen(value), value)
-        if name in inner and inner[name].container is None and isinstance(value, Mapping)
-        else value
-        for name, value in values.items()
-        if name in names
-    }
+    result = {}
+    for name, value in values.items():
+        if name not in names:
+            continue
+        part = inner.get(name)
+        if part is not None and part.container is dict and isinstance(value, Mapping):
+            value = {each: _fitting(part.chosen(found, name), found) for each, found in value.items()}
+        elif part is not None and part.container is None and isinstance(value, Mapping):
+            value = _fitting(part.chosen(value, name), value)
+        result[name] = value
+    return result

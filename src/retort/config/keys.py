@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from retort.config.distill import ROW_CHOICES, TEACHER_CHOICES
+from retort.config.distill import ROW_CHOICES
 from retort.config.kinds import Inner, inner_parts
 from retort.config.layers import layers_of
 from retort.config.loading import load_recipe, recipe_to_dict, split_overrides
@@ -81,7 +81,7 @@ def keys_of(config: type = Recipe, above: str = "", of: str = "", but: Collectio
         but: fields that are left out.
     """
     hints, texts, inner = get_type_hints(config), field_texts(config), inner_parts(config)
-    choices = {"distill[].": ROW_CHOICES, "teachers.NAME.": TEACHER_CHOICES}.get(above)
+    choices = {"distill[].": ROW_CHOICES}.get(above)
     parts = {}
     for each in fields(config):
         if each.name in but:

@@ -102,7 +102,29 @@ DECODERS: dict[str, Kind] = {
         "The decoder of the Whisper model whose encoder is used, with its tokenizer, one step per fire (ours).",
     ),
 }
-PARTS: dict[str, dict[str, Kind]] = {"encoder": ENCODERS, "frontend": FRONTENDS, "decoder": DECODERS}
+TEACHERS: dict[str, Kind] = {
+    "masked_lm": Kind(
+        "retort.teachers.masked_lm:MaskedLMConfig",
+        "",
+        "A masked language model such as BERT: hidden states, or with `topk` soft labels.",
+    ),
+    "causal_lm": Kind(
+        "retort.teachers.posteriors:CausalLMConfig",
+        "",
+        "A causal language model: soft labels.",
+    ),
+    "whisper": Kind(
+        "retort.teachers.whisper:WhisperTeacherConfig",
+        "",
+        "A Whisper model: soft labels from the audio and the transcript, so that all utterances must have one speed.",
+    ),
+}
+PARTS: dict[str, dict[str, Kind]] = {
+    "encoder": ENCODERS,
+    "frontend": FRONTENDS,
+    "decoder": DECODERS,
+    "teacher": TEACHERS,
+}
 """Tables of kinds by the name that :func:`of_kind` is given."""
 _PART = "part"
 

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from retort.common.errors import UserError
 from retort.config.distill import RowConfig, TeacherConfig
+from retort.config.kinds import named_of_kind
 from retort.config.ranges import (
     BILLION,
     MILLION,
@@ -416,7 +417,7 @@ class Recipe:
     """Architecture of the recogniser and weights of its losses."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     """Lexicon, alignments and decoding graph of hybrid students."""
-    teachers: dict[str, TeacherConfig] = field(default_factory=dict)
+    teachers: dict[str, TeacherConfig] = named_of_kind("teacher", "masked_lm")
     """Teachers by name; the names are used in `distill` and `tokenizer.teacher`."""
     distill: list[RowConfig] = field(default_factory=list)
     """Rows of distillation; each adds a loss to the student's own."""

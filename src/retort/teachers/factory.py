@@ -12,13 +12,13 @@ from retort.config.schema import TeacherConfig
 from retort.lm.factory import is_causal_lm, open_causal_lm
 from retort.pretrained.hub import find_model, open_tokenizer
 from retort.teachers.cache import CachedTeacher
-from retort.teachers.masked_lm import MaskedLMTeacher
+from retort.teachers.masked_lm import MaskedLMConfig, MaskedLMTeacher
 from retort.teachers.posteriors import PieceLMTeacher, PosteriorTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
 from retort.teachers.store import StoredTeacher
 from retort.teachers.symbols import check_units, teacher_symbols
 from retort.teachers.teacher import Teacher
-from retort.teachers.whisper import SamplesOf, WhisperPosteriorTeacher
+from retort.teachers.whisper import SamplesOf, WhisperPosteriorTeacher, WhisperTeacherConfig
 from retort.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def open_teacher_model(
         check_units(config)
         tokenizer = tokenizer or teacher_symbols(config)
     if config.topk is None:
-        if config.kind != "masked_lm":
+        if not isinstance(config, MaskedLMConfig):
             raise UserError(f"kind is '{config.kind}'", where=config.model, remedy="Choose masked_lm")
         return MaskedLMTeacher(config, device)
     if tokenizer is None:
@@ -84,13 +84,13 @@ def open_teacher_model(
             where=config.model,
             remedy="Run `retort train`, which builds the tokenizer and fills the teacher's store",
         )
-    if config.kind == "whisper":
+    if isinstance(config, WhisperTeacherConfig):
         if samples_of is None:
             raise UserError(
                 "its input is audio, which is not available here", where=config.model, remedy="Run `retort train`"
             )
         return WhisperPosteriorTeacher(config, tokenizer, samples_of, device)
-    if config.kind == "masked_lm":
+    if isinstance(config, MaskedLMConfig):
         return MaskedPosteriorTeacher(config, tokenizer, device)
     if is_causal_lm(config.model):
         return PieceLMTeacher(config, tokenizer, open_causal_lm(config.model, device), device)

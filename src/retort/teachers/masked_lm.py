@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from retort.common.errors import UserError
+from retort.config.ranges import MILLION, WIDEST, choice, number, numbers
 from retort.config.schema import TeacherConfig
 from retort.pretrained.hub import check_frame, longest_input, open_encoder, open_tokenizer
 from retort.teachers.fingerprint import model_fingerprint, tokenizer_fingerprint, unit_read
@@ -18,6 +20,28 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
 
 _CASES: dict[str, Callable[[str], str]] = {"upper": str.upper, "lower": str.lower, "keep": str}
+
+
+@dataclass
+class MaskedLMConfig(TeacherConfig):
+    """Configuration of :class:`MaskedLMTeacher`, and with `topk` of a teacher of soft labels."""
+
+    kind: str = "masked_lm"
+    """Kind of the teacher."""
+    topk: int | None = number(None, 1, MILLION)
+    """For soft labels: number of most probable student tokens stored per position. Without it the teacher gives hidden
+    states."""
+    layers: list[int] = numbers([-1], -1000, 1000)
+    """Hidden layers whose outputs are averaged, such as `[8, 9, 10]`; 0 is the embedding layer, -1 the last layer."""
+    unit: str = choice("text", "senone", "phone")
+    """Input of the teacher: `text` (the transcript), or `senone` or `phone` (the units of an alignment, for a language
+    model over these units)."""
+    dim: int | None = number(None, 1, WIDEST)
+    """Dimension of the teacher's vectors; given so that `retort info` does not need the model, and checked when the
+    model is loaded."""
+    symbols: int | None = number(None, 1, 10 * MILLION)
+    """For soft labels on frames: number of classes of the row's output layer, which are the tokens of the unit
+    language model including special ones; given for `retort info`, and checked when the model is loaded."""
 
 
 class MaskedLMTeacher:
@@ -36,7 +60,7 @@ class MaskedLMTeacher:
     """
 
     def __init__(
-        self, config: TeacherConfig, device: torch.device | str = "cpu", *, batch_pieces: int = 4096
+        self, config: MaskedLMConfig, device: torch.device | str = "cpu", *, batch_pieces: int = 4096
     ) -> None:
         self.config = config
         self.device = torch.device(device)

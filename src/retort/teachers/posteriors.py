@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from omegaconf import MISSING
 from torch import Tensor
 
 from retort.common.errors import UserError
+from retort.config.ranges import MILLION, choice, number
 from retort.config.schema import TeacherConfig
 from retort.pretrained.hub import find_model
 from retort.teachers.fingerprint import folder_fingerprint, unit_read
@@ -23,6 +26,23 @@ if TYPE_CHECKING:
 Posteriors: TypeAlias = "tuple[list[tuple[int, int]], Tensor]"
 """M positions (index of the text, index of the student's piece; EOS follows the last piece) and the log-probabilities
 `(M, V)` of the student's tokens at each, -inf where the teacher has none."""
+
+
+@dataclass
+class CausalLMConfig(TeacherConfig):
+    """Configuration of teachers that are causal language models; `model` can be the folder of a model trained by
+    `retort lm train` with the tokenizer of the student."""
+
+    kind: str = "causal_lm"
+    """Kind of the teacher."""
+    topk: int = number(MISSING, 1, MILLION)
+    """Number of most probable student tokens stored per position."""
+    unit: str = choice("text", "senone", "phone")
+    """Input of the teacher: `text` (the transcript), or `senone` or `phone` (the units of an alignment, for a language
+    model over these units)."""
+    symbols: int | None = number(None, 1, 10 * MILLION)
+    """On frames: number of classes of the row's output layer, which are the tokens of the unit
+    language model including special ones; given for `retort info`, and checked when the model is loaded."""
 
 
 class PosteriorTeacher(ABC):

@@ -7,14 +7,17 @@ Source: Xu et al. 2022 (arXiv 2207.10600), autoregressive teachers of non-autore
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from omegaconf import MISSING
 from torch import Tensor
 
 from retort.audio.whisper import WhisperFeatures
 from retort.common.errors import BadUtterance, UserError
+from retort.config.ranges import MILLION, number
 from retort.config.schema import FeatureConfig, TeacherConfig, TokenizerConfig
 from retort.pretrained.whisper import open_whisper_model, whisper_tokenizer
 from retort.teachers.fingerprint import model_fingerprint
@@ -30,6 +33,19 @@ SamplesOf: TypeAlias = "Callable[[str, int], np.ndarray]"
 RATE, SECONDS, FRAMES = 16000, 30.0, 3000
 _SEPARATOR = "\t"
 """Normalised texts contain no tab."""
+
+
+@dataclass
+class WhisperTeacherConfig(TeacherConfig):
+    """Configuration of :class:`WhisperPosteriorTeacher`. It is a better teacher after fine-tuning on transcripts with the
+    same normalisation (`retort export --for transformers`)."""
+
+    kind: str = "whisper"
+    """Kind of the teacher."""
+    topk: int = number(MISSING, 1, MILLION)
+    """Number of most probable student tokens stored per position."""
+    language: str = "en"
+    """Language code in the prompt. English-only models ignore it."""
 
 
 def text_with_id(utterance: str, text: str) -> str:
@@ -75,7 +91,7 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
 
     def __init__(
         self,
-        config: TeacherConfig,
+        config: WhisperTeacherConfig,
         tokenizer: Tokenizer,
         samples_of: SamplesOf,
         device: torch.device | str = "cpu",
