@@ -184,7 +184,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "latin", tmp_path):
         with pytest.raises(UserError):
             read_hotwords(str(path))
-    for wrong in ({"hotword_weight": 1.0}, {"hotwords": 3}, {"hotwords": [3]}, {"hotwords": ["a"], "graph": "g"}):
+    for wrong in ({"hotword_weight": 2.0}, {"hotwords": 3}, {"hotwords": [3]}, {"hotwords": ["a"], "graph": "g"}):
         with pytest.raises(UserError):
             make_options(wrong)
 

@@ -80,7 +80,7 @@ def test_the_loss_is_a_sum_over_labelled_frames(smoothing: float, padding: int) 
 def test_taps_are_what_they_are_announced_as() -> None:
     student = make_student()
     output: StudentOutput = student(make_features(), LENGTHS, LABELS)
-    assert student.tap_dims == {"senones": SENONES, "frames.1": 8, "frames.2": 8}
+    assert student.tap_dims == {"senones": SENONES, "frames.1": 8, "frames.2": 8, "encoder": 8}
     assert student.tap_units == dict.fromkeys(student.tap_dims, "frame")
     assert student.outputs == {"senones": ["S0", "S1", "S2", "S3", "S4"]}
     assert output.taps.keys() == student.tap_dims.keys()
@@ -98,7 +98,7 @@ def test_taps_are_what_they_are_announced_as() -> None:
 
 def test_frames_before_a_pooling_have_another_rate_and_are_no_taps() -> None:
     encoder = replace(CONFIG.encoder, layers=4, pool_after=[2])
-    assert [*make_student(encoder=encoder).tap_dims] == ["senones", "frames.2", "frames.3", "frames.4"]
+    assert [*make_student(encoder=encoder).tap_dims] == ["senones", "frames.2", "frames.3", "frames.4", "encoder"]
 
 
 def test_frame_accuracy_and_what_is_counted() -> None:

@@ -242,7 +242,7 @@ def test_several_transcripts(recogniser: Recogniser, root: Path) -> None:
 
 
 def test_no_other_language_model_joins(recogniser: Recogniser) -> None:
-    with pytest.raises(UserError, match="decoding graph"):
+    with pytest.raises(UserError):
         recogniser.opened(DecodingOptions(beam=2, lm="lm", lm_weight=0.2))
 
 

@@ -16,7 +16,6 @@ from retort.engine.checkpoints import CheckpointFolder, average_weights, read_we
 from retort.engine.parameters import freeze
 from retort.info.describe import describe
 from retort.nn.lora import merge_lora
-from retort.report.experiment import open_experiment
 from retort.students.factory import build_student
 from retort.training.lora import adapted_layers, add_lora, lora_parameters
 from retort.training.run import Outcome, train
@@ -111,9 +110,6 @@ def test_a_trained_model_knows_nothing_of_adapters(
     ]
     for name, value in average_weights(each).items():
         assert torch.equal(model[name], value), name
-    last = open_experiment(outcome.folder).last_student()
-    assert last is not None
-    assert last.keys() == model.keys()
 
     shutil.rmtree(outcome.folder / "model")
     shutil.rmtree(folder.path(3))

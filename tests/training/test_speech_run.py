@@ -110,7 +110,7 @@ def test_a_hybrid_student_recognises_with_it(speech: Path, read_recipe: ReadReci
     output = student(torch.randn(2, 30, 160), torch.tensor([30, 9]), torch.full((2, 4), 3))
     assert output.taps["frames.1"].lengths.tolist() == [14, 4]
     assert student.positions(SimpleNamespace(senones=torch.full((2, 4), 3))) == 8
-    assert set(student.tap_dims) == {"senones", "frames.1"}
+    assert set(student.tap_dims) == {"senones", "frames.1", "encoder"}
 
 
 def test_info(speech: Path, read_recipe: ReadRecipe) -> None:

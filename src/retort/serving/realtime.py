@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import logging
 import uuid
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from retort.audio.resampling import Resampler
 from retort.common.errors import UserError
+from retort.common.json_reader import parse_json
 from retort.decoding.transcript import join_transcripts
 from retort.serving.errors import ApiError, internal_error
 from retort.serving.formats import logprobs, words
@@ -336,8 +336,8 @@ def _parsed(text: str | None) -> dict[str, Any]:
     if text is None:
         raise ApiError(400, "The message is binary. Send events as JSON text.", code="invalid_event")
     try:
-        event = json.loads(text)
-    except (ValueError, RecursionError):
+        event = parse_json(text)
+    except ValueError:
         raise ApiError(400, "The message is not JSON.", code="invalid_event") from None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise ApiError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from retort.common.json_reader import parse_json
 from retort.serving.errors import ApiError
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
@@ -142,7 +142,7 @@ def _list(form: FormData, name: str) -> list[str]:
             raise ApiError(400, f"The field '{name}' is a file, not text.", param=name)
         if len(values) == 1 and each.startswith("["):
             try:
-                parsed = json.loads(each)
+                parsed = parse_json(each)
             except ValueError:
                 parsed = None
             if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
