@@ -313,6 +313,7 @@ def test_choices_are_checked_and_listed(key: str) -> None:
         ("student: {encoder: {kind: zipformer, kernels: [31, 31, 16, 15, 15, 31]}}", "Choose odd numbers"),
         ("student: {encoder: {kind: zipformer, value_dim: 0}}", "student.encoder.value_dim is 0"),
         ("student: {encoder: {kind: zipformer, pool_after: [7]}}", "student.encoder.pool_after is [7]"),
+        ("student: {encoder: {kind: zipformer, heads: 4}}", "student.encoder.heads: a list is needed"),
         ("training: {eden_steps: 0}", "training.eden_steps is 0"),
         ("training: {eden_epochs: -1}", "training.eden_epochs is -1"),
         ("data: {spoken: {words: [3]}}", "data.spoken.words"),

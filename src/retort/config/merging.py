@@ -217,6 +217,8 @@ def _message(error: Exception, above: str, single: str = "") -> tuple[str, str]:
     key, message = getattr(error, "full_key", None) or single, one_line(error)
     if "is not a" in message and "subclass" in message:
         message = f"a section is set to a single value ({message})"
+    elif "is not a ListConfig" in message:
+        message = "a list is needed, in square brackets"
     full = f"{above}{key}" if key else above.rstrip(".")
     return full, f"{full}: {message}" if full else message
 

@@ -110,7 +110,8 @@ class Recogniser(Transcriber):
         config, step = encoder.config, encoder.chunk_step
         if not any(config.chunk):
             raise UserError(
-                "this model needs whole utterances", remedy="Use a model that was trained with student.encoder.chunk"
+                "this model was not trained in chunks, so it needs whole utterances",
+                remedy="Leave out --stream and --chunk, or use a model that was trained with student.encoder.chunk",
             )
         if chunk < 1 or chunk % step:
             raise UserError(

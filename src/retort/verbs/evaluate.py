@@ -44,7 +44,8 @@ def evaluate(
         typer.Option(
             min=0,
             help="Recognise every utterance as a stream with chunks of this number of encoder frames, for models trained "
-            "in chunks; report error rates, latency (where word ends are known) and the real-time factor.",
+            "in chunks; report error rates, latency (where word ends are known) and the real-time factor. 0: whole "
+            "utterances.",
         ),
     ] = 0,
     threads: Threads = 1,
@@ -66,9 +67,9 @@ def evaluate(
 ) -> None:
     """Decode a test set; report CER and WER.
 
-    Reports 95 % bootstrap confidence intervals over speakers, and the real-time factor. Writes
-    FOLDER/evaluation/CUTS/hyp.jsonl and score.json. A release (models/NAME) is not modified: its scores are written
-    to exp/models/NAME.
+    Reports 95 % bootstrap confidence intervals over speakers, and the real-time factor. Writes hyp.jsonl and
+    score.json to evaluation/CUTS in the output folder, which is EXP, or exp/models/NAME for a release (models/NAME),
+    which is not modified.
     """
     tune_environment()
     import torch

@@ -41,7 +41,8 @@ def prepare(
     held_out: Annotated[
         float,
         typer.Option(
-            help="table without a column `split`: share of the speakers in validation, and in test."
+            help="table without a column `split`: share of the utterances in validation, and in test. With three or "
+            "more speakers, no speaker is in two of the sets; otherwise no text is."
         ),
     ] = 0.0,
     max_hours: Annotated[

@@ -63,9 +63,9 @@ def tune(
     no-speech threshold. With --confidence: the calibration of word confidences. Otherwise: the scale of the language
     part of a factored decoder, or the length weight. The beam width is 10 unless --beam is given.
 
-    CUTS must not be the data on which error rates are reported. The result, FOLDER/tuning/.../tuned.json, is an
-    argument of `retort evaluate --tuned`. Every decoding is stored in FOLDER/tuning, so an interrupted command
-    continues when it is run again.
+    CUTS must not be the data on which error rates are reported. The result, tuning/.../tuned.json in the output
+    folder, is the argument of `retort evaluate --tuned`. Every decoding is stored in the folder tuning, so an
+    interrupted command continues when it is run again.
     """
     if measure not in (None, "cer", "wer"):
         raise UserError(f"--measure is '{measure}'", remedy="Choose one of cer, wer")
