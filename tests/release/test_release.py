@@ -94,7 +94,7 @@ def test_its_results_stay_out_of_it(released: Released, root: Path, corpus: Path
     assert contents(released.folder) == before
     text = written.markdown.read_text()
     assert f"| {read_score(score).cer:.2%} |" in text
-    assert "second (cif, 60 of 60 steps)" in text
+    assert "second (second, 60 of 60 steps)" in text
     assert any("a release" in line for line in written.missing)
     assert not any("no model" in line or "was not run on" in line for line in written.missing)
 

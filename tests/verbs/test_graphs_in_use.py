@@ -50,7 +50,7 @@ def test_from_tuning_to_a_transcript(
     assert "1 of the " in answer.out
     assert "parameters at inference: student" in answer.out
     (result,) = read_results(tmp_path / "r.json")
-    assert (result["system"], result["workers"]) == ("cif+graph", min(len(os.sched_getaffinity(0)), 6))
+    assert (result["system"], result["workers"]) == ("tiny+graph", min(len(os.sched_getaffinity(0)), 6))
     folder = experiment / "evaluation" / f"{corpus.name}-test-beam1+graph.words"
     lines = [json.loads(line) for line in (folder / "hyp.jsonl").read_text().splitlines()]
     known = {symbol.lower() for symbol in open_tokenizer(lm / "model" / "tokenizer").symbols}

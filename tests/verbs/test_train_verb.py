@@ -29,7 +29,7 @@ def test_from_a_kaldi_folder_to_a_scored_model(
     (entry,) = read_results(tmp_path / "results/tiny.json")
     promised = "system recipe seed split steps params cer wer train_seconds device commit"
     assert entry.keys() >= set(promised.split())
-    assert (entry["system"], entry["recipe"], entry["seed"], entry["steps"]) == ("cif", "tiny", 3, 12)
+    assert (entry["system"], entry["recipe"], entry["seed"], entry["steps"]) == ("tiny", "tiny", 3, 12)
     score = read_score(tmp_path / f"exp/tiny/evaluation/{corpus.name}-test/score.json")
     assert entry["cer"] == score.cer
     again = retort("train", recipe, "seed=3", "--results", "results/tiny.json")

@@ -53,6 +53,8 @@ def rotary_table(size: int, dim: int, device: torch.device) -> tuple[Tensor, Ten
     rates = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float64) * (-math.log(10000.0) / dim))
     angles = torch.arange(size, device=device, dtype=torch.float64)[:, None] * rates[None, :]
     angles = torch.cat((angles, angles), dim=-1)
+    if torch.jit.is_tracing():  # ONNX Runtime has cosines in float32 only
+        angles = (angles - (angles / math.tau).floor() * math.tau).float()
     return angles.cos(), angles.sin()
 
 
