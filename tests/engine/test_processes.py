@@ -142,7 +142,7 @@ def lose_the_other(process: int) -> dict[str, str]:
         os._exit(0)
     with pytest.raises(UserError) as reported, report_lost_processes():
         sum_over_processes(torch.ones(1))
-    return {"told": str(reported.value)}
+    return {"reported": str(reported.value)}
 
 
 @dataclass
@@ -287,7 +287,7 @@ def test_statistics_need_two_frames_wherever_they_are(pair: Pair) -> None:
 
 
 def test_who_has_lost_the_other_says_so_in_one_line(pair: Pair) -> None:
-    reported = torch.load(pair.folder / "lost.0.pt", weights_only=True)["told"]
+    reported = torch.load(pair.folder / "lost.0.pt", weights_only=True)["reported"]
     assert reported.startswith("process 0 of 2 has lost another one, which ended or cannot be reached (")
     assert reported.endswith("). Run the same command again to resume from the last checkpoint")
     assert "\n" not in reported

@@ -130,14 +130,14 @@ def test_alignment_shows_both_sides() -> None:
 @given(WORDS, WORDS)
 @settings(max_examples=100, deadline=None)
 def test_alignment_has_as_many_errors_as_counted(reference: str, hypothesis: str) -> None:
-    pairs, output, heard = (
+    pairs, output, words = (
         alignment(reference, hypothesis),
         spaced(reference).split(),
         spaced(hypothesis).split(),
     )
-    assert sum(first != second for first, second in pairs) == count_errors(output, heard).errors
+    assert sum(first != second for first, second in pairs) == count_errors(output, words).errors
     assert [first for first, _ in pairs if first] == output
-    assert [second for _, second in pairs if second] == heard
+    assert [second for _, second in pairs if second] == words
 
 
 def test_score_file_round_trip(tmp_path: Path) -> None:

@@ -154,8 +154,12 @@ class TestStore:
         else:
             index.write_text("".join(lines[:-1]))
             frames.write_bytes(frames.read_bytes()[: -json.loads(lines[-1])[1] * 16 * 2])
-        # What is encoded again is in a smaller batch, which may round differently: one unit of float16.
-        same(contents(stored(cuts, tmp_path), cuts), whole, tolerance=2e-3)
+        found = contents(stored(cuts, tmp_path), cuts)
+        if damage == "entry":  # encoded again by itself: its products may round differently, by one unit of float16
+            name = json.loads(lines[-1])[0]
+            torch.testing.assert_close(found[name], whole[name], atol=1e-4, rtol=2**-10)
+            found[name] = whole[name]
+        same(found, whole)
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_a_whole_store_is_not_made_again(self, cuts: CutSet, tmp_path: Path) -> None:

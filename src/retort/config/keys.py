@@ -98,12 +98,7 @@ def keys_of(config: type = Recipe, above: str = "", of: str = "", but: Collectio
         kind = inspect.formatannotation(hints[each.name]).replace("typing.", "")
         yield Key(above + each.name, kind, default, values, texts.get(each.name, ""), of)
     for name, part in parts.items():
-        yield from _keys_of_part(part, above + name + _within(part))
-
-
-def _within(part: Inner) -> str:
-    """What stands between the name of a container of parts and their keys."""
-    return "[]" if part.container is list else ".NAME" if part.container is dict else ""
+        yield from _keys_of_part(part, above + name + part.below)
 
 
 def _keys_of_part(part: Inner, name: str) -> Iterator[Key]:

@@ -211,6 +211,11 @@ class Inner:
     config: type
     part: Part | None
 
+    @property
+    def below(self) -> str:
+        """Text between the field and the keys of the dataclass in names of keys: `[]`, `.NAME`, or nothing."""
+        return "[]" if self.container is list else ".NAME" if self.container is dict else ""
+
     def chosen(self, values: object, key: str = "") -> type:
         """The dataclass for these values.
 

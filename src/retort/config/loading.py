@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from retort.common.errors import UserError, printable
 from retort.common.files import UPDATE
 from retort.config.checks import check_choices, check_recipe
-from retort.config.format1 import by_kind, is_flat
+from retort.config.earlier_formats import by_kind, is_flat
 from retort.config.layers import FROM_PATH, Layer, experiment_name, layers_of, packaged
 from retort.config.merging import Settings, UnknownKey, build, merged, plain, with_overrides
 from retort.config.ranges import UnknownChoice

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retort.common.errors import UserError
-from retort.config.kinds import inner_parts
+from retort.config.kinds import Inner, inner_parts
 from retort.config.layers import one_line
 from retort.config.ranges import UnknownChoice, check_ranges
 
@@ -77,7 +77,7 @@ def lay_over(values: Mapping[str, Any], layer: Mapping[str, Any], schema: type |
     return result
 
 
-def _part_over(old: object, new: Mapping[str, Any], inner: Any) -> dict[str, Any]:
+def _part_over(old: object, new: Mapping[str, Any], inner: Inner) -> dict[str, Any]:
     """:func:`lay_over` of one part, which may change its kind."""
     old = old if isinstance(old, Mapping) else {}
     try:
@@ -202,7 +202,7 @@ def _node(schema: type, values: Mapping[str, Any], above: str, root: type) -> Di
     return node
 
 
-def _chosen(inner: Any, value: object, key: str, root: type) -> object:
+def _chosen(inner: Inner, value: object, key: str, root: type) -> object:
     if not isinstance(value, Mapping):
         return value
     try:
@@ -249,9 +249,8 @@ def all_keys(schema: type, above: str = "") -> Iterator[str]:
     for each in fields(schema):
         yield f"{above}{each.name}"
         if (part := inner.get(each.name)) is not None:
-            within = "[]" if part.container is list else ".NAME" if part.container is dict else ""
             for config in part.all().values():
-                yield from all_keys(config, f"{above}{each.name}{within}.")
+                yield from all_keys(config, f"{above}{each.name}{part.below}.")
 
 
 def _parts(key: str) -> list[str]:

@@ -250,12 +250,15 @@ class HotwordScorer:
             return self._nodes[node].children.get(token, ROOT)
         return ROOT
 
+    def _opened(self, state: int) -> bool:
+        """Whether any token after the state starts a word."""
+        return state == OPEN or (state > OPEN and self._nodes[state].token in self.open)
+
     def follow(self, state: int, token: int) -> tuple[float, int]:
         """The score of one token after a state, and the next state."""
         if state == ENDED:
             return 0.0, ENDED
-        node = self._nodes[state]
-        opened = state == OPEN or (state > OPEN and node.token in self.open)
+        node, opened = self._nodes[state], self._opened(state)
         due = node.due if token == EOS or opened or self._starts[token] else node.due_anywhere
         if token == EOS:
             return due - node.potential, ENDED
@@ -293,8 +296,7 @@ class HotwordScorer:
         if state == ENDED:
             return torch.zeros(len(self._starts))
         node = self._nodes[state]
-        opened = state == OPEN or (state > OPEN and node.token in self.open)
-        elsewhere = node.due if opened else node.due_anywhere
+        elsewhere = node.due if self._opened(state) else node.due_anywhere
         row = torch.where(self.starts, node.due - node.potential, elsewhere - node.potential)
         special, suffix = {EOS, *node.children}, state
         while suffix > OPEN:

@@ -24,7 +24,7 @@ from retort.common.errors import BadUtterance, UserError
 from retort.common.files import check_format, check_local, opening_model, write_whole
 from retort.common.json_reader import read_json
 from retort.common.weights import AGAIN, fit, pack, read_weights, unpack
-from retort.config.format1 import by_kind
+from retort.config.earlier_formats import by_kind
 from retort.config.loading import differing, read_saved
 from retort.config.schema import FeatureConfig, NormaliserConfig, Recipe
 from retort.decoding.confidence import AS_DECODED, Calibration
@@ -48,7 +48,7 @@ from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
 FORMAT = 5
-"""Format of new models; earlier ones have a configuration with fewer kinds (`config/format1.py`)."""
+"""Format of new models; earlier ones have a configuration with fewer kinds (`config/earlier_formats.py`)."""
 CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech", "confidence"}
 """Keys of `config.json`; another key was written by a later version and may change the result."""
 _LARGEST, _MOST_LAYERS = 1 << 24, 1024

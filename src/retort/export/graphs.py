@@ -452,6 +452,7 @@ class CifStep(StepGraph):
         before: Tensor,
         past_keys: Tensor,
         past_values: Tensor,
+        *memory: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of the next token.
 
@@ -461,22 +462,11 @@ class CifStep(StepGraph):
             embedding: `(N, D)` float32, fired for this token.
             before: `(N, D)`, fired for the token before; zero at position 0.
             past_keys, past_values: `(L, N, K, H, P, dim / H)`.
+            memory: of :class:`WindowStep`, the frames.
 
         Returns:
             `log_probs (N, K, V)` float32, and keys and values with those of this token.
         """
-        return self._step(previous, position, embedding, before, past_keys, past_values, None)
-
-    def _step(
-        self,
-        previous: Tensor,
-        position: Tensor,
-        embedding: Tensor,
-        before: Tensor,
-        past_keys: Tensor,
-        past_values: Tensor,
-        memory: tuple[Tensor, ...] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
         decoder, batch, beam = self.decoder, previous.shape[0], previous.shape[1]
         embedded = decoder.scale * decoder.embedding(previous)
         earlier = before[:, None].expand(-1, beam, -1)
@@ -491,7 +481,7 @@ class CifStep(StepGraph):
             after_keys.append(key)
             after_values.append(value)
         hidden = hidden.reshape(batch, beam, -1)
-        if memory is not None and decoder.window is not None:
+        if decoder.window is not None:
             hidden = hidden + window_attention(decoder.window, hidden, *memory)
         own = embedding[:, None].expand(-1, beam, -1)
         states = decoder.output(torch.cat((decoder.norm(hidden), own), -1))
@@ -500,7 +490,8 @@ class CifStep(StepGraph):
 
 
 class WindowStep(CifStep):
-    """:class:`CifStep` of a decoder with attention to the frames around each fire."""
+    """:class:`CifStep` of a decoder with attention to the frames around each fire: `frames (N,)` int64, valid encoder
+    frames, `place (N,)` int64, frame of this token's fire, and `keys`, `values (N, F, dim)` of :class:`WindowMemory`."""
 
     inputs: ClassVar[list[str]] = [*CifStep.inputs, "frames", "place", "keys", "values"]
 
@@ -514,24 +505,6 @@ class WindowStep(CifStep):
             "keys": torch.randn(batch, frames, dim),
             "values": torch.randn(batch, frames, dim),
         }
-
-    def forward(  # type: ignore[override]
-        self,
-        previous: Tensor,
-        position: Tensor,
-        embedding: Tensor,
-        before: Tensor,
-        past_keys: Tensor,
-        past_values: Tensor,
-        frames: Tensor,
-        place: Tensor,
-        keys: Tensor,
-        values: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`CifStep.forward`, with the frames as of :class:`WindowMemory`."""
-        return self._step(
-            previous, position, embedding, before, past_keys, past_values, (frames, place, keys, values)
-        )
 
 
 def window_attention(

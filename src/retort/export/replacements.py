@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.common.errors import UserError
+from retort.nn import attention
 from retort.nn.attention import RelativeAttention, SelfAttention
 from retort.nn.masks import valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
-from retort.nn.positions import relative_table
+from retort.nn.positions import relative_table, rotary_angles
 from retort.nn.pretrained import SpeechFrontend
 from retort.nn.whisper import WhisperFrontend
 
@@ -78,8 +79,8 @@ def exportable(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def explicit_attention() -> Iterator[None]:
-    """Within this context attention is two matrix products and a softmax instead of a fused kernel, and sizes come from
-    the inputs of layers, because those of intermediate results may be recorded as constants."""
+    """Within this context attention is two matrix products and a softmax instead of a fused kernel, cosines are of float32,
+    and sizes come from the inputs of layers, because those of intermediate results may be recorded as constants."""
 
     def attend(
         self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
@@ -116,7 +117,13 @@ def explicit_attention() -> Iterator[None]:
         bias = torch.where(mask, bias, -1e30)
         return self.attend(query + self.content_bias[:, None, :], key, value, bias)
 
+    def rotary(size: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        angles = rotary_angles(size, dim, device)  # ONNX Runtime has cosines of float32 only
+        angles = (angles - (angles / math.tau).floor() * math.tau).float()
+        return angles.cos(), angles.sin()
+
     replaced: list[tuple[Any, str, Any]] = [
+        (attention, "rotary_table", rotary),
         (SelfAttention, "attend", attend),
         (Tensor, "unflatten", unflatten),
         (RelativeAttention, "forward", relative),

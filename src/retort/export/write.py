@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,23 +73,20 @@ def export_scored(
         sherpa = export_sherpa(recogniser, out)
         lead, commands, exported.notes = sherpa.lead, sherpa.commands, sherpa.notes
 
-    def score(name: str, recognise: Recognise) -> None:
+    def score(name: str, opened: Callable[[], Recognise]) -> None:
         if cuts is not None:
             exported.scores[name] = score_engine(
-                recognise, cuts, recogniser.normalise, recogniser.sampling_rate
+                opened(), cuts, recogniser.normalise, recogniser.sampling_rate
             )
 
-    def opened() -> Recognise:
+    def engine_of() -> Recognise:
         return recognise_with(load_export(out)) if onnx else sherpa.recognise()
 
-    if onnx or cuts is None:
-        score("torch", recognise_with(recogniser))
-    else:
-        score("torch", sherpa.torch)
-    score(engine, opened() if cuts is not None else str)
+    score("torch", lambda: recognise_with(recogniser) if onnx else sherpa.torch)
+    score(engine, engine_of)
     if int8:
         quantise_folder(out)
-        score("int8", opened() if cuts is not None else str)
+        score("int8", engine_of)
     write_readme(out, lead, commands, exported.scores, data, exported.notes)
     if is_export(out):
         model = replace(

@@ -44,17 +44,20 @@ def compact_table(size: int, dim: int, device: torch.device) -> Tensor:
     return table
 
 
-def rotary_table(size: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `(size, dim)` float64 of the rotary angles of positions 0 to size - 1.
+def rotary_angles(size: int, dim: int, device: torch.device) -> Tensor:
+    """Rotary angles `(size, dim)` float64 of positions 0 to size - 1.
 
     In float64, attention depends on distances only, wherever position 0 is. Source: Su et al. 2021 (RoFormer), in the
     half-split layout.
     """
     rates = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float64) * (-math.log(10000.0) / dim))
     angles = torch.arange(size, device=device, dtype=torch.float64)[:, None] * rates[None, :]
-    angles = torch.cat((angles, angles), dim=-1)
-    if torch.jit.is_tracing():  # ONNX Runtime has cosines in float32 only
-        angles = (angles - (angles / math.tau).floor() * math.tau).float()
+    return torch.cat((angles, angles), dim=-1)
+
+
+def rotary_table(size: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `(size, dim)` float64 of :func:`rotary_angles`."""
+    angles = rotary_angles(size, dim, device)
     return angles.cos(), angles.sin()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from retort.decoding.transcript import TimedText, Transcript, join_transcripts, to_srt, to_vtt
+from retort.decoding.transcript import TimedText, join_transcripts, to_srt, to_vtt
 from retort.serving.models import Piece, ServedModel
 from retort.serving.uploads import Wanted
 
@@ -100,8 +100,3 @@ def compression_ratio(text: str) -> float:
 
 def _log(confidence: float) -> float:
     return math.log(max(confidence, 1e-10))
-
-
-def joined_text(parts: Sequence[Transcript], separator: str) -> str:
-    """The text of consecutive segments."""
-    return separator.join(part.text for part in parts if part.text)

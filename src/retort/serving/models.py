@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +128,8 @@ class ServedModel:
 
     def recording(self, blocks: Iterable[np.ndarray], keywords: Sequence[str] = ()) -> Recording:
         """A recording to be recognised; `keywords` are words that are more likely in it."""
-        return Recording(self, blocks, with_keywords(self.options, keywords))
+        options = replace(self.options, hotwords=tuple(keywords)) if keywords else self.options
+        return Recording(self, blocks, options)
 
     def segments(self, blocks: Iterable[np.ndarray], options: DecodingOptions) -> Iterator[SpeechSegment]:
         """The segments of a recording with speech, which the worker recognises."""
@@ -138,7 +139,7 @@ class ServedModel:
         """Ids of a text's tokens; none for a model whose tokenizer only decodes, as that of an export may."""
         try:
             return self._transcriber.tokenizer.encode(text) if text else []
-        except (UserError, AttributeError):
+        except UserError:
             return []
 
     def _recognise(
@@ -146,14 +147,6 @@ class ServedModel:
     ) -> list[Transcript | UserError]:
         found = self._transcriber.recognise_segments(segments, options)
         return [each if isinstance(each, UserError) else each[0].transcript for each in found]
-
-
-def with_keywords(options: DecodingOptions, keywords: Sequence[str]) -> DecodingOptions:
-    """The options with hotwords; unchanged where this version has none."""
-    if not keywords or "hotwords" not in {field.name for field in fields(options)}:
-        return options
-    given: dict[str, Any] = {"hotwords": tuple(keywords)}
-    return replace(options, **given)
 
 
 class Models:

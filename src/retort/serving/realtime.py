@@ -82,6 +82,7 @@ class Session:
         self._partial_at = 0
         self._draft: list[str] = []
         self._sent: dict[str, list[str]] = {}
+        self._seconds = 0.0
 
     async def run(self) -> None:
         """Serve the connection until the client closes it.
@@ -162,8 +163,7 @@ class Session:
         self._resampler = Resampler(RATE, rate)
         self._buffer: list[Samples] = []
         self._buffered = 0
-        self._origin = getattr(self, "_seconds", 0.0)
-        self._seconds = self._origin
+        self._origin = self._seconds
         self._turns: Turns | None = None
         if self.config.vad:
             self._turns = Turns(

@@ -72,7 +72,7 @@ class _Stream:
         self.emissions: list[tuple[TimedText, float]] = []
         self.ended = False
         self._rest = torch.zeros(0)
-        self._start = 0
+        self._start = self._consumed = 0
         self._open()
 
     def _open(self) -> None:
@@ -97,19 +97,13 @@ class _Stream:
         self._rest = self._rest[done - self._consumed :].clone()
         self._consumed = done
         if not self.ended and self._is_over():
-            self._close()
+            self.close()
             self._start += done
             self._open()
 
     def end(self) -> None:
         self.encoder.end()
         self.ended = True
-
-    def close(self) -> None:
-        """The utterance ends with the stream."""
-        self._close()
-
-    _consumed = 0
 
     def _samples_done(self) -> int:
         return round(self.encoder.feature_frames * self.owner.shift)
@@ -124,7 +118,8 @@ class _Stream:
         silence = seconds - last[0] * self.owner.recogniser.frame_seconds if last else 0.0
         return self.tokens.over or silence >= options.pause
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the utterance in progress."""
         self.tokens.finish(self.encoder.seconds)
         transcript = self._timed()
         self.emissions += self._emissions(transcript)
@@ -177,7 +172,7 @@ class StreamBatch:
 
     def __init__(self, recogniser: Recogniser, options: StreamOptions, streams: int = 1) -> None:
         encoder = recogniser.student.encoder
-        self.recogniser, self.options = recogniser, options
+        self.recogniser = recogniser
         self.shift = recogniser.sampling_rate / 100
         self.chunk_seconds = options.chunk * recogniser.frame_seconds
         longest = options.longest if encoder.longest is None else min(options.longest, encoder.longest / 100)

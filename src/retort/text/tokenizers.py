@@ -273,6 +273,8 @@ class BpeTokenizer(Tokenizer):
         return result
 
     def encode(self, text: str) -> list[int]:
+        if self._processor is None:
+            raise UserError("this tokenizer was opened for decoding only")
         # To sentencepiece "▁" is a space; here it is an unknown character.
         found: list[int] = self._processor.encode(text.replace(SPACE, UNKNOWN_TEXT))
         return found

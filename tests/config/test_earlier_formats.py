@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from retort.config.format1 import by_kind, is_flat
+from retort.config.earlier_formats import by_kind, is_flat
 from retort.config.loading import read_dict, read_saved, recipe_to_dict
 from retort.config.schema import Recipe
 from retort.nn.conformer import ConformerConfig
