@@ -17,7 +17,8 @@ from retort.audio.online import online_features
 from retort.common.errors import UserError
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.recogniser import Recogniser
-from retort.streaming.streamer import StreamBatch, Streamer, StreamOptions
+from retort.streaming.streamer import StreamBatch, Streamer
+from retort.streaming.utterances import StreamOptions
 from tiny_streams import ENCODERS, LEFT, tiny_stream_recogniser
 
 PAIRS = [(encoder, "cif") for encoder in ENCODERS] + [

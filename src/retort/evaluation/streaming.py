@@ -17,7 +17,8 @@ from retort.corpora.waves import load_samples
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation.scoring import score
 from retort.evaluation.timing import WordEnd, word_timing
-from retort.streaming.streamer import Streamer, joined
+from retort.streaming.streamer import Streamer
+from retort.streaming.utterances import joined
 
 PIECE = 0.1
 """Seconds of audio that arrive at once."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from retort.audio.online import online_features
-from retort.audio.samples import as_wave
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
 from retort.nn.chunks import Chunks, StreamCache, join_caches
@@ -59,10 +59,10 @@ class EncoderStream:
         """Feature frames, of 10 ms, of the chunks so far."""
         return self._done * self.frontend.subsampling
 
-    def accept(self, samples: Tensor) -> None:
+    def accept(self, samples: NDArray[np.floating]) -> None:
         """Add samples `(N,)`."""
         self._samples += len(samples)
-        self._add(self._audio.accept(samples.numpy()))
+        self._add(self._audio.accept(samples))
 
     def _add(self, frames: np.ndarray) -> None:
         self._features = torch.cat((self._features, torch.from_numpy(frames).to(self._features.dtype)))
@@ -128,15 +128,3 @@ def keep(streams: Sequence[EncoderStream], cache: StreamCache) -> None:
     """Store the joined cache in its streams."""
     for stream, own in zip(streams, cache.split()):
         stream.cache = own
-
-
-def one_channel(samples: object, where: str) -> Tensor:
-    """Samples of any supported type as `(N,)` float32; N may be 0.
-
-    Raises:
-        UserError: the type or shape is not supported.
-    """
-    if isinstance(samples, Tensor) and samples.dtype in (torch.float32, torch.float64) and samples.dim() == 1:
-        return samples
-    empty = hasattr(samples, "__len__") and not len(samples)
-    return torch.zeros(0) if empty else torch.as_tensor(as_wave(samples, where))

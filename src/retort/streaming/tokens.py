@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from retort.nn.fire_stream import FireStream
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import FrameMemory
+from retort.streaming.utterances import Tokens
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc, ctc_log_probs
 from retort.students.student import Encoded, Student
@@ -26,39 +27,8 @@ from retort.students.transducer import TransducerStudent
 from retort.text.tokenizers import BLANK, EOS
 
 
-@dataclass
-class Emitted:
-    """Tokens so far.
-
-    Attributes:
-        ids, log_probs, ends: as in :class:`retort.decoding.hypothesis.Hypothesis`.
-        starts: likewise; empty if a token starts at the end of the previous one.
-        seconds: duration of the audio of the utterance that each token needed.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    ends: list[float] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def hypothesis(self) -> Hypothesis:
-        """A copy as a hypothesis."""
-        starts = list(self.starts) if self.starts or not self.ids else None
-        return Hypothesis(list(self.ids), list(self.log_probs), list(self.ends), starts, sum(self.log_probs))
-
-
-class TokenStream(ABC):
-    """Tokens of one utterance.
-
-    Attributes:
-        emitted: tokens so far; they do not change any more.
-        over: whether the end symbol was recognised; later frames give no tokens.
-    """
-
-    def __init__(self) -> None:
-        self.emitted = Emitted()
-        self.over = False
+class TokenStream(Tokens):
+    """Tokens of one utterance of a model in torch."""
 
     @abstractmethod
     def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
@@ -69,18 +39,6 @@ class TokenStream(ABC):
             alphas: `(T,)`, weights of a CIF student; None for other students.
             seconds: duration of the audio so far.
         """
-
-    @abstractmethod
-    def finish(self, seconds: float) -> None:
-        """Decode what remains at the end of the utterance."""
-
-    def current(self) -> Hypothesis:
-        """The hypothesis so far."""
-        return self.emitted.hypothesis()
-
-    def size(self) -> int:
-        """Number of values that are kept for later tokens."""
-        return len(self.emitted.ids)
 
 
 class CtcStream(TokenStream):

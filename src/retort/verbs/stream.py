@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from retort.decoding.recogniser import Recogniser
-    from retort.streaming.streamer import Partial
+    from retort.streaming.utterances import Partial
 
 SECONDS = 0.1
 """Duration of the pieces of a file or of standard input."""
