@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ from retort.common.errors import UserError
 from retort.decoding.options import make_options
 from retort.pretrained.released import find_release
 from retort.runtime.folder import is_export
-from retort.runtime.recogniser import load_export
+from retort.runtime.recogniser import ExportedRecogniser, load_export
 
 if TYPE_CHECKING:
     import torch
 
     from retort.decoding.transcriber import Transcriber
+    from retort.streaming.utterances import StreamOptions, Streams
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any) -> Transcriber:
@@ -36,6 +38,36 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
     from retort.decoding.recogniser import load as load_trained
 
     return load_trained(folder, device, **decoding)
+
+
+def can_stream(transcriber: Transcriber) -> bool:
+    """Whether a loaded model recognises audio while it arrives: it was trained in chunks."""
+    if isinstance(transcriber, ExportedRecogniser):
+        return False
+    from retort.decoding.recogniser import Recogniser
+
+    return isinstance(transcriber, Recogniser) and any(transcriber.student.encoder.config.chunk)
+
+
+def open_streams(transcriber: Transcriber, options: StreamOptions) -> Streams[Any, Any]:
+    """Streams of a loaded model; none is open yet.
+
+    Args:
+        options: latency and division; a chunk of 0 selects the smallest of the training.
+
+    Raises:
+        UserError: the model needs whole utterances, or has no such chunk.
+    """
+    if isinstance(transcriber, ExportedRecogniser):
+        raise UserError(
+            "an exported model needs whole utterances", remedy="Stream the model that it was exported from"
+        )
+    from retort.decoding.recogniser import Recogniser
+    from retort.streaming.streamer import StreamBatch
+
+    assert isinstance(transcriber, Recogniser)
+    trained = [each for each in transcriber.student.encoder.config.chunk if each]
+    return StreamBatch(transcriber, replace(options, chunk=options.chunk or min(trained, default=1)), 0)
 
 
 def require_torch(folder: str | Path) -> None:

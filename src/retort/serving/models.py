@@ -15,14 +15,17 @@ import numpy as np
 import retort
 from retort.audio.files import WaveCheck
 from retort.common.errors import BadUtterance, UserError
-from retort.decoding.options import DecodingOptions
+from retort.decoding.options import GREEDY, DecodingOptions
 from retort.decoding.segment import SpeechSegment
 from retort.decoding.transcriber import Transcriber
 from retort.decoding.transcript import Transcript
 from retort.pretrained.released import find_release
+from retort.runtime.load import can_stream, open_streams
 from retort.serving.batching import BatchWorker
 from retort.serving.limits import Limits
+from retort.serving.live import StreamWorker
 from retort.serving.metrics import Metrics
+from retort.streaming.utterances import StreamOptions, Streams
 
 AHEAD = 4
 """Segments of a recording that wait for recognition before more of it is read."""
@@ -102,8 +105,11 @@ class ServedModel:
         name: name in requests.
         transcriber: result of :func:`retort.load`.
         language: ISO 639 code, or "und".
+        chunk: frames of a chunk of streams; 0 for the smallest of the training.
 
     Attributes:
+        live: streams of the model, if it was trained in chunks and the options are those of greedy decoding; otherwise
+            None.
         notes: messages for the user about limitations of the search.
 
     Raises:
@@ -118,6 +124,7 @@ class ServedModel:
         limits: Limits,
         metrics: Metrics,
         language: str = "und",
+        chunk: int = 0,
     ) -> None:
         self.name, self.options, self.language = name, options, language
         self.sampling_rate, self.separator = transcriber.sampling_rate, transcriber.separator
@@ -125,6 +132,16 @@ class ServedModel:
         self.notes = transcriber.notes(options)
         self._transcriber = transcriber
         self.worker = BatchWorker(name, self._recognise, limits, metrics)
+        self.live = (
+            None if (streams := self._streams(chunk)) is None else StreamWorker(name, streams, metrics)
+        )
+
+    def _streams(self, chunk: int) -> Streams[Any, Any] | None:
+        if replace(self.options, vad=GREEDY.vad, no_speech_threshold=GREEDY.no_speech_threshold) != GREEDY:
+            return None
+        if not can_stream(self._transcriber):
+            return None
+        return open_streams(self._transcriber, StreamOptions(chunk))
 
     def recording(self, blocks: Iterable[np.ndarray], keywords: Sequence[str] = ()) -> Recording:
         """A recording to be recognised; `keywords` are words that are more likely in it."""
@@ -157,7 +174,12 @@ class Models:
     """
 
     def __init__(
-        self, sources: Sequence[str], options: DecodingOptions, limits: Limits, metrics: Metrics
+        self,
+        sources: Sequence[str],
+        options: DecodingOptions,
+        limits: Limits,
+        metrics: Metrics,
+        chunk: int = 0,
     ) -> None:
         named = [split_name(source) for source in sources]
         for name, source in named:
@@ -166,7 +188,7 @@ class Models:
         folders = {name: find_release(source) for name, source in named}
         opened = [(name, folder, retort.load(folder)) for name, folder in folders.items()]
         self.by_name = {
-            name: ServedModel(name, loaded, options, limits, metrics, card_language(folder))
+            name: ServedModel(name, loaded, options, limits, metrics, card_language(folder), chunk)
             for name, folder, loaded in opened
         }
 
@@ -174,6 +196,8 @@ class Models:
         """Finish what is in the queues."""
         for each in self.by_name.values():
             each.worker.close()
+            if each.live is not None:
+                each.live.close()
 
 
 def split_name(source: str) -> tuple[str, str]:

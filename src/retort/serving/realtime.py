@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import takewhile
@@ -17,18 +14,20 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from retort.audio.resampling import Resampler
 from retort.common.errors import UserError
-from retort.common.json_reader import parse_json
-from retort.decoding.transcript import join_transcripts
+from retort.decoding.transcript import Transcript, join_transcripts
 from retort.serving.errors import ApiError, internal_error
+from retort.serving.events import event_samples, new_id, parsed
 from retort.serving.formats import logprobs, words
+from retort.serving.live import LiveStream, StreamWorker
 from retort.serving.sessions import RATE, SessionConfig, updated
 from retort.serving.state import State
-from retort.serving.turns import Samples, Started, Stopped, Turns
+from retort.serving.turns import Event, Samples, Spoken, Started, Turns
 
+DELTA = "conversation.item.input_audio_transcription.delta"
 SHORTEST = 0.1
 """Seconds of audio that can be committed."""
 LONGEST = 300.0
-"""Seconds of audio that may wait for a commit."""
+"""Seconds of audio that may wait for a commit; longer turns of a stream are committed."""
 PARTIAL = 1.0
 """Seconds of new speech in a turn after which its text so far is recognised."""
 WAITING = 8
@@ -37,10 +36,17 @@ WAITING = 8
 log = logging.getLogger(__name__)
 
 
+class _Stream(NamedTuple):
+    """The audio of an item that is recognised while it arrives, and the task that sends its text."""
+
+    live: LiveStream
+    task: asyncio.Task[str]
+
+
 class _Item(NamedTuple):
     id: str
     start: float
-    samples: Samples
+    audio: Samples | _Stream
 
 
 async def realtime(socket: WebSocket) -> None:
@@ -83,6 +89,8 @@ class Session:
         self._draft: list[str] = []
         self._sent: dict[str, list[str]] = {}
         self._seconds = 0.0
+        self._stream: _Stream | None = None
+        self._unfinished: set[_Stream] = set()
 
     async def run(self) -> None:
         """Serve the connection until the client closes it.
@@ -116,7 +124,9 @@ class Session:
                     raise WebSocketDisconnect(message.get("code", 1005))
                 await self._answer(message.get("text"))
         finally:
-            for task in (worker, self._partial):
+            for each in self._unfinished:
+                each.live.close()
+            for task in (worker, self._partial, *(each.task for each in self._unfinished)):
                 if task is not None:
                     task.cancel()
                     with suppress(asyncio.CancelledError, Exception):
@@ -130,7 +140,7 @@ class Session:
         """Answer one message; whatever is wrong with it is one error event."""
         event: Any = None
         try:
-            event = _parsed(text)
+            event = parsed(text)
             await self._handle(event)
         except ApiError as error:
             event_id = event.get("event_id") if isinstance(event, dict) else None
@@ -141,11 +151,11 @@ class Session:
         if kind == "session.update":
             before = self.config
             self.config = updated(before, event.get("session"), self._state)
-            if self.config.audio != before.audio:
+            if self.config.audio != before.audio or self._worker() is not self._streams:
                 self._reset()
             await self._send("session.updated", session=self.config.to_dict())
         elif kind == "input_audio_buffer.append":
-            await self._append(_samples(event.get("audio")))
+            await self._append(event_samples(event.get("audio")))
         elif kind == "input_audio_buffer.commit":
             await self._commit_by_client()
         elif kind == "input_audio_buffer.clear":
@@ -164,13 +174,27 @@ class Session:
         self._buffer: list[Samples] = []
         self._buffered = 0
         self._origin = self._seconds
+        self._streams = self._worker()
         self._turns: Turns | None = None
         if self.config.vad:
             self._turns = Turns(
-                rate, self._vad(), self.config.silence_ms / 1000, self.config.prefix_ms / 1000
+                rate,
+                self._vad(),
+                self.config.silence_ms / 1000,
+                self.config.prefix_ms / 1000,
+                streamed=self._streams is not None,
             )
-        self._current = _new_id("item")
+        self._current = new_id("item")
         self._stop_partial()
+        if self._stream is not None:
+            self._stream.live.close()
+            self._stream.task.cancel()
+            self._unfinished.discard(self._stream)
+            self._stream = None
+
+    def _worker(self) -> StreamWorker | None:
+        """The streams of the model, if it recognises audio while it arrives; hotwords need a beam search."""
+        return None if self.config.keywords else self._state.model(self.config.model).live
 
     def _vad(self) -> str:
         vad = self._state.model(self.config.model).options.vad
@@ -182,7 +206,10 @@ class Session:
         if self._turns is not None:
             for event in await asyncio.to_thread(self._turns.add, resampled):
                 await self._on_turn(event)
-            self._start_partial(self._turns)
+            if self._streams is None:
+                self._start_partial(self._turns)
+            elif self._stream is not None and self._stream.live.seconds > LONGEST:
+                await self._on_turn(self._turns.take())
             return
         if (self._buffered + len(resampled)) > LONGEST * self._rate:
             raise ApiError(
@@ -190,18 +217,50 @@ class Session:
                 f"More than {LONGEST:g} s wait for a commit. Commit or clear the buffer.",
                 code="buffer_full",
             )
-        self._buffer.append(resampled)
         self._buffered += len(resampled)
+        if self._streams is None:
+            self._buffer.append(resampled)
+        else:
+            await self._feed(self._streams, resampled)
 
-    async def _on_turn(self, event: Started | Stopped) -> None:
+    async def _feed(self, streams: StreamWorker, samples: Samples) -> None:
+        """Add samples to the stream of the current item."""
+        if self._stream is None:
+            live = streams.open()
+            self._stream = _Stream(live, asyncio.ensure_future(self._send_texts(self._current, live)))
+            self._unfinished.add(self._stream)
+        await self._stream.live.add(samples)
+
+    async def _send_texts(self, item: str, live: LiveStream) -> str:
+        """Send the text of a stream as it grows; returns what was sent."""
+        sent = ""
+        async for text in live.texts():
+            sent = await self._send_rest(item, text, sent)
+        return sent
+
+    async def _send_rest(self, item: str, text: str, sent: str) -> str:
+        """Send what a text has more than was sent before, which is returned.
+
+        A text that turned out differently is only corrected by the completed one.
+        """
+        if not text.startswith(sent) or len(text) <= len(sent):
+            return sent
+        await self._send(DELTA, item_id=item, content_index=0, delta=text[len(sent) :])
+        return text
+
+    async def _on_turn(self, event: Event) -> None:
+        if isinstance(event, Spoken):
+            assert self._streams is not None
+            await self._feed(self._streams, event.samples)
+            return
         if isinstance(event, Started):
-            self._current, self._partial_at = _new_id("item"), event.start
+            self._current, self._partial_at = new_id("item"), event.start
             at = self._origin + event.start / self._rate
             await self._send(
                 "input_audio_buffer.speech_started", audio_start_ms=round(at * 1000), item_id=self._current
             )
             return
-        at = self._origin + (event.start + len(event.samples)) / self._rate
+        at = self._origin + event.end / self._rate
         await self._send(
             "input_audio_buffer.speech_stopped", audio_end_ms=round(at * 1000), item_id=self._current
         )
@@ -215,11 +274,13 @@ class Session:
                 await self._on_turn(event)
             taken = self._turns.take()
             samples, start = taken.samples, self._origin + taken.start / self._rate
+            size = taken.end - taken.start
         else:
             samples = np.concatenate([*self._buffer, rest])
-            start = self._seconds - len(samples) / self._rate
-        if len(samples) < SHORTEST * self._rate:
-            milliseconds = 1000 * len(samples) / self._rate
+            size = self._buffered + len(rest)
+            start = self._seconds - size / self._rate
+        if size < SHORTEST * self._rate:
+            milliseconds = 1000 * size / self._rate
             raise ApiError(
                 400,
                 f"The buffer has {milliseconds:.0f} ms of audio. Append at least {1000 * SHORTEST:.0f} ms before a commit.",
@@ -229,14 +290,21 @@ class Session:
         await self._commit(samples, start)
 
     async def _commit(self, samples: Samples, start: float) -> None:
+        """Commit the stream of the current item with these as its last samples, or the samples alone."""
         self._stop_partial()
-        item, self._current = self._current, _new_id("item")
+        audio: Samples | _Stream = samples
+        if self._streams is not None:
+            await self._feed(self._streams, samples)
+            assert self._stream is not None
+            audio, self._stream = self._stream, None
+            audio.live.end()
+        item, self._current = self._current, new_id("item")
         await self._send("input_audio_buffer.committed", previous_item_id=self._previous, item_id=item)
         content = [{"type": "input_audio", "transcript": None}]
         added = {"id": item, "type": "message", "role": "user", "status": "completed", "content": content}
         await self._send("conversation.item.added", previous_item_id=self._previous, item=added)
         self._previous = item
-        await self._items.put(_Item(item, start, samples))
+        await self._items.put(_Item(item, start, audio))
 
     async def _recognise_items(self) -> None:
         while True:
@@ -261,31 +329,44 @@ class Session:
         await self._send(kind, item_id=item.id, content_index=0, error=error.content())
 
     async def _complete(self, item: _Item) -> None:
-        model = self._state.model(self.config.model)
-        recording = model.recording([item.samples], self.config.keywords)
-        kind = "conversation.item.input_audio_transcription"
-        found = []
-        sent = model.separator.join(self._sent.pop(item.id, []))
-        so_far = ""
-        async for piece in recording.pieces():
-            found.append(piece.transcript)
-            so_far = join_transcripts(found, model.separator).text
-            # A partial text that turned out differently is only corrected by the completed one.
-            if so_far.startswith(sent) and len(so_far) > len(sent):
-                delta = so_far[len(sent) :]
-                sent = so_far
-                await self._send(f"{kind}.delta", item_id=item.id, content_index=0, delta=delta)
-        transcript = join_transcripts(found, model.separator)
+        """Recognise an item, or wait for the end of its stream, and send its transcript."""
+        if isinstance(item.audio, _Stream):
+            live, task = item.audio
+            try:
+                sent = await task
+            finally:
+                live.close()
+                self._unfinished.discard(item.audio)
+            assert live.result is not None
+            transcript, seconds = live.result, live.seconds
+            await self._send_rest(item.id, transcript.text, sent)
+        else:
+            transcript, seconds = await self._recognise(item.id, item.audio)
         extra: dict[str, Any] = {
             "words": words(transcript.words, item.start),
             "no_speech_prob": transcript.no_speech,
         }
         if self.config.logprobs:
             extra["logprobs"] = logprobs(transcript.tokens)
-        usage = {"type": "duration", "seconds": round(recording.duration, 3)}
         await self._send(
-            f"{kind}.completed", item_id=item.id, content_index=0, transcript=so_far, usage=usage, **extra
+            "conversation.item.input_audio_transcription.completed",
+            item_id=item.id,
+            content_index=0,
+            transcript=transcript.text,
+            usage={"type": "duration", "seconds": round(seconds, 3)},
+            **extra,
         )
+
+    async def _recognise(self, item: str, samples: Samples) -> tuple[Transcript, float]:
+        """The transcript of samples, whose text is sent segment by segment, and their duration."""
+        model = self._state.model(self.config.model)
+        recording = model.recording([samples], self.config.keywords)
+        found: list[Transcript] = []
+        sent = model.separator.join(self._sent.pop(item, []))
+        async for piece in recording.pieces():
+            found.append(piece.transcript)
+            sent = await self._send_rest(item, join_transcripts(found, model.separator).text, sent)
+        return join_transcripts(found, model.separator), recording.duration
 
     def _start_partial(self, turns: Turns) -> None:
         """Recognise the current turn so far, once it has grown by `PARTIAL` seconds and if the model is idle."""
@@ -314,8 +395,7 @@ class Session:
         delta = model.separator.join(agreed[len(sent) :])
         delta = (model.separator if sent else "") + delta
         self._sent[item] = agreed
-        kind = "conversation.item.input_audio_transcription.delta"
-        await self._send(kind, item_id=item, content_index=0, delta=delta)
+        await self._send(DELTA, item_id=item, content_index=0, delta=delta)
 
     def _stop_partial(self) -> None:
         if self._partial is not None:
@@ -323,44 +403,10 @@ class Session:
         self._partial, self._draft = None, []
 
     async def _send(self, kind: str, **content: Any) -> None:
-        await self._socket.send_json({"type": kind, "event_id": _new_id("event"), **content})
+        await self._socket.send_json({"type": kind, "event_id": new_id("event"), **content})
 
 
 def _common(first: list[str], second: list[str]) -> list[str]:
     """The words that two texts have in common from their start."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(first, second))
     return [word for word, _ in same]
-
-
-def _parsed(text: str | None) -> dict[str, Any]:
-    if text is None:
-        raise ApiError(400, "The message is binary. Send events as JSON text.", code="invalid_event")
-    try:
-        event = parse_json(text)
-    except ValueError:
-        raise ApiError(400, "The message is not JSON.", code="invalid_event") from None
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        raise ApiError(
-            400, "The message is not an event: it has no type.", param="type", code="invalid_event"
-        )
-    return event
-
-
-def _samples(audio: object) -> Samples:
-    """Base64 of PCM16 (little endian, 24 kHz, one channel) as `(n,)` float32."""
-    if not isinstance(audio, str):
-        raise ApiError(
-            400, "The event has no audio. Send base64 of PCM16.", param="audio", code="invalid_audio"
-        )
-    try:
-        data = base64.b64decode(audio, validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(400, "The audio is not valid base64.", param="audio", code="invalid_audio") from None
-    if len(data) % 2:
-        message = "The audio has an odd number of bytes. Send samples of 16 bit."
-        raise ApiError(400, message, param="audio", code="invalid_audio")
-    return (np.frombuffer(data, "<i2") / np.float32(32768)).astype(np.float32)
-
-
-def _new_id(kind: str) -> str:
-    return f"{kind}_{uuid.uuid4().hex[:20]}"

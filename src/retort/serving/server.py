@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
         port: port; 0 chooses a free one.
         options: decoding options of all models.
         origins: allowed origins of other pages (CORS).
+        chunk: frames of a chunk of models that were trained in chunks; 0 for the smallest of the training.
 
     Attributes:
         state: models, limits and metrics.
@@ -49,12 +50,13 @@ class Server(uvicorn.Server):
         options: DecodingOptions = GREEDY,
         origins: Sequence[str] = (),
         log_level: str = "warning",
+        chunk: int = 0,
     ) -> None:
         self.socket = listen(host, port)
         self.host, self.port = host, int(self.socket.getsockname()[1])
         limits, metrics = limits or Limits(), Metrics()
         try:
-            self.state = State(Models(sources, options, limits, metrics), limits, metrics)
+            self.state = State(Models(sources, options, limits, metrics, chunk), limits, metrics)
         except BaseException:
             self.socket.close()
             raise

@@ -27,11 +27,21 @@ class Started(NamedTuple):
     start: int
 
 
+class Spoken(NamedTuple):
+    """Samples of the current turn, which follow those before; with `streamed` only."""
+
+    samples: Samples
+
+
 class Stopped(NamedTuple):
-    """A turn ended; `samples` begin at `start` of the stream."""
+    """A turn from `start` to `end`, exclusive, of the stream ended; `samples` are empty if they were :class:`Spoken`."""
 
     start: int
+    end: int
     samples: Samples
+
+
+Event: TypeAlias = Started | Spoken | Stopped
 
 
 class Turns:
@@ -42,6 +52,8 @@ class Turns:
         vad: `energy` or `silero`.
         silence: seconds without speech that end a turn.
         prefix: seconds before the speech that belong to the turn.
+        streamed: give out the samples of a turn while it lasts. It then has no maximum duration, and its last samples
+            may be after its end.
 
     Attributes:
         position: number of samples so far.
@@ -49,27 +61,36 @@ class Turns:
     """
 
     def __init__(
-        self, sampling_rate: int, vad: str = "energy", silence: float = 0.5, prefix: float = 0.3
+        self,
+        sampling_rate: int,
+        vad: str = "energy",
+        silence: float = 0.5,
+        prefix: float = 0.3,
+        streamed: bool = False,
     ) -> None:
         self._rate, self._vad = sampling_rate, vad
         self._silence, self._prefix = round(silence * sampling_rate), round(prefix * sampling_rate)
         self._held: Samples = np.zeros(0, np.float32)
         self._first = 0  # position of the first held sample
         self._ended = 0  # end of the last turn
+        self._streamed, self._given = streamed, 0  # end of the samples that were given out
         self._next = round(TICK * sampling_rate)
         self.position = 0
         self.start: int | None = None
 
-    def add(self, samples: Samples) -> list[Started | Stopped]:
+    def add(self, samples: Samples) -> list[Event]:
         """What happened in the next samples `(n,)`."""
-        found: list[Started | Stopped] = []
+        found: list[Event] = []
         while len(samples):
             part, samples = samples[: self._next - self.position], samples[self._next - self.position :]
             self._held = np.concatenate([self._held, part])
             self.position += len(part)
-            if self.position == self._next:  # whatever the sizes of the parts
+            tick = self.position == self._next  # whatever the sizes of the parts
+            if tick:
                 self._next += round(TICK * self._rate)
                 found += self._decide()
+            found += self._spoken()
+            if tick:
                 self._trim()
         return found
 
@@ -82,19 +103,26 @@ class Turns:
         start = max(self._first, self._ended) if self.start is None else self.start
         return self._stop(start, self.position)
 
-    def _decide(self) -> list[Started | Stopped]:
+    def _spoken(self) -> list[Event]:
+        if not self._streamed or self.start is None or self._given >= self.position:
+            return []
+        given, self._given = self._given, self.position
+        return [Spoken(self._cut(given, self.position))]
+
+    def _decide(self) -> list[Event]:
         spoken = [each for each in self._ranges() if each.end > self._ended]
         if self.start is None:
             # A range of the past that only now differs from its background is not the start of a turn.
             recent = [each for each in spoken if each.end > self.position - self._silence]
             if not recent:
                 return []
-            self.start = max(self._ended, self._first, recent[0].start - self._prefix)
+            self.start = self._given = max(self._ended, self._first, recent[0].start - self._prefix)
             return [Started(self.start), *self._decide()]
         end = max((each.end for each in spoken), default=self.start)
         if self.position - end >= self._silence:
-            return [self._stop(self.start, min(self.position, max(end, self.start) + self._silence))]
-        if self.position - self.start >= LONGEST_TURN * self._rate:
+            rest = self._spoken()
+            return [*rest, self._stop(self.start, min(self.position, max(end, self.start) + self._silence))]
+        if not self._streamed and self.position - self.start >= LONGEST_TURN * self._rate:
             return [self._stop(self.start, self._quietest())]
         return []
 
@@ -118,8 +146,9 @@ class Turns:
         return start + int(frame_levels(self._cut(start, self.position), hop, 5).argmin()) * hop
 
     def _stop(self, start: int, end: int) -> Stopped:
+        given = self._streamed and self.start is not None
         self.start, self._ended = None, end
-        return Stopped(start, self._cut(start, end))
+        return Stopped(start, end, self._cut(end, end) if given else self._cut(start, end))
 
     def _cut(self, start: int, end: int) -> Samples:
         return self._held[max(0, start - self._first) : end - self._first].copy()
@@ -127,6 +156,6 @@ class Turns:
     def _trim(self) -> None:
         """Drop what neither a turn nor the window needs."""
         needed = self.position - round(WINDOW * self._rate)
-        needed = needed if self.start is None else min(needed, self.start)
+        needed = needed if self.start is None or self._streamed else min(needed, self.start)
         if needed > self._first:
             self._held, self._first = self._held[needed - self._first :], needed

@@ -52,6 +52,14 @@ def serve(
         float, typer.Option(callback=finite, help="Maximum seconds of audio in a batch, padding included.")
     ] = 60.0,
     batch_size: Annotated[int, typer.Option(help="Maximum number of segments in a batch.")] = 16,
+    chunk: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Encoder frames of a chunk, for models trained in chunks, whose text appears during a turn; 0 selects "
+            "the smallest of the training.",
+        ),
+    ] = 0,
     *,
     given: Given,
     threads: Threads = 1,
@@ -75,7 +83,7 @@ def serve(
         batch_size=batch_size,
     )
     options = decoding_options(given)
-    server = Server([_local(each) for each in models], host, port, limits, options, cors or [])
+    server = Server([_local(each) for each in models], host, port, limits, options, cors or [], chunk=chunk)
     if "torch" in sys.modules:  # an exported model runs without it
         import torch
 
