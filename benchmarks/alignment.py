@@ -1,4 +1,4 @@
-"""Word and phone times of Retort's alignment beside those of pocketsphinx, an aligner with a model of its own.
+"""Word and phone times of Retort's alignment next to those of pocketsphinx, an aligner with a model of its own.
 
     PYTHONPATH=src python benchmarks/alignment.py exp/alignments/speechocean762_40ms speechocean762/train [--every 5]
 

@@ -1,4 +1,4 @@
-"""The CIF step beside the memory it must move: time and peak memory, forward + backward, one thread.
+"""The CIF step next to the memory it must move: time and peak memory, forward + backward, one thread.
 
     PYTHONPATH=src python benchmarks/cif.py [--large] [--rounds N]
 

@@ -1,11 +1,11 @@
-"""Detectors of speech beside one another: speech with synthetic silence, noise and bangs around it.
+"""Detectors of speech compared: speech with synthetic silence, noise and bangs around it.
 
     PYTHONPATH=src python benchmarks/speech_detection.py DATA [--utterances N]
 
-DATA is a manifest or Kaldi folder. Two utterances at a time lie in a recording with 6 s before, between and behind them.
+DATA is a manifest or Kaldi folder. Two utterances at a time lie in a recording with 6 s before, between and after them.
 Printed for each condition and detector: the share of the speech that is in no segment (frames within 25 dB of the
 loud ones of the clean utterance), utterances of which less than half is in a segment, and the share of the rest of the
-recording (but for half a second beside the utterances) that is in a segment.
+recording (but for half a second next to the utterances) that is in a segment.
 """
 
 from __future__ import annotations

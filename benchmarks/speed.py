@@ -1,8 +1,8 @@
-"""Real-time factors of trained systems beside one another, measured in one run.
+"""Real-time factors of trained systems compared, measured in one run.
 
     PYTHONPATH=src python benchmarks/speed.py EXP [EXP ...] [--data speechocean762/tune] [--utterances N] [--rounds N]
 
-Seconds of one core for a second of speech, from samples to text: features, encoder, search. Every system hears the same
+Seconds of one core for a second of speech, from samples to text: features, encoder, search. Every system sees the same
 utterances with every search that it has, and they take turns in every round; times are process CPU time, since the
 clock of a busy machine tells of its other work. Told are the median of the rounds, the smallest and the largest, and
 the ratio of medians to the first system's greedy search. Nothing is judged.

@@ -1,4 +1,4 @@
-"""Reads per second of a teacher's store beside one .npy file an utterance.
+"""Reads per second of a teacher's store next to one .npy file an utterance.
 
     PYTHONPATH=src python benchmarks/store.py [--texts N] [--dim D] [--rounds N]
 

@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def codes() -> list[str]:
-    """What stands between backticks in the text."""
+    """What is between backticks in the text."""
     prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
 

@@ -60,7 +60,7 @@ def write_ngrams(path: Path, ngrams: Ngrams) -> Path:
 
 
 def read_ngrams(path: Path) -> Ngrams:
-    """What stands in a packed ARPA file, read line by line."""
+    """What is in a packed ARPA file, read line by line."""
     found: Ngrams = {}
     for line in gzip.decompress(path.read_bytes()).decode().splitlines():
         fields = line.split("\t")
@@ -187,16 +187,16 @@ def pass_tokens(fst: Fst, scores: NDArray[np.floating], scale: float = 1.0) -> d
     tokens = _without_frames(leaving, {(fst.start, ()): 0.0})
     for frame in scores:
         moved: dict[tuple[int, Labels], float] = {}
-        for (state, said), cost in tokens.items():
+        for (state, emitted), cost in tokens.items():
             for label, output, weight, target in leaving[state]:
                 if label:
                     total = cost + weight - scale * float(frame[label - 1])
-                    _keep(moved, (target, (*said, output) if output else said), total)
+                    _keep(moved, (target, (*emitted, output) if output else emitted), total)
         tokens = _without_frames(leaving, moved)
     ended: dict[Labels, float] = {}
-    for (state, said), cost in tokens.items():
+    for (state, emitted), cost in tokens.items():
         if np.isfinite(fst.finals[state]):
-            ended[said] = min(ended.get(said, math.inf), cost + float(fst.finals[state]))
+            ended[emitted] = min(ended.get(emitted, math.inf), cost + float(fst.finals[state]))
     return ended
 
 
@@ -205,10 +205,10 @@ def _without_frames(
 ) -> dict[tuple[int, Labels], float]:
     waiting = list(tokens)
     while waiting:
-        state, said = waiting.pop()
-        cost = tokens[state, said]
+        state, emitted = waiting.pop()
+        cost = tokens[state, emitted]
         for label, output, weight, target in leaving[state]:
-            key = (target, (*said, output) if output else said)
+            key = (target, (*emitted, output) if output else emitted)
             if not label and _keep(tokens, key, cost + weight):
                 waiting.append(key)
     return tokens

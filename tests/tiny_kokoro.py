@@ -54,9 +54,9 @@ def _graph() -> bytes:
         [
             _node("Cast", ["tokens"], "numbers", to=FLOAT),
             _node("Reshape", ["numbers", "column"], "rows"),
-            _node("Mul", ["rows", "buzz"], "said"),
+            _node("Mul", ["rows", "buzz"], "voiced"),
             _node("ReduceMean", ["style"], "colour", keepdims=0),
-            _node("Mul", ["said", "colour"], "coloured"),
+            _node("Mul", ["voiced", "colour"], "coloured"),
             _node("Div", ["coloured", "speed"], "slowed"),
             _node("Reshape", ["slowed", "flat"], "audio"),
             _field(2, "tiny"),

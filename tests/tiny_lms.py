@@ -57,7 +57,7 @@ class TableLM:
         ]
 
     def after(self, ids: Sequence[int]) -> Tensor:
-        """Log-probabilities `(V,)` of what comes next behind these ids."""
+        """Log-probabilities `(V,)` of what comes next after these ids."""
         context = EOS + 1
         for each in ids:
             context = context % HASH * 3 + each + 1

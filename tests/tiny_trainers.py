@@ -1,4 +1,4 @@
-"""A trainer as `retort train` sets it up, without what comes before and behind it."""
+"""A trainer as `retort train` sets it up, without what comes before and after it."""
 
 from __future__ import annotations
 

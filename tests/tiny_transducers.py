@@ -41,10 +41,10 @@ def build(vocabulary: int, predictor: str = "stateless", seed: int = 0) -> Trans
     return student.double().eval()
 
 
-def make_encoded(lengths: list[int], seed: int = 0, behind: float = 0.0) -> Encoded:
+def make_encoded(lengths: list[int], seed: int = 0, filler: float = 0.0) -> Encoded:
     """Random hidden frames."""
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.full((len(lengths), max(lengths, default=0), DIM), behind, dtype=torch.float64)
+    hidden = torch.full((len(lengths), max(lengths, default=0), DIM), filler, dtype=torch.float64)
     for row, length in enumerate(lengths):
         hidden[row, :length] = torch.randn(length, DIM, dtype=torch.float64, generator=generator)
     return Encoded(hidden, torch.tensor(lengths))

@@ -14,8 +14,8 @@ from retort.alignment.unit_text import AcousticUnit, Pronunciations, UnitPronoun
 from retort.text.lexicon import Lexicon
 from tiny_alignments import from_phones, save_alignments
 
-SAID = "one W AH N, two T UW, three TH R IY, four F AO R, five F AY V, six S IH K S, seven S EH V AH N, eight EY T"
-LEXICON = Lexicon({word: [phones] for word, *phones in (each.split() for each in SAID.split(","))})
+SPOKEN = "one W AH N, two T UW, three TH R IY, four F AO R, five F AY V, six S IH K S, seven S EH V AH N, eight EY T"
+LEXICON = Lexicon({word: [phones] for word, *phones in (each.split() for each in SPOKEN.split(","))})
 PHONES = Phones(LEXICON.phones)
 
 
@@ -61,7 +61,7 @@ def aligned(name: str, words: Sequence[str], tree: SenoneTree, seed: int = 0) ->
 
 
 def tiny_alignments(folder: Path, seed: int = 0, words: Sequence[str] = LEXICON.words) -> AlignmentStore:
-    """A store of a few utterances in which each of the words is said."""
+    """A store of a few utterances in which each of the words is spoken."""
     tree = tiny_tree(seed)
     return save_alignments(folder, [aligned(f"u{n}", words, tree, n) for n in range(3)], tree, LEXICON)
 

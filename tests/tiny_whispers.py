@@ -22,7 +22,7 @@ from retort.training.init import start_from_pretrained
 BASE = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>")
 TIMESTAMPS = 20
 POSITIONS = 40
-"""Of the decoder; those of the encoder are 60 frames, 1.2 seconds, where nothing else is said."""
+"""Of the decoder; those of the encoder are 60 frames, 1.2 seconds, where nothing else is spoken."""
 
 
 def tiny_tokenizer() -> Tokenizer:

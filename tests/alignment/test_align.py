@@ -175,7 +175,7 @@ def test_a_run_that_was_stopped_goes_on(
     store = align(few, tmp_path, lambda stage, done, total: visits.append((stage, done)), features)
     assert (len(read) > 0) == (place == "features")
     assert len(read) < len(few.cuts)
-    if place == "alignment":  # nothing is trained anew
+    if place == "alignment":  # nothing is trained again
         assert not {"flat start", "monophones", "triphones"} & {stage for stage, _ in visits}
         assert {"flat start", "monophones", "triphones"} < {stage for stage, _ in before}
     are_equal(store, whole)

@@ -18,9 +18,9 @@ def alignment_of(words: list[tuple[str, int, int]], frames: int) -> Alignment:
 
 def test_by_hand() -> None:
     #                  0123456789
-    text, said = "hello cat", [("HELLO", 2, 10), ("CAT", 12, 3)]
+    text, timed = "hello cat", [("HELLO", 2, 10), ("CAT", 12, 3)]
     spans = [(0, 2), (2, 5), (6, 9)]
-    found = piece_segments(alignment_of(said, 16), text, spans)
+    found = piece_segments(alignment_of(timed, 16), text, spans)
     assert found.tolist() == [-1, -1, *[0] * 4, *[1] * 6, *[2] * 3, -1]
     assert found.dtype == np.int64
 
@@ -31,14 +31,14 @@ def test_more_pieces_than_frames_leave_some_without() -> None:
 
 
 def test_spaces_have_no_frames_and_characters_in_no_piece_neither() -> None:
-    said = [("ab", 0, 4), ("cd", 5, 4)]
-    found = piece_segments(alignment_of(said, 9), "ab cd", [(0, 1), (2, 3), (3, 5)])
+    timed = [("ab", 0, 4), ("cd", 5, 4)]
+    found = piece_segments(alignment_of(timed, 9), "ab cd", [(0, 1), (2, 3), (3, 5)])
     assert found.tolist() == [0, 0, -1, -1, -1, 2, 2, 2, 2]
 
 
 def test_scripts_without_spaces() -> None:
-    said = [("我", 1, 2), ("爱", 3, 2), ("编程", 5, 4)]
-    found = piece_segments(alignment_of(said, 10), "我爱编程", [(0, 1), (1, 3), (3, 4)])
+    timed = [("我", 1, 2), ("爱", 3, 2), ("编程", 5, 4)]
+    found = piece_segments(alignment_of(timed, 10), "我爱编程", [(0, 1), (1, 3), (3, 4)])
     assert found.tolist() == [-1, 0, 0, 1, 1, 1, 1, 2, 2, -1]
 
 
@@ -51,31 +51,31 @@ def test_other_words_are_reported(text: str) -> None:
 @st.composite
 def spoken(draw: st.DrawFn) -> tuple[str, list[tuple[str, int, int]], int, list[Span]]:
     words = draw(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=4))
-    frames, said = draw(st.integers(0, 3)), []
+    frames, timed = draw(st.integers(0, 3)), []
     for word in words:
         length = draw(st.integers(1, 12))
-        said.append((word, frames, length))
+        timed.append((word, frames, length))
         frames += length + draw(st.integers(0, 3))
     text, spans, start = " ".join(words), [], 0
     for word in words:
         cuts = sorted(draw(st.sets(st.integers(1, len(word)), max_size=3)) | {len(word)})
         spans += [(start + a, start + b) for a, b in zip([0, *cuts], cuts)]
         start += len(word) + 1
-    return text, said, frames, spans
+    return text, timed, frames, spans
 
 
 @given(spoken())
 def test_a_frame_goes_to_the_piece_in_its_middle(
     case: tuple[str, list[tuple[str, int, int]], int, list[Span]],
 ) -> None:
-    text, said, frames, spans = case
+    text, timed, frames, spans = case
     expected, start = [-1] * frames, 0
-    for word, first, length in said:
+    for word, first, length in timed:
         for frame in range(length):
             character = start + (2 * frame + 1) * len(word) // (2 * length)
             expected[first + frame] = next(i for i, (a, b) in enumerate(spans) if a <= character < b)
         start += len(word) + 1
-    found = piece_segments(alignment_of(said, frames), text, spans)
+    found = piece_segments(alignment_of(timed, frames), text, spans)
     assert found.tolist() == expected
     recognised = found[found >= 0]
     assert (np.diff(recognised) >= 0).all()

@@ -42,7 +42,7 @@ def spoken(
     timed: list[Timed] = []
 
     def say(symbols: Sequence[str]) -> int:
-        """The frame behind them."""
+        """The frame after them."""
         for symbol in symbols:
             start = phones[-1].start + phones[-1].frames if phones else 0
             phones.append(Timed(symbol, start, tree.states + lengths.randrange(4)))
@@ -133,7 +133,7 @@ def test_words_alone_say_the_same(
 
 
 def test_a_silence_between_words_changes_only_its_neighbours() -> None:
-    """Beside a pause a phone has silence for a neighbour."""
+    """Next to a pause a phone has silence for a neighbour."""
     tree = TREES[3]
     phones = [Timed("C", 0, 3), Timed("A", 3, 3), Timed("SIL", 6, 3), Timed("D", 9, 3)]
     text, _ = unit_text(from_phones("u", [], phones, tree), "senone")

@@ -1,4 +1,4 @@
-"""The best path against the enumeration of all paths; the HMM of a transcript against what may be said."""
+"""The best path against the enumeration of all paths; the HMM of a transcript against what may be recognised."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from retort.corpora.open_cuts import open_cuts
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three utterances of two speakers, the audio beside the folder."""
+    """Three utterances of two speakers, the audio next to the folder."""
     folder = tmp_path / "corpus" / "train"
     folder.mkdir(parents=True)
     for name in "abc":

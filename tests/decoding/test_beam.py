@@ -24,7 +24,7 @@ from tiny_students import beam_search, unscored
 
 
 class SumScorer:
-    """Dislikes a token by a table over the sum of all tokens before it: it hears all of the history."""
+    """Dislikes a token by a table over the sum of all tokens before it: it sees all of the history."""
 
     def __init__(self, vocabulary: int, seed: int = 5) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -47,7 +47,7 @@ def lm_scores(scorer: SumScorer | None, history: list[int], vocabulary: int) -> 
 
 @torch.inference_mode()
 def exhaustive(student: CifStudent, fired: FiredTokens, scorer: SumScorer | None) -> list[Hypothesis]:
-    """Every hypothesis of one utterance, by the uncached decoder; behind EOS the best token, once a fire."""
+    """Every hypothesis of one utterance, by the uncached decoder; after EOS the best token, once a fire."""
     count, size = int(fired.lengths[0]), student.decoder.vocabulary.out_features
     speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]
     output = [[*each, EOS] for length in range(count) for each in product(speakable, repeat=length)]
@@ -99,14 +99,14 @@ def test_a_wider_beam_finds_what_a_narrow_one_misses() -> None:
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5),
     beam=st.integers(1, 12),
     scored=st.booleans(),
-    behind=st.sampled_from([0.0, 1e4, float("nan")]),
+    filler=st.sampled_from([0.0, 1e4, float("nan")]),
     seed=st.integers(0, 10**6),
 )
 @settings(max_examples=40, deadline=None)
 def test_an_utterance_gives_the_same_alone_and_in_any_batch(
-    lengths: list[int], beam: int, scored: bool, behind: float, seed: int
+    lengths: list[int], beam: int, scored: bool, filler: float, seed: int
 ) -> None:
-    student, fired = build(16, seed), fire(lengths, seed, behind)
+    student, fired = build(16, seed), fire(lengths, seed, filler)
     scorer: Scorer | None = SumScorer(16) if scored else None
     together = beam_fired(student, fired, beam, scorer)
     assert len(together) == len(lengths)

@@ -65,7 +65,7 @@ def attention() -> Recogniser:
 
 @pytest.fixture
 def lm(monkeypatch: pytest.MonkeyPatch) -> TableLM:
-    """Stands in the folder `lm`."""
+    """Is in the folder `lm`."""
     lm = TableLM(LETTERS)
     monkeypatch.setattr("retort.decoding.fusion.open_causal_lm", lambda folder, device: lm)
     monkeypatch.setattr("retort.decoding.rescoring.is_causal_lm", lambda name: name == "lm")

@@ -165,7 +165,7 @@ def test_the_language_model_corrects_recognition_errors(lm: str) -> None:
 
 
 def test_the_end_symbol_is_silence(lm: str) -> None:
-    """A head that says EOS behind the last token, as faithful ones do, and between two equal ones."""
+    """A head that emits EOS after the last token, as faithful ones do, and between two equal ones."""
     logits = saying("ADD")
     logits[0, [-1, 4], BLANK] = -30.0
     logits[0, [-1, 4], EOS] = 30.0
@@ -231,7 +231,7 @@ class TestSpellings:
         assert following == first == {word: self.symbols(tokenizer, word) for word in words}
 
     def test_no_spaces_between_words(self) -> None:
-        """Mandarin: a word is what the language model calls so, and nothing stands between two of them."""
+        """Mandarin: a word is what the language model calls so, and nothing is between two of them."""
         normalise = Normaliser(NormaliserConfig(spaces="drop"))
         tokenizer = CharacterTokenizer(list("你好吗我很"))
         following, first = spellings(["你", "你好", "很好", "他"], tokenizer, normalise)

@@ -65,15 +65,15 @@ def test_several_prefixes_of_a_batch_are_each_alone() -> None:
     log_probs[1, 6:] = torch.nan
     lengths = torch.tensor([9, 6])
     prefixes = CtcPrefixes(log_probs, lengths)
-    parents, said = torch.tensor([[0, 0, 0], [0, 0, 0]]), torch.tensor([[1, 2, 3], [3, 1, 2]])
-    first = prefixes.advance(prefixes.start(), parents, said)
+    parents, chosen = torch.tensor([[0, 0, 0], [0, 0, 0]]), torch.tensor([[1, 2, 3], [3, 1, 2]])
+    first = prefixes.advance(prefixes.start(), parents, chosen)
     order, then = torch.tensor([[2, 0, 0], [1, 1, 2]]), torch.tensor([[3, 1, 2], [1, 3, 3]])
     second = prefixes.advance(first, order, then)
     whole, extended = prefixes.whole(second), prefixes.extended(second)
     for row, length in enumerate((9, 6)):
         single = CtcPrefixes(log_probs[row : row + 1, :length], lengths[row : row + 1])
         for column in range(3):
-            at = walk(single, [int(said[row, order[row, column]]), int(then[row, column])], 1)
+            at = walk(single, [int(chosen[row, order[row, column]]), int(then[row, column])], 1)
             torch.testing.assert_close(whole[row, column], single.whole(at)[0, 0])
             torch.testing.assert_close(extended[row, column, 1:], single.extended(at)[0, 0, 1:])
 

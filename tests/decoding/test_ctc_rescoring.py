@@ -1,4 +1,4 @@
-"""Lists ranked anew with the student's own CTC head."""
+"""Lists rescored with the student's own CTC head."""
 
 from __future__ import annotations
 

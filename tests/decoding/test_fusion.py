@@ -19,7 +19,7 @@ from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_lms import TableLM
 
 LETTERS = CharacterTokenizer(list("ab"))
-"""Six ids, three of which can be said beside EOS."""
+"""Six ids, three of which can be emitted besides EOS."""
 
 
 def letters(size: int) -> CharacterTokenizer:
@@ -30,7 +30,7 @@ def letters(size: int) -> CharacterTokenizer:
 def exhaustive(student: CifStudent, fired: FiredTokens, lm: TableLM, weight: float) -> list[Hypothesis]:
     """Every hypothesis of one utterance: the student's costs by its uncached decoder, the model's by `score`.
 
-    What stands behind EOS costs the student its best token and the model the mean of what was said.
+    What is after EOS costs the student its best token and the model the mean of what was recognised.
     """
     count, size = int(fired.lengths[0]), student.decoder.vocabulary.out_features
     speakable = [token for token in range(size) if token not in (BLANK, PAD, EOS)]

@@ -20,7 +20,7 @@ from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_lms import TableLM
 from tiny_students import DECODER, ENCODER, FRONTEND
 
-LETTERS = CharacterTokenizer(list("ab"))  # ids 4 and 5, beside UNKNOWN
+LETTERS = CharacterTokenizer(list("ab"))  # ids 4 and 5, besides UNKNOWN
 SIZE = LETTERS.size
 SPOKEN = [token for token in range(SIZE) if token not in (BLANK, PAD, EOS)]
 
@@ -73,22 +73,22 @@ def everything(
             ids = list(each)
             previous = torch.tensor([[EOS, *ids]])
             logits = student.decoder(previous, encoded.hidden, encoded.lengths).logits[0]
-            said = logits.log_softmax(-1).gather(1, torch.tensor([*ids, EOS])[:, None])[:, 0].tolist()
-            score = (1 - weights.ctc) * sum(said) + weights.length * count
+            scores = logits.log_softmax(-1).gather(1, torch.tensor([*ids, EOS])[:, None])[:, 0].tolist()
+            score = (1 - weights.ctc) * sum(scores) + weights.length * count
             if weights.ctc:
                 score += weights.ctc * aligned(recognised, ids)
             if lm is not None:
                 score += 0.6 * float(lm.score([ids])[0].sum())
             if score > -math.inf:
-                found.append((ids, said[:-1], score))
+                found.append((ids, scores[:-1], score))
     return sorted(found, key=lambda each: -each[2])
 
 
 def assert_same(found: list[Hypothesis], expected: list[tuple[list[int], list[float], float]]) -> None:
     assert [each.ids for each in found] == [ids for ids, _, _ in expected]
-    for each, (_, said, score) in zip(found, expected):
+    for each, (_, scores, score) in zip(found, expected):
         assert each.score == pytest.approx(score, abs=1e-4)
-        assert each.log_probs == pytest.approx(said, abs=1e-4)
+        assert each.log_probs == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (0.3, 0.0), (0.5, 1.5), (1.0, -0.5)])
@@ -152,20 +152,20 @@ def test_greedy_takes_the_decoders_best_token_until_the_end() -> None:
     for seed in range(8):
         student, encoded = build(seed, 9), make_encoded([6, 2], seed)
         for row, found in enumerate(greedy_attention(student, encoded)):
-            one, ids, said = row_of(encoded, row), [EOS], []
+            one, ids, scores = row_of(encoded, row), [EOS], []
             with torch.inference_mode():
                 for _ in range(int(one.lengths[0])):
                     logits = student.decoder(torch.tensor([ids]), one.hidden, one.lengths).logits[0, -1]
                     log_probs = logits.log_softmax(-1)
                     log_probs[[BLANK, PAD]] = -math.inf
                     ids.append(int(log_probs.argmax()))
-                    said.append(float(log_probs.max()))
+                    scores.append(float(log_probs.max()))
                     if ids[-1] == EOS:
                         break
             stopped += ids[-1] == EOS
             expected = [each for each in ids[1:] if each != EOS]
             assert found.ids == expected
-            assert found.log_probs == pytest.approx(said[: len(expected)], abs=1e-5)
+            assert found.log_probs == pytest.approx(scores[: len(expected)], abs=1e-5)
     assert stopped > 0
 
 
@@ -174,8 +174,8 @@ def test_decoder_log_probs_of_given_sentences() -> None:
     sentences = [[[4, 5, 4], [], [5]], [[4, 4]]]
     for row, each in enumerate(teacher_forced(student.decoder, encoded, sentences)):
         one = row_of(encoded, row)
-        for ids, (said, end) in zip(sentences[row], each, strict=True):
+        for ids, (scores, end) in zip(sentences[row], each, strict=True):
             with torch.inference_mode():
                 logits = student.decoder(torch.tensor([[EOS, *ids]]), one.hidden, one.lengths).logits[0]
             expected = logits.log_softmax(-1).gather(1, torch.tensor([*ids, EOS])[:, None])[:, 0].tolist()
-            assert [*said, end] == pytest.approx(expected, abs=1e-5)
+            assert [*scores, end] == pytest.approx(expected, abs=1e-5)

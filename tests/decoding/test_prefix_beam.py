@@ -103,15 +103,15 @@ def test_a_weight_of_length_makes_hypotheses_longer() -> None:
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4),
     beam=st.integers(1, 9),
     scored=st.booleans(),
-    behind=st.sampled_from([0.0, float("nan")]),
+    filler=st.sampled_from([0.0, float("nan")]),
     seed=st.integers(0, 10**6),
 )
 @settings(max_examples=25, deadline=None)
 def test_an_utterance_gives_the_same_alone_and_in_any_batch(
-    lengths: list[int], beam: int, scored: bool, behind: float, seed: int
+    lengths: list[int], beam: int, scored: bool, filler: float, seed: int
 ) -> None:
     most = max(lengths) + 1
-    log_probs = torch.full((len(lengths), most, 7), behind)
+    log_probs = torch.full((len(lengths), most, 7), filler)
     for row, length in enumerate(lengths):
         log_probs[row, :length] = noise(length, 7, seed + row, 2.0)
     scorer = Fusion(TableLM(LETTERS), 0.5) if scored else None

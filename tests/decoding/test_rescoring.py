@@ -112,7 +112,7 @@ def test_the_kind_is_detected_from_the_checkpoint(tone_masked: Path, tone_gpt: P
 class TestSearch:
     @pytest.fixture
     def lm(self, recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> TableLM:
-        """Stands in the folder `lm`, over the recogniser's pieces."""
+        """Is in the folder `lm`, over the recogniser's pieces."""
         lm = TableLM(recogniser.tokenizer)
         self.opened = 0
         monkeypatch.setattr(recogniser, "_opened", None)

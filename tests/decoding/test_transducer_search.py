@@ -57,11 +57,11 @@ def exhaustive(
             table = symbol_table(student, encoded.hidden[0, :frames], ids)
             paths = []
             for places in combinations(range(frames), count):
-                score, said = 0.0, 0
+                score, emitted = 0.0, 0
                 for frame in range(frames):
                     speaks = frame in places
-                    score += float(table[frame, said, ids[said] if speaks else BLANK])
-                    said += speaks
+                    score += float(table[frame, emitted, ids[emitted] if speaks else BLANK])
+                    emitted += speaks
                 paths.append(score)
             lm_score = 0.0
             if lm is not None:
@@ -162,7 +162,7 @@ def test_greedy_takes_the_best_symbol_at_every_step(symbols: int) -> None:
 def test_padding_and_batching_change_nothing(predictor: str, beam: int, fused: bool) -> None:
     student, scorer = build(9, predictor, seed=6), table_fusion(9) if fused else None
     lengths = [9, 0, 14, 5]
-    together, dirty = make_encoded(lengths, 3), make_encoded(lengths, 3, behind=1e3)
+    together, dirty = make_encoded(lengths, 3), make_encoded(lengths, 3, filler=1e3)
     batched = [transducer_beam(student, each, beam, scorer) for each in (together, dirty)]
     paths = [transducer_greedy(student, each) for each in (together, dirty)]
     assert batched[0] == batched[1]
@@ -183,26 +183,26 @@ def test_hypotheses_are_all_different_and_well_formed() -> None:
         assert len(found) == 8
         assert len({tuple(each.ids) for each in found}) == 8
         for each in found:
-            said = each
-            assert len(said.ids) == len(said.log_probs) == len(said.ends) > 0
-            assert not {BLANK, PAD, EOS} & set(said.ids)
-            assert sorted(set(said.ends)) == said.ends  # one token a frame
-            assert said.ends[0] >= 1.0
-            assert said.ends[-1] <= length
-            assert said.starts == [end - 1.0 for end in said.ends]
+            emitted = each
+            assert len(emitted.ids) == len(emitted.log_probs) == len(emitted.ends) > 0
+            assert not {BLANK, PAD, EOS} & set(emitted.ids)
+            assert sorted(set(emitted.ends)) == emitted.ends  # one token a frame
+            assert emitted.ends[0] >= 1.0
+            assert emitted.ends[-1] <= length
+            assert emitted.starts == [end - 1.0 for end in emitted.ends]
 
 
 def test_times_and_confidences_are_those_of_the_tokens_on_their_path() -> None:
     student, encoded = build(8, seed=5), make_encoded([8], seed=5)
     for each in transducer_beam(student, encoded, 5, table_fusion(8))[0]:
-        said = each
+        emitted = each
         with torch.inference_mode():
-            table = symbol_table(student, encoded.hidden[0], tuple(said.ids))
+            table = symbol_table(student, encoded.hidden[0], tuple(emitted.ids))
         own = [
             float(table[int(end) - 1, place, token])
-            for place, (end, token) in enumerate(zip(said.ends, said.ids))
+            for place, (end, token) in enumerate(zip(emitted.ends, emitted.ids))
         ]
-        assert said.log_probs == pytest.approx(own, abs=1e-6)
+        assert emitted.log_probs == pytest.approx(own, abs=1e-6)
 
 
 def test_equal_hypotheses_do_not_crowd_out_others() -> None:
@@ -213,7 +213,7 @@ def test_equal_hypotheses_do_not_crowd_out_others() -> None:
         student.joiner.output.bias.copy_(torch.tensor([0.5, 1e-9, 1e-9, 0.1, 0.4]).log())
     (found,) = transducer_beam(student, make_encoded([3]), 2)
     assert [each.ids for each in found] == [[4], [4, 4]]
-    # [4] in any of three frames; behind the second, [4] has 2 * 0.4 * 0.5 and [] 0.5 ** 2: [4, 4] begins anew.
+    # [4] in any of three frames; after the second, [4] has 2 * 0.4 * 0.5 and [] 0.5 ** 2: [4, 4] begins again.
     assert math.exp(found[0].score) == pytest.approx(3 * 0.4 * 0.5**2, rel=1e-6)
     assert math.exp(found[1].score) == pytest.approx(2 * 0.4 * 0.5 * 0.4, rel=1e-6)
 

@@ -30,10 +30,10 @@ def build(vocabulary: int, seed: int = 0, dim: int = DIM) -> CifStudent:
     return student.eval()
 
 
-def fire(lengths: list[int], seed: int = 0, behind: float = 0.0, dim: int = DIM) -> FiredTokens:
+def fire(lengths: list[int], seed: int = 0, filler: float = 0.0, dim: int = DIM) -> FiredTokens:
     generator = torch.Generator().manual_seed(seed)
     most = max(lengths, default=0)
-    embeddings = torch.full((len(lengths), most, dim), behind, dtype=torch.float64)
+    embeddings = torch.full((len(lengths), most, dim), filler, dtype=torch.float64)
     times = torch.zeros(len(lengths), most)
     for row, length in enumerate(lengths):
         embeddings[row, :length] = torch.randn(length, dim, dtype=torch.float64, generator=generator)

@@ -30,7 +30,7 @@ def row(**changed: Any) -> RowConfig:
 
 
 def make_batch(dim: int = len(SENONES), padding: int = 0) -> tuple[Tap, TeacherTargets]:
-    """Silences at the start, in the middle and at the end; rubbish where nothing is said."""
+    """Silences at the start, in the middle and at the end; rubbish where nothing is spoken."""
     draw = torch.Generator().manual_seed(1)
     size = max(LENGTHS)
     valid = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0] * 5]).bool()

@@ -30,11 +30,11 @@ def make_pool_of(kind: str) -> nn.Module:
     return POOLS[kind]().double()
 
 
-def make_frames(behind: float = 0.0) -> Tensor:
+def make_frames(filler: float = 0.0) -> Tensor:
     frames = torch.randn(
         len(LENGTHS), max(LENGTHS), DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
-    frames[torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None]] = behind
+    frames[torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None]] = filler
     return frames
 
 

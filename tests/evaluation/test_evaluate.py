@@ -142,15 +142,15 @@ def test_what_an_earlier_call_wrote_is_found_until_anything_changes(
     assert again == first
     assert evaluated(recogniser, str(data), tmp_path, DecodingOptions(beam=2)) is None
 
-    (data / "text").write_text(text)  # what is said, or left out
+    (data / "text").write_text(text)  # what is spoken, or left out
     assert evaluated(recogniser, str(data), tmp_path) is None
     assert evaluate(recogniser, str(data), tmp_path, lambda *_: None, reuse=True).rejected == []
     wave = next((data / "wav").iterdir())
-    soundfile.write(wave, np.zeros(len(soundfile.read(wave)[0])), 16000)  # what is heard
+    soundfile.write(wave, np.zeros(len(soundfile.read(wave)[0])), 16000)  # the audio of one utterance
     assert evaluated(recogniser, str(data), tmp_path) is None
     score = scored(recogniser, data, tmp_path).folder / "score.json"
     assert evaluated(recogniser, str(data), tmp_path) is not None
-    with torch.no_grad():  # who hears
+    with torch.no_grad():  # its model
         recogniser.student.ctc.bias[0] += 1
     assert evaluated(recogniser, str(data), tmp_path) is None
     scored(recogniser, data, tmp_path)

@@ -55,7 +55,7 @@ def test_everything_is_kept_or_rejected_with_a_reason(recogniser: Recogniser, so
 
 def test_what_is_kept_is_training_data(recogniser: Recogniser, source: Path, tmp_path: Path) -> None:
     found = label_cuts(recogniser, str(source), 0.0)
-    if not found.cuts:  # random weights repeat themselves: take what they said all the same
+    if not found.cuts:  # random weights repeat themselves: take what they recognise all the same
         pytest.skip("the tiny model repeats itself everywhere")
     write_labelled(tmp_path / "out" / "labelled.jsonl.gz", found)
     again = open_cuts(tmp_path / "out" / "labelled.jsonl.gz").cuts

@@ -1,4 +1,4 @@
-"""Acoustic contrastive distillation beside its published formulation with gathered negatives."""
+"""Acoustic contrastive distillation next to its published formulation with gathered negatives."""
 
 from __future__ import annotations
 

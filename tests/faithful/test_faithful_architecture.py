@@ -1,4 +1,4 @@
-"""Encoder, weights and decoder of `faithful: true` beside the published architecture, restated with their weights."""
+"""Encoder, weights and decoder of `faithful: true` next to the published architecture, restated with their weights."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_pooling_keeps_an_odd_last_frame_that_is_dropped_there() -> None:
     assert lengths.tolist() == [4]
     assert_close(pooled[0, :3], pool(hidden[0].numpy()), 0.0)
     torch.testing.assert_close(pooled[0, 3], hidden[0, 6])
-    # Beside a longer utterance the published mask keeps the odd frame, maximum with padding: ours is the same
+    # Next to a longer utterance the published mask keeps the odd frame, maximum with padding: ours is the same
     # alone and in company.
     company = torch.cat((hidden, noise(1, 1, 8, seed=2) + 9.0), dim=1)
     assert (pool(company[0].numpy())[3] > hidden[0, 6].numpy()).all()
@@ -133,7 +133,7 @@ def test_whole_encoder_of_an_utterance_whose_frames_are_even_at_every_pooling() 
         module.input_projection.weight.mul_(0.1)  # type: ignore[union-attr]
     features = noise(17, BINS)
     hidden, lengths = module(features[None], torch.tensor([17]))
-    assert lengths.tolist() == [2]  # 17 feature frames, 8 behind the convolution, 4, 2
+    assert lengths.tolist() == [2]  # 17 feature frames, 8 after the convolution, 4, 2
     assert_close(hidden[0], encoder(features.numpy(), weights_of(module), 3, HEADS, {1, 2}), 1e-5)
 
 
@@ -150,7 +150,7 @@ def test_weight_estimator() -> None:
     hidden = noise(1, 9, 8)
     got = module(hidden, torch.tensor([9]))
     assert_close(got[0], weight_estimator(hidden[0].numpy(), weights_of(module)))
-    # The frame behind the last is zero for us, whatever it was; there it is what the encoder left.
+    # The frame after the last is zero for us, whatever it was; there it is what the encoder left.
     masked = hidden.masked_fill((torch.arange(9) >= 6)[:, None], 0.0)
     alone = weight_estimator(hidden[0, :6].numpy(), weights_of(module))
     assert_close(module(masked, torch.tensor([6]))[0, :6], alone)

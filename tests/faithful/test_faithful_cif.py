@@ -1,4 +1,4 @@
-"""`integrate_and_fire` beside the published recurrence: equal under `compat`, and where the default differs."""
+"""`integrate_and_fire` next to the published recurrence: equal under `compat`, and where the default differs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIM = 4
 
 
 def random_frames(lengths: list[int], high: float, seed: int) -> tuple[Tensor, Tensor]:
-    """hidden (B, T, DIM) and alphas (B, T) in [0, `high`), float64; one frame of padding behind the longest."""
+    """hidden (B, T, DIM) and alphas (B, T) in [0, `high`), float64; one frame of padding after the longest."""
     generator = torch.Generator().manual_seed(seed)
     shape = len(lengths), max(lengths) + 1
     hidden = torch.randn(*shape, DIM, generator=generator, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_one_fire_a_frame_loses_tokens_of_a_short_utterance_ours_gives_every_one
     hidden, alphas = random_frames([3], 1.0, 0)
     frames, weights = hidden[0].numpy(), alphas[0].numpy()
     assert len(fire(frames[:3], weights[:3], 3, target=5).tokens) == 3
-    # The surplus may fire once more on padding, and what stands there enters the token.
+    # The surplus may fire once more on padding, and what is there enters the token.
     once = fire(frames, weights, 3, target=5)
     again = fire(np.concatenate((frames[:3], frames[3:] + 9.0)), weights, 3, target=5)
     assert len(once.tokens) == len(again.tokens) == 4

@@ -1,4 +1,4 @@
-"""Linguistic regression distillation, and the other acoustic losses of the ablation, beside their formulas."""
+"""Linguistic regression distillation, and the other acoustic losses of the ablation, next to their formulas."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_operations_are_those_of_the_matrices(read_recipe: Read) -> None:
     matrices = 2 * 2 * 32 * (128 - 64)  # two a feed-forward block, two blocks a layer, one layer
     expected = 2 * matrices * 3 * FRAMES  # forward, and backward for the input and the weight
     assert wide.operations.linear - narrow.operations.linear == pytest.approx(expected, rel=0.03)
-    kept = 2 * (128 - 64) * (4 + 4 + 1) * FRAMES  # before SiLU, behind it, and a byte for dropout
+    kept = 2 * (128 - 64) * (4 + 4 + 1) * FRAMES  # before SiLU, after it, and a byte for dropout
     assert wide.activations.linear - narrow.activations.linear == pytest.approx(kept, rel=0.03)
 
 

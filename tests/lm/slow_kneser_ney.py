@@ -14,7 +14,7 @@ class SlowKneserNey:
 
     Args:
         sentences: ids without EOS.
-        words: all that may be said, EOS among them.
+        words: all that may be recognised, EOS among them.
         prune: n-grams of 2, 3, ... words seen so often or less are not known.
     """
 
@@ -54,7 +54,7 @@ class SlowKneserNey:
         return self.seen.get(gram, 0) > threshold
 
     def prob(self, word: int, history: Gram) -> float:
-        """Of `word` behind `history`, of which the last words count."""
+        """Of `word` after `history`, of which the last words count."""
         history = history[max(len(history) - self.order + 1, 0) :]
         below = self.prob(word, history[1:]) if history else 1.0 / len(self.words)
         followers = {w: self.counts[(*history, w)] for w in self.words if (*history, w) in self.counts}

@@ -14,7 +14,7 @@ TEXTS = ["ab cd", "", "h", "abcdefgh gfe", "ab cd", "a b c"]
 
 @torch.no_grad()
 def slow_causal(plm: CausalPlm, text: str) -> float:
-    """One piece after the other, each behind its own forward pass."""
+    """One piece after the other, each after its own forward pass."""
     ids, total = [plm.start], 0.0
     for piece in plm.tokenizer(text, add_special_tokens=False)["input_ids"]:
         logits = plm.model(input_ids=torch.tensor([ids])).logits[0, -1]

@@ -29,7 +29,7 @@ def make(kind: str, layers: int = 2, pieces: int = 8192) -> NeuralLM:
 
 
 def slow_score(model: NeuralLM, text: Sequence[int]) -> list[float]:
-    """One sentence, one piece after the other, the whole history read anew each time."""
+    """One sentence, one piece after the other, the whole history read again each time."""
     found = []
     for place, piece in enumerate([*text, EOS]):
         with torch.no_grad():

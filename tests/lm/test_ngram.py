@@ -53,7 +53,7 @@ def opened(table: NgramTable) -> NgramLM:
     return NgramLM(table, LETTERS, Normaliser(NormaliserConfig()))
 
 
-def behind(model: NgramLM, history: Sequence[int]) -> torch.Tensor:
+def following(model: NgramLM, history: Sequence[int]) -> torch.Tensor:
     """Log-probabilities `(V,)` of what follows the start of a sentence and `history`."""
     state = model.start(1, CPU)
     for each in (EOS, *history):
@@ -71,8 +71,8 @@ def test_it_is_kneser_ney_by_its_definition(sentences: Sentences, order: int, pr
     histories = [(), (4,), (7, 4), (4, 4, 5), (6, 5, 4, 7), (8,), (8, 4), (8, 8, 8), (UNKNOWN, 4)]
     for history in histories:
         expected = [slow.prob(word, (EOS, *history)) for word in WORDS]
-        assert behind(model, history)[WORDS].exp().tolist() == pytest.approx(expected, abs=1e-6), history
-        assert (behind(model, history)[BARRED] < IMPOSSIBLE / 2).all()
+        assert following(model, history)[WORDS].exp().tolist() == pytest.approx(expected, abs=1e-6), history
+        assert (following(model, history)[BARRED] < IMPOSSIBLE / 2).all()
     known = sum(1 for gram in slow.seen if len(gram) > 1 and slow.known(gram))
     assert sum(table.counts) == LETTERS.size + known
 
@@ -80,7 +80,7 @@ def test_it_is_kneser_ney_by_its_definition(sentences: Sentences, order: int, pr
 def test_probabilities_of_every_history_sum_to_one(sentences: Sentences) -> None:
     model = opened(counted(sentences, 3, (0, 1))[0])
     for history in itertools.product(WORDS[1:], repeat=3):
-        assert float(behind(model, history).exp().sum()) == pytest.approx(1.0, abs=1e-5)
+        assert float(following(model, history).exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_discounts_are_those_of_chen_and_goodman() -> None:
@@ -109,7 +109,7 @@ def test_steps_of_many_histories_are_those_of_one_and_scores_the_same(sentences:
     for place in range(6):
         log_probs, state = model.step(state, previous)
         for row, text in enumerate(texts):
-            assert torch.equal(log_probs[row], behind(model, text[:place]))
+            assert torch.equal(log_probs[row], following(model, text[:place]))
         previous = torch.tensor([[*text, EOS][place] for text in texts])
         columns.append(log_probs[torch.arange(3), previous])
         swapped = model.select(state, torch.tensor([2, 0, 0]))
@@ -128,12 +128,12 @@ def test_sentences_shorter_than_the_order() -> None:
     slow = SlowKneserNey([[4], [], [4]], WORDS, 5, lambda counts: discounts_of(np.array(counts, np.int64)))
     for history in [(), (4,), (4, 4, 4, 4)]:
         expected = [slow.prob(word, (EOS, *history)) for word in WORDS]
-        assert behind(opened(table), history)[WORDS].exp().tolist() == pytest.approx(expected, abs=1e-6)
+        assert following(opened(table), history)[WORDS].exp().tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_after_the_end_another_sentence_starts(sentences: Sentences) -> None:
     model = opened(counted(sentences, 3)[0])
-    assert torch.equal(behind(model, [4, EOS]), behind(model, []))
+    assert torch.equal(following(model, [4, EOS]), following(model, []))
 
 
 @pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
@@ -148,7 +148,7 @@ def test_an_arpa_file_gives_the_same_probabilities(sentences: Sentences, tmp_pat
     assert np.allclose(again.backoffs, table.backoffs, atol=1e-5)
     for history in ([], [4], [8, 8], [5, 4, 4]):
         torch.testing.assert_close(
-            behind(opened(again), history), behind(opened(table), history), atol=1e-4, rtol=0
+            following(opened(again), history), following(opened(table), history), atol=1e-4, rtol=0
         )
 
 
@@ -199,7 +199,7 @@ def test_an_arpa_file_of_another_tool(tmp_path: Path) -> None:
     }
     model = opened(table)
     for (history, word), expected in tens.items():
-        assert float(behind(model, history)[word]) / np.log(10) == pytest.approx(expected, abs=1e-5)
+        assert float(following(model, history)[word]) / np.log(10) == pytest.approx(expected, abs=1e-5)
     (score,) = model.score([[a, b]])
     assert (score / np.log(10)).tolist() == pytest.approx([-0.3, -0.05, -0.85], abs=1e-5)
 

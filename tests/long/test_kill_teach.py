@@ -64,7 +64,7 @@ def start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
 
 
 def kill_at_work(process: subprocess.Popen[str], seconds: float) -> bool:
-    """Kill it so long after it has said what it will take; whether it was still at work."""
+    """Kill it so long after it has printed what it will take; whether it was still at work."""
     assert process.stdout is not None
     line = process.stdout.readline()
     assert "texts to compute, about" in line, line

@@ -50,7 +50,7 @@ class Run:
             assert time.monotonic() < until, self.output.read_text()
             time.sleep(0.02)
 
-    def said(self) -> list[str]:
+    def messages(self) -> list[str]:
         """The lines that say why the command ended."""
         return [line for line in self.output.read_text().splitlines() if line.startswith("retort: ")]
 
@@ -66,14 +66,14 @@ def test_stopped_killed_and_ended_by_one(write_recipe: WriteRecipe, tmp_path: Pa
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) != 0
     (stop,) = run.checkpoints.steps()[-1:]
-    assert run.said() == [f"retort: stopped after step {stop}; run the same command to resume"]
+    assert run.messages() == [f"retort: stopped after step {stop}; run the same command to resume"]
 
     process = run.start(2)
     run.wait_for_step(process, stop + 6)
     ranks = {each.environ()["RANK"]: each for each in psutil.Process(process.pid).children()}
     ranks["1"].kill()
     assert process.wait(PATIENCE) != 0
-    (line,) = run.said()
+    (line,) = run.messages()
     assert line.startswith("retort: process 0 of 2 has lost another one")
     assert line.endswith("Run the same command again to resume from the last checkpoint")
     before = run.checkpoints.steps()
@@ -87,7 +87,7 @@ def test_stopped_killed_and_ended_by_one(write_recipe: WriteRecipe, tmp_path: Pa
     process.wait(PATIENCE)
 
     assert run.start(1).wait(PATIENCE) == 0, run.output.read_text()
-    assert run.said() == []
+    assert run.messages() == []
     scores = [line["step"] for line in read_metrics(run.folder / "metrics.jsonl") if "validation.cer" in line]
     assert scores == list(range(5, 61, 5))
     assert len(list((run.folder / "evaluation").glob("*/score.json"))) == 1
@@ -97,5 +97,5 @@ def test_stopped_killed_and_ended_by_one(write_recipe: WriteRecipe, tmp_path: Pa
 def test_a_mistake_is_reported_once(tmp_path: Path) -> None:
     run = Run(tmp_path / "none.yaml", tmp_path)
     assert run.start(2).wait(PATIENCE) == 1
-    (line,) = run.said()
+    (line,) = run.messages()
     assert "none.yaml" in line

@@ -47,7 +47,7 @@ def fire_one(hidden: Tensor, alphas: Tensor, target: int | None, tail: float) ->
 def compare(
     fired: FiredTokens, hidden: Tensor, alphas: Tensor, lengths: list[int], targets: list[int] | None
 ) -> None:
-    """Assert that every utterance is what the reference says, and zero behind it."""
+    """Assert that every utterance is what the reference says, and zero after it."""
     for row, length in enumerate(lengths):
         target = None if targets is None else targets[row]
         tokens, when = fire_one(hidden[row, :length], alphas[row, :length], target, 0.5)
@@ -65,7 +65,7 @@ def compare(
 def random_batch(
     lengths: list[int], high: float, zeros: float, seed: int, padding: float = math.nan
 ) -> tuple[Tensor, Tensor]:
-    """hidden (B, T, D) and alphas (B, T) with a share of exact zeros, and `padding` behind the lengths."""
+    """hidden (B, T, D) and alphas (B, T) with a share of exact zeros, and `padding` after the lengths."""
     generator = torch.Generator().manual_seed(seed)
     frames = max(lengths, default=0) + seed % 3
     hidden = torch.randn(len(lengths), frames, DIM, generator=generator)
@@ -325,7 +325,7 @@ def test_negative_weights_count_as_zero() -> None:
 def compat_one(
     hidden: list[list[float]], alphas: list[float], target: int | None, tail: float
 ) -> list[list[float]]:
-    """The reference's recurrence in plain Python; the tail is looked at behind the last frame."""
+    """The reference's recurrence in plain Python; the tail is looked at after the last frame."""
     if target is not None:
         total = sum(alphas)
         alphas = [alpha * target / (total + 1e-8) for alpha in alphas]

@@ -59,7 +59,7 @@ def test_a_batch_is_its_utterances() -> None:
     log_probs = torch.randn(3, 12, 5, generator=generator).log_softmax(-1)
     labels = torch.randint(1, 5, (3, 4), generator=generator)
     lengths, label_lengths = torch.tensor([12, 7, 2]), torch.tensor([4, 2, 3])
-    log_probs[1, 7:] = torch.nan  # whatever stands behind the lengths
+    log_probs[1, 7:] = torch.nan  # whatever is after the lengths
     found, valid = label_frames(log_probs, lengths, labels, label_lengths)
     assert valid.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
     for row in range(2):

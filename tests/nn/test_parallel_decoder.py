@@ -25,13 +25,13 @@ def build(cross: bool = True, dropout: float = 0.0) -> ParallelDecoder:
     return ParallelDecoder(config, VOCABULARY, ACOUSTIC).double().eval()
 
 
-def batch(behind: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch(filler: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(1)
     embeddings = torch.randn(3, 4, ACOUSTIC, generator=draw, dtype=torch.float64)
     memory = torch.randn(3, 9, ACOUSTIC, generator=draw, dtype=torch.float64)
     units, frames = torch.tensor(UNITS), torch.tensor(FRAMES)
-    embeddings[torch.arange(4) >= units[:, None]] = behind
-    memory[torch.arange(9) >= frames[:, None]] = behind
+    embeddings[torch.arange(4) >= units[:, None]] = filler
+    memory[torch.arange(9) >= frames[:, None]] = filler
     return embeddings, units, memory, frames
 
 
@@ -49,8 +49,8 @@ def attend(layer: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor) ->
 @pytest.mark.parametrize("cross", [True, False])
 def test_it_is_the_layers_written_out(cross: bool) -> None:
     decoder, (embeddings, _, memory, _) = build(cross), batch()
-    own, heard = embeddings[0], memory[0, :7]
-    states, logits = decoder(own[None], torch.tensor([4]), heard[None], torch.tensor([7]))
+    own, own_frames = embeddings[0], memory[0, :7]
+    states, logits = decoder(own[None], torch.tensor([4]), own_frames[None], torch.tensor([7]))
     hidden = decoder.input(own)
     table = rotary_table(4, 4, torch.device("cpu"))
     for layer in decoder.layers:
@@ -62,7 +62,7 @@ def test_it_is_the_layers_written_out(cross: bool) -> None:
         hidden = hidden + attend(layer.attention, *turned, layer.attention.value(normed))
         if cross:
             asked = layer.cross.query(layer.cross_norm(hidden))
-            hidden = hidden + attend(layer.cross, asked, layer.cross.key(heard), layer.cross.value(heard))
+            hidden = hidden + attend(layer.cross, asked, layer.cross.key(own_frames), layer.cross.value(own_frames))
         forward = layer.feedforward
         hidden = hidden + forward.contract(F.silu(forward.expand(forward.norm(hidden))))
     torch.testing.assert_close(states[0], decoder.norm(hidden))
@@ -70,10 +70,10 @@ def test_it_is_the_layers_written_out(cross: bool) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("behind", [0.0, 1e3])
+@pytest.mark.parametrize("filler", [0.0, 1e3])
 @pytest.mark.parametrize("cross", [True, False])
-def test_an_utterance_gives_the_same_alone_and_in_a_batch(cross: bool, behind: float) -> None:
-    decoder, (embeddings, units, memory, frames) = build(cross), batch(behind)
+def test_an_utterance_gives_the_same_alone_and_in_a_batch(cross: bool, filler: float) -> None:
+    decoder, (embeddings, units, memory, frames) = build(cross), batch(filler)
     states, logits = decoder(embeddings, units, memory, frames)
     for row, (count, length) in enumerate(zip(UNITS, FRAMES)):
         one = slice(row, row + 1)
@@ -130,8 +130,8 @@ def test_gradient() -> None:
     share = torch.randn(3, 4, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     share[torch.arange(4) >= units[:, None]] = 0.0
 
-    def total(fired: Tensor, heard: Tensor) -> Tensor:
-        return (decoder(fired, units, heard, frames)[1] * share).sum()
+    def total(fired: Tensor, own_frames: Tensor) -> Tensor:
+        return (decoder(fired, units, own_frames, frames)[1] * share).sum()
 
     assert torch.autograd.gradcheck(total, (embeddings.requires_grad_(), memory.requires_grad_()))
 

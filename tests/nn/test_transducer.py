@@ -36,14 +36,14 @@ def all_paths(logits: Tensor, tokens: list[int], monotonic: bool = False) -> lis
     frames, found = len(log_probs), []
     choose = itertools.combinations if monotonic else itertools.combinations_with_replacement
     for places in choose(range(frames), len(tokens)):
-        score, said = 0.0, 0
+        score, emitted = 0.0, 0
         for frame in range(frames):
             speaks = False
-            while said < len(tokens) and places[said] == frame:
-                score += log_probs[frame][said][tokens[said]]
-                said, speaks = said + 1, True
+            while emitted < len(tokens) and places[emitted] == frame:
+                score += log_probs[frame][emitted][tokens[emitted]]
+                emitted, speaks = emitted + 1, True
             if not (monotonic and speaks):
-                score += log_probs[frame][said][BLANK]
+                score += log_probs[frame][emitted][BLANK]
         found.append((score, list(places)))
     return found
 
@@ -56,15 +56,15 @@ def slow_loss(
     for row, (frames, count) in enumerate(zip(lengths, token_lengths)):
         log_probs = logits[row, :frames, : count + 1].log_softmax(-1)
         alpha: dict[tuple[int, int], Tensor] = {(0, 0): log_probs.new_zeros(())}
-        for frame, said in itertools.product(range(frames + 1), range(count + 1)):
+        for frame, emitted in itertools.product(range(frames + 1), range(count + 1)):
             ways = []
-            if (frame - 1, said) in alpha:
-                ways.append(alpha[frame - 1, said] + log_probs[frame - 1, said, BLANK])
+            if (frame - 1, emitted) in alpha:
+                ways.append(alpha[frame - 1, emitted] + log_probs[frame - 1, emitted, BLANK])
             source = frame - monotonic
-            if (source, said - 1) in alpha and source < frames:
-                ways.append(alpha[source, said - 1] + log_probs[source, said - 1, int(tokens[row, said - 1])])
+            if (source, emitted - 1) in alpha and source < frames:
+                ways.append(alpha[source, emitted - 1] + log_probs[source, emitted - 1, int(tokens[row, emitted - 1])])
             if ways:
-                alpha[frame, said] = torch.stack(ways).logsumexp(0)
+                alpha[frame, emitted] = torch.stack(ways).logsumexp(0)
         losses.append(-alpha.get((frames, count), log_probs.new_zeros(())))
     return torch.stack(losses)
 
@@ -218,12 +218,12 @@ def test_the_best_path(sizes: list[tuple[int, int]], monotonic: bool, seed: int)
     arcs = packed_arcs(logits[cells], tokens, token_lengths, cells)
     frames = token_frames(arcs, lengths, token_lengths, monotonic=monotonic)
     assert frames.shape == (len(sizes), count)
-    for row, (length, said) in enumerate(sizes):
-        paths = all_paths(logits[row, :length, : said + 1], tokens[row, :said].tolist(), monotonic)
+    for row, (length, emitted) in enumerate(sizes):
+        paths = all_paths(logits[row, :length, : emitted + 1], tokens[row, :emitted].tolist(), monotonic)
         if paths:
-            assert frames[row, :said].tolist() == max(paths)[1]
+            assert frames[row, :emitted].tolist() == max(paths)[1]
         assert ((frames[row] >= 0) & (frames[row] < length)).all()
-        assert not frames[row, said:].any()
+        assert not frames[row, emitted:].any()
 
 
 def test_an_utterance_without_frames_has_no_frames_of_tokens() -> None:

@@ -44,7 +44,7 @@ def slow(module: WindowAttention, state: Tensor, hidden: Tensor, place: int) -> 
 @torch.no_grad()
 @given(st.integers(1, 4), st.lists(st.integers(0, 7), min_size=1, max_size=4), st.integers(0, 10**6))
 def test_it_is_attention_to_the_frames_around_the_fire(window: int, lengths: list[int], seed: int) -> None:
-    """Whatever is behind the lengths, in whatever batch, all at once or token by token."""
+    """Whatever is after the lengths, in whatever batch, all at once or token by token."""
     module, generator = build(window, seed), torch.Generator().manual_seed(seed)
     batch, tokens = len(lengths), 3
     hidden = torch.full((batch, 8, SOURCE), float("nan"), dtype=torch.float64)

@@ -38,7 +38,7 @@ def texts(svg: str) -> list[str]:
 
 
 def check(svg: str) -> None:
-    """A picture that stands in a page: it scales, follows the page's ink, refers to nothing outside."""
+    """A picture that is part of a page: it scales, follows the page's ink, refers to nothing outside."""
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("}svg")
     assert root.get("width") is None

@@ -1,4 +1,4 @@
-"""A model of random weights behind a server in a thread, and the real client of OpenAI."""
+"""A model of random weights in a server in a thread, and the real client of OpenAI."""
 
 from __future__ import annotations
 

@@ -380,8 +380,8 @@ class TestContext:
             fired = each.fire(Encoded(hidden, encoded.lengths))
             assert int(fired.lengths) > 2
             (gradient,) = torch.autograd.grad((fired.embeddings[0, 0] * direction).sum(), hidden)
-            behind = int(fired.fire_times[0, 0]) + 3  # a weight hears one frame to each side
-            assert bool(gradient[0, behind:].any()) is recognises
+            later = int(fired.fire_times[0, 0]) + 3  # a weight sees one frame to each side
+            assert bool(gradient[0, later:].any()) is recognises
 
     def test_no_token_at_all(self) -> None:
         torch.manual_seed(0)

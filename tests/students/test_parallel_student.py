@@ -116,7 +116,7 @@ def test_every_weight_learns_from_the_second_pass(precision: torch.dtype) -> Non
     for name, parameter in student.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # A key's bias moves no attention weight, and the embedding of what is not said may stay.
+        # A key's bias moves no attention weight, and the embedding of what is not in the text may stay.
         assert parameter.grad.any() or name.endswith("key.bias"), name
 
 
@@ -149,17 +149,17 @@ def recognised(student: CifStudent, row: int) -> tuple[FiredTokens, list[list[fl
 
 
 def brute_force(positions: list[list[float]]) -> list[tuple[tuple[int, ...], float]]:
-    """All hypotheses of independent positions; behind EOS the best token, as in every search here."""
+    """All hypotheses of independent positions; after EOS the best token, as in every search here."""
     best: dict[tuple[int, ...], float] = {}
-    for said in product(range(2, len(positions[0])), repeat=len(positions)):
-        if EOS in said:
-            end = said.index(EOS)
-            said = said[: end + 1]
-            score = sum(each[token] for each, token in zip(positions, said))
+    for sequence in product(range(2, len(positions[0])), repeat=len(positions)):
+        if EOS in sequence:
+            end = sequence.index(EOS)
+            sequence = sequence[: end + 1]
+            score = sum(each[token] for each, token in zip(positions, sequence))
             score += sum(max(each) for each in positions[end + 1 :])
-            best[said[:end]] = score
+            best[sequence[:end]] = score
         else:
-            best[said] = sum(each[token] for each, token in zip(positions, said))
+            best[sequence] = sum(each[token] for each, token in zip(positions, sequence))
     return sorted(best.items(), key=lambda each: -each[1])
 
 
@@ -209,7 +209,7 @@ def test_a_scorer_goes_over_the_positions_from_left_to_right(row: int) -> None:
     assert 3 <= len(positions) <= 4
 
     def best(history: int, rest: list[list[float]], ended: bool) -> tuple[float, tuple[int, ...]]:
-        """Of all that can be said; behind EOS the best token alone, as in every search here."""
+        """Of all that can be recognised; after EOS the best token alone, as in every search here."""
         if not rest:
             return 0.0, ()
         gains = {
@@ -218,17 +218,17 @@ def test_a_scorer_goes_over_the_positions_from_left_to_right(row: int) -> None:
         tokens = [max(gains, key=lambda token: gains[token])] if ended else list(gains)
         found = []
         for token in tokens:
-            score, said = best(token, rest[1:], ended or token == EOS)
-            found.append((gains[token] + score, (token, *said)))
+            score, sequence = best(token, rest[1:], ended or token == EOS)
+            found.append((gains[token] + score, (token, *sequence)))
         return max(found)
 
-    score, said = best(EOS, positions, False)
-    said = said[: said.index(EOS)] if EOS in said else said
+    score, sequence = best(EOS, positions, False)
+    sequence = sequence[: sequence.index(EOS)] if EOS in sequence else sequence
     encoded = student.encode(features[row : row + 1, : FRAMES[row]], lengths[row : row + 1])
     (found,) = beam_fired(student, fired, 7**4, scorer, encoded)
     assert found[0].score == pytest.approx(score, abs=1e-4)
-    assert tuple(found[0].ids) == said
-    assert said != tuple(beam_fired(student, fired, 1, None, encoded)[0][0].ids)
+    assert tuple(found[0].ids) == sequence
+    assert sequence != tuple(beam_fired(student, fired, 1, None, encoded)[0][0].ids)
 
 
 class Contrary:

@@ -33,10 +33,10 @@ class Batch(NamedTuple):
         )
 
     def with_garbage(self) -> Batch:
-        """The same with what is no number behind the frames, and with more padding behind the tokens."""
-        behind = torch.arange(self.features.shape[1]) >= self.feature_lengths[:, None]
+        """The same with what is no number after the frames, and with more padding after the tokens."""
+        padded = torch.arange(self.features.shape[1]) >= self.feature_lengths[:, None]
         return self._replace(
-            features=self.features.masked_fill(behind[..., None], float("nan")),
+            features=self.features.masked_fill(padded[..., None], float("nan")),
             tokens=F.pad(self.tokens, (0, 4), value=PAD),
         )
 
@@ -58,7 +58,7 @@ def batch(frames: list[int], units: list[int], seed: int = 0, vocabulary: int = 
 
 
 def assert_a_batch_is_its_utterances(student: Student, given: Batch) -> None:
-    """Losses and counts add up, and taps are the same where anything is present, whatever stands behind an end."""
+    """Losses and counts add up, and taps are the same where anything is present, whatever is after an end."""
     with torch.no_grad():
         together = student(*given.with_garbage())
         alone = [student(*given.utterance(row)) for row in range(len(given.features))]

@@ -88,7 +88,7 @@ def test_all_run_at_the_same_time_with_the_same_settings(play: Play, console: Co
         while not (folder.parent / other / "here").exists(): time.sleep(0.01)
         write(step=2, loss=3.5)
         write(step=4, **{"validation.cer": 0.25 if name == "demo/a" else 0.5})
-        print("said by", name)
+        print("printed by", name)
         """
     )
     assert (
@@ -102,7 +102,7 @@ def test_all_run_at_the_same_time_with_the_same_settings(play: Play, console: Co
     assert "demo/a  step     4  validation: CER 25.00%" in shown
     assert "demo/b  step     4  validation: CER 50.00%" in shown
     assert shown.count("4/4") == 2
-    assert "said by demo/b" in Path("exp/demo/b.log").read_text()
+    assert "printed by demo/b" in Path("exp/demo/b.log").read_text()
 
 
 def test_a_resumed_training_does_not_repeat_what_was_reported(play: Play, console: Console) -> None:

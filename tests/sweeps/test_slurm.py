@@ -20,7 +20,7 @@ name, *_ = sys.argv[1:]
 folder = pathlib.Path("exp") / name
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "metrics.jsonl").write_text('{"step": 4, "loss": 1.0}\\n')
-print("said by", name)
+print("printed by", name)
 if name == "b": sys.exit("retort: it is ill")
 """
 
@@ -44,7 +44,7 @@ def test_jobs_are_trainings() -> None:
     assert {name: str(error) for name, error in failed.items()} == {
         "b": "exp/b.log: training failed (exit code 1): it is ill"
     }
-    assert "said by a" in Path("exp/a.log").read_text()
+    assert "printed by a" in Path("exp/a.log").read_text()
 
 
 @pytest.mark.usefixtures("cluster")

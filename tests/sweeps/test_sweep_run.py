@@ -1,4 +1,4 @@
-"""The runs are those of the verb, in this process, where nothing has to be imported anew."""
+"""The runs are those of the verb, in this process, where nothing has to be imported again."""
 
 from __future__ import annotations
 

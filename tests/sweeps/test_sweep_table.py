@@ -171,10 +171,10 @@ def test_grids_over_a_number_become_curves(tmp_path: Path, monkeypatch: pytest.M
     drawn: dict[str, tuple[list[Point], str]] = {}
 
     def plot(
-        points: list[Point], key: str, label: str, path: Path, beside: tuple[str, Interval] | None
+        points: list[Point], key: str, label: str, path: Path, compared: tuple[str, Interval] | None
     ) -> None:
-        drawn[path.name] = points, beside[0] if beside else ""
-        plot_setting(points, key, label, path, beside)
+        drawn[path.name] = points, compared[0] if compared else ""
+        plot_setting(points, key, label, path, compared)
 
     monkeypatch.setattr("retort.sweeps.results.plot_setting", plot)
     sweep = make_sweep("plain", "own", "w=0.1", "w=1", "w=10", "v=2", "v=3")
@@ -194,7 +194,7 @@ def test_grids_over_a_number_become_curves(tmp_path: Path, monkeypatch: pytest.M
         "grid-w.png": [0.5, 0.1, 1, 10],
         "grid-v.png": [2.5, 3],
     }
-    assert {beside for _, beside in drawn.values()} == {"plain"}
+    assert {compared for _, compared in drawn.values()} == {"plain"}
     (first, *_), _ = drawn["grid-w.png"]
     assert first.runs == [sweep_results.done[f"s/own-{seed}"].evaluations[0].score.cer for seed in (1, 2, 3)]
     for name in ("table.png", *drawn):

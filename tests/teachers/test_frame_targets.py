@@ -11,7 +11,7 @@ SEGMENTS = torch.tensor([[-1, 0, 0, 1, -1, 2], [0, -1, -1, -1, -1, -1], [-1] * 6
 
 
 def make_targets(soft: bool = True) -> TeacherTargets:
-    """Texts of three, one and no piece, EOS behind each; nothing is said of the second piece of the first."""
+    """Texts of three, one and no piece, EOS after each; nothing is known of the second piece of the first."""
     draw = torch.Generator().manual_seed(0)
     valid = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
     sources = torch.arange(24).view(3, 4, 2)

@@ -199,7 +199,7 @@ def test_vectors_do_not_hold_their_batch(uncased: Path) -> None:
 
 
 def byte_level(folder: Path, frame: bool) -> Path:
-    """A RoBERTa whose pieces are single bytes, spaces counted with the word behind them."""
+    """A RoBERTa whose pieces are single bytes, spaces counted with the word after them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 

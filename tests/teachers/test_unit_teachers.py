@@ -90,7 +90,7 @@ def config_of(model: Path, unit: str, topk: int = 5, kind: str = "causal_lm") ->
 
 def slowly(config: TeacherConfig, text: str) -> Tensor:
     """`(n, V)` float64: what the model says of every symbol of a text, asked for one at a time."""
-    symbols, said = text.split(), []
+    symbols, computed = text.split(), []
     if config.kind == "causal_lm":
         lm = open_causal_lm(config.model)
         assert isinstance(lm, NeuralLM)
@@ -98,8 +98,8 @@ def slowly(config: TeacherConfig, text: str) -> Tensor:
         with torch.no_grad():
             for place in range(len(symbols)):
                 logits = lm.network(torch.tensor([ids[: place + 1]]))[0][0, -1]
-                said.append(logits.double().softmax(-1))
-        return torch.stack(said)
+                computed.append(logits.double().softmax(-1))
+        return torch.stack(computed)
     model, tokenizer = open_masked_lm(config.model), open_tokenizer(config.model)
     own = teacher_symbols(config)
     columns = [tokenizer.get_vocab()[symbol] for symbol in own.symbols[4:]]
@@ -107,8 +107,8 @@ def slowly(config: TeacherConfig, text: str) -> Tensor:
         hidden = " ".join([*symbols[:place], "[MASK]", *symbols[place + 1 :]])
         with torch.no_grad():
             logits = model(**tokenizer(hidden, return_tensors="pt")).logits[0, place + 1]
-        said.append(torch.cat([torch.zeros(4).double(), logits.double().softmax(-1)[columns]]))
-    return torch.stack(said)
+        computed.append(torch.cat([torch.zeros(4).double(), logits.double().softmax(-1)[columns]]))
+    return torch.stack(computed)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -158,12 +158,12 @@ class TestUnits:
         assert fill(store, fresh, texts) == len(set(texts)) == 3
         outputs = store.read(texts)
         assert outputs[0] is outputs[3]
-        for stored, said in zip(outputs, fresh.read(texts), strict=True):
+        for stored, computed in zip(outputs, fresh.read(texts), strict=True):
             assert stored.ids is not None
-            assert said.ids is not None
-            assert torch.equal(stored.ids, said.ids)
-            assert stored.spans == said.spans
-            torch.testing.assert_close(stored.vectors.float(), said.vectors, rtol=2**-10, atol=1e-7)
+            assert computed.ids is not None
+            assert torch.equal(stored.ids, computed.ids)
+            assert stored.spans == computed.spans
+            torch.testing.assert_close(stored.vectors.float(), computed.vectors, rtol=2**-10, atol=1e-7)
         assert store.identity["unit"] == unit
         assert store.identity["tokenizer"] == own.fingerprint()
 
@@ -274,7 +274,7 @@ class TestSubwords:
         bert = masked_bert(tmp_path / "bert", PIECES)
         config = MaskedLMConfig(model=str(bert), topk=3)
         own = teacher_symbols(config, TRANSCRIPTS)
-        assert set(own.symbols[4:]) == set(PIECES[5:-1])  # "nine" stands in no text
+        assert set(own.symbols[4:]) == set(PIECES[5:-1])  # "nine" is in no text
         teacher = open_teacher_model(config, tokenizer=own)
         targets = token_targets(
             teacher.read(TRANSCRIPTS), TRANSCRIPTS, [own.pieces(text) for text in TRANSCRIPTS]

@@ -207,9 +207,9 @@ class TestNoise:
         for cut in itertools.islice(cuts, 5):
             mixed = mix_noise(cut, noise, config, generator_of(1, 0, cut.id))
             assert (mixed.id, mixed.duration) == (cut.id, cut.duration)
-            clean, heard = load_samples(cut, 16000), load_samples(mixed, 16000)
-            assert clean.shape == heard.shape
-            added = (heard - clean)[: -int(0.1 * 16000)]
+            clean, noisy = load_samples(cut, 16000), load_samples(mixed, 16000)
+            assert clean.shape == noisy.shape
+            added = (noisy - clean)[: -int(0.1 * 16000)]
             ratio = 10 * np.log10(np.mean(clean**2) / np.mean(added**2))
             assert ratio == pytest.approx(5.0, abs=1.5)
 

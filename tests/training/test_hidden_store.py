@@ -1,4 +1,4 @@
-"""Training behind stored lower layers of the encoder: the store, and what is learned from it."""
+"""Training with stored lower layers of the encoder: the store, and what is learned from it."""
 
 from __future__ import annotations
 
@@ -218,13 +218,13 @@ class TestTraining:
             "student.encoder.dropout=0",
             *SHORT,
         )
-        behind = run(read_recipe(*base, "training.stored_layers=2"), tmp_path / "stored")
+        stored_run = run(read_recipe(*base, "training.stored_layers=2"), tmp_path / "stored")
         parts = "[encoder.frontend,encoder.layers.0,encoder.layers.1,encoder.pools.2]"
         whole = run(read_recipe(*base, f"training.freeze={parts}"), tmp_path / "whole")
-        same(weights(behind), weights(whole), tolerance=2e-3)
-        assert losses(behind) == pytest.approx(losses(whole), rel=1e-3)
+        same(weights(stored_run), weights(whole), tolerance=2e-3)
+        assert losses(stored_run) == pytest.approx(losses(whole), rel=1e-3)
         own = tiny_whisper().encoder.state_dict()
-        trained = weights(behind)
+        trained = weights(stored_run)
         assert torch.equal(trained["encoder.layers.1.expand.weight"], own["layers.1.fc1.weight"])
         assert not torch.equal(trained["encoder.layers.2.expand.weight"], own["layers.2.fc1.weight"])
 
@@ -260,7 +260,7 @@ class TestTraining:
         """Of any kind, if training starts from a model."""
         start = f"training.init={finished.folder}"
         outcome = run(
-            read_recipe(start, "tokenizer.kind=init", "training.stored_layers=1", "name=behind"),
+            read_recipe(start, "tokenizer.kind=init", "training.stored_layers=1", "name=stored_run"),
             tmp_path / "exp",
         )
         before = weights(finished)

@@ -210,7 +210,7 @@ def test_the_scale_is_about_that_of_the_fewest_errors(outcome: Outcome) -> None:
 
 
 def test_the_graph_lies_there_once(outcome: Outcome, root: Path, tmp_path: Path) -> None:
-    """The experiment shares the bytes of its arcs with the graph beside the alignments; a copy of it has its own."""
+    """The experiment shares the bytes of its arcs with the graph next to the alignments; a copy of it has its own."""
     (made,) = (root / "exp" / "alignments" / "graphs").glob("*/graph.fst")
     kept = outcome.folder / "model" / "graph" / "graph.fst"
     assert made.samefile(kept)

@@ -105,7 +105,7 @@ def log_softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def slow_loss(trainer: Trainer, store: AlignmentStore, cuts: list[Any]) -> tuple[float, dict[str, int]]:
-    """Utterance by utterance, frame by frame, each teacher asked anew; and how many frames each row has."""
+    """Utterance by utterance, frame by frame, each teacher asked again; and how many frames each row has."""
     student, objective = trainer.module.student, trainer.module.objective
     total, counts = 0.0, {"hard": 0, "senones": 0, "phones": 0, "letters": 0}
     for cut in cuts:

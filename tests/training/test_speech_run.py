@@ -1,4 +1,4 @@
-"""A student whose encoder is a pretrained speech model: from its folder to a trained model that stands alone."""
+"""A student whose encoder is a pretrained speech model: from its folder to a trained model that needs nothing else."""
 
 from __future__ import annotations
 

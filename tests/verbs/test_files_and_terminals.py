@@ -37,12 +37,12 @@ class TestTranscripts:
     ) -> None:
         answer = retort("transcribe", experiment, "--srt", *waves)
         assert answer.code == 0, answer
-        beside = [wave.with_suffix(".srt") for wave in waves]
-        assert answer.out.splitlines() == [str(each) for each in beside]
-        assert all(each.read_text().startswith("1\n00:00:0") for each in beside)
-        before = beside[0].read_text()
+        written = [wave.with_suffix(".srt") for wave in waves]
+        assert answer.out.splitlines() == [str(each) for each in written]
+        assert all(each.read_text().startswith("1\n00:00:0") for each in written)
+        before = written[0].read_text()
         is_one_line(retort("transcribe", experiment, "--srt", *waves), "a.srt", "already")
-        assert beside[0].read_text() == before
+        assert written[0].read_text() == before
         assert retort("transcribe", experiment, "--srt", "--overwrite", *waves).code == 0
         assert retort("transcribe", experiment, "--vtt", "--output-dir", "out", *waves).code == 0
         assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["a.vtt", "b.vtt"]

@@ -57,16 +57,16 @@ def stopped(folder: Path, number: signal.Signals, *arguments: object) -> tuple[i
 
 @pytest.mark.parametrize("number", CODES)
 def test_train(tmp_path: Path, write_recipe: WriteRecipe, number: signal.Signals) -> None:
-    code, said = stopped(tmp_path, number, "train", write_recipe())
-    assert code == CODES[number], said
-    assert [line for line in said.splitlines() if line.strip()] == [said.strip()]
-    assert said.startswith("retort: stopped")
+    code, message = stopped(tmp_path, number, "train", write_recipe())
+    assert code == CODES[number], message
+    assert [line for line in message.splitlines() if line.strip()] == [message.strip()]
+    assert message.startswith("retort: stopped")
     assert [path for path in (tmp_path / "exp").rglob("*") if path.is_file()] == []
 
 
 def test_prepare(tmp_path: Path, corpus: Path) -> None:
-    code, said = stopped(tmp_path, signal.SIGTERM, "prepare", "kaldi", corpus / "train", "out")
-    assert (code, said) == (143, "retort: stopped\n")
+    code, message = stopped(tmp_path, signal.SIGTERM, "prepare", "kaldi", corpus / "train", "out")
+    assert (code, message) == (143, "retort: stopped\n")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -77,7 +77,7 @@ def test_lm_train(tmp_path: Path) -> None:
         "kind: ngram\nname: w\ntext: [{source: text.txt}]\nheld_out: [held_out.txt]\n"
         "normaliser: {case: lower}\ntokenizer: {kind: words}\nngram: {order: 2}\n"
     )
-    code, said = stopped(tmp_path, signal.SIGTERM, "lm", "train", "lm.yaml")
-    assert code == 143, said
-    assert said.count("\n") == 1
+    code, message = stopped(tmp_path, signal.SIGTERM, "lm", "train", "lm.yaml")
+    assert code == 143, message
+    assert message.count("\n") == 1
     assert [path for path in (tmp_path / "exp").rglob("*") if path.is_file()] == []
