@@ -265,12 +265,12 @@ def finished_root(finished: Outcome, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def cuts(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CutSet:
     """Training cuts with their features, read only."""
-    from retort.config.schema import FeatureConfig
+    from retort.audio.fbank import FbankConfig
     from retort.corpora.features import store_features
     from retort.corpora.open_cuts import open_cuts
 
     opened = open_cuts(corpus / "train").cuts
-    return store_features(opened, tmp_path_factory.mktemp("features"), FeatureConfig(bins=40))[0]
+    return store_features(opened, tmp_path_factory.mktemp("features"), FbankConfig(bins=40))[0]
 
 
 @pytest.fixture(scope="module")
@@ -278,12 +278,12 @@ def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training cuts with their features; the first and the sixth have the same text."""
     from lhotse import CutSet
 
-    from retort.config.schema import FeatureConfig
+    from retort.audio.fbank import FbankConfig
     from retort.corpora.features import store_features
     from retort.corpora.open_cuts import open_cuts
 
     folder = tmp_path_factory.mktemp("features")
-    cuts = list(store_features(open_cuts(corpus / "train").cuts, folder, FeatureConfig(bins=40))[0])
+    cuts = list(store_features(open_cuts(corpus / "train").cuts, folder, FbankConfig(bins=40))[0])
     cuts[5].supervisions[0].text = cuts[0].supervisions[0].text
     CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
     return folder / "train.jsonl.gz"

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.audio.fbank import FbankConfig
+from retort.audio.whisper import WhisperFeatureConfig
+from retort.config.schema import NormaliserConfig, TokenizerConfig
 from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.export.onnx_model import export_onnx
@@ -39,7 +41,7 @@ def cif_recogniser(encoder: EncoderConfig, decoder: DecoderConfig, cif: CifConfi
         student = build_student(config, tokenizer.size, 80)
     else:
         student = talking_student(config, tokenizer.size, 80)
-    return Recogniser(student, tokenizer, FeatureConfig(), NormaliserConfig())
+    return Recogniser(student, tokenizer, FbankConfig(), NormaliserConfig())
 
 
 def whisper_recogniser(folder: Path) -> Recogniser:
@@ -57,7 +59,7 @@ def whisper_recogniser(folder: Path) -> Recogniser:
     assert isinstance(student, CifStudent)
     start_from_pretrained(student, str(folder), tokenizer)
     torch.nn.init.normal_(student.get_parameter("decoder.fired.weight"))
-    features = FeatureConfig(kind="whisper", cmvn=False, storage="online")
+    features = WhisperFeatureConfig()
     return Recogniser(student, tokenizer, features, NormaliserConfig(case="lower"))
 
 

@@ -70,6 +70,6 @@ def whisper_settings(folder: Path | str, layers: int = 3) -> tuple[str, ...]:
     """Overrides of a recipe whose encoder is that model."""
     encoder = {"kind": "pretrained", "model": folder, "layers": layers, "dim": DIM, "pool_after": "[2]"}
     return (
-        "features.kind=whisper", "features.bins=80", "features.cmvn=false", "features.storage=online",
+        "features.kind=whisper",
         *(f"student.encoder.{key}={value}" for key, value in encoder.items()),
     )  # fmt: skip

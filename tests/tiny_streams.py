@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.audio.fbank import FbankConfig
+from retort.audio.whisper import WhisperFeatureConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import CifConfig, EncoderConfig, StudentConfig, TransducerConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.conformer import ConformerConfig, TransformerConfig
@@ -72,8 +74,7 @@ def tiny_stream_recogniser(encoder: str, student: str, seed: int = 0) -> Recogni
     torch.manual_seed(seed)
     built = build_student(config, tokenizer.size, 20).double().eval()
     _vary(built)
-    kind_of_features = "whisper" if whisper else "fbank"
-    features = FeatureConfig(kind=kind_of_features, bins=20, cmvn=not whisper, statistics="running")
+    features = (WhisperFeatureConfig if whisper else FbankConfig)(bins=20, statistics="running")
     return Recogniser(built, tokenizer, features, NormaliserConfig(case="lower"))
 
 

@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.audio.whisper import WhisperFeatureConfig
+from retort.config.schema import NormaliserConfig, TokenizerConfig
 from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.pretrained import PretrainedEncoderConfig
@@ -97,5 +98,5 @@ def tiny_whisper_recogniser(
     student = build_student(config, tokenizer.size, 80)
     assert isinstance(student, WhisperStudent)
     assert start_from_pretrained(student, str(folder), tokenizer) > 80
-    features = FeatureConfig(kind="whisper", cmvn=False, storage="online")
+    features = WhisperFeatureConfig()
     return Recogniser(student, tokenizer, features, NormaliserConfig(case="lower"))

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from retort.alignment.mfcc import Mfcc, with_differences
-from retort.audio.fbank import Fbank
+from retort.audio.fbank import Fbank, FbankConfig
 from retort.common.errors import UserError
-from retort.config.schema import FeatureConfig
 from retort.corpora.open_cuts import open_cuts
 from retort.training.aligning import CutMfcc
 
@@ -21,7 +20,7 @@ from retort.training.aligning import CutMfcc
 def test_frames_are_those_of_the_filter_banks(samples: int) -> None:
     wave = np.random.default_rng(0).normal(size=samples).astype(np.float32) * 0.1
     cepstra = Mfcc()(wave)
-    assert cepstra.shape == (len(Fbank(FeatureConfig())(wave)), 13)
+    assert cepstra.shape == (len(Fbank(FbankConfig())(wave)), 13)
     assert cepstra.dtype == np.float32
     assert np.isfinite(cepstra).all()
 

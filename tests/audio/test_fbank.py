@@ -9,8 +9,7 @@ from lhotse.features.kaldi.extractors import FbankConfig as LhotseFbankConfig
 from torch import Tensor
 
 from retort.audio.cmvn import normalise_features
-from retort.audio.fbank import FRAME_SHIFT, Fbank
-from retort.config.schema import FeatureConfig
+from retort.audio.fbank import FRAME_SHIFT, Fbank, FbankConfig
 
 
 def wave(samples: int, seed: int = 0, rate: int = 16000) -> np.ndarray:
@@ -39,7 +38,7 @@ def reference(samples: np.ndarray, bins: int, rate: int) -> Tensor:
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 1.2345])
 def test_it_equals_kaldi(bins: int, rate: int, seconds: float) -> None:
     samples = wave(int(seconds * rate), rate=rate)
-    features = torch.from_numpy(Fbank(FeatureConfig(bins=bins, sampling_rate=rate))(samples))
+    features = torch.from_numpy(Fbank(FbankConfig(bins=bins, sampling_rate=rate))(samples))
     expected = reference(samples, bins, rate)
     assert features.dtype == torch.float32
     assert features.shape == expected.shape
@@ -48,26 +47,26 @@ def test_it_equals_kaldi(bins: int, rate: int, seconds: float) -> None:
 
 @pytest.mark.parametrize("samples", [1600, 1679, 1680, 15999, 16000, 16081])
 def test_a_frame_every_ten_milliseconds(samples: int) -> None:
-    features = Fbank(FeatureConfig())(wave(samples))
+    features = Fbank(FbankConfig())(wave(samples))
     assert features.shape == (int(samples / 16000 / FRAME_SHIFT + 0.5), 80)
 
 
 def test_digital_silence_stays_finite() -> None:
     samples = wave(16000)
     samples[4000:12000] = 0.0
-    features = torch.from_numpy(Fbank(FeatureConfig())(samples))
+    features = torch.from_numpy(Fbank(FbankConfig())(samples))
     assert features.isfinite().all()
     assert normalise_features(features).isfinite().all()
 
 
 @pytest.mark.parametrize("samples", [0, 1, 79, 80, 130, 399])
 def test_less_than_a_window_has_no_frame(samples: int) -> None:
-    assert Fbank(FeatureConfig(bins=40))(wave(samples)).shape == (0, 40)
+    assert Fbank(FbankConfig(bins=40))(wave(samples)).shape == (0, 40)
 
 
 @pytest.mark.parametrize("samples", [400, 401, 480, 560])
 def test_a_window_or_little_more_equals_kaldi(samples: int) -> None:
-    features = torch.from_numpy(Fbank(FeatureConfig())(wave(samples)))
+    features = torch.from_numpy(Fbank(FbankConfig())(wave(samples)))
     torch.testing.assert_close(features, reference(wave(samples), 80, 16000), atol=2e-3, rtol=1e-3)
 
 
@@ -96,6 +95,6 @@ def test_constant_features_become_zero_and_not_nan(frames: int) -> None:
 @pytest.mark.parametrize("samples", [400, 559, 560, 16000])
 def test_it_equals_lhotse(samples: int) -> None:
     theirs = LhotseFbank(LhotseFbankConfig(num_filters=80, dither=0.0, snip_edges=False))
-    own, expected = Fbank(FeatureConfig())(wave(samples)), theirs.extract(wave(samples) * 32768, 16000)
+    own, expected = Fbank(FbankConfig())(wave(samples)), theirs.extract(wave(samples) * 32768, 16000)
     np.testing.assert_allclose(own, expected, atol=2e-3)
     assert np.abs(own - expected).mean() < 2e-5

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.audio.cmvn import normalised
-from retort.audio.fbank import Fbank
-from retort.audio.features import EXTRACTORS
+from retort.audio.fbank import Fbank, FbankConfig
+from retort.audio.features import make_extractor
 from retort.audio.online import PRIOR_DEVIATION, PRIOR_FRAMES, PRIOR_MEAN, online_features
-from retort.audio.whisper import WhisperFeatures
+from retort.audio.wave import WaveConfig
+from retort.audio.whisper import WhisperFeatureConfig, WhisperFeatures
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
 
-FBANK = FeatureConfig(kind="fbank", bins=40, statistics="running")
-WHISPER = FeatureConfig(kind="whisper", bins=80, cmvn=False, statistics="running")
+FBANK = FbankConfig(bins=40, statistics="running")
+WHISPER = WhisperFeatureConfig(bins=80, statistics="running")
 
 
 def tone(samples: int, seed: int = 0) -> np.ndarray:
@@ -27,7 +28,7 @@ def tone(samples: int, seed: int = 0) -> np.ndarray:
 
 def extract(config: FeatureConfig, wave: np.ndarray) -> np.ndarray:
     """The features of a whole recording, as training and evaluation have them."""
-    return normalised(torch.from_numpy(EXTRACTORS[config.kind](config)(wave)), config).numpy()
+    return normalised(torch.from_numpy(make_extractor(config)(wave)), config).numpy()
 
 
 @pytest.mark.parametrize("config", [FBANK, WHISPER], ids=["fbank", "whisper"])
@@ -48,7 +49,7 @@ def test_pieces_give_the_frames_of_the_whole(config: FeatureConfig, samples: int
 
 @pytest.mark.parametrize("samples", [400, 4000, 4079, 4080])
 def test_filter_banks_are_those_of_whole_recordings(samples: int) -> None:
-    online = online_features(FeatureConfig(bins=40, cmvn=False))
+    online = online_features(FbankConfig(bins=40, cmvn=False))
     wave = tone(samples)
     assert np.abs(np.concatenate((online.accept(wave), online.finish())) - Fbank(FBANK)(wave)).max() < 2e-3
 
@@ -57,7 +58,7 @@ def test_after_the_loudest_frame_whispers_features_are_those_of_whisper() -> Non
     wave = tone(8000)
     wave[:800] *= 10.0
     wave[4000:] *= 1e-4
-    own, usual = extract(WHISPER, wave), WhisperFeatures(FeatureConfig(kind="whisper"))(wave)
+    own, usual = extract(WHISPER, wave), WhisperFeatures(WhisperFeatureConfig())(wave)
     assert np.abs(own[8:] - usual[8:]).max() < 1e-4
 
 
@@ -83,10 +84,6 @@ def test_running_cmvn_by_hand() -> None:
 
 
 def test_features_over_the_utterance_are_refused() -> None:
-    for config in (
-        FeatureConfig(),
-        FeatureConfig(kind="whisper"),
-        FeatureConfig(kind="wave", statistics="running"),
-    ):
+    for config in (FbankConfig(), WhisperFeatureConfig(), WaveConfig()):
         with pytest.raises(UserError):
             online_features(config)

@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from retort.audio.cmvn import normalise_wave, normalised
-from retort.audio.fbank import Fbank
-from retort.audio.features import EXTRACTORS
-from retort.audio.wave import WaveFrames
-from retort.config.schema import FeatureConfig
+from retort.audio.fbank import Fbank, FbankConfig
+from retort.audio.features import make_extractor
+from retort.audio.wave import WaveConfig, WaveFrames
 
-WAVE = FeatureConfig(kind="wave", bins=160, storage="online")
+WAVE = WaveConfig()
 
 
 @pytest.mark.parametrize("count", [0, 79, 80, 160, 239, 240, 400, 16000, 16079, 16080])
@@ -25,12 +24,12 @@ def test_samples_come_one_after_the_other_up_to_half_a_frame(count: int) -> None
     assert not flat[kept:].any()
     assert frames.shape == (len(flat) // 160, 160)
     if count >= 400:
-        assert len(frames) == len(Fbank(FeatureConfig())(samples))
+        assert len(frames) == len(Fbank(FbankConfig())(samples))
 
 
 def test_other_rates() -> None:
-    config = FeatureConfig(kind="wave", bins=80, sampling_rate=8000)
-    assert EXTRACTORS[config.kind](config)(np.zeros(8000, np.float32)).shape == (100, 80)
+    config = WaveConfig(sampling_rate=8000)
+    assert make_extractor(config)(np.zeros(8000, np.float32)).shape == (100, 80)
 
 
 def test_normalised_as_transformers_does_it() -> None:
@@ -41,7 +40,7 @@ def test_normalised_as_transformers_does_it() -> None:
     frames = torch.from_numpy(WaveFrames(WAVE)(samples))
     assert np.allclose(normalise_wave(frames).flatten().numpy(), expected, atol=1e-5)
     assert torch.equal(normalised(frames, WAVE), normalise_wave(frames))
-    assert torch.equal(normalised(frames, FeatureConfig(kind="wave", cmvn=False)), frames)
+    assert torch.equal(normalised(frames, WaveConfig(cmvn=False)), frames)
     assert normalised(frames[:0], WAVE).shape == (0, 160)
     fbank = torch.randn(9, 80) + torch.arange(80)
-    assert normalised(fbank, FeatureConfig()).mean(0).abs().max() < 1e-4
+    assert normalised(fbank, FbankConfig()).mean(0).abs().max() < 1e-4

@@ -18,13 +18,13 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 from torch import Tensor
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import BadUtterance, UserError
-from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import make_cut, open_recording
 from retort.corpora.features import CutFeatures, features_key, load_samples, store_features
 from retort.corpora.open_cuts import open_cuts
 
-CONFIG = FeatureConfig(bins=40)
+CONFIG = FbankConfig(bins=40)
 MakeCorpus = Callable[..., Path]
 Say = Callable[..., np.ndarray]
 
@@ -50,7 +50,7 @@ def test_stored_features_are_those_made_on_the_fly(cuts: CutSet, tmp_path: Path)
 
 
 def test_stores_that_are_there_keep_their_names() -> None:
-    assert features_key("x", [], FeatureConfig()) == "175cb9467ac82ef8"
+    assert features_key("x", [], FbankConfig()) == "175cb9467ac82ef8"
 
 
 def test_speeds_and_stretches_of_a_recording_are_stored_separately(tmp_path: Path, say: Say) -> None:

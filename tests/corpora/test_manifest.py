@@ -14,8 +14,8 @@ import pytest
 from test_cuts import cut_line, write_lines
 from waves import write_wave
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import BadUtterance, UserError
-from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import write_rejected
 from retort.corpora.features import CutFeatures
 from retort.corpora.manifest import LONGEST_LINE
@@ -144,7 +144,7 @@ def test_a_field_of_any_type_costs_one_line_at_most(tmp_path: Path, field: str) 
             # A channel that the file lacks is found, and listed, when its audio is read.
             late = field == "recording.sources.0.channels"
             with contextlib.suppress(BadUtterance) if late else contextlib.nullcontext():
-                CutFeatures(FeatureConfig())(cut)
+                CutFeatures(FbankConfig())(cut)
         write_rejected(found.rejected, tmp_path / "rejected.tsv")
 
 
@@ -154,7 +154,7 @@ def test_foreign_features_are_files_of_numpy(tmp_path: Path) -> None:
     line = cut_line("a.wav", features=features(storage_path=str(tmp_path)))
     [cut] = open_cuts(write_lines(tmp_path / "x.jsonl", [line])).cuts
     with pytest.raises(BadUtterance, match="stored features"):
-        CutFeatures(FeatureConfig())(cut)
+        CutFeatures(FbankConfig())(cut)
 
 
 def test_a_compressed_line_has_a_bound(tmp_path: Path) -> None:

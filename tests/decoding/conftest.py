@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.audio.fbank import FbankConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
@@ -32,7 +33,7 @@ def make_recogniser() -> MakeRecogniser:
         student = talking_student(config, tokenizer.size, 20, seed=4, sharpness=10.0)
         with torch.no_grad():
             student.decoder.vocabulary.weight[EOS] = 0.0
-        return Recogniser(student, tokenizer, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
+        return Recogniser(student, tokenizer, FbankConfig(bins=20), NormaliserConfig(case="lower"))
 
     return make
 

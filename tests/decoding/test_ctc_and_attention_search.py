@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import StudentConfig
 from retort.decoding.attention import teacher_forced
 from retort.decoding.ctc import prefix_beam, with_times
@@ -50,7 +51,7 @@ def make(kind: str) -> Recogniser:
         student.ctc.weight.mul_(6.0)
         if kind == "attention":
             student.decoder.vocabulary.weight.mul_(6.0)
-    return Recogniser(student, LETTERS, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
+    return Recogniser(student, LETTERS, FbankConfig(bins=20), NormaliserConfig(case="lower"))
 
 
 @pytest.fixture(scope="module", params=["ctc", "attention"])

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import tiny_graphs
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import BadUtterance, UserError
-from retort.config.schema import FeatureConfig, NormaliserConfig, StudentConfig
+from retort.config.schema import NormaliserConfig, StudentConfig
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import CtcGraphSearch, spellings
 from retort.decoding.options import DecodingOptions
@@ -280,7 +281,7 @@ class TestRefusals:
 def test_a_recogniser_reads_through_it(lm: str, tmp_path: Path) -> None:
     """Times, texts and n-best lists as of any other search."""
     student, encoded = hearing(saying("A BAD DAD"))
-    recogniser = Recogniser(student, CHARACTERS, FeatureConfig(bins=20), NormaliserConfig(case="upper"))
+    recogniser = Recogniser(student, CHARACTERS, FbankConfig(bins=20), NormaliserConfig(case="upper"))
     recogniser.use_pool(DecoderPool(graphs=tmp_path))
     options = DecodingOptions(beam=4, nbest=3, graph=lm)
     (found,) = recogniser.opened(options)(encoded)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.audio.fbank import FbankConfig
+from retort.config.schema import NormaliserConfig
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
@@ -99,7 +100,7 @@ def make(kind: str) -> Recogniser:
             student.joiner.output.bias[BLANK] += 6.0  # fewer tokens than frames, or CTC could not say them
     with torch.no_grad():
         student.ctc.weight.mul_(6.0)
-    return Recogniser(student.eval(), LETTERS, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
+    return Recogniser(student.eval(), LETTERS, FbankConfig(bins=20), NormaliserConfig(case="lower"))
 
 
 @pytest.mark.parametrize("kind", ["cif", "transducer"])

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import StudentConfig
 from retort.decoding.hotwords import (
     Hotword,
@@ -204,7 +205,7 @@ def recogniser(kind: str, tmp_path: Path) -> tuple[Recogniser, int]:
     student: Any = build_student(config, LETTERS.size, 20)
     with torch.no_grad():
         student.ctc.weight.mul_(6.0)
-    return Recogniser(student, LETTERS, FeatureConfig(bins=20), NormaliserConfig(case="lower")), 20
+    return Recogniser(student, LETTERS, FbankConfig(bins=20), NormaliserConfig(case="lower")), 20
 
 
 @pytest.mark.parametrize("kind", ["cif", "ctc", "attention", "transducer", "whisper"])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import StudentConfig, TransducerConfig
 from retort.decoding.recogniser import Recogniser
 from retort.export.onnx_model import quantise_folder
@@ -30,7 +31,7 @@ def ctc_recogniser(kind: str = "ctc", floor: float = FLOOR) -> Recogniser:
     student = build_student(config, tokenizer.size, 80)
     with torch.no_grad():
         student.get_parameter("ctc.weight").mul_(20.0)
-    return Recogniser(student, tokenizer, FeatureConfig(floor=floor), NormaliserConfig())
+    return Recogniser(student, tokenizer, FbankConfig(floor=floor), NormaliserConfig())
 
 
 def waves() -> list[np.ndarray]:
@@ -88,7 +89,7 @@ def test_a_stateless_transducer(tmp_path: Path) -> None:
         student.get_parameter("joiner.output.weight").mul_(20.0)
         student.get_parameter("joiner.output.bias")[3] = -100.0  # sherpa-onnx takes unknown tokens for blanks
     made = export_sherpa(
-        Recogniser(student, tokenizer, FeatureConfig(floor=FLOOR), NormaliserConfig()), tmp_path
+        Recogniser(student, tokenizer, FbankConfig(floor=FLOOR), NormaliserConfig()), tmp_path
     )
     recognise = made.recognise()
     texts = [" ".join(recognise(wave).split()) for wave in waves()]

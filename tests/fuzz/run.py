@@ -28,10 +28,11 @@ import yaml
 from mutations import mutated_bytes, mutated_fields
 
 import retort
+from retort.audio.fbank import FbankConfig
 from retort.audio.files import read_audio
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe, recipe_to_dict
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import CifConfig, StudentConfig
 from retort.corpora.features import CutFeatures
 from retort.corpora.open_cuts import open_cuts
@@ -81,7 +82,7 @@ class Bench:
         tokenizer = CharacterTokenizer.train(["ab c"])
         torch.manual_seed(0)
         self.student = CifStudent(config, tokenizer.size, 20)
-        recogniser = Recogniser(self.student, tokenizer, FeatureConfig(bins=20), NormaliserConfig())
+        recogniser = Recogniser(self.student, tokenizer, FbankConfig(bins=20), NormaliserConfig())
         self.model = folder / "model"
         recogniser.save(self.model)
         self.objective = torch.nn.Linear(2, 2)
@@ -120,7 +121,7 @@ def manifests(bench: Bench, draw: random.Random, folder: Path) -> object:
     content = ("\n".join(lines) + "\n").encode()
     path = folder / "cuts.jsonl"
     path.write_bytes(mutated_bytes(draw, content) if draw.random() < 0.4 else content)
-    features = CutFeatures(FeatureConfig(bins=20))
+    features = CutFeatures(FbankConfig(bins=20))
     for cut in open_cuts(path).cuts:
         with contextlib.suppress(UserError):
             features(cut)

@@ -19,7 +19,8 @@ from transformers import (
     Wav2Vec2BertModel,
 )
 
-from retort.audio.features import EXTRACTORS
+from retort.audio.features import make_extractor
+from retort.audio.mel import ParakeetFeatureConfig, W2vBertFeatureConfig
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
 from retort.nn.conformer_encoders import copy_conformer_weights
@@ -160,11 +161,11 @@ def test_sizes_that_it_does_not_have(model: tuple[Path, Any], changed: dict[str,
 @pytest.mark.parametrize("samples", [16000, 16079, 52345])
 def test_features_are_those_of_transformers(samples: int) -> None:
     wave = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
-    own = torch.from_numpy(EXTRACTORS["parakeet"](FeatureConfig())(wave))
+    own = torch.from_numpy(make_extractor(ParakeetFeatureConfig())(wave))
     other = ParakeetFeatureExtractor()(wave, sampling_rate=16000, return_tensors="pt")
     assert len(own) == int(other.attention_mask.sum())
     torch.testing.assert_close(own, other.input_features[0, : len(own)])
-    own = torch.from_numpy(EXTRACTORS["w2v_bert"](FeatureConfig())(wave))
+    own = torch.from_numpy(make_extractor(W2vBertFeatureConfig())(wave))
     other = SeamlessM4TFeatureExtractor()(wave, sampling_rate=16000, return_tensors="pt")
     pairs = own[: len(own) // 2 * 2].unflatten(0, (-1, 2)).flatten(1)
     count = int(other.attention_mask.sum())
@@ -172,10 +173,10 @@ def test_features_are_those_of_transformers(samples: int) -> None:
     torch.testing.assert_close(pairs, other.input_features[0, :count], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["parakeet", "w2v_bert"])
+@pytest.mark.parametrize("config", [ParakeetFeatureConfig(), W2vBertFeatureConfig()])
 @pytest.mark.parametrize("samples", [0, 100, 250, 450])
-def test_features_of_next_to_nothing(kind: str, samples: int) -> None:
-    made = EXTRACTORS[kind](FeatureConfig())(np.ones(samples, np.float32))
+def test_features_of_next_to_nothing(config: FeatureConfig, samples: int) -> None:
+    made = make_extractor(config)(np.ones(samples, np.float32))
     assert made.shape[1] == 80
     assert np.isfinite(made).all()
 
@@ -185,7 +186,7 @@ def test_a_run_starts_from_its_weights(
 ) -> None:
     kind = "parakeet" if isinstance(model[1], ParakeetEncoder) else "w2v_bert"
     settings = (
-        "features.cmvn=false", "features.storage=online", "student.encoder.kind=pretrained", "features.bins=80",
+        "student.encoder.kind=pretrained",
         f"student.encoder.model={model[0]}", "student.encoder.layers=2", f"student.encoder.dim={DIM}",
     )  # fmt: skip
     recipe = read_recipe(f"features.kind={kind}", *settings)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from retort.audio.whisper import WhisperFeatures
+from retort.audio.whisper import WhisperFeatureConfig, WhisperFeatures
 from retort.common.errors import UserError
-from retort.config.schema import FeatureConfig
 from retort.nn.encoder import Encoder, make_encoder
 from retort.nn.frontend import Conv2dConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
@@ -34,14 +33,14 @@ def encoder(layers: int = 3, pool_after: tuple[int, ...] = (), whisper: WhisperM
 @pytest.mark.parametrize("samples", [16000, 16001, 16079, 16080, 52345])
 def test_features_are_those_of_transformers(samples: int) -> None:
     wave = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
-    own = WhisperFeatures(FeatureConfig(kind="whisper"))(wave)
+    own = WhisperFeatures(WhisperFeatureConfig())(wave)
     other = WhisperFeatureExtractor()(wave, sampling_rate=16000, return_tensors="np").input_features[0].T
     assert own.shape == (round(samples / 160 + 1e-9), 80)
     assert np.abs(own - other[: len(own)]).max() < 1e-5
 
 
 def test_features_of_nothing_have_no_frames() -> None:
-    assert WhisperFeatures(FeatureConfig(kind="whisper"))(np.zeros(0, np.float32)).shape == (0, 80)
+    assert WhisperFeatures(WhisperFeatureConfig())(np.zeros(0, np.float32)).shape == (0, 80)
 
 
 def test_thirty_seconds_equal_transformers_encoder() -> None:

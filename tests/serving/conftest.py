@@ -19,7 +19,8 @@ import torch
 pytest.importorskip("starlette")
 openai = pytest.importorskip("openai")
 
-from retort.config.schema import FeatureConfig, NormaliserConfig  # noqa: E402
+from retort.audio.fbank import FbankConfig  # noqa: E402
+from retort.config.schema import NormaliserConfig  # noqa: E402
 from retort.config.student import StudentConfig  # noqa: E402
 from retort.decoding.recogniser import Recogniser, load  # noqa: E402
 from retort.serving.limits import Limits  # noqa: E402
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = talking_student(config, tokenizer.size, 20, seed=4, sharpness=10.0)
     with torch.no_grad():
         student.decoder.vocabulary.weight[EOS] = 0.0
-    recogniser = Recogniser(student, tokenizer, FeatureConfig(bins=20), NormaliserConfig(case="lower"))
+    recogniser = Recogniser(student, tokenizer, FbankConfig(bins=20), NormaliserConfig(case="lower"))
     folder = tmp_path_factory.mktemp("models") / "tones"
     recogniser.save(folder)
     (folder / "README.md").write_text("---\nlanguage: en\n---\n")

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.audio.whisper import WhisperFeatureConfig
+from retort.config.schema import NormaliserConfig, TokenizerConfig
 from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
@@ -50,7 +51,7 @@ def build(
     torch.manual_seed(1)
     student = build_student(config, tokenizer.size, 80)
     assert start_from_pretrained(student, str(folder), tokenizer) > 80
-    features = FeatureConfig(kind="whisper", cmvn=False, storage="online")
+    features = WhisperFeatureConfig()
     return Recogniser(student, tokenizer, features, NormaliserConfig(case="lower"))
 
 

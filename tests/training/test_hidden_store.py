@@ -13,8 +13,9 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
+from retort.audio.whisper import WhisperFeatureConfig
 from retort.common.errors import BadUtterance, UserError
-from retort.config.schema import FeatureConfig, Recipe
+from retort.config.schema import Recipe
 from retort.corpora.open_cuts import open_cuts
 from retort.engine.checkpoints import read_weights
 from retort.info.describe import describe
@@ -28,7 +29,7 @@ from retort.training.run import Outcome, train
 from tiny_speech import WHISPER, make_whisper, tiny_whisper, whisper_settings
 
 ReadRecipe = Callable[..., Recipe]
-FEATURES = FeatureConfig(kind="whisper", cmvn=False, storage="online")
+FEATURES = WhisperFeatureConfig()
 SHORT = ("training.steps=2", "training.evaluate_steps=1", "training.log_steps=1", "batches.seconds=8")
 PLAIN = ("augment.time_masks=0", "augment.frequency_masks=0")
 

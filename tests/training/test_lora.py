@@ -51,7 +51,7 @@ def test_merged_weights_compute_what_the_adapters_do(
     else:
         bins = 160
         recipe = read_recipe(
-            "features.kind=wave", "features.bins=160", "features.storage=online", "student.encoder.kind=pretrained",
+            "features.kind=wave", "student.encoder.kind=pretrained",
             f"student.encoder.model={make_speech_encoder(tmp_path / kind, kind)}", "student.encoder.layers=1",
             f"student.encoder.dim={DIM}",
         )  # fmt: skip

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
-from retort.config.schema import FeatureConfig, NormaliserConfig
+from retort.config.schema import NormaliserConfig
 from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.students.cif import CifStudent
@@ -25,7 +26,7 @@ def origin(tmp_path: Path) -> Recogniser:
     tokenizer = CharacterTokenizer.train([fold("你好")])
     student = CifStudent(CONFIG, tokenizer.size, 20)
     config = NormaliserConfig(spaces="drop", homophones="fold")
-    recogniser = Recogniser(student, tokenizer, FeatureConfig(bins=20), config)
+    recogniser = Recogniser(student, tokenizer, FbankConfig(bins=20), config)
     recogniser.save(tmp_path / "origin")
     return recogniser
 

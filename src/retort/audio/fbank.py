@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retort.audio.filters import power_spectra
+from retort.config.ranges import choice, number
 from retort.config.schema import FeatureConfig
 
 FRAME_SHIFT = 0.01
@@ -19,6 +21,30 @@ _LOWEST, _BELOW_NYQUIST = 20.0, 400.0
 _FLOOR = float(np.finfo(np.float32).eps)
 
 
+@dataclass
+class FbankConfig(FeatureConfig):
+    """Log-mel filter banks of Kaldi."""
+
+    kind: str = "fbank"
+    bins: int = number(80, 4, 4096)
+    """Number of filter banks."""
+    sampling_rate: int = number(16000, 4000, 192_000)
+    """Sampling rate in Hz; audio with another rate is resampled."""
+    floor: float = number(-16.0, -16, 20)
+    """Smallest log energy. Kaldi's own is log 2^-23 = -15.94 of samples in the 16-bit range; sherpa-onnx computes with
+    samples in [-1, 1], so that its smallest value corresponds to 4.852 here."""
+    cmvn: bool = True
+    """Mean and variance normalisation per utterance, for each bin."""
+    statistics: str = choice("utterance", "running")
+    """What CMVN is computed from: `utterance`, or `running` (the frames so far, for streaming)."""
+    storage: str = choice("disk", "online")
+    """`disk` (extracted once, stored in the experiment) or `online` (extracted from the audio in every epoch)."""
+
+    @property
+    def streams(self) -> bool:
+        return not self.cmvn or self.statistics == "running"
+
+
 class Fbank:
     """Kaldi's log-mel filter banks: 25 ms windows every 10 ms, no dither, samples in the 16-bit range.
 
@@ -26,7 +52,7 @@ class Fbank:
     below half of the sampling rate. `kaldi-native-fbank` is the reference of the tests.
     """
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FbankConfig) -> None:
         self.sampling_rate = config.sampling_rate
         self.bins = config.bins
         self._floor = np.float32(max(_FLOOR, math.exp(config.floor)))

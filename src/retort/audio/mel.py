@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.config.ranges import number
 from retort.config.schema import FeatureConfig
 
 _SHORTEST = 2
 """Minimum number of frames for a variance."""
 
 
+@dataclass
+class ParakeetFeatureConfig(FeatureConfig):
+    """Parakeet's log-mel features."""
+
+    kind: str = "parakeet"
+    bins: int = number(80, 4, 4096)
+    """Number of mel bins: that of the Parakeet model."""
+
+
+@dataclass
+class W2vBertFeatureConfig(FeatureConfig):
+    """Log-mel features of w2v-BERT 2.0."""
+
+    kind: str = "w2v_bert"
+    bins: int = number(80, 4, 4096)
+    """Number of mel bins: half of the width of the model's input, which is two frames."""
+
+
 class ParakeetFeatures:
     """Features of ParakeetFeatureExtractor (NVIDIA NeMo's log-mel), zero mean and unit variance of every bin included."""
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: ParakeetFeatureConfig) -> None:
         from transformers import ParakeetFeatureExtractor
 
         self.bins, self.rate = config.bins, config.sampling_rate
@@ -41,7 +62,7 @@ class W2vBertFeatures:
     zero mean and unit variance of every bin included.
     """
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: W2vBertFeatureConfig) -> None:
         from transformers import SeamlessM4TFeatureExtractor
 
         self.bins, self.rate = config.bins, config.sampling_rate

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.audio.fbank import FRAME_SHIFT, Fbank
-from retort.audio.whisper import WINDOW, slaney_filters
+from retort.audio.fbank import FRAME_SHIFT, Fbank, FbankConfig
+from retort.audio.whisper import WINDOW, WhisperFeatureConfig, WhisperFeatures, slaney_filters
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
 
@@ -167,6 +167,7 @@ class OnlineFbank(OnlineFeatures):
     """Kaldi's log-mel filter banks, with running CMVN if `features.cmvn` is set."""
 
     def sizes(self) -> tuple[int, int]:
+        assert isinstance(self.config, FbankConfig)
         self._fbank = Fbank(self.config)
         self._cmvn = RunningCmvn() if self.config.cmvn else None
         return self._fbank.size, (self._fbank.size - self._fbank.shift) // 2
@@ -195,8 +196,7 @@ def online_features(config: FeatureConfig) -> OnlineFeatures:
     Raises:
         UserError: the features are normalised over the utterance.
     """
-    needs = config.cmvn or config.kind == "whisper"
-    if config.kind not in KINDS or (needs and config.statistics != "running"):
+    if not config.streams:
         raise UserError(
             f"features.kind is {config.kind}, features.statistics is {config.statistics}: such features are normalised "
             "over the whole utterance",
@@ -205,10 +205,15 @@ def online_features(config: FeatureConfig) -> OnlineFeatures:
     return KINDS[config.kind](config)
 
 
+def make_whisper_features(config: WhisperFeatureConfig) -> WhisperFeatures | RunningWhisper:
+    """Whisper's features of whole utterances."""
+    return RunningWhisper(config) if config.statistics == "running" else WhisperFeatures(config)
+
+
 class RunningWhisper:
     """Whisper's features of whole utterances, with the running maximum of :class:`OnlineWhisper`."""
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: WhisperFeatureConfig) -> None:
         self.config = config
 
     def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:

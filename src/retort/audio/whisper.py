@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from retort.audio.fbank import FRAME_SHIFT
 from retort.audio.filters import power_spectra
+from retort.config.ranges import choice, number
 from retort.config.schema import FeatureConfig
 
 WINDOW = 400
 """Samples of a window."""
 _HIGHEST = 8000.0
 _LINEAR_BELOW, _LINEAR_STEP, _LOG_STEP = 1000.0, 200.0 / 3, np.log(6.4) / 27
+
+
+@dataclass
+class WhisperFeatureConfig(FeatureConfig):
+    """Whisper's log-mel features."""
+
+    kind: str = "whisper"
+    bins: int = number(80, 4, 4096)
+    """Number of mel bins: that of the Whisper model."""
+    pad_seconds: float = number(0.0, 0, 30)
+    """Shorter audio is padded with silence to this duration. Whisper was trained with 30 s; 0 is faster, and fine-tuning
+    adapts the model to it."""
+    statistics: str = choice("utterance", "running")
+    """What the maximum is computed from that limits small values: `utterance`, or `running` (the frames so far, for
+    streaming)."""
+
+    @property
+    def streams(self) -> bool:
+        return self.statistics == "running"
 
 
 class WhisperFeatures:
@@ -22,7 +44,7 @@ class WhisperFeatures:
     follow the samples, the length of a window, so that every frame equals that with padding.
     """
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: WhisperFeatureConfig) -> None:
         self.bins = config.bins
         self.rate = config.sampling_rate
         self.shift = round(FRAME_SHIFT * self.rate)

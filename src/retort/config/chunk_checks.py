@@ -17,12 +17,6 @@ def check_chunks(recipe: Recipe, where: str) -> None:
     for name, sizes in (("chunk", encoder.chunk), ("left_context", encoder.left_context)):
         if not sizes:
             raise UserError(f"student.encoder.{name} is empty", where=where, remedy="Give one or more numbers")
-    if recipe.features.statistics == "running" and recipe.features.kind not in ("fbank", "whisper"):
-        raise UserError(
-            f"features.statistics is running, but features.kind is {recipe.features.kind}",
-            where=where,
-            remedy="Choose fbank or whisper, or set features.statistics: utterance",
-        )
     if not any(encoder.chunk):
         return
     if not encoder.chunked:
@@ -46,9 +40,7 @@ def check_chunks(recipe: Recipe, where: str) -> None:
                 where=where,
                 remedy=f"Set {key}: {allowed[0]}",
             )
-    if recipe.features.statistics != "running" and (
-        recipe.features.cmvn or recipe.features.kind == "whisper"
-    ):
+    if not recipe.features.streams:
         raise UserError(
             "features.statistics is utterance, but with student.encoder.chunk the rest of the utterance is not known",
             where=where,

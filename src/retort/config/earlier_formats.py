@@ -1,6 +1,6 @@
 """Configurations as earlier versions wrote them: one flat set of keys for all kinds of a part.
 
-They are in models of the formats 1 to 4 and in the folders of earlier experiments. Values that are missing had the
+They are in models of the formats 1 to 5 and in the folders of earlier experiments. Values that are missing had the
 defaults below; keys that the kind does not use are dropped.
 """
 
@@ -19,30 +19,34 @@ _ENCODER = {
     "dropout": 0.1,
     "pool_after": [5, 10],
 }
-_SECTIONS = ("student", "teachers")
+_SECTIONS = ("student", "features", "teachers")
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
     """Whether the values of a recipe, or of a part of one, were written by an earlier version."""
-    student, teachers = values.get("student"), values.get("teachers")
-    if not isinstance(student, Mapping):
-        return False
-    if isinstance(teachers, Mapping) and any({"unit", "language"} <= each.keys() for each in teachers.values()):
+    student, teachers, features = (_mapping(values.get(name)) for name in ("student", "teachers", "features"))
+    if "storage" in features and ("pad_seconds" in features or features.get("kind", "fbank") != "fbank"):
+        return True
+    if any({"unit", "language"} <= each.keys() for each in teachers.values()):
         return True
     marks = {"encoder": {"bottleneck", "dilations", "heads", "kernel"}, "decoder": {"glancing", "init_layers"}}
-    return any(keys <= student[part].keys() for part, keys in marks.items() if isinstance(student.get(part), Mapping))
+    return any(keys <= _mapping(student.get(part)).keys() for part, keys in marks.items())
 
 
 def by_kind(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
     """The values of a flat configuration with the keys that each kind has."""
     result = dict(values)
-    student = dict(values["student"])
-    encoder = _ENCODER | student.get("encoder", {})
-    if encoder["kind"] == "zipformer":
-        encoder |= encoder.get("zipformer", {})
-    student["encoder"] = encoder
-    result["student"] = student
+    if "student" in values:
+        student = dict(values["student"])
+        encoder = _ENCODER | student.get("encoder", {})
+        if encoder["kind"] == "zipformer":
+            encoder |= encoder.get("zipformer", {})
+        result["student"] = student | {"encoder": encoder}
     return result | _fitting(schema, {name: result[name] for name in _SECTIONS if name in result})
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _fitting(config: type, values: Mapping[str, Any]) -> dict[str, Any]:

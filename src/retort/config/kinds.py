@@ -102,6 +102,33 @@ DECODERS: dict[str, Kind] = {
         "The decoder of the Whisper model whose encoder is used, with its tokenizer, one step per fire (ours).",
     ),
 }
+FEATURES: dict[str, Kind] = {
+    "fbank": Kind(
+        "retort.audio.fbank:FbankConfig",
+        "retort.audio.fbank:Fbank",
+        "Log-mel filter banks as in Kaldi.",
+    ),
+    "wave": Kind(
+        "retort.audio.wave:WaveConfig",
+        "retort.audio.wave:WaveFrames",
+        "Samples, 10 ms a frame, for pretrained encoders such as wav2vec 2.0.",
+    ),
+    "whisper": Kind(
+        "retort.audio.whisper:WhisperFeatureConfig",
+        "retort.audio.online:make_whisper_features",
+        "Whisper's log-mel features, for Whisper's encoder.",
+    ),
+    "w2v_bert": Kind(
+        "retort.audio.mel:W2vBertFeatureConfig",
+        "retort.audio.mel:W2vBertFeatures",
+        "Log-mel features of w2v-BERT 2.0, normalised over the utterance.",
+    ),
+    "parakeet": Kind(
+        "retort.audio.mel:ParakeetFeatureConfig",
+        "retort.audio.mel:ParakeetFeatures",
+        "Log-mel features of Parakeet, normalised over the utterance.",
+    ),
+}
 TEACHERS: dict[str, Kind] = {
     "masked_lm": Kind(
         "retort.teachers.masked_lm:MaskedLMConfig",
@@ -123,6 +150,7 @@ PARTS: dict[str, dict[str, Kind]] = {
     "encoder": ENCODERS,
     "frontend": FRONTENDS,
     "decoder": DECODERS,
+    "features": FEATURES,
     "teacher": TEACHERS,
 }
 """Tables of kinds by the name that :func:`of_kind` is given."""

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from retort.common.errors import UserError
 from retort.config.distill import RowConfig, TeacherConfig
-from retort.config.kinds import named_of_kind
+from retort.config.kinds import named_of_kind, of_kind
 from retort.config.ranges import (
     BILLION,
     MILLION,
@@ -221,29 +221,45 @@ class TokenizerConfig:
 
 @dataclass
 class FeatureConfig:
-    """Input features."""
+    """Input features, one frame every 10 ms: base class of their kinds, which are declared with their extractors."""
 
-    kind: str = "fbank"
-    """`fbank` (Kaldi's log-mel filter banks), or for `student.encoder.kind: pretrained`: `wave` (raw samples, for
-    wav2vec 2.0 and related models), `whisper` (Whisper's log-mel features, without padding to 30 s), `w2v_bert` or
-    `parakeet` (the log-mel features of these models, normalised per utterance)."""
-    bins: int = number(80, 4, 4096)
-    """Number of filter banks; for `wave`, the number of samples in 10 ms."""
-    sampling_rate: int = number(16000, 4000, 192_000)
-    """Sampling rate in Hz; audio with another rate is resampled."""
-    pad_seconds: float = number(0.0, 0, 30)
-    """For `whisper`: shorter audio is padded with silence to this duration. Whisper was trained with 30 s; 0 is
-    faster, and fine-tuning adapts the model to it."""
-    floor: float = number(-16.0, -16, 20)
-    """For `fbank`: smallest log energy. Kaldi's own is log 2^-23 = -15.94 of samples in the 16-bit range; sherpa-onnx
-    computes with samples in [-1, 1], so that its smallest value corresponds to 4.852 here."""
-    cmvn: bool = True
-    """Mean and variance normalisation per utterance, for each bin, or over all samples of a wave."""
-    statistics: str = "utterance"
-    """What CMVN and the maximum of Whisper's log-mel features are computed from: `utterance`, or `running` (the frames so
-    far, for streaming)."""
-    storage: str = "disk"
-    """`disk` (extracted once, stored in the experiment) or `online` (extracted from the audio in every epoch)."""
+    kind: str = ""
+    """Kind of the features."""
+
+    @property
+    def bins(self) -> int:
+        """Number of values of a frame."""
+        raise NotImplementedError
+
+    @property
+    def sampling_rate(self) -> int:
+        """Sampling rate in Hz; audio with another rate is resampled."""
+        return 16000
+
+    @property
+    def cmvn(self) -> bool:
+        """Whether mean and variance are normalised after the extraction."""
+        return False
+
+    @property
+    def statistics(self) -> str:
+        """What the normalisation is computed from: `utterance`, or `running` (the frames so far)."""
+        return "utterance"
+
+    @property
+    def streams(self) -> bool:
+        """Whether a frame depends on no later frames."""
+        return False
+
+    @property
+    def pad_seconds(self) -> float:
+        """Duration to which shorter audio is padded with silence."""
+        return 0.0
+
+    @property
+    def storage(self) -> str:
+        """`disk` (extracted once), or `online` (extracted from the audio in every epoch)."""
+        return "online"
 
 
 @dataclass
@@ -407,7 +423,7 @@ class Recipe:
     """Text normalisation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Tokenizer of the student."""
-    features: FeatureConfig = field(default_factory=FeatureConfig)
+    features: FeatureConfig = of_kind("features", "fbank")
     """Input features."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Data augmentation."""
@@ -447,9 +463,6 @@ CHOICES: dict[str, tuple[str, ...]] = (
     | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
-        "features.kind": ("fbank", "wave", "whisper", "w2v_bert", "parakeet"),
-        "features.storage": ("disk", "online"),
-        "features.statistics": ("utterance", "running"),
         "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),
     }

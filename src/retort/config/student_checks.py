@@ -153,18 +153,9 @@ def _check_speech(recipe: Recipe, where: str) -> None:
     encoder.check(recipe, where)
     if encoder.kind != "pretrained":
         return
-    size = features.sampling_rate // 100
-    of_waves = {
-        "features.bins": (features.bins, size, f"Set {size}, the number of samples in 10 ms"),
-        "augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no frequency bins"),
-    }
-    of_others = {
-        "features.cmvn": (features.cmvn, False, "Set false: these features are normalised already"),
-        "features.sampling_rate": (features.sampling_rate, 16000, "Set 16000: these models support no other rate"),
-    }
+    of_waves = {"augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no frequency bins")}
     wanted = {
-        **(of_waves if features.kind == "wave" else of_others),
-        "features.storage": (features.storage, "online", "Set online: only fbank features are stored"),
+        **(of_waves if features.kind == "wave" else {}),
         "student.cif.context_layers": (
             recipe.student.cif.context_layers,
             0,
@@ -178,7 +169,7 @@ def _check_speech(recipe: Recipe, where: str) -> None:
 
 
 def _check_whisper(recipe: Recipe, where: str) -> None:
-    """Check Whisper decoders, Whisper's tokenizer, and the padding of Whisper's features."""
+    """Check Whisper decoders and Whisper's tokenizer."""
     if recipe.student.kind == "whisper":
         check_whisper_decoder(recipe, "student.kind", where)
     if recipe.tokenizer.kind == "whisper" and not (recipe.tokenizer.model or recipe.student.encoder.model):
@@ -186,11 +177,4 @@ def _check_whisper(recipe: Recipe, where: str) -> None:
             "tokenizer.kind is whisper, but tokenizer.model is missing",
             where=where,
             remedy="Set tokenizer.model: whisper-base",
-        )
-    pad = recipe.features.pad_seconds
-    if pad and recipe.features.kind != "whisper":
-        raise UserError(
-            f"features.pad_seconds is {pad:g}, features.kind is {recipe.features.kind}",
-            where=where,
-            remedy="Set pad_seconds: 0, or features.kind: whisper",
         )

@@ -7,7 +7,6 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +19,13 @@ from torch import Tensor
 
 from retort.audio.cmvn import normalised
 from retort.audio.fbank import FRAME_SHIFT
-from retort.audio.features import EXTRACTORS
+from retort.audio.features import make_extractor
 from retort.common.errors import BadUtterance, UserError
 from retort.common.files import flush, write_whole
 from retort.common.json_reader import parse_json
 from retort.common.locks import one_at_a_time
 from retort.common.progress import CountProgress
+from retort.config.loading import differing
 from retort.config.schema import FeatureConfig
 from retort.corpora.cuts import Rejected, is_mix
 from retort.corpora.manifest import STORAGE, read_features
@@ -43,7 +43,7 @@ class CutFeatures:
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
-        self._extract = EXTRACTORS[config.kind](config)
+        self._extract = make_extractor(config)
 
     def __call__(self, cut: Cut) -> Tensor:
         """`(T, bins)` float32.
@@ -114,12 +114,11 @@ class CutFeatures:
 
 def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str:
     """Name of the cache of these cuts' features, a hash of the cuts, their audio and the settings."""
-    settings = {**asdict(config), "storage": "", "cmvn": ""}
-    del settings["statistics"]  # features are stored before their normalisation
-    del settings["kind"]  # only filter banks are stored
-    for name in ("pad_seconds", "floor"):  # keeps older caches valid
-        if settings[name] == getattr(FeatureConfig(), name):
-            del settings[name]
+    # Only filter banks are stored, before their normalisation; other keys count if they are not the default, which keeps
+    # older caches valid.
+    left_out = {"kind", "bins", "sampling_rate", "cmvn", "statistics", "storage"}
+    others = {name: value for name, value in differing(config).items() if name not in left_out}
+    settings = {"bins": config.bins, "sampling_rate": config.sampling_rate, **others, "cmvn": "", "storage": ""}
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:

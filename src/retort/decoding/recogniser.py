@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from retort.audio.cmvn import normalised
-from retort.audio.features import EXTRACTORS
+from retort.audio.features import make_extractor
 from retort.common.checksums import seal, verify
 from retort.common.errors import BadUtterance, UserError
 from retort.common.files import check_format, check_local, opening_model, write_whole
@@ -47,7 +47,7 @@ from retort.students.student import SHORTEST, Encoded, Student
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
-FORMAT = 5
+FORMAT = 6
 """Format of new models; earlier ones have a configuration with fewer kinds (`config/earlier_formats.py`)."""
 CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech", "confidence"}
 """Keys of `config.json`; another key was written by a later version and may change the result."""
@@ -84,7 +84,7 @@ class Recogniser(Transcriber):
         self.most_frames = student.encoder.longest
         self.graph = graph
         self._pool = DecoderPool()
-        self._extract = EXTRACTORS[features.kind](features)
+        self._extract = make_extractor(features)
         self._opened: Search | None = None
 
     def limit(self, chunk: int, left: int = 0) -> Recogniser:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from retort.config.schema import FeatureConfig, NormaliserConfig, TokenizerConfig
+from retort.audio.whisper import WhisperFeatureConfig
+from retort.config.schema import NormaliserConfig, TokenizerConfig
 from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.pretrained import PretrainedEncoderConfig
@@ -45,5 +46,5 @@ def open_whisper_recogniser(
         student = build_student(config, tokenizer.size, bins)
     assert isinstance(student, WhisperStudent)
     copy_whisper(student, student.decoder, open_whisper(name), tokenizer)
-    features = FeatureConfig(kind="whisper", bins=bins, cmvn=False, storage="online", pad_seconds=pad_seconds)
+    features = WhisperFeatureConfig(bins=bins, pad_seconds=pad_seconds)
     return Recogniser(student, tokenizer, features, NormaliserConfig(case="lower"), device)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.decoding.options import DecodingOptions
@@ -311,10 +312,11 @@ def _teacher_piece(piece: str) -> str:
 
 def _notes(recogniser: Recogniser, kind: str) -> list[str]:
     notes = []
-    if recogniser.features.floor < FLOOR - 0.01:
+    features = recogniser.features
+    if isinstance(features, FbankConfig) and features.floor < FLOOR - 0.01:
         notes.append(
             f"sherpa-onnx does not compute log energies below {FLOOR:.3f}; this model was trained with lower ones "
-            f"(features.floor: {recogniser.features.floor:g}), so single texts differ."
+            f"(features.floor: {features.floor:g}), so single texts differ."
         )
     if kind == "transducer" and recogniser.student.encoder.subsampling != _ZIPFORMER:
         notes.append("sherpa-onnx computes times for 40 ms per output frame; those of this model are wrong.")

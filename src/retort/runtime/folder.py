@@ -11,12 +11,15 @@ from typing import Any
 from retort.common.errors import UserError
 from retort.common.files import check_format, write_whole
 from retort.common.json_reader import read_json
+from retort.config.earlier_formats import by_kind
+from retort.config.kinds import of_kind
+from retort.config.loading import read_saved
 from retort.config.schema import FeatureConfig, NormaliserConfig
 from retort.decoding.confidence import AS_DECODED, Calibration
 from retort.decoding.no_speech import UNCALIBRATED, NoSpeech
 
 FILE = "export.json"
-FORMAT = 1
+FORMAT = 2
 ENCODER, STEP = "encoder.onnx", "step.onnx"
 AGAIN = "Export it again: retort export EXP OUT --for onnx"
 _MOST = 1 << 24
@@ -58,6 +61,14 @@ class ExportedModel:
         write_whole(folder / FILE, json.dumps({"format": FORMAT, "kind": "cif", **content}, indent=2) + "\n")
 
 
+@dataclass
+class _Settings:
+    """What an export has of a recipe."""
+
+    features: FeatureConfig = of_kind("features", "fbank")
+    normaliser: NormaliserConfig = field(default_factory=NormaliserConfig)
+
+
 def is_export(folder: str | Path) -> bool:
     """Whether the folder has an exported model for ONNX Runtime."""
     return (Path(folder) / FILE).is_file()
@@ -72,20 +83,19 @@ def read_export(folder: Path) -> ExportedModel:
     path = folder / FILE
     try:
         content = read_json(path)
-        check_format(content.pop("format"), FORMAT, path)
+        if (version := content.pop("format")) != 1:
+            check_format(version, FORMAT, path)
         if content.pop("kind") != "cif":
             raise ValueError("an unknown kind of model")
-        features, normaliser = (
-            FeatureConfig(**content.pop("features")),
-            NormaliserConfig(**content.pop("normaliser")),
-        )
+        parts = {name: content.pop(name) for name in ("features", "normaliser")}
+        settings = read_saved(_Settings, parts if version == FORMAT else by_kind(parts, _Settings), str(path))
         no_speech, confidence = content.pop("no_speech", None), content.pop("confidence", None)
         sizes = [content[name] for name in ("vocabulary", "subsampling", "fewest_frames")]
         if not all(isinstance(each, int) and 0 < each < _MOST for each in sizes):
             raise ValueError("a size is out of range")
         return ExportedModel(
-            features,
-            normaliser,
+            settings.features,
+            settings.normaliser,
             no_speech=UNCALIBRATED if no_speech is None else NoSpeech.from_dict(no_speech),
             confidence=AS_DECODED if confidence is None else Calibration.from_dict(confidence),
             **content,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.audio.features import EXTRACTORS
+from retort.audio.features import make_extractor
 from retort.common.checksums import verify
 from retort.common.errors import BadUtterance, UserError
 from retort.common.files import check_local
@@ -53,7 +53,7 @@ class ExportedRecogniser(Transcriber):
         self.model, self.calibration = model, model.confidence
         self.fewest_frames, self.most_frames = model.fewest_frames, model.most_frames
         self._encoder, self._step = encoder, step
-        self._extract = EXTRACTORS[model.features.kind](model.features)
+        self._extract = make_extractor(model.features)
 
     def notes(self, options: DecodingOptions = GREEDY) -> list[str]:
         for name in DecodingOptions.__dataclass_fields__:

@@ -15,10 +15,10 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from retort.audio.whisper import WhisperFeatures
+from retort.audio.whisper import WhisperFeatureConfig, WhisperFeatures
 from retort.common.errors import BadUtterance, UserError
 from retort.config.ranges import MILLION, number
-from retort.config.schema import FeatureConfig, TeacherConfig, TokenizerConfig
+from retort.config.schema import TeacherConfig, TokenizerConfig
 from retort.pretrained.whisper import open_whisper_model, whisper_tokenizer
 from retort.teachers.fingerprint import model_fingerprint
 from retort.teachers.masked_lm import change_case
@@ -105,9 +105,7 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
             config.model, TokenizerConfig(kind="whisper", language=config.language), ()
         )
         bins = int(self._model.config.num_mel_bins)
-        self._extract = WhisperFeatures(
-            FeatureConfig(kind="whisper", bins=bins, sampling_rate=RATE, cmvn=False, pad_seconds=SECONDS)
-        )
+        self._extract = WhisperFeatures(WhisperFeatureConfig(bins=bins, pad_seconds=SECONDS))
         self._shared = self._shared_pieces()
         end = self._pieces.pieces_of_whisper[EOS]
         self._columns = torch.tensor([*self._shared, end], device=self.device)
