@@ -39,6 +39,8 @@ COMBINATIONS = [
     "english/cif_bpe +distill/transport +distill/consistency",
     "english/cif +distill/token_consistency",
     "english/cif +start/frozen",
+    "english/cif +text/english",
+    "mandarin/cif +text/mandarin",
 ]
 ELSEWHERE = {"distill/interpolation", "distill/phone", "distill/senone", "distill/subword"}
 ELSEWHERE |= {"distill/whisper_acd", "distill/whisper_lrd", "start/english", "start/mandarin"}

@@ -46,6 +46,24 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     _check_tokenizer(recipe, where)
     _check_data(recipe, where)
     check_student(recipe, where)
+    _check_text_injection(recipe, where)
+
+
+def _check_text_injection(recipe: Recipe, where: str) -> None:
+    """Check that the student has a decoder that can be trained on text."""
+    config, student = recipe.text_injection, recipe.student
+    least, most = config.tokens
+    if least > most:
+        raise UserError(f"text_injection.tokens is {config.tokens}", where=where, remedy="Give the lower number first")
+    if not config.texts:
+        return
+    if student.kind != "cif" or student.decoder.kind == "parallel":
+        own = f"kind is {student.kind}" if student.kind != "cif" else f"decoder.kind is {student.decoder.kind}"
+        raise UserError(
+            f"text_injection.texts is set, but student.{own}",
+            where=where,
+            remedy="Remove it: it requires student.kind: cif with an autoregressive decoder",
+        )
 
 
 def _check_tokenizer(recipe: Recipe, where: str) -> None:

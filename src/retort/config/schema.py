@@ -408,6 +408,37 @@ class TrainingConfig(LoopConfig):
 
 
 @dataclass
+class TextInjectionConfig:
+    """Text injection: the decoder of a CIF student is trained on text as well. A sentence becomes a pseudo-utterance of
+    encoder frames and fired embeddings that are taken from training speech, sound by sound."""
+
+    texts: list[str] = field(default_factory=list)
+    """Text files with one sentence per line, Kaldi folders or manifests; without texts there is no text injection.
+    Sentences that are transcripts of the validation data are excluded. The texts must not contain test data."""
+    share: float = number(0.5, 0, 1000, above=True)
+    """Number of tokens of text in an update, relative to that of the training speech."""
+    weight: float = number(0.5, 0, MILLION)
+    """Weight of the decoder's loss on text. The loss is the mean over the tokens of the text that goes with a batch,
+    whatever `share` is."""
+    noise: float = number(0.3, 0, 100)
+    """Standard deviation of the Gaussian noise that is added to frames and fired embeddings, relative to that of the values
+    of each vector."""
+    mask: float = number(0.1, 0, 1)
+    """Probability that the frames and fired embeddings of a sound are replaced by zeros, so that only the sentence
+    determines its tokens."""
+    sounds: str = "token"
+    """Which tokens share examples: `token` (each has its own), `pinyin` (Chinese characters with the same syllable and
+    tone, however many tokens spell them) or `pinyin_without_tones`; both require the extra `mandarin`."""
+    examples: int = number(8, 1, 10_000)
+    """Maximum number of examples of a sound; later ones replace earlier ones. Sentences with a sound without an example
+    are skipped."""
+    longest: int = number(50, 1, 100_000)
+    """Maximum number of frames of an example; longer ones, which contain pauses, are not used."""
+    tokens: list[int] = numbers([3, 40], 1, 10_000, length=2)
+    """Range of the number of tokens of a sentence."""
+
+
+@dataclass
 class Recipe:
     """A recipe: the configuration of one experiment."""
 
@@ -437,6 +468,8 @@ class Recipe:
     """Teachers by name; the names are used in `distill` and `tokenizer.teacher`."""
     distill: list[RowConfig] = field(default_factory=list)
     """Rows of distillation; each adds a loss to the student's own."""
+    text_injection: TextInjectionConfig = field(default_factory=TextInjectionConfig)
+    """Training of the decoder on text without audio."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimisation, checkpoints and initialisation."""
 
@@ -463,6 +496,7 @@ CHOICES: dict[str, tuple[str, ...]] = (
     | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
+        "text_injection.sounds": ("token", "pinyin", "pinyin_without_tones"),
         "data.spoken.engine": ("espeak", "kokoro"),
         "data.spoken.language": ("english", "mandarin"),
     }

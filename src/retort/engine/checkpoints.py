@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,19 @@ from retort.nn.collectives import process_index, wait_for_processes
 
 _REMEDY = "Remove this checkpoint, run again"
 _PARTS = ("student", "objective", "optimizer", "random")
+_MEMORY = "memory"
+
+
+class Memory(Protocol):
+    """Further state of a training, whose tensors may have other sizes in each checkpoint."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the state; a ValueError or KeyError if the tensors do not match."""
+        ...
 
 
 class CheckpointFolder:
@@ -51,6 +64,7 @@ class CheckpointFolder:
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
+        memory: Memory | None = None,
     ) -> None:
         """Write checkpoint `step`; `state` must be JSON-serialisable. Every process must call this.
 
@@ -64,7 +78,8 @@ class CheckpointFolder:
         partial = self.folder / f"partial-{step:08d}"
         try:
             partial.mkdir(parents=True)
-            for name, tensors in zip(_PARTS, parts):
+            named = dict(zip(_PARTS, parts)) | ({_MEMORY: memory.tensors()} if memory is not None else {})
+            for name, tensors in named.items():
                 save_file(tensors, partial / f"{name}.safetensors")
             (partial / "state.json").write_text(json.dumps({"step": step, **state}))
             seal(partial)  # the content must be on disk before the rename
@@ -99,6 +114,7 @@ class CheckpointFolder:
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
         check_state: Callable[[dict[str, Any]], object] = lambda state: None,
+        memory: Memory | None = None,
     ) -> tuple[dict[str, Any] | None, list[str]]:
         """Load the newest complete checkpoint into the modules and the optimiser. Every process must call this.
 
@@ -119,13 +135,16 @@ class CheckpointFolder:
         for step in reversed(resumable):
             path = self.path(step)
             try:
-                tensors = {name: read_weights(path / f"{name}.safetensors", _REMEDY) for name in _PARTS}
+                names = _PARTS if memory is None else (*_PARTS, _MEMORY)
+                tensors = {name: read_weights(path / f"{name}.safetensors", _REMEDY) for name in names}
                 state = self.state(step)
                 check_state(state)
                 fit(student, tensors["student"])
                 fit(objective, tensors["objective"])
                 _check_optimizer(optimizer, tensors["optimizer"])
                 _check_random(tensors["random"])
+                if memory is not None:
+                    memory.load(tensors[_MEMORY])
                 load_optimizer(optimizer, tensors["optimizer"])
             except (
                 UserError,
@@ -159,7 +178,7 @@ class CheckpointFolder:
 
     def drop_training_state(self, step: int) -> None:
         """Keep only the student of a checkpoint that is not resumed from."""
-        for name in ("objective", "optimizer", "random"):
+        for name in ("objective", "optimizer", "random", _MEMORY):
             (self.path(step) / f"{name}.safetensors").unlink(missing_ok=True)
 
     def remove(self, step: int) -> None:

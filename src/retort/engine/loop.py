@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from retort.common.locks import check_there
 from retort.common.tally import Tally
 from retort.config.schema import LoopConfig
-from retort.engine.checkpoints import CheckpointFolder, chosen_steps
+from retort.engine.checkpoints import CheckpointFolder, Memory, chosen_steps
 from retort.engine.health import Health
 from retort.engine.log import MetricsLog
 from retort.engine.optim import learning_rate, make_optimiser
@@ -132,6 +132,7 @@ class Loop(ABC, Generic[BatchT]):
 
     Attributes:
         merge: converts weights of the trained student to those of :attr:`student`.
+        memory: further state that is saved with every checkpoint; None for none.
     """
 
     criterion: str
@@ -164,6 +165,7 @@ class Loop(ABC, Generic[BatchT]):
         self.position = Position()
         self.tallies: dict[str, Tally] = {}
         self.health = Health(config)
+        self.memory: Memory | None = None
         self.stop_signal = 0
         self._pending: list[str] = []
         self._saved_at, self._saved_step = time.monotonic(), -1
@@ -196,7 +198,7 @@ class Loop(ABC, Generic[BatchT]):
         if self.accelerator.is_main_process:
             self.checkpoints.tidy()
         state, passed_over = self.checkpoints.restore(
-            self.module.student, self.module.objective, self.optimizer, self._check_state
+            self.module.student, self.module.objective, self.optimizer, self._check_state, self.memory
         )
         if state is not None:
             tallies, health = state.pop("tallies", {}), state.pop("health", None)
@@ -364,7 +366,7 @@ class Loop(ABC, Generic[BatchT]):
         state = {**vars(self.position), "tallies": self._summed_tallies(), "health": self.health.state()}
         student, objective = self.module.student, self.module.objective
         check_there(self.folder)
-        self.checkpoints.save(self.position.step, student, objective, self.optimizer, state)
+        self.checkpoints.save(self.position.step, student, objective, self.optimizer, state, self.memory)
         if self.accelerator.is_main_process:
             self._write_beside()
             self._clear_checkpoints()

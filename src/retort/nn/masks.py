@@ -1,9 +1,19 @@
-"""Masks of padded batches."""
+"""Padded batches and their masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def padded(sequences: Sequence[Tensor], step: int = 1, value: int = 0) -> Tensor:
+    """Sequences `(N, ...)` as one tensor `(B, T, ...)`, padded with `value`; T is a multiple of `step`."""
+    joined = pad_sequence(list(sequences), batch_first=True, padding_value=value)
+    return F.pad(joined, (0, 0) * (joined.dim() - 2) + (0, -joined.shape[1] % step), value=value)
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:

@@ -21,13 +21,14 @@ from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
 from retort.nn.encoder import make_encoder
 from retort.nn.factored import FactoredDecoder
-from retort.nn.masks import valid_mask
+from retort.nn.masks import padded, valid_mask
 from retort.nn.parallel_decoder import ParallelConfig, ParallelDecoder
 from retort.nn.whisper_alignment import middle_frames, token_runs
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import fire_frames
-from retort.students.cross_entropy import hard_loss
+from retort.students.cross_entropy import HardLoss, hard_loss
 from retort.students.ctc import HasCtc, ctc_log_probs, ctc_loss
+from retort.students.fired import FiredUtterances, SegmentedUtterances
 from retort.students.glancing import drop_tokens, glance
 from retort.students.student import Encoded, StudentOutput, Tap
 from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
@@ -156,7 +157,7 @@ class CifStudent(TokenStudent):
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         label_lengths = token_lengths if self.config.faithful else (token_lengths - 1).clamp(min=0)
         losses: dict[str, Tensor] = {}
-        located, ctc = None, {}
+        located, runs, ctc = None, None, {}
         if isinstance(self, HasCtc):
             log_probs, infinite = ctc_log_probs(self, encoded), self.config.faithful
             losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, label_lengths, infinite=infinite)
@@ -179,8 +180,8 @@ class CifStudent(TokenStudent):
             if located is not None:
                 losses["alignment"] = alignment_loss(alphas, token_lengths, *located)
             elif self.config.alignment_weight != 0.0:
-                middles = self._attended_middles(encoded, tokens[:, : raw.embeddings.shape[1]], token_lengths)
-                losses["alignment"] = spacing_loss(alphas, middles, token_lengths)
+                runs = self._attended_runs(encoded, tokens[:, : raw.embeddings.shape[1]], token_lengths)
+                losses["alignment"] = spacing_loss(alphas, middle_frames(runs, encoded.lengths), token_lengths)
         fired = self._in_context(raw)
         tokens = tokens[:, : fired.embeddings.shape[1]]
         states, logits, counts, history = self._decode(encoded, fired, tokens)
@@ -199,16 +200,54 @@ class CifStudent(TokenStudent):
         metrics = {"correct": ce.correct}
         if self.weights is not None:
             metrics["quantity_total"] = fired.quantity.detach().sum()
-        return StudentOutput(losses, taps | layers | ctc, metrics | counts)
+        segmented = None if self._parallel else self._segmented(encoded, raw, tokens, runs)
+        return StudentOutput(losses, taps | layers | ctc, metrics | counts, segmented)
+
+    def read_fired(self, utterances: FiredUtterances) -> HardLoss:
+        """The loss of an autoregressive decoder on frames and fired embeddings that are given; only the decoder gets
+        gradients.
+
+        With :attr:`StudentOutput.fired` of a batch, it is the decoder's loss on this batch.
+        """
+        tokens, mask = utterances.tokens, valid_mask(utterances.lengths, utterances.tokens.shape[1])
+        encoded = Encoded(utterances.frames, utterances.frame_lengths)
+        times = (utterances.places + 1).to(encoded.hidden.dtype).masked_fill(~mask, 0.0)
+        raw = FiredTokens(utterances.fired, utterances.lengths, times, utterances.lengths.to(times.dtype))
+        with torch.no_grad():
+            fired = self._in_context(raw)
+        torch.clear_autocast_cache()  # for the reason given in `_decode`
+        _, logits, _, _ = self._decode(encoded, fired, tokens)
+        return hard_loss(logits, tokens, mask, self.config.label_smoothing, self.config.ce_weight)
+
+    @property
+    def _parallel(self) -> bool:
+        return isinstance(self.decoder, ParallelDecoder)
+
+    def _segmented(
+        self, encoded: Encoded, raw: FiredTokens, tokens: Tensor, runs: list[list[int]] | None
+    ) -> SegmentedUtterances:
+        """The frames of each of `tokens (B, U)`: those of `runs`; otherwise up to its fire, or, for fires at the peaks of
+        the CTC head, up to the middle between this and the next peak."""
+        places = fire_frames(raw.fire_times, encoded.lengths)
+        if runs is not None:
+            ends = padded([torch.tensor(each, dtype=torch.int64) for each in runs]).to(places.device)
+        elif self.weights is None:
+            ends = F.pad((places[:, :-1] + places[:, 1:] + 1) // 2, (0, min(places.shape[1], 1)))
+        else:
+            ends = places + 1
+        last = torch.arange(ends.shape[1], device=ends.device) == (raw.lengths - 1)[:, None]
+        ends = torch.where(last, encoded.lengths[:, None], ends)
+        frames, fired = encoded.hidden.detach(), raw.embeddings.detach()
+        return SegmentedUtterances(frames, encoded.lengths, fired, places, tokens, raw.lengths, ends)
 
     @torch.no_grad()
-    def _attended_middles(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """Middle frame `(B, U)` of each of `tokens (B, U)`, from the attention of Whisper's decoder."""
+    def _attended_runs(self, encoded: Encoded, tokens: Tensor, token_lengths: Tensor) -> list[list[int]]:
+        """The frame after the last one of each of `tokens (B, U)`, from the attention of Whisper's decoder."""
         assert isinstance(self.decoder, FiredWhisperDecoder)
         previous = F.pad(tokens, (1, 0), value=EOS)[:, :-1]
         weights = self.decoder.whisper.alignment(previous, encoded.hidden, encoded.lengths)
         torch.clear_autocast_cache()  # for the reason given in `_decode`
-        return middle_frames(token_runs(weights, token_lengths, encoded.lengths), encoded.lengths)
+        return token_runs(weights, token_lengths, encoded.lengths)
 
     def _decode(
         self, encoded: Encoded, fired: FiredTokens, tokens: Tensor

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from retort.common.errors import BadUtterance
 from retort.config.student import StudentConfig
 from retort.nn.encoder import Encoder
+from retort.students.fired import SegmentedUtterances
 from retort.text.tokenizers import Tokenizer
 
 Unit = Literal["token", "frame", "utterance"]
@@ -55,11 +56,14 @@ class StudentOutput:
         losses: unweighted sums over the batch, by name.
         taps: taps by name.
         metrics: sums over the batch that are only logged, by name.
+        fired: frames and fired embeddings of the tokens, without gradient, of a student with an autoregressive decoder
+            over them; None for others.
     """
 
     losses: dict[str, Tensor]
     taps: dict[str, Tap]
     metrics: dict[str, Tensor]
+    fired: SegmentedUtterances | None = None
 
 
 class Labelled(Protocol):

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler
 from torch import Generator, Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from retort.audio.specaugment import mask_hidden, spec_augment
@@ -24,6 +22,7 @@ from retort.config.distill import compared_by
 from retort.config.schema import AugmentConfig, Recipe
 from retort.corpora.cuts import Rejected
 from retort.corpora.features import CutFeatures
+from retort.nn.masks import padded
 from retort.students.student import SHORTEST
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
@@ -142,11 +141,11 @@ class UtteranceDataset(Dataset):
             [each.id for each in utterances],
             [each.text for each in utterances],
             [each.pieces for each in utterances],
-            _padded(
+            padded(
                 [each.features for each in utterances], FRAME_STEP if self.stored is None else HIDDEN_STEP
             ),
             torch.tensor([each.features.shape[0] for each in utterances]),
-            _padded(tokens, TOKEN_STEP, PAD),
+            padded(tokens, TOKEN_STEP, PAD),
             torch.tensor([each.shape[0] for each in tokens]),
             rejected,
             senones,
@@ -193,11 +192,6 @@ class UtteranceDataset(Dataset):
         if self.stored is None:
             return spec_augment(features, augment, generator)
         return mask_hidden(features, augment, generator, self.recipe.features.bins, self.stored.subsampling)
-
-
-def _padded(sequences: list[Tensor], step: int, value: int = 0) -> Tensor:
-    padded = pad_sequence(sequences, batch_first=True, padding_value=value)
-    return F.pad(padded, (0, 0) * (padded.dim() - 2) + (0, -padded.shape[1] % step), value=value)
 
 
 def empty_batch(bins: int, rejected: list[Rejected], labelled: bool = False) -> Batch:

@@ -13,12 +13,14 @@ from retort.distill.gradients import gradient_norm
 from retort.distill.objective import Need, Objective
 from retort.distill.row import RowResult
 from retort.nn.chunks import draw_chunks
-from retort.students.student import Student
+from retort.students.cif import CifStudent
+from retort.students.student import Student, StudentOutput
 from retort.teachers.frames import frame_targets
 from retort.teachers.targets import TeacherTargets, empty_targets, token_targets, utterance_targets
 from retort.teachers.teacher import Teacher
 from retort.teachers.whisper import reads_audio, text_with_id
 from retort.training.batches import Batch
+from retort.training.text_injection import TextInjection
 
 
 class StepOutput(NamedTuple):
@@ -62,10 +64,14 @@ class TrainingModule(nn.Module):
 
     Args:
         seed: of the draws of chunk sizes.
+        texts: text that the decoder is trained on as well, in training mode.
     """
 
-    def __init__(self, student: Student, objective: Objective, seed: int = 0) -> None:
+    def __init__(
+        self, student: Student, objective: Objective, seed: int = 0, texts: TextInjection | None = None
+    ) -> None:
         super().__init__()
+        self.texts = texts
         self.seed = seed
         self.student = student
         self.objective = objective
@@ -76,17 +82,43 @@ class TrainingModule(nn.Module):
         self.student.encoder.chunks = draw_chunks(encoder.chunk, encoder.left_context, self.seed, step)
         try:
             output = self.student(batch.features, batch.feature_lengths, *self.student.labels(batch))
+            count = self.student.positions(batch)
+            text_sum, of_text = self._text_loss(batch, output, count)
         finally:
             self.student.encoder.chunks = None
-        count = self.student.positions(batch)
         hard = [self.student.loss_weights[name] * loss for name, loss in output.losses.items()]
         own = torch.stack(hard).sum()
         measure = GradientMeter(self.student, own, count, len(batch.ids)) if self.training else None
         distilled = self.objective(output.taps, targets, batch.tokens, step, measure)
         sums = {**output.losses, **output.metrics}
         tallies = {name: Tally(value.detach(), count) for name, value in sums.items()}
-        token_sum = own + distilled.token_sum
-        return StepOutput(token_sum, distilled.utterance_sum, {**tallies, **distilled.metrics})
+        token_sum = own + distilled.token_sum + text_sum
+        return StepOutput(token_sum, distilled.utterance_sum, {**tallies, **distilled.metrics, **of_text})
+
+    def _text_loss(self, batch: Batch, output: StudentOutput, count: int) -> tuple[Tensor, dict[str, Tally]]:
+        """The weighted loss on text, to be divided by the number of tokens of the speech, and values to log.
+
+        It is the mean over the tokens of the text, times `count`, the number of tokens of the batch.
+        """
+        nothing = torch.zeros((), device=batch.tokens.device)
+        if self.texts is None or not self.training or not batch.ids:
+            return nothing, {}
+        assert isinstance(self.student, CifStudent)
+        assert output.fired is not None
+        self.texts.learn(batch, output.fired)
+        drawn = self.texts.draw(count)
+        used = Tally(torch.tensor(float(drawn.used), device=nothing.device), max(drawn.considered, 1))
+        if drawn.utterances is None:
+            return nothing, {"text.used": used}
+        ce = self.student.read_fired(drawn.utterances.to(nothing.device))
+        tokens = int(drawn.utterances.lengths.sum())
+        logged = {
+            "text.ce": Tally(ce.total.detach(), tokens),
+            "text.correct": Tally(ce.correct, tokens),
+            "text.used": used,
+            "text.tokens": Tally(torch.tensor(float(tokens), device=nothing.device), 1),
+        }
+        return self.texts.config.weight * count / tokens * ce.total, logged
 
 
 def read_targets(

@@ -16,6 +16,7 @@ from retort.students.student import Student
 from retort.teachers import Teacher
 from retort.training.batches import UtteranceDataset
 from retort.training.data import Data
+from retort.training.text_injection import TextInjection
 from retort.training.trainer import REJECTED
 
 
@@ -32,6 +33,7 @@ class Plan:
         validate: returns the error rates of a student.
         finish: builds the recogniser of the averaged student, with everything tuned on validation data.
         accelerator: devices and processes.
+        texts: text that the decoder is trained on; None for none.
     """
 
     student: Student
@@ -42,6 +44,7 @@ class Plan:
     validate: Callable[[Student], dict[str, float]]
     finish: Callable[[Student], Recogniser]
     accelerator: Accelerator
+    texts: TextInjection | None = None
 
 
 def note_rejected(recipe: Recipe, root: Path, data: Data, accelerator: Accelerator) -> None:

@@ -107,7 +107,7 @@ def _train(recipe: Recipe, root: Path, progress: StageProgress, report: Report) 
     trainer = Trainer(
         recipe,
         folder,
-        TrainingModule(plan.student, plan.objective, recipe.seed),
+        TrainingModule(plan.student, plan.objective, recipe.seed, plan.texts),
         plan.teachers,
         plan.dataset,
         plan.data.train,

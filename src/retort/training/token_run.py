@@ -29,7 +29,7 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer, train_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.batches import UtteranceDataset
-from retort.training.data import load_data
+from retort.training.data import Data, load_data
 from retort.training.hidden_store import open_stored_layers
 from retort.training.init import (
     check_plm,
@@ -50,6 +50,7 @@ from retort.training.teach import (
     taught_by,
     texts_with_ids,
 )
+from retort.training.text_injection import TextInjection, check_texts
 
 
 def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: StageProgress, report: Report) -> Plan:
@@ -68,6 +69,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: StageProgress
     check_plm(recipe)
     check_language(recipe)
     check_pretrained(recipe)
+    check_texts(recipe.text_injection)
     teachers = _open_teachers(recipe, root, accelerator)
     with accelerator.main_process_first():
         data = load_data(recipe, root / "cache", progress)
@@ -116,7 +118,19 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: StageProgress
         lambda student: free_running(recogniser(student), data.validation),
         recogniser,
         accelerator,
+        _text_injection(recipe, tokenizer, data, student.most_tokens),
     )
+
+
+def _text_injection(
+    recipe: Recipe, tokenizer: Tokenizer, data: Data, most_tokens: int | None
+) -> TextInjection | None:
+    """The text that the decoder is trained on, without the transcripts of the validation data; None without text."""
+    if not recipe.text_injection.texts:
+        return None
+    excluded = normalised_texts(data.validation, recipe.normaliser)
+    normalise = Normaliser(recipe.normaliser)
+    return TextInjection(recipe.text_injection, recipe.seed, tokenizer, normalise, excluded, most_tokens)
 
 
 def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "") -> Tokenizer:

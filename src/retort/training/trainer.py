@@ -68,6 +68,12 @@ class Trainer(Loop[Batch]):
                 where="distill",
                 remedy="Set weight instead, or train without sharding",
             )
+        if module.texts is not None and accelerator.num_processes > 1:
+            raise UserError(
+                f"text_injection works in one process, not in {accelerator.num_processes}",
+                where=recipe.name,
+                remedy="Train in one process, or remove text_injection.texts",
+            )
         self._left_out = rejected
         self.criterion = module.student.criterion
         freeze(module.student, recipe.training.freeze)
@@ -80,6 +86,7 @@ class Trainer(Loop[Batch]):
         if lora.parts:
             self.merge = partial(merge_lora, config=lora)
         self.recipe, self.teachers, self.dataset = recipe, teachers, dataset
+        self.memory = module.texts
         rank, world = accelerator.process_index, accelerator.num_processes
         self.sampler = make_sampler(cuts, recipe, rank, world, groups)
 
