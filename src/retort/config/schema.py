@@ -419,7 +419,7 @@ class TextInjectionConfig:
     """Number of tokens of text in an update, relative to that of the training speech."""
     weight: float = number(0.5, 0, MILLION)
     """Weight of the decoder's loss on text. The loss is the mean over the tokens of the text that goes with a batch,
-    whatever `share` is."""
+    whatever `share` is; as long as fewer sentences are usable than `share` asks for, it is as much smaller."""
     noise: float = number(0.3, 0, 100)
     """Standard deviation of the Gaussian noise that is added to frames and fired embeddings, relative to that of the values
     of each vector."""

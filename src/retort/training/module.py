@@ -98,7 +98,8 @@ class TrainingModule(nn.Module):
     def _text_loss(self, batch: Batch, output: StudentOutput, count: int) -> tuple[Tensor, dict[str, Tally]]:
         """The weighted loss on text, to be divided by the number of tokens of the speech, and values to log.
 
-        It is the mean over the tokens of the text, times `count`, the number of tokens of the batch.
+        It is the mean over the tokens of the text, times `count`, the number of tokens of the batch. If there are fewer
+        tokens than `share` asks for, as long as the bank lacks sounds, each counts no more than usual.
         """
         nothing = torch.zeros((), device=batch.tokens.device)
         if self.texts is None or not self.training or not batch.ids:
@@ -118,7 +119,8 @@ class TrainingModule(nn.Module):
             "text.used": used,
             "text.tokens": Tally(torch.tensor(float(tokens), device=nothing.device), 1),
         }
-        return self.texts.config.weight * count / tokens * ce.total, logged
+        config = self.texts.config
+        return config.weight * count / max(tokens, config.share * count) * ce.total, logged
 
 
 def read_targets(
