@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,8 @@ def as_wave(samples: object, where: str) -> np.ndarray:
 
 
 def _as_array(samples: Any, where: str) -> np.ndarray:
-    import torch
-
-    if isinstance(samples, torch.Tensor):
+    torch = sys.modules.get("torch")  # if it is not loaded, the samples are no tensor
+    if torch is not None and isinstance(samples, torch.Tensor):
         if samples.is_sparse or samples.is_quantized or samples.is_complex():
             raise BadUtterance(f"the samples are a {_kind(samples)}", where=where, remedy=_REMEDY)
         samples = samples.detach().cpu()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.audio.online import PRIOR_DEVIATION, PRIOR_FRAMES, PRIOR_MEAN
 from retort.common.errors import UserError
 from retort.config.schema import FeatureConfig
 from retort.export.replacements import exportable
@@ -33,9 +34,16 @@ from retort.text.tokenizers import BLANK, EOS, PAD
 
 def normalise(features: Tensor, lengths: Tensor, config: FeatureConfig) -> Tensor:
     """Mean and variance normalisation of `features (N, T, bins)` over the valid frames `lengths (N,)`, as
-    :func:`retort.audio.cmvn.normalised` does it for one utterance."""
+    :func:`retort.audio.cmvn.normalised` does it for one utterance; with `statistics: running` over the frames so far."""
     if not config.cmvn:
         return features
+    if config.statistics == "running":
+        counts = PRIOR_FRAMES + torch.arange(1, features.shape[1] + 1, device=features.device)[:, None].double()
+        wide = features.double()
+        mean = (wide.cumsum(1) + PRIOR_FRAMES * PRIOR_MEAN) / counts
+        squares = (wide.square().cumsum(1) + PRIOR_FRAMES * (PRIOR_MEAN**2 + PRIOR_DEVIATION**2)) / counts
+        deviation = (squares - mean.square()).clamp(min=0.0).sqrt().clamp(min=1e-5)
+        return ((wide - mean) / deviation).float()
     mask = valid_mask(lengths, features.shape[1])[..., None]
     wave = config.kind == "wave"
     dims = (1, 2) if wave else (1,)

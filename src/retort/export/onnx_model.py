@@ -14,6 +14,7 @@ from retort.decoding.recogniser import Recogniser
 from retort.export.graphs import FiredGraph, WhisperStep, step_of
 from retort.export.quantise import quantise
 from retort.export.record import record, require
+from retort.export.stream_model import export_streams
 from retort.runtime.folder import ENCODER, STEP, ExportedModel, is_export, read_export
 from retort.students.attention import AttentionStudent
 from retort.students.cif import CifStudent
@@ -113,6 +114,7 @@ def export_onnx(recogniser: Recogniser, out: Path) -> ExportedModel:
         no_speech=recogniser.no_speech,
         confidence=recogniser.calibration,
     )
+    export_streams(recogniser, out)
     recogniser.tokenizer.save(out / "tokenizer")
     model.save(out)
     seal(out)

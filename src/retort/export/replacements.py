@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from retort.common.errors import UserError
 from retort.nn import attention
 from retort.nn.attention import RelativeAttention, SelfAttention
+from retort.nn.chunks import Chunks
 from retort.nn.masks import valid_mask
 from retort.nn.normalisation import MaskedBatchNorm
 from retort.nn.positions import relative_table, rotary_angles
@@ -103,17 +104,15 @@ def explicit_attention() -> Iterator[None]:
         place = dim % self.dim()
         return self.reshape(*shape[:place], *sizes, *shape[place + 1 :])
 
-    def relative(self: Any, hidden: Tensor, mask: Tensor, chunks: object = None) -> Tensor:
-        assert chunks is None
-        query, key, value = (self.split(part(hidden)) for part in (self.query, self.key, self.value))
-        table = relative_table(hidden.shape[1], hidden.shape[2], hidden.device)
+    def relative(self: Any, hidden: Tensor, mask: Tensor, chunks: Chunks | None = None) -> Tensor:
+        query, key, value = self.inputs(hidden, chunks)
+        frames, keys = hidden.shape[1], key.shape[2]
+        table = relative_table(keys, hidden.shape[2], hidden.device)[: keys + frames - 1]
         position = self.split(self.position(table)[None])
         by_distance = (query + self.position_bias[:, None, :]) @ position.transpose(-1, -2)
         shape = hidden.shape[0], self.heads
-        turned = F.pad(by_distance, (1, 0)).reshape(*shape, -1, hidden.shape[1])[:, :, 1:]
-        bias = turned.reshape(*shape, hidden.shape[1], -1)[..., : hidden.shape[1]] / math.sqrt(
-            query.shape[-1]
-        )
+        turned = F.pad(by_distance, (1, 0)).reshape(*shape, -1, frames)[:, :, 1:]
+        bias = turned.reshape(*shape, frames, -1)[..., :keys] / math.sqrt(query.shape[-1])
         bias = torch.where(mask, bias, -1e30)
         return self.attend(query + self.content_bias[:, None, :], key, value, bias)
 

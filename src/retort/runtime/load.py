@@ -43,7 +43,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
 def can_stream(transcriber: Transcriber) -> bool:
     """Whether a loaded model recognises audio while it arrives: it was trained in chunks."""
     if isinstance(transcriber, ExportedRecogniser):
-        return False
+        return transcriber.streams_folder is not None
     from retort.decoding.recogniser import Recogniser
 
     return isinstance(transcriber, Recogniser) and any(transcriber.student.encoder.config.chunk)
@@ -59,9 +59,9 @@ def open_streams(transcriber: Transcriber, options: StreamOptions) -> Streams[An
         UserError: the model needs whole utterances, or has no such chunk.
     """
     if isinstance(transcriber, ExportedRecogniser):
-        raise UserError(
-            "an exported model needs whole utterances", remedy="Stream the model that it was exported from"
-        )
+        from retort.runtime.streamer import ExportedStreamBatch
+
+        return ExportedStreamBatch(transcriber, options)
     from retort.decoding.recogniser import Recogniser
     from retort.streaming.streamer import StreamBatch
 

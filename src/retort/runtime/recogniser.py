@@ -21,6 +21,7 @@ from retort.decoding.transcript import ScoredTranscript
 from retort.runtime.folder import AGAIN, ENCODER, STEP, ExportedModel, is_export, read_export
 from retort.runtime.search import Decoder, beam_search, greedy
 from retort.runtime.session import Arrays, Session
+from retort.runtime.stream_folder import has_streams
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 
@@ -37,6 +38,7 @@ class ExportedRecogniser(Transcriber):
         model: description of the model.
         tokenizer: the model's.
         options: default decoding options.
+        streams_folder: folder of the export, if the model recognises audio while it arrives.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ExportedRecogniser(Transcriber):
         model: ExportedModel,
         tokenizer: Tokenizer,
         options: DecodingOptions = GREEDY,
+        streams_folder: Path | None = None,
     ) -> None:
         super().__init__(
             tokenizer, model.features, model.normaliser, model.subsampling, model.no_speech, options
@@ -54,6 +57,7 @@ class ExportedRecogniser(Transcriber):
         self.fewest_frames, self.most_frames = model.fewest_frames, model.most_frames
         self._encoder, self._step = encoder, step
         self._extract = make_extractor(model.features)
+        self.streams_folder = streams_folder
 
     def notes(self, options: DecodingOptions = GREEDY) -> list[str]:
         for name in DecodingOptions.__dataclass_fields__:
@@ -132,4 +136,5 @@ def load_export(
             remedy=AGAIN,
         )
     step = Session(root / STEP, threads) if (root / STEP).is_file() else None
-    return ExportedRecogniser(Session(root / ENCODER, threads), step, model, tokenizer, options)
+    streams = root if has_streams(root) else None
+    return ExportedRecogniser(Session(root / ENCODER, threads), step, model, tokenizer, options, streams)

@@ -15,7 +15,7 @@ from retort.verbs.targets import STDIN
 if TYPE_CHECKING:
     import numpy as np
 
-    from retort.decoding.recogniser import Recogniser
+    from retort.decoding.transcriber import Transcriber
     from retort.streaming.utterances import Partial
 
 SECONDS = 0.1
@@ -35,17 +35,18 @@ def stream_files(
     Raises:
         UserError: the model needs whole utterances, or a file cannot be read.
     """
-    import torch
+    from retort.runtime.load import load
 
-    from retort.decoding.recogniser import load
-
-    torch.set_num_threads(threads)
     recogniser = load(experiment)
+    if "torch" in sys.modules:  # an exported model runs without it
+        import torch
+
+        torch.set_num_threads(threads)
     for file in files:
         stream(recogniser, file, chunk, as_json, maximum_hours)
 
 
-def stream(recogniser: Recogniser, file: str, chunk: int, as_json: bool, maximum_hours: float) -> None:
+def stream(recogniser: Transcriber, file: str, chunk: int, as_json: bool, maximum_hours: float) -> None:
     """Print the text of a file, or of raw samples of standard input, while it is recognised.
 
     Finished utterances are printed as lines. On a terminal the utterance in progress is shown on stderr. With `as_json`
@@ -58,10 +59,10 @@ def stream(recogniser: Recogniser, file: str, chunk: int, as_json: bool, maximum
     Raises:
         UserError: the model needs whole utterances, or the audio cannot be read.
     """
-    from retort.streaming.streamer import Streamer
+    from retort.runtime.load import open_streams
+    from retort.streaming.utterances import OneStream, StreamOptions
 
-    trained = [each for each in recogniser.student.encoder.config.chunk if each]
-    streamer, before = Streamer(recogniser, chunk or min(trained, default=1)), ""
+    streamer, before = OneStream(open_streams(recogniser, StreamOptions(chunk))), ""
     for piece in _pieces(recogniser, file, maximum_hours):
         partial = streamer.accept(piece)
         _print(partial, before, as_json)
@@ -69,7 +70,7 @@ def stream(recogniser: Recogniser, file: str, chunk: int, as_json: bool, maximum
     _print(streamer.finish(), before, as_json)
 
 
-def _pieces(recogniser: Recogniser, file: str, maximum_hours: float) -> Iterator[np.ndarray]:
+def _pieces(recogniser: Transcriber, file: str, maximum_hours: float) -> Iterator[np.ndarray]:
     import numpy as np
 
     from retort.audio.files import open_audio

@@ -1,0 +1,280 @@
+"""The computations of a CIF student that recognises audio while it arrives, as graphs: one chunk of the encoder with its
+fires, whose state is inputs and outputs, and the prompt of Whisper's decoder. A token is a step of
+:mod:`retort.export.graphs`.
+
+The batch N, the frames of a chunk, fires U and frames of the memory F are dynamic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retort.common.errors import UserError
+from retort.export.replacements import OpenWhisperFrontend, exportable
+from retort.nn.attention import SelfAttention
+from retort.nn.chunks import Chunks, StreamCache
+from retort.nn.decoder import CifDecoder
+from retort.nn.frontend import Conv2dFrontend
+from retort.nn.masks import attention_mask, valid_mask
+from retort.nn.whisper_fired import FiredWhisperDecoder
+from retort.students.cif import CifStudent
+
+Key = tuple[nn.Module, str]
+
+
+class StreamGraph(nn.Module):
+    """The next chunk of N streams: features to fired embeddings, and what the decoder needs of the frames.
+
+    Args:
+        student: in eval mode; it is changed (:func:`retort.export.replacements.exportable`).
+        left: frames before a chunk that self-attention is limited to.
+        bins: of a feature frame.
+
+    Attributes:
+        keys: modules and names of the states, in order.
+        shapes: shapes of the states of one stream.
+
+    Raises:
+        UserError: the encoder or the decoder has no such graph.
+    """
+
+    inputs: ClassVar[list[str]] = ["features", "valid", "count", "first", "total", "vector"]
+
+    def __init__(self, student: CifStudent, left: int, bins: int) -> None:
+        super().__init__()
+        if student.encoder.chunk_step != 1:
+            raise UserError(
+                "chunks of this encoder have no graph",
+                remedy="Export a Conformer, Transformer or Whisper encoder",
+            )
+        self.student: Any = exportable(student)
+        self.left, self.bins = left, bins
+        self.decoder = student.decoder
+        self.keys: list[Key] = []
+        self.shapes: list[list[int]] = []
+        cache = StreamCache(torch.zeros(1, dtype=torch.int64))
+        own = self.example(1, 4, states=False)
+        with torch.no_grad():
+            self._encoded(own["features"], own["valid"], own["count"], own["first"], cache)
+        for key, tensor in cache.tensors.items():
+            self.keys.append(key)
+            self.shapes.append(list(tensor.shape[1:]))
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the states as inputs."""
+        return [f"state_{number}" for number in range(len(self.keys))]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs of :meth:`forward`."""
+        memory = [] if self._alone() else ["keys", "values"]
+        fires = ["frames", "counts", "times", "embeddings", "last"]
+        return [*fires, *memory, "next_total", "next_vector", *(f"next_{name}" for name in self.state_names)]
+
+    def example(self, batch: int, frames: int, states: bool = True) -> dict[str, Tensor]:
+        """Random inputs of chunks of `frames` frames of the output."""
+        front = self.student.encoder.frontend
+        later = self.student.encoder.subsampling // front.subsampling
+        lead = -(-_before(front) // front.subsampling)
+        window = (lead + frames * later) * front.subsampling + _after(front)
+        hidden = self.student.encoder.config.dim
+        made = {
+            "features": torch.randn(batch, window, self.bins),
+            "valid": torch.full((batch,), window),
+            "count": torch.full((batch,), frames * later),
+            "first": torch.arange(batch) * frames,
+            "total": torch.rand(batch, dtype=torch.float64) + torch.arange(batch),
+            "vector": torch.randn(batch, hidden),
+        }
+        if states:
+            made |= {name: torch.randn(batch, *shape) for name, shape in zip(self.state_names, self.shapes)}
+        return made
+
+    def forward(
+        self,
+        features: Tensor,
+        valid: Tensor,
+        count: Tensor,
+        first: Tensor,
+        total: Tensor,
+        vector: Tensor,
+        *states: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Encode and fire.
+
+        Args:
+            features: `(N, T, bins)` float32 after normalisation: those of the frames of the front end before the chunk
+                on which it depends, of the chunk, and after it; zero where there are none.
+            valid: `(N,)` int64, features of the window up to the end of the utterance; T before its last chunk.
+            count: `(N,)` int64, frames of the front end in the chunk.
+            first: `(N,)` int64, frames of the output before the chunk.
+            total: `(N,)` float64, sum of the weights so far.
+            vector: `(N, D)` float32, of the token in progress.
+            states: of the layers.
+
+        Returns:
+            `frames (N,)` int64, frames of the output; `counts (N,)` int64, fires; `times (N, U)` float64, in frames from
+            the start of the chunk; `embeddings (N, U, D)`, with U at least 1; `last (N, D)`, the last frame; `keys` and
+            `values` of the frames for a decoder that attends to them; and the next `total`, `vector` and states.
+        """
+        cache = StreamCache(first, dict(zip(self.keys, states)))
+        hidden, frames, alphas = self._encoded(features, valid, count, first, cache)
+        counts, times, embeddings, after, rest = fire_chunk(hidden, alphas, total, vector)
+        place = (frames - 1).clamp(min=0)[:, None, None].expand(-1, -1, hidden.shape[2])
+        last = hidden.gather(1, place)[:, 0]
+        following = [cache.tensors[key] for key in self.keys]
+        return (frames, counts, times, embeddings, last, *self._memory(hidden), after, rest, *following)
+
+    def _encoded(
+        self, features: Tensor, valid: Tensor, count: Tensor, first: Tensor, cache: StreamCache
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output `(N, F, D)`, its lengths `(N,)`, and the weights `(N, F)`; `cache` is updated."""
+        encoder = self.student.encoder
+        made = self._front(features, valid, count, first)
+        entered, lengths = encoder.entered(made, count)
+        # A chunk of one frame, so that the frames so far count as chunks, and the size of a chunk is dynamic.
+        chunks = Chunks(1, self.left, cache)
+        for hidden, after in encoder._through_layers(entered, lengths, chunks):
+            last, frames = hidden, after
+        output = encoder.finished(last, frames)
+        alphas = self.student.weights(output, frames, chunks).clamp(min=0.0)
+        return output, frames, alphas.masked_fill(~valid_mask(frames, output.shape[1]), 0.0)
+
+    def _front(self, features: Tensor, valid: Tensor, count: Tensor, first: Tensor) -> Tensor:
+        """The front end's output `(N, F', dim)` of the chunk alone."""
+        front = self.student.encoder.frontend
+        inside = valid_mask(valid, features.shape[1])
+        features = features.masked_fill(~inside[..., None], 0.0)
+        if not isinstance(front, OpenWhisperFrontend):
+            made: Tensor = front(features, valid)[0]
+            return made
+        own = front.frontend
+        once = F.gelu(F.conv1d(features.transpose(1, 2), own.conv1.weight, own.conv1.bias))
+        # There is nothing before the utterance and after it, where the convolution of features gives its bias.
+        begun = (torch.arange(once.shape[2]) > 0) | (first > 0)[:, None]
+        once = once.masked_fill(~(inside[:, 1:-1] & begun)[:, None], 0.0)
+        twice = F.gelu(F.conv1d(once, own.conv2.weight, own.conv2.bias, stride=2)).transpose(1, 2)
+        later = self.student.encoder.subsampling // front.subsampling
+        places = first[:, None] * later + torch.arange(twice.shape[1])
+        return twice + own.positions[places.clamp(max=len(own.positions) - 1)]
+
+    def _alone(self) -> bool:
+        return isinstance(self.decoder, CifDecoder) and self.decoder.window is None
+
+    def _memory(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        decoder = self.decoder
+        if self._alone():
+            return ()
+        if isinstance(decoder, FiredWhisperDecoder):
+            memories = decoder.whisper.memories(hidden)
+            keys = torch.stack([key.transpose(-1, -2) for key, _ in memories])
+            return keys, torch.stack([value for _, value in memories])
+        assert isinstance(decoder, CifDecoder)
+        assert decoder.window is not None
+        return decoder.window.key(hidden), decoder.window.value(hidden)
+
+
+def fire_chunk(
+    hidden: Tensor, alphas: Tensor, total: Tensor, vector: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """:class:`retort.nn.fire_stream.FireStream` for a chunk of N streams, as dense operations.
+
+    Args:
+        hidden: `(N, F, D)`.
+        alphas: `(N, F)`, at least 0.
+        total: `(N,)` float64, sum of the weights before.
+        vector: `(N, D)`, of the token in progress.
+
+    Returns:
+        Counts `(N,)` int64, times `(N, U)` float64 in frames, zero beyond the counts, vectors `(N, U, D)`, the next
+        total and the next vector. U is the largest count and at least 1.
+    """
+    sums = torch.cat((total[:, None], alphas.double()), 1).cumsum(1)
+    begins, ends = sums[:, :-1], sums[:, 1:]
+    base = total.floor()
+    counts = (sums[:, -1].floor() - base).long()
+    size: Any = counts.max() + 1
+    units = torch.arange(size, device=hidden.device)
+    first = (base[:, None] + units)[..., None]
+    overlap = torch.minimum(ends[:, None], first + 1.0) - torch.maximum(begins[:, None], first)
+    vectors = overlap.clamp(min=0.0).to(hidden.dtype) @ hidden
+    vectors = vectors + torch.where((units == 0)[None, :, None], vector[:, None], 0.0)
+    rest = vectors.gather(1, counts[:, None, None].expand(-1, -1, hidden.shape[2]))[:, 0]
+    places = (ends[:, None] < first + 1.0).long().sum(2).clamp(max=alphas.shape[1] - 1)
+    before, after = begins.gather(1, places), ends.gather(1, places)
+    share = (first[..., 0] + 1.0 - before) / (after - before).clamp(min=1e-30)
+    times = torch.where(units < counts[:, None], places + share, 0.0)
+    return counts, times, vectors, sums[:, -1], rest
+
+
+class PromptGraph(nn.Module):
+    """The prompt of Whisper's decoder but its last token, over the frames so far."""
+
+    inputs: ClassVar[list[str]] = ["frames", "keys", "values"]
+    outputs: ClassVar[list[str]] = ["past_keys", "past_values"]
+
+    def __init__(self, decoder: FiredWhisperDecoder) -> None:
+        super().__init__()
+        self.whisper = decoder.whisper
+
+    def example(self, batch: int, frames: int) -> dict[str, Tensor]:
+        """Random inputs."""
+        sizes = self.whisper.sizes
+        heads, width = sizes.heads, sizes.dim // sizes.heads
+        return {
+            "frames": torch.full((batch,), frames - 1),
+            "keys": torch.randn(sizes.layers, batch, heads, width, frames),
+            "values": torch.randn(sizes.layers, batch, heads, frames, width),
+        }
+
+    def forward(self, frames: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `(L, N, 1, H, P, D / H)` of the prompt.
+
+        Args:
+            frames: `(N,)` int64, frames that it attends to.
+            keys, values: `(L, N, H, D / H, F)` and `(L, N, H, F, D / H)` of the frames.
+        """
+        whisper = self.whisper
+        mask = attention_mask(frames, keys.shape[4])
+        count = whisper.sizes.prompt - 1
+        hidden = (whisper.prompt + whisper.positions[: count + 1])[:count].expand(frames.shape[0], -1, -1)
+        past = []
+        for number, layer in enumerate(whisper.layers):
+            memory = keys[number].transpose(-1, -2), values[number]
+            if count:
+                hidden, _, own = layer(hidden, memory, mask)
+            else:
+                own = (memory[0][:, :, :0], memory[1][:, :, :0])
+            past.append(own)
+        after_keys, after_values = (torch.stack([each[kind] for each in past])[:, :, None] for kind in (0, 1))
+        return after_keys, after_values
+
+
+def past_shape(decoder: nn.Module) -> list[int] | None:
+    """Layers, heads and width of the keys of no token; None for Whisper's decoder, which has those of its prompt."""
+    if isinstance(decoder, FiredWhisperDecoder):
+        return None
+    assert isinstance(decoder, CifDecoder)
+    first = decoder.layers[0]
+    assert isinstance(first, SelfAttention)
+    return [len(decoder.layers), first.heads, first.query.out_features // first.heads]
+
+
+def _before(front: nn.Module) -> int:
+    if isinstance(front, OpenWhisperFrontend):
+        return front.frontend.before
+    if isinstance(front, Conv2dFrontend):
+        return front.before
+    raise UserError(
+        "chunks of this front end have no graph",
+        remedy="Export a model with the front end conv2d or Whisper's",
+    )
+
+
+def _after(front: nn.Module) -> int:
+    return int(front.frontend.after if isinstance(front, OpenWhisperFrontend) else front.after)  # type: ignore[arg-type]
