@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retort.common.errors import UserError
+from retort.evaluation.scoring import Interval
 from retort.report.firing import Firing
 from retort.report.frame_view import FrameView, Span
 from retort.report.plots import (
@@ -15,6 +17,7 @@ from retort.report.plots import (
     frames_picture,
     histogram_picture,
     panels,
+    plot_latencies,
 )
 
 METRICS = {
@@ -48,6 +51,14 @@ def check(svg: str) -> None:
     assert all("currentColor" in each for each in labels), "text that would be black in the dark"
     links = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
     assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_latencies(tmp_path: Path) -> None:
+    rate = Interval(0.1, 0.08, 0.12, "speakers")
+    points = {"160 ms": (0.2, 0.4, rate), "320 ms": (0.35, 0.6, rate), "whole": (3.0, 9.0, rate)}
+    plain = tmp_path / "latencies.png"
+    plot_latencies(points, "WER", plain)
+    assert plain.stat().st_size > 1000
 
 
 def test_an_alignment_and_what_was_recognised() -> None:

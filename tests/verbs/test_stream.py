@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
+from lhotse.supervision import AlignmentItem
 
 from retort.cli import main
 from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser, load
-from retort.evaluation.streaming import evaluate_streaming
+from retort.evaluation.streaming import evaluate_latencies, evaluate_streaming
 from retort.streaming.streamer import Streamer
 from retort.verbs.stream import stream_files
 from tiny_streams import tiny_stream_recogniser
@@ -72,6 +73,32 @@ def test_streams_are_scored(model: Path, cuts: CutSet, manifest: Path, tmp_path:
     assert found.cer > 0.0
     assert json.loads((tmp_path / "streaming-chunk2.json").read_text())["chunk"] == 2
     assert "chunk 2" in found.line()
+
+
+def test_several_latencies(
+    model: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = CutSet.from_file(manifest)
+    aligned = []
+    for cut in cuts:
+        text = cut.supervisions[0].text or ""
+        size = cut.duration / max(len(text.split()), 1)
+        items = [AlignmentItem(word, size * number, 0.9 * size) for number, word in enumerate(text.split())]
+        cut.supervisions[0].alignment = {"word": items}
+        aligned.append(cut)
+    CutSet.from_cuts(aligned).to_file(tmp_path / "aligned.jsonl.gz")
+    found = evaluate_latencies(
+        load(model), str(tmp_path / "aligned.jsonl.gz"), [2, 8, 0], tmp_path / "out", lambda done, total: None
+    )
+    assert [each.chunk for each in found] == [2, 8, 0]
+    table = (tmp_path / "out" / "latencies.md").read_text().splitlines()
+    assert len(table) == 5
+    assert table[-1].startswith("| whole utterances")
+    for each in found:
+        assert each.wer_interval[0] <= each.wer <= each.wer_interval[1]
+    monkeypatch.setattr("sys.argv", ["retort", "evaluate", str(model), str(manifest), "--chunk", "2,many"])
+    with pytest.raises(SystemExit):
+        main()
 
 
 def test_a_chunk_is_checked(model: Path, manifest: Path, tmp_path: Path) -> None:

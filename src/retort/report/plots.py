@@ -130,7 +130,9 @@ def reliability_picture(found: Mapping[str, Reliability]) -> str:
         colour, stroke = style(index)
         counts, means, shares = zip(*each.bins)
         axis.plot(means, shares, color=colour, ls=stroke, lw=1.2)
-        axis.scatter(means, shares, [200 * count / each.words + 4 for count in counts], color=colour, alpha=0.6)
+        axis.scatter(
+            means, shares, [200 * count / each.words + 4 for count in counts], color=colour, alpha=0.6
+        )
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_xlabel("mean confidence of the words in a bin")
@@ -198,6 +200,29 @@ def plot_setting(
     axis.set_xticks(values, [f"{value:g}" for value in values])
     axis.minorticks_off()
     axis.set_xlabel(f"{key}; the small dots are single runs")
+    axis.set_ylabel(f"{label}, %")
+    save_figure(figure, path)
+
+
+def plot_latencies(points: Mapping[str, tuple[float, float, Interval]], label: str, path: Path) -> None:
+    """A file with the error rates of a model over the latencies of its words.
+
+    Args:
+        points: median and 95th percentile of the latency in seconds, and the error rate, by the name of the chunk.
+        label: name of the rates.
+    """
+    figure, axes = new_figure(5.6, 3.6, ink="black")
+    axis = axes[0][0]
+    ordered = sorted(points.items(), key=lambda item: item[1][0])
+    medians = [1000 * median for _, (median, _, _) in ordered]
+    axis.plot(medians, [100 * rate.rate for _, (_, _, rate) in ordered], color=COLOURS[0], lw=1.2)
+    for name, (median, late, rate) in ordered:
+        _draw_bounds(axis, rate, 1000 * median, vertical=True)
+        axis.hlines(100 * rate.rate, 1000 * median, 1000 * late, color=COLOURS[1], lw=1.2, zorder=1)
+        axis.annotate(name, (1000 * median, 100 * rate.rate), (5, 5), textcoords="offset points", fontsize=8)
+    if medians[0] > 0 and medians[-1] >= 10 * medians[0]:
+        axis.set_xscale("log")
+    axis.set_xlabel("median latency of words, ms; the line to the right ends at the 95th percentile")
     axis.set_ylabel(f"{label}, %")
     save_figure(figure, path)
 

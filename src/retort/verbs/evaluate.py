@@ -40,14 +40,14 @@ def evaluate(
         ),
     ] = False,
     chunk: Annotated[
-        int,
+        str,
         typer.Option(
-            min=0,
+            metavar="N[,N...]",
             help="Recognise every utterance as a stream with chunks of this number of encoder frames, for models trained "
-            "in chunks; report error rates, latency (where word ends are known) and the real-time factor. 0: whole "
-            "utterances.",
+            "in chunks; report error rates, latency (where word ends are known) and the real-time factor. With several "
+            "numbers, of which 0 stands for whole utterances, also write a table and a picture.",
         ),
-    ] = 0,
+    ] = "",
     threads: Threads = 1,
     jobs: Jobs = None,
     out: Annotated[
@@ -85,13 +85,14 @@ def evaluate(
 
     if chunk and (given or noise or results is not None):
         raise UserError(
-            "--chunk is greedy decoding of streams", remedy="Leave out decoding options, --noise and --results"
+            "--chunk is greedy decoding of streams",
+            remedy="Leave out decoding options, --noise and --results",
         )
     options = decoding_options(given)
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
     if chunk:
-        _stream(experiment, str(cuts), chunk, out or folder)
+        _stream(experiment, str(cuts), _chunks(chunk), out or folder)
         return
     run = None if results is None else _finished(experiment, folder)
     with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
@@ -114,20 +115,49 @@ def evaluate(
         add_result(results, recipe, evaluation, steps=outcome.steps, params=params, train_seconds=seconds)
 
 
-def _stream(experiment: Path, cuts: str, chunk: int, folder: Path) -> None:
-    """Score streams, and print the results."""
+def _chunks(given: str) -> list[int]:
+    """The numbers of `--chunk`."""
+    parts = given.split(",")
+    if not all(part.strip().isdecimal() and len(part) < 8 for part in parts) or parts == ["0"]:
+        raise UserError(
+            f"--chunk is {given}", remedy="Give a number of frames, or several with commas: 4,8,16,0"
+        )
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def _stream(experiment: Path, cuts: str, chunks: list[int], folder: Path) -> None:
+    """Score streams with each of the chunks, and print the results."""
     from retort.common.progress import stage_progress
     from retort.decoding.options import GREEDY
     from retort.decoding.recogniser import load
     from retort.evaluation.evaluate import evaluation_name
-    from retort.evaluation.streaming import evaluate_streaming
+    from retort.evaluation.scoring import Interval
+    from retort.evaluation.streaming import evaluate_latencies
+    from retort.report.plots import plot_latencies
 
     place = folder / "evaluation" / evaluation_name(cuts, GREEDY)
     with stage_progress(console) as progress:
-        found = evaluate_streaming(
-            load(experiment), cuts, chunk, place, lambda done, total: progress("streams", done, total)
+        recogniser = load(experiment)
+        found = evaluate_latencies(
+            recogniser, cuts, chunks, place, lambda done, total: progress("streams", done, total)
         )
-    print_line(found.line())
+    for each in found:
+        print_line(each.line())
+    words = bool(recogniser.separator)
+    points = {
+        f"{1000 * each.chunk_seconds:.0f} ms" if each.chunk else "whole": (
+            each.latency["50"],
+            each.latency["95"],
+            Interval(each.wer, *each.wer_interval, "speakers")
+            if words
+            else Interval(each.cer, *each.cer_interval, "speakers"),
+        )
+        for each in found
+        if each.latency is not None
+    }
+    if len(points) > 1:
+        plot_latencies(points, "WER" if words else "CER", place / "latencies.png")
+        print_line(f"table and picture: {place}/latencies.md, latencies.png")
 
 
 def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:
