@@ -65,8 +65,11 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, content: bytes | None = None) -> Source:
     """Open an audio file.
+
+    Args:
+        content: the bytes of the file, if it is not on disk; `path` is then its name in errors.
 
     Raises:
         BadUtterance: the file does not exist, is not readable audio, has no samples, or a sampling rate out of bounds.
@@ -74,8 +77,11 @@ def open_source(path: str | Path) -> Source:
     from retort.audio.media import MediaSource, media_format, spare_format
 
     path = Path(path)
-    with readable(path):
-        copy = None if path.is_file() else copied(path)
+    with readable(path, content is not None):
+        if content is not None:
+            copy: BinaryIO | None = _in_memory(content)
+        else:
+            copy = None if path.is_file() else copied(path)
         head = _head(path, copy)
         if format := media_format(head):
             return checked(MediaSource(path, format, copy), path)
@@ -114,7 +120,7 @@ class SoundFileSource:
 
     Args:
         path: path of the file, or its name in errors.
-        copy: content of a pipe; None if `path` is a file.
+        copy: content of a pipe, or a file in memory; None if `path` is a file.
     """
 
     def __init__(self, path: Path, copy: BinaryIO | None = None) -> None:
@@ -138,7 +144,7 @@ class SoundFileSource:
         """See :class:`Source`."""
         position = first
         end = 0
-        with readable(self.path), self._stream() as stream:
+        with readable(self.path, self._copy is not None), self._stream() as stream:
             for part, length in zip(self._parts, self._lengths):
                 begin, end = end, end + length
                 if position >= end or (last is not None and last <= begin):
@@ -293,6 +299,14 @@ class View(io.RawIOBase):
         return len(data)
 
 
+def _in_memory(content: bytes) -> BinaryIO:
+    """A file in memory; the decoders need a descriptor."""
+    file = os.fdopen(os.memfd_create("audio"), "w+b")
+    file.write(content)
+    file.flush()
+    return file
+
+
 def copied(path: Path) -> BinaryIO:
     """Copy a pipe, which cannot be read twice, to a temporary file that is deleted when closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
@@ -303,13 +317,15 @@ def copied(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Path, in_memory: bool = False) -> Iterator[None]:
     """Convert any error of reading a file to one line."""
-    if path.is_dir():
+    if in_memory:
+        pass
+    elif path.is_dir():
         raise BadUtterance("a folder, not an audio file", where=path, remedy="Pass the files in it")
-    if not path.exists():
+    elif not path.exists():
         raise BadUtterance("no such file", where=path, remedy="Check the path")
-    if path.is_file() and not path.stat().st_size:
+    elif path.is_file() and not path.stat().st_size:
         raise BadUtterance(
             "the file is empty (0 bytes)", where=path, remedy="Replace the file or remove it"
         )

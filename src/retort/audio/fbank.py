@@ -38,7 +38,8 @@ class FbankConfig(FeatureConfig):
     statistics: str = choice("utterance", "running")
     """What CMVN is computed from: `utterance`, or `running` (the frames so far, for streaming)."""
     storage: str = choice("disk", "online")
-    """`disk` (extracted once, stored in the experiment) or `online` (extracted from the audio in every epoch)."""
+    """`disk` (extracted once, stored in the experiment) or `online` (extracted from the audio in every epoch).
+    Features of cuts in shards are always extracted from the audio."""
 
     @property
     def streams(self) -> bool:

@@ -44,13 +44,16 @@ _GROWTH = 1 << 24
 log = logging.getLogger(__name__)
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+def audio_info(path: str | Path, content: bytes | None = None) -> AudioInfo:
     """Rate, length and channels of a file; the length is counted if its header is not reliable.
+
+    Args:
+        content: the bytes of the file, if it is not on disk; `path` is then its name in errors.
 
     Raises:
         BadUtterance: the file does not exist, is not readable audio, has no samples, or a sampling rate out of bounds.
     """
-    return open_source(path).info
+    return open_source(path, content).info
 
 
 def open_audio(
@@ -61,6 +64,7 @@ def open_audio(
     first: int = 0,
     last: int | None = None,
     maximum_hours: float = MAXIMUM_HOURS,
+    content: bytes | None = None,
 ) -> AudioReader:
     """Open a file to read it in blocks.
 
@@ -70,12 +74,13 @@ def open_audio(
         first: first sample (at the rate of the file).
         last: sample before which the blocks end; None for the end of the file.
         maximum_hours: limit of the length.
+        content: the bytes of the file, if it is not on disk; `path` is then its name in errors.
 
     Raises:
         BadUtterance: the file does not exist, is not readable audio, has no samples or a sampling rate out of bounds,
             exceeds `maximum_hours`, or lacks the channel.
     """
-    return AudioReader(path, sampling_rate, channel, first, last, maximum_hours)
+    return AudioReader(path, sampling_rate, channel, first, last, maximum_hours, content)
 
 
 class AudioReader:
@@ -96,14 +101,15 @@ class AudioReader:
         first: int,
         last: int | None,
         maximum_hours: float,
+        content: bytes | None = None,
     ) -> None:
         self.path = path
-        self._source = open_source(path)
+        self._source = open_source(path, content)
         self.info = self._source.info
         self.channels = self.info.channels
         self.sampling_rate = sampling_rate or self.info.sampling_rate
         self._channel, self._first, self._last = channel, first, last
-        self._most = maximum_hours * 3600 * self.info.sampling_rate
+        self._hours = maximum_hours
         if channel != "mix" and not 0 <= channel < self.channels:
             has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             raise BadUtterance(
@@ -175,13 +181,21 @@ class AudioReader:
                 yield block[:, chosen].mean(axis=1)
 
     def _check_length(self, samples: int) -> None:
-        if samples > self._most:
-            rate = self.info.sampling_rate
-            raise BadUtterance(
-                f"{samples / rate / 3600:.3g} hours long, the limit is {self._most / rate / 3600:.3g}",
-                where=self.path,
-                remedy="Raise the limit (--max-hours), or cut the file into shorter ones",
-            )
+        check_length(samples, self.info.sampling_rate, self._hours, self.path)
+
+
+def check_length(samples: int, sampling_rate: int, maximum_hours: float, path: str | Path) -> None:
+    """Refuse a recording that is too long.
+
+    Raises:
+        BadUtterance: it has more than `maximum_hours`.
+    """
+    if samples > maximum_hours * 3600 * sampling_rate:
+        raise BadUtterance(
+            f"{samples / sampling_rate / 3600:.3g} hours long, the limit is {maximum_hours:.3g}",
+            where=path,
+            remedy="Raise the limit (--max-hours), or cut the file into shorter ones",
+        )
 
 
 def read_audio(

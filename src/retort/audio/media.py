@@ -56,7 +56,7 @@ class MediaSource:
 
     Args:
         format: FFmpeg's name of the format.
-        copy: content of a pipe; None if `path` is a file.
+        copy: content of a pipe, or a file in memory; None if `path` is a file.
 
     Raises:
         BadUtterance: PyAV is not installed, or the file has another format, is damaged or has no audio.
@@ -66,7 +66,7 @@ class MediaSource:
         self.path, self.warning, self._format = path, "", format
         _import(path)
         self._copy = copy
-        with readable(path):
+        with readable(path, copy is not None):
             if self._copy is not None:
                 self.info, notes = self._count()
             else:
@@ -77,7 +77,7 @@ class MediaSource:
     def blocks(self, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """See :class:`retort.audio.decoding.Source`."""
         position = 0
-        with readable(self.path):
+        with readable(self.path, self._copy is not None):
             for block in self._decode([]):
                 start, end = max(0, first - position), len(block)
                 if last is not None:

@@ -150,13 +150,18 @@ def flush(paths: Iterable[Path]) -> None:
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
+def is_address(path: str) -> bool:
+    """Whether this is an address such as `https://...` or `s3://...`."""
+    return _ADDRESS.match(path) is not None
+
+
 def check_local(path: str) -> None:
     """Refuse an address (`https://...`) in place of a local file or folder.
 
     Raises:
         BadUtterance: with the address.
     """
-    if _ADDRESS.match(path):
+    if is_address(path):
         raise BadUtterance(
             "a network address, not a local file or folder", where=path, remedy="Download it first"
         )

@@ -145,7 +145,8 @@ class SpokenConfig:
 
 @dataclass
 class DataConfig:
-    """Data of training, validation and test. Each entry is a Kaldi folder or a lhotse manifest (`*.jsonl.gz`).
+    """Data of training, validation and test. Each entry is a Kaldi folder or a lhotse manifest (`*.jsonl.gz`); of
+    `train` also a folder of shards, local or at an address (`s3://...`, `https://...`).
 
     Relative paths are resolved from the working directory, then from the data roots (`corpora/open_cuts.py`).
     """
@@ -155,6 +156,9 @@ class DataConfig:
     taken from it, whatever its size; entries without a share supply the rest. Shares keep older data in the mix when a
     model is fine-tuned on new data. An epoch ends when the first entry is exhausted; the remaining data of the others
     is used in the next epoch."""
+    shard_cache: float = number(50.0, 0, MILLION, above=True)
+    """Gigabytes of local copies of the shards at an address, in `$RETORT_CACHE/shards`; the most recent ones are
+    kept."""
     validation: list[str] = field(default_factory=list)
     """Validation data: selects the checkpoints; not used for training, and its error rates are not results."""
     test: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,12 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 
-from retort.audio.files import MAXIMUM_HOURS, log_warning, open_audio
+from retort.audio.files import MAXIMUM_HOURS, check_length
 from retort.common.errors import BadUtterance, UserError, printable
 from retort.common.files import write_whole
+from retort.corpora.probes import read_header
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 0.1
 """Seconds by which an utterance may exceed its recording due to rounded times; it is clipped."""
@@ -99,9 +103,10 @@ def open_recording(name: str, path: Path, maximum_hours: float = MAXIMUM_HOURS) 
     Raises:
         BadUtterance: the file cannot be read as audio, is empty, or is longer than `maximum_hours`.
     """
-    reader = open_audio(path, maximum_hours=maximum_hours)
-    log_warning(reader)
-    info = reader.info
+    info, warning = read_header(path)
+    check_length(info.samples, info.sampling_rate, maximum_hours, path)
+    if warning:
+        log.warning("%s: %s", path, warning)
     return Recording(
         id=name,
         sources=[AudioSource(type="file", channels=list(range(info.channels)), source=str(path.absolute()))],

@@ -21,6 +21,8 @@ from retort.common.json_reader import parse_json
 
 STORAGE = "numpy_files"
 """Storage type of features: one `.npy` file per utterance."""
+SHARD = "shar"
+"""Type of the source of audio that is in a shard."""
 LONGEST_LINE = 16 * 2**20
 """Maximum bytes of a line of a manifest; kilobytes of compressed data may contain a line of gigabytes."""
 _HIGHEST_RATE = 1_000_000
@@ -36,10 +38,13 @@ class _Wrong(Exception):
     """A field that is missing, unknown or of a wrong type."""
 
 
-def read_cut(line: str | bytes) -> Cut | Recording:
+def read_cut(line: str | bytes, *, in_shard: bool = False) -> Cut | Recording:
     """The cut or recording that a line of a manifest describes.
 
     Paths are not changed, and files are not checked.
+
+    Args:
+        in_shard: the line belongs to a shard; the one source of its audio is a placeholder and gets an empty path.
 
     Raises:
         BadUtterance: it is not JSON or not a cut, a field has a wrong type, or the content is not allowed.
@@ -51,10 +56,23 @@ def read_cut(line: str | bytes) -> Cut | Recording:
     if not isinstance(content, dict) or "id" not in content:
         raise BadUtterance("not a cut")
     try:
+        if in_shard:
+            _fill_placeholder(content)
         check_harmless(content)
         return _item(content)
     except (_Wrong, RecursionError) as error:
         raise BadUtterance(f"cut {name_of(content)} is invalid ({error})") from None
+
+
+def _fill_placeholder(content: dict[str, Any]) -> None:
+    """Replace the placeholder of lhotse's Shar format by a file with an empty path."""
+    recording = content.get("recording")
+    sources = recording.get("sources") if isinstance(recording, dict) else None
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        raise _Wrong("it has not one source of audio")
+    if sources[0].get("type") != SHARD:
+        raise _Wrong("its audio is not in the shard")
+    sources[0].update(type="file", source="")
 
 
 def name_of(content: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ from retort.corpora.cuts import CHANNELS, MIX, CheckedCuts, Rejected, checked, f
 from retort.corpora.kaldi import read_kaldi
 from retort.corpora.manifest import LONGEST_LINE, read_cut
 
+SHARDS = "shards.json"
+"""List of the shards in a folder of shards; see :mod:`retort.corpora.shards`."""
 DATA_VARIABLE = "RETORT_DATA"
 MOST_REJECTED = 100_000
 """Maximum number of unusable lines of a manifest."""
@@ -63,6 +65,12 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
         UserError: it does not exist, is not a manifest, or has no usable utterance.
     """
     found = find_data(path)
+    if (found / SHARDS).is_file():
+        raise UserError(
+            "a folder of shards, which only data.train of a recogniser reads",
+            where=found,
+            remedy="Use the manifest of the same cuts",
+        )
     if found.is_dir():
         return read_kaldi(found, texts=texts)
     if not found.name.endswith((".jsonl", ".jsonl.gz")):
@@ -80,7 +88,8 @@ def open_cuts(path: str | Path, *, texts: bool = True) -> CheckedCuts:
         try:
             item = read_cut(line)
             name = item.id or name
-            cut = _check(item, [Path(), found.parent, found.parent.parent], texts)
+            cut = check_cut(item, texts)
+            _find_files(cut.recording, [Path(), found.parent, found.parent.parent])
             if cut.id in cuts:
                 raise BadUtterance("its id also occurs on an earlier line")
             cuts[cut.id] = cut
@@ -111,7 +120,12 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
+def check_cut(item: Any, texts: bool = True) -> MonoCut:
+    """A cut of a manifest as a checked `MonoCut`; its files are not looked for.
+
+    Raises:
+        BadUtterance: it is another item, or lacks a recording, a transcript or its range of audio.
+    """
     if not texts and isinstance(item, Recording):
         item = item.to_cut()
     if isinstance(item, MultiCut):
@@ -133,7 +147,6 @@ def _check(item: Any, roots: Sequence[Path], texts: bool) -> MonoCut:
         raise BadUtterance(
             f"the cut is [{item.start:g}, {item.end:g}] s of a recording of {item.recording.duration:g} s"
         )
-    _find_files(item.recording, roots)
     return item
 
 

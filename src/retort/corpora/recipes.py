@@ -16,9 +16,9 @@ from typing import Any
 
 from lhotse import Recording
 
-from retort.audio.files import audio_info
 from retort.common.errors import BadUtterance, UserError
 from retort.corpora.cuts import CheckedCuts, Rejected, checked, make_cut, open_recording
+from retort.corpora.probes import read_header
 
 
 def read_transcripts(path: Path, rejected: list[Rejected]) -> dict[str, str]:
@@ -48,7 +48,7 @@ def link_audio(audio: Mapping[str, Path], links: Mapping[str, Path], rejected: l
         try:
             if not path.is_file():
                 raise BadUtterance("no such file", where=path)
-            audio_info(path)
+            read_header(path)
         except BadUtterance as error:
             rejected.append(Rejected(name, str(error)))
             continue

@@ -21,7 +21,7 @@ from lhotse.cut import Cut, MixedCut
 from lhotse.utils import compute_num_samples, fastcopy
 
 from retort.audio.channels import choose_channels
-from retort.audio.files import audio_info, check_wave, open_audio, open_source
+from retort.audio.files import AudioInfo, audio_info, check_wave, open_audio, open_source
 from retort.common.errors import BadUtterance
 from retort.corpora.cuts import TOLERANCE, is_mix
 
@@ -51,11 +51,13 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
     rate = recording.sampling_rate
     first = compute_num_samples(cut.start, rate)
     end = first + compute_num_samples(cut.duration, rate)
-    path = str(source.source)
-    info = audio_info(path)
+    path, content = str(source.source), None
+    if source.type == "memory":  # read from a shard
+        path, content = recording.id, source.source
+    info = audio_info(path, content)
     missing = end - info.samples
     if info.sampling_rate != rate or missing > TOLERANCE * rate or info.samples < first:
-        raise _other_than_stated(path, recording)
+        raise _other_than_stated(path, recording, info)
     # No limit of the length, because the manifest states it.
     reader = open_audio(
         path,
@@ -64,6 +66,7 @@ def _of_file(cut: MonoCut, sampling_rate: int) -> np.ndarray:
         first=first,
         last=None if missing >= 0 else end,
         maximum_hours=float("inf"),
+        content=content,
     )
     return reader.read()
 
@@ -74,7 +77,7 @@ def _channel_of_file(cut: MonoCut, there: int) -> int:
     named = len(source.channels) == there
     if len(source.channels) > there or cut.channel not in (source.channels if named else range(there)):
         raise BadUtterance(
-            f"{source.source} has {there} channels, but its manifest {source.channels} and the cut {cut.channel}",
+            f"its audio has {there} channels, but its manifest {source.channels} and the cut {cut.channel}",
             where=cut.id,
         )
     return source.channels.index(cut.channel) if named else cut.channel
@@ -144,11 +147,9 @@ class FileBackend(LibsndfileBackend):
     ) -> tuple[np.ndarray, int]:
         """`(channels, N)` float32 and the sampling rate of the file."""
         if not isinstance(path_or_fd, str | Path):
-            samples, rate = soundfile.read(path_or_fd, dtype="float32", always_2d=True)
-            first = compute_num_samples(offset, rate)
-            last = None if duration is None else first + compute_num_samples(duration, rate)
-            return np.ascontiguousarray(samples[first:last].T), rate
-        source = open_source(path_or_fd)
+            source = open_source("audio in memory", path_or_fd.read())
+        else:
+            source = open_source(path_or_fd)
         rate = source.info.sampling_rate
         first = compute_num_samples(offset, rate) if offset else 0
         last = None if duration is None else first + compute_num_samples(duration, rate)
@@ -187,7 +188,7 @@ def _reason(cut: Cut, error: BaseException) -> str:
                 return f"{found.where}: {found.what}"
             stated = recording.sampling_rate, recording.num_samples
             if not recording.transforms and info[:2] != stated:
-                return _other_than_stated(str(source.source), recording).what
+                return _other_than_stated(str(source.source), recording, info).what
     cause: BaseException | None = error
     while cause is not None:  # lhotse wraps exceptions of our reader
         if isinstance(cause, BadUtterance) and cause.where:
@@ -196,8 +197,7 @@ def _reason(cut: Cut, error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _other_than_stated(path: str, recording: Recording) -> BadUtterance:
-    info = audio_info(path)
+def _other_than_stated(path: str, recording: Recording, info: AudioInfo) -> BadUtterance:
     return BadUtterance(
         f"{path} has {info.samples} samples at {info.sampling_rate} Hz, "
         f"its manifest has {recording.num_samples} at {recording.sampling_rate} Hz",

@@ -48,10 +48,11 @@ class Position:
     Attributes:
         step: number of updates so far.
         epoch: counted from 0.
-        batches: number of batches of this epoch that this process has used.
+        batches: number of batches of this segment of the epoch that this process has used.
         scores: validation error of the checkpoints by step.
         rejected: unusable training data, with the reason.
         seconds: time spent in updates over all sessions of the run.
+        segment: segment of the epoch, for corpora whose epochs are divided.
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class Position:
     scores: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    segment: int = 0
 
 
 def check_position(position: Position) -> None:
@@ -68,9 +70,9 @@ def check_position(position: Position) -> None:
     Raises:
         ValueError: a field is of another type.
     """
-    counts = (position.step, position.epoch, position.batches)
+    counts = (position.step, position.epoch, position.batches, position.segment)
     if not all(type(each) is int and each >= 0 for each in counts):
-        raise ValueError("its step, epoch or batches is not a count")
+        raise ValueError("its step, epoch, batches or segment is not a count")
     if type(position.seconds) not in (int, float) or not 0 <= position.seconds < math.inf:
         raise ValueError(f"its seconds are {position.seconds}")
     for name, kinds in (("scores", (int, float)), ("rejected", (str,))):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset.sampling import DynamicBucketingSampler
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,6 +26,8 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, PAD, Piece, Tokenizer
 from retort.training.frames import FrameLabels, FrameTexts, UtteranceFrames, collate
 from retort.training.hidden_store import HiddenStore
+from retort.training.sampling import BucketSampler
+from retort.training.sharded import ShardCut, ShardedCuts
 from retort.training.shares import Group, ShareSampler
 
 FRAME_STEP, HIDDEN_STEP, TOKEN_STEP = 64, 16, 8
@@ -96,6 +96,7 @@ class UtteranceDataset(Dataset):
         stored: stored outputs of the encoder's lower layers, used in place of features.
         longest: maximum number of feature frames of the encoder; None for no limit.
         most_tokens: maximum number of tokens of an utterance, including EOS; None for no limit.
+        shards: training cuts, if some of them are in shards.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class UtteranceDataset(Dataset):
         stored: HiddenStore | None = None,
         longest: int | None = None,
         most_tokens: int | None = None,
+        shards: ShardedCuts | None = None,
     ) -> None:
         self.recipe = recipe
+        self.shards = shards
         self.tokenizer = tokenizer
         self.output_lengths = output_lengths
         self.noise = noise
@@ -127,9 +130,10 @@ class UtteranceDataset(Dataset):
         rejected: list[Rejected] = []
         for cut in cuts:
             try:
-                usable.append(self._utterance(cut))
+                usable.append(self._utterance(self._open(cut)))
             except BadUtterance as error:
-                rejected.append(Rejected(cut.id, error.what))
+                name = str(error.where) if isinstance(cut, ShardCut) else cut.id
+                rejected.append(Rejected(name, error.what))
         utterances = [views[number] for number in range(self.views) for views in usable]
         if not utterances:
             width = self.recipe.features.bins if self.stored is None else self.stored.dim
@@ -151,6 +155,13 @@ class UtteranceDataset(Dataset):
             senones,
             frames,
         )
+
+    def _open(self, cut: Cut | ShardCut) -> Cut:
+        """A cut with its audio, read from its shard if it is in one."""
+        if not isinstance(cut, ShardCut):
+            return cut
+        assert self.shards is not None
+        return self.shards.open(cut.number)
 
     def _tokens(self, pieces: list[Piece]) -> Tensor:
         ids = [] if self.tokenizer is None else [*(piece.id for piece in pieces), EOS]
@@ -226,39 +237,27 @@ def mix_noise(cut: Cut, noise: CutSet, config: AugmentConfig, generator: Generat
     return next(iter(mixed))
 
 
+Sampler = BucketSampler | ShareSampler
+
+
 def make_sampler(
-    cuts: CutSet, recipe: Recipe, rank: int, world_size: int, groups: Sequence[Group] = ()
-) -> DynamicBucketingSampler | ShareSampler:
+    cuts: CutSet | ShardedCuts, recipe: Recipe, rank: int, world_size: int, groups: Sequence[Group] = ()
+) -> Sampler:
     """Sampler of batches of similar durations; rank r gets every world_size-th batch.
 
     With `groups`, each batch has its share of every group (:class:`ShareSampler`).
-
-    lhotse closes a batch when another utterance as long as its longest would exceed `batches.seconds`, so that a
-    longer last utterance may exceed it by the range of durations in a bucket.
     """
     if groups:
         return ShareSampler(groups, recipe, rank, world_size)
-    buckets = min(recipe.batches.buckets, len(cuts) // 2)
-    warnings.filterwarnings("ignore", message=".*eagerly read CutSet")  # they fit in memory
-    return DynamicBucketingSampler(
-        cuts,
-        max_duration=recipe.batches.seconds,
-        num_buckets=buckets,
-        # lhotse needs at least two buckets to estimate their limits; here the second one is empty.
-        duration_bins=None if buckets > 1 else [float("inf")],
-        shuffle=True,
-        seed=recipe.seed,
-        rank=rank,
-        world_size=world_size,
-    )
+    return BucketSampler(cuts if isinstance(cuts, ShardedCuts) else list(cuts), recipe, rank, world_size)
 
 
 def epoch_batches(
-    dataset: UtteranceDataset, sampler: DynamicBucketingSampler | ShareSampler, epoch: int, skip: int = 0
+    dataset: UtteranceDataset, sampler: Sampler, epoch: int, skip: int = 0, segment: int = 0
 ) -> Iterator[Batch]:
-    """The batches of one epoch after the first `skip`, which are not loaded."""
+    """The batches of a segment of an epoch after the first `skip`, which are not loaded."""
     dataset.epoch = epoch
-    sampler.set_epoch(epoch)
+    sampler.set_epoch(epoch, segment)
     loader = DataLoader(
         dataset,
         sampler=_Skipping(sampler, skip),
@@ -271,7 +270,7 @@ def epoch_batches(
 
 
 class _Skipping:
-    def __init__(self, sampler: DynamicBucketingSampler | ShareSampler, skip: int) -> None:
+    def __init__(self, sampler: Sampler, skip: int) -> None:
         self.sampler = sampler
         self.skip = skip
 

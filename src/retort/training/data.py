@@ -17,6 +17,8 @@ from retort.config.schema import Recipe
 from retort.corpora.cuts import CheckedCuts, Rejected
 from retort.corpora.features import features_key, store_features
 from retort.corpora.open_cuts import find_data, open_cuts
+from retort.corpora.shards import is_shards
+from retort.training.sharded import ShardedCuts, ShardRows, check_supported, open_shards
 from retort.training.shares import Group, make_groups
 from retort.training.spoken import draw_sentences, synthesise
 
@@ -26,11 +28,12 @@ class Data:
     """Cuts by role, with stored features if the recipe requires them.
 
     Attributes:
+        train: cuts at all speeds; :class:`ShardedCuts` if an entry of `data.train` is a folder of shards.
         groups: if `data.train` has shares, the training cuts of each entry with a share, and last those of all
             others; otherwise empty.
     """
 
-    train: CutSet
+    train: CutSet | ShardedCuts
     validation: CutSet
     noise: CutSet | None
     rejected: list[Rejected]
@@ -38,7 +41,12 @@ class Data:
 
 
 def load_data(recipe: Recipe, cache: Path, progress: StageProgress) -> Data:
-    """Open the recipe's training and validation data; compute features if they are stored on disk."""
+    """Open the recipe's training and validation data; compute features if they are stored on disk.
+
+    Features of cuts in shards are not stored.
+    """
+    if any(is_shards(source) for source in recipe.data.train_sources):
+        return _load_sharded(recipe, cache, progress)
     rejected: list[Rejected] = []
 
     def accept(checked: CheckedCuts) -> CutSet:
@@ -72,6 +80,35 @@ def load_data(recipe: Recipe, cache: Path, progress: StageProgress) -> Data:
             rejected += failed
     groups = make_groups(recipe, roles["train"], entries)
     return Data(roles["train"], roles["validation"], _open_noise(recipe, accept), rejected, groups)
+
+
+def _load_sharded(recipe: Recipe, cache: Path, progress: StageProgress) -> Data:
+    """As :func:`load_data`, with training data of which some are in shards."""
+    check_supported(recipe)
+    rejected: list[Rejected] = []
+
+    def accept(checked: CheckedCuts) -> CutSet:
+        rejected.extend(checked.rejected)
+        return checked.cuts
+
+    sources: list[ShardRows | list[Cut]] = [
+        open_shards(source, recipe)
+        if is_shards(source)
+        else list(accept(_by_duration(accept(_distinct(accept(open_cuts(find_data(source))))), recipe)))
+        for source in recipe.data.train_sources
+    ]
+    validation = accept(_distinct(_open(recipe, "validation", recipe.data.validation, accept)))
+    spoken, more = recipe.data.spoken, CutSet([])
+    if spoken.voices and spoken.sentences:
+        drawn = draw_sentences(spoken, [cut.supervisions[0].text for cut in validation])
+        synthesised = synthesise(drawn, "text", spoken, cache / "spoken", partial(progress, "synthesis"))
+        more = accept(_by_duration(accept(synthesised), recipe))
+    train = ShardedCuts(sources, recipe, list(more))
+    if recipe.features.storage == "disk":
+        stored = cache / "features" / features_key("validation", validation, recipe.features)
+        validation, failed = store_features(validation, stored, recipe.features, partial(progress, "features"))
+        rejected += failed
+    return Data(train, validation, _open_noise(recipe, accept), [*rejected, *train.rejected])
 
 
 def _open(

@@ -71,7 +71,7 @@ def start_rows(
         note(f"rows whose projections are those of {origin}: {', '.join(taken)}")
     rows = {name: row for name, row in zip(objective.names, objective.rows) if isinstance(row, Row)}
     for name, row in rows.items():
-        if row.config.normalise == "standard" or row.config.control == "static":
+        if needs_texts(row.config):
             teacher = teachers[row.config.teacher]
             if reads_audio(teacher):
                 raise UserError(
@@ -85,6 +85,11 @@ def start_rows(
             batches = epoch_batches(dataset, sampler, 0)
             for line in set_projections(fresh, student, objective, teachers, batches, accelerator.device):
                 note(line)
+
+
+def needs_texts(row: RowConfig) -> bool:
+    """Whether a row starts from statistics of its teacher over the training texts."""
+    return row.normalise == "standard" or row.control == "static"
 
 
 def take_rows(rows: Sequence[RowConfig], objective: Objective, origin: str) -> list[str]:

@@ -24,7 +24,7 @@ from retort.training.hybrid_run import plan_hybrid
 from retort.training.module import TrainingModule
 from retort.training.plan import Plan
 from retort.training.prerequisites import missing_warm_start
-from retort.training.row_start import start_rows
+from retort.training.row_start import needs_texts, start_rows
 from retort.training.teach import normalised_texts
 from retort.training.token_run import plan_tokens
 from retort.training.trainer import REJECTED, Trainer
@@ -99,7 +99,7 @@ def _train(recipe: Recipe, root: Path, progress: StageProgress, report: Report) 
         plan.teachers,
         plan.dataset,
         plan.data.train,
-        normalised_texts(plan.data.train, recipe.normaliser) if recipe.distill else [],
+        normalised_texts(plan.data.train, recipe.normaliser) if any(map(needs_texts, recipe.distill)) else [],
         plan.accelerator,
         noted(report),
         plan.data.groups,

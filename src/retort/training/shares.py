@@ -95,11 +95,11 @@ class ShareSampler:
         self.groups, self.seed = list(groups), recipe.seed
         self.limit, self.buckets = recipe.batches.seconds, max(1, recipe.batches.buckets)
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch, self.segments = 0, 1
         self.epoch_seconds = min(group.seconds / group.share for group in self.groups)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration."""
+    def set_epoch(self, epoch: int, segment: int = 0) -> None:
+        """Set the epoch of the next iteration; an epoch has one segment."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[CutSet]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from lhotse.cut import Cut
 from retort.common.errors import BadUtterance, UserError
 from retort.common.locks import one_at_a_time
 from retort.common.progress import StageProgress
+from retort.common.workers import workers
 from retort.config.schema import NormaliserConfig, Recipe
 from retort.corpora.features import load_samples
 from retort.corpora.open_cuts import find_data, open_cuts
+from retort.corpora.shards import is_shards
 from retort.engine.loop import Report
 from retort.teachers import Estimate, StoredTeacher, Teacher, fill, open_store, open_teacher_model
 from retort.teachers.whisper import SamplesOf, text_with_id
@@ -26,6 +29,7 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.prerequisites import train_teachers
+from retort.training.sharded import ShardedCuts, open_shards
 
 Announce = Callable[[str, Path, Estimate], None]
 """Called with a teacher's name, the folder of its store and the estimated cost of filling it."""
@@ -59,6 +63,7 @@ def teach(
     progress: StageProgress,
     announce: Announce,
     report: Report = lambda step, values: None,
+    place: tuple[int, int, int] | None = None,
 ) -> list[Taught]:
     """Fill the stores of the teachers of the recipe's rows; only missing texts are computed.
 
@@ -70,6 +75,7 @@ def teach(
     Args:
         root: folder of the experiments.
         report: called during the training of a missing teacher.
+        place: index of this process, number of processes, and index on its machine; by default those of `torchrun`.
 
     Raises:
         UserError: there is no row or no training text, the student is hybrid, or as :func:`retort.teachers.fill`.
@@ -85,7 +91,8 @@ def teach(
         raise UserError("no row of distill names a teacher", where=recipe.name, remedy="Add rows to distill")
     train_teachers(recipe, root, progress, report)
     torch.set_num_threads(recipe.training.threads)
-    rank, world, device = _place(recipe)
+    rank, world, local = place or _torchrun_place()
+    device = _device(recipe, local)
     made = root / recipe.name / "tokenizer"
     tokenizer = open_tokenizer(made) if made.exists() else None
     audio = [name for name in names if recipe.teachers[name].kind == "whisper"]
@@ -118,19 +125,34 @@ def training_texts(recipe: Recipe) -> list[str]:
     """
     if not recipe.data.train:
         raise UserError("data.train is empty", where=recipe.name, remedy="Set it to a manifest or a Kaldi folder")
-    cuts = (cut for source in recipe.data.train_sources for cut in open_cuts(find_data(source)).cuts)
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
-    texts = normalised_texts((cut for cut in cuts if low <= cut.duration <= high), recipe.normaliser)
+
+    def transcripts() -> Iterator[str]:
+        for source in recipe.data.train_sources:
+            if is_shards(source):
+                yield from open_shards(source, recipe).transcripts()
+                continue
+            for cut in open_cuts(find_data(source)).cuts:
+                if low <= cut.duration <= high:
+                    yield cut.supervisions[0].text or ""
+
+    texts = distinct_texts(transcripts(), recipe.normaliser)
     if not texts:
         raise UserError("no training utterance has a text within the recipe's range", where=recipe.name)
     return texts
 
 
-def normalised_texts(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
+def normalised_texts(cuts: Iterable[Cut] | ShardedCuts, config: NormaliserConfig) -> list[str]:
     """Input texts of a teacher for these cuts: distinct normalised texts without empty ones."""
+    if isinstance(cuts, ShardedCuts):
+        return distinct_texts(cuts.transcripts(), config)
+    return distinct_texts((cut.supervisions[0].text or "" for cut in cuts), config)
+
+
+def distinct_texts(transcripts: Iterable[str], config: NormaliserConfig) -> list[str]:
+    """The distinct normalised texts in order, without empty ones."""
     normalise = Normaliser(config)
-    texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
-    return [text for text in texts if text]
+    return [text for text in dict.fromkeys(map(normalise, transcripts)) if text]
 
 
 def texts_with_ids(cuts: Iterable[Cut], config: NormaliserConfig) -> list[str]:
@@ -144,11 +166,11 @@ class CutSamples:
     """The audio of cuts by their ids.
 
     Args:
-        cuts: cuts at all speeds.
+        cuts: cuts at all speeds; those in shards have no audio here.
     """
 
-    def __init__(self, cuts: Iterable[Cut]) -> None:
-        self._cuts = {cut.id: cut for cut in cuts}
+    def __init__(self, cuts: Iterable[Cut] | ShardedCuts) -> None:
+        self._cuts = {} if isinstance(cuts, ShardedCuts) else {cut.id: cut for cut in cuts}
 
     def __call__(self, utterance: str, sampling_rate: int) -> np.ndarray:
         """`(N,)` float32.
@@ -222,8 +244,32 @@ def _fill(
     )
 
 
-def _place(recipe: Recipe) -> tuple[int, int, torch.device]:
-    """Index of this process, number of processes, and device of its teachers."""
+def teach_in_processes(
+    recipe: Recipe, root: Path, part: tuple[int, int], processes: int, progress: StageProgress, report: Report
+) -> None:
+    """Fill the stores for one part of the texts by several processes of this machine.
+
+    The stores contain the same outputs as after :func:`teach` in one process. Processes and machines share the folder.
+
+    Args:
+        part: number of this part, counted from 1, and number of parts.
+
+    Raises:
+        UserError: as :func:`teach`, or a process was killed.
+    """
+    train_teachers(recipe, root, progress, report)
+    places = [((part[0] - 1) * processes + local, part[1] * processes, local) for local in range(processes)]
+    with workers(processes, "retort teach", "Use fewer --workers") as pool:
+        for done, _ in enumerate(pool.map(partial(_teach_place, recipe, root), places), 1):
+            progress("teachers, processes", done, processes)
+
+
+def _teach_place(recipe: Recipe, root: Path, place: tuple[int, int, int]) -> None:
+    teach(recipe, root, lambda *_: None, lambda *_: None, place=place)
+
+
+def _torchrun_place() -> tuple[int, int, int]:
+    """Index of this process, number of processes, and index on its machine, from the environment."""
     try:
         rank, world, local = (
             int(os.environ.get(name, default))
@@ -235,6 +281,10 @@ def _place(recipe: Recipe) -> tuple[int, int, torch.device]:
         ) from None
     if not 0 <= rank < world:
         raise UserError(f"RANK is {rank} of WORLD_SIZE {world}", where="environment")
+    return rank, world, local
+
+
+def _device(recipe: Recipe, local: int) -> torch.device:
     if recipe.training.device == "cpu" or not torch.cuda.is_available():
-        return rank, world, torch.device("cpu")
-    return rank, world, torch.device("cuda", local % torch.cuda.device_count())
+        return torch.device("cpu")
+    return torch.device("cuda", local % torch.cuda.device_count())

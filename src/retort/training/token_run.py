@@ -42,6 +42,7 @@ from retort.training.init import (
 from retort.training.language_part import check_language, take_language
 from retort.training.plan import Plan, note_rejected
 from retort.training.prerequisites import train_teachers
+from retort.training.sharded import ShardedCuts
 from retort.training.teach import (
     CutSamples,
     complete_stores,
@@ -77,11 +78,12 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: StageProgress
     note_rejected(recipe, root, data, accelerator)
     samples_of = CutSamples(data.train)
     teachers |= _open_teachers(recipe, root, accelerator, tokenizer, samples_of)
-    texts = normalised_texts(data.train, recipe.normaliser)
-    with_ids = texts_with_ids(data.train, recipe.normaliser)
 
     def texts_of(name: str) -> list[str]:
-        return with_ids if reads_audio(teachers[name]) else texts
+        if not reads_audio(teachers[name]):
+            return normalised_texts(data.train, recipe.normaliser)
+        assert not isinstance(data.train, ShardedCuts)  # refused when the data is loaded
+        return texts_with_ids(data.train, recipe.normaliser)
 
     complete_stores(recipe, teachers, texts_of, progress, accelerator, lambda name: tokenizer, samples_of)
     torch.manual_seed(recipe.seed)  # here, so that earlier stages do not change the student's weights
@@ -113,6 +115,7 @@ def plan_tokens(recipe: Recipe, root: Path, origin: str, progress: StageProgress
             stored=stored,
             longest=student.encoder.longest,
             most_tokens=student.most_tokens,
+            shards=data.train if isinstance(data.train, ShardedCuts) else None,
         ),
         data,
         lambda student: free_running(recogniser(student), data.validation),
@@ -133,7 +136,9 @@ def _text_injection(
     return TextInjection(recipe.text_injection, recipe.seed, tokenizer, normalise, excluded, most_tokens)
 
 
-def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "") -> Tokenizer:
+def load_tokenizer(
+    recipe: Recipe, folder: Path, cuts: CutSet | ShardedCuts, origin: str = ""
+) -> Tokenizer:
     """The experiment's tokenizer; if it is missing, trained on the training text, or copied from `origin`."""
     if (folder / "tokenizer").exists():
         return open_tokenizer(folder / "tokenizer")
@@ -142,7 +147,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
         save_whole(tokenizer.save, folder / "tokenizer")
         return tokenizer
     normalise = Normaliser(recipe.normaliser)
-    texts = dict.fromkeys(normalise(cut.supervisions[0].text or "") for cut in cuts)
+    texts = normalised_texts(cuts, recipe.normaliser)
     if recipe.tokenizer.kind == "whisper":
         model = recipe.tokenizer.model or recipe.student.encoder.model
         more = (normalise(line) for path in recipe.tokenizer.texts for line in Sentences(path))
@@ -154,7 +159,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet, origin: str = "")
         config: TeacherConfig = recipe.teachers[recipe.tokenizer.teacher]
         pieces, case = teacher_tokenizer(config), config.case
     tokenizer = train_tokenizer(
-        [text for text in texts if text],
+        texts,
         recipe.tokenizer,
         teacher=pieces,
         teacher_case=case,

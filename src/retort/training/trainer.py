@@ -113,23 +113,26 @@ class Trainer(Loop[Batch]):
         """Batches of all epochs in groups of `training.accumulation`."""
         for epoch in itertools.count(self.position.epoch):
             self.position.epoch = epoch
-            whole = self.position.batches == 0
-            batches = epoch_batches(self.dataset, self.sampler, epoch, self.position.batches)
+            whole = self.position.batches == self.position.segment == 0
             usable = 0
-            while group := list(itertools.islice(batches, self.config.accumulation)):
-                self.position.batches += len(group)
-                for batch in group:
-                    self.position.rejected.update({each.id: each.reason for each in batch.rejected})
-                group = self._usable(group)
-                usable += len(group)
-                if group:
-                    yield group
+            for segment in range(self.position.segment, self.sampler.segments):
+                self.position.segment = segment
+                batches = epoch_batches(self.dataset, self.sampler, epoch, self.position.batches, segment)
+                while group := list(itertools.islice(batches, self.config.accumulation)):
+                    self.position.batches += len(group)
+                    for batch in group:
+                        self.position.rejected.update({each.id: each.reason for each in batch.rejected})
+                    group = self._usable(group)
+                    usable += len(group)
+                    if group:
+                        yield group
+                self.position.batches = 0
             if not usable and whole:
                 self._share_rejected()
                 if self.accelerator.is_main_process:
                     self._write_beside()
                 raise self._nothing_usable()
-            self.position.batches = 0
+            self.position.segment = 0
 
     def _usable(self, group: list[Batch]) -> list[Batch]:
         """The batches that have a usable utterance in any process, so that no process waits for another."""

@@ -53,6 +53,21 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """Parse `I/N`, a part of an array of jobs: typer's `parser` of options.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 100_000):
+        raise typer.BadParameter(f"{text} is not I/N, such as 1/8 for the first of 8 parts.")
+    return int(number), int(count)
+
+
+part_of.__name__ = "I/N"
+
+
 def check_places(*folders: Path | None, results: Path | None = None) -> None:
     """Check, before the work starts, that the folders and the file of results can be written. None is skipped.
 
