@@ -18,7 +18,14 @@ from retort.engine.log import read_metrics
 from retort.teachers import Estimate, MaskedLMTeacher, StoredTeacher, open_store, open_teacher
 from retort.teachers.teacher import TeacherOutput
 from retort.training.run import train
-from retort.training.teach import complete_stores, normalised_texts, store_root, teach, training_texts
+from retort.training.teach import (
+    complete_stores,
+    normalised_texts,
+    store_root,
+    teach,
+    teach_in_processes,
+    training_texts,
+)
 
 ReadRecipe = Callable[..., Recipe]
 WriteRecipe = Callable[..., Path]
@@ -185,3 +192,27 @@ def test_of_two_runs_that_lack_the_same_targets_one_reads(
         run.join()
     assert sorted(asked) == sorted(texts)
     assert all(not each.missing(texts) for each in teachers if isinstance(each, StoredTeacher))
+
+
+def outputs_of(recipe: Recipe, root: Path, texts: list[str]) -> list[tuple[torch.Tensor, list[tuple[int, int]]]]:
+    (stored,) = teach(recipe, root, silent, silent)
+    assert (stored.read, stored.missing) == (0, 0)
+    return [(each.vectors, each.spans) for each in stored.store.read(texts)]
+
+
+def test_parts_and_processes_equal_one(recipe: Recipe, tmp_path: Path) -> None:
+    texts = training_texts(recipe)
+    (alone,) = teach(recipe, tmp_path / "one", silent, silent)
+    assert alone.read == len(texts)
+    expected = outputs_of(recipe, tmp_path / "one", texts)
+
+    left = [
+        teach(recipe, tmp_path / "parts", silent, silent, place=(number, 3, 0))[0].missing for number in (2, 0, 1)
+    ]
+    assert sorted(left, reverse=True) == left
+    assert left[-1] == 0
+    teach_in_processes(recipe, tmp_path / "processes", (1, 1), 2, silent, silent)
+    for folder in ("parts", "processes"):
+        for (vectors, spans), (found, theirs) in zip(expected, outputs_of(recipe, tmp_path / folder, texts)):
+            assert spans == theirs
+            assert torch.allclose(vectors.float(), found.float(), rtol=2**-10, atol=1e-6)  # a step of float16
