@@ -12,13 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from retort.audio.online import online_features
 from retort.common.errors import UserError
+from retort.decoding.greedy import NEVER_EMITTED
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.recogniser import Recogniser
+from retort.nn.attended_fires import AttendedFires
+from retort.nn.whisper_fired import FiredWhisperDecoder, Frames
 from retort.streaming.streamer import StreamBatch, Streamer
 from retort.streaming.utterances import StreamOptions
+from retort.students.cif import CifStudent
+from retort.students.student import Encoded
+from retort.text.tokenizers import EOS
 from tiny_streams import ENCODERS, LEFT, tiny_stream_recogniser
 
 PAIRS = [(encoder, "cif") for encoder in ENCODERS] + [
@@ -50,9 +57,73 @@ def whole(recogniser: Recogniser, samples: np.ndarray, chunk: int, left: int = L
     features = torch.from_numpy(np.concatenate((online.accept(samples), online.finish())))
     recogniser.limit(chunk, left)
     try:
+        if isinstance(getattr(recogniser.student, "decoder", None), FiredWhisperDecoder):
+            with torch.no_grad():
+                return attended(recogniser, recogniser.encode([features]), chunk)
         return recogniser.decode([features])[0]
     finally:
         recogniser.limit(0)
+
+
+def attended(recogniser: Recogniser, encoded: Encoded, chunk: int) -> Hypothesis:
+    """Whisper's decoder with teacher forcing over all tokens so far, again for every token: the slow equivalent of a
+    stream, whose fires are placed by the attention of the token before."""
+    student = recogniser.student
+    assert isinstance(student, CifStudent)
+    assert student.weights is not None
+    decoder, hidden, count = student.decoder, encoded.hidden, int(encoded.lengths[0])
+    assert isinstance(decoder, FiredWhisperDecoder)
+    alphas = student.weights(hidden, encoded.lengths, student.encoder.chunks)[0]
+    fires, ids, log_probs, times = AttendedFires(), [], [], []
+    vectors, places, ends = [], [], []
+
+    def decode(seen: int) -> bool:
+        nonlocal vectors, places, ends
+        vector, time = fires.next()
+        given, embeddings = torch.tensor([[EOS, *ids]]), torch.stack([*vectors, vector])[None]
+        rows = [*places, min(int(time), seen - 1)], [*ends, seen]
+        frames = Frames(hidden, encoded.lengths, torch.tensor([rows[0]]), torch.tensor([rows[1]]))
+        scores = decoder(given, embeddings, frames)[1][0, -1].float().log_softmax(-1)
+        scores[NEVER_EMITTED] = float("-inf")
+        if int(scores.argmax()) == EOS:
+            return False
+        fires.attended(int(attention(decoder, given, embeddings, frames).argmax()))
+        ids.append(int(scores.argmax()))
+        log_probs.append(float(scores.max()))
+        times.append(max([time, *times[-1:]]))
+        vectors, (places, ends) = [*vectors, vector], rows
+        return True
+
+    for begin in range(0, count, chunk):
+        seen = min(begin + chunk, count)
+        fires.add(hidden[0, begin:seen], alphas[begin:seen])
+        while fires.ready and decode(seen):
+            pass
+    for _ in range(fires.remaining + student.config.cif.spare):
+        if not decode(count):
+            break
+    return Hypothesis(ids, log_probs, times, None, sum(log_probs))
+
+
+def attention(decoder: FiredWhisperDecoder, given: Tensor, vectors: Tensor, frames: Frames) -> Tensor:
+    """The attention `(T,)` of the last token: the mean of the alignment heads."""
+    whisper, steps = decoder.whisper, given.shape[1]
+    assert frames.ends is not None
+    before = whisper.sizes.prompt - 1
+    hidden = whisper.with_prompt(given)
+    hidden = hidden + torch.cat((torch.zeros(1, before, hidden.shape[-1]), decoder.fired(vectors)), 1)
+    mask = torch.zeros(1, 1, before + steps, frames.source.shape[1], dtype=torch.bool)
+    for row in range(before + steps):
+        token = max(row - before, 0)
+        for frame in range(int(frames.ends[0, token])):
+            far = row >= before and abs(frame - int(frames.places[0, token])) > decoder.window
+            mask[0, 0, row, frame] = not (decoder.window and far)
+    found = []
+    for number, (layer, memory) in enumerate(zip(whisper.layers, whisper.memories(frames.source))):
+        weights = layer.weights(hidden, memory, mask)
+        found += [weights[0, head, -1] for index, head in whisper.sizes.alignment_heads if index == number]
+        hidden = layer(hidden, memory, mask)[0]
+    return torch.stack(found).mean(0)
 
 
 def pieces(samples: np.ndarray, cuts: Sequence[int]) -> list[np.ndarray]:

@@ -94,9 +94,9 @@ class WhisperDecoderLayer(CrossLayer):
         result: Tensor = hidden + self.residual_dropout(self.contract(expanded))
         return result
 
-    def weights(self, hidden: Tensor, memory: Memory, mask: Tensor) -> Tensor:
+    def weights(self, hidden: Tensor, memory: Memory, mask: Tensor, past: Memory | None = None) -> Tensor:
         """Attention weights `(B, heads, N, T)` over the frames, from the layer's input `hidden (B, N, dim)`."""
-        query = self.cross.split(self.cross.query(self.cross_norm(self.look_back(hidden)[0])))
+        query = self.cross.split(self.cross.query(self.cross_norm(self.look_back(hidden, past)[0])))
         scores = query @ memory[0].transpose(-1, -2) * query.shape[-1] ** -0.5
         return scores.float().masked_fill(~mask, float("-inf")).softmax(-1)
 
@@ -166,15 +166,24 @@ class WhisperDecoder(nn.Module):
     def start(self, source: Tensor, lengths: Tensor) -> CrossState:
         """The state after all of the prompt but its last token; arguments as in :meth:`forward`."""
         memory, mask = self.memories(source), attention_mask(lengths, source.shape[1])
+        return CrossState(memory, mask, self.read_prompt(memory, mask), self.sizes.prompt - 1)
+
+    def read_prompt(self, memory: Sequence[Memory], mask: Tensor) -> list[Memory]:
+        """Keys and values of all of the prompt but its last token; none for a prompt of one token.
+
+        Args:
+            memory: keys and values of the frames of B utterances, for each layer.
+            mask: `(B, 1, 1, T)`, frames that may be attended to.
+        """
         count = self.sizes.prompt - 1
         if count == 0:
-            return CrossState(memory, mask, [])
-        hidden = (self.prompt + self.positions[: count + 1])[:count].expand(len(source), -1, -1)
+            return []
+        hidden = (self.prompt + self.positions[: count + 1])[:count].expand(len(mask), -1, -1)
         past = []
         for layer, own in zip(self.layers, memory):
             hidden, _, keys_values = layer(hidden, own, mask)
             past.append(keys_values)
-        return CrossState(memory, mask, past, count)
+        return past
 
     def step(self, state: CrossState, previous_tokens: Tensor) -> tuple[Tensor, CrossState]:
         """Decode one token.
@@ -196,7 +205,12 @@ class WhisperDecoder(nn.Module):
         return logits, CrossState(state.memory, state.mask, past, state.steps + 1)
 
     def advance(
-        self, hidden: Tensor, memory: Sequence[Memory], mask: Tensor, past: Sequence[Memory]
+        self,
+        hidden: Tensor,
+        memory: Sequence[Memory],
+        mask: Tensor,
+        past: Sequence[Memory],
+        attention: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Memory]]:
         """All layers for one position.
 
@@ -205,13 +219,18 @@ class WhisperDecoder(nn.Module):
             memory: keys and values of each layer, of the frames of B utterances.
             mask: `(B, 1, 1, T)`, frames that may be attended to.
             past: keys and values of each layer, of the earlier positions; empty at the first one.
+            attention: the weights `(B, heads, 1, T)` of the alignment heads are added to it; then M must be B.
 
         Returns:
             logits `(M, V)`, and `past` including this position.
         """
         hidden, after = hidden[:, None], []
         for index, layer in enumerate(self.layers):
-            hidden, _, kept = layer(hidden, memory[index], mask, past[index] if past else None)
+            before = past[index] if past else None
+            if attention is not None and (heads := self._alignment_heads(index)):
+                assert isinstance(layer, WhisperDecoderLayer)
+                attention.append(layer.weights(hidden, memory[index], mask, before)[:, heads])
+            hidden, _, kept = layer(hidden, memory[index], mask, before)
             after.append(kept)
         return self.logits(self.norm(hidden))[:, 0], after
 
@@ -220,11 +239,14 @@ class WhisperDecoder(nn.Module):
         hidden = self.with_prompt(previous_tokens)
         mask, found = attention_mask(lengths, source.shape[1]), []
         for number, (layer, memory) in enumerate(zip(self.layers, self.memories(source))):
-            heads = [head for index, head in self.sizes.alignment_heads if index == number]
+            heads = self._alignment_heads(number)
             if heads and isinstance(layer, WhisperDecoderLayer):
                 found.append(layer.weights(hidden, memory, mask)[:, heads])
             hidden, _, _ = layer(hidden, memory, mask)
         return torch.cat(found, 1)[:, :, self.sizes.prompt - 1 :]
+
+    def _alignment_heads(self, layer: int) -> list[int]:
+        return [head for index, head in self.sizes.alignment_heads if index == layer]
 
     def with_prompt(self, previous_tokens: Tensor) -> Tensor:
         """Embeddings `(B, prompt - 1 + U, dim)` of the prompt and of the tokens after the start symbol.

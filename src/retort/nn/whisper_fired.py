@@ -165,13 +165,41 @@ class FiredWhisperDecoder(nn.Module):
         Returns:
             Logits `(M, V)` and the next state.
         """
-        whisper = self.whisper
-        hidden = whisper.embedding(previous_tokens) if state.steps else whisper.prompt[-1]
-        # An utterance without speech may fire more tokens than there are positions.
-        place = min(whisper.sizes.prompt - 1 + state.steps, whisper.sizes.positions - 1)
-        hidden = hidden + whisper.positions[place] + self.fired(embedding)
-        logits, past = whisper.advance(hidden, state.memory, state.masks[:, :, state.steps, None], state.past)
+        mask, hidden = state.masks[:, :, state.steps, None], self._input(state.steps, previous_tokens, embedding)
+        logits, past = self.whisper.advance(hidden, state.memory, mask, state.past)
         return logits, replace(state, past=past, steps=state.steps + 1)
+
+    def attended_step(
+        self, state: FiredWhisperState, previous_tokens: Tensor, embedding: Tensor, place: int
+    ) -> tuple[Tensor, FiredWhisperState, Tensor]:
+        """Decode one token of one utterance, with attention to all frames in the memory, or to the window around `place`.
+
+        Args:
+            state: with the memory of the frames so far; without `past` it is that before the first token.
+            previous_tokens: `(1,)` int64.
+            embedding: `(1, acoustic_dim)`, fired embedding of this token.
+            place: frame of the token, for the window.
+
+        Returns:
+            Logits `(1, V)`, the next state, and the attention `(1, T)` of this token, the mean of the alignment heads.
+        """
+        every = torch.arange(state.memory[0][0].shape[2], device=embedding.device)
+        near = (every - place).abs() <= self.window if self.window else torch.ones_like(every, dtype=torch.bool)
+        past = state.past or self.whisper.read_prompt(state.memory, torch.ones_like(near)[None, None, None])
+        found: list[Tensor] = []
+        hidden = self._input(state.steps, previous_tokens, embedding)
+        logits, past = self.whisper.advance(hidden, state.memory, near[None, None, None], past, found)
+        attention = torch.cat(found, 1).mean((1, 2))
+        return logits, replace(state, past=past, steps=state.steps + 1), attention
+
+    def _input(self, step: int, previous_tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Input `(M, dim)` of the layers for a token."""
+        whisper = self.whisper
+        hidden = whisper.embedding(previous_tokens) if step else whisper.prompt[-1]
+        # An utterance without speech may fire more tokens than there are positions.
+        place = min(whisper.sizes.prompt - 1 + step, whisper.sizes.positions - 1)
+        hidden = hidden + whisper.positions[place] + self.fired(embedding)
+        return hidden
 
     def _near(self, frames: Frames) -> Tensor:
         """`(B, 1, U, T)` bool: the valid frames around each fire."""

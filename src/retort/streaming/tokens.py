@@ -13,11 +13,11 @@ from retort.common.errors import UserError
 from retort.decoding.greedy import NEVER_EMITTED, NOT_FRAME_LABELS
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.transducer import symbol_log_probs
+from retort.nn.attended_fires import AttendedFires
 from retort.nn.chunks import Chunks
 from retort.nn.decoder import CifDecoder
 from retort.nn.fire_stream import FireStream
-from retort.nn.parallel_decoder import ParallelDecoder
-from retort.nn.whisper_fired import FiredWhisperDecoder
+from retort.nn.whisper_fired import FiredWhisperDecoder, FiredWhisperState
 from retort.nn.window import FrameMemory
 from retort.streaming.utterances import Tokens
 from retort.students.cif import CifStudent
@@ -127,12 +127,13 @@ class CifStream(TokenStream):
 
     Args:
         student: CIF student whose weights are predicted.
+        decoder: its decoder.
         chunks: limits of context.
     """
 
-    def __init__(self, student: CifStudent, chunks: Chunks) -> None:
+    def __init__(self, student: CifStudent, decoder: CifDecoder, chunks: Chunks) -> None:
         super().__init__()
-        self.student, self.chunks = student, chunks
+        self.config, self.decoder, self.chunks = student.config.cif, decoder, chunks
         self.fires = FireStream()
         self._previous = EOS
         self._hidden: Tensor | None = None  # frames that the decoder attends to
@@ -150,38 +151,27 @@ class CifStream(TokenStream):
             self._decode(vector, time, seconds)
 
     def finish(self, seconds: float) -> None:
-        for vector, time in zip(*self.fires.finish(self.student.config.cif.tail)):
+        for vector, time in zip(*self.fires.finish(self.config.tail)):
             self._decode(vector, time, seconds)
         if (last := self._last) is not None:
-            for _ in range(self.student.config.cif.spare):
+            for _ in range(self.config.spare):
                 self._decode(last, float(self.fires.frames), seconds)
 
     def size(self) -> int:
         hidden = 0 if self._hidden is None else self._hidden.numel()
-        memory = getattr(self._state, "memory", None)
-        pairs = [*getattr(self._state, "past", []), *(memory if isinstance(memory, list) else [])]
-        return super().size() + hidden + sum(each.numel() for pair in pairs for each in pair)
+        past = getattr(self._state, "past", [])
+        return super().size() + hidden + sum(each.numel() for pair in past for each in pair)
 
     def _remember(self, hidden: Tensor) -> None:
         """Keep the frames that the decoder may attend to."""
         self._last = hidden[-1]
-        decoder = self.student.decoder
-        if isinstance(decoder, CifDecoder) and decoder.window is None:
-            return
-        if isinstance(decoder, FiredWhisperDecoder) and self._state is not None:
-            new = decoder.whisper.memories(hidden[None])
-            memory = [
-                (torch.cat((keys, more), 2), torch.cat((values, others), 2))
-                for (keys, values), (more, others) in zip(self._state.memory, new)
-            ]
-            self._state = replace(self._state, memory=memory)
+        if self.decoder.window is None:
             return
         whole = hidden if self._hidden is None else torch.cat((self._hidden, hidden))
-        if isinstance(decoder, CifDecoder) and decoder.window is not None:
-            # A fire may be assigned to the last frame of the previous chunk.
-            surplus = len(whole) - len(hidden) - decoder.window.window - 1
-            if surplus > 0:
-                whole, self._base = whole[surplus:].clone(), self._base + surplus
+        # A fire may be assigned to the last frame of the previous chunk.
+        surplus = len(whole) - len(hidden) - self.decoder.window.window - 1
+        if surplus > 0:
+            whole, self._base = whole[surplus:].clone(), self._base + surplus
         self._hidden = whole
 
     def _decode(self, vector: Tensor, time: float, seconds: float) -> None:
@@ -204,24 +194,10 @@ class CifStream(TokenStream):
         self.emitted.seconds.append(seconds)
 
     def _step(self, vector: Tensor, place: int) -> tuple[Tensor, Any]:
-        decoder, device = self.student.decoder, vector.device
+        decoder, device = self.decoder, vector.device
         previous = torch.tensor([self._previous], device=device)
         seen = torch.tensor([self.fires.frames], device=device)
         end = self.chunks.ends(torch.tensor([[place]], device=device), seen)
-        if isinstance(decoder, FiredWhisperDecoder):
-            own = torch.tensor([[place]], device=device)
-            if self._state is None:
-                assert self._hidden is not None
-                self._state = decoder.start(decoder.remember(self._hidden[None], seen, own, end))
-                self._hidden = None
-            every = torch.arange(self._state.memory[0][0].shape[2], device=device)
-            near = every < end.clamp(min=1)
-            if decoder.window:
-                near &= (every - place).abs() <= decoder.window
-            masks = near[None, None].expand(1, 1, self._state.steps + 1, -1)
-            return decoder.step(replace(self._state, masks=masks), previous, vector[None])
-        if isinstance(decoder, ParallelDecoder):
-            raise ValueError("a parallel decoder needs the whole utterance")
         if self._state is None:
             self._state = decoder.start(1, vector)
         if decoder.window is not None:
@@ -235,6 +211,78 @@ class CifStream(TokenStream):
         return decoder.step(self._state, previous, vector[None])
 
 
+class AttendedStream(TokenStream):
+    """Tokens of Whisper's decoder, whose attention places the fires (:class:`retort.nn.attended_fires.AttendedFires`).
+
+    The decoder attends to all frames so far. Where it recognises the end symbol before the audio ends, the token is
+    decoded again with the next chunk.
+
+    Args:
+        decoder: decoder of a CIF student.
+        spare: tokens after the last fire.
+    """
+
+    def __init__(self, decoder: FiredWhisperDecoder, spare: int) -> None:
+        super().__init__()
+        self.decoder, self.spare = decoder, spare
+        self.fires = AttendedFires()
+        self._previous = EOS
+        self._state: FiredWhisperState | None = None
+
+    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+        if alphas is None:
+            raise ValueError("CIF needs the weights of the frames")
+        self._remember(hidden)
+        self.fires.add(hidden, alphas)
+        while self.fires.ready and self._decode(seconds):
+            pass
+
+    def finish(self, seconds: float) -> None:
+        if not self.fires.frames:
+            return
+        for _ in range(self.fires.remaining + self.spare):
+            if not self._decode(seconds):
+                self.over = True
+                return
+
+    def size(self) -> int:
+        pairs = [] if self._state is None else [*self._state.past, *self._state.memory]
+        return super().size() + self.fires.size() + sum(each.numel() for pair in pairs for each in pair)
+
+    def _remember(self, hidden: Tensor) -> None:
+        """Keep the keys and values of the frames."""
+        new = self.decoder.whisper.memories(hidden[None])
+        if self._state is None:
+            nothing = torch.zeros(1, 1, 0, 0, dtype=torch.bool, device=hidden.device)
+            self._state = FiredWhisperState(new, nothing, [])
+            return
+        memory = [
+            (torch.cat((keys, more), 2), torch.cat((values, others), 2))
+            for (keys, values), (more, others) in zip(self._state.memory, new)
+        ]
+        self._state = replace(self._state, memory=memory)
+
+    def _decode(self, seconds: float) -> bool:
+        """Decode the next token; false if it is the end symbol, which changes nothing."""
+        assert self._state is not None
+        vector, end = self.fires.next()
+        previous = torch.tensor([self._previous], device=vector.device)
+        place = min(int(end), self.fires.frames - 1)
+        logits, state, attention = self.decoder.attended_step(self._state, previous, vector[None], place)
+        log_probs = logits[0].float().log_softmax(-1)
+        log_probs[NEVER_EMITTED] = float("-inf")
+        score, token = log_probs.max(-1)
+        if int(token) == EOS:
+            return False
+        self._state, self._previous = state, int(token)
+        self.fires.attended(int(attention[0].argmax()))
+        self.emitted.ids.append(self._previous)
+        self.emitted.log_probs.append(float(score))
+        self.emitted.ends.append(max([end, *self.emitted.ends[-1:]]))
+        self.emitted.seconds.append(seconds)
+        return True
+
+
 def open_tokens(student: Student, chunks: Chunks) -> TokenStream:
     """The greedy decoding of an utterance of a stream.
 
@@ -246,9 +294,11 @@ def open_tokens(student: Student, chunks: Chunks) -> TokenStream:
     if isinstance(student, TransducerStudent):
         return TransducerStream(student)
     if isinstance(student, CifStudent):
-        whole = student.weights is None or student.context or isinstance(student.decoder, ParallelDecoder)
-        if not whole:
-            return CifStream(student, chunks)
+        decoder, whole = student.decoder, student.weights is None or student.context
+        if isinstance(decoder, FiredWhisperDecoder) and not whole:
+            return AttendedStream(decoder, student.config.cif.spare)
+        if isinstance(decoder, CifDecoder) and not whole:
+            return CifStream(student, decoder, chunks)
     raise UserError(
         f"this {student.config.kind} model needs the whole utterance",
         remedy="Use a CIF, CTC or transducer model that was trained with student.encoder.chunk",
