@@ -19,8 +19,8 @@ from retort.common.errors import UserError
 from retort.decoding.greedy import NEVER_EMITTED
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.recogniser import Recogniser
-from retort.nn.attended_fires import AttendedFires
 from retort.nn.whisper_fired import FiredWhisperDecoder, Frames
+from retort.streaming.attended import AttendedFires
 from retort.streaming.streamer import StreamBatch, Streamer
 from retort.streaming.utterances import StreamOptions
 from retort.students.cif import CifStudent
@@ -79,7 +79,8 @@ def attended(recogniser: Recogniser, encoded: Encoded, chunk: int) -> Hypothesis
 
     def decode(seen: int) -> bool:
         nonlocal vectors, places, ends
-        vector, time = fires.next()
+        found, time = fires.next()
+        vector = torch.from_numpy(found)
         given, embeddings = torch.tensor([[EOS, *ids]]), torch.stack([*vectors, vector])[None]
         rows = [*places, min(int(time), seen - 1)], [*ends, seen]
         frames = Frames(hidden, encoded.lengths, torch.tensor([rows[0]]), torch.tensor([rows[1]]))
@@ -96,7 +97,7 @@ def attended(recogniser: Recogniser, encoded: Encoded, chunk: int) -> Hypothesis
 
     for begin in range(0, count, chunk):
         seen = min(begin + chunk, count)
-        fires.add(hidden[0, begin:seen], alphas[begin:seen])
+        fires.add(hidden[0, begin:seen].numpy(), alphas[begin:seen].numpy())
         while fires.ready and decode(seen):
             pass
     for _ in range(fires.remaining + student.config.cif.spare):

@@ -355,6 +355,7 @@ class WhisperStep(StepGraph):
     inputs: ClassVar[list[str]] = [
         "previous", "position", "embedding", "frames", "place", "keys", "values", "past_keys", "past_values",
     ]  # fmt: skip
+    outputs: ClassVar[list[str]] = [*StepGraph.outputs, "attention"]
 
     def __init__(self, decoder: FiredWhisperDecoder) -> None:
         super().__init__()
@@ -387,7 +388,7 @@ class WhisperStep(StepGraph):
         values: Tensor,
         past_keys: Tensor,
         past_values: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-probabilities of the next token.
 
         Args:
@@ -399,7 +400,8 @@ class WhisperStep(StepGraph):
             keys, values, past_keys, past_values: as of :class:`WhisperMemory`, with K for 1 in `past_`.
 
         Returns:
-            `log_probs (N, K, V)` float32, and keys and values with those of this token.
+            `log_probs (N, K, V)` float32, keys and values with those of this token, and its `attention (N, K, F)`, the
+            mean of the alignment heads.
         """
         whisper, batch, beam = self.decoder.whisper, previous.shape[0], previous.shape[1]
         hidden = torch.where(position > 0, whisper.embedding(previous), whisper.prompt[-1])
@@ -409,7 +411,7 @@ class WhisperStep(StepGraph):
         if self.window:
             distances = (torch.arange(keys.shape[4], device=frames.device) - place[:, None]).abs()
             mask = mask & (distances <= self.window)[:, None, None]
-        after_keys, after_values = [], []
+        after_keys, after_values, attention = [], [], []
         layer: Any
         for number, layer in enumerate(whisper.layers):
             states, key, value = self.attend(
@@ -422,10 +424,11 @@ class WhisperStep(StepGraph):
             query = cross.split(cross.query(layer.cross_norm(states)))
             scores = (query @ keys[number]) * query.shape[-1] ** -0.5
             shares = torch.where(mask, scores, -1e30).softmax(-1)
+            attention += [shares[:, head] for index, head in whisper.sizes.alignment_heads if index == number]
             context = cross.output((shares @ values[number]).transpose(1, 2).flatten(2))
             hidden = layer.feed(states + context)
         log_probs = whisper.logits(whisper.norm(hidden)).log_softmax(-1)
-        return log_probs, torch.stack(after_keys), torch.stack(after_values)
+        return log_probs, torch.stack(after_keys), torch.stack(after_values), torch.stack(attention).mean(0)
 
 
 class CifStep(StepGraph):

@@ -29,20 +29,21 @@ Key = tuple[nn.Module, str]
 class StreamGraph(nn.Module):
     """The next chunk of N streams: features to fired embeddings, and what the decoder needs of the frames.
 
+    For Whisper's decoder, whose attention places the fires, it is features to frames and their weights.
+
     Args:
         student: in eval mode; it is changed (:func:`retort.export.replacements.exportable`).
         left: frames before a chunk that self-attention is limited to.
         bins: of a feature frame.
 
     Attributes:
+        attended: whether the decoder's attention places the fires.
         keys: modules and names of the states, in order.
         shapes: shapes of the states of one stream.
 
     Raises:
         UserError: the encoder or the decoder has no such graph.
     """
-
-    inputs: ClassVar[list[str]] = ["features", "valid", "count", "first", "total", "vector"]
 
     def __init__(self, student: CifStudent, left: int, bins: int) -> None:
         super().__init__()
@@ -54,6 +55,7 @@ class StreamGraph(nn.Module):
         self.student: Any = exportable(student)
         self.left, self.bins = left, bins
         self.decoder = student.decoder
+        self.attended = isinstance(self.decoder, FiredWhisperDecoder)
         self.keys: list[Key] = []
         self.shapes: list[list[int]] = []
         cache = StreamCache(torch.zeros(1, dtype=torch.int64))
@@ -70,11 +72,19 @@ class StreamGraph(nn.Module):
         return [f"state_{number}" for number in range(len(self.keys))]
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs without the states of the layers."""
+        return ["features", "valid", "count", "first", *([] if self.attended else ["total", "vector"])]
+
+    @property
     def outputs(self) -> list[str]:
         """Names of the outputs of :meth:`forward`."""
         memory = [] if self._alone() else ["keys", "values"]
+        following = [f"next_{name}" for name in self.state_names]
+        if self.attended:
+            return ["frames", "hidden", "alphas", *memory, *following]
         fires = ["frames", "counts", "times", "embeddings", "last"]
-        return [*fires, *memory, "next_total", "next_vector", *(f"next_{name}" for name in self.state_names)]
+        return [*fires, *memory, "next_total", "next_vector", *following]
 
     def example(self, batch: int, frames: int, states: bool = True) -> dict[str, Tensor]:
         """Random inputs of chunks of `frames` frames of the output."""
@@ -88,9 +98,10 @@ class StreamGraph(nn.Module):
             "valid": torch.full((batch,), window),
             "count": torch.full((batch,), frames * later),
             "first": torch.arange(batch) * frames,
-            "total": torch.rand(batch, dtype=torch.float64) + torch.arange(batch),
-            "vector": torch.randn(batch, hidden),
         }
+        if not self.attended:
+            made["total"] = torch.rand(batch, dtype=torch.float64) + torch.arange(batch)
+            made["vector"] = torch.randn(batch, hidden)
         if states:
             made |= {name: torch.randn(batch, *shape) for name, shape in zip(self.state_names, self.shapes)}
         return made
@@ -101,8 +112,6 @@ class StreamGraph(nn.Module):
         valid: Tensor,
         count: Tensor,
         first: Tensor,
-        total: Tensor,
-        vector: Tensor,
         *states: Tensor,
     ) -> tuple[Tensor, ...]:
         """Encode and fire.
@@ -113,21 +122,24 @@ class StreamGraph(nn.Module):
             valid: `(N,)` int64, features of the window up to the end of the utterance; T before its last chunk.
             count: `(N,)` int64, frames of the front end in the chunk.
             first: `(N,)` int64, frames of the output before the chunk.
-            total: `(N,)` float64, sum of the weights so far.
-            vector: `(N, D)` float32, of the token in progress.
-            states: of the layers.
+            states: unless :attr:`attended`, `total (N,)` float64, the sum of the weights so far, and `vector (N, D)`
+                float32, of the token in progress; then those of the layers.
 
         Returns:
             `frames (N,)` int64, frames of the output; `counts (N,)` int64, fires; `times (N, U)` float64, in frames from
             the start of the chunk; `embeddings (N, U, D)`, with U at least 1; `last (N, D)`, the last frame; `keys` and
-            `values` of the frames for a decoder that attends to them; and the next `total`, `vector` and states.
+            `values` of the frames for a decoder that attends to them; and the next `total`, `vector` and states. If
+            :attr:`attended`: `frames`, `hidden (N, F, D)`, `alphas (N, F)`, `keys`, `values` and the next states.
         """
-        cache = StreamCache(first, dict(zip(self.keys, states)))
+        fires = 0 if self.attended else 2
+        cache = StreamCache(first, dict(zip(self.keys, states[fires:])))
         hidden, frames, alphas = self._encoded(features, valid, count, first, cache)
-        counts, times, embeddings, after, rest = fire_chunk(hidden, alphas, total, vector)
+        following = [cache.tensors[key] for key in self.keys]
+        if self.attended:
+            return (frames, hidden, alphas, *self._memory(hidden), *following)
+        counts, times, embeddings, after, rest = fire_chunk(hidden, alphas, *states[:fires])
         place = (frames - 1).clamp(min=0)[:, None, None].expand(-1, -1, hidden.shape[2])
         last = hidden.gather(1, place)[:, 0]
-        following = [cache.tensors[key] for key in self.keys]
         return (frames, counts, times, embeddings, last, *self._memory(hidden), after, rest, *following)
 
     def _encoded(

@@ -6,19 +6,21 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retort.common.errors import UserError
 from retort.decoding.greedy import NEVER_EMITTED, NOT_FRAME_LABELS
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.transducer import symbol_log_probs
-from retort.nn.attended_fires import AttendedFires
 from retort.nn.chunks import Chunks
 from retort.nn.decoder import CifDecoder
 from retort.nn.fire_stream import FireStream
 from retort.nn.whisper_fired import FiredWhisperDecoder, FiredWhisperState
 from retort.nn.window import FrameMemory
+from retort.streaming.attended import AttendedTokens
 from retort.streaming.utterances import Tokens
 from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc, ctc_log_probs
@@ -211,43 +213,44 @@ class CifStream(TokenStream):
         return decoder.step(self._state, previous, vector[None])
 
 
-class AttendedStream(TokenStream):
-    """Tokens of Whisper's decoder, whose attention places the fires (:class:`retort.nn.attended_fires.AttendedFires`).
-
-    The decoder attends to all frames so far. Where it recognises the end symbol before the audio ends, the token is
-    decoded again with the next chunk.
+class AttendedStream(AttendedTokens, TokenStream):
+    """Tokens of Whisper's decoder, with its cache.
 
     Args:
         decoder: decoder of a CIF student.
-        spare: tokens after the last fire.
+        spare: number of tokens after the last fire.
     """
 
     def __init__(self, decoder: FiredWhisperDecoder, spare: int) -> None:
-        super().__init__()
-        self.decoder, self.spare = decoder, spare
-        self.fires = AttendedFires()
+        super().__init__(spare)
+        self.decoder = decoder
         self._previous = EOS
         self._state: FiredWhisperState | None = None
+        self._next: FiredWhisperState | None = None
 
     def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
         if alphas is None:
             raise ValueError("CIF needs the weights of the frames")
         self._remember(hidden)
-        self.fires.add(hidden, alphas)
-        while self.fires.ready and self._decode(seconds):
-            pass
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        self.add(wide.cpu().numpy(), alphas.cpu().numpy(), seconds)
 
-    def finish(self, seconds: float) -> None:
-        if not self.fires.frames:
-            return
-        for _ in range(self.fires.remaining + self.spare):
-            if not self._decode(seconds):
-                self.over = True
-                return
+    def score(
+        self, vector: NDArray[np.floating], place: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        assert self._state is not None
+        weight = self.decoder.fired.weight
+        fired = torch.from_numpy(vector)[None].to(weight)
+        previous = torch.tensor([self._previous], device=weight.device)
+        logits, self._next, attention = self.decoder.attended_step(self._state, previous, fired, place)
+        return logits[0].float().log_softmax(-1).cpu().numpy(), attention[0].float().cpu().numpy()
+
+    def accept(self, token: int) -> None:
+        self._state, self._previous = self._next, token
 
     def size(self) -> int:
         pairs = [] if self._state is None else [*self._state.past, *self._state.memory]
-        return super().size() + self.fires.size() + sum(each.numel() for pair in pairs for each in pair)
+        return super().size() + sum(each.numel() for pair in pairs for each in pair)
 
     def _remember(self, hidden: Tensor) -> None:
         """Keep the keys and values of the frames."""
@@ -261,26 +264,6 @@ class AttendedStream(TokenStream):
             for (keys, values), (more, others) in zip(self._state.memory, new)
         ]
         self._state = replace(self._state, memory=memory)
-
-    def _decode(self, seconds: float) -> bool:
-        """Decode the next token; false if it is the end symbol, which changes nothing."""
-        assert self._state is not None
-        vector, end = self.fires.next()
-        previous = torch.tensor([self._previous], device=vector.device)
-        place = min(int(end), self.fires.frames - 1)
-        logits, state, attention = self.decoder.attended_step(self._state, previous, vector[None], place)
-        log_probs = logits[0].float().log_softmax(-1)
-        log_probs[NEVER_EMITTED] = float("-inf")
-        score, token = log_probs.max(-1)
-        if int(token) == EOS:
-            return False
-        self._state, self._previous = state, int(token)
-        self.fires.attended(int(attention[0].argmax()))
-        self.emitted.ids.append(self._previous)
-        self.emitted.log_probs.append(float(score))
-        self.emitted.ends.append(max([end, *self.emitted.ends[-1:]]))
-        self.emitted.seconds.append(seconds)
-        return True
 
 
 def open_tokens(student: Student, chunks: Chunks) -> TokenStream:
