@@ -30,6 +30,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from results import Measured, add_json, finish  # noqa: E402
 from retort.config.schema import LoraConfig  # noqa: E402
 from retort.config.student import StudentConfig  # noqa: E402
 from retort.engine.parameters import freeze  # noqa: E402
@@ -93,7 +94,7 @@ def updater(student: CifStudent, given: tuple[Tensor, Tensor], tokens: Tensor, p
     return update
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--batch", type=int, default=8, help="utterances")
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--stored", type=int, help="layers; by default half of them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    add_json(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     stored = SIZES[arguments.size][1] // 2 if arguments.stored is None else arguments.stored
@@ -147,8 +149,9 @@ def main() -> None:
     console.print(f"storing this batch costs {storing:.3f} s, once: {storing / full:.2f} full updates")
     if goal < GOAL:
         console.print(f"stored layers are {goal:.2f} times as fast as full training, the goal is {GOAL:g}")
-        sys.exit(1)
+    detail = f"{title}, {stored} of {SIZES[arguments.size][1]} layers stored"
+    return finish([Measured("stored lower layers: updates over full training's", goal, GOAL, False, detail)], arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 import soundfile
 
+from results import Measured, add_json, finish
+
 
 def choose_clips(folder: Path, count: int, longest: float) -> list[Path]:
     """Files of at most `longest` seconds, in the order of their names."""
@@ -46,7 +48,7 @@ async def ask(client: httpx.AsyncClient, path: Path) -> tuple[str, float]:
     return answer.json()["text"], time.perf_counter() - started
 
 
-async def load(url: str, clips: list[Path], clients: int, requests: int, process: psutil.Process) -> None:
+async def load(url: str, clips: list[Path], clients: int, requests: int, process: psutil.Process) -> list[Measured]:
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         alone = {path: (await ask(client, path))[0] for path in clips}
@@ -91,11 +93,15 @@ async def load(url: str, clips: list[Path], clients: int, requests: int, process
         f"{np.mean(memory[quarter : 2 * quarter]) / 1e6:.0f} MB in the second quarter, "
         f"{np.mean(memory[-quarter:]) / 1e6:.0f} MB in the last"
     )
-    if failed or wrong:
-        sys.exit(1)
+    under = f"{requests} requests of {clients} clients, {segments / batches:.1f} segments a batch"
+    return [
+        Measured("requests that failed or differ from the clip alone", failed + wrong, 0, True, under),
+        Measured("seconds of audio a second", audio / wall, detail=f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s"),
+        Measured("growth of the server's memory, MB", (max(memory) - before) / 1e6),
+    ]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -106,6 +112,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--longest", type=float, default=6.0)
     parser.add_argument("--threads", type=int, default=1)
+    add_json(parser)
     own = parser.parse_args()
     clips = choose_clips(own.audio, own.clips, own.longest)
     if not clips:
@@ -128,10 +135,11 @@ def main() -> None:
             if " at http://" not in line:
                 sys.exit(f"the server did not start: {line}")
             url = line.split(" at ")[1].strip()
-            asyncio.run(load(url, clips, own.clients, own.requests, psutil.Process(server.pid)))
+            rows = asyncio.run(load(url, clips, own.clients, own.requests, psutil.Process(server.pid)))
         finally:
             server.terminate()
+    return finish(rows, own.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,6 +31,7 @@ import torch  # noqa: E402
 from lhotse import CutSet  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from results import Measured, add_json, finish  # noqa: E402
 from retort.common.progress import stage_progress  # noqa: E402
 from retort.corpora.open_cuts import find_data, open_cuts  # noqa: E402
 from retort.decoding.options import DecodingOptions  # noqa: E402
@@ -65,7 +66,7 @@ def seconds(recogniser: Recogniser, cuts: CutSet, options: DecodingOptions) -> f
     return time.process_time() - started
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--data", default="speechocean762/tune")
     parser.add_argument("--utterances", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
+    add_json(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     cuts = CutSet.from_cuts(islice(open_cuts(find_data(options.data)).cuts, options.utterances)).to_eager()
@@ -90,13 +92,17 @@ def main() -> None:
             progress("rounds", number, options.rounds)
     first = statistics.median(taken[todo[0]])
     print(f"{len(cuts)} utterances of {options.data}, {speech:.0f} s of speech, {options.rounds} rounds")
+    rows = []
     for name, search in todo:
         factors = taken[name, search]
         median = statistics.median(factors)
         print(
             f"{name:50} {search:10} {median:.4f} ({min(factors):.4f} to {max(factors):.4f})  {median / first:.2f}"
         )
+        what = f"{Path(name).name}, {search}: real-time factor"
+        rows.append(Measured(what, median, detail=f"{median / first:.2f} times the first"))
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

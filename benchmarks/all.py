@@ -1,0 +1,248 @@
+"""Run every benchmark that this machine can run; write `results/speed.json` and the page `docs/speed.md`.
+
+    make benchmark
+    python benchmarks/all.py [--only NAME ...] [--limit SECONDS] [--page]
+
+Each benchmark measures its ratios in a run of its own and may take `--limit` seconds. Those that need data, a package
+or a model that is not there are listed with the reason. With `--only` the others keep their earlier results. `--page`
+writes the page from the file without measuring anything. Exit code 1 if a goal is missed or a benchmark fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from results import Measured
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "results" / "speed.json", ROOT / "docs" / "speed.md"
+MODEL = "models/english"
+LIMIT = 900.0
+INTRODUCTION = """# Speed
+
+`make benchmark` measures this table and writes this page; each ratio is measured in one run on one thread, in
+interleaved rounds, with process CPU time. [benchmarks/README.md](../benchmarks/README.md) says what each benchmark
+measures.
+"""
+
+
+class Unavailable(Exception):
+    """A benchmark cannot run here; the message is the reason."""
+
+
+class Run(NamedTuple):
+    """A benchmark.
+
+    Attributes:
+        title: heading of the page.
+        arguments: returns the script and its arguments; it is given a folder for exported models.
+    """
+
+    title: str
+    arguments: Callable[[Path], list[str]]
+
+
+def need(*modules: str) -> None:
+    for name in modules:
+        if find_spec(name) is None:
+            raise Unavailable(f"the package {name} is not installed")
+
+
+def data(name: str) -> Path:
+    from retort.common.errors import UserError
+    from retort.corpora.open_cuts import find_data
+
+    try:
+        return find_data(name)
+    except UserError:
+        raise Unavailable(f"the data set {name} is missing") from None
+
+
+def exported(folder: Path) -> dict[str, str]:
+    """The English model and its exports, which are made once."""
+    need("onnx", "onnxruntime")
+    found = {"torch": MODEL}
+    for name, more in (("onnx", []), ("int8", ["--int8"])):
+        found[name] = str(folder / name)
+        if not Path(found[name]).exists():
+            command = [sys.executable, "-m", "retort.cli", "export", MODEL, found[name], "--for", "onnx", *more]
+            subprocess.run(command, cwd=ROOT, check=True)
+    return found
+
+
+def whispers(folder: Path) -> list[str]:
+    """Whisper models in CTranslate2's format, converted from those of `retort fetch`."""
+    need("faster_whisper", "ctranslate2")
+    from retort.pretrained.cache import locate
+
+    found = []
+    for name in ("whisper-tiny.en", "whisper-base"):
+        if (source := locate(name)) is None:
+            raise Unavailable(f"{name} is missing: retort fetch {name}")
+        out = folder / name
+        if not out.exists():
+            from ctranslate2.converters import TransformersConverter
+
+            copied = ["tokenizer.json", "preprocessor_config.json"]
+            TransformersConverter(str(source), copy_files=copied).convert(str(out), quantization="int8")
+        found.append(f"{name.removeprefix('whisper-')}={out}")
+    return found
+
+
+def clips(count: int) -> list[str]:
+    return [str(each) for each in sorted((data("librispeech_clips/dev").parent / "audio").iterdir())[:count]]
+
+
+def serving(_: Path) -> list[str]:
+    need("httpx", "psutil", "starlette", "uvicorn", "multipart")
+    folder = data("librispeech_clips/dev").parent / "audio"
+    return ["serve.py", MODEL, "--audio", str(folder), "--clients", "8", "--requests", "40", "--clips", "10"]
+
+
+def speeds(_: Path) -> list[str]:
+    data("speechocean762/tune")
+    models = (MODEL, "models/speechocean762_cif", "models/speechocean762_lrd")
+    return ["speed.py", *models, "--utterances", "20", "--rounds", "3"]
+
+
+def exports(folder: Path) -> list[str]:
+    return ["export.py", *exported(folder).values(), "--repeats", "2", "--audio", *clips(4)]
+
+
+def peers(folder: Path) -> list[str]:
+    for name in ("librispeech_clips/dev", "speechocean762/dev"):
+        data(name)
+    own = [f"{name}={path}" for name, path in exported(folder).items()]
+    return ["peers.py", "decode", *own, "--whisper", *whispers(folder)]
+
+
+def fine_tuning(_: Path) -> list[str]:
+    data("speechocean762/train")
+    return ["peers.py", "train"]
+
+
+RUNS = {
+    "cif": Run("The CIF step", lambda _: ["cif.py", "--rounds", "20"]),
+    "contrastive": Run("The contrastive loss", lambda _: ["contrastive.py"]),
+    "depthwise": Run("Depthwise convolution", lambda _: ["depthwise.py"]),
+    "store": Run("The store of teachers' vectors", lambda _: ["store.py", "--texts", "4000"]),
+    "step": Run("A training update", lambda _: ["step.py"]),
+    "distill": Run("Distillation", lambda _: ["distill.py"]),
+    "pretrained": Run("Pretrained encoders", lambda _: ["pretrained.py", "--rounds", "3"]),
+    "speed": Run("Recognition", speeds),
+    "export": Run("Exported models", exports),
+    "serve": Run("The server", serving),
+    "training": Run("Fine-tuning, beside transformers", fine_tuning),
+    "decoding": Run("Decoding, beside faster-whisper", peers),
+}
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the versions that matter; no names of hosts."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "instructions": [flag for flag in wanted if flag in flags],
+        "torch": version("torch"),
+        "python": platform.python_version(),
+    }
+
+
+def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
+    """Result of a benchmark: `rows` with `seconds` and `load`, or `missing`, the reason."""
+    file = folder / f"{name}.json"
+    load, started = os.getloadavg()[0], time.monotonic()
+    try:
+        script, *arguments = RUNS[name].arguments(folder)
+        command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--json", str(file)]
+        paths = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+        code = subprocess.run(command, cwd=ROOT, timeout=limit, env={**os.environ, "PYTHONPATH": paths}).returncode
+    except Unavailable as reason:
+        return {"missing": str(reason)}
+    except subprocess.TimeoutExpired:
+        return {"missing": f"it took more than {limit:g} s"}
+    except subprocess.CalledProcessError:
+        return {"missing": "the model could not be exported"}
+    if not file.exists():
+        return {"missing": f"it failed with exit code {code}"}
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    return {"rows": rows, "seconds": round(time.monotonic() - started), "load": round(load, 1)}
+
+
+def page(report: dict[str, Any]) -> str:
+    """The page of a report."""
+    on = report["machine"]
+    lines = [
+        INTRODUCTION,
+        f"Machine: {on['cpu']}, {on['cores']} cores ({', '.join(on['instructions'])}), torch {on['torch']}. `load` is the",
+        "average number of running processes when a benchmark started, including those of others: ratios that differ",
+        "by less than 1.5 between two runs on a busy machine mean nothing.",
+    ]
+    missing = []
+    for name, single in RUNS.items():
+        found = report["benchmarks"].get(name, {"missing": "it was not run"})
+        if "missing" in found:
+            missing.append(f"- {single.title} (`{name}`): {found['missing']}")
+            continue
+        lines += ["", f"## {single.title}", "", f"Load {found['load']}.", ""]
+        lines += ["| measured | value | goal | met | details |", "|---|---|---|---|---|"]
+        for row in (Measured(**each) for each in found["rows"]):
+            goal = "" if row.goal is None else f"{'at most' if row.at_most else 'at least'} {row.goal:g}"
+            met = "" if row.goal is None else "yes" if row.met else "**no**"
+            lines.append(f"| {row.what} | {row.value:.3g} | {goal} | {met} | {row.detail} |")
+    if missing:
+        lines += ["", "## Not measured", "", *missing]
+    return "\n".join(lines) + "\n"
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=RUNS, help="run these")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a benchmark")
+    parser.add_argument("--page", action="store_true", help="write the page from the file")
+    options = parser.parse_args(given)
+    report: dict[str, Any] = {"machine": machine(), "benchmarks": {}}
+    if (options.only or options.page) and RESULTS.exists():
+        report = json.loads(RESULTS.read_text(encoding="utf-8"))
+    todo = [] if options.page else options.only or list(RUNS)
+    if todo:
+        report["machine"] = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in todo:
+            print(f"== {name}", flush=True)
+            report["benchmarks"][name] = run(name, Path(folder), options.limit)
+            print(report["benchmarks"][name].get("missing", ""), flush=True)
+            RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            PAGE.write_text(page(report), encoding="utf-8")
+    PAGE.write_text(page(report), encoding="utf-8")
+    failed = [
+        name
+        for name in todo
+        if "failed" in report["benchmarks"][name].get("missing", "")
+        or not all(Measured(**row).met for row in report["benchmarks"][name].get("rows", []))
+    ]
+    print(f"missed a goal or failed: {', '.join(failed) or 'none'}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
