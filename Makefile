@@ -38,8 +38,9 @@ long: setup
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz
 
+# Writes results/speed.json and docs/speed.md; half an hour on a quiet core.
 benchmark: setup
-	for name in cif contrastive depthwise pretrained store; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/all.py
 
 # EXPORT=FOLDER also transcribes a second of silence with an exported model, without torch.
 wheel: setup
