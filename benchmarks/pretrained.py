@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 
 from retort.common.environment import ALLOCATOR
+from retort.students.cif import CifStudentConfig
 
 SETTINGS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
 if any(os.environ.get(key) != value for key, value in SETTINGS.items()):
@@ -32,7 +33,6 @@ from torch import Tensor  # noqa: E402
 
 from results import Measured, add_json, finish  # noqa: E402
 from retort.config.schema import LoraConfig  # noqa: E402
-from retort.config.student import StudentConfig  # noqa: E402
 from retort.engine.parameters import freeze  # noqa: E402
 from retort.nn.pretrained import PretrainedEncoderConfig  # noqa: E402
 from retort.students.cif import CifStudent  # noqa: E402
@@ -63,7 +63,7 @@ def student_of(size: str, stored: int, lora: bool, pool_after: list[int]) -> Cif
         architecture=architecture, layers=layers, dim=dim, dropout=0.0, pool_after=pool_after
     )
     torch.manual_seed(0)
-    student = build_student(StudentConfig(encoder=encoder), VOCABULARY, BINS)
+    student = build_student(CifStudentConfig(encoder=encoder), VOCABULARY, BINS)
     assert isinstance(student, CifStudent)
     if stored:
         freeze(student, [f"encoder.{part}" for part in lower_parts(student.encoder, stored)])

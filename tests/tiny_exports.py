@@ -14,7 +14,7 @@ import torch
 from retort.audio.fbank import FbankConfig
 from retort.audio.whisper import WhisperFeatureConfig
 from retort.config.schema import NormaliserConfig, TokenizerConfig
-from retort.config.student import CifConfig, DecoderConfig, EncoderConfig, StudentConfig
+from retort.config.student import DecoderConfig, EncoderConfig
 from retort.decoding.recogniser import Recogniser
 from retort.export.onnx_model import export_onnx
 from retort.nn.parallel_decoder import ParallelConfig
@@ -22,7 +22,7 @@ from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.runtime.recogniser import ExportedRecogniser, load_export
-from retort.students.cif import CifStudent
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import CharacterTokenizer
 from retort.training.init import start_from_pretrained
@@ -35,7 +35,7 @@ Exported = tuple[Recogniser, ExportedRecogniser, Path]
 def cif_recogniser(encoder: EncoderConfig, decoder: DecoderConfig, cif: CifConfig) -> Recogniser:
     """A tiny CIF model over filter banks, with the decoders of the papers."""
     tokenizer = CharacterTokenizer.train(["abcdefgh ij"])
-    config = StudentConfig(frontend=FRONTEND, encoder=encoder, decoder=decoder, cif=cif)
+    config = CifStudentConfig(frontend=FRONTEND, encoder=encoder, decoder=decoder, cif=cif)
     if cif.fires == "ctc":
         torch.manual_seed(0)
         student = build_student(config, tokenizer.size, 80)
@@ -48,7 +48,7 @@ def whisper_recogniser(folder: Path) -> Recogniser:
     """A tiny CIF model with Whisper's encoder and decoder, with a window and spare fires."""
     tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper"), ())
     architecture = whisper_architecture(str(folder))
-    config = StudentConfig(
+    config = CifStudentConfig(
         encoder=PretrainedEncoderConfig(architecture=architecture, layers=3, dim=16, pool_after=[2]),
         cif=CifConfig(spare=2),
         decoder=FiredWhisperConfig(window=4),

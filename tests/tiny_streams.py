@@ -11,16 +11,19 @@ from torch import nn
 from retort.audio.fbank import FbankConfig
 from retort.audio.whisper import WhisperFeatureConfig
 from retort.config.schema import NormaliserConfig
-from retort.config.student import CifConfig, EncoderConfig, StudentConfig, TransducerConfig
+from retort.config.student import EncoderConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.conformer import ConformerConfig, TransformerConfig
 from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
+from retort.nn.predictor import TransducerConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.nn.zipformer import ZipformerConfig
+from retort.students.cif import CifConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, CharacterTokenizer
+from tiny_students import student_config
 
 LEFT = 6
 DIM = 16
@@ -59,8 +62,8 @@ def tiny_stream_recogniser(encoder: str, student: str, seed: int = 0) -> Recogni
     """A recogniser of 20 bins that recognises something in noise; the end symbol is rarely the best."""
     given, kind = tiny_encoder_config(encoder), STUDENTS[student]
     whisper = given.kind == "pretrained"
-    config = StudentConfig(
-        kind=kind["kind"],
+    config = student_config(
+        kind["kind"],
         frontend=Conv2dConfig(channels=4, layers=1),
         encoder=given,
         cif=CifConfig(spare=2 if kind.get("decoder") == "whisper" else 0),

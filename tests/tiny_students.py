@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retort.config.student import StudentConfig
+from retort.config.kinds import config_of
 from retort.decoding.cif import beam_fired
 from retort.decoding.hypothesis import Hypothesis
 from retort.nn.conformer import ConformerConfig
+from retort.nn.cross_decoder import CrossDecoderConfig
 from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
-from retort.students.cif import CifStudent
+from retort.students.cif import CifStudent, CifStudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.factory import build_student
 from retort.students.student import Student
@@ -26,10 +28,19 @@ ENCODER = ConformerConfig(
     layers=1, dim=16, heads=2, feedforward=32, kernel=5, positions="rotary", pool_after=[]
 )
 DECODER = AutoregressiveConfig(layers=1, dim=16, heads=2, feedforward=32)
+CROSS_DECODER = CrossDecoderConfig(layers=1, dim=16, heads=2, feedforward=32)
+
+
+def student_config(kind: str, **values: Any) -> Any:
+    """The configuration of a kind of student, with those of the values that it has."""
+    chosen = config_of("student", kind)
+    known = {each.name for each in fields(chosen)} - ({"decoder"} if kind == "attention" else set())
+    cross = {"decoder": CROSS_DECODER} if kind == "attention" else {}
+    return chosen(**{name: value for name, value in values.items() if name in known}, **cross)
 
 
 def talking_student(
-    config: StudentConfig, vocabulary: int, bins: int, seed: int = 0, sharpness: float = 4.0
+    config: CifStudentConfig, vocabulary: int, bins: int, seed: int = 0, sharpness: float = 4.0
 ) -> CifStudent:
     """Random weights, in training mode, but larger where it fires and where it chooses: it says this and that."""
     torch.manual_seed(seed)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from retort.config.student import StudentConfig, TransducerConfig
+from retort.nn.predictor import TransducerConfig
 from retort.students.factory import build_student
 from retort.students.student import Encoded
-from retort.students.transducer import TransducerStudent
+from retort.students.transducer import TransducerStudent, TransducerStudentConfig
 from tiny_students import ENCODER, FRONTEND
 
 BINS, DIM = 12, ENCODER.dim
@@ -17,9 +17,8 @@ BINS, DIM = 12, ENCODER.dim
 
 def config(
     predictor: str = "stateless", ctc_weight: float = 0.5, dropout: float = 0.0, monotonic: bool = False
-) -> StudentConfig:
-    return StudentConfig(
-        kind="transducer",
+) -> TransducerStudentConfig:
+    return TransducerStudentConfig(
         frontend=FRONTEND,
         encoder=replace(ENCODER, layers=2, dropout=dropout, attention_dropout=dropout, pool_after=[1]),
         transducer=TransducerConfig(

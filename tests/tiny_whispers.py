@@ -12,12 +12,11 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 
 from retort.audio.whisper import WhisperFeatureConfig
 from retort.config.schema import NormaliserConfig, TokenizerConfig
-from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
 from retort.students.factory import build_student
-from retort.students.whisper import WhisperStudent
+from retort.students.whisper import WhisperStudent, WhisperStudentConfig
 from retort.training.init import start_from_pretrained
 
 BASE = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>")
@@ -86,8 +85,7 @@ def tiny_whisper_recogniser(
     """The folder's model as a student, untouched."""
     tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper", size=size), texts)
     architecture = whisper_architecture(str(folder))
-    config = StudentConfig(
-        kind="whisper",
+    config = WhisperStudentConfig(
         encoder=PretrainedEncoderConfig(
             architecture=architecture, layers=3, dim=16, dropout=0.0, pool_after=[]
         ),

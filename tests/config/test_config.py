@@ -17,10 +17,10 @@ from retort.config.loading import (
     recipe_to_dict,
 )
 from retort.config.schema import CHOICES, Recipe
-from retort.config.student import StudentConfig
 from retort.info.describe import describe
 from retort.nn.conformer import TransformerConfig
 from retort.nn.frontend import Conv2dConfig
+from retort.students.cif import CifStudentConfig
 
 
 def refused(recipe: str | Path, *overrides: str) -> UserError:
@@ -422,7 +422,7 @@ def test_an_override_of_nothing_is_the_empty_text() -> None:
 
 
 def test_what_is_not_default_is_reported_and_no_more() -> None:
-    student = StudentConfig()
+    student = CifStudentConfig()
     assert differing(student) == {}
     student.decoder.layers, student.ctc_weight = 7, 0.1
     assert differing(student) == {"decoder": {"layers": 7}, "ctc_weight": 0.1}

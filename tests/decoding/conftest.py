@@ -10,8 +10,8 @@ import torch
 
 from retort.audio.fbank import FbankConfig
 from retort.config.schema import NormaliserConfig
-from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
+from retort.students.cif import CifStudentConfig
 from retort.text.tokenizers import EOS, CharacterTokenizer, Tokenizer
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 
@@ -25,7 +25,7 @@ def make_recogniser() -> MakeRecogniser:
 
     def make(tokenizer: Tokenizer | None = None, layers: int = 2, norm: str = "batch") -> Recogniser:
         tokenizer = tokenizer or CharacterTokenizer(list("▁abcdefgh"))
-        config = StudentConfig(
+        config = CifStudentConfig(
             frontend=replace(FRONTEND, layers=layers),
             encoder=replace(ENCODER, layers=2, convolution_norm=norm),
             decoder=DECODER,

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.ctc_scorer import CtcPrefixScorer
 from retort.decoding.greedy import greedy_fired
 from retort.decoding.hypothesis import Hypothesis
@@ -17,7 +16,7 @@ from retort.decoding.options import DecodingOptions
 from retort.decoding.rescoring import ctc_log_likelihoods
 from retort.decoding.token_search import CifSearch, forced_scores
 from retort.nn.ctc import greedy_peaks
-from retort.students.cif import CifStudent, fire_at
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig, fire_at
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded
@@ -29,7 +28,7 @@ VOCABULARY = 9
 
 def student(window: int = 2, seed: int = 0, fires: str = "ctc") -> CifStudent:
     torch.manual_seed(seed)
-    config = StudentConfig(
+    config = CifStudentConfig(
         frontend=FRONTEND,
         encoder=ENCODER,
         cif=CifConfig(fires=fires),

@@ -12,7 +12,6 @@ import torch
 from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig
-from retort.config.student import StudentConfig
 from retort.decoding.attention import teacher_forced
 from retort.decoding.ctc import prefix_beam, with_times
 from retort.decoding.factory import open_search
@@ -30,7 +29,7 @@ from retort.students.hybrid import HybridStudent
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import CharacterTokenizer
 from tiny_lms import TableLM
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, student_config
 
 LETTERS = CharacterTokenizer(list("▁abcdefgh"))
 FEATURES = [
@@ -40,8 +39,8 @@ FEATURES = [
 
 def make(kind: str) -> Recogniser:
     torch.manual_seed(8)  # its greedy decoder says something, and ends
-    config = StudentConfig(
-        kind=kind,
+    config = student_config(
+        kind,
         frontend=FRONTEND,
         encoder=replace(ENCODER, layers=2, convolution_norm="layer"),
         decoder=DECODER,
@@ -223,7 +222,7 @@ def test_mode_ctc_decodes_the_head_of_any_student_with_one(
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(kind: str, values: dict[str, Any], words: str) -> None:
-    config = StudentConfig(kind=kind, frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)
+    config = student_config(kind, frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)
     student = build_student(config, LETTERS.size, 20)
     assert (kind == "hybrid") == isinstance(student, HybridStudent)
     with pytest.raises(UserError, match=words) as caught:

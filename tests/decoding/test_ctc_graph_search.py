@@ -13,7 +13,7 @@ import torch
 import tiny_graphs
 from retort.audio.fbank import FbankConfig
 from retort.common.errors import BadUtterance, UserError
-from retort.config.schema import NormaliserConfig, StudentConfig
+from retort.config.schema import NormaliserConfig
 from retort.decoding.factory import open_search
 from retort.decoding.graph_search import CtcGraphSearch, spellings
 from retort.decoding.options import DecodingOptions
@@ -22,7 +22,7 @@ from retort.decoding.transcript import time_candidates
 from retort.graph.pool import DecoderPool
 from retort.graph.search import GraphSearch
 from retort.lm.factory import word_arpa
-from retort.students.cif import CifStudent
+from retort.students.cif import CifStudent, CifStudentConfig
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.normalise import Normaliser
@@ -48,7 +48,7 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def hearing(logits: np.ndarray, size: int = CHARACTERS.size) -> tuple[CifStudent, Encoded]:
     """A student whose CTC head gives these logits `(B, T, V)`, and what its encoder says then."""
-    config = StudentConfig(frontend=FRONTEND, encoder=replace(ENCODER, dim=16), decoder=DECODER)
+    config = CifStudentConfig(frontend=FRONTEND, encoder=replace(ENCODER, dim=16), decoder=DECODER)
     student = build_student(config, size, 20).eval()
     assert isinstance(student, CifStudent)
     hidden = np.zeros((*logits.shape[:2], 16), np.float32)

@@ -19,6 +19,7 @@ from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.decoding.rescoring import ctc_log_likelihoods, ctc_rescored
+from retort.students.cif import CifStudentConfig
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, CharacterTokenizer
@@ -89,7 +90,8 @@ def test_what_does_not_fit_into_the_frames_goes_unless_it_is_all_there_is() -> N
 
 def make(kind: str) -> Recogniser:
     if kind == "cif":
-        config = replace(transducer_config(), kind="cif")
+        transducer = transducer_config()
+        config = CifStudentConfig(frontend=transducer.frontend, encoder=transducer.encoder)
         student: Any = talking_student(config, LETTERS.size, 20, 3).float()
     else:
         torch.manual_seed(3)

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retort.config.student import StudentConfig
 from retort.decoding.greedy import ctc_greedy, greedy, greedy_fired
 from retort.decoding.hypothesis import Hypothesis
 from retort.nn.cif import FiredTokens
 from retort.nn.decoder import DecoderState
-from retort.students.cif import CifStudent
+from retort.students.cif import CifStudent, CifStudentConfig
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
@@ -29,7 +28,7 @@ KINDS = [
 
 def build(kind: str = "conformer", positions: str = "relative", faithful: bool = False) -> CifStudent:
     """Small, random, in eval mode; its BatchNorm statistics are not trivial and it says EOS now and then."""
-    config = StudentConfig(
+    config = CifStudentConfig(
         faithful=faithful,
         frontend=FRONTEND,
         encoder=replace(ENCODER, kind=kind, positions=positions, layers=2, pool_after=[1]),

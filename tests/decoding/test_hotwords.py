@@ -16,7 +16,6 @@ import torch
 from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig
-from retort.config.student import StudentConfig
 from retort.decoding.hotwords import (
     Hotword,
     HotwordScorer,
@@ -32,7 +31,7 @@ from retort.students.factory import build_student
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, SPECIAL, UNKNOWN, BpeTokenizer, CharacterTokenizer, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer, special_id
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, student_config
 from tiny_whispers import tiny_tokenizer, tiny_whisper_folder, tiny_whisper_recogniser
 
 Phrases = Mapping[tuple[int, ...], tuple[float, bool]]
@@ -199,8 +198,8 @@ def recogniser(kind: str, tmp_path: Path) -> tuple[Recogniser, int]:
         made = tiny_whisper_recogniser(tiny_whisper_folder(tmp_path))
         return made, made.features.bins
     torch.manual_seed(8)
-    config = StudentConfig(
-        kind=kind, frontend=FRONTEND, encoder=replace(ENCODER, layers=2, convolution_norm="layer"), decoder=DECODER
+    config = student_config(
+        kind, frontend=FRONTEND, encoder=replace(ENCODER, layers=2, convolution_norm="layer"), decoder=DECODER
     )
     student: Any = build_student(config, LETTERS.size, 20)
     with torch.no_grad():

@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config.student import StudentConfig
 from retort.decoding.attention import JointWeights, greedy_attention, joint_beam, teacher_forced
 from retort.decoding.fusion import Fusion
 from retort.decoding.hypothesis import Hypothesis
-from retort.students.attention import AttentionStudent
+from retort.students.attention import AttentionStudent, AttentionStudentConfig
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_lms import TableLM
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import CROSS_DECODER, ENCODER, FRONTEND
 
 LETTERS = CharacterTokenizer(list("ab"))  # ids 4 and 5, besides UNKNOWN
 SIZE = LETTERS.size
@@ -27,8 +26,8 @@ SPOKEN = [token for token in range(SIZE) if token not in (BLANK, PAD, EOS)]
 
 def build(seed: int = 0, vocabulary: int = SIZE) -> AttentionStudent:
     torch.manual_seed(seed)
-    config = StudentConfig(
-        kind="attention", frontend=FRONTEND, encoder=ENCODER, decoder=replace(DECODER, layers=2)
+    config = AttentionStudentConfig(
+        frontend=FRONTEND, encoder=ENCODER, decoder=replace(CROSS_DECODER, layers=2)
     )
     student = build_student(config, vocabulary, 12)
     assert isinstance(student, AttentionStudent)

@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retort.config.student import StudentConfig
 from retort.decoding.hypothesis import Hypothesis
 from retort.nn.cif import FiredTokens
-from retort.students.cif import CifStudent
+from retort.students.cif import CifStudent, CifStudentConfig
 from retort.text.tokenizers import EOS
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student
 
@@ -20,7 +19,7 @@ BINS, DIM = 12, DECODER.dim
 
 def build(vocabulary: int, seed: int = 0, dim: int = DIM) -> CifStudent:
     """Random, in eval mode, sharp enough that hypotheses differ, its decoder in float64."""
-    config = StudentConfig(
+    config = CifStudentConfig(
         frontend=FRONTEND,
         encoder=replace(ENCODER, dim=dim, feedforward=8),
         decoder=replace(DECODER, layers=2),

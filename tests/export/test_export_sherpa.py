@@ -12,21 +12,22 @@ import torch
 from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig
-from retort.config.student import StudentConfig, TransducerConfig
 from retort.decoding.recogniser import Recogniser
 from retort.export.onnx_model import quantise_folder
 from retort.export.scores import EngineScore, check_scores
 from retort.export.sherpa import FLOOR, export_sherpa
+from retort.nn.predictor import TransducerConfig
 from retort.students.factory import build_student
+from retort.students.transducer import TransducerStudentConfig
 from retort.text.tokenizers import CharacterTokenizer
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, student_config
 
 
 def ctc_recogniser(kind: str = "ctc", floor: float = FLOOR) -> Recogniser:
     """A tiny model with random weights, 40 ms per output frame."""
     tokenizer = CharacterTokenizer.train(["abcdefgh ij"])
     encoder = replace(ENCODER, pool_after=[1], positions="relative", convolution_norm="batch")
-    config = StudentConfig(kind=kind, frontend=FRONTEND, encoder=encoder, decoder=DECODER)
+    config = student_config(kind, frontend=FRONTEND, encoder=encoder, decoder=DECODER)
     torch.manual_seed(0)
     student = build_student(config, tokenizer.size, 80)
     with torch.no_grad():
@@ -80,8 +81,8 @@ def test_a_stateless_transducer(tmp_path: Path) -> None:
     pytest.importorskip("sherpa_onnx")
     tokenizer = CharacterTokenizer.train(["abcdefgh ij"])
     own = TransducerConfig(dim=16, joiner_dim=16)
-    config = StudentConfig(
-        kind="transducer", frontend=FRONTEND, encoder=replace(ENCODER, pool_after=[1]), transducer=own
+    config = TransducerStudentConfig(
+        frontend=FRONTEND, encoder=replace(ENCODER, pool_after=[1]), transducer=own
     )
     torch.manual_seed(2)
     student = build_student(config, tokenizer.size, 80)

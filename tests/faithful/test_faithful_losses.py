@@ -14,13 +14,12 @@ from slow_formulas import contrastive, ctc, fire, project, smoothed_cross_entrop
 from torch import Tensor
 
 from retort.config.schema import RowConfig
-from retort.config.student import CifConfig, StudentConfig
 from retort.distill.losses.contrastive import draw_ids
 from retort.distill.objective import Objective
 from retort.nn.conformer import ConformerConfig
 from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
-from retort.students.cif import CifStudent
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig
 from retort.students.cross_entropy import smoothed_cross_entropies
 from retort.students.factory import build_student
 from retort.teachers.targets import TeacherTargets
@@ -45,7 +44,7 @@ class Outputs(NamedTuple):
 
 def build(faithful: bool = True, **changed: Any) -> CifStudent:
     torch.manual_seed(0)
-    config = StudentConfig(
+    config = CifStudentConfig(
         faithful=faithful,
         frontend=Conv2dConfig(channels=3, layers=1),
         encoder=ConformerConfig(layers=2, dim=12, heads=2, feedforward=16, kernel=5, pool_after=[1]),

@@ -33,7 +33,6 @@ from retort.audio.files import read_audio
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe, recipe_to_dict
 from retort.config.schema import NormaliserConfig
-from retort.config.student import CifConfig, StudentConfig
 from retort.corpora.features import CutFeatures
 from retort.corpora.open_cuts import open_cuts
 from retort.decoding.recogniser import Recogniser
@@ -41,7 +40,7 @@ from retort.engine.checkpoints import CheckpointFolder
 from retort.nn.conformer import ConformerConfig
 from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.frontend import Conv2dConfig
-from retort.students.cif import CifStudent
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig
 from retort.text.tokenizers import CharacterTokenizer
 
 MEMORY = 12 * 2**30
@@ -78,7 +77,7 @@ class Bench:
         encoder = ConformerConfig(layers=1, dim=16, heads=2, feedforward=16, kernel=3, pool_after=[])
         decoder = AutoregressiveConfig(layers=1, dim=16, heads=2, feedforward=16)
         frontend = Conv2dConfig(channels=4, layers=2)
-        config = StudentConfig(frontend=frontend, encoder=encoder, cif=CifConfig(), decoder=decoder)
+        config = CifStudentConfig(frontend=frontend, encoder=encoder, cif=CifConfig(), decoder=decoder)
         tokenizer = CharacterTokenizer.train(["ab c"])
         torch.manual_seed(0)
         self.student = CifStudent(config, tokenizer.size, 20)

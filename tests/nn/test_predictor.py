@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retort.config.student import TransducerConfig
-from retort.nn.predictor import PREDICTORS, Joiner, Predictor
+from retort.nn.predictor import PREDICTORS, Joiner, Predictor, TransducerConfig
 
 VOCABULARY, START = 11, 2
 

@@ -21,10 +21,10 @@ openai = pytest.importorskip("openai")
 
 from retort.audio.fbank import FbankConfig  # noqa: E402
 from retort.config.schema import NormaliserConfig  # noqa: E402
-from retort.config.student import StudentConfig  # noqa: E402
 from retort.decoding.recogniser import Recogniser, load  # noqa: E402
 from retort.serving.limits import Limits  # noqa: E402
 from retort.serving.server import Server  # noqa: E402
+from retort.students.cif import CifStudentConfig  # noqa: E402
 from retort.text.tokenizers import EOS, CharacterTokenizer  # noqa: E402
 from tiny_students import DECODER, ENCODER, FRONTEND, talking_student  # noqa: E402
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release with a card."""
     tokenizer = CharacterTokenizer(list("▁abcdefgh"))
     encoder = replace(ENCODER, layers=2, convolution_norm="layer")
-    config = StudentConfig(frontend=replace(FRONTEND, layers=2), encoder=encoder, decoder=DECODER)
+    config = CifStudentConfig(frontend=replace(FRONTEND, layers=2), encoder=encoder, decoder=DECODER)
     student = talking_student(config, tokenizer.size, 20, seed=4, sharpness=10.0)
     with torch.no_grad():
         student.decoder.vocabulary.weight[EOS] = 0.0

@@ -8,23 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
-from retort.config.student import StudentConfig
 from retort.decoding.attention import greedy_attention
 from retort.nn.cross_decoder import Decoded
 from retort.nn.masks import valid_mask
-from retort.students.attention import AttentionStudent
+from retort.students.attention import AttentionStudent, AttentionStudentConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, UNKNOWN
-from tiny_students import DECODER, ENCODER, FRONTEND, smoothed_cross_entropy
+from tiny_students import CROSS_DECODER, ENCODER, FRONTEND, smoothed_cross_entropy
 
 
 def build(kind: str = "conformer") -> AttentionStudent:
     torch.manual_seed(0)
-    config = StudentConfig(
-        kind="attention",
+    config = AttentionStudentConfig(
         frontend=FRONTEND,
         encoder=replace(ENCODER, kind=kind, dim=24, dropout=0.0, attention_dropout=0.0),
-        decoder=replace(DECODER, layers=2, dropout=0.0, embedding_dropout=0.0),
+        decoder=replace(CROSS_DECODER, layers=2, dropout=0.0, embedding_dropout=0.0),
         ce_weight=0.7,
         ctc_weight=0.3,
     )

@@ -15,11 +15,10 @@ from utterances import BINS, VOCABULARY, assert_a_batch_is_its_utterances, batch
 
 from retort.common.errors import UserError
 from retort.config.schema import Recipe
-from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.greedy import ctc_best_path, ctc_greedy, greedy
 from retort.info.describe import describe
 from retort.nn.ctc import label_frames
-from retort.students.cif import CifStudent, fire_at
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig, fire_at
 from retort.students.ctc import ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded
@@ -30,7 +29,7 @@ BOTH = pytest.mark.parametrize(("fires", "window"), [("ctc", 0), ("accumulate", 
 
 
 def build(fires: str = "ctc", window: int = 0, seed: int = 0, dropout: float = 0.0) -> CifStudent:
-    config = StudentConfig(
+    config = CifStudentConfig(
         frontend=FRONTEND,
         encoder=replace(ENCODER, layers=1, dim=24, feedforward=48, dropout=dropout, attention_dropout=0.0),
         cif=CifConfig(dropout=dropout, fires=fires),

@@ -10,18 +10,17 @@ from torch import Tensor
 from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances, batch, learn_by_heart
 
 from retort.config.loading import load_recipe
-from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.greedy import ctc_greedy, greedy
 from retort.info.describe import describe
 from retort.nn.masks import valid_mask
-from retort.students.cif import CifStudent, alignment_loss
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig, alignment_loss
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD, UNKNOWN
 from tiny_students import DECODER, ENCODER, FRONTEND, smoothed_cross_entropy
 
 
-def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer") -> StudentConfig:
+def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer") -> CifStudentConfig:
     encoder = replace(
         ENCODER,
         kind=kind,
@@ -34,7 +33,7 @@ def config(dropout: float = 0.0, faithful: bool = False, kind: str = "conformer"
         pool_after=[1],
     )
     decoder = replace(DECODER, dropout=dropout, embedding_dropout=dropout)
-    return StudentConfig(
+    return CifStudentConfig(
         faithful=faithful,
         frontend=FRONTEND,
         encoder=encoder,

@@ -12,11 +12,10 @@ from utterances import BINS, VOCABULARY, Batch, assert_a_batch_is_its_utterances
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe
 from retort.config.schema import RowConfig
-from retort.config.student import StudentConfig
 from retort.decoding.greedy import ctc_best_path, ctc_greedy
 from retort.distill.row import Row
 from retort.info.describe import describe
-from retort.students.ctc import CtcStudent, ctc_log_probs
+from retort.students.ctc import CtcStudent, CtcStudentConfig, ctc_log_probs
 from retort.students.factory import build_student
 from retort.students.student import Encoded, Tap
 from retort.teachers.targets import token_targets
@@ -28,7 +27,7 @@ from tiny_students import ENCODER, FRONTEND
 def build(kind: str = "conformer") -> CtcStudent:
     torch.manual_seed(0)
     encoder = replace(ENCODER, kind=kind, layers=2, dropout=0.0, attention_dropout=0.0)
-    config = StudentConfig(kind="ctc", frontend=FRONTEND, encoder=encoder, ctc_weight=1.0)
+    config = CtcStudentConfig(frontend=FRONTEND, encoder=encoder, ctc_weight=1.0)
     student = build_student(config, VOCABULARY, BINS)
     assert isinstance(student, CtcStudent)
     return student.eval()
@@ -179,8 +178,8 @@ def test_it_learns_two_utterances_by_heart() -> None:
     ("overrides", "words"),
     [
         (["student.faithful=true", "student.encoder.positions=relative"], "faithful"),
-        (["student.ctc_weight=0"], "ctc_weight is 0"),
-        (["student.decoder.init=bert"], "student.decoder.init is bert"),
+        (["student.ctc_weight=0"], "student.ctc_weight is 0"),
+        (["student.decoder.init=bert"], "unknown key 'student.decoder' of kind ctc"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
@@ -190,7 +189,7 @@ def test_what_a_recipe_cannot_ask_for(overrides: list[str], words: str) -> None:
 
 
 def test_ctc_has_no_hard_label_to_share_its_place() -> None:
-    with pytest.raises(UserError, match="no hard label per position"):
+    with pytest.raises(UserError, match="no label per position"):
         load_recipe(
             "speechocean762/cif +family/ctc +distill/bert_soft",
             ["distill.0.interpolate=0.3", "distill.0.weight=1.0"],

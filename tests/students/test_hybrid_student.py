@@ -8,16 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from retort.config.student import StudentConfig
 from retort.nn.frontend import FramesConfig
 from retort.nn.tdnnf import TdnnfConfig
 from retort.students.factory import build_student
-from retort.students.hybrid import HybridStudent
+from retort.students.hybrid import HybridStudent, HybridStudentConfig
 from retort.students.student import StudentOutput
 
 BINS, SENONES = 6, 5
-CONFIG = StudentConfig(
-    kind="hybrid",
+CONFIG = HybridStudentConfig(
     frontend=FramesConfig(stride=3),
     encoder=TdnnfConfig(layers=2, dim=8, bottleneck=4, dropout=0.0, pool_after=[]),
     label_smoothing=0.0,

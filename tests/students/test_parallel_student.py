@@ -13,7 +13,6 @@ import utterances
 from torch import Tensor
 from utterances import BINS, Batch, assert_a_batch_is_its_utterances
 
-from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.cif import beam_fired
 from retort.decoding.greedy import greedy, greedy_fired
 from retort.decoding.options import DecodingOptions
@@ -21,7 +20,7 @@ from retort.decoding.token_search import CifSearch
 from retort.nn.cif import FiredTokens
 from retort.nn.masks import valid_mask
 from retort.nn.parallel_decoder import ParallelConfig, ParallelDecoder
-from retort.students.cif import CifStudent
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig
 from retort.students.factory import build_student
 from retort.text.tokenizers import BLANK, EOS, PAD, CharacterTokenizer
 from tiny_students import (
@@ -37,8 +36,8 @@ VOCABULARY = 9
 FRAMES, UNITS = [40, 73, 24], [3, 6, 2]
 
 
-def config(dropout: float = 0.0, glancing: float = 0.75, cross: bool = True) -> StudentConfig:
-    return StudentConfig(
+def config(dropout: float = 0.0, glancing: float = 0.75, cross: bool = True) -> CifStudentConfig:
+    return CifStudentConfig(
         frontend=FRONTEND,
         encoder=replace(ENCODER, layers=3, convolution_norm="layer", dropout=dropout, attention_dropout=dropout,
             pool_after=[1]),

@@ -11,23 +11,23 @@ from utterances import BINS, VOCABULARY, batch
 from retort.common.errors import UserError
 from retort.config.loading import load_recipe
 from retort.config.schema import RowConfig
-from retort.config.student import StudentConfig, TransducerConfig
 from retort.distill.objective import Objective
+from retort.nn.predictor import TransducerConfig
 from retort.students.factory import STUDENTS, build_student
 from retort.students.student import Student
 from retort.students.tokens import TokenStudent, at_frames
 from retort.teachers.targets import token_targets
 from retort.teachers.teacher import TeacherOutput
 from retort.text.tokenizers import Piece
-from tiny_students import DECODER, ENCODER, FRONTEND
+from tiny_students import DECODER, ENCODER, FRONTEND, student_config
 
 KINDS = [kind for kind in STUDENTS if kind not in ("hybrid", "whisper")]
 
 
 def build(kind: str) -> Student:
     torch.manual_seed(0)
-    config = StudentConfig(
-        kind=kind,
+    config = student_config(
+        kind,
         frontend=FRONTEND,
         encoder=replace(ENCODER, layers=3, dropout=0.0, attention_dropout=0.0, pool_after=[1]),
         decoder=DECODER,

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from retort.audio.whisper import WhisperFeatureConfig
 from retort.config.schema import NormaliserConfig, TokenizerConfig
-from retort.config.student import CifConfig, StudentConfig
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser, load
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper_alignment import middle_frames, token_runs
 from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.pretrained.whisper import whisper_architecture, whisper_tokenizer
-from retort.students.cif import CifStudent, fire_at, spacing_loss
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig, fire_at, spacing_loss
 from retort.students.factory import build_student
 from retort.students.student import Encoded
 from retort.text.tokenizers import EOS, PAD
@@ -39,7 +38,7 @@ def build(
     folder: Path, window: int = 0, spare: int = 0, fires: str = "accumulate", size: int | None = None
 ) -> Recogniser:
     tokenizer = whisper_tokenizer(str(folder), TokenizerConfig(kind="whisper", size=size), ())
-    config = StudentConfig(
+    config = CifStudentConfig(
         encoder=PretrainedEncoderConfig(
             architecture=whisper_architecture(str(folder)), layers=3, dim=16, pool_after=[]
         ),

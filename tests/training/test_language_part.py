@@ -11,14 +11,13 @@ import torch
 
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig, Recipe
-from retort.config.student import StudentConfig
 from retort.decoding.factory import open_search
 from retort.decoding.options import DecodingOptions
 from retort.lm.config import ModelConfig
 from retort.lm.factory import save_causal_lm
 from retort.lm.neural import CausalTransformer, NeuralLM
 from retort.nn.factored import FactoredConfig, FactoredDecoder
-from retort.students.cif import CifStudent
+from retort.students.cif import CifStudent, CifStudentConfig
 from retort.students.factory import build_student
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import CharacterTokenizer
@@ -29,9 +28,9 @@ TOKENIZER = CharacterTokenizer(list("▁abcdefgh"))
 SIZES: dict[str, Any] = {"layers": 1, "dim": 16, "heads": 2, "feedforward": 32}
 
 
-def config(language: str = "") -> StudentConfig:
+def config(language: str = "") -> CifStudentConfig:
     decoder = FactoredConfig(**SIZES, language=language, language_scale=0.4)
-    return StudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=decoder)
+    return CifStudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=decoder)
 
 
 def lm_at(folder: Path, tokenizer: CharacterTokenizer = TOKENIZER, **changed: Any) -> str:

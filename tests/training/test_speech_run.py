@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from retort.decoding.recogniser import load
 from retort.info.describe import describe
 from retort.pretrained.speech import open_speech_encoder
 from retort.students.factory import build_student
+from retort.students.hybrid import HybridStudentConfig
 from retort.training.run import train
 from tiny_speech import DIM, make_speech_encoder
 
@@ -106,7 +106,7 @@ def test_a_wave_that_the_model_does_not_know(
 
 def test_a_hybrid_student_recognises_with_it(speech: Path, read_recipe: ReadRecipe) -> None:
     recipe = read_recipe(*settings(speech))
-    student = build_student(replace(recipe.student, kind="hybrid"), 5, 160)
+    student = build_student(HybridStudentConfig(encoder=recipe.student.encoder), 5, 160)
     output = student(torch.randn(2, 30, 160), torch.tensor([30, 9]), torch.full((2, 4), 3))
     assert output.taps["frames.1"].lengths.tolist() == [14, 4]
     assert student.positions(SimpleNamespace(senones=torch.full((2, 4), 3))) == 8
@@ -134,7 +134,7 @@ def test_info(speech: Path, read_recipe: ReadRecipe) -> None:
         ("augment.frequency_masks=2", "no frequency bins"),
         ("student.encoder.layers=2", "student.encoder.layers is 2"),
         ("student.cif.context_layers=1", "student.cif.context_layers is 1"),
-        ("student.faithful=true", "no pretrained encoder"),
+        ("student.faithful=true", "encoder.kind is pretrained"),
         ("student.encoder.model=", "Set a model"),
         ("student.encoder.kind=tdnnf features.kind=fbank", "student.encoder.model"),
     ],

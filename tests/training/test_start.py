@@ -10,14 +10,13 @@ import torch
 from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig
-from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
-from retort.students.cif import CifStudent
+from retort.students.cif import CifStudent, CifStudentConfig
 from retort.text.homophones import fold
 from retort.text.tokenizers import SPECIAL, CharacterTokenizer
 from tiny_students import DECODER, ENCODER, FRONTEND, start_from
 
-CONFIG = StudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)
+CONFIG = CifStudentConfig(frontend=FRONTEND, encoder=ENCODER, decoder=DECODER)
 CHARACTERS = "你好妮泥号世"
 
 

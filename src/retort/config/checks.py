@@ -73,6 +73,12 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
         raise UserError(
             "tokenizer.kind is bpe, but tokenizer.size is missing", where=where, remedy="Set size, e.g. 300"
         )
+    if tokenizer.kind == "whisper" and not (tokenizer.model or recipe.student.encoder.model):
+        raise UserError(
+            "tokenizer.kind is whisper, but tokenizer.model is missing",
+            where=where,
+            remedy="Set tokenizer.model: whisper-base",
+        )
     if tokenizer.kind == "init" and not (training.init or training.warm_start):
         raise UserError(
             "tokenizer.kind is init, but there is no initial model",

@@ -5,12 +5,7 @@ from __future__ import annotations
 from retort.common.errors import UserError
 from retort.config.distill import VECTORS, compared_by
 from retort.config.schema import Recipe, RowConfig
-
-NO_HARD_LOSS = {
-    "ctc": "the CTC loss has no hard label per position",
-    "transducer": "the transducer loss has no hard label per position",
-}
-"""Why `interpolate` is impossible, by `student.kind`."""
+from retort.config.student import StudentConfig
 
 
 def check_distillation(recipe: Recipe, where: str) -> None:
@@ -82,7 +77,7 @@ def _check_labels(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
         raise UserError(
             f"{key}.temperature is {row.temperature}", where=where, remedy="Choose a number above 0"
         )
-    _check_interpolation(row, recipe.student.kind, f"{where}: {key}")
+    _check_interpolation(row, recipe.student, f"{where}: {key}")
 
 
 def _check_frames(recipe: Recipe, row: RowConfig, key: str, where: str) -> None:
@@ -158,10 +153,10 @@ def _check_share(row: RowConfig, where: str) -> None:
         )
 
 
-def _check_interpolation(row: RowConfig, student: str, where: str) -> None:
-    if row.interpolate and student in NO_HARD_LOSS:
+def _check_interpolation(row: RowConfig, student: StudentConfig, where: str) -> None:
+    if row.interpolate and not student.hard_labels:
         raise UserError(
-            f"interpolate is {row.interpolate:g}, but {NO_HARD_LOSS[student]}",
+            f"interpolate is {row.interpolate:g}, but the loss of a {student.kind} student has no label per position",
             where=where,
             remedy="Set weight instead",
         )

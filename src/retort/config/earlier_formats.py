@@ -29,6 +29,8 @@ def is_flat(values: Mapping[str, Any]) -> bool:
         return True
     if any({"unit", "language"} <= each.keys() for each in teachers.values()):
         return True
+    if {"cif", "transducer"} <= student.keys():
+        return True
     marks = {"encoder": {"bottleneck", "dilations", "heads", "kernel"}, "decoder": {"glancing", "init_layers"}}
     return any(keys <= _mapping(student.get(part)).keys() for part, keys in marks.items())
 
@@ -41,7 +43,9 @@ def by_kind(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
         encoder = _ENCODER | student.get("encoder", {})
         if encoder["kind"] == "zipformer":
             encoder |= encoder.get("zipformer", {})
-        result["student"] = student | {"encoder": encoder}
+        history = _mapping(student.get("decoder")).get("history_dropout", 0.0)
+        whisper = {"history_dropout": history} if student.get("kind") == "whisper" else {}
+        result["student"] = student | {"encoder": encoder, **whisper}
     return result | _fitting(schema, {name: result[name] for name in _SECTIONS if name in result})
 
 

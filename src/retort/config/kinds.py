@@ -31,6 +31,38 @@ class Kind:
     text: str
 
 
+STUDENTS: dict[str, Kind] = {
+    "cif": Kind(
+        "retort.students.cif:CifStudentConfig",
+        "retort.students.cif:CifStudent",
+        "Continuous integrate-and-fire (Dong and Xu 2020): one decoder step per fire.",
+    ),
+    "ctc": Kind(
+        "retort.students.ctc:CtcStudentConfig",
+        "retort.students.ctc:CtcStudent",
+        "An encoder with a CTC head (Graves et al. 2006).",
+    ),
+    "attention": Kind(
+        "retort.students.attention:AttentionStudentConfig",
+        "retort.students.attention:AttentionStudent",
+        "An encoder with a CTC head, and a decoder that attends to the encoder's output (Watanabe et al. 2017).",
+    ),
+    "transducer": Kind(
+        "retort.students.transducer:TransducerStudentConfig",
+        "retort.students.transducer:TransducerStudent",
+        "A transducer (Graves 2012).",
+    ),
+    "whisper": Kind(
+        "retort.students.whisper:WhisperStudentConfig",
+        "retort.students.whisper:WhisperStudent",
+        "Encoder and decoder of a Whisper model (Radford et al. 2022).",
+    ),
+    "hybrid": Kind(
+        "retort.students.hybrid:HybridStudentConfig",
+        "retort.students.hybrid:HybridStudent",
+        "An encoder that classifies frames into senones; words are found in a decoding graph.",
+    ),
+}
 ENCODERS: dict[str, Kind] = {
     "conformer": Kind(
         "retort.nn.conformer:ConformerConfig",
@@ -147,6 +179,7 @@ TEACHERS: dict[str, Kind] = {
     ),
 }
 PARTS: dict[str, dict[str, Kind]] = {
+    "student": STUDENTS,
     "encoder": ENCODERS,
     "frontend": FRONTENDS,
     "decoder": DECODERS,

@@ -56,7 +56,7 @@ def lay_over(values: Mapping[str, Any], layer: Mapping[str, Any], schema: type |
     """The values with a layer over them; mappings are merged, everything else is replaced.
 
     A layer that changes the kind of a part starts this part afresh: of the former values only those remain that are
-    parts with kinds themselves and that the new kind has as well, such as the encoder of a student.
+    parts themselves and that the new kind has as well, such as the encoder of a student.
     """
     result, inner = dict(values), inner_parts(schema) if schema else {}
     for name, new in layer.items():
@@ -86,8 +86,7 @@ def _part_over(old: object, new: Mapping[str, Any], inner: Inner) -> dict[str, A
     except UnknownChoice:  # reported with the final values
         return lay_over(old, new, None)
     if former is not chosen:
-        both = inner_parts(chosen)
-        old = {name: value for name, value in old.items() if name in both and both[name].part is not None}
+        old = {name: value for name, value in old.items() if name in inner_parts(chosen)}
     return lay_over(old, new, chosen)
 
 

@@ -23,7 +23,7 @@ from retort.config.ranges import (
     numbers,
     of_each,
 )
-from retort.config.student import STUDENT_CHOICES, StudentConfig
+from retort.config.student import StudentConfig
 
 
 @dataclass
@@ -464,7 +464,7 @@ class Recipe:
     """Data augmentation."""
     batches: BatchConfig = field(default_factory=BatchConfig)
     """Batches of the training data."""
-    student: StudentConfig = field(default_factory=StudentConfig)
+    student: StudentConfig = of_kind("student", "cif")
     """Architecture of the recogniser and weights of its losses."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     """Lexicon, alignments and decoding graph of hybrid students."""
@@ -497,7 +497,6 @@ SHARED_CHOICES: dict[str, tuple[str, ...]] = {
 """Choices that recipes of recognisers and of language models share."""
 CHOICES: dict[str, tuple[str, ...]] = (
     SHARED_CHOICES
-    | STUDENT_CHOICES
     | {
         "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
         "text_injection.sounds": ("token", "pinyin", "pinyin_without_tones"),

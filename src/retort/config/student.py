@@ -1,13 +1,13 @@
-"""The schema of students: front end, encoder, decoder and losses. The text below a field documents it."""
+"""Base classes of the configuration of students and their parts. The text below a field documents it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from retort.common.errors import UserError
 from retort.config.kinds import of_kind
-from retort.config.ranges import MILLION, WIDEST, number, numbers
+from retort.config.ranges import WIDEST, number, numbers
 
 if TYPE_CHECKING:
     from retort.config.schema import Recipe
@@ -121,42 +121,31 @@ def check_whisper_decoder(recipe: Recipe, owner: str, where: str) -> None:
     Raises:
         UserError: names the key, its value and what is permitted.
     """
-    for key, value, allowed in (
+    require(
+        f"{owner} is whisper",
+        where,
         ("student.encoder.kind", recipe.student.encoder.kind, ("pretrained",)),
         ("features.kind", recipe.features.kind, ("whisper",)),
         ("tokenizer.kind", recipe.tokenizer.kind, ("whisper", "init")),
-    ):
+    )
+
+
+def require(reason: str, where: str, *values: tuple[str, object, tuple[object, ...]]) -> None:
+    """Check values that another one requires.
+
+    Args:
+        reason: what requires them.
+        where: for the message.
+        values: keys, their values, and those that are permitted, the best one first.
+
+    Raises:
+        UserError: names the first key with another value.
+    """
+    for key, value, allowed in values:
         if value not in allowed:
-            raise UserError(f"{key} is {value}, but {owner} is whisper", where=where, remedy=f"Set {key}: {allowed[0]}")
-
-
-@dataclass
-class CifConfig:
-    """Continuous integrate-and-fire (CIF)."""
-
-    kernel: int = number(3, 1, 1001)
-    """Kernel size of the convolution that predicts the weights, in frames; odd."""
-    activation: str = "none"
-    """Activation after that convolution: `none` (as in the reference) or `relu`."""
-    dropout: float = number(0.2, 0, 1, below=True)
-    """Dropout probability after that convolution."""
-    context_layers: int = number(0, 0, 1000)
-    """Number of layers, of the same kind as the encoder's, over the fired embeddings, which let each token use the
-    acoustics of its neighbours. The tap `acoustic` is their output."""
-    fires: str = "accumulate"
-    """`accumulate` integrates predicted weights (the published method). `ctc` takes the encoder frame at each peak of
-    the CTC head, and the last frame for EOS: in training at the frames of the best path of the reference, in decoding
-    at those of the best path (ours; no weights are predicted)."""
-    tail: float = number(0.5, 0, 1)
-    """In evaluation: the weight left after the last full token becomes a token if it is larger than this."""
-    spare: int = number(0, 0, 1000)
-    """In decoding, for a `whisper` decoder: number of additional fires, of the last frame, after the last one. That
-    decoder ends a sentence by itself, so no words are lost if CIF fires too few tokens. With it, EOS is scored only
-    once per hypothesis."""
-
-    def validate(self, key: str) -> None:
-        """Check the kernel, as :func:`check_odd`."""
-        check_odd(f"{key}.kernel", self.kernel)
+            shown = str(value).lower() if isinstance(value, bool) else value
+            best = str(allowed[0]).lower() if isinstance(allowed[0], bool) else allowed[0]
+            raise UserError(f"{key} is {shown}, but {reason}", where=where, remedy=f"Set {key}: {best}")
 
 
 @dataclass
@@ -217,27 +206,45 @@ class DecoderSizes:
 
 
 @dataclass
-class TransducerConfig:
-    """Prediction network and joiner of a transducer. It also uses `ctc_weight`; 0 for no CTC head."""
+class StudentConfig:
+    """The recogniser, its architecture and the weights of its losses: base class of its kinds, which are declared with
+    their modules.
 
-    predictor: str = "stateless"
-    """Prediction network: `stateless` (a convolution over the last tokens) or `lstm`."""
-    context: int = number(2, 1, 1000)
-    """For `stateless`: number of previous tokens."""
-    layers: int = number(1, 1, 1000)
-    """For `lstm`: number of layers."""
-    dim: int = number(512, 1, WIDEST)
-    """Width of the prediction network."""
-    joiner_dim: int = number(512, 1, WIDEST)
-    """Width of the joiner. Time and memory of training are proportional to it, and to frames times tokens."""
-    dropout: float = number(0.1, 0, 1, below=True)
-    """Dropout probability in the prediction network."""
-    monotonic: bool = False
-    """Whether the loss also allows at most one token per frame, as decoding does by default."""
-    symbols: int = number(1, 1, 1000)
-    """Maximum number of tokens per frame in greedy search; beam search outputs at most one."""
-    weight: float = number(1.0, 0, MILLION)
-    """Weight of the transducer loss."""
+    Attributes:
+        chunked: whether it can be trained in chunks.
+        hard_labels: whether every position of its output has a label, which its loss compares.
+    """
+
+    kind: str = ""
+    """Kind of the student."""
+    frontend: FrontendConfig = of_kind("frontend", "conv2d")
+    """Front end."""
+    encoder: EncoderConfig = of_kind("encoder", "conformer")
+    """Encoder."""
+
+    chunked: ClassVar[bool] = False
+    hard_labels: ClassVar[bool] = True
+
+    @property
+    def faithful(self) -> bool:
+        """Whether it reproduces the published CIF-HKD code."""
+        return False
+
+    @property
+    def decoder_config(self) -> object:
+        """Configuration of the decoder; None without one."""
+        return getattr(self, "decoder", None)
+
+    @property
+    def has_whisper_decoder(self) -> bool:
+        """Whether the decoder is that of a Whisper model."""
+        return False
+
+    @property
+    def without_initial_model(self) -> Self:
+        """The same without names of models that initialise weights, as it is stored with a trained model."""
+        own: dict[str, Any] = {"model": ""} if self.encoder.model else {}
+        return replace(self, encoder=replace(self.encoder, **own))
 
     def validate(self, key: str) -> None:
         """Check the values against each other.
@@ -245,55 +252,12 @@ class TransducerConfig:
         Raises:
             UserError: names the key, its value and what is permitted.
         """
-        if self.monotonic and self.symbols > 1:
-            raise UserError(
-                f"{key}.symbols is {self.symbols}, but monotonic allows one token per frame", remedy="Remove symbols"
-            )
+        return
 
+    def check(self, recipe: Recipe, where: str) -> None:
+        """Check the values against the rest of the recipe.
 
-@dataclass
-class StudentConfig:
-    """The recogniser: architecture and weights of its losses."""
-
-    kind: str = "cif"
-    """`cif`; `hybrid` (an encoder that classifies frames into senones); `ctc` (an encoder with a CTC head);
-    `attention` (encoder, CTC head, and a decoder that attends to the encoder's output); `transducer`; or `whisper`
-    (Whisper's encoder, with `encoder.kind: pretrained`, and its decoder, which has no dropout and uses only
-    `history_dropout` of `decoder`; with `ctc_weight` above 0 there is a CTC head over the bytes of the text)."""
-    faithful: bool = False
-    """Reproduce the published CIF-HKD code: input projection, relative positions, and EOS as a label of CTC (with
-    `zero_infinity` off)."""
-    frontend: FrontendConfig = of_kind("frontend", "conv2d")
-    """Front end."""
-    encoder: EncoderConfig = of_kind("encoder", "conformer")
-    """Encoder."""
-    cif: CifConfig = field(default_factory=CifConfig)
-    """Continuous integrate-and-fire, for `cif`."""
-    decoder: DecoderConfig = of_kind("decoder", "autoregressive")
-    """Decoder, for `cif`, `attention` and `whisper`."""
-    transducer: TransducerConfig = field(default_factory=TransducerConfig)
-    """Prediction network and joiner, for `transducer`."""
-    label_smoothing: float = number(0.1, 0, 1, below=True)
-    """Label smoothing of the cross-entropy loss."""
-    ce_weight: float = number(1.0, 0, MILLION)
-    """Weight of the cross-entropy loss of the decoder; of the frames for `hybrid`."""
-    ctc_weight: float = number(0.5, 0, MILLION)
-    """Weight of the CTC loss."""
-    quantity_weight: float = number(1.0, 0, MILLION)
-    """Weight of the CIF quantity loss, the difference between the sum of the weights and the number of tokens."""
-    alignment_weight: float = number(0.0, 0, MILLION)
-    """Weight of a loss that moves the CIF weights of each token to the frames where the CTC head, or with a `whisper`
-    decoder its cross-attention, aligns the token (ours)."""
-
-    @property
-    def has_whisper_decoder(self) -> bool:
-        """Whether the decoder is that of a Whisper model."""
-        return self.kind == "whisper" or (self.kind == "cif" and self.decoder.kind == "whisper")
-
-
-STUDENT_CHOICES: dict[str, tuple[str, ...]] = {
-    "student.kind": ("cif", "hybrid", "ctc", "attention", "transducer", "whisper"),
-    "student.transducer.predictor": ("stateless", "lstm"),
-    "student.cif.activation": ("none", "relu"),
-    "student.cif.fires": ("accumulate", "ctc"),
-}
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        return

@@ -1,104 +1,74 @@
-"""Checks of a student's values against each other, and against features and tokenizer."""
+"""Checks of a student against features, tokenizer and training; those of each kind are methods of its configuration."""
 
 from __future__ import annotations
 
 from retort.common.errors import UserError
-from retort.config.chunk_checks import check_chunks
 from retort.config.schema import Recipe
-from retort.config.student import StudentConfig, check_whisper_decoder
+from retort.config.student import EncoderConfig, require
 
 
 def check_student(recipe: Recipe, where: str) -> None:
-    """Check the student against itself, features and tokenizer.
+    """Check the student against the rest of the recipe.
 
     Raises:
         UserError: names the key, its value and the permitted values.
     """
-    student = recipe.student
-    _check_kind(student, where)
-    _check_fires(student, where)
-    _check_spare(student, where)
-    positions = getattr(student.encoder, "positions", "relative")
-    if student.faithful and positions != "relative":
-        raise UserError(
-            f"student.faithful is true, but student.encoder.positions is {positions}",
-            where=where,
-            remedy="Set student.encoder.positions: relative, or faithful: false",
-        )
-    _check_speech(recipe, where)
-    check_chunks(recipe, where)
-    _check_whisper(recipe, where)
-    student.decoder.check(recipe, where)
+    encoder = recipe.student.encoder
+    require(f"student.encoder.kind is {encoder.kind}", where, ("features.kind", recipe.features.kind, encoder.reads))
+    encoder.check(recipe, where)
+    recipe.student.check(recipe, where)
+    _check_chunks(recipe, where)
     _check_stored_layers(recipe, where)
 
 
-def _check_kind(student: StudentConfig, where: str) -> None:
-    """Check that students without fired embeddings have no options of CIF."""
-    kind = student.kind
-    if kind not in ("ctc", "attention", "transducer", "whisper"):
+def _check_chunks(recipe: Recipe, where: str) -> None:
+    """Check that all parts of a student that is trained in chunks are limited to them."""
+    encoder = recipe.student.encoder
+    for name, sizes in (("chunk", encoder.chunk), ("left_context", encoder.left_context)):
+        if not sizes:
+            raise UserError(f"student.encoder.{name} is empty", where=where, remedy="Give one or more numbers")
+    if not any(encoder.chunk):
         return
-    if student.faithful:
+    reason = f"student.encoder.chunk is {list(encoder.chunk)}"
+    if not encoder.chunked:
         raise UserError(
-            f"student.faithful reproduces the reference's CIF model, but student.kind is {kind}",
+            f"{reason}, but {encoder.kind} layers need whole utterances",
             where=where,
-            remedy="Set faithful: false",
+            remedy="Choose conformer, transformer, zipformer, or a Whisper encoder",
         )
-    if student.decoder.kind != "autoregressive":
+    if not recipe.student.chunked:
         raise UserError(
-            f"student.decoder.kind is {student.decoder.kind}, but student.kind is {kind}",
+            f"student.kind is {recipe.student.kind}, but {reason}",
             where=where,
-            remedy="Remove it: only a CIF student has other kinds of decoders",
+            remedy="Set student.kind: cif, ctc or transducer",
         )
-    for key in ("window", "output_dim", "init"):
-        if value := getattr(student.decoder, key):
-            raise UserError(
-                f"student.decoder.{key} is {value}, but student.kind is {kind}",
-                where=where,
-                remedy="Remove it: it requires student.kind: cif",
-            )
-    if kind == "ctc" and not student.ctc_weight > 0.0:
+    require(
+        reason,
+        where,
+        ("features.kind", recipe.features.kind, ("fbank", "whisper")),
+        ("training.stored_layers", recipe.training.stored_layers, (0,)),
+        ("features.pad_seconds", recipe.features.pad_seconds, (0.0,)),
+    )
+    if not recipe.features.streams:
         raise UserError(
-            f"student.ctc_weight is {student.ctc_weight:g}, but CTC is the only loss of a ctc student",
+            "features.statistics is utterance, but with student.encoder.chunk the rest of the utterance is not known",
             where=where,
-            remedy="Set ctc_weight: 1.0",
+            remedy="Set features.statistics: running",
         )
+    _check_sizes(encoder, where)
 
 
-def _check_fires(student: StudentConfig, where: str) -> None:
-    """Check students that fire at the peaks of the CTC head."""
-    if student.kind != "cif" or student.cif.fires != "ctc":
-        return
-    if student.faithful:
-        raise UserError(
-            "student.cif.fires is ctc, but student.faithful reproduces the reference's accumulation",
-            where=where,
-            remedy="Set faithful: false, or fires: accumulate",
-        )
-    if not student.ctc_weight > 0.0:
-        raise UserError(
-            f"student.cif.fires is ctc, but student.ctc_weight is {student.ctc_weight:g}: "
-            "the CTC head would not be trained",
-            where=where,
-            remedy="Set ctc_weight: 0.5",
-        )
-    default = StudentConfig()
-    for name in ("quantity_weight", "alignment_weight"):
-        if (weight := getattr(student, name)) not in (0.0, getattr(default, name)):
-            raise UserError(
-                f"student.{name} is {weight:g}, but student.cif.fires is ctc: no CIF weights are predicted",
-                where=where,
-                remedy="Remove it, or set fires: accumulate",
-            )
-
-
-def _check_spare(student: StudentConfig, where: str) -> None:
-    """Check additional fires in decoding."""
-    if student.cif.spare and not (student.kind == "cif" and student.decoder.kind == "whisper"):
-        raise UserError(
-            f"student.cif.spare is {student.cif.spare}, but student.decoder.kind is {student.decoder.kind}",
-            where=where,
-            remedy="Set spare: 0, or student.kind: cif with decoder.kind: whisper",
-        )
+def _check_sizes(encoder: EncoderConfig, where: str) -> None:
+    for number, factor in enumerate(getattr(encoder, "downsampling", []), start=1):
+        rate = 2 ** sum(each >= number for each in encoder.pool_after)
+        for size in encoder.chunk:
+            if size * rate % factor:
+                raise UserError(
+                    f"student.encoder.chunk has {size}, of which stack {number} with downsampling {factor} makes no "
+                    "whole number of frames",
+                    where=where,
+                    remedy=f"Choose multiples of {factor}",
+                )
 
 
 def _check_stored_layers(recipe: Recipe, where: str) -> None:
@@ -139,42 +109,3 @@ def _check_stored_layers(recipe: Recipe, where: str) -> None:
                 where=where,
                 remedy=f"Choose frames.{stored} or a later layer",
             )
-
-
-def _check_speech(recipe: Recipe, where: str) -> None:
-    """Check a pretrained encoder against features and augmentation."""
-    encoder, features = recipe.student.encoder, recipe.features
-    if features.kind not in encoder.reads:
-        raise UserError(
-            f"student.encoder.kind is {encoder.kind}, features.kind is {features.kind}",
-            where=where,
-            remedy=f"Set features.kind: {' or '.join(encoder.reads)}",
-        )
-    encoder.check(recipe, where)
-    if encoder.kind != "pretrained":
-        return
-    of_waves = {"augment.frequency_masks": (recipe.augment.frequency_masks, 0, "Set 0: a wave has no frequency bins")}
-    wanted = {
-        **(of_waves if features.kind == "wave" else {}),
-        "student.cif.context_layers": (
-            recipe.student.cif.context_layers,
-            0,
-            "Set 0: a pretrained encoder has no context layers",
-        ),
-        "student.faithful": (recipe.student.faithful, False, "Set false: the reference has no pretrained encoder"),
-    }
-    for key, (value, only, remedy) in wanted.items():
-        if value != only:
-            raise UserError(f"{key} is {value} with a pretrained encoder", where=where, remedy=remedy)
-
-
-def _check_whisper(recipe: Recipe, where: str) -> None:
-    """Check Whisper decoders and Whisper's tokenizer."""
-    if recipe.student.kind == "whisper":
-        check_whisper_decoder(recipe, "student.kind", where)
-    if recipe.tokenizer.kind == "whisper" and not (recipe.tokenizer.model or recipe.student.encoder.model):
-        raise UserError(
-            "tokenizer.kind is whisper, but tokenizer.model is missing",
-            where=where,
-            remedy="Set tokenizer.model: whisper-base",
-        )

@@ -115,7 +115,8 @@ def _check(student: Student, options: DecodingOptions) -> None:
             f"mode is joint, but {what} is not a CIF student",
             remedy="Leave --mode out: an attention student's own search is joint already",
         )
-    own_fires = cif and student.config.cif.fires == "ctc" and isinstance(student.decoder, CifDecoder)
+    peaks = isinstance(student, CifStudent) and student.config.cif.fires == "ctc"
+    own_fires = peaks and isinstance(student.decoder, CifDecoder)
     if options.language_scale and not (cif and isinstance(student.decoder, FactoredDecoder)):
         raise UserError(
             f"language scale is {options.language_scale:g}, but the decoder of {what} has no language part",

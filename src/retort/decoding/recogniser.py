@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -233,11 +233,6 @@ class Recogniser(Transcriber):
         return {name: tensor.contiguous().cpu() for name, tensor in self.student.state_dict().items()}
 
     def _config(self, to_dict: Callable[[Any], dict[str, Any]] = asdict) -> dict[str, Any]:
-        student = self.student.config
-        # The initial weights are not part of the model.
-        own: dict[str, Any] = {"model": ""} if student.encoder.model else {}
-        encoder = replace(student.encoder, **own)
-        student = replace(student, decoder=student.decoder.without_initial_model, encoder=encoder)
         graph: dict[str, Any] = {}
         if self.graph is not None:
             about = self.graph.graph.about
@@ -245,7 +240,7 @@ class Recogniser(Transcriber):
         return {
             "format": FORMAT,
             "vocabulary": self.outputs,
-            "student": to_dict(student),
+            "student": to_dict(self.student.config.without_initial_model),  # initial weights are not part of it
             "features": to_dict(self.features),
             "normaliser": to_dict(self.normalise.config),
             **graph,

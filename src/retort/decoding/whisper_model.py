@@ -6,12 +6,11 @@ import torch
 
 from retort.audio.whisper import WhisperFeatureConfig
 from retort.config.schema import NormaliserConfig, TokenizerConfig
-from retort.config.student import StudentConfig
 from retort.decoding.recogniser import Recogniser
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.whisper import open_whisper, whisper_architecture, whisper_tokenizer
 from retort.students.factory import build_student
-from retort.students.whisper import WhisperStudent, copy_whisper
+from retort.students.whisper import WhisperStudent, WhisperStudentConfig, copy_whisper
 
 
 def open_whisper_recogniser(
@@ -39,9 +38,7 @@ def open_whisper_recogniser(
         dropout=0.0,
         pool_after=[],
     )
-    config = StudentConfig(
-        kind="whisper", encoder=encoder, label_smoothing=0.0, ctc_weight=0.0
-    )
+    config = WhisperStudentConfig(encoder=encoder, label_smoothing=0.0, ctc_weight=0.0)
     with torch.random.fork_rng(devices=[]):
         student = build_student(config, tokenizer.size, bins)
     assert isinstance(student, WhisperStudent)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from retort.config.ranges import number
 from retort.config.student import DecoderSizes
 from retort.nn.attention import CrossAttention, Memory
 from retort.nn.cpu_kernels import Dropout
@@ -35,6 +36,15 @@ class CrossLayer(HistoryLayer):
         hidden, keys_values = self.look_back(hidden, past)
         context = self.cross(self.cross_norm(hidden), memory, mask)
         return self.feed(hidden + self.residual_dropout(context)), context, keys_values
+
+
+@dataclass
+class CrossDecoderConfig(DecoderSizes):
+    """Configuration of :class:`CrossDecoder`."""
+
+    history_dropout: float = number(0.0, 0, 1, below=True)
+    """Share of the previous tokens that are replaced by the unknown token in training, so that the decoder relies on
+    the acoustics rather than on a history that has errors in decoding."""
 
 
 @dataclass

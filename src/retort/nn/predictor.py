@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import TransducerConfig
+from retort.common.errors import UserError
+from retort.config.ranges import MILLION, WIDEST, choice, number
 from retort.nn.cpu_kernels import Dropout
 
 State = list[Tensor]
 """State of a prediction network: tensors whose first axis is the hypothesis. Their sizes do not depend on the
 number of tokens, so hypotheses of any lengths can be batched."""
+
+
+@dataclass
+class TransducerConfig:
+    """Prediction network and joiner of a transducer."""
+
+    predictor: str = choice("stateless", "lstm")
+    """Prediction network: `stateless` (a convolution over the last tokens) or `lstm`."""
+    context: int = number(2, 1, 1000)
+    """For `stateless`: number of previous tokens."""
+    layers: int = number(1, 1, 1000)
+    """For `lstm`: number of layers."""
+    dim: int = number(512, 1, WIDEST)
+    """Width of the prediction network."""
+    joiner_dim: int = number(512, 1, WIDEST)
+    """Width of the joiner. Time and memory of training are proportional to it, and to frames times tokens."""
+    dropout: float = number(0.1, 0, 1, below=True)
+    """Dropout probability in the prediction network."""
+    monotonic: bool = False
+    """Whether the loss also allows at most one token per frame, as decoding does by default."""
+    symbols: int = number(1, 1, 1000)
+    """Maximum number of tokens per frame in greedy search; beam search outputs at most one."""
+    weight: float = number(1.0, 0, MILLION)
+    """Weight of the transducer loss."""
+
+    def validate(self, key: str) -> None:
+        """Check the values against each other.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        if self.monotonic and self.symbols > 1:
+            raise UserError(
+                f"{key}.symbols is {self.symbols}, but monotonic allows one token per frame", remedy="Remove symbols"
+            )
 
 
 class Predictor(nn.Module, ABC):

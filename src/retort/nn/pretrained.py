@@ -70,6 +70,12 @@ class PretrainedEncoderConfig(EncoderConfig):
                 where=where,
                 remedy="Set a model, such as facebook/hubert-base-ls960",
             )
+        if recipe.features.kind == "wave" and recipe.augment.frequency_masks:
+            raise UserError(
+                f"augment.frequency_masks is {recipe.augment.frequency_masks}, but a wave has no frequency bins",
+                where=where,
+                remedy="Set augment.frequency_masks: 0",
+            )
 
 
 KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")

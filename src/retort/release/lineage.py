@@ -77,7 +77,7 @@ def distillation(recipe: Recipe) -> str:
 
 def inside(recipe: Recipe) -> str:
     """The models whose weights initialise the decoder, empty without one."""
-    decoder = recipe.student.decoder
+    decoder = recipe.student.decoder_config
     models = {getattr(decoder, "init", "")} - {""}
     if getattr(decoder, "output", "own") == "plm":
         models.add(recipe.teachers[recipe.tokenizer.teacher].model)

@@ -5,12 +5,14 @@ Source: Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.ranges import MILLION, number
 from retort.config.student import StudentConfig
-from retort.nn.cross_decoder import CrossDecoder
-from retort.nn.decoder import AutoregressiveConfig
+from retort.nn.cross_decoder import CrossDecoder, CrossDecoderConfig
 from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.students.cross_entropy import hard_loss
@@ -19,6 +21,21 @@ from retort.students.glancing import drop_tokens
 from retort.students.student import StudentOutput, Tap
 from retort.students.tokens import TokenStudent, layer_dims, utterance_tap
 from retort.text.tokenizers import EOS
+
+
+@dataclass
+class AttentionStudentConfig(StudentConfig):
+    """Configuration of :class:`AttentionStudent`."""
+
+    kind: str = "attention"
+    decoder: CrossDecoderConfig = field(default_factory=CrossDecoderConfig)
+    """Decoder."""
+    label_smoothing: float = number(0.1, 0, 1, below=True)
+    """Label smoothing of the cross-entropy loss."""
+    ce_weight: float = number(1.0, 0, MILLION)
+    """Weight of the cross-entropy loss of the decoder."""
+    ctc_weight: float = number(0.5, 0, MILLION)
+    """Weight of the CTC loss."""
 
 
 class AttentionStudent(TokenStudent):
@@ -35,14 +52,14 @@ class AttentionStudent(TokenStudent):
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.")
 
-    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+    config: AttentionStudentConfig
+
+    def __init__(self, config: AttentionStudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
         dim = config.encoder.dim
         self.encoder = make_encoder(config.frontend, config.encoder, bins)
         self.ctc = nn.Linear(dim, vocabulary)
-        assert isinstance(config.decoder, AutoregressiveConfig)
-        self.decoder_config = config.decoder
         self.decoder = CrossDecoder(config.decoder, vocabulary, dim)
 
     @property
@@ -51,7 +68,7 @@ class AttentionStudent(TokenStudent):
 
     @property
     def tap_dims(self) -> dict[str, int]:
-        decoder = self.decoder_config.dim
+        decoder = self.config.decoder.dim
         vocabulary = self.decoder.vocabulary.out_features
         return {
             "acoustic": decoder,
@@ -63,14 +80,14 @@ class AttentionStudent(TokenStudent):
 
     @property
     def prose(self) -> str:
-        return f"decoder    with attention to the frames, {self.decoder_config.prose}"
+        return f"decoder    with attention to the frames, {self.config.decoder.prose}"
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> StudentOutput:
         """Losses and taps of one batch; the arguments are those of :class:`TokenStudent`."""
         encoded, layers = self.encode_in_layers(features, feature_lengths)
-        share = self.decoder_config.history_dropout if self.training else 0.0
+        share = self.config.decoder.history_dropout if self.training else 0.0
         previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])

@@ -7,15 +7,18 @@ for the parallel decoder.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from retort.config.kinds import builder_of
-from retort.config.student import DecoderSizes, StudentConfig
+from retort.common.errors import UserError
+from retort.config.kinds import builder_of, of_kind
+from retort.config.ranges import MILLION, choice, number
+from retort.config.student import DecoderConfig, DecoderSizes, StudentConfig, check_odd, require
 from retort.nn.cif import FiredTokens, WeightEstimator, integrate_and_fire
 from retort.nn.ctc import greedy_peaks, label_frames
 from retort.nn.decoder import CifDecoder
@@ -34,9 +37,114 @@ from retort.students.student import Encoded, StudentOutput, Tap
 from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK, EOS, PAD
 
+if TYPE_CHECKING:
+    from retort.config.schema import Recipe
+
+
+@dataclass
+class CifConfig:
+    """Continuous integrate-and-fire (CIF)."""
+
+    kernel: int = number(3, 1, 1001)
+    """Kernel size of the convolution that predicts the weights, in frames; odd."""
+    activation: str = choice("none", "relu")
+    """Activation after that convolution: `none` (as in the reference) or `relu`."""
+    dropout: float = number(0.2, 0, 1, below=True)
+    """Dropout probability after that convolution."""
+    context_layers: int = number(0, 0, 1000)
+    """Number of layers, of the same kind as the encoder's, over the fired embeddings, which let each token use the
+    acoustics of its neighbours. The tap `acoustic` is their output."""
+    fires: str = choice("accumulate", "ctc")
+    """`accumulate` integrates predicted weights (the published method). `ctc` takes the encoder frame at each peak of
+    the CTC head, and the last frame for EOS: in training at the frames of the best path of the reference, in decoding
+    at those of the best path (ours; no weights are predicted)."""
+    tail: float = number(0.5, 0, 1)
+    """In evaluation: the weight left after the last full token becomes a token if it is larger than this."""
+    spare: int = number(0, 0, 1000)
+    """In decoding, for a `whisper` decoder: number of additional fires, of the last frame, after the last one. That
+    decoder ends a sentence by itself, so no words are lost if CIF fires too few tokens. With it, EOS is scored only
+    once per hypothesis."""
+
+    def validate(self, key: str) -> None:
+        """Check the kernel, as :func:`check_odd`."""
+        check_odd(f"{key}.kernel", self.kernel)
+
+
+@dataclass
+class CifStudentConfig(StudentConfig):
+    """Configuration of :class:`CifStudent`."""
+
+    kind: str = "cif"
+    faithful: bool = False
+    """Reproduce the published CIF-HKD code: input projection, relative positions, and EOS as a label of CTC (with
+    `zero_infinity` off)."""
+    cif: CifConfig = field(default_factory=CifConfig)
+    """Continuous integrate-and-fire."""
+    decoder: DecoderConfig = of_kind("decoder", "autoregressive")
+    """Decoder."""
+    label_smoothing: float = number(0.1, 0, 1, below=True)
+    """Label smoothing of the cross-entropy loss."""
+    ce_weight: float = number(1.0, 0, MILLION)
+    """Weight of the cross-entropy loss of the decoder."""
+    ctc_weight: float = number(0.5, 0, MILLION)
+    """Weight of the CTC loss."""
+    quantity_weight: float = number(1.0, 0, MILLION)
+    """Weight of the CIF quantity loss, the difference between the sum of the weights and the number of tokens."""
+    alignment_weight: float = number(0.0, 0, MILLION)
+    """Weight of a loss that moves the CIF weights of each token to the frames where the CTC head, or with a `whisper`
+    decoder its cross-attention, aligns the token (ours)."""
+
+    chunked: ClassVar[bool] = True
+
+    @property
+    def has_whisper_decoder(self) -> bool:
+        return self.decoder.kind == "whisper"
+
+    @property
+    def without_initial_model(self) -> Self:
+        return replace(super().without_initial_model, decoder=self.decoder.without_initial_model)
+
+    def validate(self, key: str) -> None:
+        context = f"{key}.cif.context_layers", self.cif.context_layers, (0,)
+        if self.faithful:
+            positions = getattr(self.encoder, "positions", "relative")
+            require(f"{key}.faithful is true", "", (f"{key}.encoder.positions", positions, ("relative",)))
+        if self.encoder.kind == "pretrained":
+            require(f"{key}.encoder.kind is pretrained", "", context, (f"{key}.faithful", self.faithful, (False,)))
+        if self.cif.fires == "ctc":
+            self._validate_peaks(key)
+        if self.cif.spare:
+            require(f"{key}.cif.spare is {self.cif.spare}", "", (f"{key}.decoder.kind", self.decoder.kind, ("whisper",)))
+        if any(self.encoder.chunk):
+            require(
+                f"{key}.encoder.chunk is {list(self.encoder.chunk)}",
+                "",
+                context,
+                (f"{key}.cif.fires", self.cif.fires, ("accumulate",)),
+                (f"{key}.decoder.kind", self.decoder.kind, ("autoregressive", "whisper")),
+            )
+
+    def _validate_peaks(self, key: str) -> None:
+        """Check a student that fires at the peaks of the CTC head."""
+        reason = f"{key}.cif.fires is ctc"
+        require(reason, "", (f"{key}.faithful", self.faithful, (False,)))
+        if not self.ctc_weight > 0.0:
+            raise UserError(
+                f"{key}.ctc_weight is 0, but {reason}: the CTC head would not be trained", remedy="Set ctc_weight: 0.5"
+            )
+        for name in ("quantity_weight", "alignment_weight"):
+            if (weight := getattr(self, name)) not in (0.0, getattr(CifStudentConfig, name)):
+                raise UserError(
+                    f"{key}.{name} is {weight:g}, but {reason}: no CIF weights are predicted",
+                    remedy="Remove it, or set fires: accumulate",
+                )
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        self.decoder.check(recipe, where)
+
 
 def make_decoder(
-    config: StudentConfig, vocabulary: int
+    config: CifStudentConfig, vocabulary: int
 ) -> CifDecoder | ParallelDecoder | FiredWhisperDecoder:
     """Create the decoder `decoder.kind` over fired embeddings of the encoder's width.
 
@@ -59,7 +167,9 @@ class CifStudent(TokenStudent):
 
     vocabulary_parts = ("ctc.", "decoder.embedding.", "decoder.vocabulary.", "decoder.whisper.embedding.")
 
-    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+    config: CifStudentConfig
+
+    def __init__(self, config: CifStudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
         dim = config.encoder.dim

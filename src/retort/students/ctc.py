@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.ranges import MILLION, number
 from retort.config.student import StudentConfig
 from retort.nn.ctc import label_frames
 from retort.nn.encoder import make_encoder
@@ -53,6 +55,18 @@ def ctc_loss(
     )
 
 
+@dataclass
+class CtcStudentConfig(StudentConfig):
+    """Configuration of :class:`CtcStudent`."""
+
+    kind: str = "ctc"
+    ctc_weight: float = number(1.0, 0, MILLION, above=True)
+    """Weight of the CTC loss, the only loss besides those of rows."""
+
+    chunked: ClassVar[bool] = True
+    hard_labels: ClassVar[bool] = False
+
+
 class CtcStudent(TokenStudent):
     """CTC model.
 
@@ -70,7 +84,9 @@ class CtcStudent(TokenStudent):
     decoder_loss = "ctc"
     vocabulary_parts = ("ctc.",)
 
-    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+    config: CtcStudentConfig
+
+    def __init__(self, config: CtcStudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
         self.encoder = make_encoder(config.frontend, config.encoder, bins)

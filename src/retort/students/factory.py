@@ -1,30 +1,15 @@
-"""Creation of students; the only place that maps `student.kind` to a class."""
+"""Creation of students."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
+from retort.config.kinds import builder_of
 from retort.config.student import StudentConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.pretrained.speech import speech_architecture
 from retort.pretrained.whisper import whisper_architecture
-from retort.students.attention import AttentionStudent
-from retort.students.cif import CifStudent
-from retort.students.ctc import CtcStudent
-from retort.students.hybrid import HybridStudent
 from retort.students.student import Student
-from retort.students.transducer import TransducerStudent
-from retort.students.whisper import WhisperStudent
-
-STUDENTS: dict[str, Callable[[StudentConfig, int, int], Student]] = {
-    "cif": CifStudent,
-    "hybrid": HybridStudent,
-    "ctc": CtcStudent,
-    "attention": AttentionStudent,
-    "transducer": TransducerStudent,
-    "whisper": WhisperStudent,
-}
 
 
 def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
@@ -43,4 +28,6 @@ def build_student(config: StudentConfig, vocabulary: int, bins: int) -> Student:
         read = whisper_architecture if config.has_whisper_decoder else speech_architecture
         encoder = replace(encoder, architecture=read(encoder.model))
         config = replace(config, encoder=encoder)
-    return STUDENTS[config.kind](config, vocabulary, bins)
+    made = builder_of("student", config.kind)(config, vocabulary, bins)
+    assert isinstance(made, Student)
+    return made

@@ -6,17 +6,31 @@ and frames of lower layers for auxiliary heads, which belong to the rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.alignment.unit_text import senone_symbol
+from retort.config.ranges import MILLION, number
 from retort.config.student import StudentConfig
 from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.students.cross_entropy import hard_loss
 from retort.students.student import Encoded, Labelled, Student, StudentOutput, Tap, Unit
 from retort.students.tokens import encode_in_layers, layer_dims
+
+
+@dataclass
+class HybridStudentConfig(StudentConfig):
+    """Configuration of :class:`HybridStudent`."""
+
+    kind: str = "hybrid"
+    label_smoothing: float = number(0.1, 0, 1, below=True)
+    """Label smoothing of the cross-entropy loss."""
+    ce_weight: float = number(1.0, 0, MILLION)
+    """Weight of the cross-entropy loss of the frames."""
 
 
 class HybridStudent(Student):
@@ -33,10 +47,12 @@ class HybridStudent(Student):
     log_priors: Tensor
     """Log priors `(S,)` float32; zero until :meth:`set_priors`."""
 
-    def __init__(self, config: StudentConfig, senones: int, bins: int) -> None:
+    config: HybridStudentConfig
+
+    def __init__(self, config: HybridStudentConfig, senones: int, bins: int) -> None:
         super().__init__()
         self.config = config
-        self.encoder = make_encoder(config.frontend, config.encoder, bins, config.faithful)
+        self.encoder = make_encoder(config.frontend, config.encoder, bins)
         self.output = nn.Linear(config.encoder.dim, senones)
         self.register_buffer("log_priors", torch.zeros(senones))
 

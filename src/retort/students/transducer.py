@@ -5,20 +5,38 @@ An utterance ends with its frames, so EOS is removed from the tokens and used on
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retort.config.ranges import MILLION, number
 from retort.config.student import StudentConfig
 from retort.nn.ctc import label_frames
 from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
-from retort.nn.predictor import PREDICTORS, Joiner
+from retort.nn.predictor import PREDICTORS, Joiner, TransducerConfig
 from retort.nn.transducer import lattice_cells, packed_arcs, path_loss, token_frames
 from retort.students.ctc import ctc_log_probs, ctc_loss
 from retort.students.student import Labelled, StudentOutput, Tap
 from retort.students.tokens import TokenStudent, at_frames, layer_dims, utterance_tap
 from retort.text.tokenizers import BLANK, EOS
+
+
+@dataclass
+class TransducerStudentConfig(StudentConfig):
+    """Configuration of :class:`TransducerStudent`."""
+
+    kind: str = "transducer"
+    transducer: TransducerConfig = field(default_factory=TransducerConfig)
+    """Prediction network and joiner."""
+    ctc_weight: float = number(0.5, 0, MILLION)
+    """Weight of the CTC loss; 0 for no CTC head."""
+
+    chunked: ClassVar[bool] = True
+    hard_labels: ClassVar[bool] = False
 
 
 class TransducerStudent(TokenStudent):
@@ -36,7 +54,9 @@ class TransducerStudent(TokenStudent):
     ctc: nn.Linear
     """Exists if `ctc_weight` is above 0."""
 
-    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+    config: TransducerStudentConfig
+
+    def __init__(self, config: TransducerStudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
         dim, own = config.encoder.dim, config.transducer

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retort.config.student import StudentConfig
+from retort.config.kinds import of_kind
+from retort.config.ranges import MILLION, number
+from retort.config.student import EncoderConfig, StudentConfig, check_whisper_decoder
 from retort.nn.encoder import make_encoder
 from retort.nn.masks import valid_mask
 from retort.nn.whisper import WhisperFrontend, WhisperLayer, copy_whisper_weights
@@ -22,8 +26,36 @@ from retort.students.tokens import TokenStudent, layer_dims, utterance_tap
 from retort.text.tokenizers import EOS, Tokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
 
+if TYPE_CHECKING:
+    from retort.config.schema import Recipe
+
 BYTES = 257
 """Number of outputs of the CTC head: the blank and one for every byte value."""
+
+
+@dataclass
+class WhisperStudentConfig(StudentConfig):
+    """Configuration of :class:`WhisperStudent`. The decoder has the sizes of the Whisper model and no dropout."""
+
+    kind: str = "whisper"
+    encoder: EncoderConfig = of_kind("encoder", "pretrained")
+    """Encoder of a Whisper model (`kind: pretrained`), whose decoder is used as well."""
+    history_dropout: float = number(0.0, 0, 1, below=True)
+    """Share of the previous tokens that are replaced by the unknown token in training, so that the decoder relies on
+    the acoustics rather than on a history that has errors in decoding."""
+    label_smoothing: float = number(0.1, 0, 1, below=True)
+    """Label smoothing of the cross-entropy loss."""
+    ce_weight: float = number(1.0, 0, MILLION)
+    """Weight of the cross-entropy loss of the decoder."""
+    ctc_weight: float = number(0.5, 0, MILLION)
+    """Weight of the loss of a CTC head over the bytes of the text; 0 for no such head."""
+
+    @property
+    def has_whisper_decoder(self) -> bool:
+        return True
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        check_whisper_decoder(recipe, "student.kind", where)
 
 
 class WhisperStudent(TokenStudent):
@@ -44,7 +76,9 @@ class WhisperStudent(TokenStudent):
 
     vocabulary_parts = ("decoder.embedding.",)
 
-    def __init__(self, config: StudentConfig, vocabulary: int, bins: int) -> None:
+    config: WhisperStudentConfig
+
+    def __init__(self, config: WhisperStudentConfig, vocabulary: int, bins: int) -> None:
         super().__init__()
         self.config = config
         self.encoder = make_encoder(config.frontend, config.encoder, bins)
@@ -90,7 +124,7 @@ class WhisperStudent(TokenStudent):
         """Losses and taps of one batch; the arguments are those of :class:`TokenStudent`."""
         encoded, layers = self.encode_in_layers(features, feature_lengths)
         tokens = tokens[:, : int(token_lengths.max())]
-        share = getattr(self.config.decoder, "history_dropout", 0.0) if self.training else 0.0
+        share = self.config.history_dropout if self.training else 0.0
         previous = F.pad(drop_tokens(tokens, share), (1, 0), value=EOS)[:, :-1]
         decoded = self.decoder(previous, encoded.hidden, encoded.lengths)
         mask = valid_mask(token_lengths, tokens.shape[1])

@@ -377,7 +377,7 @@ def check_plm(recipe: Recipe) -> None:
     Raises:
         UserError: a model cannot be opened, or its sizes do not fit.
     """
-    decoder = recipe.student.decoder
+    decoder = recipe.student.decoder_config
     if not isinstance(decoder, AutoregressiveConfig):
         return
     if decoder.output == "plm":
@@ -392,7 +392,7 @@ def start_from_plm(student: CifStudent, recipe: Recipe, tokenizer: Tokenizer) ->
     Raises:
         UserError: as :func:`check_plm`, or a token is not a piece of the PLM.
     """
-    config, taken, decoder = recipe.student.decoder, 0, student.decoder
+    config, taken, decoder = recipe.student.decoder_config, 0, student.decoder
     if not isinstance(decoder, CifDecoder) or not isinstance(config, AutoregressiveConfig):
         return 0
     if config.output == "plm":
@@ -445,7 +445,8 @@ def _output_model(recipe: Recipe) -> str:
 def _embeddings(recipe: Recipe) -> Tensor:
     """`(pieces, output_dim)`."""
     table: Tensor = hub.open_encoder(_output_model(recipe)).get_input_embeddings().weight
-    _check_size("output_dim", getattr(recipe.student.decoder, "output_dim", None), table.shape[1], _output_model(recipe))
+    own = getattr(recipe.student.decoder_config, "output_dim", None)
+    _check_size("output_dim", own, table.shape[1], _output_model(recipe))
     return table
 
 

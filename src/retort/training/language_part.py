@@ -19,7 +19,7 @@ def check_language(recipe: Recipe) -> None:
     Raises:
         UserError: there is none.
     """
-    folder = getattr(recipe.student.decoder, "language", "")
+    folder = getattr(recipe.student.decoder_config, "language", "")
     if folder and not is_causal_lm(folder):
         raise UserError(
             "there is no causal language model here", where=folder, remedy="Train one with retort lm train"
@@ -32,7 +32,7 @@ def take_language(student: Student, recipe: Recipe, tokenizer: Tokenizer) -> int
     Raises:
         UserError: there is no Transformer, or its tokens or sizes are not those of the student.
     """
-    config, decoder = recipe.student.decoder, getattr(student, "decoder", None)
+    config, decoder = recipe.student.decoder_config, getattr(student, "decoder", None)
     if not isinstance(config, FactoredConfig) or not config.language or not isinstance(decoder, FactoredDecoder):
         return 0
     lm = open_causal_lm(config.language, "cpu")

@@ -101,7 +101,7 @@ class Trainer(Loop[Batch]):
         return [output.token_sum, output.utterance_sum], output.tallies
 
     def _check_logged(self, values: Mapping[str, float]) -> list[str]:
-        if self.recipe.student.quantity_weight == 0.0:
+        if getattr(self.recipe.student, "quantity_weight", 0.0) == 0.0:
             values = {name: value for name, value in values.items() if name != "quantity_total"}
         return self.health.check_logged(self.position.step, values)
 

@@ -76,6 +76,7 @@ def tune(
     from retort.decoding.recogniser import load
     from retort.evaluation.scalar_search import LANGUAGE, LENGTH, SCALE
     from retort.graph.pool import DecoderPool
+    from retort.nn.factored import FactoredDecoder
     from retort.report.experiment import results_folder
     from retort.tuning.lm_weights import tune as run_tuning
     from retort.tuning.scalar import tune_scalar
@@ -97,7 +98,7 @@ def tune(
     if graph or not (lm or rescore):
         with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
             recogniser = load(experiment).use_pool(pool)
-            factored = recogniser.student.config.decoder.kind == "factored"
+            factored = isinstance(getattr(recogniser.student, "decoder", None), FactoredDecoder)
             number = SCALE if graph else LANGUAGE if factored else LENGTH
             check_places(folder)
             _show(tune_scalar(number, recogniser, cuts, folder, options, progress, measure or ""), cuts)
