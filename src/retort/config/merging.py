@@ -10,10 +10,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from retort.common.errors import UserError
 from retort.config.kinds import Inner, inner_parts
@@ -29,6 +29,8 @@ class UnknownKey(UserError):
 
 BROKEN = (OmegaConfBaseException, ValueError, TypeError, IndexError, ArithmeticError, RecursionError)
 """Exceptions that OmegaConf raises for invalid values."""
+_MOST_SHOWN = 3
+"""Keys that are proposed in place of an unknown one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def lay_over(values: Mapping[str, Any], layer: Mapping[str, Any], schema: type |
     """The values with a layer over them; mappings are merged, everything else is replaced.
 
     A layer that changes the kind of a part starts this part afresh: of the former values only those remain that are
-    parts themselves and that the new kind has as well, such as the encoder of a student.
+    parts themselves and that the new kind has as well, such as the encoder of a student. If such a part has other keys
+    in the new kind, those that it does not have are dropped.
     """
     result, inner = dict(values), inner_parts(schema) if schema else {}
     for name, new in layer.items():
@@ -86,8 +89,19 @@ def _part_over(old: object, new: Mapping[str, Any], inner: Inner) -> dict[str, A
     except UnknownChoice:  # reported with the final values
         return lay_over(old, new, None)
     if former is not chosen:
-        old = {name: value for name, value in old.items() if name in inner_parts(chosen)}
+        before, after = inner_parts(former), inner_parts(chosen)
+        old = {
+            name: value if name in before and before[name].config is after[name].config else _known(value, after[name])
+            for name, value in old.items()
+            if name in after
+        }
     return lay_over(old, new, chosen)
+
+
+def _known(value: object, inner: Inner) -> object:
+    """The values of a part that its dataclass has."""
+    names = {each.name for each in fields(inner.config)}
+    return {name: each for name, each in value.items() if name in names} if isinstance(value, Mapping) else value
 
 
 def merged(layers: Sequence[Settings], schema: type) -> dict[str, Any]:
@@ -165,8 +179,11 @@ def build(schema: type[T], values: Mapping[str, Any], where: str, layers: Sequen
         raise error.kind(error.what, where=found, remedy=error.remedy) from None
     except UserError as error:
         raise type(error)(error.what, where=error.where or where, remedy=error.remedy) from None
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing", where=where, remedy="Set it") from None
     except BROKEN as error:
-        raise UserError(_message(error, "")[1], where=where) from None
+        key = getattr(error, "full_key", None)
+        raise UserError(f"{key}: {one_line(error)}" if key else one_line(error), where=where) from None
     assert isinstance(result, schema)
     check_ranges(result, where)
     return result
@@ -181,29 +198,31 @@ def _node(schema: type, values: Mapping[str, Any], above: str, root: type) -> Di
         if name not in known:
             raise _unknown(schema, str(name), key, root)
         part = inner.get(name)
-        if part is not None and part.container is None and isinstance(value, Mapping):
-            below[name] = _chosen(part, value, key, root)
-        elif part is not None and part.container is dict and isinstance(value, Mapping):
-            below[name] = {each: _chosen(part, found, f"{key}.{each}", root) for each, found in value.items()}
-        elif part is not None and part.container is list and isinstance(value, list):
-            below[name] = [_chosen(part, found, f"{key}[{place}]", root) for place, found in enumerate(value)]
-        else:
+        if part is None:
             own[name] = value
+        elif part.container is None:
+            below[name] = _chosen(part, value, key, root)
+        elif not isinstance(value, part.container):
+            raise _of_type(key, value, part.container)
+        elif isinstance(value, dict):
+            below[name] = {each: _chosen(part, found, f"{key}.{each}", root) for each, found in value.items()}
+        else:
+            below[name] = [_chosen(part, found, f"{key}[{place}]", root) for place, found in enumerate(value)]
     try:
         node: Any = OmegaConf.merge(OmegaConf.structured(schema), own)
-        for name, value in below.items():
-            node[name] = value
-    except BROKEN as error:
-        single = next((name for name, value in own.items() if name in inner and not isinstance(value, list)), "")
-        key, message = _message(error, above, single)
-        raise _Invalid(UserError, key, message) from None
+    except BROKEN:
+        raise _first_invalid(schema, own, above) from None
+    for name, value in below.items():
+        node[name] = value
     assert isinstance(node, DictConfig)
     return node
 
 
 def _chosen(inner: Inner, value: object, key: str, root: type) -> object:
     if not isinstance(value, Mapping):
-        return value
+        kind = inner.part is not None and isinstance(value, str) and value in inner.part.kinds
+        keys = f"It has keys of its own: {', '.join(each.name for each in fields(inner.config))}"
+        raise _Invalid(UserError, key, f"{key} is {_shown(value)}", f"Set {key}.kind: {value}" if kind else keys)
     try:
         chosen = inner.chosen(value, key)
     except UnknownChoice as error:
@@ -211,15 +230,39 @@ def _chosen(inner: Inner, value: object, key: str, root: type) -> object:
     return _node(chosen, value, f"{key}.", root)
 
 
-def _message(error: Exception, above: str, single: str = "") -> tuple[str, str]:
-    """Key and one-line message of an error of OmegaConf, which does not name a section set to a `single` value."""
-    key, message = getattr(error, "full_key", None) or single, one_line(error)
-    if "is not a" in message and "subclass" in message:
-        message = f"a section is set to a single value ({message})"
-    elif "is not a ListConfig" in message:
-        message = "a list is needed, in square brackets"
-    full = f"{above}{key}" if key else above.rstrip(".")
-    return full, f"{full}: {message}" if full else message
+def _first_invalid(schema: type, values: Mapping[str, Any], above: str) -> _Invalid:
+    """The error for the first value that its field does not accept."""
+    hints = get_type_hints(schema)
+    for name, value in values.items():
+        try:
+            OmegaConf.merge(OmegaConf.structured(schema), {name: value})
+        except BROKEN:
+            return _of_type(f"{above}{name}", value, hints[name])
+    raise AssertionError("every value is valid")
+
+
+def _of_type(key: str, value: object, hint: object) -> _Invalid:
+    """The error for a value that is not of a type."""
+    return _Invalid(UserError, key, f"{key} is {_shown(value)}", f"Give {_type_in_words(hint)}")
+
+
+def _type_in_words(hint: object) -> str:
+    arguments = [each for each in get_args(hint) if each is not type(None)]
+    if type(None) in get_args(hint):
+        return f"{_type_in_words(arguments[0])}, or null"
+    if hint is list or get_origin(hint) is list:
+        inner = f" of {_PLURALS[arguments[0]]}" if arguments and arguments[0] in _PLURALS else ""
+        return f"a list{inner} in square brackets"
+    words: dict[object, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, "a mapping of keys to values")
+
+
+_PLURALS: dict[object, str] = {int: "integers", float: "numbers", str: "texts"}
+
+
+def _shown(value: object) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _unknown(schema: type, leaf: str, key: str, root: type) -> _Invalid:
@@ -230,15 +273,17 @@ def _unknown(schema: type, leaf: str, key: str, root: type) -> _Invalid:
         what = f"unknown key '{key}' of kind {schema.kind}"  # type: ignore[attr-defined]
         hint = f"Did you mean '{near[0]}'? " if near else ""
         return _Invalid(UnknownKey, key, what, f"{hint}The keys of this kind are {', '.join(names)}")
-    known = sorted(set(all_keys(root)))
+    known = sorted({each for each in all_keys(root) if each != key})
     elsewhere = [each for each in known if each.split(".")[-1] == leaf]
-    leaves = sorted({each.split(".")[-1] for each in known})
-    near = elsewhere or difflib.get_close_matches(leaf, leaves, n=1)
-    remedy = (
-        f"Did you mean {' or '.join(map(repr, near))}?"
-        if near
-        else f"The keys are documented in {root.__module__.replace('.', '/')}.py"
-    )
+    section = key.rpartition(".")[0]
+    leaves = names if section else sorted({each.split(".")[-1] for each in known})
+    near = elsewhere if 0 < len(elsewhere) <= _MOST_SHOWN else difflib.get_close_matches(leaf, leaves, n=1)
+    if near:
+        remedy = f"Did you mean {' or '.join(map(repr, near))}?"
+    elif section:
+        remedy = f"The keys of {section} are {', '.join(names)}"
+    else:
+        remedy = "`retort config --all-keys` lists all keys"
     return _Invalid(UnknownKey, key, f"unknown key '{key}'", remedy)
 
 
