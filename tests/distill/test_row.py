@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retort.common.errors import UserError
-from retort.config.distill import ROW_CHOICES
+from retort.config.distill import LOSS_NAMES
 from retort.config.schema import RowConfig
 from retort.distill import LOSSES, Row, contrastive_hits, contrastive_logits, cosine_loss, regression_loss
 from retort.students.student import Tap
@@ -61,7 +61,7 @@ def picked(row: Row, tap: Tap, teacher_targets: TeacherTargets) -> tuple[list[Te
 
 
 def test_the_registry_and_the_recipe_agree() -> None:
-    assert set(LOSSES) == set(ROW_CHOICES["loss"])
+    assert set(LOSSES) == set(LOSS_NAMES)
     with pytest.raises(UserError, match=r"loss is 'hinge'.*contrastive, cosine, .*regression, relational"):
         make_row(loss="hinge")
 

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retort.common.errors import UserError
-from retort.config.schema import CHOICES, NormaliserConfig
+from retort.config.ranges import choices_of
+from retort.config.schema import NormaliserConfig
 from retort.text.normalise import Form, Normaliser, character_class, is_cjk, recase
 
 FIELDS = ("form", "case", "punctuation", "spaces", "homophones")
 CONFIGS = [
     NormaliserConfig(**dict(zip(FIELDS, values)), kept=kept)
-    for values in itertools.product(*(CHOICES[f"normaliser.{field}"] for field in FIELDS))
+    for values in itertools.product(*(choices_of(NormaliserConfig, field) for field in FIELDS))
     for kept in ("", "'", "'-&", "’.")
 ]
 # Plain random text seldom meets what breaks normalisers: marks, ligatures, case that changes length, quotes.

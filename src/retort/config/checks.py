@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from retort.common.errors import UserError
-from retort.config.distill import ROW_CHOICES
 from retort.config.distill_checks import check_distillation
-from retort.config.ranges import UnknownChoice
-from retort.config.schema import CHOICES, Recipe
+from retort.config.ranges import choose
+from retort.config.schema import Recipe
 from retort.config.student_checks import check_student
 
 
-def check_choices(recipe: object, choices: Mapping[str, tuple[str, ...]], where: str) -> None:
-    """Check the values at the dotted keys of `choices`.
-
-    Raises:
-        UnknownChoice: names the key, its value and the choices.
-    """
-    for key, allowed in choices.items():
-        value: object = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
-        _choose(key, value, allowed, where)
-
-
 def check_recipe(recipe: Recipe, where: str) -> None:
-    """Check the choices of a recipe, and its values against each other.
+    """Check the values of a recipe against each other.
 
     Raises:
         UserError: names the key, its value and the permitted values.
     """
-    check_choices(recipe, CHOICES, where)
-    for index, row in enumerate(recipe.distill):
-        for key, choices in ROW_CHOICES.items():
-            _choose(f"distill[{index}].{key}", getattr(row, key), choices, where)
     if recipe.training.stored != "float32" and recipe.training.lora.parts:
         raise UserError(
             f"training.stored is {recipe.training.stored}, but training.lora trains adapters of exact weights",
@@ -86,7 +67,7 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
             remedy="Set training.init or training.warm_start, or choose another kind",
         )
     if tokenizer.kind == "teacher":
-        _choose("tokenizer.teacher", tokenizer.teacher, tuple(recipe.teachers), where)
+        choose("tokenizer.teacher", tokenizer.teacher, tuple(recipe.teachers), where)
     if training.init and training.warm_start:
         raise UserError(
             "training.init and training.warm_start are both set", where=where, remedy="Remove one of them"
@@ -98,7 +79,7 @@ def _check_tokenizer(recipe: Recipe, where: str) -> None:
             remedy="Set training.init or training.warm_start, or remove init_parts",
         )
     for name in training.allow:
-        _choose("training.allow", name, ("new_output",), where)
+        choose("training.allow", name, ("new_output",), where)
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:
@@ -189,8 +170,3 @@ def _check_data(recipe: Recipe, where: str) -> None:
             where=where,
             remedy="Give one or more numbers above 0",
         )
-
-
-def _choose(key: str, value: object, choices: tuple[str, ...], where: str) -> None:
-    if value not in choices:
-        raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")

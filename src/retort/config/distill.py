@@ -12,6 +12,10 @@ from omegaconf import MISSING
 
 from retort.config.ranges import BILLION, MILLION, choice, number
 
+_LOSSES = Path(__file__).parents[1] / "distill" / "losses"
+LOSS_NAMES = tuple(sorted(path.stem for path in _LOSSES.glob("*.py") if path.stem != "__init__"))
+"""Names of the losses of rows: the files in `distill/losses`, which need torch and are not imported here."""
+
 
 @dataclass
 class TeacherConfig:
@@ -64,7 +68,7 @@ class RowConfig:
     of each frame), as far as the kind of student has it."""
     teacher: str = ""
     """Key of the teacher in `teachers`; none for losses without a teacher (`consistency`)."""
-    loss: str = MISSING
+    loss: str = choice(MISSING, *LOSS_NAMES)
     """Every file of `distill/losses` is one loss: `contrastive`, `regression`, `cosine` or `relational` on vectors of
     tokens; `transport` between the frames of `frames.N` or `encoder` and the vectors of the text, without an alignment;
     `soft_label` on `tokens`, `senones` or `frames.N`, for a teacher with `topk`; `hard_label` on the same frames, which
@@ -79,22 +83,22 @@ class RowConfig:
     It is measured every `share_steps` updates and smoothed; `weight` is then not used. Logged as `TAP.LOSS.weight`."""
     share_steps: int = number(20, 1, BILLION)
     """For `share`: number of updates between two measurements."""
-    init: str = "random"
+    init: str = choice("random", "zero", "ridge")
     """Initialisation of the row's projection: `random`, `zero`, or `ridge` (ridge regression from the tap of the initial
     student to the targets on 400 training utterances, for students that are already trained: the first loss is then
     at most that of predicting the mean). A projection that was trained with `training.init` or `training.warm_start` by
     a row with the same tap, teacher, loss and `normalise` is used instead."""
-    normalise: str = "none"
+    normalise: str = choice("none", "standard", "layer_norm")
     """Normalisation of the teacher's vectors: `none`, `standard` (zero mean and unit variance of each dimension over
     training texts) or `layer_norm` (zero mean and unit variance of each vector over its dimensions)."""
-    valid: str = "all"
+    valid: str = choice("all", "word_end")
     """Which tokens are compared: `all`, or `word_end`: only the last token of each word (of each character in Chinese and
     Japanese) with the mean of the teacher's vectors over the word. EOS is then not compared."""
-    control: str = "none"
+    control: str = choice("none", "shuffled", "static")
     """Control experiments, which show what is regularisation: `shuffled` (each utterance gets the vectors of another
     utterance of the batch) or `static` (each token gets the mean of the teacher's vectors of this token over training
     texts, which is an embedding without context)."""
-    average: str = "token"
+    average: str = choice("token", "utterance")
     """`token` (mean over all tokens) or `utterance` (mean over utterances of the mean over their tokens)."""
     temperature: float = number(0.0, 0, 1000)
     """For `contrastive`; for `soft_label`, where it is applied to teacher and student; for `transport`, the weight of the
@@ -117,11 +121,11 @@ class RowConfig:
     gather_negatives: bool = True
     """For `contrastive` with several processes: whether negatives are sampled from the batches of all processes or
     only from the process's own batch."""
-    reduce: str = "sum"
+    reduce: str = choice("sum", "mean")
     """For `regression`: reduction of the squared error over the dimensions, `sum` or `mean`."""
     warmup_steps: int = number(0, 0, BILLION)
     """Number of updates over which the weight increases linearly from zero."""
-    pool: str = "none"
+    pool: str = choice("none", "cif", "attention")
     """How the frames of a tap `frames.N` are pooled to tokens inside the row: `cif` (with weights predicted by the
     row, scaled to the number of tokens) or `attention` (with queries made of the token positions). These parameters
     are not part of the trained model."""
@@ -138,22 +142,10 @@ class RowConfig:
 
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
-            known = self.loss in ROW_CHOICES["loss"]
+            known = self.loss in LOSS_NAMES
             self.temperature = declaration_of(self.loss).temperature if known else 0.02
 
 
-_LOSSES = Path(__file__).parents[1] / "distill" / "losses"
-ROW_CHOICES = {
-    "loss": tuple(sorted(path.stem for path in _LOSSES.glob("*.py") if path.stem != "__init__")),
-    "average": ("token", "utterance"),
-    "reduce": ("sum", "mean"),
-    "pool": ("none", "cif", "attention"),
-    "init": ("random", "zero", "ridge"),
-    "normalise": ("none", "standard", "layer_norm"),
-    "valid": ("all", "word_end"),
-    "control": ("none", "shuffled", "static"),
-}
-"""Choices of a row. Losses are the names of the files in `distill/losses`, which need torch and are not imported here."""
 Compared = Literal["projected", "unprojected", "frames", "symbols", "labels", "views"]
 """What a loss compares: the tap, projected to the width of the teacher's vectors or with any width, with the vectors of
 the same positions; projected frames with the vectors of the text; logits over symbols with a teacher's distribution,

@@ -12,13 +12,12 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from retort.config.distill import ROW_CHOICES
 from retort.config.kinds import Inner, inner_parts
 from retort.config.layers import layers_of
 from retort.config.loading import load_recipe, recipe_to_dict, split_overrides
 from retort.config.merging import lay_over, plain, with_overrides
 from retort.config.ranges import choices_of, range_of
-from retort.config.schema import CHOICES, Recipe
+from retort.config.schema import Recipe
 
 DEFAULT = "default"
 OVERRIDE = "command line"
@@ -35,7 +34,7 @@ class Key:
         default: as YAML.
         values: the choices or the range, if it has any.
         text: documentation.
-        of: the kind of the part that has it; empty for all kinds.
+        of: the kind that has it, such as `kind conformer`; empty for all kinds.
     """
 
     name: str
@@ -77,11 +76,10 @@ def keys_of(config: type = Recipe, above: str = "", of: str = "", but: Collectio
 
     Args:
         above: the part's key, with a point.
-        of: the kind.
+        of: as in :class:`Key`.
         but: fields that are left out.
     """
     hints, texts, inner = get_type_hints(config), field_texts(config), inner_parts(config)
-    choices = {"distill[].": ROW_CHOICES}.get(above)
     parts = {}
     for each in fields(config):
         if each.name in but:
@@ -89,7 +87,7 @@ def keys_of(config: type = Recipe, above: str = "", of: str = "", but: Collectio
         if each.name in inner:
             parts[each.name] = inner[each.name]
             continue
-        allowed = (choices.get(each.name) if choices else CHOICES.get(above + each.name)) or choices_of(config, each.name)
+        allowed = choices_of(config, each.name)
         values = ", ".join(allowed) if allowed else str(range_of(config, each.name) or "")
         made = each.default if each.default is not MISSING else None
         if each.default_factory is not MISSING:
@@ -98,12 +96,12 @@ def keys_of(config: type = Recipe, above: str = "", of: str = "", but: Collectio
         kind = inspect.formatannotation(hints[each.name]).replace("typing.", "")
         yield Key(above + each.name, kind, default, values, texts.get(each.name, ""), of)
     for name, part in parts.items():
-        yield from _keys_of_part(part, above + name + part.below)
+        yield from _keys_of_part(part, above + name + part.below, of and above + of)
 
 
-def _keys_of_part(part: Inner, name: str) -> Iterator[Key]:
+def _keys_of_part(part: Inner, name: str, of: str) -> Iterator[Key]:
     if part.part is None:
-        yield from keys_of(part.config, f"{name}.")
+        yield from keys_of(part.config, f"{name}.", of)
         return
     kinds = part.part.kinds
     text = " ".join(f"`{kind}`: {each.text}" for kind, each in kinds.items())
@@ -111,7 +109,7 @@ def _keys_of_part(part: Inner, name: str) -> Iterator[Key]:
     shared = {each.name for each in fields(part.config)}
     yield from keys_of(part.config, f"{name}.", but={"kind"})
     for kind, config in part.all().items():
-        yield from keys_of(config, f"{name}.", kind, shared)
+        yield from keys_of(config, f"{name}.", f"kind {kind}", shared)
 
 
 def recipe_lines(recipe: str, overrides: Sequence[str] = (), *, changed: bool, texts: bool) -> Iterator[str]:
@@ -247,7 +245,7 @@ def keys_page() -> str:
         above = key.name.rpartition(".")[0]
         if (above, key.of) != part:
             part = above, key.of
-            lines += ["", f"## {above or 'The recipe'}{f', kind {key.of}' if key.of else ''}", ""]
+            lines += ["", f"## {above or 'The recipe'}{f', {key.of}' if key.of else ''}", ""]
         default = f"; default `{key.default}`" if key.default else ""
         values = f" Values: {key.values}." if key.values else ""
         entry = f"- `{key.name}` (`{key.kind}`{default}): {key.text}{values}"

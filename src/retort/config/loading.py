@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 
 from retort.common.errors import UserError, printable
 from retort.common.files import UPDATE
-from retort.config.checks import check_choices, check_recipe
+from retort.config.checks import check_recipe
 from retort.config.earlier_formats import by_kind, is_flat
 from retort.config.layers import FROM_PATH, Layer, experiment_name, layers_of, packaged
 from retort.config.merging import Settings, UnknownKey, build, merged, plain, with_overrides
 from retort.config.ranges import UnknownChoice
-from retort.config.schema import CHOICES, Recipe
+from retort.config.schema import Recipe
 
 T = TypeVar("T")
 
@@ -122,10 +122,7 @@ def read_saved(schema: type[T], values: dict[str, Any], where: str) -> T:
         UserError: as :func:`read_dict`; an unknown key or choice is reported as that of a later version.
     """
     try:
-        result = read_dict(schema, values, where)
-        if isinstance(result, Recipe):
-            check_choices(result, CHOICES, where)
-        return result
+        return read_dict(schema, values, where)
     except (UnknownKey, UnknownChoice) as error:
         what = f"was written by a later version of Retort, or is damaged: {error.what}"
         raise UserError(what, where=where, remedy=UPDATE) from None

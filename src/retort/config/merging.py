@@ -202,12 +202,12 @@ def _node(schema: type, values: Mapping[str, Any], above: str, root: type) -> Di
             own[name] = value
         elif part.container is None:
             below[name] = _chosen(part, value, key, root)
-        elif not isinstance(value, part.container):
-            raise _of_type(key, value, part.container)
-        elif isinstance(value, dict):
+        elif part.container is dict and isinstance(value, dict):
             below[name] = {each: _chosen(part, found, f"{key}.{each}", root) for each, found in value.items()}
-        else:
+        elif part.container is list and isinstance(value, list):
             below[name] = [_chosen(part, found, f"{key}[{place}]", root) for place, found in enumerate(value)]
+        else:
+            raise _of_type(key, value, part.container)
     try:
         node: Any = OmegaConf.merge(OmegaConf.structured(schema), own)
     except BROKEN:

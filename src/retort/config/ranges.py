@@ -15,6 +15,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from retort.common.errors import UserError
 
 _KEY = "range"
@@ -101,8 +103,18 @@ class UnknownChoice(UserError):
 
 
 def choice(default: str, *others: str) -> Any:
-    """A field for one of several words."""
-    return field(default=default, metadata={_CHOICES: (default, *others)})
+    """A field for one of several words; without a default if it is MISSING."""
+    return field(default=default, metadata={_CHOICES: tuple(each for each in (default, *others) if each != MISSING)})
+
+
+def choose(key: str, value: object, choices: Sequence[str], where: str | Path = "") -> None:
+    """Check that a value is one of several words.
+
+    Raises:
+        UnknownChoice: names the key, the value and the words.
+    """
+    if value not in choices:
+        raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(choices)}")
 
 
 def choices_of(config: type, name: str) -> tuple[str, ...]:
@@ -150,9 +162,8 @@ def check_ranges(config: Any, where: str | Path = "", above: str = "") -> None:
 def _check_choices(config: Any, above: str, where: str | Path) -> None:
     for each in fields(config):
         allowed, value = each.metadata.get(_CHOICES), getattr(config, each.name)
-        if allowed and value not in allowed:
-            key = f"{above}.{each.name}".lstrip(".")
-            raise UnknownChoice(f"{key} is '{value}'", where=where, remedy=f"Choose one of {', '.join(allowed)}")
+        if allowed:
+            choose(f"{above}.{each.name}".lstrip("."), value, allowed, where)
 
 
 def _parts(config: Any, above: str) -> Iterator[tuple[Any, str]]:

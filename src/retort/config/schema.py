@@ -19,6 +19,7 @@ from retort.config.ranges import (
     SEEDS,
     THREADS,
     check_ranges,
+    choice,
     number,
     numbers,
     of_each,
@@ -103,7 +104,7 @@ class SpokenConfig:
     Speed perturbation (`augment.speeds`) is not applied to it.
     """
 
-    language: str = "english"
+    language: str = choice("english", "mandarin")
     """Language of the synthesiser: `english` or `mandarin`."""
     voices: int = number(0, 0, 1000)
     """Number of voices of the language, used in turn; 0 for no synthesised speech. Kokoro has 28 English and 8
@@ -124,7 +125,7 @@ class SpokenConfig:
     """Range of pitch on the scale of espeak-ng; 50 is the default pitch of a voice."""
     snr: list[float] = numbers([15.0, 30.0], -100, 100, length=2)
     """Range of signal-to-noise ratios in dB."""
-    engine: str = "espeak"
+    engine: str = choice("espeak", "kokoro")
     """Synthesiser: `espeak` (espeak-ng: fast, robotic) or `kokoro` (Kokoro-82M: natural, about half a core second per
     second of speech; needs `retort fetch kokoro-82m` and the extra `kokoro`)."""
     speed: list[float] = numbers([0.8, 1.2], 0.5, 2, length=2)
@@ -182,19 +183,19 @@ class DataConfig:
 class NormaliserConfig:
     """Text normalisation, the same in training, scoring and transcription."""
 
-    form: str = "NFKC"
+    form: str = choice("NFKC", "NFC", "NFD", "NFKD", "none")
     """Unicode normal form: `NFC`, `NFD`, `NFKC`, `NFKD` or `none`. NFKC also converts full-width characters to half
     width."""
-    case: str = "upper"
+    case: str = choice("upper", "lower", "keep")
     """`upper`, `lower` or `keep`."""
-    punctuation: str = "drop"
+    punctuation: str = choice("drop", "keep")
     """Whether punctuation is removed: `drop` or `keep`."""
     kept: str = "'"
     """Punctuation characters that are not removed by `punctuation: drop`."""
-    spaces: str = "keep"
+    spaces: str = choice("keep", "drop", "split")
     """`keep` (consecutive spaces become one), `drop` (for scripts without spaces), or `split`: add a space on both
     sides of every CJK character, which makes each one a word, for language models of decoding graphs."""
-    homophones: str = "keep"
+    homophones: str = choice("keep", "fold")
     """`keep`, or `fold`: Chinese characters with the same pronunciation, ignoring the tone, are replaced by one of
     them (`text/homophones.py`). It is for warm starts: in a student with all characters that is initialised from such
     a model, each character takes the parameters of its replacement."""
@@ -204,7 +205,7 @@ class NormaliserConfig:
 class TokenizerConfig:
     """Tokenizer of the student."""
 
-    kind: str = "characters"
+    kind: str = choice("characters", "bpe", "teacher", "whisper", "init")
     """`characters`; `bpe` (sentencepiece); `teacher` (those tokens of the teacher that occur in the training text);
     `whisper` (Whisper's tokenizer); or `init` (the tokenizer of `training.init` or `training.warm_start`, so that all
     weights of that model can be used)."""
@@ -312,10 +313,10 @@ class LoopConfig:
 
     steps: int = number(1000, 1, BILLION)
     """Number of updates."""
-    optimiser: str = "adamw"
+    optimiser: str = choice("adamw", "scaled_adam")
     """`adamw`, or `scaled_adam` (ScaledAdam of the Zipformer): its updates are proportional to the scale of a
     parameter, so `peak_lr` is larger, such as 0.045; it has no `weight_decay`."""
-    schedule: str = "tri_stage"
+    schedule: str = choice("tri_stage", "cosine", "eden")
     """`tri_stage` (linear warm-up, constant, exponential decay), `cosine` (linear warm-up, cosine to zero) or `eden`
     (the schedule of ScaledAdam: short warm-up from half the peak, then decay with updates and epochs)."""
     peak_lr: float = number(3e-4, 0, BILLION)
@@ -340,10 +341,10 @@ class LoopConfig:
     included."""
     accumulation: int = number(1, 1, MILLION)
     """Number of batches whose gradients are accumulated for one update."""
-    precision: str = "auto"
+    precision: str = choice("auto", "fp32", "bf16", "fp16")
     """`fp32`, `bf16`, `fp16` (GPU only), or `auto`: `bf16` if the device has instructions for it, otherwise `fp32`.
     On a CPU without such instructions `bf16` is emulated and tens of times slower than `fp32`."""
-    device: str = "auto"
+    device: str = choice("auto", "cpu")
     """`auto` (a GPU if there is one) or `cpu`."""
     threads: int = number(1, 1, THREADS)
     """Number of CPU threads of each process."""
@@ -356,10 +357,10 @@ class LoopConfig:
     """Minutes between checkpoints: an interrupted run loses at most this time."""
     checkpoints: int = number(5, 1, 1000)
     """Number of checkpoints (selected by `keep`) that are averaged to the final model; 1 uses a single one."""
-    keep: str = "best"
+    keep: str = choice("best", "last")
     """Which checkpoints are averaged: `best` (lowest validation error; for language models the lowest loss) or
     `last`."""
-    stored: str = "float32"
+    stored: str = choice("float32", "int8", "int4")
     """How `retort release --weights` will store the weights. With `int8` or `int4`, training and evaluation compute with
     the weights as they will be stored, so that training compensates for the rounding (quantisation-aware training)."""
 
@@ -430,7 +431,7 @@ class TextInjectionConfig:
     mask: float = number(0.1, 0, 1)
     """Probability that the frames and fired embeddings of a sound are replaced by zeros, so that only the sentence
     determines its tokens."""
-    sounds: str = "token"
+    sounds: str = choice("token", "pinyin", "pinyin_without_tones")
     """Which tokens share examples: `token` (each has its own), `pinyin` (Chinese characters with the same syllable and
     tone, however many tokens spell them) or `pinyin_without_tones`; both require the extra `mandarin`."""
     examples: int = number(8, 1, 10_000)
@@ -476,31 +477,3 @@ class Recipe:
     """Training of the decoder on text without audio."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimisation, checkpoints and initialisation."""
-
-
-NORMALISER_CHOICES: dict[str, tuple[str, ...]] = {
-    "normaliser.form": ("NFC", "NFD", "NFKC", "NFKD", "none"),
-    "normaliser.case": ("upper", "lower", "keep"),
-    "normaliser.punctuation": ("drop", "keep"),
-    "normaliser.spaces": ("drop", "keep", "split"),
-    "normaliser.homophones": ("keep", "fold"),
-}
-SHARED_CHOICES: dict[str, tuple[str, ...]] = {
-    **NORMALISER_CHOICES,
-    "training.optimiser": ("adamw", "scaled_adam"),
-    "training.schedule": ("tri_stage", "cosine", "eden"),
-    "training.precision": ("auto", "fp32", "bf16", "fp16"),
-    "training.device": ("auto", "cpu"),
-    "training.keep": ("best", "last"),
-    "training.stored": ("float32", "int8", "int4"),
-}
-"""Choices that recipes of recognisers and of language models share."""
-CHOICES: dict[str, tuple[str, ...]] = (
-    SHARED_CHOICES
-    | {
-        "tokenizer.kind": ("characters", "bpe", "teacher", "whisper", "init"),
-        "text_injection.sounds": ("token", "pinyin", "pinyin_without_tones"),
-        "data.spoken.engine": ("espeak", "kokoro"),
-        "data.spoken.language": ("english", "mandarin"),
-    }
-)

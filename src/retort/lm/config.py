@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from omegaconf import MISSING
 
 from retort.common.errors import UserError
-from retort.config.checks import check_choices
 from retort.config.loading import read_recipe
-from retort.config.ranges import BILLION, MILLION, SEEDS, WIDEST, number, numbers
-from retort.config.schema import SHARED_CHOICES, LoopConfig, NormaliserConfig
+from retort.config.ranges import BILLION, MILLION, SEEDS, WIDEST, choice, choose, number, numbers
+from retort.config.schema import LoopConfig, NormaliserConfig
 
 
 @dataclass
@@ -39,7 +39,7 @@ class PieceConfig:
 class UnitConfig:
     """Units of the language model other than text: sentences are converted to phones or senones with a lexicon."""
 
-    unit: str = ""
+    unit: str = choice("", "senone", "phone")
     """Empty: text. `senone` or `phone`: the units of an alignment, without silences."""
     alignments: str = ""
     """Folder of alignments (`retort.alignment.store`), which provides the tree of phones and senones and the
@@ -99,7 +99,7 @@ class LmTrainingConfig(LoopConfig):
 
 @dataclass
 class LmRecipe:
-    kind: str = "masked"
+    kind: str = choice("masked", "causal", "ngram")
     """`masked` (as BERT), `causal` (predicts the next token) or `ngram` (interpolated modified Kneser-Ney)."""
     name: str = MISSING
     """The experiment is `exp/NAME`."""
@@ -123,10 +123,6 @@ class LmRecipe:
     training: LmTrainingConfig = field(default_factory=LmTrainingConfig)
 
 
-LM_CHOICES: dict[str, tuple[str, ...]] = SHARED_CHOICES | {
-    "kind": ("masked", "causal", "ngram"),
-    "units.unit": ("", "senone", "phone"),
-}
 OF_A_KIND: dict[str, dict[str, tuple[str, ...]]] = {
     "masked": {"tokenizer.kind": ("wordpiece", "words"), "model.kind": ("transformer",)},
     "causal": {
@@ -145,8 +141,8 @@ def load_lm_recipe(recipe: str, overrides: Sequence[str] = ()) -> LmRecipe:
             another.
     """
     loaded = read_recipe(LmRecipe, recipe, overrides)
-    check_choices(loaded, LM_CHOICES, recipe)
-    check_choices(loaded, OF_A_KIND[loaded.kind], recipe)
+    for key, allowed in OF_A_KIND[loaded.kind].items():
+        choose(key, attrgetter(key)(loaded), allowed, recipe)
     _check_text(loaded, recipe)
     _check_units(loaded, recipe)
     _check_model(loaded, recipe)

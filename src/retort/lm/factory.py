@@ -16,8 +16,7 @@ from retort.common.errors import UserError
 from retort.common.files import check_format, opening_model
 from retort.common.json_reader import read_json
 from retort.common.weights import fit, read_weights
-from retort.config.checks import check_choices
-from retort.config.schema import NORMALISER_CHOICES, NormaliserConfig, Recipe
+from retort.config.schema import NormaliserConfig
 from retort.lm.arpa import write_arpa
 from retort.lm.causal import CausalLM
 from retort.lm.config import ModelConfig
@@ -90,7 +89,6 @@ def open_causal_lm(folder: str | Path, device: torch.device | str = "cpu") -> Ca
         verify(root, "config.json", "tokenizer", UNITS, editable=("config.json",), remedy=_AGAIN)
         weights = read_weights(root / "model.safetensors", _AGAIN)
         normaliser = _config(NormaliserConfig, config["normaliser"])
-        check_choices(Recipe(normaliser=normaliser), NORMALISER_CHOICES, str(root / "config.json"))
         normalise = Normaliser(normaliser)
         tokenizer = open_tokenizer(root / "tokenizer")
         vocabulary = int(config["vocabulary"])

@@ -12,9 +12,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from retort.common.errors import UserError
-from retort.config.checks import check_choices
 from retort.config.loading import load_recipe, read_recipe, recipe_to_dict
-from retort.config.ranges import SEEDS, numbers
+from retort.config.ranges import SEEDS, choice, numbers
 from retort.config.schema import Recipe
 from retort.decoding.options import GREEDY, DecodingOptions
 
@@ -50,7 +49,7 @@ class SweepConfig:
     seeds: list[int] = numbers([1, 2, 3], 0, SEEDS)
     common: list[str] = field(default_factory=list)
     """Settings `a.b=c` and overlays `+NAME` over every recipe; values are not applied to the stages before it."""
-    score_on: str = "test"
+    score_on: str = choice("test", "validation")
     """`test`, or `validation` during development, so that test data are not used."""
     decode: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Decoding configurations by name, each with its own table: options of `retort evaluate` (`beam: 10`). Empty for
@@ -144,7 +143,6 @@ def load_sweep(sweep: str, overrides: Sequence[str] = ()) -> Sweep:
         UserError: the sweep does not exist, or it or one of its recipes has an unknown key or an invalid value.
     """
     config = read_recipe(SweepConfig, sweep, overrides)
-    check_choices(config, {"score_on": ("test", "validation")}, sweep)
     for key, name in (("name", config.name), ("runs", config.runs or config.name)):
         if not _NAME.fullmatch(name):
             raise UserError(

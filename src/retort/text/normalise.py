@@ -9,8 +9,8 @@ import re
 import unicodedata
 from typing import Literal, cast
 
-from retort.common.errors import UserError
-from retort.config.schema import CHOICES, NormaliserConfig
+from retort.config.ranges import check_ranges
+from retort.config.schema import NormaliserConfig
 from retort.text.homophones import fold
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
@@ -69,12 +69,7 @@ class Normaliser:
     """
 
     def __init__(self, config: NormaliserConfig) -> None:
-        for key in ("form", "case", "punctuation", "spaces", "homophones"):
-            value, choices = getattr(config, key), CHOICES[f"normaliser.{key}"]
-            if value not in choices:
-                raise UserError(
-                    f"normaliser.{key} is '{value}'", remedy=f"Choose one of {', '.join(choices)}"
-                )
+        check_ranges(config, above="normaliser")
         self.config = config
         self._drops = config.punctuation == "drop"
         kept = config.kept.translate(_TYPOGRAPHIC)

@@ -10,7 +10,7 @@ from retort.common.checksums import verify
 from retort.common.errors import UserError
 from retort.common.files import check_format
 from retort.common.json_reader import read_json
-from retort.config.schema import CHOICES, TokenizerConfig
+from retort.config.schema import TokenizerConfig
 from retort.text.teacher_pieces import TeacherTokenizer
 from retort.text.tokenizers import FILE, FORMAT, BpeTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from retort.text.whisper_pieces import WhisperTokenizer
@@ -56,8 +56,7 @@ def train_tokenizer(
             raise UserError("tokenizer.kind is teacher, but there is no teacher", remedy="Set tokenizer.teacher")
         result = TeacherTokenizer.train(lines, teacher, teacher_case, text_case)
     else:
-        kinds = ", ".join(CHOICES["tokenizer.kind"])
-        raise UserError(f"tokenizer.kind is '{config.kind}'", remedy=f"Choose one of {kinds}")
+        raise UserError(f"tokenizer.kind is '{config.kind}'", remedy="Choose characters, bpe or teacher")
     if config.size is not None and config.size != result.size:
         raise UserError(
             f"tokenizer.size is {config.size}, but the training text has {result.size}",
