@@ -17,11 +17,15 @@ from retort.config.loading import (
     recipe_names,
     recipe_to_dict,
 )
+from retort.config.merging import UnknownKey
 from retort.config.schema import Recipe
 from retort.info.describe import describe
-from retort.nn.conformer import TransformerConfig
+from retort.nn.conformer import ConformerConfig, TransformerConfig
+from retort.nn.cross_decoder import CrossDecoderConfig
 from retort.nn.frontend import Conv2dConfig
+from retort.students.attention import AttentionStudentConfig
 from retort.students.cif import CifStudentConfig
+from retort.students.ctc import CtcStudentConfig
 
 CHOSEN = [
     key for key in keys_of() if key.kind == "str" and key.values and not key.of and not re.search(r"\[\]|NAME", key.name)
@@ -116,6 +120,43 @@ def test_a_part_that_changes_its_kind_starts_afresh(tmp_path: Path) -> None:
     # Overrides are one layer: their order does not matter.
     for overrides in itertools.permutations(["student.encoder.kind=transformer", "student.encoder.dim=64"]):
         assert load_recipe(str(base), overrides).student.encoder == TransformerConfig(dim=64)
+
+
+def test_a_student_that_changes_its_kind_keeps_the_parts_of_the_new_kind(tmp_path: Path) -> None:
+    student = "{cif: {tail: 0.3}, ctc_weight: 0.2, encoder: {layers: 3}, decoder: {layers: 3, window: 2}}"
+    base = str(write(tmp_path, f"name: base\nstudent: {student}\n"))
+    assert load_recipe(base, ["student.kind=ctc"]).student == CtcStudentConfig(encoder=ConformerConfig(layers=3))
+    attention = load_recipe(base, ["student.kind=attention"]).student
+    assert attention == AttentionStudentConfig(
+        encoder=ConformerConfig(layers=3), decoder=CrossDecoderConfig(layers=3), ctc_weight=0.5
+    )
+    for override in ("student.decoder.layers=2", "student.cif.tail=0.4", "student.faithful=true"):
+        error = refused(base, "student.kind=ctc", override)
+        assert isinstance(error, UnknownKey)
+        assert override in error.where
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("training.steps=abc", "an integer"),
+        ("training.betas=[a, b]", "a list of numbers"),
+        ("student.faithful=maybe", "true or false"),
+        ("training.rates=3", "a mapping"),
+        ("training.init=[x]", "text"),
+        ("teachers=bert", "a mapping"),
+        ("teachers.plm=bert", "model"),
+        ("student.encoder=conformer", "student.encoder.kind: conformer"),
+        ("student.encoder=[1]", "dropout"),
+        ("features=null", "kind"),
+        ("distill=[acd]", "tap"),
+    ],
+)
+def test_a_wrong_type_is_named_in_plain_words(override: str, remedy: str) -> None:
+    error = refused("aishell1/cif", override)
+    assert override in error.where
+    assert remedy in error.remedy
+    assert not re.search("Config|subclass|assign|OmegaConf", str(error))
 
 
 def test_a_base_may_be_a_packaged_recipe(tmp_path: Path) -> None:

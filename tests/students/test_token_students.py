@@ -9,11 +9,12 @@ import torch
 from utterances import BINS, VOCABULARY, batch
 
 from retort.common.errors import UserError
+from retort.config.kinds import STUDENTS
 from retort.config.loading import load_recipe
 from retort.config.schema import RowConfig
 from retort.distill.objective import Objective
 from retort.nn.predictor import TransducerConfig
-from retort.students.factory import STUDENTS, build_student
+from retort.students.factory import build_student
 from retort.students.student import Student
 from retort.students.tokens import TokenStudent, at_frames
 from retort.teachers.targets import token_targets

@@ -13,6 +13,26 @@ if TYPE_CHECKING:
     from retort.config.schema import Recipe
 
 
+class PartConfig:
+    """Base class of parts of a student that check their values."""
+
+    def validate(self, key: str) -> None:
+        """Check the values against each other.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        return
+
+    def check(self, recipe: Recipe, where: str) -> None:
+        """Check the values against the rest of the recipe.
+
+        Raises:
+            UserError: names the key, its value and what is permitted.
+        """
+        return
+
+
 @dataclass
 class FrontendConfig:
     """Front end: convolutions that reduce the frame rate. Base class of its kinds."""
@@ -22,7 +42,7 @@ class FrontendConfig:
 
 
 @dataclass
-class EncoderConfig:
+class EncoderConfig(PartConfig):
     """Encoder of the student: base class of its kinds, which are declared with their modules.
 
     Attributes:
@@ -70,24 +90,11 @@ class EncoderConfig:
         return f"{self.layers} {self.kind} layers, dim {self.dim}"
 
     def validate(self, key: str) -> None:
-        """Check the values against each other.
-
-        Raises:
-            UserError: names the key, its value and what is permitted.
-        """
         pooled = self.pool_after
         if len(set(pooled)) < len(pooled) or not all(1 <= layer <= self.layers for layer in pooled):
             raise UserError(
                 f"{key}.pool_after is {list(pooled)}", remedy=f"Give different layers from 1 to {self.layers}"
             )
-
-    def check(self, recipe: Recipe, where: str) -> None:
-        """Check the values against the rest of the recipe.
-
-        Raises:
-            UserError: names the key, its value and what is permitted.
-        """
-        return
 
 
 def check_odd(key: str, value: int) -> None:
@@ -149,7 +156,7 @@ def require(reason: str, where: str, *values: tuple[str, object, tuple[object, .
 
 
 @dataclass
-class DecoderConfig:
+class DecoderConfig(PartConfig):
     """Decoder of a CIF student: base class of its kinds, which are declared with their modules."""
 
     kind: str = ""
@@ -165,17 +172,9 @@ class DecoderConfig:
         """The same without names of models that initialise weights, as it is stored with a trained model."""
         return self
 
-    def check(self, recipe: Recipe, where: str) -> None:
-        """Check the values against the rest of the recipe.
-
-        Raises:
-            UserError: names the key, its value and what is permitted.
-        """
-        return
-
 
 @dataclass
-class DecoderSizes:
+class DecoderSizes(PartConfig):
     """Sizes of a Transformer decoder."""
 
     layers: int = number(2, 0, 1000)
@@ -197,16 +196,11 @@ class DecoderSizes:
         return f"{self.layers} layers, dim {self.dim}, {self.heads} heads, feed-forward {self.feedforward}"
 
     def validate(self, key: str) -> None:
-        """Check the values against each other.
-
-        Raises:
-            UserError: names the key, its value and what is permitted.
-        """
         check_heads(key, self.dim, self.heads)
 
 
 @dataclass
-class StudentConfig:
+class StudentConfig(PartConfig):
     """The recogniser, its architecture and the weights of its losses: base class of its kinds, which are declared with
     their modules.
 
@@ -245,19 +239,3 @@ class StudentConfig:
         """The same without names of models that initialise weights, as it is stored with a trained model."""
         own: dict[str, Any] = {"model": ""} if self.encoder.model else {}
         return replace(self, encoder=replace(self.encoder, **own))
-
-    def validate(self, key: str) -> None:
-        """Check the values against each other.
-
-        Raises:
-            UserError: names the key, its value and what is permitted.
-        """
-        return
-
-    def check(self, recipe: Recipe, where: str) -> None:
-        """Check the values against the rest of the recipe.
-
-        Raises:
-            UserError: names the key, its value and what is permitted.
-        """
-        return
