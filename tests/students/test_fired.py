@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from utterances import BINS, VOCABULARY, batch
 
-from retort.config.student import CifConfig, StudentConfig
 from retort.nn.decoder import AutoregressiveConfig
 from retort.nn.factored import FactoredConfig
 from retort.nn.pretrained import PretrainedEncoderConfig
 from retort.nn.whisper_fired import FiredWhisperConfig
 from retort.pretrained.whisper import whisper_architecture
-from retort.students.cif import CifStudent
+from retort.students.cif import CifConfig, CifStudent, CifStudentConfig
 from retort.students.factory import build_student
 from retort.students.fired import Segment, concatenated, pad_utterances, with_fires
 from tiny_students import ENCODER, FRONTEND
@@ -29,7 +28,7 @@ UNITS = [4, 1, 3]
 
 
 def build(decoder: AutoregressiveConfig, fires: str, context: int) -> CifStudent:
-    config = StudentConfig(
+    config = CifStudentConfig(
         frontend=FRONTEND,
         encoder=ENCODER,
         cif=CifConfig(fires=fires, context_layers=context),
@@ -45,7 +44,7 @@ def whisper_student(folder: Path, window: int, alignment_weight: float) -> CifSt
     encoder = PretrainedEncoderConfig(
         architecture=whisper_architecture(str(tiny_whisper_folder(folder))), layers=3, dim=16, pool_after=[]
     )
-    config = StudentConfig(
+    config = CifStudentConfig(
         encoder=encoder, decoder=FiredWhisperConfig(window=window), alignment_weight=alignment_weight, ctc_weight=0.0
     )
     torch.manual_seed(0)

@@ -38,8 +38,9 @@ def _check_text_injection(recipe: Recipe, where: str) -> None:
         raise UserError(f"text_injection.tokens is {config.tokens}", where=where, remedy="Give the lower number first")
     if not config.texts:
         return
-    if student.kind != "cif" or student.decoder.kind == "parallel":
-        own = f"kind is {student.kind}" if student.kind != "cif" else f"decoder.kind is {student.decoder.kind}"
+    decoder = getattr(student.decoder_config, "kind", "")
+    if student.kind != "cif" or decoder == "parallel":
+        own = f"kind is {student.kind}" if student.kind != "cif" else f"decoder.kind is {decoder}"
         raise UserError(
             f"text_injection.texts is set, but student.{own}",
             where=where,
