@@ -15,12 +15,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from retort.common.errors import UserError
 
 _KEY = "range"
 _CHOICES = "choices"
+_MISSING = "???"
+"""`omegaconf.MISSING`; the command line imports this file for `--help`, which should not import omegaconf."""
 MILLION = 10**6
 BILLION = 10**9
 """The largest number of steps, frames and the like; larger numbers could overflow."""
@@ -103,8 +103,8 @@ class UnknownChoice(UserError):
 
 
 def choice(default: str, *others: str) -> Any:
-    """A field for one of several words; without a default if it is MISSING."""
-    return field(default=default, metadata={_CHOICES: tuple(each for each in (default, *others) if each != MISSING)})
+    """A field for one of several words; without a default if it is `omegaconf.MISSING`."""
+    return field(default=default, metadata={_CHOICES: tuple(each for each in (default, *others) if each != _MISSING)})
 
 
 def choose(key: str, value: object, choices: Sequence[str], where: str | Path = "") -> None:
