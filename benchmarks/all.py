@@ -17,7 +17,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -167,9 +166,9 @@ def machine() -> dict[str, Any]:
 
 
 def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
-    """Result of a benchmark: `rows` with `seconds` and `load`, or `missing`, the reason."""
+    """Result of a benchmark: `rows` and `load`, or `missing`, the reason."""
     file = folder / f"{name}.json"
-    load, started = os.getloadavg()[0], time.monotonic()
+    load = os.getloadavg()[0]
     try:
         script, *arguments = RUNS[name].arguments(folder)
         command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--json", str(file)]
@@ -184,7 +183,7 @@ def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
     if not file.exists():
         return {"missing": f"it failed with exit code {code}"}
     rows = json.loads(file.read_text(encoding="utf-8"))
-    return {"rows": rows, "seconds": round(time.monotonic() - started), "load": round(load, 1)}
+    return {"rows": rows, "load": round(load, 1)}
 
 
 def page(report: dict[str, Any]) -> str:
