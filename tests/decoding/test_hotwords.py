@@ -233,3 +233,19 @@ def test_special_ids_are_of_no_word() -> None:
     texts = TokenTexts(LETTERS)
     assert not texts.starts[: len(SPECIAL)].any()
     assert texts.open == {len(SPECIAL)}
+
+
+def test_longer_tokenisations_of_a_phrase_get_no_larger_reward() -> None:
+    tokenizer = BpeTokenizer.train(SENTENCES, 40)
+    options = DecodingOptions(hotwords=("anna",), hotword_weight=2.0)
+    scorer, _ = open_hotwords(options, tokenizer, Normaliser(NormaliserConfig()))
+    sums = {}
+    for tokens in TokenTexts(tokenizer).tokenisations("anna"):
+        scores, state = scorer.step(scorer.start(1, torch.device("cpu")), torch.tensor([EOS]))
+        total = 0.0
+        for token in [*tokens, EOS]:
+            total += float(scores[0, token])
+            scores, state = scorer.step(state, torch.tensor([token]))
+        sums[tokens] = total
+    assert len({len(each) for each in sums}) > 1
+    assert list(sums.values()) == pytest.approx([2.0 * min(map(len, sums))] * len(sums))

@@ -2,8 +2,8 @@
 
 A trie of the phrases with failure links (Aho and Corasick 1975), as the context graphs of icefall and sherpa-onnx: each
 token of a phrase adds to the score, and what was added is taken back when the match fails. Other than there,
-a phrase matches whole words only, a phrase may have several tokenisations, and of phrases that start at the same token
-only the best counts.
+a phrase matches whole words only, a phrase may have several tokenisations with the same sum, and of phrases that start at
+the same token only the best counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CACHED_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Hotword:
-    """A phrase with the score that each of its tokens adds; None for the weight of the options."""
+    """A phrase with the score that each token of its shortest tokenisation adds; None for the weight of the options."""
 
     text: str
     weight: float | None = None
@@ -332,9 +332,10 @@ def open_hotwords(
         found = [(text, tokens) for text in written for tokens in texts.tokenisations(text)]
         if not found:
             impossible.append(hotword.text)
+        reward = weight * min((len(tokens) for _, tokens in found), default=0)
         for text, tokens in found:
             before = phrases.get(tokens, (0.0, True))[0]
-            phrases[tokens] = max(weight * len(tokens), before), not is_cjk(text[-1])
+            phrases[tokens] = max(reward, before), not is_cjk(text[-1])
             if is_cjk(text[0]):
                 anywhere.add(tokens[0])
     notes = []

@@ -187,7 +187,8 @@ class DecodingOptions:
     )
     hotword_weight: float = option(
         HOTWORD_WEIGHT,
-        "Score that each token of a hotword adds. What a phrase has added is taken back if it is not completed.",
+        "Score of a hotword for each token of its shortest tokenisation. What a phrase has added is taken back if it is "
+        "not completed.",
         (0, 100),
         students=TOKEN_STUDENTS,
         model="hotwords",
