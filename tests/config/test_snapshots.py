@@ -94,7 +94,9 @@ def test_a_recogniser_can_be_described(name: str, resolved: Callable[[str], Reci
     # These counts depend on the data and are not in the recipe.
     size = 30 if recipe.tokenizer.size is None else recipe.tokenizer.size
     teachers = {
-        key: replace(each, symbols=30) if each.topk and not each.symbols else each
+        key: replace(each, symbols=30)
+        if "symbols" in each.__dataclass_fields__ and each.topk and not each.symbols
+        else each
         for key, each in recipe.teachers.items()
     }
     described = describe(replace(recipe, tokenizer=replace(recipe.tokenizer, size=size), teachers=teachers))

@@ -31,9 +31,9 @@ def _check_teachers(recipe: Recipe, where: str) -> None:
                 where=where,
                 remedy="Set unit: text",
             )
-        if teacher.kind == "whisper" and recipe.student.kind == "hybrid":
+        if teacher.kind in ("whisper", "recogniser") and recipe.student.kind == "hybrid":
             raise UserError(
-                f"teachers.{name} is a whisper, whose soft labels are over tokens of text",
+                f"teachers.{name} is a {teacher.kind}, whose soft labels are over tokens of text",
                 where=where,
                 remedy="Choose another student.kind than hybrid",
             )

@@ -177,6 +177,11 @@ TEACHERS: dict[str, Kind] = {
         "",
         "A Whisper model: soft labels from the audio and the transcript, so that all utterances must have one speed.",
     ),
+    "recogniser": Kind(
+        "retort.teachers.recogniser:RecogniserTeacherConfig",
+        "",
+        "A trained CIF model with the student's tokenizer: soft labels from the audio and the transcript.",
+    ),
 }
 PARTS: dict[str, dict[str, Kind]] = {
     "student": STUDENTS,

@@ -15,6 +15,7 @@ from retort.teachers.cache import CachedTeacher
 from retort.teachers.masked_lm import MaskedLMConfig, MaskedLMTeacher
 from retort.teachers.posteriors import PieceLMTeacher, PosteriorTeacher
 from retort.teachers.pretrained_posteriors import CausalPosteriorTeacher, MaskedPosteriorTeacher
+from retort.teachers.recogniser import OpenRecogniser, RecogniserPosteriorTeacher, RecogniserTeacherConfig
 from retort.teachers.store import StoredTeacher
 from retort.teachers.symbols import check_units, teacher_symbols
 from retort.teachers.teacher import Teacher
@@ -36,6 +37,7 @@ def open_teacher(
     cache_bytes: int = 512 * 2**20,
     stores: Path | None = None,
     samples_of: SamplesOf | None = None,
+    open_recogniser: OpenRecogniser | None = None,
 ) -> Teacher:
     """Build the teacher of a recipe: a model with a cache in memory, or a store on disk.
 
@@ -46,17 +48,22 @@ def open_teacher(
         cache_bytes: size of the cache in memory; a store has no cache.
         stores: folder of the stores; required for `storage: disk`.
         samples_of: returns the audio, for a teacher whose input is audio.
+        open_recogniser: opens a trained recogniser, for a teacher that is one.
 
     Raises:
         UserError: as :func:`open_teacher_model` and :class:`StoredTeacher`.
         ValueError: `storage: disk` without `stores`.
     """
     if config.storage == "online":
-        return CachedTeacher(open_teacher_model(config, device, tokenizer, samples_of), cache_bytes)
+        model = open_teacher_model(config, device, tokenizer, samples_of, open_recogniser)
+        return CachedTeacher(model, cache_bytes)
     if stores is None:
         raise ValueError("a teacher with storage: disk needs the folder of the stores")
     # The model is opened only to compute its fingerprint.
-    return open_store(open_teacher_model(config, tokenizer=tokenizer, samples_of=samples_of), stores)
+    model = open_teacher_model(
+        config, tokenizer=tokenizer, samples_of=samples_of, open_recogniser=open_recogniser
+    )
+    return open_store(model, stores)
 
 
 def open_teacher_model(
@@ -64,6 +71,7 @@ def open_teacher_model(
     device: torch.device | str = "cpu",
     tokenizer: Tokenizer | None = None,
     samples_of: SamplesOf | None = None,
+    open_recogniser: OpenRecogniser | None = None,
 ) -> TeacherModel:
     """Build the model of a recipe's teacher, without a cache or store.
 
@@ -84,12 +92,18 @@ def open_teacher_model(
             where=config.model,
             remedy="Run `retort train`, which builds the tokenizer and fills the teacher's store",
         )
-    if isinstance(config, WhisperTeacherConfig):
-        if samples_of is None:
+    if isinstance(config, WhisperTeacherConfig | RecogniserTeacherConfig):
+        if samples_of is None or (isinstance(config, RecogniserTeacherConfig) and open_recogniser is None):
             raise UserError(
-                "its input is audio, which is not available here", where=config.model, remedy="Run `retort train`"
+                "its input is audio, which is not available here",
+                where=config.model,
+                remedy="Run `retort train`",
             )
-        return WhisperPosteriorTeacher(config, tokenizer, samples_of, device)
+        if isinstance(config, WhisperTeacherConfig):
+            return WhisperPosteriorTeacher(config, tokenizer, samples_of, device)
+        assert open_recogniser is not None
+        recogniser = open_recogniser(config.model, device)
+        return RecogniserPosteriorTeacher(config, tokenizer, samples_of, recogniser, device)
     if isinstance(config, MaskedLMConfig):
         return MaskedPosteriorTeacher(config, tokenizer, device)
     if is_causal_lm(config.model):

@@ -53,6 +53,12 @@ def text_with_id(utterance: str, text: str) -> str:
     return f"{utterance}{_SEPARATOR}{text}"
 
 
+def utterance_and_text(request: str) -> tuple[str, str]:
+    """The two parts of :func:`text_with_id`."""
+    utterance, _, text = request.partition(_SEPARATOR)
+    return utterance, text
+
+
 def reads_audio(teacher: object) -> bool:
     """Whether the inputs of a teacher, cache or store are made by :func:`text_with_id`."""
     return bool(getattr(teacher, "reads_audio", False))
@@ -142,14 +148,14 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
         return found
 
     def _text(self, request: str) -> str:
-        return request.partition(_SEPARATOR)[2]
+        return utterance_and_text(request)[1]
 
     def _posteriors(self, texts: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> Iterator[Posteriors]:
         order = sorted(range(len(texts)), key=lambda index: len(pieces[index]))
         for start in range(0, len(order), self.batch):
             owners, features, inputs = [], [], []
             for index in order[start : start + self.batch]:
-                utterance, _, text = texts[index].partition(_SEPARATOR)
+                utterance, text = utterance_and_text(texts[index])
                 decoder_input = self._decoder_input(text, pieces[index])
                 mels = self._features(utterance)
                 if mels is None or len(decoder_input.tokens) + len(self._pieces.prompt) > self._positions:

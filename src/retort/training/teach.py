@@ -29,6 +29,7 @@ from retort.text.normalise import Normaliser
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer
 from retort.training.prerequisites import train_teachers
+from retort.training.recogniser_teacher import LoadedRecogniser
 from retort.training.sharded import ShardedCuts, open_shards
 
 Announce = Callable[[str, Path, Estimate], None]
@@ -95,7 +96,7 @@ def teach(
     device = _device(recipe, local)
     made = root / recipe.name / "tokenizer"
     tokenizer = open_tokenizer(made) if made.exists() else None
-    audio = [name for name in names if recipe.teachers[name].kind == "whisper"]
+    audio = [name for name in names if recipe.teachers[name].kind in ("whisper", "recogniser")]
     if audio:
         raise UserError(
             f"teacher {audio[0]} needs the audio at every speed",
@@ -215,7 +216,11 @@ def complete_stores(
             store.refresh()
             if store.missing(texts):
                 teacher = open_teacher_model(
-                    recipe.teachers[name], accelerator.device, tokenizer_of(name), samples_of
+                    recipe.teachers[name],
+                    accelerator.device,
+                    tokenizer_of(name),
+                    samples_of,
+                    LoadedRecogniser,
                 )
                 _fill(name, store, teacher, texts, rank, world, progress, None)
     accelerator.wait_for_everyone()

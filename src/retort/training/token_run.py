@@ -42,6 +42,7 @@ from retort.training.init import (
 from retort.training.language_part import check_language, take_language
 from retort.training.plan import Plan, note_rejected
 from retort.training.prerequisites import train_teachers
+from retort.training.recogniser_teacher import LoadedRecogniser
 from retort.training.sharded import ShardedCuts
 from retort.training.teach import (
     CutSamples,
@@ -196,6 +197,7 @@ def _open_teachers(
                 tokenizer=tokenizer,
                 stores=store_root(root),
                 samples_of=samples_of,
+                open_recogniser=LoadedRecogniser,
             )
         elif tokenizer is None:
             check_there(config)
