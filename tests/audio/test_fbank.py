@@ -21,13 +21,16 @@ def wave(samples: int, seed: int = 0, rate: int = 16000) -> np.ndarray:
     return (level * tones * 0.3 + 0.01 * rng.standard_normal(samples)).astype(np.float32)
 
 
-def reference(samples: np.ndarray, bins: int, rate: int) -> Tensor:
+def reference(samples: np.ndarray, bins: int, rate: int, convention: str = "kaldi") -> Tensor:
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = rate
     options.frame_opts.dither = 0.0
     options.frame_opts.snip_edges = False
     options.mel_opts.num_bins = bins
     options.mel_opts.high_freq = -400.0
+    if convention == "paraformer":
+        options.frame_opts.snip_edges, options.frame_opts.window_type = True, "hamming"
+        options.mel_opts.high_freq = 0.0
     computer = kaldi_native_fbank.OnlineFbank(options)
     computer.accept_waveform(rate, (samples * 32768.0).tolist())
     computer.input_finished()
@@ -36,10 +39,12 @@ def reference(samples: np.ndarray, bins: int, rate: int) -> Tensor:
 
 @pytest.mark.parametrize(("bins", "rate"), [(80, 16000), (40, 16000), (40, 8000)])
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 1.2345])
-def test_it_equals_kaldi(bins: int, rate: int, seconds: float) -> None:
+@pytest.mark.parametrize("convention", ["kaldi", "paraformer"])
+def test_it_equals_kaldi(bins: int, rate: int, seconds: float, convention: str) -> None:
     samples = wave(int(seconds * rate), rate=rate)
-    features = torch.from_numpy(Fbank(FbankConfig(bins=bins, sampling_rate=rate))(samples))
-    expected = reference(samples, bins, rate)
+    config = FbankConfig(bins=bins, sampling_rate=rate, convention=convention)
+    features = torch.from_numpy(Fbank(config)(samples))
+    expected = reference(samples, bins, rate, convention)
     assert features.dtype == torch.float32
     assert features.shape == expected.shape
     torch.testing.assert_close(features, expected, atol=2e-3, rtol=1e-3)

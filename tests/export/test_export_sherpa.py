@@ -12,15 +12,17 @@ import torch
 from retort.audio.fbank import FbankConfig
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig
+from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.export.onnx_model import quantise_folder
 from retort.export.scores import EngineScore, check_scores
 from retort.export.sherpa import FLOOR, export_sherpa
+from retort.nn.parallel_decoder import ParallelConfig
 from retort.nn.predictor import TransducerConfig
 from retort.students.factory import build_student
 from retort.students.transducer import TransducerStudentConfig
 from retort.text.tokenizers import CharacterTokenizer
-from tiny_students import DECODER, ENCODER, FRONTEND, student_config
+from tiny_students import DECODER, ENCODER, FRONTEND, student_config, talking_student
 
 
 def ctc_recogniser(kind: str = "ctc", floor: float = FLOOR) -> Recogniser:
@@ -96,3 +98,52 @@ def test_a_stateless_transducer(tmp_path: Path) -> None:
     texts = [" ".join(recognise(wave).split()) for wave in waves()]
     assert texts == [made.torch(wave) for wave in waves()]
     assert all(texts)
+
+
+def parallel_recogniser(texts: str = "丁七万丈三上下不", spaces: str = "drop") -> Recogniser:
+    """A tiny parallel CIF model with random weights and the features of Paraformer."""
+    tokenizer = CharacterTokenizer.train([texts])
+    decoder = ParallelConfig(layers=1, dim=16, heads=2, feedforward=32)
+    encoder = replace(ENCODER, pool_after=[1])
+    config = student_config("cif", frontend=FRONTEND, encoder=encoder, decoder=decoder)
+    student = talking_student(config, tokenizer.size, 80)
+    features = FbankConfig(convention="paraformer")
+    return Recogniser(student, tokenizer, features, NormaliserConfig(spaces=spaces))
+
+
+def test_a_parallel_student_is_a_paraformer(tmp_path: Path) -> None:
+    sherpa_onnx = pytest.importorskip("sherpa_onnx")
+    recogniser = parallel_recogniser()
+    made = export_sherpa(recogniser, tmp_path)
+    assert made.kind == "paraformer"
+    assert not made.notes
+    recognise = made.recognise()
+    expected = [made.torch(wave) for wave in waves()]
+    assert [recognise(wave) for wave in waves()] == expected
+    assert all(expected)
+    assert "--paraformer=model.onnx" in made.commands[-1]
+    engine = sherpa_onnx.OfflineRecognizer.from_paraformer(
+        str(tmp_path / "model.onnx"), str(tmp_path / "tokens.txt")
+    )
+    streams = [engine.create_stream() for _ in waves()]
+    for stream, wave in zip(streams, waves()):
+        stream.accept_waveform(16000, wave)
+    engine.decode_streams(streams)
+    for stream, wave, text in zip(streams, waves(), expected):
+        assert stream.result.text == text
+        options = DecodingOptions(vad="none", no_speech_threshold=1.0)
+        tokens = recogniser.transcribe_samples(wave, options=options).tokens
+        assert len(stream.result.timestamps) == len(tokens)
+    quantise_folder(tmp_path)
+    assert made.recognise()(waves()[0])
+
+
+def test_texts_that_a_paraformer_would_take_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--for onnx"):
+        export_sherpa(parallel_recogniser("ab cd", spaces="keep"), tmp_path)
+    letters = export_sherpa(parallel_recogniser("丁七万丈三上下a"), tmp_path)
+    assert "ASCII" in letters.notes[0]
+    recogniser = ctc_recogniser()
+    recogniser.features = replace(recogniser.features, convention="paraformer")
+    with pytest.raises(UserError, match="convention: kaldi"):
+        export_sherpa(recogniser, tmp_path)

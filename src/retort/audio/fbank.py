@@ -33,6 +33,10 @@ class FbankConfig(FeatureConfig):
     floor: float = number(-16.0, -16, 20)
     """Smallest log energy. Kaldi's own is log 2^-23 = -15.94 of samples in the 16-bit range; sherpa-onnx computes with
     samples in [-1, 1], so that its smallest value corresponds to 4.852 here."""
+    convention: str = choice("kaldi", "paraformer")
+    """`kaldi` (Povey windows, filters up to 400 Hz below half of the sampling rate, windows mirrored at the ends of the
+    recording) or `paraformer` (Hamming windows, filters up to half of the sampling rate, complete windows only), as
+    sherpa-onnx computes the features of Paraformer models."""
     cmvn: bool = True
     """Mean and variance normalisation per utterance, for each bin."""
     statistics: str = choice("utterance", "running")
@@ -43,14 +47,15 @@ class FbankConfig(FeatureConfig):
 
     @property
     def streams(self) -> bool:
-        return not self.cmvn or self.statistics == "running"
+        return self.convention == "kaldi" and (not self.cmvn or self.statistics == "running")
 
 
 class Fbank:
     """Kaldi's log-mel filter banks: 25 ms windows every 10 ms, no dither, samples in the 16-bit range.
 
     The windows are mirrored at the ends of the recording (`snip_edges: false`), and the filters cover 20 Hz to 400 Hz
-    below half of the sampling rate. `kaldi-native-fbank` is the reference of the tests.
+    below half of the sampling rate. With `convention: paraformer` only complete windows are used, with Hamming's weights,
+    and the filters cover 20 Hz to half of the sampling rate. `kaldi-native-fbank` is the reference of the tests.
     """
 
     def __init__(self, config: FbankConfig) -> None:
@@ -59,17 +64,22 @@ class Fbank:
         self._floor = np.float32(max(_FLOOR, math.exp(config.floor)))
         self.size, self.shift = (round(each * config.sampling_rate) for each in (WINDOW, FRAME_SHIFT))
         self._fft = 1 << (self.size - 1).bit_length()
-        self._window = povey_window(self.size)
-        self._filters = kaldi_filters(config.bins, self._fft, config.sampling_rate)
+        self._mirrored = config.convention == "kaldi"
+        window = povey_window if self._mirrored else np.hamming
+        self._window = np.asarray(window(self.size), np.float32)
+        highest = config.sampling_rate / 2 - (_BELOW_NYQUIST if self._mirrored else 0.0)
+        self._filters = kaldi_filters(config.bins, self._fft, config.sampling_rate, highest)
 
     def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
         """`samples (N,)` float32 in [-1, 1] to features `(T, bins)` float32.
 
-        T = round(N / 10 ms), and 0 for less than one window, which cannot be mirrored at its ends.
+        T = round(N / 10 ms), or the number of complete windows with `convention: paraformer`, and 0 for less than one
+        window, which cannot be mirrored at its ends.
         """
         if len(samples) < WINDOW * self.sampling_rate:
             return np.zeros((0, self.bins), np.float32)
-        frames = mirrored_frames(np.asarray(samples, np.float32) * np.float32(32768.0), self.size, self.shift)
+        cut = mirrored_frames if self._mirrored else complete_frames
+        frames = cut(np.asarray(samples, np.float32) * np.float32(32768.0), self.size, self.shift)
         return np.asarray(self.energies(frames), np.float32)
 
     def energies(self, frames: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -92,14 +102,19 @@ def mirrored_frames(samples: NDArray[np.float32], size: int, shift: int) -> NDAr
     return np.lib.stride_tricks.sliding_window_view(padded, size)[::shift][:count]
 
 
+def complete_frames(samples: NDArray[np.float32], size: int, shift: int) -> NDArray[np.float32]:
+    """Windows `(T, size)` of `samples (N,)` at every `shift` samples that end within them."""
+    return np.lib.stride_tricks.sliding_window_view(samples, size)[::shift]
+
+
 def povey_window(size: int) -> NDArray[np.float32]:
     """Kaldi's default window: a symmetric Hann window to the power of 0.85."""
     return np.asarray(np.hanning(size) ** 0.85, np.float32)
 
 
-def kaldi_filters(bins: int, fft: int, sampling_rate: int) -> NDArray[np.float32]:
-    """Triangles of equal width over the mel scale, `(fft / 2 + 1, bins)`."""
-    low, high = (1127.0 * np.log1p(each / 700.0) for each in (_LOWEST, sampling_rate / 2 - _BELOW_NYQUIST))
+def kaldi_filters(bins: int, fft: int, sampling_rate: int, highest: float) -> NDArray[np.float32]:
+    """Triangles of equal width over the mel scale up to `highest` Hz, `(fft / 2 + 1, bins)`."""
+    low, high = (1127.0 * np.log1p(each / 700.0) for each in (_LOWEST, highest))
     edges = np.linspace(low, high, bins + 2)
     mel = 1127.0 * np.log1p(np.arange(fft // 2 + 1) * (sampling_rate / fft) / 700.0)
     mel[-1] = np.inf  # Kaldi's filters do not include half of the sampling rate

@@ -1,4 +1,4 @@
-"""CTC heads and stateless transducers in the layouts of sherpa-onnx.
+"""CTC heads, stateless transducers and parallel CIF students in the layouts of sherpa-onnx.
 
 sherpa-onnx computes Kaldi's filter banks of samples in [-1, 1] and takes inputs and outputs by their order. The graphs
 add the constant of Retort's 16-bit range and normalise the utterance. What it cannot compute are energies below the
@@ -23,9 +23,19 @@ from retort.common.files import write_whole
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.export.graphs import EncoderGraph
+from retort.export.paraformer import (
+    OUTPUTS,
+    ParaformerGraph,
+    check_paraformer,
+    is_paraformer,
+    paraformer_metadata,
+    paraformer_notes,
+    paraformer_symbols,
+)
 from retort.export.record import record, require
 from retort.export.scores import Recognise
 from retort.nn.predictor import StatelessPredictor
+from retort.students.cif import CifStudent
 from retort.students.ctc import CtcStudent, HasCtc
 from retort.students.student import Encoded, Student
 from retort.students.transducer import TransducerStudent
@@ -52,7 +62,7 @@ class SherpaExport:
 
     Attributes:
         folder: folder of the files.
-        kind: `zipformer_ctc`, `wenet_ctc` or `transducer`.
+        kind: `zipformer_ctc`, `wenet_ctc`, `transducer` or `paraformer`.
         bins: filter banks.
         sampling_rate: Hz.
         torch: the texts of the model in torch, of complete waves.
@@ -75,6 +85,8 @@ class SherpaExport:
     def commands(self) -> list[str]:
         """Command lines for the README."""
         flags = f"--{self.kind.replace('_', '-')}-model={_MODEL}"
+        if self.kind == "paraformer":
+            flags = f"--paraformer={_MODEL}"
         if self.kind == "transducer":
             flags = " ".join(f"--{part}={part}.onnx" for part in _PARTS)
         return [
@@ -92,9 +104,10 @@ class SherpaExport:
         import sherpa_onnx
 
         make = getattr(sherpa_onnx.OfflineRecognizer, f"from_{self.kind}")
-        files = _PARTS if self.kind == "transducer" else ("model",)
+        files = {"transducer": _PARTS, "paraformer": ("paraformer",)}.get(self.kind, ("model",))
+        names = {"paraformer": _MODEL}
         recogniser = make(
-            **{part: str(self.folder / f"{part}.onnx") for part in files},
+            **{part: str(self.folder / names.get(part, f"{part}.onnx")) for part in files},
             tokens=str(self.folder / _TOKENS),
             num_threads=1,
             sample_rate=self.sampling_rate,
@@ -176,10 +189,12 @@ class TransducerJoiner(nn.Module):
 
 
 def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
-    """Write `tokens.txt`, and `model.onnx` of a CTC head or `encoder.onnx`, `decoder.onnx` and `joiner.onnx`.
+    """Write `tokens.txt`, and `model.onnx` of a CTC head or a parallel CIF student, or `encoder.onnx`, `decoder.onnx` and
+    `joiner.onnx`.
 
     Args:
-        recogniser: with a CTC student, another one with a CTC head, or a transducer with a stateless predictor.
+        recogniser: with a CTC student, another one with a CTC head, a transducer with a stateless predictor, or a parallel
+            CIF student with `features.convention: paraformer`.
         out: created if missing.
 
     Raises:
@@ -188,7 +203,8 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
     """
     require("onnx")
     check_sherpa(recogniser)
-    symbols = sherpa_symbols(recogniser.tokenizer)
+    parallel = is_paraformer(recogniser.student, recogniser.features)
+    symbols = (paraformer_symbols if parallel else sherpa_symbols)(recogniser.tokenizer)
     student = copy.deepcopy(recogniser.student).float().eval()
     subsampling = student.encoder.subsampling
     kind = "zipformer_ctc" if subsampling == _ZIPFORMER else "wenet_ctc"
@@ -201,13 +217,25 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
     if isinstance(student, TransducerStudent):
         kind = "transducer"
         _record_transducer(recogniser, student, inputs, other, out, len(symbols))
+    elif parallel:
+        kind = "paraformer"
+        assert isinstance(student, CifStudent)
+        record(
+            ParaformerGraph(recogniser, student).eval(),
+            {"speech": features, "lengths": inputs["x_lens"].int()},
+            OUTPUTS,
+            {"speech": [2]},
+            out / _MODEL,
+            paraformer_metadata(recogniser),
+            other={"speech": other["x"], "lengths": other["x_lens"].int()},
+        )
     else:
         graph = CtcGraph(recogniser, student, RANGE if kind == "zipformer_ctc" else 0.0).eval()
         record(
             graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / _MODEL, metadata, other=other
         )
     write_whole(out / _TOKENS, "".join(f"{symbol} {number}\n" for number, symbol in enumerate(symbols)))
-    mode = "own" if isinstance(student, CtcStudent | TransducerStudent) else "ctc"
+    mode = "own" if parallel or isinstance(student, CtcStudent | TransducerStudent) else "ctc"
     options = DecodingOptions(vad="none", no_speech_threshold=1.0, mode=mode)
     return SherpaExport(
         out,
@@ -264,6 +292,9 @@ def check_sherpa(recogniser: Recogniser) -> None:
         UserError: it cannot; the error names the nearest format that can.
     """
     student, features = recogniser.student, recogniser.features
+    if is_paraformer(student, features):
+        check_paraformer(recogniser.tokenizer, recogniser.separator)
+        return
     if isinstance(student, TransducerStudent):
         if not isinstance(student.predictor, StatelessPredictor):
             raise UserError(
@@ -274,15 +305,24 @@ def check_sherpa(recogniser: Recogniser) -> None:
         nearest = {"cif": "onnx", "whisper": "transformers"}.get(student.config.kind)
         raise UserError(
             f"this {student.config.kind} student is no transducer and has no CTC head, which sherpa-onnx would run",
-            remedy=f"Export it with --for {nearest}"
+            remedy=f"Export it with --for {nearest}; sherpa-onnx also runs students with a parallel decoder that were "
+            "trained with features.convention: paraformer"
+            if nearest == "onnx"
+            else f"Export it with --for {nearest}"
             if nearest
             else "Train it with student.ctc_weight above 0",
         )
-    if features.kind != "fbank":
+    if features.kind != "fbank" or not isinstance(features, FbankConfig):
         nearest = "onnx" if student.config.kind == "cif" else "transformers"
         raise UserError(
             f"features.kind is {features.kind}, but sherpa-onnx computes fbank for a CTC model",
             remedy=f"Export it with --for {nearest}, or train with features.kind: fbank",
+        )
+    if features.convention != "kaldi":
+        raise UserError(
+            f"features.convention is {features.convention}, which sherpa-onnx does not compute for a {student.config.kind} "
+            "student",
+            remedy="Train with features.convention: kaldi",
         )
 
 
@@ -311,6 +351,8 @@ def _teacher_piece(piece: str) -> str:
 
 
 def _notes(recogniser: Recogniser, kind: str) -> list[str]:
+    if kind == "paraformer":
+        return paraformer_notes(recogniser.tokenizer)
     notes = []
     features = recogniser.features
     if isinstance(features, FbankConfig) and features.floor < FLOOR - 0.01:
