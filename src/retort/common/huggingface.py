@@ -56,6 +56,16 @@ def open_model(kind: Any, source: str | Path, *, local: bool, **options: Any) ->
     return model, report
 
 
+def model_config(architecture: Mapping[str, Any]) -> Any:
+    """The configuration object of `transformers` from configuration values, including `model_type`."""
+    from transformers import AutoConfig
+
+    values = {
+        key: value for key, value in architecture.items() if not key.startswith("_") and key not in _FOREIGN
+    }
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
 def build_model(architecture: Mapping[str, Any], attention: str | None = None) -> Any:
     """Build a model with random weights from the configuration of a trained model.
 
@@ -66,12 +76,9 @@ def build_model(architecture: Mapping[str, Any], attention: str | None = None) -
     Raises:
         Exception: any error of transformers for invalid values.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    values = {
-        key: value for key, value in architecture.items() if not key.startswith("_") and key not in _FOREIGN
-    }
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    config = model_config(architecture)
     if attention is not None:
         config._attn_implementation = attention
     return AutoModel.from_config(config, trust_remote_code=False)

@@ -29,8 +29,9 @@ def export(
         Engine,
         typer.Option(
             "--for",
-            help="Engine: onnx (CIF models, run by retort without torch), sherpa-onnx (models with a CTC head), "
-            "transformers (Whisper models), or ctranslate2 (Whisper models, used by faster-whisper).",
+            help="Engine: onnx (CIF models, run by retort without torch), sherpa-onnx (models with a CTC head, transducers "
+            "and parallel CIF models), transformers (Whisper models, and CTC models on wav2vec 2.0 and related encoders), "
+            "or ctranslate2 (Whisper models, used by faster-whisper).",
         ),
     ],
     int8: Annotated[
@@ -74,7 +75,7 @@ def export(
     if onnx:
         _export_onnx(experiment, out, engine, int8, test, accept)
     else:
-        _export_whisper(experiment, out, engine, base, half)
+        _export_weights(experiment, out, engine, base, half)
 
 
 def _export_onnx(experiment: Path, out: Path, engine: Engine, int8: bool, test: str, accept: bool) -> None:
@@ -100,13 +101,18 @@ def _export_onnx(experiment: Path, out: Path, engine: Engine, int8: bool, test: 
         exported.check()
 
 
-def _export_whisper(experiment: Path, out: Path, engine: Engine, base: str, half: bool) -> None:
+def _export_weights(experiment: Path, out: Path, engine: Engine, base: str, half: bool) -> None:
     from retort.decoding.recogniser import load
     from retort.export.base import base_of
     from retort.export.ctranslate2 import export_ctranslate2
+    from retort.export.wav2vec import export_wav2vec, is_wav2vec
     from retort.export.whisper import export_transformers
 
     recogniser = load(experiment)
+    if engine is Engine.transformers and is_wav2vec(recogniser):
+        parameters = export_wav2vec(recogniser, out, half=half)
+        print_line(f"{out}: for {engine.value}, {parameters:,} parameters")
+        return
     write = export_transformers if engine is Engine.transformers else export_ctranslate2
     written = write(recogniser, base or base_of(experiment), out, half=half)
     print_line(f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters")
