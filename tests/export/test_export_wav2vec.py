@@ -12,7 +12,6 @@ import torch
 from retort.audio.wave import WaveConfig
 from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig
-from retort.config.student import StudentConfig
 from retort.decoding.options import DecodingOptions
 from retort.decoding.recogniser import Recogniser
 from retort.export.wav2vec import export_wav2vec, is_wav2vec
@@ -22,6 +21,7 @@ from retort.students.ctc import CtcStudent
 from retort.students.factory import build_student
 from retort.text.tokenizers import EOS, PAD, CharacterTokenizer
 from tiny_speech import DIM, KINDS, make_speech_encoder
+from tiny_students import student_config
 
 
 def recogniser_of(folder: Path, kind: str, norm: str, cmvn: bool = True) -> Recogniser:
@@ -30,7 +30,7 @@ def recogniser_of(folder: Path, kind: str, norm: str, cmvn: bool = True) -> Reco
     encoder = PretrainedEncoderConfig(architecture=architecture, dim=DIM, pool_after=[])
     tokenizer = CharacterTokenizer.train(["abcdefgh ij'"])
     torch.manual_seed(1)
-    student = build_student(StudentConfig(kind="ctc", encoder=encoder), tokenizer.size, 160).eval()
+    student = build_student(student_config("ctc", encoder=encoder), tokenizer.size, 160).eval()
     with torch.no_grad():
         student.get_parameter("ctc.weight").mul_(20.0)
         student.get_parameter("ctc.bias")[[PAD, EOS]] = -1e3
