@@ -8,6 +8,7 @@ feature frames T, encoder frames F, fires U and earlier tokens P.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -212,7 +213,7 @@ def with_more(fired: FiredTokens, encoded: Encoded, spare: int) -> FiredTokens:
 class Memory(nn.Module, ABC):
     """What a decoder needs of the frames, computed once for all steps."""
 
-    outputs: ClassVar[list[str]]
+    outputs: Sequence[str]
 
     @abstractmethod
     def forward(self, encoded: Encoded, fired: FiredTokens) -> tuple[Tensor, ...]:
@@ -222,7 +223,7 @@ class Memory(nn.Module, ABC):
 class NoMemory(Memory):
     """Of a decoder without attention to the frames: the keys and values of no token yet."""
 
-    outputs: ClassVar[list[str]] = ["past_keys", "past_values"]
+    outputs: Sequence[str] = ("past_keys", "past_values")
 
     def __init__(self, decoder: CifDecoder) -> None:
         super().__init__()
@@ -239,7 +240,7 @@ class NoMemory(Memory):
 class WindowMemory(NoMemory):
     """Of a decoder with attention to the frames around each fire: also `keys`, `values (N, F, dim)` and `places (N, U)`."""
 
-    outputs: ClassVar[list[str]] = [*NoMemory.outputs, "keys", "values", "places"]
+    outputs: Sequence[str] = (*NoMemory.outputs, "keys", "values", "places")
 
     def __init__(self, decoder: CifDecoder) -> None:
         super().__init__(decoder)
@@ -260,7 +261,7 @@ class WhisperMemory(Memory):
     """Of Whisper's decoder: `past_keys`, `past_values (L, N, 1, H, P, D / H)` of the prompt but its last token,
     `keys (L, N, H, D / H, F)`, `values (L, N, H, F, D / H)` of the frames, and `places (N, U)`."""
 
-    outputs: ClassVar[list[str]] = ["past_keys", "past_values", "keys", "values", "places"]
+    outputs: Sequence[str] = ("past_keys", "past_values", "keys", "values", "places")
 
     def __init__(self, decoder: FiredWhisperDecoder) -> None:
         super().__init__()
@@ -292,10 +293,18 @@ class WhisperMemory(Memory):
         )
 
 
+def layer_names(decoder: FiredWhisperDecoder) -> list[str]:
+    """Names of the keys of the frames for all layers, then of the values.
+
+    A step has an input for each layer, because it would copy the parts of a larger one.
+    """
+    return [f"{kind}_{number}" for kind in ("keys", "values") for number in range(decoder.whisper.sizes.layers)]
+
+
 class ParallelMemory(Memory):
     """Of a parallel decoder: `log_probs (N, U, V)` of all positions, after which there is nothing to decode."""
 
-    outputs: ClassVar[list[str]] = ["log_probs"]
+    outputs: Sequence[str] = ("log_probs",)
 
     def __init__(self, decoder: ParallelDecoder) -> None:
         super().__init__()
@@ -321,12 +330,22 @@ def memory_of(decoder: nn.Module) -> Memory:
     raise UserError(f"a decoder of type {type(decoder).__name__} has no graph for ONNX Runtime")
 
 
+_FIXED: Mapping[str, Sequence[int]] = {
+    "embedding": (1,),
+    "before": (1,),
+    "past_keys": (0, 3, 5),
+    "past_values": (0, 3, 5),
+}
+
+
 class StepGraph(nn.Module, ABC):
     """One token of all hypotheses: N utterances with K hypotheses each."""
 
-    inputs: ClassVar[list[str]]
+    inputs: Sequence[str]
     """Names of the inputs."""
     outputs: ClassVar[list[str]] = ["log_probs", "next_keys", "next_values"]
+    fixed: Mapping[str, Sequence[int]]
+    """Dimensions of inputs whose size is the same in all calls."""
 
     @abstractmethod
     def example(self, batch: int, beam: int, frames: int, past: int) -> dict[str, Tensor]:
@@ -352,15 +371,17 @@ class StepGraph(nn.Module, ABC):
 class WhisperStep(StepGraph):
     """:meth:`retort.nn.whisper_fired.FiredWhisperDecoder.step`, including the logarithm of the softmax."""
 
-    inputs: ClassVar[list[str]] = [
-        "previous", "position", "embedding", "frames", "place", "keys", "values", "past_keys", "past_values",
-    ]  # fmt: skip
     outputs: ClassVar[list[str]] = [*StepGraph.outputs, "attention"]
 
     def __init__(self, decoder: FiredWhisperDecoder) -> None:
         super().__init__()
         self.decoder = decoder
         self.window = decoder.window
+        of_frames = layer_names(decoder)
+        self.inputs = (
+            "previous", "position", "embedding", "frames", "place", "past_keys", "past_values", *of_frames
+        )  # fmt: skip
+        self.fixed = {**_FIXED} | {name: (1, 2) if name.startswith("keys") else (1, 3) for name in of_frames}
 
     def example(self, batch: int, beam: int, frames: int, past: int) -> dict[str, Tensor]:
         sizes = self.decoder.whisper.sizes
@@ -371,10 +392,12 @@ class WhisperStep(StepGraph):
             "embedding": torch.randn(batch, self.decoder.fired.in_features),
             "frames": torch.full((batch,), frames),
             "place": torch.full((batch,), frames // 2),
-            "keys": torch.randn(sizes.layers, batch, heads, width, frames),
-            "values": torch.randn(sizes.layers, batch, heads, frames, width),
             "past_keys": torch.randn(sizes.layers, batch, beam, heads, past, width),
             "past_values": torch.randn(sizes.layers, batch, beam, heads, past, width),
+            **{
+                name: torch.randn(batch, heads, *((width, frames) if name.startswith("keys") else (frames, width)))
+                for name in layer_names(self.decoder)
+            },
         }
 
     def forward(
@@ -384,10 +407,9 @@ class WhisperStep(StepGraph):
         embedding: Tensor,
         frames: Tensor,
         place: Tensor,
-        keys: Tensor,
-        values: Tensor,
         past_keys: Tensor,
         past_values: Tensor,
+        *of_frames: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-probabilities of the next token.
 
@@ -397,7 +419,8 @@ class WhisperStep(StepGraph):
             embedding: `(N, D)` float32, fired for this token.
             frames: `(N,)` int64, valid encoder frames.
             place: `(N,)` int64, frame of this token's fire.
-            keys, values, past_keys, past_values: as of :class:`WhisperMemory`, with K for 1 in `past_`.
+            past_keys, past_values: as of :class:`WhisperMemory`, with K for 1.
+            of_frames: the keys of all layers and the values of all layers.
 
         Returns:
             `log_probs (N, K, V)` float32, keys and values with those of this token, and its `attention (N, K, F)`, the
@@ -407,9 +430,10 @@ class WhisperStep(StepGraph):
         hidden = torch.where(position > 0, whisper.embedding(previous), whisper.prompt[-1])
         row = (position + whisper.sizes.prompt - 1).clamp(max=whisper.sizes.positions - 1).reshape(1)
         hidden = hidden + whisper.positions.index_select(0, row) + self.decoder.fired(embedding)[:, None]
-        mask = attention_mask(frames, keys.shape[4])
+        size, layers = of_frames[0].shape[3], whisper.sizes.layers
+        mask = attention_mask(frames, size)
         if self.window:
-            distances = (torch.arange(keys.shape[4], device=frames.device) - place[:, None]).abs()
+            distances = (torch.arange(size, device=frames.device) - place[:, None]).abs()
             mask = mask & (distances <= self.window)[:, None, None]
         after_keys, after_values, attention = [], [], []
         layer: Any
@@ -422,10 +446,10 @@ class WhisperStep(StepGraph):
             states = states.reshape(batch, beam, -1)
             cross = layer.cross
             query = cross.split(cross.query(layer.cross_norm(states)))
-            scores = (query @ keys[number]) * query.shape[-1] ** -0.5
+            scores = (query @ of_frames[number]) * query.shape[-1] ** -0.5
             shares = torch.where(mask, scores, -1e30).softmax(-1)
             attention += [shares[:, head] for index, head in whisper.sizes.alignment_heads if index == number]
-            context = cross.output((shares @ values[number]).transpose(1, 2).flatten(2))
+            context = cross.output((shares @ of_frames[layers + number]).transpose(1, 2).flatten(2))
             hidden = layer.feed(states + context)
         log_probs = whisper.logits(whisper.norm(hidden)).log_softmax(-1)
         return log_probs, torch.stack(after_keys), torch.stack(after_values), torch.stack(attention).mean(0)
@@ -434,7 +458,8 @@ class WhisperStep(StepGraph):
 class CifStep(StepGraph):
     """:meth:`retort.nn.decoder.CifDecoder.step`, including the logarithm of the softmax."""
 
-    inputs: ClassVar[list[str]] = ["previous", "position", "embedding", "before", "past_keys", "past_values"]
+    inputs: Sequence[str] = ("previous", "position", "embedding", "before", "past_keys", "past_values")
+    fixed: Mapping[str, Sequence[int]] = _FIXED
 
     def __init__(self, decoder: CifDecoder) -> None:
         super().__init__()
@@ -504,7 +529,8 @@ class WindowStep(CifStep):
     """:class:`CifStep` of a decoder with attention to the frames around each fire: `frames (N,)` int64, valid encoder
     frames, `place (N,)` int64, frame of this token's fire, and `keys`, `values (N, F, dim)` of :class:`WindowMemory`."""
 
-    inputs: ClassVar[list[str]] = [*CifStep.inputs, "frames", "place", "keys", "values"]
+    inputs: Sequence[str] = (*CifStep.inputs, "frames", "place", "keys", "values")
+    fixed: Mapping[str, Sequence[int]] = {**_FIXED, "keys": (2,), "values": (2,)}
 
     def example(self, batch: int, beam: int, frames: int, past: int) -> dict[str, Tensor]:
         assert self.decoder.window is not None

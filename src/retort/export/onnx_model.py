@@ -11,7 +11,7 @@ import torch
 from retort.common.checksums import seal
 from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser
-from retort.export.graphs import FiredGraph, WhisperStep, step_of
+from retort.export.graphs import FiredGraph, step_of
 from retort.export.quantise import quantise
 from retort.export.record import record, require
 from retort.export.stream_model import export_streams
@@ -25,12 +25,6 @@ from retort.students.whisper import WhisperStudent
 _EXTRACTED = ("fbank", "whisper", "wave")
 """Kinds of features that need neither torch nor transformers."""
 _BATCH, _BEAM, _FRAMES, _PAST = 2, 3, 40, 4
-_SIZES = {
-    "embedding": [1],
-    "before": [1],
-    "past_keys": [0, 3, 5],
-    "past_values": [0, 3, 5],
-}
 
 
 def cif_student(recogniser: Recogniser) -> CifStudent:
@@ -91,13 +85,11 @@ def export_onnx(recogniser: Recogniser, out: Path) -> ExportedModel:
         step = step_of(student.decoder)
         if step is not None:
             example = step.eval().example(_BATCH, _BEAM, _FRAMES, _PAST)
-            whisper = isinstance(step, WhisperStep)
-            of_frames = {"keys": [0, 2, 3], "values": [0, 2, 4]} if whisper else {"keys": [2], "values": [2]}
             record(
                 step,
                 example,
                 step.outputs,
-                _SIZES | of_frames,
+                step.fixed,
                 out / STEP,
                 other=step.example(1, 2, _FRAMES + 3, 1),
             )
@@ -115,7 +107,7 @@ def export_onnx(recogniser: Recogniser, out: Path) -> ExportedModel:
         confidence=recogniser.calibration,
     )
     export_streams(recogniser, out)
-    recogniser.tokenizer.save(out / "tokenizer")
+    recogniser.tokenizer.save(out / "tokenizer", decode_only=True)
     model.save(out)
     seal(out)
     return model

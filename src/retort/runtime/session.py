@@ -55,6 +55,16 @@ class Session:
         self.outputs = [each.name for each in self._session.get_outputs()]
 
     def __call__(self, arrays: Arrays) -> Arrays:
-        """Run the graph; arrays that it does not take are ignored."""
-        given = {name: np.ascontiguousarray(arrays[name]) for name in self.inputs}
+        """Run the graph; arrays that it does not take are ignored.
+
+        An input `keys_3` that is not given is part 3 of `keys`.
+        """
+        given = {name: np.ascontiguousarray(_found(arrays, name)) for name in self.inputs}
         return dict(zip(self.outputs, self._session.run(None, given)))
+
+
+def _found(arrays: Arrays, name: str) -> NDArray[Any]:
+    if name in arrays:
+        return arrays[name]
+    whole, _, number = name.rpartition("_")
+    return arrays[whole][int(number)]

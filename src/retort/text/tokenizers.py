@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 from retort.common.errors import UserError
 from retort.common.files import write_whole
 from retort.text.normalise import UNKNOWN_TEXT, is_cjk
-from retort.text.vocabulary import sentencepiece_pieces
+from retort.text.vocabulary import for_decoding, sentencepiece_pieces
 
 BLANK, PAD, EOS, UNKNOWN = 0, 1, 2, 3
 SPECIAL = ("<blank>", "<pad>", "<eos>", "<unk>")
@@ -124,11 +124,16 @@ class Tokenizer(ABC):
         """The parts of a text that are outside the vocabulary, in order."""
         return [text[piece.start : piece.end] for piece in self.pieces(text) if piece.id == UNKNOWN]
 
-    def save(self, folder: str | Path) -> None:
-        """Write the files for :func:`open_tokenizer` into `folder`, which is created if missing."""
+    def save(self, folder: str | Path, *, decode_only: bool = False) -> None:
+        """Write the files for :func:`open_tokenizer` into `folder`, which is created if missing.
+
+        Args:
+            decode_only: leave out what only the encoding of texts needs.
+        """
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self._files().items():
-            write_whole(Path(folder) / name, content)
+            reduced = decode_only and name.endswith(".json")
+            write_whole(Path(folder) / name, for_decoding(content) if reduced else content)
         state = {"format": FORMAT, "kind": self.kind, **self._state()}
         write_whole(Path(folder) / FILE, json.dumps(state, ensure_ascii=False, indent=1))
 
