@@ -20,7 +20,7 @@ from retort.decoding.greedy import NEVER_EMITTED
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.recogniser import Recogniser
 from retort.nn.whisper_fired import FiredWhisperDecoder, Frames
-from retort.streaming.attended import AttendedFires
+from retort.streaming.attended import EDGE, AttendedFires
 from retort.streaming.streamer import StreamBatch, Streamer
 from retort.streaming.utterances import StreamOptions
 from retort.students.cif import CifStudent
@@ -77,7 +77,7 @@ def attended(recogniser: Recogniser, encoded: Encoded, chunk: int) -> Hypothesis
     fires, ids, log_probs, times = AttendedFires(), [], [], []
     vectors, places, ends = [], [], []
 
-    def decode(seen: int) -> bool:
+    def decode(seen: int, edge: int = 0) -> bool:
         nonlocal vectors, places, ends
         found, time = fires.next()
         vector = torch.from_numpy(found)
@@ -86,9 +86,10 @@ def attended(recogniser: Recogniser, encoded: Encoded, chunk: int) -> Hypothesis
         frames = Frames(hidden, encoded.lengths, torch.tensor([rows[0]]), torch.tensor([rows[1]]))
         scores = decoder(given, embeddings, frames)[1][0, -1].float().log_softmax(-1)
         scores[NEVER_EMITTED] = float("-inf")
-        if int(scores.argmax()) == EOS:
+        place = int(attention(decoder, given, embeddings, frames).argmax())
+        if int(scores.argmax()) == EOS or place >= seen - edge:
             return False
-        fires.attended(int(attention(decoder, given, embeddings, frames).argmax()))
+        fires.attended(place)
         ids.append(int(scores.argmax()))
         log_probs.append(float(scores.max()))
         times.append(max([time, *times[-1:]]))
@@ -98,7 +99,7 @@ def attended(recogniser: Recogniser, encoded: Encoded, chunk: int) -> Hypothesis
     for begin in range(0, count, chunk):
         seen = min(begin + chunk, count)
         fires.add(hidden[0, begin:seen].numpy(), alphas[begin:seen].numpy())
-        while fires.ready and decode(seen):
+        while fires.ready and decode(seen, EDGE):
             pass
     for _ in range(fires.remaining + student.config.cif.spare):
         if not decode(count):

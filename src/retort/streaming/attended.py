@@ -12,10 +12,13 @@ from retort.decoding.hypothesis import NEVER_EMITTED
 from retort.streaming.utterances import Tokens
 from retort.text.tokenizers import EOS
 
-DELAY = 1.0
-"""Weight that must follow the end of a token before it is decoded. Without it the decoder decodes before it sees the whole
-token, and may repeat it."""
-LEAST = 0.25
+DELAY = 0.5
+"""Weight that must follow the end of a token before it is decoded. Without it the decoder may decode before it sees the
+whole token, and repeat it."""
+EDGE = 8
+"""A token whose attention is at one of this number of last frames is decoded again with the next chunk (AlignAtt, Papi et
+al. 2023)."""
+LEAST = 0.6
 """Least weight from one token to the next."""
 
 
@@ -88,7 +91,8 @@ class AttendedFires:
 class AttendedTokens(Tokens):
     """Tokens of a decoder that attends to all frames so far.
 
-    Where the decoder recognises the end symbol before the audio ends, the token is decoded again with the next chunk.
+    Where the decoder recognises the end symbol before the audio ends, or attends to the last frames, the token is decoded
+    again with the next chunk.
 
     Args:
         spare: number of tokens after the last fire.
@@ -115,30 +119,30 @@ class AttendedTokens(Tokens):
     def add(self, hidden: NDArray[np.floating], alphas: NDArray[np.floating], seconds: float) -> None:
         """Decode what frames `(T, D)` with the weights `(T,)` complete; the audio so far has this duration."""
         self.fires.add(hidden, alphas)
-        while self.fires.ready and self._decode(seconds):
+        while self.fires.ready and self._decode(seconds, self.fires.frames - EDGE):
             pass
 
     def finish(self, seconds: float) -> None:
         if not self.fires.frames:
             return
         for _ in range(self.fires.remaining + self.spare):
-            if not self._decode(seconds):
+            if not self._decode(seconds, self.fires.frames):
                 self.over = True
                 return
 
     def size(self) -> int:
         return super().size() + self.fires.size()
 
-    def _decode(self, seconds: float) -> bool:
-        """Decode the next token; false if it is the end symbol, which changes nothing."""
+    def _decode(self, seconds: float, limit: int) -> bool:
+        """Decode the next token; false, without effect, if it is the end symbol or is at the frame `limit` or later."""
         vector, end = self.fires.next()
         log_probs, attention = self.score(vector, min(int(end), self.fires.frames - 1))
         log_probs[NEVER_EMITTED] = -np.inf
-        token = int(log_probs.argmax())
-        if token == EOS:
+        token, place = int(log_probs.argmax()), int(attention.argmax())
+        if token == EOS or place >= limit:
             return False
         self.accept(token)
-        self.fires.attended(int(attention.argmax()))
+        self.fires.attended(place)
         self.emitted.ids.append(token)
         self.emitted.log_probs.append(float(log_probs[token]))
         self.emitted.ends.append(max([end, *self.emitted.ends[-1:]]))
