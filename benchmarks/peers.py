@@ -56,7 +56,7 @@ from retort.training.batches import Batch  # noqa: E402
 GOAL = 3.0
 TOKENS_PER_SECOND, WHISPER_FRAMES = 3, 3000
 WITHOUT = "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
-DIGITS = "zero one two three four five six seven eight nine".split()
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SETS = ("librispeech_clips/dev", "speechocean762/dev")
 
 
