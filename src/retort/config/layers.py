@@ -268,6 +268,9 @@ def _last(layers: Sequence[Layer], key: str) -> Any:
 
 
 def _without(content: DictConfig, keys: Sequence[str]) -> DictConfig:
+    """The content without keys; itself if it has none of them, because it is never modified."""
+    if not any(key in content for key in keys):
+        return content
     return OmegaConf.masked_copy(content, [str(key) for key in content if key not in keys])
 
 

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -209,13 +210,20 @@ def _node(schema: type, values: Mapping[str, Any], above: str, root: type) -> Di
         else:
             raise _of_type(key, value, part.container)
     try:
-        node: Any = OmegaConf.merge(OmegaConf.structured(schema), own)
+        node: Any = OmegaConf.merge(_structured(schema), own)
     except BROKEN:
         raise _first_invalid(schema, own, above) from None
+    node._set_flag("no_deepcopy_set_nodes", True)
     for name, value in below.items():
         node[name] = value
     assert isinstance(node, DictConfig)
     return node
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    """The defaults of a dataclass, to be merged with values, which copies them."""
+    return OmegaConf.structured(schema)
 
 
 def _chosen(inner: Inner, value: object, key: str, root: type) -> object:
@@ -235,7 +243,7 @@ def _first_invalid(schema: type, values: Mapping[str, Any], above: str) -> _Inva
     hints = get_type_hints(schema)
     for name, value in values.items():
         try:
-            OmegaConf.merge(OmegaConf.structured(schema), {name: value})
+            OmegaConf.merge(_structured(schema), {name: value})
         except BROKEN:
             return _of_type(f"{above}{name}", value, hints[name])
     raise AssertionError("every value is valid")
