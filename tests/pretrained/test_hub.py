@@ -78,6 +78,27 @@ def test_an_unknown_name_queries_the_hub_once(
     assert PACKAGED in message(caught)
 
 
+def test_a_model_in_the_local_cache_needs_no_hub(
+    uncased: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "models--retort-tests--teacher"
+    shutil.copytree(uncased, cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def unreachable(*given: object, **options: object) -> None:
+        raise AssertionError("the hub was queried")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.utils._http.http_backoff", unreachable)
+    assert open_tokenizer("retort-tests/teacher").get_vocab() == open_tokenizer(str(uncased)).get_vocab()
+    cached_weights = open_encoder("retort-tests/teacher").state_dict()
+    for name, tensor in open_encoder(str(uncased)).state_dict().items():
+        if "pooler" not in name:
+            assert torch.equal(tensor, cached_weights[name])
+
+
 def test_a_tokenizer_without_its_vocabulary(copy: Path) -> None:
     for name in ("tokenizer.json", "vocab.txt"):
         (copy / name).unlink()

@@ -300,20 +300,37 @@ def load_pretrained(load: Callable[[str, bool], T], name: str, remedy: str = _RE
         UserError: none of them has the model.
     """
     source = find_model(name, remedy)
+    folder = source if Path(source).is_dir() else _cached(source)
     # transformers, tokenizers and safetensors raise various exceptions for unusable files.
     try:
-        with quiet():
-            return load(source, True)
+        if folder:
+            with quiet():
+                return load(folder, True)
     except UserError:
         raise
     except Exception as error:
-        if Path(source).is_dir():
+        if folder == source:
             raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None
     _reach_hub(name, remedy)
     try:
         return load(source, False)
     except Exception as error:
         raise UserError(f"cannot be opened: {_one_line(error)}", where=name, remedy=remedy) from None
+
+
+def _cached(name: str) -> str:
+    """The folder of a model of the hub in the local cache, or nothing.
+
+    With its name, transformers would query the hub for an adapter of it even with `local_files_only`.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return ""
+    return str(Path(found).parent) if isinstance(found, str) else ""
 
 
 def _reach_hub(name: str, remedy: str) -> None:
