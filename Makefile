@@ -27,7 +27,7 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations=10
 
-# The files of tests/quick.txt: one to two minutes on two cores.
+# The files of tests/quick.txt: half a minute on two cores.
 quick: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $$(cat tests/quick.txt)
 
