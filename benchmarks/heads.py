@@ -4,7 +4,7 @@
 
 Needs `pip install retort[hybrid]` and the experiment with its checkpoints. For every soft-label row: the mean divergence
 of the head from its teacher (nats a frame), that of one distribution for all frames (the teacher's mean) from the teacher,
-which is what there is to know, and the share of it that the head has. Next to it the share that the unit which is heard
+which is what there is to know, and the share of it that the head has. Next to it the share that the unit which is spoken
 would tell by itself, with one distribution for each (fitted on the same data, so that it is too high for rare units): a head
 that has no more has learned nothing of what came before.
 """

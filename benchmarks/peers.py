@@ -1,4 +1,4 @@
-"""Retort beside what a user would otherwise run: fine-tuning with transformers, decoding with faster-whisper.
+"""Retort and what a user would otherwise run: fine-tuning with transformers, decoding with faster-whisper.
 
     PYTHONPATH=src python benchmarks/peers.py train [--utterances 8] [--rounds 3]
     PYTHONPATH=src python benchmarks/peers.py decode NAME=FOLDER ... [--whisper NAME=FOLDER ...] [--utterances 50]
@@ -55,7 +55,7 @@ from retort.training.batches import Batch  # noqa: E402
 
 GOAL = 3.0
 TOKENS_PER_SECOND, WHISPER_FRAMES = 3, 3000
-WITHOUT = "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
+CONDITIONS = "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SETS = ("librispeech_clips/dev", "speechocean762/dev")
 
@@ -211,7 +211,7 @@ def decode(own: dict[str, str], peers: dict[str, str], count: int) -> list[Measu
         ))
         for name in systems
     ]  # fmt: skip
-    detail = f"{count} utterances of each set, {audio:.0f} s of audio, one thread, greedy; {WITHOUT}"
+    detail = f"{count} utterances of each set, {audio:.0f} s of audio, one thread, greedy; {CONDITIONS}"
     rows.append(Measured("decoding: peers with lower WER and lower factor than all of ours", len(ahead), 0, True, detail))
     return rows
 

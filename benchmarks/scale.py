@@ -36,7 +36,7 @@ from retort.config.schema import Recipe  # noqa: E402
 from retort.corpora.cuts import CheckedCuts, Prepared, make_cut, open_recording, write_split  # noqa: E402
 from retort.corpora.manifest import read_cut  # noqa: E402
 from retort.corpora.open_cuts import check_cut, find_data, open_cuts  # noqa: E402
-from retort.corpora.shards import INDEX, RECORDS, Shards, shard_files  # noqa: E402
+from retort.corpora.shards import INDEX, SHARDS, Shards, shard_files  # noqa: E402
 from retort.corpora.waves import load_samples  # noqa: E402
 from retort.corpora.write_shards import write_shards  # noqa: E402
 from retort.text.tokenizers import CharacterTokenizer  # noqa: E402
@@ -85,7 +85,7 @@ def make_waves(folder: Path, count: int) -> list[Path]:
 def repeat(folder: Path, large: Path, cuts: int) -> None:
     """A folder of shards with this number of cuts, all of them links to the first shard of `folder`."""
     large.mkdir()
-    records = json.loads((folder / RECORDS).read_text())
+    records = json.loads((folder / SHARDS).read_text())
     first = records["shards"][0]
     rows = np.load(folder / INDEX)[: first["cuts"]]
     count = -(-cuts // len(rows))
@@ -100,9 +100,9 @@ def repeat(folder: Path, large: Path, cuts: int) -> None:
             os.link(folder / there, large / name)
             files[name] = first["files"][there]
         listed.append({"cuts": len(rows), "files": files, "rejected": [], "key": "", "seconds": first["seconds"]})
-    (large / RECORDS).write_text(json.dumps({"format": records["format"], "shards": listed}))
+    (large / SHARDS).write_text(json.dumps({"format": records["format"], "shards": listed}))
     sums = {
-        name: {"bytes": (large / name).stat().st_size, "sha256": sha256(large / name)} for name in (RECORDS, INDEX)
+        name: {"bytes": (large / name).stat().st_size, "sha256": sha256(large / name)} for name in (SHARDS, INDEX)
     }
     (large / SUMS).write_text(json.dumps({"format": 1, "files": sums}))
 

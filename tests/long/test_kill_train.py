@@ -72,7 +72,7 @@ def interrupt(process: subprocess.Popen[bytes], metrics: Path, draw: random.Rand
     number = signal.SIGTERM if draw.random() < TERMINATIONS else signal.SIGKILL
     process.send_signal(number)
     code = process.wait(timeout=120)
-    if number == signal.SIGTERM and code == 143:  # told to stop, it saved and reported it
+    if number == signal.SIGTERM and code == 143:  # asked to stop, it saved and reported it
         return True
     return code == -number
 

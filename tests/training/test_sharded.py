@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from retort.common.errors import UserError
+from retort.config.distill import RowConfig
+from retort.config.kinds import config_of
 from retort.config.schema import Recipe
 from retort.corpora.open_cuts import open_cuts
 from retort.corpora.write_shards import write_shards
@@ -139,7 +141,7 @@ def test_an_id_in_two_sources_is_refused(
         data_of(read_recipe(f"data.train=[{shards},{corpus / 'train'}]"), tmp_path)
 
 
-@pytest.mark.parametrize("setting", ["share", "stored_layers"])
+@pytest.mark.parametrize("setting", ["share", "stored_layers", "whisper", "recogniser"])
 def test_what_needs_files_is_refused(
     read_recipe: ReadRecipe, shards: Path, corpus: Path, tmp_path: Path, setting: str
 ) -> None:
@@ -147,8 +149,11 @@ def test_what_needs_files_is_refused(
     recipe.data.train = [str(shards), str(corpus / "test")]
     if setting == "share":
         recipe.data.train[0] = {"source": str(shards), "share": 0.5}
-    else:
+    elif setting == "stored_layers":
         recipe.training.stored_layers = 1
+    else:
+        recipe.teachers = {"audio": config_of("teacher", setting)(model="m", topk=4)}
+        recipe.distill = [RowConfig("tokens", "audio", "soft_label")]
     with pytest.raises(UserError, match="shards"):
         data_of(recipe, tmp_path)
 

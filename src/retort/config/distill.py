@@ -46,6 +46,11 @@ class TeacherConfig:
         return "text"
 
     @property
+    def reads_audio(self) -> bool:
+        """Whether it reads the audio of an utterance besides its text."""
+        return False
+
+    @property
     def dim(self) -> int | None:
         """Dimension of its vectors, if the recipe gives it."""
         return None

@@ -31,7 +31,7 @@ def _check_teachers(recipe: Recipe, where: str) -> None:
                 where=where,
                 remedy="Set unit: text",
             )
-        if teacher.kind in ("whisper", "recogniser") and recipe.student.kind == "hybrid":
+        if teacher.reads_audio and recipe.student.kind == "hybrid":
             raise UserError(
                 f"teachers.{name} is a {teacher.kind}, whose soft labels are over tokens of text",
                 where=where,

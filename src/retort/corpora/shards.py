@@ -1,4 +1,4 @@
-"""Reading of shards: cuts with their audio in lhotse's Shar format, an index and checksums beside them.
+"""Reading of shards: cuts with their audio in lhotse's Shar format, an index and checksums.
 
 A folder of shards has `cuts.NNNNNN.jsonl.gz` and `recording.NNNNNN.tar`, as lhotse writes them; `index.npy` has one
 :data:`ROW` per cut, `shards.json` the files of each shard with their lengths and SHA-256 sums. lhotse reads the first
@@ -31,7 +31,7 @@ from retort.corpora.open_cuts import SHARDS, check_cut, find_data
 from retort.corpora.remote import RemoteFolder
 
 FORMAT = 1
-INDEX, RECORDS = "index.npy", SHARDS
+INDEX = "index.npy"
 ROW = np.dtype(
     [
         ("name", "<u8"),  # the first 64 bits of the id's SHA-256
@@ -68,7 +68,7 @@ def name_hash(name: str) -> int:
 
 def is_shards(source: str) -> bool:
     """Whether an entry of `data.train` is a folder of shards: an address is always one."""
-    return is_address(source) or (find_data(source) / RECORDS).is_file()
+    return is_address(source) or (find_data(source) / SHARDS).is_file()
 
 
 class Shards:
@@ -89,8 +89,8 @@ class Shards:
             self._folder = find_data(source)
             if not (self._folder / SUMS).is_file():
                 raise UserError("no list of checksums", where=self._folder / SUMS, remedy=_REMEDY)
-            verify(self._folder, RECORDS, INDEX, remedy=_REMEDY)
-            records, self._index = self._folder / RECORDS, self._folder / INDEX
+            verify(self._folder, SHARDS, INDEX, remedy=_REMEDY)
+            records, self._index = self._folder / SHARDS, self._folder / INDEX
         else:
             records, self._index = self._copies(self._remote)
         try:
@@ -108,7 +108,7 @@ class Shards:
         """The list and the index of a remote folder."""
         try:
             listed = parse_json(remote.read(SUMS))["files"]
-            files = [(name, int(listed[name]["bytes"]), str(listed[name]["sha256"])) for name in (RECORDS, INDEX)]
+            files = [(name, int(listed[name]["bytes"]), str(listed[name]["sha256"])) for name in (SHARDS, INDEX)]
             records, index = (remote.local(*each) for each in files)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"damaged ({error})", where=f"{self.source}/{SUMS}", remedy=_REMEDY) from None
@@ -131,7 +131,7 @@ class Shards:
         self._prepare()
 
     def rows(self) -> np.ndarray:
-        """The index `(cuts,)` of :data:`ROW`, mapped from disk anew, so that what is read of it can be released."""
+        """The index `(cuts,)` of :data:`ROW`, mapped from disk again, so that what is read of it can be released."""
         found = np.load(self._index, mmap_mode="r", allow_pickle=False)
         if found.dtype != ROW or found.ndim != 1:
             raise ValueError(f"an index {found.shape} of {found.dtype}")

@@ -33,7 +33,7 @@ from retort.common.locks import one_at_a_time
 from retort.common.progress import CountProgress
 from retort.common.workers import workers
 from retort.corpora.cuts import Rejected, write_rejected
-from retort.corpora.shards import FORMAT, INDEX, MOST_CUTS, RECORDS, ROW, name_hash, shard_files
+from retort.corpora.shards import FORMAT, INDEX, MOST_CUTS, ROW, SHARDS, name_hash, shard_files
 
 AUDIO = ("stored", "flac", "opus")
 """Audio of the shards: the files as they are, FLAC without loss, or Opus."""
@@ -160,7 +160,7 @@ def _is_valid(folder: Path, record: dict[str, Any], key: str) -> bool:
 def _finished(folder: Path, jobs: Sequence[_Job]) -> Written | None:
     """The result of an earlier call that has completed the folder with the same content."""
     try:
-        records = read_json(folder / RECORDS)["shards"]
+        records = read_json(folder / SHARDS)["shards"]
         keys = [job[2] for job in jobs]
         if len(records) != len(keys) or not all(map(partial(_is_valid, folder), records, keys)):
             return None
@@ -279,11 +279,11 @@ def _stored_cut(cut: MonoCut, channels: int) -> MonoCut:
 
 def _reopen(folder: Path) -> None:
     """Divide the records of a complete folder into those of its shards, so that it can be continued."""
-    if not (folder / RECORDS).is_file():
+    if not (folder / SHARDS).is_file():
         return
     with one_at_a_time(folder / ".lock"):
         try:
-            records = read_json(folder / RECORDS)["shards"]
+            records = read_json(folder / SHARDS)["shards"]
             rows = np.load(folder / INDEX, allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError):
             records, rows = [], np.empty(0, ROW)
@@ -292,7 +292,7 @@ def _reopen(folder: Path) -> None:
             _save_rows(rows[start : start + record["cuts"]], folder / _PARTS / f"{number:06d}.npy")
             write_whole(_part_file(folder, number), json.dumps(record))
             start += record["cuts"]
-        for name in (RECORDS, INDEX, SUMS):
+        for name in (SHARDS, INDEX, SUMS):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -324,11 +324,11 @@ def _complete(folder: Path, count: int, audio: str) -> list[Rejected]:
             path.unlink()
     content = json.dumps(summary, indent=1) + "\n"
     listed = {
-        RECORDS: {"bytes": len(content.encode()), "sha256": hashlib.sha256(content.encode()).hexdigest()},
+        SHARDS: {"bytes": len(content.encode()), "sha256": hashlib.sha256(content.encode()).hexdigest()},
         INDEX: {"bytes": (folder / INDEX).stat().st_size, "sha256": sha256(folder / INDEX)},
     }
     write_whole(folder / SUMS, json.dumps({"format": SUMS_FORMAT, "files": listed}, indent=1) + "\n")
-    write_whole(folder / RECORDS, content)  # last: marks the folder as complete
+    write_whole(folder / SHARDS, content)  # last: marks the folder as complete
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return _rejected(records)
 

@@ -25,6 +25,7 @@ from retort.nn.decoder import CifDecoder
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.positions import sinusoids
+from retort.nn.whisper_decoder import WhisperDecoder
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.nn.window import WindowAttention, fire_frames
 from retort.students.cif import CifStudent
@@ -271,18 +272,7 @@ class WhisperMemory(Memory):
         whisper = self.decoder.whisper
         memories = whisper.memories(encoded.hidden)
         mask = attention_mask(encoded.lengths, encoded.hidden.shape[1])
-        count = whisper.sizes.prompt - 1
-        hidden = (whisper.prompt + whisper.positions[: count + 1])[:count].expand(
-            encoded.hidden.shape[0], -1, -1
-        )
-        past = []
-        for layer, memory in zip(whisper.layers, memories):
-            if count:
-                hidden, _, own = layer(hidden, memory, mask)
-            else:
-                own = (memory[0][:, :, :0], memory[1][:, :, :0])
-            past.append(own)
-        keys, values = (torch.stack([each[kind] for each in past])[:, :, None] for kind in (0, 1))
+        keys, values = prompt_past(whisper, memories, mask)
         places = fire_frames(fired.fire_times, encoded.lengths)
         return (
             keys,
@@ -291,6 +281,14 @@ class WhisperMemory(Memory):
             torch.stack([value for _, value in memories]),
             places,
         )
+
+
+def prompt_past(whisper: WhisperDecoder, memories: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values `(L, N, 1, H, P, D / H)` of the prompt but its last token; arguments as
+    :meth:`retort.nn.whisper_decoder.WhisperDecoder.read_prompt`."""
+    past = whisper.read_prompt(memories, mask) or [(key[:, :, :0], value[:, :, :0]) for key, value in memories]
+    keys, values = (torch.stack([each[kind] for each in past])[:, :, None] for kind in (0, 1))
+    return keys, values
 
 
 def layer_names(decoder: FiredWhisperDecoder) -> list[str]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retort.common.errors import UserError
+from retort.export.graphs import prompt_past
 from retort.export.replacements import OpenWhisperFrontend, exportable
 from retort.nn.attention import SelfAttention
 from retort.nn.chunks import Chunks, StreamCache
@@ -251,20 +252,9 @@ class PromptGraph(nn.Module):
             frames: `(N,)` int64, frames that it attends to.
             keys, values: `(L, N, H, D / H, F)` and `(L, N, H, F, D / H)` of the frames.
         """
-        whisper = self.whisper
-        mask = attention_mask(frames, keys.shape[4])
-        count = whisper.sizes.prompt - 1
-        hidden = (whisper.prompt + whisper.positions[: count + 1])[:count].expand(frames.shape[0], -1, -1)
-        past = []
-        for number, layer in enumerate(whisper.layers):
-            memory = keys[number].transpose(-1, -2), values[number]
-            if count:
-                hidden, _, own = layer(hidden, memory, mask)
-            else:
-                own = (memory[0][:, :, :0], memory[1][:, :, :0])
-            past.append(own)
-        after_keys, after_values = (torch.stack([each[kind] for each in past])[:, :, None] for kind in (0, 1))
-        return after_keys, after_values
+        layers = range(self.whisper.sizes.layers)
+        memories = [(keys[number].transpose(-1, -2), values[number]) for number in layers]
+        return prompt_past(self.whisper, memories, attention_mask(frames, keys.shape[4]))
 
 
 def past_shape(decoder: nn.Module) -> list[int] | None:

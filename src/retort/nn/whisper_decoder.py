@@ -178,7 +178,8 @@ class WhisperDecoder(nn.Module):
         count = self.sizes.prompt - 1
         if count == 0:
             return []
-        hidden = (self.prompt + self.positions[: count + 1])[:count].expand(len(mask), -1, -1)
+        # `len` would be recorded as a constant in an export.
+        hidden = (self.prompt + self.positions[: count + 1])[:count].expand(mask.shape[0], -1, -1)
         past = []
         for layer, own in zip(self.layers, memory):
             hidden, _, keys_values = layer(hidden, own, mask)

@@ -65,6 +65,11 @@ class PosteriorTeacher(ABC):
         self.config, self.tokenizer, self.device = config, tokenizer, torch.device(device)
         self.dim = min(config.topk, tokenizer.size)
 
+    @property
+    def reads_audio(self) -> bool:
+        """As its configuration's."""
+        return self.config.reads_audio
+
     @abstractmethod
     def identity(self) -> dict[str, object]:
         """Everything that the outputs depend on, JSON-serialisable; `model` is only informative."""

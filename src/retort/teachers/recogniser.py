@@ -35,6 +35,10 @@ class RecogniserTeacherConfig(TeacherConfig):
     topk: int = number(MISSING, 1, MILLION)
     """Number of most probable student tokens stored per position."""
 
+    @property
+    def reads_audio(self) -> bool:
+        return True
+
 
 class ForcedRecogniser(Protocol):
     """A recogniser whose tokens are given.
@@ -72,8 +76,6 @@ class RecogniserPosteriorTeacher(PosteriorTeacher):
     Raises:
         UserError: the model has other pieces than the student.
     """
-
-    reads_audio = True
 
     def __init__(
         self,

@@ -47,6 +47,10 @@ class WhisperTeacherConfig(TeacherConfig):
     language: str = "en"
     """Language code in the prompt. English-only models ignore it."""
 
+    @property
+    def reads_audio(self) -> bool:
+        return True
+
 
 def text_with_id(utterance: str, text: str) -> str:
     """The input of a teacher whose input includes audio: the utterance id and its text."""
@@ -92,8 +96,6 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
     Raises:
         UserError: the model cannot be found or opened, or shares no piece with the student.
     """
-
-    reads_audio = True
 
     def __init__(
         self,

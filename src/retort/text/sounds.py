@@ -14,8 +14,6 @@ from retort.text.homophones import readings
 from retort.text.normalise import is_cjk
 from retort.text.tokenizers import Piece
 
-SOUNDS = ("token", "pinyin", "pinyin_without_tones")
-"""What a sound is: the tokens themselves, or the pronunciation of Chinese characters."""
 END_SOUND = "<eos>"
 """The sound of the end of an utterance."""
 
@@ -38,7 +36,7 @@ def units(text: str, pieces: Sequence[Piece], sounds: str) -> list[Unit]:
 
     Args:
         pieces: the text's tokens with their characters, without EOS.
-        sounds: one of :data:`SOUNDS`.
+        sounds: what a sound is, as `text_injection.sounds`.
 
     Raises:
         UserError: pypinyin is not installed, and `sounds` needs it.

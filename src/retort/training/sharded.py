@@ -175,7 +175,7 @@ def check_supported(recipe: Recipe) -> None:
     Raises:
         UserError: with the setting.
     """
-    audio = [name for name, each in recipe.teachers.items() if each.kind == "whisper"]
+    audio = [name for name, each in recipe.teachers.items() if each.reads_audio]
     used = {row.teacher for row in recipe.distill}
     reasons = {
         "a share of data.train": any(share is not None for share in recipe.data.train_shares),
