@@ -222,7 +222,7 @@ def plot_latencies(points: Mapping[str, tuple[float, float, Interval]], label: s
         axis.annotate(name, (1000 * median, 100 * rate.rate), (5, 5), textcoords="offset points", fontsize=8)
     if medians[0] > 0 and medians[-1] >= 10 * medians[0]:
         axis.set_xscale("log")
-    axis.set_xlabel("median latency of words, ms; the line to the right ends at the 95th percentile")
+    axis.set_xlabel("latency of words, ms: median (dot) to 95th percentile")
     axis.set_ylabel(f"{label}, %")
     save_figure(figure, path)
 

@@ -18,7 +18,10 @@ def teach(
     jobs: Annotated[
         int,
         typer.Option(
-            "--workers", min=1, max=1024, help="Number of processes, on the GPUs in turn. The outputs do not depend on it."
+            "--workers",
+            min=1,
+            max=1024,
+            help="Number of processes, on the GPUs in turn. The outputs depend on it by rounding only.",
         ),
     ] = 1,
     part: Annotated[
