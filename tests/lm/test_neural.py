@@ -63,6 +63,7 @@ def test_cached_steps_are_the_whole_pass(kind: str) -> None:
         state = model.select(state, torch.tensor([1, 0, 1]))
         assert all(len(each) == 3 for each in state)
         state = model.select(state, torch.tensor([1, 0]))
+    torch.testing.assert_close(model.distributions(texts), whole)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -233,3 +233,12 @@ def test_a_damaged_or_missing_arpa_file_is_one_line(tmp_path: Path) -> None:
     for name in ("x.arpa.gz", "missing.arpa"):
         with pytest.raises(UserError, match="cannot be"):
             read_arpa(tmp_path / name, LETTERS.symbols)
+
+
+def test_the_distributions_of_sentences_are_those_of_their_histories(sentences: Sentences) -> None:
+    model = opened(counted(sentences, 3)[0])
+    rows = [[4, 5, 6], [8, 4, 4]]
+    found = model.distributions(torch.tensor([[EOS, *row] for row in rows]))
+    for row, own in zip(rows, found, strict=True):
+        for place in range(4):
+            torch.testing.assert_close(own[place], following(model, row[:place]))

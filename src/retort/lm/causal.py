@@ -54,6 +54,10 @@ class CausalLM(Protocol):
     def join(self, states: Sequence[Any]) -> Any:
         """Concatenate states that have all read the same number of tokens."""
 
+    def distributions(self, previous: Tensor) -> Tensor:
+        """Finite log-probabilities `(B, N, V)` float32 of the token after each of `previous (B, N)` int64, which starts
+        with EOS, on the model's device."""
+
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probabilities `(n + 1,)` float32, on the CPU, of the n tokens of each sentence (ids without
         EOS) and EOS."""

@@ -98,6 +98,19 @@ class LmTrainingConfig(LoopConfig):
 
 
 @dataclass
+class SoftLabelConfig:
+    """Distillation of a larger language model into the one that is trained."""
+
+    model: str = ""
+    """Causal models: experiment of `retort lm train` (kind causal or ngram, with the same tokens) whose distributions of
+    the next token are soft labels; empty: hard labels only."""
+    weight: float = number(0.5, 0, 1)
+    """Weight of the soft labels; that of the hard labels is 1 minus this one."""
+    temperature: float = number(1.0, 0, 100, above=True)
+    """Temperature of both distributions. The loss is multiplied by its square (Hinton et al. 2015)."""
+
+
+@dataclass
 class LmRecipe:
     kind: str = choice("masked", "causal", "ngram")
     """`masked` (as BERT), `causal` (predicts the next token) or `ngram` (interpolated modified Kneser-Ney)."""
@@ -117,6 +130,7 @@ class LmRecipe:
     """Only for training from scratch."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Only for training from scratch."""
+    soft_labels: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     ngram: NgramConfig = field(default_factory=NgramConfig)
     """N-gram models; these ignore `model`, `training` and all of `batches` except `longest`."""
     batches: PieceBatchConfig = field(default_factory=PieceBatchConfig)
@@ -198,6 +212,12 @@ def _check_model(loaded: LmRecipe, where: str) -> None:
     if loaded.init and loaded.kind != "masked":
         raise UserError(
             f"init applies to masked models, but kind is {loaded.kind}", where=where, remedy="Leave it out"
+        )
+    if loaded.soft_labels.model and loaded.kind != "causal":
+        raise UserError(
+            f"soft_labels applies to causal models, but kind is {loaded.kind}",
+            where=where,
+            remedy="Leave it out",
         )
     model = loaded.model
     if model.kind == "transformer" and (model.dim % model.heads):

@@ -178,6 +178,11 @@ class NeuralLM:
         return [torch.cat(parts) for parts in zip(*states)]
 
     @torch.no_grad()
+    def distributions(self, previous: Tensor) -> Tensor:
+        log_probs: Tensor = self.network(previous)[0].float().log_softmax(-1)
+        return log_probs
+
+    @torch.no_grad()
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         device = self.network.embedding.weight.device
         rows = [np.array([EOS, *each, EOS], np.int64) for each in sentences]

@@ -135,6 +135,13 @@ class NgramLM:
     def join(self, states: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(states))
 
+    def distributions(self, previous: Tensor) -> Tensor:
+        state, columns = self.start(len(previous), self._keys.device), []
+        for each in previous.T:
+            log_probs, state = self.step(state, each)
+            columns.append(log_probs)
+        return torch.stack(columns, 1)
+
     def score(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
         order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]), reverse=True)
         results: dict[int, Tensor] = {}

@@ -21,6 +21,7 @@ from retort.lm.neural import NETWORKS, CausalBatch, CausalNetwork, NeuralLM
 from retort.lm.pieces import causal_cutter, train_pieces
 from retort.lm.scoring import LmScore, score_text
 from retort.lm_training.data import LmText
+from retort.lm_training.soft_labels import open_soft_labels
 from retort.lm_training.trainer import Learner
 from retort.text.tokenizer_io import open_tokenizer
 from retort.text.tokenizers import Tokenizer, WordTokenizer
@@ -33,6 +34,7 @@ class CausalLearner(Learner[CausalBatch]):
         self.recipe, self.text = recipe, text
         self.tokenizer = causal_tokenizer(recipe, folder, root, text)
         self.cutter = causal_cutter(self.tokenizer, recipe.batches.longest)
+        self.soft_labels = open_soft_labels(recipe.soft_labels, root, self.tokenizer.symbols)
         self._held_out = [self.tokenizer.encode(each) for each in text.held_out]
 
     def build(self) -> CausalNetwork:
@@ -44,6 +46,9 @@ class CausalLearner(Learner[CausalBatch]):
     def logits(self, model: CausalNetwork, batch: CausalBatch) -> Tensor:
         logits: Tensor = model(batch.previous)[0]
         return logits[batch.mask]
+
+    def loss(self, hard: Tensor, logits: Tensor, batch: CausalBatch) -> Tensor:
+        return self.soft_labels.mix(hard, logits, batch) if self.soft_labels else hard
 
     def validate(self, model: CausalNetwork) -> dict[str, float]:
         scores = torch.cat(self._opened(model).score(self._held_out)).double()

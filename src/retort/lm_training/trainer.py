@@ -60,6 +60,10 @@ class Learner(ABC, Generic[BatchT]):
     def logits(self, model: Any, batch: Any) -> Tensor:
         """Logits `(M, V)` at the M targets of the batch."""
 
+    def loss(self, hard: Tensor, logits: Tensor, batch: Any) -> Tensor:
+        """The loss that is minimised, summed over the targets: `hard`, their cross-entropy, or with other terms."""
+        return hard
+
     @abstractmethod
     def validate(self, model: Any) -> dict[str, float]:
         """Metrics on the held-out sentences: `ce` in nats per target, which selects checkpoints, and others."""
@@ -140,6 +144,7 @@ class LmTrainer(Loop[BatchT]):
 
     def _forward(self, batch: Any) -> tuple[list[Tensor], Mapping[str, Tally]]:
         logits, count = self.wrapped(batch), len(batch.targets)
-        loss = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+        hard = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
         correct = (logits.detach().argmax(-1) == batch.targets).sum()
-        return [loss], {"ce": Tally(loss.detach(), count), "correct": Tally(correct, count)}
+        tallies = {"ce": Tally(hard.detach(), count), "correct": Tally(correct, count)}
+        return [self.learner.loss(hard, logits, batch)], tallies

@@ -192,7 +192,8 @@ class UtteranceDataset(Dataset):
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
         if self.most_tokens is not None and len(pieces) + 1 > self.most_tokens:
             raise BadUtterance(
-                f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}", where=cut.id
+                f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}",
+                where=cut.id,
             )
         frame_labels = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
         views = [self._masked(features, generator) for _ in range(self.views)]
