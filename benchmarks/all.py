@@ -27,6 +27,7 @@ from results import Measured
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results" / "speed.json", ROOT / "docs" / "speed.md"
+PICTURE = ROOT / "docs" / "images" / "decoding.png"
 MODEL = "models/english"
 LIMIT = 900.0
 INTRODUCTION = """# Speed
@@ -75,7 +76,17 @@ def exported(folder: Path) -> dict[str, str]:
     for name, more in (("onnx", []), ("int8", ["--int8"])):
         found[name] = str(folder / name)
         if not Path(found[name]).exists():
-            command = [sys.executable, "-m", "retort.cli", "export", MODEL, found[name], "--for", "onnx", *more]
+            command = [
+                sys.executable,
+                "-m",
+                "retort.cli",
+                "export",
+                MODEL,
+                found[name],
+                "--for",
+                "onnx",
+                *more,
+            ]
             subprocess.run(command, cwd=ROOT, check=True)
     return found
 
@@ -123,7 +134,8 @@ def peers(folder: Path) -> list[str]:
     for name in ("librispeech_clips/dev", "speechocean762/dev"):
         data(name)
     own = [f"{name}={path}" for name, path in exported(folder).items()]
-    return ["peers.py", "decode", *own, "--whisper", *whispers(folder)]
+    drawn = ["--picture", str(PICTURE)] if find_spec("matplotlib") else []
+    return ["peers.py", "decode", *own, "--whisper", *whispers(folder), *drawn]
 
 
 def fine_tuning(_: Path) -> list[str]:
@@ -173,7 +185,9 @@ def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
         script, *arguments = RUNS[name].arguments(folder)
         command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--json", str(file)]
         paths = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
-        code = subprocess.run(command, cwd=ROOT, timeout=limit, env={**os.environ, "PYTHONPATH": paths}).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, timeout=limit, env={**os.environ, "PYTHONPATH": paths}
+        ).returncode
     except Unavailable as reason:
         return {"missing": str(reason)}
     except subprocess.TimeoutExpired:
@@ -207,13 +221,17 @@ def page(report: dict[str, Any]) -> str:
             goal = "" if row.goal is None else f"{'at most' if row.at_most else 'at least'} {row.goal:g}"
             met = "" if row.goal is None else "yes" if row.met else "**no**"
             lines.append(f"| {row.what} | {row.value:.3g} | {goal} | {met} | {row.detail} |")
+        if name == "decoding" and PICTURE.exists():
+            lines += ["", f"![Word error rates over real-time factors]({PICTURE.relative_to(PAGE.parent)})"]
     if missing:
         lines += ["", "## Not measured", "", *missing]
     return "\n".join(lines) + "\n"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", choices=RUNS, help="run these")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a benchmark")
     parser.add_argument("--page", action="store_true", help="write the page from the file")

@@ -30,6 +30,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from retort.common.environment import ALLOCATOR
@@ -50,12 +51,15 @@ from retort.config.loading import load_recipe  # noqa: E402
 from retort.config.schema import Recipe  # noqa: E402
 from retort.corpora.features import load_samples  # noqa: E402
 from retort.corpora.open_cuts import open_cuts  # noqa: E402
+from retort.report.figures import new_figure, save_figure  # noqa: E402
 from retort.text.tokenizers import EOS, SPECIAL  # noqa: E402
 from retort.training.batches import Batch  # noqa: E402
 
 GOAL = 3.0
 TOKENS_PER_SECOND, WHISPER_FRAMES = 3, 3000
-CONDITIONS = "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
+CONDITIONS = (
+    "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
+)
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SETS = ("librispeech_clips/dev", "speechocean762/dev")
 
@@ -102,7 +106,9 @@ def peer_update(recipe: Recipe, seconds: Sequence[float], autocast: Callable[[],
     architecture = dict(recipe.student.encoder.architecture)  # type: ignore[attr-defined]
     known = WhisperConfig().to_dict()
     model = WhisperForConditionalGeneration(
-        WhisperConfig(**{key: value for key, value in architecture.items() if key in known and key != "model_type"})
+        WhisperConfig(
+            **{key: value for key, value in architecture.items() if key in known and key != "model_type"}
+        )
     ).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     counts = [round(TOKENS_PER_SECOND * each) + 5 for each in seconds]  # with Whisper's four first tokens
@@ -141,7 +147,11 @@ def train(count: int, rounds: int) -> list[Measured]:
     print(f"ratio {ratio:.2f}, goal {GOAL}", flush=True)
     detail = f"{kind}, {count} utterances of {min(seconds):.1f} to {max(seconds):.1f} s, mean {sum(seconds) / count:.1f} s; "
     detail += ", ".join(f"{name} {rate:.2f} utterances/s" for name, rate in rates.items())
-    return [Measured("fine-tuning Whisper base: utterances a second over transformers'", ratio, GOAL, False, detail)]
+    return [
+        Measured(
+            "fine-tuning Whisper base: utterances a second over transformers'", ratio, GOAL, False, detail
+        )
+    ]
 
 
 def whisper(folder: str) -> Callable[[np.ndarray], str]:
@@ -173,10 +183,32 @@ def own_model(folder: str) -> Callable[[np.ndarray], str]:
 def words_of(text: str) -> str:
     """Lower-case words without punctuation, digits as words."""
     plain = re.sub(r"[^a-z0-9' ]+", " ", text.lower())
-    return " ".join(DIGITS[int(word)] if len(word) == 1 and word.isdigit() else word for word in plain.split())
+    return " ".join(
+        DIGITS[int(word)] if len(word) == 1 and word.isdigit() else word for word in plain.split()
+    )
 
 
-def decode(own: dict[str, str], peers: dict[str, str], count: int) -> list[Measured]:
+def draw(wers: dict[str, list[float]], factors: dict[str, float], own: Sequence[str], path: Path) -> None:
+    """Write a picture of the word error rate over the real-time factor, one panel for each test set."""
+    figure, axes = new_figure(9, 3.6, columns=len(SETS), ink="black")
+    for number, (axis, data) in enumerate(zip(axes[0], SETS)):
+        for name, factor in factors.items():
+            colour, place = "C0" if name in own else "C1", (factor, 100 * wers[name][number])
+            axis.plot(*place, "o", color=colour)
+            label = name.removeprefix("faster-whisper ")
+            axis.annotate(label, place, (3, 5), textcoords="offset points", fontsize=8, rotation=50)
+        for kind, colour in (("Retort", "C0"), ("faster-whisper", "C1")):
+            axis.plot([], [], "o", color=colour, label=kind)
+        axis.set(title=data, xlabel="real-time factor", ylabel="WER %")
+        axis.set(
+            xlim=(0, 1.3 * max(factors.values())),
+            ylim=(0, 130 * max(rates[number] for rates in wers.values())),
+        )
+    axes[0][-1].legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def decode(own: dict[str, str], peers: dict[str, str], count: int, picture: Path | None) -> list[Measured]:
     systems = {name: own_model(folder) for name, folder in own.items()}
     systems |= {f"faster-whisper {name}": whisper(folder) for name, folder in peers.items()}
     texts: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
@@ -199,11 +231,14 @@ def decode(own: dict[str, str], peers: dict[str, str], count: int) -> list[Measu
     for name in systems:
         rates = ", ".join(f"{data} {100 * wer:.2f} %" for data, wer in zip(SETS, wers[name]))
         print(f"{name:>24}: real-time factor {factors[name]:.4f}, WER {rates}")
+    if picture is not None:
+        draw(wers, factors, list(own), picture)
     points = {name: (statistics.mean(wers[name]), factors[name]) for name in systems}
     ahead = [
         name
         for name in points
-        if name not in own and all(points[name][0] < points[mine][0] and points[name][1] < points[mine][1] for mine in own)
+        if name not in own
+        and all(points[name][0] < points[mine][0] and points[name][1] < points[mine][1] for mine in own)
     ]
     rows = [
         Measured(f"decoding: real-time factor of {name}", factors[name], detail="WER " + ", ".join(
@@ -212,24 +247,35 @@ def decode(own: dict[str, str], peers: dict[str, str], count: int) -> list[Measu
         for name in systems
     ]  # fmt: skip
     detail = f"{count} utterances of each set, {audio:.0f} s of audio, one thread, greedy; {CONDITIONS}"
-    rows.append(Measured("decoding: peers with lower WER and lower factor than all of ours", len(ahead), 0, True, detail))
+    rows.append(
+        Measured(
+            "decoding: peers with lower WER and lower factor than all of ours", len(ahead), 0, True, detail
+        )
+    )
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("train", "decode"))
     parser.add_argument("models", nargs="*", help="NAME=FOLDER of models of Retort")
-    parser.add_argument("--whisper", nargs="*", default=[], help="NAME=FOLDER of models in CTranslate2's format")
+    parser.add_argument(
+        "--whisper", nargs="*", default=[], help="NAME=FOLDER of models in CTranslate2's format"
+    )
     parser.add_argument("--utterances", type=int, help="8 for train, 50 of each set for decode")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--picture", type=Path, help="PNG file of WER over real-time factor that decode writes"
+    )
     add_json(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.part == "train":
         return finish(train(given.utterances or 8, given.rounds), given.json)
     own, peers = (dict(each.split("=", 1) for each in part) for part in (given.models, given.whisper))
-    return finish(decode(own, peers, given.utterances or 50), given.json)
+    return finish(decode(own, peers, given.utterances or 50, given.picture), given.json)
 
 
 if __name__ == "__main__":
