@@ -89,12 +89,6 @@ def _check_stored_layers(recipe: Recipe, where: str) -> None:
         )
     if stored == 0:
         return
-    if recipe.student.kind == "hybrid":
-        raise UserError(
-            f"training.stored_layers is {stored}, but student.kind is hybrid",
-            where=where,
-            remedy="Remove it",
-        )
     if not (encoder.model or training.init or training.warm_start):
         raise UserError(
             f"training.stored_layers is {stored}, but there is no initial model: these layers would stay random",

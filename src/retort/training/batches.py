@@ -195,7 +195,10 @@ class UtteranceDataset(Dataset):
                 f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}",
                 where=cut.id,
             )
-        frame_labels = None if self.labels is None else self.labels(cut.id, text, features.shape[0], frames)
+        frame_labels = None
+        if self.labels is not None:
+            rate = 1 if self.stored is None else self.stored.subsampling
+            frame_labels = self.labels(cut.id, text, features.shape[0] * rate, frames)
         views = [self._masked(features, generator) for _ in range(self.views)]
         return [_Utterance(cut.id, text, pieces, masked, frame_labels) for masked in views]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -42,6 +43,7 @@ from retort.training.aligning import align, align_held_out, open_lexicon
 from retort.training.batches import UtteranceDataset
 from retort.training.data import Data, load_data
 from retort.training.frames import FrameLabels, FrameReader, ReadUnit
+from retort.training.hidden_store import open_stored_layers
 from retort.training.init import check_pretrained, start_from_pretrained, take_start
 from retort.training.plan import Plan, note_rejected
 from retort.training.prerequisites import train_teachers, trained_lm
@@ -82,6 +84,7 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: StageProgress
     if origin:
         take_start(student, recipe, root / recipe.name, origin, report, graph=graph.about.key)
     student.set_priors(torch.from_numpy(alignments.priors))
+    stored = open_stored_layers(recipe, student, data, root, progress, accelerator)
     objective = Objective(
         recipe.distill,
         student.tap_dims,
@@ -114,7 +117,13 @@ def plan_hybrid(recipe: Recipe, root: Path, origin: str, progress: StageProgress
         return recogniser(student, found.smoothed)
 
     dataset = UtteranceDataset(
-        recipe, None, student.encoder.output_lengths, data.noise, labels, longest=student.encoder.longest
+        recipe,
+        None,
+        partial(student.encoder.output_lengths, stored=student.encoder.stored),
+        data.noise,
+        labels,
+        stored,
+        longest=student.encoder.longest,
     )
     return Plan(student, objective, teachers, dataset, data, validate, finish, accelerator)
 
