@@ -302,7 +302,6 @@ class TestTraining:
         ["training.stored_layers=-1"],
         ["training.stored_layers=4"],
         ["training.stored_layers=2", "augment.noise=[noise]"],
-        ["training.stored_layers=2", "student.kind=hybrid"],
         [
             "training.stored_layers=2",
             "student.encoder.model=",

@@ -164,6 +164,39 @@ def test_held_out_frames_are_counted(outcome: Outcome, recipe: Recipe, root: Pat
     assert found.frames.rate in [pytest.approx(each) for each in logged]
 
 
+def test_a_training_on_stored_layers_equals_one_that_computes_them(outcome: Outcome, root: Path) -> None:
+    """Labels are those of the same frames, although the stored frames are three times as long as feature frames."""
+    parts = ["encoder.frontend", "encoder.layers.0"]
+    base = [
+        f"training.init={outcome.folder}",
+        "training.steps=4",
+        "training.evaluate_steps=4",
+        "training.log_steps=1",
+    ]
+    runs = [
+        train(
+            load_recipe(str(root / "hierarchical.yaml"), [*base, f"name={name}", setting]),
+            root / "exp",
+            lambda *_: None,
+            lambda *_: None,
+        )
+        for name, setting in (
+            ("stored", "training.stored_layers=1"),
+            ("frozen", f"training.freeze=[{','.join(parts)}]"),
+        )
+    ]
+    assert not runs[0].rejected
+    logged = [
+        [line["loss"] for line in open_experiment(each.folder).metrics if "loss" in line] for each in runs
+    ]
+    assert len(logged[0]) == 4
+    assert logged[0] == pytest.approx(logged[1], rel=2e-3)
+    weights = [each.recogniser.student.state_dict() for each in (outcome, *runs)]
+    for name, before in weights[0].items():
+        assert torch.equal(weights[1][name], before) or not name.startswith(tuple(parts))
+        torch.testing.assert_close(weights[1][name], weights[2][name], atol=2e-3, rtol=0.0)
+
+
 def test_frames_of_another_aligner_are_not_counted(outcome: Outcome, root: Path) -> None:
     held_out, student = str(root / "held_out"), outcome.recogniser.student
     assert open_aligned(outcome.folder, str(root / "train"), student) is None
