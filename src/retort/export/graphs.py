@@ -40,14 +40,8 @@ def normalise(features: Tensor, lengths: Tensor, config: FeatureConfig) -> Tenso
     if not config.cmvn:
         return features
     if config.statistics == "running":
-        counts = (
-            PRIOR_FRAMES + torch.arange(1, features.shape[1] + 1, device=features.device)[:, None].double()
-        )
-        wide = features.double()
-        mean = (wide.cumsum(1) + PRIOR_FRAMES * PRIOR_MEAN) / counts
-        squares = (wide.square().cumsum(1) + PRIOR_FRAMES * (PRIOR_MEAN**2 + PRIOR_DEVIATION**2)) / counts
-        deviation = (squares - mean.square()).clamp(min=0.0).sqrt().clamp(min=1e-5)
-        return ((wide - mean) / deviation).float()
+        start = features.new_zeros(1, 2, 1, dtype=torch.float64)
+        return normalise_running(features, start, lengths.new_zeros(1))[0]
     mask = valid_mask(lengths, features.shape[1])[..., None]
     wave = config.kind == "wave"
     dims = (1, 2) if wave else (1,)
@@ -56,6 +50,26 @@ def normalise(features: Tensor, lengths: Tensor, config: FeatureConfig) -> Tenso
     centred = (features - mean).masked_fill(~mask, 0.0)
     variance = centred.square().sum(dims, keepdim=True) / count
     return centred / ((variance + 1e-7).sqrt() if wave else variance.sqrt().clamp(min=1e-5))
+
+
+def normalise_running(features: Tensor, before: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """:class:`retort.audio.online.RunningCmvn` of `features (N, T, bins)`, the next ones of N streams.
+
+    Args:
+        before: `(N, 2, bins)` float64, sums and sums of squares of the earlier features.
+        frames: `(N,)` int64, number of earlier frames.
+
+    Returns:
+        The normalised features, and the sums `(N, 2, T, bins)` float64 after each frame.
+    """
+    number = torch.arange(1, features.shape[1] + 1, device=features.device)
+    counts = (frames.double()[:, None] + PRIOR_FRAMES + number)[..., None]
+    wide = features.double()
+    sums = torch.stack((wide, wide.square()), 1).cumsum(2) + before[:, :, None]
+    mean = (sums[:, 0] + PRIOR_FRAMES * PRIOR_MEAN) / counts
+    squares = (sums[:, 1] + PRIOR_FRAMES * (PRIOR_MEAN**2 + PRIOR_DEVIATION**2)) / counts
+    deviation = (squares - mean.square()).clamp(min=0.0).sqrt().clamp(min=1e-5)
+    return ((wide - mean) / deviation).float(), sums
 
 
 class EncoderGraph(nn.Module):

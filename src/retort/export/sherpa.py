@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ RANGE = 2.0 * math.log(32768.0)
 FLOOR = math.log(2.0**-23) + RANGE
 """Smallest log energy that sherpa-onnx computes, in the range of Retort's features."""
 _NEVER = -1e30
-_MODEL, _TOKENS = "model.onnx", "tokens.txt"
+MODEL, _TOKENS = "model.onnx", "tokens.txt"
+ENCODER = "encoder.onnx"
 _PARTS = ("encoder", "decoder", "joiner")
 """Files of a transducer, without their suffix."""
 _ZIPFORMER = 4
@@ -84,15 +86,30 @@ class SherpaExport:
     @property
     def commands(self) -> list[str]:
         """Command lines for the README."""
-        flags = f"--{self.kind.replace('_', '-')}-model={_MODEL}"
+        return ["pip install sherpa-onnx-bin", f"sherpa-onnx-offline {self.flags} recording.wav"]
+
+    @property
+    def flags(self) -> str:
+        """Options of the commands of sherpa-onnx."""
+        flags = f"--{self.kind.replace('_', '-')}-model={MODEL}"
         if self.kind == "paraformer":
-            flags = f"--paraformer={_MODEL}"
+            flags = f"--paraformer={MODEL}"
         if self.kind == "transducer":
             flags = " ".join(f"--{part}={part}.onnx" for part in _PARTS)
-        return [
-            "pip install sherpa-onnx-bin",
-            f"sherpa-onnx-offline --tokens={_TOKENS} {flags} recording.wav",
-        ]
+        return f"--tokens={_TOKENS} {flags}"
+
+    def open(self, recogniser: Any) -> Any:
+        """An instance of a class of recognisers of sherpa-onnx."""
+        make = getattr(recogniser, f"from_{self.kind}")
+        files = {"transducer": _PARTS, "paraformer": ("paraformer",)}.get(self.kind, ("model",))
+        names = {"paraformer": MODEL}
+        return make(
+            **{part: str(self.folder / names.get(part, f"{part}.onnx")) for part in files},
+            tokens=str(self.folder / _TOKENS),
+            num_threads=1,
+            sample_rate=self.sampling_rate,
+            feature_dim=self.bins,
+        )
 
     def recognise(self) -> Recognise:
         """The texts of sherpa-onnx.
@@ -103,16 +120,7 @@ class SherpaExport:
         require("sherpa_onnx")
         import sherpa_onnx
 
-        make = getattr(sherpa_onnx.OfflineRecognizer, f"from_{self.kind}")
-        files = {"transducer": _PARTS, "paraformer": ("paraformer",)}.get(self.kind, ("model",))
-        names = {"paraformer": _MODEL}
-        recogniser = make(
-            **{part: str(self.folder / names.get(part, f"{part}.onnx")) for part in files},
-            tokens=str(self.folder / _TOKENS),
-            num_threads=1,
-            sample_rate=self.sampling_rate,
-            feature_dim=self.bins,
-        )
+        recogniser = self.open(sherpa_onnx.OfflineRecognizer)
 
         def text(samples: np.ndarray) -> str:
             stream = recogniser.create_stream()
@@ -124,7 +132,7 @@ class SherpaExport:
 
 
 class CtcGraph(EncoderGraph):
-    """Features of sherpa-onnx to the log-probabilities of a CTC head; padding and EOS count as blanks.
+    """Features of sherpa-onnx to the scores of a CTC head (:func:`ctc_scores`).
 
     Args:
         shift: added to the features.
@@ -138,10 +146,15 @@ class CtcGraph(EncoderGraph):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`features (N, T, bins)` and `lengths (N,)` int64 to `log_probs (N, F, V)` and lengths `(N,)`."""
         encoded: Encoded = self.encode(features + self.shift, lengths)
-        log_probs = self.head(encoded.hidden).log_softmax(-1)
-        blank = log_probs[..., [BLANK, PAD, EOS]].amax(-1, keepdim=True)
-        never = torch.full_like(log_probs[..., :1], _NEVER)
-        return torch.cat((blank, never, never, log_probs[..., UNKNOWN:]), -1), encoded.lengths
+        return ctc_scores(self.head, encoded.hidden), encoded.lengths
+
+
+def ctc_scores(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Log-probabilities `(N, F, V)` of a CTC head for sherpa-onnx, where padding and EOS count as blanks."""
+    log_probs = head(hidden).log_softmax(-1)
+    blank = log_probs[..., [BLANK, PAD, EOS]].amax(-1, keepdim=True)
+    never = torch.full_like(log_probs[..., :1], _NEVER)
+    return torch.cat((blank, never, never, log_probs[..., UNKNOWN:]), -1)
 
 
 class TransducerEncoder(EncoderGraph):
@@ -216,7 +229,11 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
     metadata = {"model_type": kind, "vocab_size": str(len(symbols)), "subsampling_factor": str(subsampling)}
     if isinstance(student, TransducerStudent):
         kind = "transducer"
-        _record_transducer(recogniser, student, inputs, other, out, len(symbols))
+        encoder = TransducerEncoder(recogniser, student, RANGE).eval()
+        outputs = ["encoder_out", "encoder_out_lens"]
+        metadata = {"model_type": "zipformer2"}
+        record(encoder, inputs, outputs, {"x": [2]}, out / ENCODER, metadata, other=other)
+        record_predictor(student, out, len(symbols))
     elif parallel:
         kind = "paraformer"
         assert isinstance(student, CifStudent)
@@ -225,43 +242,44 @@ def export_sherpa(recogniser: Recogniser, out: Path) -> SherpaExport:
             {"speech": features, "lengths": inputs["x_lens"].int()},
             OUTPUTS,
             {"speech": [2]},
-            out / _MODEL,
+            out / MODEL,
             paraformer_metadata(recogniser),
             other={"speech": other["x"], "lengths": other["x_lens"].int()},
         )
     else:
         graph = CtcGraph(recogniser, student, RANGE if kind == "zipformer_ctc" else 0.0).eval()
-        record(
-            graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / _MODEL, metadata, other=other
-        )
-    write_whole(out / _TOKENS, "".join(f"{symbol} {number}\n" for number, symbol in enumerate(symbols)))
-    mode = "own" if parallel or isinstance(student, CtcStudent | TransducerStudent) else "ctc"
-    options = DecodingOptions(vad="none", no_speech_threshold=1.0, mode=mode)
+        record(graph, inputs, ["log_probs", "log_probs_lens"], {"x": [2]}, out / MODEL, metadata, other=other)
+    write_symbols(symbols, out)
+    options = whole_options(recogniser.student, own=parallel)
     return SherpaExport(
         out,
         kind,
         recogniser.features.bins,
         recogniser.sampling_rate,
         lambda samples: recogniser.transcribe_samples(samples, options=options).text,
-        _notes(recogniser, kind),
+        engine_notes(recogniser, kind),
     )
 
 
-def _record_transducer(
-    recogniser: Recogniser,
-    student: TransducerStudent,
-    inputs: Mapping[str, Tensor],
-    other: Mapping[str, Tensor],
-    out: Path,
-    size: int,
-) -> None:
+def write_symbols(symbols: Sequence[str], out: Path) -> None:
+    """Write `tokens.txt`."""
+    write_whole(out / _TOKENS, "".join(f"{symbol} {number}\n" for number, symbol in enumerate(symbols)))
+
+
+def whole_options(student: Student, own: bool = False) -> DecodingOptions:
+    """Greedy decoding in torch of what sherpa-onnx recognises: the CTC head of students that have another decoder.
+
+    Args:
+        own: use that decoder.
+    """
+    own = own or isinstance(student, CtcStudent | TransducerStudent)
+    return DecodingOptions(vad="none", no_speech_threshold=1.0, mode="own" if own else "ctc")
+
+
+def record_predictor(student: TransducerStudent, out: Path, size: int) -> None:
+    """Write `decoder.onnx` and `joiner.onnx` of a transducer with `size` symbols."""
     metadata = {"vocab_size": str(size), "context_size": str(student.config.transducer.context)}
     decoder, joiner = TransducerDecoder(student).eval(), TransducerJoiner(student).eval()
-    encoder = TransducerEncoder(recogniser, student, RANGE).eval()
-    outputs = ["encoder_out", "encoder_out_lens"]
-    record(
-        encoder, inputs, outputs, {"x": [2]}, out / "encoder.onnx", {"model_type": "zipformer2"}, other=other
-    )
     last = torch.full((2, student.config.transducer.context), EOS)
     record(
         decoder,
@@ -350,7 +368,8 @@ def _teacher_piece(piece: str) -> str:
     return SPACE + piece.removeprefix("Ġ") if not piece.startswith(SPACE) else piece
 
 
-def _notes(recogniser: Recogniser, kind: str) -> list[str]:
+def engine_notes(recogniser: Recogniser, kind: str) -> list[str]:
+    """Differences of sherpa-onnx that remain for a layout."""
     if kind == "paraformer":
         return paraformer_notes(recogniser.tokenizer)
     notes = []
@@ -360,7 +379,7 @@ def _notes(recogniser: Recogniser, kind: str) -> list[str]:
             f"sherpa-onnx does not compute log energies below {FLOOR:.3f}; this model was trained with lower ones "
             f"(features.floor: {features.floor:g}), so single texts differ."
         )
-    if kind == "transducer" and recogniser.student.encoder.subsampling != _ZIPFORMER:
+    if kind in ("transducer", "zipformer2_ctc") and recogniser.student.encoder.subsampling != _ZIPFORMER:
         notes.append("sherpa-onnx computes times for 40 ms per output frame; those of this model are wrong.")
     if kind == "wenet_ctc":
         notes.append("sherpa-onnx adds noise to the samples of wenet ctc models, so single texts may differ.")

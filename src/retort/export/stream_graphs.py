@@ -1,5 +1,5 @@
-"""The computations of a CIF student that recognises audio while it arrives, as graphs: one chunk of the encoder with its
-fires, whose state is inputs and outputs, and the prompt of Whisper's decoder. A token is a step of
+"""The computations of a student that recognises audio while it arrives, as graphs: one chunk of the encoder, with the
+fires of a CIF student, whose state is inputs and outputs, and the prompt of Whisper's decoder. A token is a step of
 :mod:`retort.export.graphs`.
 
 The batch N, the frames of a chunk, fires U and frames of the memory F are dynamic.
@@ -7,6 +7,7 @@ The batch N, the frames of a chunk, fires U and frames of the memory F are dynam
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,11 +24,91 @@ from retort.nn.frontend import Conv2dFrontend
 from retort.nn.masks import attention_mask, valid_mask
 from retort.nn.whisper_fired import FiredWhisperDecoder
 from retort.students.cif import CifStudent
+from retort.students.student import Student
 
 Key = tuple[nn.Module, str]
 
 
-class StreamGraph(nn.Module):
+class ChunkGraph(nn.Module):
+    """The encoder's output for the next chunk of N streams; base class of graphs of streams.
+
+    Args:
+        student: in eval mode; it is changed (:func:`retort.export.replacements.exportable`).
+        chunks: frames of a chunk, and frames before it that self-attention is limited to (not 0). With a size of 1 the
+            frames so far count as chunks, and the size of the chunks that are computed is dynamic.
+        bins: of a feature frame.
+
+    Attributes:
+        keys: modules and names of the states, in order.
+        shapes: shapes of the states of one stream.
+
+    Raises:
+        UserError: the encoder has no such graph.
+    """
+
+    def __init__(self, student: Student, chunks: Chunks, bins: int) -> None:
+        super().__init__()
+        self.student: Any = exportable(student)
+        self.chunks, self.bins = chunks, bins
+        self.keys: list[Key] = []
+        self.shapes: list[list[int]] = []
+        cache = StreamCache(torch.zeros(1, dtype=torch.int64))
+        size = 4 * chunks.size
+        features = torch.randn(1, self.window(size), bins)
+        valid, count = torch.tensor([features.shape[1]]), torch.tensor([self.front_frames(size)])
+        with torch.no_grad():
+            self._encoded(features, valid, count, cache.chunks, cache)
+        for key, tensor in cache.tensors.items():
+            self.keys.append(key)
+            self.shapes.append(list(tensor.shape[1:]))
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the states as inputs."""
+        return [f"state_{number}" for number in range(len(self.keys))]
+
+    def front_frames(self, frames: int) -> int:
+        """Frames of the front end in a chunk of `frames` frames of the output."""
+        encoder = self.student.encoder
+        return frames * int(encoder.subsampling // encoder.frontend.subsampling)
+
+    def window(self, frames: int) -> int:
+        """Feature frames that the front end needs for a chunk of `frames` frames of the output."""
+        front = self.student.encoder.frontend
+        lead = -(-_before(front) // front.subsampling)
+        return int((lead + self.front_frames(frames)) * front.subsampling + _after(front))
+
+    def _encoded(
+        self, features: Tensor, valid: Tensor, count: Tensor, first: Tensor, cache: StreamCache
+    ) -> tuple[Tensor, ...]:
+        """Output `(N, F, D)` and its lengths `(N,)`; `cache` is updated."""
+        encoder = self.student.encoder
+        made = self._front(features, valid, count, first)
+        entered, lengths = encoder.entered(made, count)
+        for hidden, after in encoder._through_layers(entered, lengths, replace(self.chunks, cache=cache)):
+            last, frames = hidden, after
+        return encoder.finished(last, frames), frames
+
+    def _front(self, features: Tensor, valid: Tensor, count: Tensor, first: Tensor) -> Tensor:
+        """The front end's output `(N, F', dim)` of the chunk alone."""
+        front = self.student.encoder.frontend
+        inside = valid_mask(valid, features.shape[1])
+        features = features.masked_fill(~inside[..., None], 0.0)
+        if not isinstance(front, OpenWhisperFrontend):
+            made: Tensor = front(features, valid)[0]
+            return made
+        own = front.frontend
+        once = F.gelu(F.conv1d(features.transpose(1, 2), own.conv1.weight, own.conv1.bias))
+        # There is nothing before the utterance and after it, where the convolution of features gives its bias.
+        begun = (torch.arange(once.shape[2]) > 0) | (first > 0)[:, None]
+        once = once.masked_fill(~(inside[:, 1:-1] & begun)[:, None], 0.0)
+        twice = F.gelu(F.conv1d(once, own.conv2.weight, own.conv2.bias, stride=2)).transpose(1, 2)
+        later = self.student.encoder.subsampling // front.subsampling
+        places = first[:, None] * later + torch.arange(twice.shape[1])
+        return twice + own.positions[places.clamp(max=len(own.positions) - 1)]
+
+
+class StreamGraph(ChunkGraph):
     """The next chunk of N streams: features to fired embeddings, and what the decoder needs of the frames.
 
     For Whisper's decoder, whose attention places the fires, it is features to frames and their weights.
@@ -39,38 +120,20 @@ class StreamGraph(nn.Module):
 
     Attributes:
         attended: whether the decoder's attention places the fires.
-        keys: modules and names of the states, in order.
-        shapes: shapes of the states of one stream.
 
     Raises:
         UserError: the encoder or the decoder has no such graph.
     """
 
     def __init__(self, student: CifStudent, left: int, bins: int) -> None:
-        super().__init__()
         if student.encoder.chunk_step != 1:
             raise UserError(
                 "chunks of this encoder have no graph",
                 remedy="Export a Conformer, Transformer or Whisper encoder",
             )
-        self.student: Any = exportable(student)
-        self.left, self.bins = left, bins
+        super().__init__(student, Chunks(1, left), bins)
         self.decoder = student.decoder
         self.attended = isinstance(self.decoder, FiredWhisperDecoder)
-        self.keys: list[Key] = []
-        self.shapes: list[list[int]] = []
-        cache = StreamCache(torch.zeros(1, dtype=torch.int64))
-        own = self.example(1, 4, states=False)
-        with torch.no_grad():
-            self._encoded(own["features"], own["valid"], own["count"], own["first"], cache)
-        for key, tensor in cache.tensors.items():
-            self.keys.append(key)
-            self.shapes.append(list(tensor.shape[1:]))
-
-    @property
-    def state_names(self) -> list[str]:
-        """Names of the states as inputs."""
-        return [f"state_{number}" for number in range(len(self.keys))]
 
     @property
     def inputs(self) -> list[str]:
@@ -87,25 +150,20 @@ class StreamGraph(nn.Module):
         fires = ["frames", "counts", "times", "embeddings", "last"]
         return [*fires, *memory, "next_total", "next_vector", *following]
 
-    def example(self, batch: int, frames: int, states: bool = True) -> dict[str, Tensor]:
+    def example(self, batch: int, frames: int) -> dict[str, Tensor]:
         """Random inputs of chunks of `frames` frames of the output."""
-        front = self.student.encoder.frontend
-        later = self.student.encoder.subsampling // front.subsampling
-        lead = -(-_before(front) // front.subsampling)
-        window = (lead + frames * later) * front.subsampling + _after(front)
+        window = self.window(frames)
         hidden = self.student.encoder.config.dim
         made = {
             "features": torch.randn(batch, window, self.bins),
             "valid": torch.full((batch,), window),
-            "count": torch.full((batch,), frames * later),
+            "count": torch.full((batch,), self.front_frames(frames)),
             "first": torch.arange(batch) * frames,
         }
         if not self.attended:
             made["total"] = torch.rand(batch, dtype=torch.float64) + torch.arange(batch)
             made["vector"] = torch.randn(batch, hidden)
-        if states:
-            made |= {name: torch.randn(batch, *shape) for name, shape in zip(self.state_names, self.shapes)}
-        return made
+        return made | {name: torch.randn(batch, *shape) for name, shape in zip(self.state_names, self.shapes)}
 
     def forward(
         self,
@@ -145,36 +203,11 @@ class StreamGraph(nn.Module):
 
     def _encoded(
         self, features: Tensor, valid: Tensor, count: Tensor, first: Tensor, cache: StreamCache
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Output `(N, F, D)`, its lengths `(N,)`, and the weights `(N, F)`; `cache` is updated."""
-        encoder = self.student.encoder
-        made = self._front(features, valid, count, first)
-        entered, lengths = encoder.entered(made, count)
-        # A chunk of one frame, so that the frames so far count as chunks, and the size of a chunk is dynamic.
-        chunks = Chunks(1, self.left, cache)
-        for hidden, after in encoder._through_layers(entered, lengths, chunks):
-            last, frames = hidden, after
-        output = encoder.finished(last, frames)
-        alphas = self.student.weights(output, frames, chunks).clamp(min=0.0)
+        output, frames = super()._encoded(features, valid, count, first, cache)
+        alphas = self.student.weights(output, frames, replace(self.chunks, cache=cache)).clamp(min=0.0)
         return output, frames, alphas.masked_fill(~valid_mask(frames, output.shape[1]), 0.0)
-
-    def _front(self, features: Tensor, valid: Tensor, count: Tensor, first: Tensor) -> Tensor:
-        """The front end's output `(N, F', dim)` of the chunk alone."""
-        front = self.student.encoder.frontend
-        inside = valid_mask(valid, features.shape[1])
-        features = features.masked_fill(~inside[..., None], 0.0)
-        if not isinstance(front, OpenWhisperFrontend):
-            made: Tensor = front(features, valid)[0]
-            return made
-        own = front.frontend
-        once = F.gelu(F.conv1d(features.transpose(1, 2), own.conv1.weight, own.conv1.bias))
-        # There is nothing before the utterance and after it, where the convolution of features gives its bias.
-        begun = (torch.arange(once.shape[2]) > 0) | (first > 0)[:, None]
-        once = once.masked_fill(~(inside[:, 1:-1] & begun)[:, None], 0.0)
-        twice = F.gelu(F.conv1d(once, own.conv2.weight, own.conv2.bias, stride=2)).transpose(1, 2)
-        later = self.student.encoder.subsampling // front.subsampling
-        places = first[:, None] * later + torch.arange(twice.shape[1])
-        return twice + own.positions[places.clamp(max=len(own.positions) - 1)]
 
     def _alone(self) -> bool:
         return isinstance(self.decoder, CifDecoder) and self.decoder.window is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser
 from retort.export.record import record
 from retort.export.stream_graphs import PromptGraph, StreamGraph, past_shape
+from retort.nn.chunks import Chunks
 from retort.nn.decoder import CifDecoder
 from retort.nn.parallel_decoder import ParallelDecoder
 from retort.nn.whisper_fired import FiredWhisperDecoder
@@ -18,12 +20,31 @@ from retort.runtime.stream_folder import CHUNK, FILE, PROMPT, ExportedStreams
 from retort.streaming.encoder import frontend_sizes
 from retort.streaming.utterances import LONGEST
 from retort.students.cif import CifStudent
+from retort.students.student import Student
 
 
 def can_export_streams(student: CifStudent) -> bool:
     """Whether a student was trained in chunks, and its parts recognise audio while it arrives."""
     whole = student.weights is None or student.context or isinstance(student.decoder, ParallelDecoder)
     return any(student.encoder.config.chunk) and not whole
+
+
+def smallest_chunk(student: Student) -> int:
+    """The smallest chunk of the training in frames; 0 for a student that needs whole utterances."""
+    return min((each for each in student.encoder.config.chunk if each), default=0)
+
+
+def stream_chunks(recogniser: Recogniser, chunk: int) -> Chunks:
+    """The limits of context of streams: self-attention reaches at most as far back as an utterance of a stream is long.
+
+    Raises:
+        UserError: the model was not trained in chunks, or its layers have no such chunk.
+    """
+    table = recogniser.student.encoder.longest
+    longest = LONGEST if table is None else min(LONGEST, table / 100)
+    most = round(longest / recogniser.frame_seconds)
+    chunks = recogniser.chunks(chunk)
+    return replace(chunks, left=min(chunks.left or most, most))
 
 
 def export_streams(recogniser: Recogniser, out: Path) -> list[str]:
@@ -46,10 +67,8 @@ def export_streams(recogniser: Recogniser, out: Path) -> list[str]:
         return []
     student = copy.deepcopy(recogniser.student).float().eval()
     sizes = frontend_sizes(student.encoder)
-    chunk = min(each for each in student.encoder.config.chunk if each)
-    longest = LONGEST if student.encoder.longest is None else min(LONGEST, student.encoder.longest / 100)
-    most = round(longest / recogniser.frame_seconds)
-    left = min(recogniser.chunks(chunk).left or most, most)
+    chunk = smallest_chunk(student)
+    left = stream_chunks(recogniser, chunk).left
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

@@ -13,6 +13,7 @@ from retort.export.onnx_model import export_onnx, quantise_folder
 from retort.export.readme import write_readme
 from retort.export.scores import EngineScore, Recognise, check_scores, recognise_with, score_engine
 from retort.export.sherpa import export_sherpa
+from retort.export.sherpa_online import export_online, online_chunk
 from retort.runtime.folder import is_export, read_export
 from retort.runtime.recogniser import load_export
 
@@ -42,6 +43,7 @@ def export_scored(
     engine: str,
     *,
     int8: bool = False,
+    chunk: int | None = None,
     cuts: CheckedCuts | None = None,
     data: str = "",
 ) -> Exported:
@@ -52,6 +54,8 @@ def export_scored(
         out: created if missing.
         engine: `onnx` or `sherpa-onnx`.
         int8: quantise the matrix products.
+        chunk: for sherpa-onnx, frames of the chunks of a model that recognises audio while it arrives; 0 for one of whole
+            utterances; None: the smallest of the training, 0 for a model that was not trained in chunks.
         cuts: test set; None leaves out the scores.
         data: name of the test set.
 
@@ -70,7 +74,8 @@ def export_scored(
             ],
         )
     else:
-        sherpa = export_sherpa(recogniser, out)
+        size = online_chunk(recogniser, chunk)
+        sherpa = export_online(recogniser, out, size) if size else export_sherpa(recogniser, out)
         lead, commands, exported.notes = sherpa.lead, sherpa.commands, sherpa.notes
 
     def score(name: str, opened: Callable[[], Recognise]) -> None:

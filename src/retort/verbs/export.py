@@ -38,6 +38,14 @@ def export(
         bool,
         typer.Option("--int8", help="onnx, sherpa-onnx: store the weights of matrix products in 8 bits."),
     ] = False,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="sherpa-onnx: frames of the encoder's output in a chunk of a model that was trained in chunks, which then "
+            "recognises audio while it arrives; by default the smallest of the training. 0: whole utterances.",
+        ),
+    ] = None,
     test: Annotated[
         str,
         typer.Option(
@@ -69,6 +77,8 @@ def export(
     """
     tune_environment()
     onnx = engine in (Engine.onnx, Engine.sherpa_onnx)
+    if chunk is not None and engine is not Engine.sherpa_onnx:
+        raise UserError(f"--chunk is not supported for {engine.value}", remedy="Leave --chunk out")
     for flag, given in (("--int8", int8), ("--test", bool(test))):
         if given and not onnx:
             raise UserError(f"{flag} is not supported for {engine.value}", remedy=f"Leave {flag} out")
@@ -76,12 +86,14 @@ def export(
         if given and onnx:
             raise UserError(f"{flag} is not supported for {engine.value}", remedy=f"Leave {flag} out")
     if onnx:
-        _export_onnx(experiment, out, engine, int8, test, accept)
+        _export_onnx(experiment, out, engine, int8, chunk, test, accept)
     else:
         _export_weights(experiment, out, engine, base, half)
 
 
-def _export_onnx(experiment: Path, out: Path, engine: Engine, int8: bool, test: str, accept: bool) -> None:
+def _export_onnx(
+    experiment: Path, out: Path, engine: Engine, int8: bool, chunk: int | None, test: str, accept: bool
+) -> None:
     import torch
 
     from retort.common.progress import stage_progress
@@ -93,7 +105,9 @@ def _export_onnx(experiment: Path, out: Path, engine: Engine, int8: bool, test: 
     torch.set_num_threads(1)
     recogniser = load(experiment)
     with stage_progress(console):
-        exported = export_scored(recogniser, out, engine.value, int8=int8, cuts=cuts, data=Path(test).name)
+        exported = export_scored(
+            recogniser, out, engine.value, int8=int8, chunk=chunk, cuts=cuts, data=Path(test).name
+        )
     size = sum(each.stat().st_size for each in out.rglob("*") if each.is_file())
     print_line(f"{out}: for {engine.value}, {size / 1e6:.1f} MB")
     for name, each in exported.scores.items():
