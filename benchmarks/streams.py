@@ -1,10 +1,14 @@
 """How many real-time streams a model holds on this machine.
 
-    python benchmarks/streams.py MODEL --audio FOLDER [--streams 64] [--seconds 20] [--chunk 8] [--find]
+    python benchmarks/streams.py MODEL --audio FOLDER [--streams 64] [--seconds 20] [--chunk 8] [--vad] [--find] [--simulate]
 
 A server is started, and the clips are sent to its Realtime socket in pieces of 100 ms, at the speed at which they were
 spoken. A stream that is late by more than a chunk at its end is not held. `--find` doubles and halves the number of
-streams until the largest number is known.
+streams until the largest number is known. The pieces are encoded before the clock starts, and sent without compression, so
+that the client takes little of the machine.
+
+`--simulate` needs no quiet machine: the sessions' audio is decoded, resampled, searched for turns and recognised in this
+process, in the steps of a server that is in time, and the CPU time is reported. It leaves out the sockets.
 """
 
 from __future__ import annotations
@@ -17,14 +21,26 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import psutil
+import torch
 from websockets.asyncio.client import connect
 
+import retort
 from retort.audio.files import open_audio
+from retort.audio.resampling import Resampler
+from retort.runtime.load import open_streams
+from retort.serving.events import event_samples, parsed
+from retort.serving.live import REST
+from retort.serving.turns import Turns
+from retort.streaming.utterances import StreamOptions
 
 RATE = 24_000
 PIECE = 0.1
@@ -54,9 +70,17 @@ def read(folder: Path, seconds: float, count: int) -> list[np.ndarray]:
     return found
 
 
-async def speak(url: str, wave: np.ndarray, vad: bool, delay: float) -> Stream:
+def messages(wave: np.ndarray) -> list[str]:
+    """The events that append a recording in pieces."""
+    size = round(PIECE * RATE)
+    audio = (base64.b64encode(wave[start : start + size].tobytes()) for start in range(0, len(wave), size))
+    return [json.dumps({"type": "input_audio_buffer.append", "audio": each.decode()}) for each in audio]
+
+
+async def speak(url: str, pieces: list[str], vad: bool, delay: float) -> Stream:
+    """Send pieces in real time."""
     await asyncio.sleep(delay)  # sessions do not begin at the same moment
-    async with connect(url, max_size=1 << 24) as socket:
+    async with connect(url, max_size=1 << 24, compression=None) as socket:
         turns = {"type": "server_vad"} if vad else None
         update = {"type": "transcription", "audio": {"input": {"turn_detection": turns}}}
         await socket.send(json.dumps({"type": "session.update", "session": update}))
@@ -79,12 +103,11 @@ async def speak(url: str, wave: np.ndarray, vad: bool, delay: float) -> Stream:
                     return
 
         listening = asyncio.ensure_future(listen())
-        started, size = time.perf_counter(), round(PIECE * RATE)
-        for number, start in enumerate(range(0, len(wave), size)):
-            await asyncio.sleep(max(0.0, started + (number + 1) * PIECE - time.perf_counter()))
-            audio = base64.b64encode(wave[start : start + size].tobytes()).decode()
-            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
-        ended = started + len(wave) / RATE
+        started = time.perf_counter()
+        for number, piece in enumerate(pieces, start=1):
+            await asyncio.sleep(max(0.0, started + number * PIECE - time.perf_counter()))
+            await socket.send(piece)
+        ended = started + len(pieces) * PIECE
         await socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
         await asyncio.wait_for(listening, 300)
         return Stream(time.perf_counter() - ended, deltas, " ".join(texts))
@@ -94,9 +117,10 @@ async def trial(
     url: str, waves: list[np.ndarray], vad: bool, server: psutil.Process
 ) -> tuple[list[Stream], float]:
     """The streams, and the CPU time of the server per second of audio and stream."""
+    events = [messages(wave) for wave in waves]
     before = server.cpu_times()
     found = await asyncio.gather(
-        *(speak(url, wave, vad, number / len(waves)) for number, wave in enumerate(waves)),
+        *(speak(url, pieces, vad, number / len(waves)) for number, pieces in enumerate(events)),
         return_exceptions=True,
     )
     lost = [each for each in found if not isinstance(each, Stream)]
@@ -134,6 +158,55 @@ def find(url: str, waves: list[np.ndarray], own: argparse.Namespace, server: psu
     return low
 
 
+def simulate(waves: list[np.ndarray], own: argparse.Namespace) -> None:
+    """Print the CPU time of the sessions, whose pieces arrive at a simulated time."""
+    torch.set_num_threads(own.threads)
+    streams = open_streams(retort.load(own.model), StreamOptions(own.chunk))
+    rate = streams.transcriber.sampling_rate
+    numbers = [streams.open() for _ in waves]
+    resamplers = [Resampler(RATE, rate) for _ in waves]
+    turns = [Turns(rate, streamed=True) for _ in waves]
+    arriving = sorted(
+        ((place + 1 + row / len(waves)) * PIECE, row, event)
+        for row, wave in enumerate(waves)
+        for place, event in enumerate(messages(wave))
+    )
+    spent: dict[str, float] = defaultdict(float)
+    tokens, step = 0, REST * streams.chunk_seconds
+    for _, group in groupby(arriving, key=lambda each: int(each[0] / step)):
+        pieces: dict[int, list[np.ndarray]] = defaultdict(list)
+        for _, row, event in group:
+            with clocked(spent, "events"):
+                samples = event_samples(parsed(event)["audio"])
+            with clocked(spent, "resampling"):
+                samples = resamplers[row](samples)
+            if own.vad:
+                with clocked(spent, "turns"):
+                    turns[row].add(samples)
+            pieces[numbers[row]].append(samples)
+        with clocked(spent, "recognition"):
+            found = streams.advance({number: np.concatenate(each) for number, each in pieces.items()})
+        tokens += sum(len(each.tokens) for partial in found.values() for each in partial.finished)
+    with clocked(spent, "recognition"):
+        found = streams.advance({}, numbers)
+    tokens += sum(len(each.tokens) for partial in found.values() for each in partial.finished)
+    audio = sum(len(wave) for wave in waves) / RATE
+    parts = ", ".join(f"{name} {1000 * each / audio:.2f}" for name, each in spent.items())
+    total = sum(spent.values()) / audio
+    print(
+        f"{len(waves)} streams of {own.seconds:g} s, {tokens / audio:.1f} tokens per second: CPU {1000 * total:.2f} ms per "
+        f"second of audio ({parts}); two cores have the time of {2 / total:.0f} streams"
+    )
+
+
+@contextmanager
+def clocked(spent: dict[str, float], name: str) -> Iterator[None]:
+    """Add the CPU time of a block."""
+    begun = time.process_time()
+    yield
+    spent[name] += time.process_time() - begun
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -146,9 +219,13 @@ def main() -> None:
     parser.add_argument("--late", type=float, default=1.0, help="seconds that a transcript may be late")
     parser.add_argument("--vad", action="store_true", help="let the server find the turns")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--simulate", action="store_true", help="measure CPU time without a clock")
     parser.add_argument("--find", action="store_true", help="find the largest number of streams")
     own = parser.parse_args()
     waves = read(own.audio, own.seconds, 4 * own.streams if own.find else own.streams)
+    if own.simulate:
+        simulate(waves, own)
+        return
     command = [
         *(sys.executable, "-m", "retort.cli", "serve", own.model, "--port", "0"),
         *("--threads", str(own.threads), "--chunk", str(own.chunk), "--sockets", str(len(waves))),

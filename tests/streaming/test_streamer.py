@@ -6,6 +6,7 @@ Values differ from those of whole utterances by the order of summation in matrix
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from retort.common.errors import UserError
 from retort.decoding.greedy import NEVER_EMITTED
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.recogniser import Recogniser
+from retort.nn.decoder import CifDecoder, RowState
 from retort.nn.whisper_fired import FiredWhisperDecoder, Frames
 from retort.streaming.attended import EDGE, AttendedFires
 from retort.streaming.streamer import StreamBatch, Streamer
@@ -180,9 +182,18 @@ def test_one_sample_at_a_time() -> None:
     assert_equal(streamed(recogniser, np.split(wave, len(wave)), 2), whole(recogniser, wave, 2))
 
 
-@pytest.mark.parametrize(
-    "pair", [("rotary", "cif"), ("whisper", "whisper_decoder"), ("zipformer", "transducer")], ids="-".join
-)
+BATCHED = [
+    ("rotary", "cif"),
+    ("rotary", "window"),
+    ("whisper", "cif"),
+    ("whisper", "whisper_decoder"),
+    ("relative", "ctc"),
+    ("zipformer", "transducer"),
+]
+"""Of every decoder, and of the front end with positions."""
+
+
+@pytest.mark.parametrize("pair", BATCHED, ids="-".join)
 def test_a_stream_is_the_same_alone_and_in_any_batch(pair: tuple[str, str]) -> None:
     recogniser, random = RECOGNISERS[pair], np.random.default_rng(3)
     waves = [noise(samples, samples) for samples in (9000, 1700, 5000, 7777)]
@@ -196,6 +207,30 @@ def test_a_stream_is_the_same_alone_and_in_any_batch(pair: tuple[str, str]) -> N
     batch.finish()
     for found, wave in zip(batch.hypotheses(), waves):
         assert_equal(found, whole(recogniser, wave, 2))
+
+
+@pytest.mark.parametrize("pair", [("rotary", "cif"), ("rotary", "window")], ids="-".join)
+def test_fires_of_several_streams_are_decoded_in_one_step(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the streams have different numbers of tokens, because they began at different times."""
+    recogniser, rows = RECOGNISERS[pair], []
+    step = CifDecoder.step_rows
+
+    def counted(self: CifDecoder, states: Sequence[RowState], *given: Any) -> Any:
+        rows.append([len(each.past) for each in states])
+        return step(self, states, *given)
+
+    monkeypatch.setattr(CifDecoder, "step_rows", counted)
+    waves = [noise(samples, samples) for samples in (9000, 6000, 7777, 8000)]
+    batch = StreamBatch(recogniser, StreamOptions(2, LEFT, pause=0.0), len(waves))
+    batch.advance({0: waves[0][:3000]})
+    batch.accept([waves[0][3000:], *waves[1:]])
+    batch.finish()
+    for found, wave in zip(batch.hypotheses(), waves):
+        assert_equal(found, whole(recogniser, wave, 2))
+    assert any(len(set(each)) > 1 for each in rows)
+    assert len(rows) < sum(len(each) for each in rows)
 
 
 def test_the_last_token_is_not_lost() -> None:

@@ -44,6 +44,7 @@ class EnergyDetector:
     Attributes:
         hop: samples from one score to the next.
         chunk: samples of a call of :meth:`accept`; the last chunk of a recording may be shorter.
+        size: samples of the window of a frame.
         onset, offset: scores at which speech begins and below which it ends.
     """
 
@@ -52,9 +53,9 @@ class EnergyDetector:
     def __init__(self, sampling_rate: int) -> None:
         self.hop = max(1, round(HOP * sampling_rate))
         self.chunk = 100 * self.hop
-        self._size = max(2, round(WINDOW * sampling_rate))
-        self._window = np.hanning(self._size).astype(np.float32)
-        frequencies = np.fft.rfftfreq(self._size, 1 / sampling_rate)
+        self.size = max(2, round(WINDOW * sampling_rate))
+        self._window = np.hanning(self.size).astype(np.float32)
+        frequencies = np.fft.rfftfreq(self.size, 1 / sampling_rate)
         edges = [edge for edge in _EDGES if edge < sampling_rate / 2]
         places = np.searchsorted(frequencies, edges)
         self._bands = [(first, last) for first, last in itertools.pairwise(places) if last > first]
@@ -67,34 +68,46 @@ class EnergyDetector:
         """Final scores after the next `chunk` samples `(N,)`, consecutive over calls."""
         wave = np.concatenate([self._tail, samples])
         if not self._started:
-            wave = np.concatenate([np.zeros((self._size - self.hop) // 2, np.float32), wave])
+            wave = np.concatenate([np.zeros((self.size - self.hop) // 2, np.float32), wave])
             self._started = True
-        frames = max(0, (len(wave) - self._size) // self.hop + 1)
+        frames = max(0, (len(wave) - self.size) // self.hop + 1)
         self._tail = wave[frames * self.hop :]
         return self._score(wave, frames)
 
     def finish(self) -> NDArray[np.float32]:
         """The scores of the rest of the recording."""
-        before = (self._size - self.hop) // 2
+        before = (self.size - self.hop) // 2
         left = -(-max(0, len(self._tail) - before) // self.hop)
-        wave = np.concatenate([self._tail, np.zeros(self._size + self.hop, np.float32)])
+        wave = np.concatenate([self._tail, np.zeros(self.size + self.hop, np.float32)])
         scores = self._score(wave, left) if self._started else _EMPTY
         return np.concatenate([scores, self._section.finish(), np.zeros(self._muted, np.float32)])
 
     def _score(self, wave: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
         if not frames:
             return _EMPTY
-        cut = np.lib.stride_tricks.sliding_window_view(wave, self._size)[:: self.hop][:frames]
-        cut = cut - cut.mean(1, keepdims=True)
+        windows = np.lib.stride_tricks.sliding_window_view(wave, self.size)[:: self.hop][:frames]
+        return np.concatenate(self._in_sections(*self.frames(windows)))
+
+    def frames(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Powers `(n, bands)` of `windows (n, size)` of samples, and `(n,)` whether they are digital silence."""
+        cut = windows - windows.mean(1, keepdims=True)
         muted = np.square(cut, dtype=np.float64).mean(1) < MUTED
         spectrum = np.abs(np.fft.rfft(cut * self._window, axis=1)) ** 2
-        powers = np.stack([spectrum[:, first:last].mean(1) for first, last in self._bands], 1)
-        return np.concatenate(list(self._in_sections(powers, muted)))
+        return np.stack([spectrum[:, first:last].mean(1) for first, last in self._bands], 1), muted
+
+    def scores(self, powers: NDArray[np.float64], muted: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The scores of a whole recording from :meth:`frames`; what was accepted before is forgotten."""
+        self._section, self._muted = _Section(len(self._bands)), 0
+        found = self._in_sections(powers, muted, last=True) if len(powers) else []
+        return np.concatenate([*found, self._section.finish(), np.zeros(self._muted, np.float32)])
 
     def _in_sections(
-        self, powers: NDArray[np.float64], muted: NDArray[np.bool_]
+        self, powers: NDArray[np.float64], muted: NDArray[np.bool_], last: bool = False
     ) -> list[NDArray[np.float32]]:
-        """Half a second of digital silence ends a section, because it separates backgrounds."""
+        """Half a second of digital silence ends a section, because it separates backgrounds.
+
+        With `last` no frame follows, and the scores of the section in progress are left to its end.
+        """
         scores: list[NDArray[np.float32]] = []
         start = 0
         edges = [*(np.flatnonzero(np.diff(muted)) + 1), len(muted)]
@@ -115,7 +128,7 @@ class EnergyDetector:
         if self._section.empty:  # nothing but zeros so far
             scores.append(np.zeros(self._muted, np.float32))
             self._muted = 0
-        else:
+        elif not last:
             scores.append(self._section.decided())
         return scores
 
@@ -153,7 +166,8 @@ class _Section:
         powers = np.where(silent, 0.0, self._powers)
         smooth = _decibels(moving_mean(powers, _SMOOTHING))
         floor = _decibels(moving_mean(powers, _FLOOR_SMOOTHING))
-        floor = np.where(moving_mean(silent.astype(float), _FLOOR_SMOOTHING) > 1e-9, np.inf, floor)
+        if silent.any():
+            floor = np.where(moving_mean(silent.astype(float), _FLOOR_SMOOTHING) > 1e-9, np.inf, floor)
         past = moving_minimum(floor, reach + 1)
         future = moving_minimum(floor[::-1], reach + 1)[::-1]
         place = np.arange(len(floor))[:, None]

@@ -69,6 +69,7 @@ class Fbank:
         self._window = np.asarray(window(self.size), np.float32)
         highest = config.sampling_rate / 2 - (_BELOW_NYQUIST if self._mirrored else 0.0)
         self._filters = kaldi_filters(config.bins, self._fft, config.sampling_rate, highest)
+        self._wide_filters = self._filters.astype(np.float64)
 
     def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float32]:
         """`samples (N,)` float32 in [-1, 1] to features `(T, bins)` float32.
@@ -84,10 +85,21 @@ class Fbank:
 
     def energies(self, frames: NDArray[np.floating]) -> NDArray[np.floating]:
         """Logarithms `(T, bins)` of the energies of windows `(T, size)` of samples in the 16-bit range."""
+        return self._logarithms(self._powers(frames) @ self._filters)
+
+    def each_energies(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        """:meth:`energies` in float64 with one product per frame, so that the order of summation does not depend on the
+        number of frames."""
+        energies = (self._powers(frames)[:, None] @ self._wide_filters)[:, 0]
+        return np.asarray(self._logarithms(energies), np.float64)
+
+    def _powers(self, frames: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Power spectra `(T, fft / 2 + 1)` of windows `(T, size)`."""
         frames = frames - frames.mean(1, keepdims=True)
         before = np.concatenate((frames[:, :1], frames[:, :-1]), axis=1)
-        frames = (frames - np.float32(_PREEMPHASIS) * before) * self._window
-        energies = power_spectra(frames, self._fft) @ self._filters
+        return power_spectra((frames - np.float32(_PREEMPHASIS) * before) * self._window, self._fft)
+
+    def _logarithms(self, energies: NDArray[np.floating]) -> NDArray[np.floating]:
         result: NDArray[np.floating] = np.log(np.maximum(energies, self._floor))
         return result
 

@@ -66,14 +66,13 @@ def upsample_filter_downsample(
     phases = np.ascontiguousarray(phases.T[:, ::-1])
     result = np.empty(max(0, end - first), np.float32)
     for start in range(first, end, _OUTPUTS):
-        places = np.arange(start, min(end, start + _OUTPUTS)) * down
-        newest = places // up
-        low, high = int(newest[0]) - length + 1, int(newest[-1]) + 1
+        stop = min(end, start + _OUTPUTS)
+        low, high = start * down // up - length + 1, (stop - 1) * down // up + 1
         used = np.pad(samples[max(low, 0) : high], (max(0, -low), max(0, high - max(len(samples), low, 0))))
         windows = np.lib.stride_tricks.sliding_window_view(used, length)
-        result[start - first : start - first + len(places)] = np.einsum(
-            "nk,nk->n", windows[newest - newest[0]], phases[places % up]
-        )
+        for place in range(start, min(start + up, stop)):  # every `up`-th output has the same phase
+            own = windows[place * down // up - start * down // up :: down][: len(range(place, stop, up))]
+            result[place - first : stop - first : up] = np.einsum("nk,k->n", own, phases[place * down % up])
     return result
 
 

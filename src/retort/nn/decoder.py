@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from retort.common.errors import UserError
 from retort.config.ranges import WIDEST, choice, number, numbers
@@ -114,9 +116,11 @@ class HistoryLayer(SelfAttention):
         self.residual_dropout = Dropout(dropout)
 
     def look_back(
-        self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
+        self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Self-attention of `hidden (B, N, dim)`; with `past` keys and values `(B, heads, P, dim / heads)`, N is 1.
+
+        `mask (B, 1, 1, P + 1)` is true for the keys that may be attended to, by default all.
 
         Returns the new hidden and the keys and values, including those of this call.
         """
@@ -124,7 +128,7 @@ class HistoryLayer(SelfAttention):
         query, key, value = (self.split(part(normed)) for part in (self.query, self.key, self.value))
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
-        attended = self.attend(query, key, value, None, causal=past is None)
+        attended = self.attend(query, key, value, mask, causal=past is None)
         return hidden + self.residual_dropout(attended), (key, value)
 
     def feed(self, hidden: Tensor) -> Tensor:
@@ -138,10 +142,10 @@ class CausalLayer(HistoryLayer):
     """Causal self-attention and feed-forward."""
 
     def forward(
-        self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None
+        self, hidden: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """:meth:`look_back`, followed by the feed-forward."""
-        hidden, keys_values = self.look_back(hidden, past)
+        hidden, keys_values = self.look_back(hidden, past, mask)
         return self.feed(hidden), keys_values
 
 
@@ -166,6 +170,19 @@ class DecoderState:
         past = [(key[rows], value[rows]) for key, value in self.past]
         memory = None if self.memory is None else self.memory.select(rows)
         return DecoderState(past, self.previous[rows], self.steps, memory)
+
+
+@dataclass(frozen=True)
+class RowState:
+    """State of the decoder of one utterance, for steps of several utterances whose numbers of tokens differ.
+
+    Attributes:
+        past: `(P, layers, 2, heads, dim / heads)`, keys and values of the P tokens so far.
+        previous: `(acoustic_dim,)`, the previous fired embedding.
+    """
+
+    past: Tensor
+    previous: Tensor
 
 
 class CifDecoder(nn.Module):
@@ -260,6 +277,54 @@ class CifDecoder(nn.Module):
             past.append(keys_values)
         _, logits = self.finish(hidden, embedding[:, None], state.memory, state.steps)
         return logits[:, 0], DecoderState(past, embedding, state.steps + 1, state.memory)
+
+    def start_row(self, like: Tensor) -> RowState:
+        """The state of one utterance before the first token, on the device and with the dtype of `like (acoustic_dim,)`."""
+        first, dim = next(iter(self.layers), None), self.embedding.embedding_dim
+        heads = first.heads if isinstance(first, CausalLayer) else 1
+        past = like.new_zeros(0, len(self.layers), 2, heads, dim // heads)
+        return RowState(past, torch.zeros_like(like))
+
+    def step_rows(
+        self,
+        states: Sequence[RowState],
+        previous_tokens: Tensor,
+        embeddings: Tensor,
+        memory: FrameMemory | None = None,
+    ) -> tuple[Tensor, list[RowState]]:
+        """Decode one token of each of several utterances, as :meth:`step` does for one of them.
+
+        Args:
+            states: of the B utterances, from :meth:`start_row` or the previous step.
+            previous_tokens: `(B,)` int64.
+            embeddings: `(B, acoustic_dim)`, fired embeddings of these tokens.
+            memory: the encoder's frames with the places `(B, 1)` of these tokens, for a decoder with `window`.
+
+        Returns:
+            Logits `(B, V)` and the next states.
+        """
+        device, counts = embeddings.device, [len(each.past) for each in states]
+        positions, most = torch.tensor(counts, device=device)[:, None], max(counts)
+        past = pad_sequence([each.past for each in states], batch_first=True)  # (B, P, layers, 2, heads, d)
+        mask = None
+        if min(counts) < most:
+            mask = torch.arange(most + 1, device=device) < positions
+            mask[:, most] = True  # the token itself
+            mask = mask[:, None, None]
+        previous = torch.stack([each.previous for each in states])
+        hidden, added = self._input(previous_tokens[:, None], previous[:, None], positions), []
+        for index, layer in enumerate(self.layers):
+            keys_values = past[:, :, index, 0].transpose(1, 2), past[:, :, index, 1].transpose(1, 2)
+            hidden, (keys, values) = layer(hidden, keys_values, mask)
+            added.append(torch.stack((keys[:, :, -1], values[:, :, -1]), 1))
+        _, logits = self.finish(hidden, embeddings[:, None], memory)
+        if not added:
+            return logits[:, 0], [RowState(each.past, row) for each, row in zip(states, embeddings)]
+        new = torch.stack(added, 1)[:, None]
+        after = [
+            RowState(torch.cat((each.past, more)), row) for each, more, row in zip(states, new, embeddings)
+        ]
+        return logits[:, 0], after
 
     def _attend(self, hidden: Tensor, memory: FrameMemory | None, first: int) -> Tensor:
         """Add the window attention of the tokens from `first` on, `hidden (B, N, dim)`, to the frames of `memory`."""

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Sinusoidal positions `(N, dim)` float32: sine and cosine at `dim / 2` wavelengths, interleaved.
+    """Sinusoidal `positions (...)` as `(..., dim)` float32: sine and cosine at `dim / 2` wavelengths, interleaved.
 
     Source: Vaswani et al. 2017, section 3.5.
     """
     rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10000.0) / dim))
-    angles = positions.to(torch.float32)[:, None] * rates[None, :]
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+    angles = positions.to(torch.float32)[..., None] * rates
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
 def relative_table(size: int, dim: int, device: torch.device) -> Tensor:

@@ -20,6 +20,9 @@ from retort.streaming.utterances import Partial, Streams, joined
 Samples = NDArray[np.float32]
 STEP = 1.0
 """Seconds of audio that are taken from each stream at a time, so that a stream that is far behind delays no other."""
+REST = 0.125
+"""Part of a chunk that passes from the beginning of one step to that of the next, so that the chunks of several streams are
+computed together."""
 AHEAD = 10.0
 """Seconds of audio that may wait in a stream before its session reads no more."""
 
@@ -39,7 +42,8 @@ class LiveStream:
         self._worker, self._loop = worker, asyncio.get_running_loop()
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
-        self._finished: list[Transcript] = []
+        self._done: Transcript | None = None  # of the utterances that have ended
+        self._partial: Partial | None = None  # the last one
         self._error: BaseException | None = None
         self.text, self.seconds = "", 0.0
         self.result: Transcript | None = None
@@ -47,12 +51,12 @@ class LiveStream:
         self.number: int | None = None
         self.pieces: deque[Samples] = deque()
         self.pending = 0
-        self.ending = self.closed = False
+        self.ending = self.closed = self.full = False
 
     async def add(self, samples: Samples) -> None:
         """Add samples `(n,)` at the model's sampling rate; waits while many of the stream are not yet recognised."""
         self.seconds += len(samples) / self._worker.rate
-        if self._worker.add(self, samples) > AHEAD * self._worker.rate:
+        if self._worker.add(self, samples):
             self._room.clear()
         while not self._room.is_set() and self.result is None and self._error is None:
             await self._room.wait()
@@ -86,15 +90,21 @@ class LiveStream:
 
         Args:
             last: whether it is that of the end of the stream.
-            room: whether more samples may be added.
+            room: whether more samples may be added again.
         """
         transcriber = self._worker.streams.transcriber
-        self._finished += partial.finished
-        done = joined(self._finished, transcriber)
+        if partial is self._partial and not last:
+            if room:
+                self._call(self._update, None, None, room)
+            return
+        self._partial = partial
+        if partial.finished or self._done is None:
+            before = [] if self._done is None else [self._done]
+            self._done = joined([*before, *partial.finished], transcriber)
         current = Transcript(partial.text, partial.words, [])
         # The last character may be incomplete: some of its bytes are in the next token.
-        text = joined([done, current], transcriber).text.rstrip("\ufffd")
-        self._call(self._update, text, transcriber.calibration.words(done) if last else None, room)
+        text = joined([self._done, current], transcriber).text.rstrip("\ufffd")
+        self._call(self._update, text, transcriber.calibration.words(self._done) if last else None, room)
 
     def fail(self, error: BaseException) -> None:
         """End with an error; called by the thread of the worker."""
@@ -106,8 +116,9 @@ class LiveStream:
         except RuntimeError:  # the loop is closed: the server has stopped
             log.debug("a stream ended with its server", exc_info=True)
 
-    def _update(self, text: str, result: Transcript | None, room: bool) -> None:
-        self.text = text
+    def _update(self, text: str | None, result: Transcript | None, room: bool) -> None:
+        if text is not None:
+            self.text = text
         if result is not None:
             self.result = result
         if room or result is not None:
@@ -123,8 +134,8 @@ class LiveStream:
 class StreamWorker:
     """A thread with the streams of a model.
 
-    Each step takes up to `STEP` seconds of the waiting audio of every stream and computes them together, so that the
-    longer a step takes, the larger the next batch is.
+    Each step takes up to `STEP` seconds of the waiting audio of every stream and computes them together. Steps begin at
+    least `REST` chunks apart, and the longer a step takes, the larger the next batch is.
 
     Args:
         name: name of the model in the metrics.
@@ -167,14 +178,15 @@ class StreamWorker:
             self._open.append(live)
         return live
 
-    def add(self, live: LiveStream, samples: Samples) -> int:
-        """Add samples to a stream; returns the number of its samples that wait."""
+    def add(self, live: LiveStream, samples: Samples) -> bool:
+        """Add samples to a stream; returns whether so many wait that no more should be added."""
         with self._changed:
             if not live.closed:
                 live.pieces.append(samples)
                 live.pending += len(samples)
+                live.full = live.full or live.pending > AHEAD * self.rate
                 self._changed.notify()
-            return live.pending
+            return live.full
 
     def end(self, live: LiveStream) -> None:
         """No samples follow in a stream."""
@@ -200,12 +212,14 @@ class StreamWorker:
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             dropped, work = taken
+            begun = time.monotonic()
             for live in dropped:
                 if live.number is not None:
                     self.streams.drop(live.number)
                     live.number = None
             if work:
                 self._step(work)
+                time.sleep(max(0.0, begun + REST * self.streams.chunk_seconds - time.monotonic()))
 
     def _take(self) -> tuple[list[LiveStream], list[tuple[LiveStream, Samples, bool]]] | None:
         """Streams to be discarded, and those with work: their next samples, and whether these are the last ones."""
@@ -253,7 +267,10 @@ class StreamWorker:
             return
         for live, _, last in work:
             assert live.number is not None
-            live.deliver(found[live.number], last, live.pending <= AHEAD * self.rate / 2)
+            with self._changed:
+                room = live.full and live.pending <= AHEAD * self.rate / 2
+                live.full = live.full and not room
+            live.deliver(found[live.number], last, room)
         seconds = sum(len(samples) for _, samples, _ in work) / self.rate
         spent = time.monotonic() - started
         about = "Streams in a step."

@@ -30,6 +30,8 @@ LONGEST = 300.0
 """Seconds of audio that may wait for a commit; longer turns of a stream are committed."""
 PARTIAL = 1.0
 """Seconds of new speech in a turn after which its text so far is recognised."""
+SHORT = 0.5
+"""Seconds of audio that are searched for turns between two events of the loop; more are searched in a thread."""
 WAITING = 8
 """Committed items that wait for recognition before more audio is read."""
 
@@ -204,7 +206,7 @@ class Session:
         resampled = self._resampler(samples)
         self._seconds += len(samples) / RATE
         if self._turns is not None:
-            for event in await asyncio.to_thread(self._turns.add, resampled):
+            for event in await self._found(self._turns, resampled):
                 await self._on_turn(event)
             if self._streams is None:
                 self._start_partial(self._turns)
@@ -222,6 +224,12 @@ class Session:
             self._buffer.append(resampled)
         else:
             await self._feed(self._streams, resampled)
+
+    async def _found(self, turns: Turns, samples: Samples) -> list[Event]:
+        """What happened in the next samples. A thread costs more than the energy detector does in a short piece."""
+        if self._vad() == "energy" and len(samples) <= SHORT * self._rate:
+            return turns.add(samples)
+        return await asyncio.to_thread(turns.add, samples)
 
     async def _feed(self, streams: StreamWorker, samples: Samples) -> None:
         """Add samples to the stream of the current item."""
@@ -270,7 +278,7 @@ class Session:
         rest = self._resampler.finish()
         self._resampler = Resampler(RATE, self._rate)
         if self._turns is not None:
-            for event in await asyncio.to_thread(self._turns.add, rest):
+            for event in await self._found(self._turns, rest):
                 await self._on_turn(event)
             taken = self._turns.take()
             samples, start = taken.samples, self._origin + taken.start / self._rate

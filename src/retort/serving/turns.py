@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.audio.speech import Range, SpeechRanges, chunks, frame_levels, open_detector, refined
+from retort.audio.recent_speech import RecentScores
+from retort.audio.speech import Range, SpeechRanges, frame_levels, refined
 
 TICK = 0.2
 """Seconds between decisions."""
@@ -68,8 +69,9 @@ class Turns:
         prefix: float = 0.3,
         streamed: bool = False,
     ) -> None:
-        self._rate, self._vad = sampling_rate, vad
+        self._rate, self._scores = sampling_rate, RecentScores(vad, sampling_rate)
         self._silence, self._prefix = round(silence * sampling_rate), round(prefix * sampling_rate)
+        self._refined: dict[Range, Range | None] = {}  # of the last decision
         self._held: Samples = np.zeros(0, np.float32)
         self._first = 0  # position of the first held sample
         self._ended = 0  # end of the last turn
@@ -130,14 +132,19 @@ class Turns:
         """Ranges of speech in the window, in samples of the stream."""
         window = self._held[-round(WINDOW * self._rate) :]
         offset = self.position - len(window)
-        detector = open_detector(self._vad, self._rate)
-        ranges = SpeechRanges(
-            detector, self._rate, lambda each: refined(each, window[each.start : each.end], self._rate)
-        )
-        found: list[Range] = []
-        for chunk in chunks([window], detector.chunk):
-            found += ranges.add(detector.accept(chunk))
-        found += ranges.add(detector.finish()) + ranges.finish()
+        before, self._refined = self._refined, {}
+
+        def refine(each: Range) -> Range | None:
+            """As :func:`refined`, which is computed once for a range of the stream."""
+            key = Range(each.start + offset, each.end + offset)
+            kept = before[key] if key in before else refined(key, window[each.start : each.end], self._rate)
+            if key.end <= self.position:  # all its samples are there
+                self._refined[key] = kept
+            return None if kept is None else Range(kept.start - offset, kept.end - offset)
+
+        detector, scores = self._scores(window, offset)
+        ranges = SpeechRanges(detector, self._rate, refine)
+        found = ranges.add(scores) + ranges.finish()
         return [Range(each.start + offset, min(each.end + offset, self.position)) for each in found]
 
     def _quietest(self) -> int:

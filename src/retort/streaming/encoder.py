@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -43,6 +44,7 @@ class EncoderStream(FeatureBuffer):
 
     Attributes:
         cache: state of the layers.
+        like: a parameter of the encoder, with its device and dtype.
 
     Raises:
         UserError: the encoder or the features need the whole utterance.
@@ -52,21 +54,30 @@ class EncoderStream(FeatureBuffer):
         sizes = frontend_sizes(encoder)
         super().__init__(features, sizes, chunks.size * encoder.subsampling // sizes.subsampling)
         self.encoder = encoder
-        self._parameter = next(encoder.parameters())
-        device = self._parameter.device
-        self.cache = StreamCache(torch.zeros(1, dtype=torch.int64, device=device))
+        self.like = next(encoder.parameters())
+        self.cache = StreamCache(torch.zeros(1, dtype=torch.int64, device=self.like.device))
 
     def kept(self) -> int:
         return super().kept() + sum(each.numel() for each in self.cache.tensors.values())
 
-    def take(self) -> Tensor:
-        """The input `(T, dim)` of the first layer for the next chunk, which must be complete."""
-        features, lead, first, count = self.next_window()
-        window = torch.from_numpy(features)[None].to(self._parameter)
-        lengths = torch.tensor([window.shape[1]], device=window.device)
-        made, lengths = self.encoder.frontend(window, lengths, first)  # type: ignore[call-arg]
-        entered, _ = self.encoder.entered(made, lengths)
-        return entered[0, lead : lead + count]
+
+def entered(streams: Sequence[EncoderStream]) -> list[Tensor]:
+    """The input `(T, dim)` of the first layer for the next chunk of each stream, which must be complete."""
+    windows = [stream.next_window() for stream in streams]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for row, window in enumerate(windows):
+        # Only Whisper's front end has positions.
+        place = window.first if isinstance(streams[row].encoder.frontend, WhisperFrontend) else 0
+        alike.setdefault((len(window.features), place), []).append(row)
+    found: dict[int, Tensor] = {}
+    for (size, place), rows in alike.items():
+        encoder, like = streams[rows[0]].encoder, streams[rows[0]].like
+        features = torch.from_numpy(np.stack([windows[row].features for row in rows])).to(like)
+        lengths = torch.full((len(rows),), size, device=features.device)
+        made, _ = encoder.entered(*encoder.frontend(features, lengths, place))  # type: ignore[call-arg]
+        for row, each in zip(rows, made):
+            found[row] = each[windows[row].lead :][: windows[row].frames]
+    return [found[row] for row in range(len(streams))]
 
 
 def advance(streams: Sequence[EncoderStream], chunks: Chunks) -> tuple[Tensor, Tensor, StreamCache]:
@@ -78,12 +89,10 @@ def advance(streams: Sequence[EncoderStream], chunks: Chunks) -> tuple[Tensor, T
     Returns:
         Output `(B, T, dim)`, lengths `(B,)`, and the joined cache, to be given back by :func:`keep`.
     """
-    entered = [stream.take() for stream in streams]
-    lengths = torch.tensor([len(each) for each in entered], device=entered[0].device)
+    frames = entered(streams)
+    lengths = torch.tensor([len(each) for each in frames], device=frames[0].device)
     cache = join_caches([stream.cache for stream in streams])
-    hidden, after = streams[0].encoder.advance(
-        pad_sequence(entered, batch_first=True), lengths, chunks, cache
-    )
+    hidden, after = streams[0].encoder.advance(pad_sequence(frames, batch_first=True), lengths, chunks, cache)
     return hidden, after, cache
 
 

@@ -77,6 +77,7 @@ class FeatureBuffer:
         self._first = 0  # of the features that are kept
         self._done = 0  # frames of the front end so far
         self._samples = 0
+        self._waiting: list[NDArray[np.floating]] = []  # samples of which no features were computed yet
         self._ended = False
 
     @property
@@ -87,7 +88,13 @@ class FeatureBuffer:
     def accept(self, samples: NDArray[np.floating]) -> None:
         """Add samples `(N,)`."""
         self._samples += len(samples)
-        self._add(self._audio.accept(samples))
+        self._waiting.append(samples)
+
+    def _extract(self) -> None:
+        """Compute the features of the samples so far: of those of a chunk at once, which is cheaper than of every piece."""
+        if self._waiting:
+            samples, self._waiting = np.concatenate(self._waiting), []
+            self._add(self._audio.accept(samples))
 
     def _add(self, frames: NDArray[Any]) -> None:
         self._features = np.concatenate((self._features, frames))
@@ -95,19 +102,24 @@ class FeatureBuffer:
     def end(self) -> None:
         """There are no more samples: the rest is the last chunk."""
         if not self._ended:
+            self._extract()
             self._add(self._audio.finish())
             self._ended = True
 
     def kept(self) -> int:
         """Number of values that are kept."""
-        return self._features.size
+        return self._features.size + sum(len(each) for each in self._waiting)
 
     def waiting(self) -> int:
         """Number of frames of the front end in the next chunk if it is complete, otherwise 0."""
+        needed = (self._done + self.size) * self.sizes.subsampling + self.sizes.after
+        if not self._ended:
+            if self._samples < needed * self._audio.shift + self._audio.look_ahead:
+                return 0
+            self._extract()
         have = self._first + len(self._features)
         if self._ended:
             return min(self.sizes.frames(have) - self._done, self.size)
-        needed = (self._done + self.size) * self.sizes.subsampling + self.sizes.after
         return self.size if have >= needed else 0
 
     def next_window(self) -> Window:

@@ -63,10 +63,9 @@ class StreamBatch(Streams[EncoderStream, TokenStream]):
         if isinstance(student, CifStudent) and student.weights is not None:
             alphas = student.weights(hidden, lengths, replace(self.chunks, cache=cache))
         keep(encoders, cache)
-        for row, stream in enumerate(ready):
-            count = int(lengths[row])
-            own = None if alphas is None else alphas[row, :count]
-            stream.tokens.advance(hidden[row, :count], own, stream.encoder.seconds)
+        tokens = [stream.tokens for stream in ready]
+        seconds = [encoder.seconds for encoder in encoders]
+        type(tokens[0]).advance(tokens, hidden, lengths.tolist(), alphas, seconds)
 
 
 class Streamer(OneStream):

@@ -1,25 +1,31 @@
-"""Greedy decoding of one utterance whose encoder frames arrive in chunks: CIF, CTC and transducer students."""
+"""Greedy decoding of utterances whose encoder frames arrive in chunks: CIF, CTC and transducer students.
+
+The streams of a batch are decoded together; only Whisper's decoder has one step for each stream.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from retort.common.errors import UserError
 from retort.decoding.greedy import NEVER_EMITTED, NOT_FRAME_LABELS
 from retort.decoding.hypothesis import Hypothesis
 from retort.decoding.transducer import symbol_log_probs
 from retort.nn.chunks import Chunks
-from retort.nn.decoder import CifDecoder
+from retort.nn.decoder import CifDecoder, RowState
 from retort.nn.fire_stream import FireStream
 from retort.nn.whisper_fired import FiredWhisperDecoder, FiredWhisperState
-from retort.nn.window import FrameMemory
 from retort.streaming.attended import AttendedTokens
 from retort.streaming.utterances import Tokens
 from retort.students.cif import CifStudent
@@ -32,14 +38,23 @@ from retort.text.tokenizers import BLANK, EOS
 class TokenStream(Tokens):
     """Tokens of one utterance of a model in torch."""
 
+    @classmethod
     @abstractmethod
-    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
-        """Decode the next frames.
+    def advance(
+        cls,
+        streams: Sequence[Self],
+        hidden: Tensor,
+        lengths: Sequence[int],
+        alphas: Tensor | None,
+        seconds: Sequence[float],
+    ) -> None:
+        """Decode the next frames of B streams of one model.
 
         Args:
-            hidden: `(T, D)`.
-            alphas: `(T,)`, weights of a CIF student; None for other students.
-            seconds: duration of the audio so far.
+            hidden: `(B, T, D)`.
+            lengths: B numbers of frames, at least 1.
+            alphas: `(B, T)`, weights of a CIF student; None for other students.
+            seconds: B durations of the audio so far.
         """
 
 
@@ -53,11 +68,25 @@ class CtcStream(TokenStream):
         self._label, self._score, self._frame = BLANK, 0.0, 0
         self._seconds = 0.0  # at which the run began
 
-    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
-        lengths = torch.tensor([len(hidden)], device=hidden.device)
-        log_probs = ctc_log_probs(self.student, Encoded(hidden[None], lengths))[0]
-        best, labels = log_probs.max(-1)
-        for label, score in zip(labels.tolist(), best.tolist()):
+    @classmethod
+    def advance(
+        cls,
+        streams: Sequence[Self],
+        hidden: Tensor,
+        lengths: Sequence[int],
+        alphas: Tensor | None,
+        seconds: Sequence[float],
+    ) -> None:
+        encoded = Encoded(hidden, torch.tensor(lengths, device=hidden.device))
+        best, labels = ctc_log_probs(streams[0].student, encoded).max(-1)
+        for stream, own, scores, count, arrived in zip(
+            streams, labels.tolist(), best.tolist(), lengths, seconds
+        ):
+            stream._read(own[:count], scores[:count], arrived)
+
+    def _read(self, labels: Sequence[int], scores: Sequence[float], seconds: float) -> None:
+        """Add the best labels of frames with their log-probabilities."""
+        for label, score in zip(labels, scores):
             if label != self._label:
                 self._close()
                 self._label, self._score, self._frame, self._seconds = label, score, self._frames, seconds
@@ -103,25 +132,58 @@ class TransducerStream(TokenStream):
         predicted, self._state = student.predictor.start(1, EOS)
         self._projected = student.joiner.project_predictor(predicted)
 
-    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
-        student = self.student
-        for frame in student.joiner.project_encoder(hidden):
+    @classmethod
+    def advance(
+        cls,
+        streams: Sequence[Self],
+        hidden: Tensor,
+        lengths: Sequence[int],
+        alphas: Tensor | None,
+        seconds: Sequence[float],
+    ) -> None:
+        student = streams[0].student
+        frames = student.joiner.project_encoder(hidden)
+        projected = torch.cat([each._projected for each in streams])
+        state = [torch.cat(parts) for parts in zip(*(each._state for each in streams))]
+        for place in range(hidden.shape[1]):
+            rows = [row for row, count in enumerate(lengths) if place < count]
             for _ in range(student.config.transducer.symbols):
-                logits = student.joiner(frame[None], self._projected)[1]
-                best, token = symbol_log_probs(logits).max(-1)
-                if int(token) == BLANK:
+                logits = student.joiner(frames[rows, place], projected[rows])[1]
+                best, tokens = symbol_log_probs(logits).max(-1)
+                found = [each for each in zip(rows, tokens.tolist(), best.tolist()) if each[1] != BLANK]
+                if not found:
                     break
-                self.emitted.ids.append(int(token))
-                self.emitted.log_probs.append(float(best))
-                self.emitted.ends.append(self._frames + 1.0)
-                self.emitted.starts.append(float(self._frames))
-                self.emitted.seconds.append(seconds)
-                predicted, self._state = student.predictor.step(self._state, token)
-                self._projected = student.joiner.project_predictor(predicted)
-            self._frames += 1
+                for row, token, log_prob in found:
+                    streams[row]._emit(token, log_prob, place, seconds[row])
+                rows = [row for row, _, _ in found]
+                chosen = torch.tensor(rows, device=hidden.device)
+                predicted, after = student.predictor.step(
+                    [each[chosen] for each in state], tokens[tokens != BLANK]
+                )
+                state = [each.index_copy(0, chosen, own) for each, own in zip(state, after)]
+                projected = projected.index_copy(0, chosen, student.joiner.project_predictor(predicted))
+        for row, (stream, count) in enumerate(zip(streams, lengths)):
+            stream._projected, stream._state = projected[row, None], [each[row, None] for each in state]
+            stream._frames += count
+
+    def _emit(self, token: int, log_prob: float, place: int, seconds: float) -> None:
+        """Add a token of the frame `place` of the chunk."""
+        self.emitted.ids.append(token)
+        self.emitted.log_probs.append(log_prob)
+        self.emitted.ends.append(self._frames + place + 1.0)
+        self.emitted.starts.append(float(self._frames + place))
+        self.emitted.seconds.append(seconds)
 
     def finish(self, seconds: float) -> None:
         return
+
+
+class _Fire(NamedTuple):
+    """A fired token: its vector `(D,)`, its time in frames, and the duration of the audio that it needed."""
+
+    vector: Tensor
+    time: float
+    seconds: float
 
 
 class CifStream(TokenStream):
@@ -137,32 +199,43 @@ class CifStream(TokenStream):
         super().__init__()
         self.config, self.decoder, self.chunks = student.config.cif, decoder, chunks
         self.fires = FireStream()
+        self._waiting: deque[_Fire] = deque()  # fires that are not decoded yet
         self._previous = EOS
         self._hidden: Tensor | None = None  # frames that the decoder attends to
         self._base = 0  # first of these frames
         self._last: Tensor | None = None
-        self._state: Any = None
+        self._state: RowState | None = None
 
-    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+    @classmethod
+    def advance(
+        cls,
+        streams: Sequence[Self],
+        hidden: Tensor,
+        lengths: Sequence[int],
+        alphas: Tensor | None,
+        seconds: Sequence[float],
+    ) -> None:
         if alphas is None:
             raise ValueError("CIF needs the weights of the frames")
-        if self.over:
-            return
-        self._remember(hidden)
-        for vector, time in zip(*self.fires(hidden, alphas)):
-            self._decode(vector, time, seconds)
+        for stream, frames, weights, count, arrived in zip(streams, hidden, alphas, lengths, seconds):
+            if not stream.over:
+                stream._remember(frames[:count])
+                stream._fired(*stream.fires(frames[:count], weights[:count]), arrived)
+        _decode_fires(streams)
 
     def finish(self, seconds: float) -> None:
-        for vector, time in zip(*self.fires.finish(self.config.tail)):
-            self._decode(vector, time, seconds)
+        self._fired(*self.fires.finish(self.config.tail), seconds)
         if (last := self._last) is not None:
-            for _ in range(self.config.spare):
-                self._decode(last, float(self.fires.frames), seconds)
+            count = self.config.spare
+            self._fired([last] * count, [float(self.fires.frames)] * count, seconds)
+        _decode_fires([self])
 
     def size(self) -> int:
         hidden = 0 if self._hidden is None else self._hidden.numel()
-        past = getattr(self._state, "past", [])
-        return super().size() + hidden + sum(each.numel() for pair in past for each in pair)
+        return super().size() + hidden + (0 if self._state is None else self._state.past.numel())
+
+    def _fired(self, vectors: Sequence[Tensor], times: Sequence[float], seconds: float) -> None:
+        self._waiting.extend(_Fire(vector, time, seconds) for vector, time in zip(vectors, times))
 
     def _remember(self, hidden: Tensor) -> None:
         """Keep the frames that the decoder may attend to."""
@@ -176,41 +249,65 @@ class CifStream(TokenStream):
             whole, self._base = whole[surplus:].clone(), self._base + surplus
         self._hidden = whole
 
-    def _decode(self, vector: Tensor, time: float, seconds: float) -> None:
+    def next(self) -> _Fire | None:
+        """The next fire to be decoded."""
         if self.over:
-            return
+            self._waiting.clear()
+        return self._waiting.popleft() if self._waiting else None
+
+    def row(self, fire: _Fire) -> tuple[int, RowState]:
+        """The previous token, and the state of the decoder, before a fire."""
+        if self._state is None:
+            self._state = self.decoder.start_row(fire.vector)
+        return self._previous, self._state
+
+    def window(self, fire: _Fire) -> tuple[Tensor, int, int]:
+        """The frames `(T, D)` that the decoder may attend to, the fire's frame among them, and the end of its context."""
+        assert self._hidden is not None
         # As `retort.nn.window.fire_frames`, which rounds times as the model does.
-        rounded = float(torch.tensor(time, dtype=torch.promote_types(vector.dtype, torch.float32)).ceil())
-        place = min(max(int(rounded) - 1, 0), self.fires.frames - 1)
-        logits, self._state = self._step(vector, place)
-        log_probs = logits.float().log_softmax(-1)
-        log_probs[:, NEVER_EMITTED] = float("-inf")
-        score, token = log_probs.max(-1)
-        self._previous = int(token)
-        if self._previous == EOS:
+        wide = fire.vector.dtype == torch.float64
+        rounded = math.ceil(fire.time if wide else np.float32(fire.time))
+        place = min(max(rounded - 1, 0), self.fires.frames - 1)
+        end = min((place // self.chunks.size + 1) * self.chunks.size, self.fires.frames)
+        return self._hidden, place - self._base, end - self._base
+
+    def accept(self, fire: _Fire, token: int, log_prob: float, state: RowState) -> None:
+        """Add the token of a fire, and the state after it."""
+        self._previous, self._state = token, state
+        if token == EOS:
             self.over = True
             return
-        self.emitted.ids.append(self._previous)
-        self.emitted.log_probs.append(float(score))
-        self.emitted.ends.append(time)
-        self.emitted.seconds.append(seconds)
+        self.emitted.ids.append(token)
+        self.emitted.log_probs.append(log_prob)
+        self.emitted.ends.append(fire.time)
+        self.emitted.seconds.append(fire.seconds)
 
-    def _step(self, vector: Tensor, place: int) -> tuple[Tensor, Any]:
-        decoder, device = self.decoder, vector.device
-        previous = torch.tensor([self._previous], device=device)
-        seen = torch.tensor([self.fires.frames], device=device)
-        end = self.chunks.ends(torch.tensor([[place]], device=device), seen)
-        if self._state is None:
-            self._state = decoder.start(1, vector)
+
+def _decode_fires(streams: Sequence[CifStream]) -> None:
+    """Decode what has fired: the first fires of all streams together, then the second ones, and so on."""
+    while found := [(stream, fire) for stream in streams if (fire := stream.next()) is not None]:
+        decoder, device = found[0][0].decoder, found[0][1].vector.device
+        rows = [stream.row(fire) for stream, fire in found]
+        memory = None
         if decoder.window is not None:
-            assert self._hidden is not None
-            size = self._state.steps + 1
-            own = torch.tensor([[place - self._base]], device=device)
-            memory: FrameMemory = decoder.window.remember(
-                self._hidden[None], seen - self._base, own.expand(1, size), (end - self._base).expand(1, size)
+            frames, places, ends = zip(*(stream.window(fire) for stream, fire in found))
+            memory = decoder.window.remember(
+                pad_sequence(list(frames), batch_first=True),
+                torch.tensor([len(each) for each in frames], device=device),
+                torch.tensor(places, device=device)[:, None],
+                torch.tensor(ends, device=device)[:, None],
             )
-            self._state = replace(self._state, memory=memory)
-        return decoder.step(self._state, previous, vector[None])
+        logits, after = decoder.step_rows(
+            [state for _, state in rows],
+            torch.tensor([previous for previous, _ in rows], device=device),
+            torch.stack([fire.vector for _, fire in found]),
+            memory,
+        )
+        log_probs = logits.float().log_softmax(-1)
+        log_probs[:, NEVER_EMITTED] = float("-inf")
+        scores, tokens = log_probs.max(-1)
+        for (stream, fire), token, score, state in zip(found, tokens.tolist(), scores.tolist(), after):
+            stream.accept(fire, token, score, state)
 
 
 class AttendedStream(AttendedTokens, TokenStream):
@@ -228,12 +325,22 @@ class AttendedStream(AttendedTokens, TokenStream):
         self._state: FiredWhisperState | None = None
         self._next: FiredWhisperState | None = None
 
-    def advance(self, hidden: Tensor, alphas: Tensor | None, seconds: float) -> None:
+    @classmethod
+    def advance(
+        cls,
+        streams: Sequence[Self],
+        hidden: Tensor,
+        lengths: Sequence[int],
+        alphas: Tensor | None,
+        seconds: Sequence[float],
+    ) -> None:
         if alphas is None:
             raise ValueError("CIF needs the weights of the frames")
-        self._remember(hidden)
-        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        self.add(wide.cpu().numpy(), alphas.cpu().numpy(), seconds)
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32)).cpu().numpy()
+        weights = alphas.cpu().numpy()
+        for row, (stream, count, arrived) in enumerate(zip(streams, lengths, seconds)):
+            stream._remember(hidden[row, :count])
+            stream.add(wide[row, :count], weights[row, :count], arrived)
 
     def score(
         self, vector: NDArray[np.floating], place: int

@@ -157,6 +157,7 @@ class Stream(Generic[E, T]):
         self.ended = False
         self._rest: NDArray[Any] = np.zeros(0, np.float32)
         self._start = self._consumed = 0
+        self._partial: Partial | None = None  # the result so far, until it changes
         self._open()
 
     def _open(self) -> None:
@@ -172,7 +173,7 @@ class Stream(Generic[E, T]):
 
     def settle(self) -> None:
         """After the tokens of a chunk: end the utterance where it ends."""
-        done = self._samples_done()
+        done, self._partial = self._samples_done(), None
         self._rest = self._rest[done - self._consumed :].copy()
         self._consumed = done
         if not self.ended and self._is_over():
@@ -183,10 +184,11 @@ class Stream(Generic[E, T]):
     def end(self) -> None:
         """There are no more samples."""
         self.encoder.end()
-        self.ended = True
+        self.ended, self._partial = True, None
 
     def close(self) -> None:
         """End the utterance in progress."""
+        self._partial = None
         self.tokens.finish(self.encoder.seconds)
         transcript = self._timed()
         self.emissions += self._emissions(transcript)
@@ -195,7 +197,12 @@ class Stream(Generic[E, T]):
         self._consumed = 0
 
     def partial(self) -> Partial:
-        """The result so far; finished utterances are given out once."""
+        """The result so far; finished utterances are given out once. It is the same object until it changes."""
+        if self._partial is None or self._partial.finished:
+            self._partial = self._result()
+        return self._partial
+
+    def _result(self) -> Partial:
         finished, self.finished = self.finished, []
         until = (self._start + self._samples_done()) / self.owner.transcriber.sampling_rate
         if self.ended:
