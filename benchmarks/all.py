@@ -33,7 +33,10 @@ LIMIT = 900.0
 INTRODUCTION = """# Speed
 
 `make benchmark` measures this table and writes this page; each ratio is measured in one run on one thread, in
-interleaved rounds, with process CPU time. [benchmarks/README.md](../benchmarks/README.md) describes the benchmarks.
+interleaved rounds, with process CPU time. [benchmarks/README.md](../benchmarks/README.md) describes the benchmarks. `load`
+is the average number of running processes when a benchmark started, including those of others: ratios that differ by less
+than 1.5 between two runs on a busy machine mean nothing. `--only` measures some of them again, perhaps on another machine,
+which each section names.
 """
 
 
@@ -178,7 +181,7 @@ def machine() -> dict[str, Any]:
 
 
 def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
-    """Result of a benchmark: `rows` and `load`, or `missing`, the reason."""
+    """Result of a benchmark: `rows`, `load` and `machine`, or `missing`, the reason."""
     file = folder / f"{name}.json"
     load = os.getloadavg()[0]
     try:
@@ -197,25 +200,20 @@ def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
     if not file.exists():
         return {"missing": f"it failed with exit code {code}"}
     rows = json.loads(file.read_text(encoding="utf-8"))
-    return {"rows": rows, "load": round(load, 1)}
+    return {"rows": rows, "load": round(load, 1), "machine": machine()}
 
 
 def page(report: dict[str, Any]) -> str:
     """The page of a report."""
-    on = report["machine"]
-    lines = [
-        INTRODUCTION,
-        f"Machine: {on['cpu']}, {on['cores']} cores ({', '.join(on['instructions'])}), torch {on['torch']}. `load` is the",
-        "average number of running processes when a benchmark started, including those of others: ratios that differ",
-        "by less than 1.5 between two runs on a busy machine mean nothing.",
-    ]
-    missing = []
+    lines, missing = [INTRODUCTION], []
     for name, single in RUNS.items():
         found = report["benchmarks"].get(name, {"missing": "it was not run"})
         if "missing" in found:
             missing.append(f"- {single.title} (`{name}`): {found['missing']}")
             continue
-        lines += ["", f"## {single.title}", "", f"Load {found['load']}.", ""]
+        on = found["machine"]
+        where = f"{on['cpu']}, {on['cores']} cores ({', '.join(on['instructions'])}), torch {on['torch']}"
+        lines += ["", f"## {single.title}", "", f"{where}; load {found['load']}.", ""]
         lines += ["| measured | value | goal | met | details |", "|---|---|---|---|---|"]
         for row in (Measured(**each) for each in found["rows"]):
             goal = "" if row.goal is None else f"{'at most' if row.at_most else 'at least'} {row.goal:g}"
@@ -236,12 +234,10 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a benchmark")
     parser.add_argument("--page", action="store_true", help="write the page from the file")
     options = parser.parse_args(given)
-    report: dict[str, Any] = {"machine": machine(), "benchmarks": {}}
+    report: dict[str, Any] = {"benchmarks": {}}
     if (options.only or options.page) and RESULTS.exists():
         report = json.loads(RESULTS.read_text(encoding="utf-8"))
     todo = [] if options.page else options.only or list(RUNS)
-    if todo:
-        report["machine"] = machine()
     with tempfile.TemporaryDirectory() as folder:
         for name in todo:
             print(f"== {name}", flush=True)
