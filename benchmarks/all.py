@@ -205,7 +205,7 @@ def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
 
 def page(report: dict[str, Any]) -> str:
     """The page of a report."""
-    lines, missing = [INTRODUCTION], []
+    lines, missing = [INTRODUCTION.rstrip()], []
     for name, single in RUNS.items():
         found = report["benchmarks"].get(name, {"missing": "it was not run"})
         if "missing" in found:
