@@ -35,12 +35,14 @@ def test_a_page_of_any_report(benchmarks: Path) -> None:
     import all as everything
 
     row = {"what": "time", "value": 2.5, "goal": 2.0, "at_most": True, "detail": "shown"}
-    found = {"rows": [row, {**row, "at_most": False}], "load": 0.5}
-    report = {"machine": everything.machine(), "benchmarks": {"cif": found, "store": {"missing": "no data"}}}
+    machine = {**everything.machine(), "cpu": "Processor X"}
+    found = {"rows": [row, {**row, "at_most": False}], "load": 0.5, "machine": machine}
+    report = {"benchmarks": {"cif": found, "store": {"missing": "no data"}}}
     lines = everything.page(report).splitlines()
     assert "| time | 2.5 | at most 2 | **no** | shown |" in lines
     assert "| time | 2.5 | at least 2 | yes | shown |" in lines
     assert any("no data" in line for line in lines)
+    assert any("Processor X" in line for line in lines)
 
 
 def test_results_hold_no_paths() -> None:
