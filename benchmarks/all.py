@@ -79,17 +79,7 @@ def exported(folder: Path) -> dict[str, str]:
     for name, more in (("onnx", []), ("int8", ["--int8"])):
         found[name] = str(folder / name)
         if not Path(found[name]).exists():
-            command = [
-                sys.executable,
-                "-m",
-                "retort.cli",
-                "export",
-                MODEL,
-                found[name],
-                "--for",
-                "onnx",
-                *more,
-            ]
+            command = [sys.executable, "-m", "retort.cli", "export", MODEL, found[name], "--for", "onnx", *more]
             subprocess.run(command, cwd=ROOT, check=True)
     return found
 
@@ -188,9 +178,7 @@ def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
         script, *arguments = RUNS[name].arguments(folder)
         command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--json", str(file)]
         paths = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
-        code = subprocess.run(
-            command, cwd=ROOT, timeout=limit, env={**os.environ, "PYTHONPATH": paths}
-        ).returncode
+        code = subprocess.run(command, cwd=ROOT, timeout=limit, env={**os.environ, "PYTHONPATH": paths}).returncode
     except Unavailable as reason:
         return {"missing": str(reason)}
     except subprocess.TimeoutExpired:
@@ -227,9 +215,7 @@ def page(report: dict[str, Any]) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=RUNS, help="run these")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a benchmark")
     parser.add_argument("--page", action="store_true", help="write the page from the file")

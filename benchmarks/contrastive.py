@@ -56,9 +56,7 @@ def measure(dim: int, with_sources: bool) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_json(parser)
     file = parser.parse_args().json
     torch.set_num_threads(1)
@@ -72,9 +70,7 @@ def main() -> int:
             title = f"D = {dim}" + (" with sources" if with_sources else "")
             times = f"loss {ours * 1e3:.1f} ms, two products {floor * 1e3:.1f} ms"
             print(f"{title}: {times}, ratio {ratio:.2f}{goal}")
-            rows.append(
-                Measured(f"{title}: time over two products", ratio, GOAL if goal else None, True, times)
-            )
+            rows.append(Measured(f"{title}: time over two products", ratio, GOAL if goal else None, True, times))
     return finish(rows, file)
 
 

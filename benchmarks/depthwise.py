@@ -54,9 +54,7 @@ def measure(batch: int, frames: int, dim: int, kernel: int, bf16: bool) -> tuple
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_json(parser)
     file = parser.parse_args().json
     torch.set_num_threads(1)

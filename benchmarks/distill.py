@@ -74,9 +74,7 @@ def make_stores(recipe: Recipe, batches: Sequence[Batch], folder: Path) -> dict[
         store = StoredTeacher(folder / name, {"model": "benchmark", "dim": dim})
         outputs = [
             TeacherOutput(
-                torch.randn(TOKENS + 2, dim, generator=generator),
-                [(start, end) for _, start, end in own],
-                text,
+                torch.randn(TOKENS + 2, dim, generator=generator), [(start, end) for _, start, end in own], text
             )
             for batch in batches
             for text, own in zip(batch.texts, batch.pieces)
@@ -97,11 +95,7 @@ class System:
             student.spellings = (b"x" * LETTERS,) * (recipe.tokenizer.size or 1000)
         dims = {name: teacher.dim for name, teacher in teachers.items()}
         objective = Objective(recipe.distill, student.tap_dims, dims, student.tap_units)
-        self.module, self.teachers, self.clip = (
-            TrainingModule(student, objective),
-            teachers,
-            recipe.training.clip,
-        )
+        self.module, self.teachers, self.clip = TrainingModule(student, objective), teachers, recipe.training.clip
         accelerator = make_accelerator(recipe.training)
         torch.set_num_threads(1)
         self.autocast, self.bf16 = accelerator.autocast, accelerator.mixed_precision == "bf16"
@@ -124,9 +118,7 @@ class System:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="english/hkd")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0, help="audio in a batch")

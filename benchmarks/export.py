@@ -48,9 +48,7 @@ def main() -> int:
             best = min(best, time.process_time() - started)
         reference, slowest = reference or texts, slowest or best
         same = sum(map(str.__eq__, texts, reference))
-        start = subprocess.run(
-            [sys.executable, "-c", START.format(folder)], capture_output=True, text=True, check=True
-        )
+        start = subprocess.run([sys.executable, "-c", START.format(folder)], capture_output=True, text=True, check=True)
         times = f"real-time factor {best / seconds:.4f}, start-up {float(start.stdout):.2f} s"
         name = Path(folder).name
         if rows:

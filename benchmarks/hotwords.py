@@ -58,14 +58,10 @@ def encode(recogniser: Recogniser, names: Sequence[str], most: int) -> Data:
     data, batch = Data(), []
     for each in found:
         if batch and (len(batch) + 1) * each[0].duration > BATCH_SECONDS:
-            data.batches.append(
-                (recogniser.encode([piece.features for piece, _ in batch]), [text for _, text in batch])
-            )
+            data.batches.append((recogniser.encode([piece.features for piece, _ in batch]), [text for _, text in batch]))
             batch = []
         batch.append(each)
-    data.batches.append(
-        (recogniser.encode([piece.features for piece, _ in batch]), [text for _, text in batch])
-    )
+    data.batches.append((recogniser.encode([piece.features for piece, _ in batch]), [text for _, text in batch]))
     return data
 
 
@@ -103,9 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", nargs="+", default=["librispeech_clips/dev", "speechocean762/dev"])
-    parser.add_argument(
-        "--others", type=Path, required=True, help="text (.txt.xz) whose words are distractors"
-    )
+    parser.add_argument("--others", type=Path, required=True, help="text (.txt.xz) whose words are distractors")
     parser.add_argument("--sentences", type=int, default=20_000, help="sentences of that text")
     parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 2.0, 3.0])
     parser.add_argument("--distractors", nargs="+", type=int, default=[100, 1000])
@@ -116,24 +110,16 @@ def main() -> None:
     recipe = open_experiment(arguments.model).recipe
     trained = words_of(
         recogniser,
-        (
-            cut.supervisions[0].text
-            for name in recipe.data.train_sources
-            for cut in open_cuts(find_data(name)).cuts
-        ),
+        (cut.supervisions[0].text for name in recipe.data.train_sources for cut in open_cuts(find_data(name)).cuts),
     )
     data = encode(recogniser, arguments.data, arguments.utterances)
     own = words_of(recogniser, data.references)
     targets = {word for word in own - trained if len(word) >= FEWEST_LETTERS}
     with lzma.open(arguments.others, "rt", encoding="utf-8") as file:
         lines = file.read().splitlines()[: arguments.sentences]
-    others = sorted(
-        word for word in words_of(recogniser, lines) - trained - own if len(word) >= FEWEST_LETTERS
-    )
+    others = sorted(word for word in words_of(recogniser, lines) - trained - own if len(word) >= FEWEST_LETTERS)
     random.Random(0).shuffle(others)
-    print(
-        f"{len(data.references)} utterances, {len(targets)} hotwords that no training text has, {len(others)} others"
-    )
+    print(f"{len(data.references)} utterances, {len(targets)} hotwords that no training text has, {len(others)} others")
     print(f"{'greedy':<28}", measure(recogniser, data, GREEDY, targets), flush=True)
     print(f"{'beam 4':<28}", measure(recogniser, data, DecodingOptions(beam=4), targets), flush=True)
     for count in arguments.distractors:

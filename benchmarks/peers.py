@@ -57,9 +57,7 @@ from retort.training.batches import Batch  # noqa: E402
 
 GOAL = 3.0
 TOKENS_PER_SECOND, WHISPER_FRAMES = 3, 3000
-CONDITIONS = (
-    "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
-)
+CONDITIONS = "faster-whisper with its default options but for beam_size=1; numbers above nine in figures are errors"
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SETS = ("librispeech_clips/dev", "speechocean762/dev")
 
@@ -106,9 +104,7 @@ def peer_update(recipe: Recipe, seconds: Sequence[float], autocast: Callable[[],
     architecture = dict(recipe.student.encoder.architecture)  # type: ignore[attr-defined]
     known = WhisperConfig().to_dict()
     model = WhisperForConditionalGeneration(
-        WhisperConfig(
-            **{key: value for key, value in architecture.items() if key in known and key != "model_type"}
-        )
+        WhisperConfig(**{key: value for key, value in architecture.items() if key in known and key != "model_type"})
     ).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     counts = [round(TOKENS_PER_SECOND * each) + 5 for each in seconds]  # with Whisper's four first tokens
@@ -147,11 +143,7 @@ def train(count: int, rounds: int) -> list[Measured]:
     print(f"ratio {ratio:.2f}, goal {GOAL}", flush=True)
     detail = f"{kind}, {count} utterances of {min(seconds):.1f} to {max(seconds):.1f} s, mean {sum(seconds) / count:.1f} s; "
     detail += ", ".join(f"{name} {rate:.2f} utterances/s" for name, rate in rates.items())
-    return [
-        Measured(
-            "fine-tuning Whisper base: utterances a second over transformers'", ratio, GOAL, False, detail
-        )
-    ]
+    return [Measured("fine-tuning Whisper base: utterances a second over transformers'", ratio, GOAL, False, detail)]
 
 
 def whisper(folder: str) -> Callable[[np.ndarray], str]:
@@ -183,9 +175,7 @@ def own_model(folder: str) -> Callable[[np.ndarray], str]:
 def words_of(text: str) -> str:
     """Lower-case words without punctuation, digits as words."""
     plain = re.sub(r"[^a-z0-9' ]+", " ", text.lower())
-    return " ".join(
-        DIGITS[int(word)] if len(word) == 1 and word.isdigit() else word for word in plain.split()
-    )
+    return " ".join(DIGITS[int(word)] if len(word) == 1 and word.isdigit() else word for word in plain.split())
 
 
 def draw(wers: dict[str, list[float]], factors: dict[str, float], own: Sequence[str], path: Path) -> None:
@@ -237,8 +227,7 @@ def decode(own: dict[str, str], peers: dict[str, str], count: int, picture: Path
     ahead = [
         name
         for name in points
-        if name not in own
-        and all(points[name][0] < points[mine][0] and points[name][1] < points[mine][1] for mine in own)
+        if name not in own and all(points[name][0] < points[mine][0] and points[name][1] < points[mine][1] for mine in own)
     ]
     rows = [
         Measured(f"decoding: real-time factor of {name}", factors[name], detail="WER " + ", ".join(
@@ -247,23 +236,15 @@ def decode(own: dict[str, str], peers: dict[str, str], count: int, picture: Path
         for name in systems
     ]  # fmt: skip
     detail = f"{count} utterances of each set, {audio:.0f} s of audio, one thread, greedy; {CONDITIONS}"
-    rows.append(
-        Measured(
-            "decoding: peers with lower WER and lower factor than all of ours", len(ahead), 0, True, detail
-        )
-    )
+    rows.append(Measured("decoding: peers with lower WER and lower factor than all of ours", len(ahead), 0, True, detail))
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("train", "decode"))
     parser.add_argument("models", nargs="*", help="NAME=FOLDER of models of Retort")
-    parser.add_argument(
-        "--whisper", nargs="*", default=[], help="NAME=FOLDER of models in CTranslate2's format"
-    )
+    parser.add_argument("--whisper", nargs="*", default=[], help="NAME=FOLDER of models in CTranslate2's format")
     parser.add_argument("--utterances", type=int, help="8 for train, 50 of each set for decode")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

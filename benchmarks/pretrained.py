@@ -73,9 +73,7 @@ def student_of(size: str, stored: int, lora: bool, pool_after: list[int]) -> Cif
     return student.train()
 
 
-def updater(
-    student: CifStudent, given: tuple[Tensor, Tensor], tokens: Tensor, precision: str
-) -> Callable[[], None]:
+def updater(student: CifStudent, given: tuple[Tensor, Tensor], tokens: Tensor, precision: str) -> Callable[[], None]:
     features, lengths = given
     if student.encoder.stored:
         with torch.no_grad():
@@ -97,9 +95,7 @@ def updater(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--batch", type=int, default=8, help="utterances")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each utterance")
@@ -124,9 +120,7 @@ def main() -> int:
         ),
         f"the same, with LoRA on them, {stored} stored": student_of(arguments.size, stored, True, pool_after),
     }
-    updates = {
-        name: updater(student, given, tokens, arguments.precision) for name, student in students.items()
-    }
+    updates = {name: updater(student, given, tokens, arguments.precision) for name, student in students.items()}
     times: dict[str, list[float]] = {name: [] for name in updates}
     for update in updates.values():
         update()  # kernels are prepared, moments are made
@@ -156,10 +150,7 @@ def main() -> int:
     if goal < GOAL:
         console.print(f"stored layers are {goal:.2f} times as fast as full training, the goal is {GOAL:g}")
     detail = f"{title}, {stored} of {SIZES[arguments.size][1]} layers stored"
-    return finish(
-        [Measured("stored lower layers: updates over full training's", goal, GOAL, False, detail)],
-        arguments.json,
-    )
+    return finish([Measured("stored lower layers: updates over full training's", goal, GOAL, False, detail)], arguments.json)
 
 
 if __name__ == "__main__":

@@ -99,13 +99,10 @@ def repeat(folder: Path, large: Path, cuts: int) -> None:
         for there, name in zip(shard_files(0), shard_files(number)):
             os.link(folder / there, large / name)
             files[name] = first["files"][there]
-        listed.append(
-            {"cuts": len(rows), "files": files, "rejected": [], "key": "", "seconds": first["seconds"]}
-        )
+        listed.append({"cuts": len(rows), "files": files, "rejected": [], "key": "", "seconds": first["seconds"]})
     (large / SHARDS).write_text(json.dumps({"format": records["format"], "shards": listed}))
     sums = {
-        name: {"bytes": (large / name).stat().st_size, "sha256": sha256(large / name)}
-        for name in (SHARDS, INDEX)
+        name: {"bytes": (large / name).stat().st_size, "sha256": sha256(large / name)} for name in (SHARDS, INDEX)
     }
     (large / SUMS).write_text(json.dumps({"format": 1, "files": sums}))
 
@@ -184,9 +181,7 @@ def units(folder: Path, paths: list[Path]) -> dict[str, Any]:
     shards = Shards(str(folder / "stored"))
     found["manifest"] = timed(lambda: open_cuts(folder / "train.jsonl.gz"))
     found["read_files"] = timed(lambda: [load_samples(cut, 16000) for cut in cuts])
-    found["read_shards"] = timed(
-        lambda: [load_samples(shards.open(number), 16000) for number in range(len(cuts))]
-    )
+    found["read_shards"] = timed(lambda: [load_samples(shards.open(number), 16000) for number in range(len(cuts))])
     found["texts"] = timed(lambda: list(shards.transcripts(np.arange(len(cuts)))))
     recipe = recipe_of(False)
     extract = UtteranceDataset(recipe, None, same_length, None).features
@@ -247,9 +242,7 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> int:

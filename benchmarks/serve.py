@@ -48,9 +48,7 @@ async def ask(client: httpx.AsyncClient, path: Path) -> tuple[str, float]:
     return answer.json()["text"], time.perf_counter() - started
 
 
-async def load(
-    url: str, clips: list[Path], clients: int, requests: int, process: psutil.Process
-) -> list[Measured]:
+async def load(url: str, clips: list[Path], clients: int, requests: int, process: psutil.Process) -> list[Measured]:
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         alone = {path: (await ask(client, path))[0] for path in clips}
@@ -98,11 +96,7 @@ async def load(
     under = f"{requests} requests of {clients} clients, {segments / batches:.1f} segments a batch"
     return [
         Measured("requests that failed or differ from the clip alone", failed + wrong, 0, True, under),
-        Measured(
-            "seconds of audio a second",
-            audio / wall,
-            detail=f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s",
-        ),
+        Measured("seconds of audio a second", audio / wall, detail=f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s"),
         Measured("growth of the server's memory, MB", (max(memory) - before) / 1e6),
     ]
 

@@ -206,15 +206,11 @@ def run(recipe: Recipe, seconds: float, rounds: int) -> Measured:
     shares = {stage: medians[stage] / whole for stage in (*STAGES, "features")}
     line = ", ".join(f"{stage} {100 * value:.1f} %" for stage, value in shares.items())
     print(f"  {line}\n  share of the peak {share:.2f}, goal {GOAL}", flush=True)
-    return Measured(
-        f"{recipe.name}: share of the peak in matrix products", share, GOAL, False, f"{rates}; {line}"
-    )
+    return Measured(f"{recipe.name}: share of the peak in matrix products", share, GOAL, False, f"{rates}; {line}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     parser.add_argument("--seconds", type=float, default=40.0, help="audio in a batch")
     parser.add_argument("--rounds", type=int, default=5)

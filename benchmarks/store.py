@@ -136,9 +136,7 @@ def main() -> int:
     report(rates)
     ratio = rates["store, mapped"] / rates["files, mapped"]
     detail = f"{len(texts)} texts of width {arguments.dim}, mapped float16"
-    return finish(
-        [Measured("texts read a second over .npy files", ratio, GOAL, False, detail)], arguments.json
-    )
+    return finish([Measured("texts read a second over .npy files", ratio, GOAL, False, detail)], arguments.json)
 
 
 def report(rates: dict[str, float]) -> None:

@@ -91,9 +91,7 @@ def test_rooms_do_not_import_in_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for name, path in MODULES.items():
         if name:
-            graph.setdefault(room(name), set()).update(
-                {room(each) for each in imports(path)} - {room(name), "__version__"}
-            )
+            graph.setdefault(room(name), set()).update({room(each) for each in imports(path)} - {room(name), "__version__"})
     list(TopologicalSorter(graph).static_order())
 
 

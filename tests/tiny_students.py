@@ -65,7 +65,9 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
     return smoothed_cross_entropies(logits, targets, smoothing).sum()
 
 
-def beam_search(student: CifStudent, features: Tensor, lengths: Tensor, beam: int) -> list[list[Hypothesis]]:
+def beam_search(
+    student: CifStudent, features: Tensor, lengths: Tensor, beam: int
+) -> list[list[Hypothesis]]:
     """The n-best lists of a batch of features."""
     encoded = student.encode(features, lengths)
     return beam_fired(student, student.fire(encoded), beam, encoded=encoded)

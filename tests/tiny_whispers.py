@@ -19,15 +19,7 @@ from retort.students.factory import build_student
 from retort.students.whisper import WhisperStudent, WhisperStudentConfig
 from retort.training.init import start_from_pretrained
 
-BASE = (
-    "<|endoftext|>",
-    "<|startoftranscript|>",
-    "<|en|>",
-    "<|zh|>",
-    "<|translate|>",
-    "<|transcribe|>",
-    "<|startofprev|>",
-)
+BASE = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>")
 TIMESTAMPS = 20
 POSITIONS = 40
 """Of the decoder; those of the encoder are 60 frames, 1.2 seconds, where nothing else is spoken."""
@@ -36,16 +28,7 @@ POSITIONS = 40
 def tiny_tokenizer() -> Tokenizer:
     """Bytes, a few merges, and special tokens under Whisper's names."""
     vocabulary = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    merges = [
-        ("Ġ", "a"),
-        ("h", "e"),
-        ("Ġ", "t"),
-        ("Ġt", "he"),
-        ("e", "r"),
-        ("Ġ", "s"),
-        ("l", "l"),
-        ("o", "w"),
-    ]
+    merges = [("Ġ", "a"), ("h", "e"), ("Ġ", "t"), ("Ġt", "he"), ("e", "r"), ("Ġ", "s"), ("l", "l"), ("o", "w")]
     for left, right in merges:
         vocabulary[left + right] = len(vocabulary)
     tokenizer = Tokenizer(BPE(vocabulary, merges))

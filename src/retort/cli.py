@@ -82,9 +82,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in TRAINING_PACKAGES:
             raise
-        print_error(
-            f"this command requires {package}, which is not installed. Run: pip install 'retort-asr[train]'"
-        )
+        print_error(f"this command requires {package}, which is not installed. Run: pip install 'retort-asr[train]'")
         sys.exit(2)
     except MemoryError:
         print_error("out of memory. Choose a smaller model, batch or beam")

@@ -34,9 +34,7 @@ def test_a_low_pass_filter() -> None:
     np.testing.assert_allclose(low_pass(30, 1 / 3), firwin(61, 1 / 3, window=("kaiser", 5.0)), atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("rate", "wanted"), [(8000, 16000), (44100, 16000), (48000, 16000), (16000, 8000), (44101, 16000)]
-)
+@pytest.mark.parametrize(("rate", "wanted"), [(8000, 16000), (44100, 16000), (48000, 16000), (16000, 8000), (44101, 16000)])
 @pytest.mark.parametrize("length", [1, 2, 100, 30001])
 def test_resampling(rate: int, wanted: int, length: int) -> None:
     wave = np.random.default_rng(0).standard_normal(length).astype(np.float32)

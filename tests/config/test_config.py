@@ -28,9 +28,7 @@ from retort.students.cif import CifStudentConfig
 from retort.students.ctc import CtcStudentConfig
 
 CHOSEN = [
-    key
-    for key in keys_of()
-    if key.kind == "str" and key.values and not key.of and not re.search(r"\[\]|NAME", key.name)
+    key for key in keys_of() if key.kind == "str" and key.values and not key.of and not re.search(r"\[\]|NAME", key.name)
 ]
 """Keys of every recipe for one of several words."""
 
@@ -112,12 +110,8 @@ def test_defaults_then_base_then_recipe_then_overrides(tmp_path: Path) -> None:
 
 def test_a_part_that_changes_its_kind_starts_afresh(tmp_path: Path) -> None:
     encoder = "{kind: conformer, layers: 6, dim: 144, kernel: 9}"
-    base = write(
-        tmp_path, f"name: base\nstudent: {{encoder: {encoder}, frontend: {{layers: 2}}}}\n", "base.yaml"
-    )
-    same = load_recipe(
-        str(write(tmp_path, f"base: {base}\nname: same\nstudent: {{encoder: {{layers: 2}}}}\n"))
-    )
+    base = write(tmp_path, f"name: base\nstudent: {{encoder: {encoder}, frontend: {{layers: 2}}}}\n", "base.yaml")
+    same = load_recipe(str(write(tmp_path, f"base: {base}\nname: same\nstudent: {{encoder: {{layers: 2}}}}\n")))
     assert (same.student.encoder.layers, same.student.encoder.dim) == (2, 144)
     other = f"base: {base}\nname: other\nstudent: {{encoder: {{kind: transformer, dim: 64}}}}\n"
     changed = load_recipe(str(write(tmp_path, other)))
@@ -131,9 +125,7 @@ def test_a_part_that_changes_its_kind_starts_afresh(tmp_path: Path) -> None:
 def test_a_student_that_changes_its_kind_keeps_the_parts_of_the_new_kind(tmp_path: Path) -> None:
     student = "{cif: {tail: 0.3}, ctc_weight: 0.2, encoder: {layers: 3}, decoder: {layers: 3, window: 2}}"
     base = str(write(tmp_path, f"name: base\nstudent: {student}\n"))
-    assert load_recipe(base, ["student.kind=ctc"]).student == CtcStudentConfig(
-        encoder=ConformerConfig(layers=3)
-    )
+    assert load_recipe(base, ["student.kind=ctc"]).student == CtcStudentConfig(encoder=ConformerConfig(layers=3))
     attention = load_recipe(base, ["student.kind=attention"]).student
     assert attention == AttentionStudentConfig(
         encoder=ConformerConfig(layers=3), decoder=CrossDecoderConfig(layers=3), ctc_weight=0.5
@@ -356,14 +348,8 @@ def test_choices_are_checked_and_listed(key: Key) -> None:
         ("student: {encoder: {kind: e_branchformer, merge_kernel: 2}}", "student.encoder.merge_kernel"),
         ("student: {encoder: {kind: branchformer, cgmlp: 7}}", "student.encoder.cgmlp"),
         ("student: {encoder: {kind: branchformer, merge: sum}}", "average"),
-        (
-            "student: {encoder: {kind: branchformer, merge_kernel: 3}}",
-            "of kind branchformer. Did you mean 'cgmlp_kernel'?",
-        ),
-        (
-            "student: {encoder: {kind: zipformer, layers: 6}}",
-            "unknown key 'student.encoder.layers' of kind zipformer",
-        ),
+        ("student: {encoder: {kind: branchformer, merge_kernel: 3}}", "of kind branchformer. Did you mean 'cgmlp_kernel'?"),
+        ("student: {encoder: {kind: zipformer, layers: 6}}", "unknown key 'student.encoder.layers' of kind zipformer"),
         ("student: {encoder: {kind: mamba}}", "student.encoder.kind is 'mamba'. Choose one of conformer"),
         ("student: {encoder: {kind: zipformer, heads: [4]}}", "student.encoder.heads has 1 numbers"),
         (
@@ -374,10 +360,7 @@ def test_choices_are_checked_and_listed(key: Key) -> None:
         ("student: {encoder: {kind: zipformer, kernels: [31, 31, 16, 15, 15, 31]}}", "Choose odd numbers"),
         ("student: {encoder: {kind: zipformer, value_dim: 0}}", "student.encoder.value_dim is 0"),
         ("student: {encoder: {kind: zipformer, pool_after: [7]}}", "student.encoder.pool_after is [7]"),
-        (
-            "student: {encoder: {kind: zipformer, heads: 4}}",
-            "student.encoder.heads is 4. Give a list of integers",
-        ),
+        ("student: {encoder: {kind: zipformer, heads: 4}}", "student.encoder.heads is 4. Give a list of integers"),
         ("training: {eden_steps: 0}", "training.eden_steps is 0"),
         ("training: {eden_epochs: -1}", "training.eden_epochs is -1"),
         ("data: {spoken: {words: [3]}}", "data.spoken.words"),

@@ -45,11 +45,7 @@ def test_committed_models(name: str) -> None:
     trained = read_dict(Recipe, recipe, name).student.encoder
     if isinstance(student.encoder, ConformerConfig):
         assert trained == student.encoder
-        assert (student.encoder.layers, student.encoder.dim, student.encoder.convolution_norm) == (
-            6,
-            144,
-            "layer",
-        )
+        assert (student.encoder.layers, student.encoder.dim, student.encoder.convolution_norm) == (6, 144, "layer")
     else:
         assert isinstance(student.encoder, PretrainedEncoderConfig)
         assert student.encoder.architecture["model_type"] == "whisper"
@@ -73,14 +69,7 @@ def test_values_that_an_earlier_version_left_out_had_its_defaults() -> None:
 
 
 def test_a_decoder_had_the_keys_of_all_kinds() -> None:
-    decoder = {
-        "kind": "parallel",
-        "glancing": 0.5,
-        "layers": 3,
-        "window": 0,
-        "history_dropout": 0.0,
-        "init_layers": [],
-    }
+    decoder = {"kind": "parallel", "glancing": 0.5, "layers": 3, "window": 0, "history_dropout": 0.0, "init_layers": []}
     values = {"name": "x", "student": {"encoder": {"kind": "conformer"}, "decoder": decoder}}
     assert is_flat(values)
     assert read_dict(Recipe, values, "x").student.decoder == ParallelConfig(glancing=0.5, layers=3)
@@ -118,9 +107,7 @@ def test_a_student_had_the_keys_of_all_kinds(kind: str) -> None:
         "cif": CifConfig(tail=0.3), "transducer": TransducerConfig(dim=64), "ctc_weight": 0.4, "ce_weight": 0.6,
         "quantity_weight": 0.7, "history_dropout": 0.2,
     }  # fmt: skip
-    given["decoder"] = (CrossDecoderConfig if kind == "attention" else AutoregressiveConfig)(
-        history_dropout=0.2
-    )
+    given["decoder"] = (CrossDecoderConfig if kind == "attention" else AutoregressiveConfig)(history_dropout=0.2)
     assert recipe.student.kind == kind
     known = vars(recipe.student).keys() & given.keys()
     assert known

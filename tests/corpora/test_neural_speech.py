@@ -37,11 +37,7 @@ def kokoro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(
-    root: Path,
-    texts: list[str] = TEXTS,
-    reading: SynthesisSettings = READING,
-    name: str = "here",
-    **options: Any,
+    root: Path, texts: list[str] = TEXTS, reading: SynthesisSettings = READING, name: str = "here", **options: Any
 ) -> CheckedCuts:
     return read_by_kokoro(
         texts, reading, root / "store", root / name, "said", conditions=Conditions(), processes=1, **options

@@ -46,11 +46,7 @@ def test_formats(waves: Path, name: str, content: str) -> None:
     (waves / name).write_bytes(content.encode())
     prepared = prepare(waves / name, waves / "out")
     assert prepared.rejected == []
-    assert reported(prepared, "train") == [
-        ("a", "one, two", "s1"),
-        ("b", "你好", "s1"),
-        ("c", 'say "yes"', "c"),
-    ]
+    assert reported(prepared, "train") == [("a", "one, two", "s1"), ("b", "你好", "s1"), ("c", 'say "yes"', "c")]
     assert (prepared.utterances, prepared.seconds) == ({"train": 3}, {"train": 3.0})
 
 
@@ -92,14 +88,7 @@ def test_files_of_one_name_are_named_by_their_paths(tmp_path: Path) -> None:
         "audio,text\ns1/a.wav,x\ns2/a.wav,x\ns2/b.wav,x\nc.wav,x\nc.flac,x\ns 3/e.wav,x\n"
     )
     prepared = prepare(tmp_path / "t.csv", tmp_path / "out")
-    assert [name for name, _, _ in reported(prepared, "train")] == [
-        "s1-a",
-        "s2-a",
-        "b",
-        "c.wav",
-        "c.flac",
-        "e",
-    ]
+    assert [name for name, _, _ in reported(prepared, "train")] == ["s1-a", "s2-a", "b", "c.wav", "c.flac", "e"]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +164,7 @@ def test_held_out_speakers_are_in_one_split(tmp_path: Path) -> None:
     table = many(tmp_path, [(f"t{number}", f"s{number % 17}") for number in range(100)])
     prepared = prepare(table, tmp_path / "out", held_out=0.15)
     assert list(prepared.manifests) == ["train", "validation", "test"]
-    speakers = {
-        split: {speaker for _, _, speaker in reported(prepared, split)} for split in prepared.manifests
-    }
+    speakers = {split: {speaker for _, _, speaker in reported(prepared, split)} for split in prepared.manifests}
     assert sum(len(names) for names in speakers.values()) == 17
     assert sum(prepared.utterances.values()) == 100
     assert 8 <= prepared.utterances["validation"] <= 15

@@ -81,7 +81,9 @@ def test_a_beam_wide_enough_finds_all_there_is(scorer: SumScorer | None, fires: 
         found = beam_fired(student, fired, beam, scorer)[0]
         assert len(found) == min(beam, len(everything))
         assert found[0].score <= everything[0].score + 1e-5
-        assert {tuple(each.ids) for each in found} <= {tuple(each.ids) for each in everything}
+        assert {tuple(each.ids) for each in found} <= {
+            tuple(each.ids) for each in everything
+        }
 
 
 def test_a_wider_beam_finds_what_a_narrow_one_misses() -> None:

@@ -47,9 +47,7 @@ def frames(sizes: list[int], seed: int = 0) -> Encoded:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(len(sizes), max(sizes), 16, generator=generator)
     lengths = torch.tensor(sizes)
-    return Encoded(
-        hidden.masked_fill(torch.arange(max(sizes))[None, :, None] >= lengths[:, None, None], 0), lengths
-    )
+    return Encoded(hidden.masked_fill(torch.arange(max(sizes))[None, :, None] >= lengths[:, None, None], 0), lengths)
 
 
 def peaks_slowly(log_probs: torch.Tensor) -> list[int]:
@@ -86,9 +84,7 @@ def test_an_utterance_without_frames_fires_nothing() -> None:
     fired = student().fire(encoded)
     assert int(fired.lengths[0]) == 0
     assert int(fired.lengths[1]) >= 1
-    nothing = fire_at(
-        Encoded(torch.zeros(1, 0, 16), torch.tensor([0])), torch.zeros(1, 0).long(), torch.tensor([0])
-    )
+    nothing = fire_at(Encoded(torch.zeros(1, 0, 16), torch.tensor([0])), torch.zeros(1, 0).long(), torch.tensor([0]))
     assert nothing.embeddings.shape == (1, 0, 16)
 
 
@@ -147,9 +143,7 @@ def test_gradients_of_the_window_are_right() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(4, VOCABULARY - 1), max_size=4), st.integers(5, 9), st.integers(0, 1000))
 def test_the_ctc_scorer_adds_up_to_the_likelihood(ids: list[int], size: int, seed: int) -> None:
-    log_probs = torch.randn(1, size, VOCABULARY, generator=torch.Generator().manual_seed(seed)).log_softmax(
-        -1
-    )
+    log_probs = torch.randn(1, size, VOCABULARY, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
     (expected,) = ctc_log_likelihoods(log_probs[0], [ids])
     scorer = CtcPrefixScorer(log_probs, torch.tensor([size]), 0.5)
     state, total, previous = scorer.start(1, torch.device("cpu")), 0.0, EOS

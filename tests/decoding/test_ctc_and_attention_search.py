@@ -172,9 +172,7 @@ def test_attention_rescoring_is_the_sum_of_both(attention: Recogniser, lm: Table
         expected = []
         for prefix, (tokens, end) in zip(prefixes[row], output[row]):
             lm_score = 0.5 * float(lm.score([prefix.ids])[0].sum()) + 0.7 * len(prefix.ids)
-            expected.append(
-                (0.4 * prefix.log_prob + 0.6 * (sum(tokens) + end) + lm_score, prefix.ids, tokens)
-            )
+            expected.append((0.4 * prefix.log_prob + 0.6 * (sum(tokens) + end) + lm_score, prefix.ids, tokens))
         expected.sort(key=lambda each: -each[0])
         for each, (score, sentence, tokens) in zip(found, expected, strict=True):  # type: ignore[arg-type]
             assert each.score == pytest.approx(score, abs=1e-4)

@@ -101,18 +101,14 @@ def test_the_best_sentence_by_enumeration(lm: str, scale: float) -> None:
         scores = scale * log_probs[row].numpy()
         costs = {
             output: tiny_graphs.sentence_cost(ngrams, output)
-            + tiny_graphs.ctc_cost(
-                [f"^{word}" for word in output[:1]] + list(output[1:]), both, symbols, scores
-            )
+            + tiny_graphs.ctc_cost([f"^{word}" for word in output[:1]] + list(output[1:]), both, symbols, scores)
             for output in tiny_graphs.sentences(words, 3)
         }
         ranked = sorted(costs, key=costs.__getitem__)[:3]
         assert [CHARACTERS.decode(each.ids) for each in found] == [
             " ".join(output).upper() for output in ranked
         ]
-        assert [-each.score for each in found] == pytest.approx(
-            [costs[output] for output in ranked], abs=2e-3
-        )
+        assert [-each.score for each in found] == pytest.approx([costs[output] for output in ranked], abs=2e-3)
 
 
 def test_a_batch_is_decoded_as_single_utterances(lm: str) -> None:
@@ -163,10 +159,7 @@ def test_the_language_model_corrects_recognition_errors(lm: str) -> None:
     logits = saying("BAD DAB")
     logits[0, :, :] /= 10.0
     student, encoded = hearing(logits)
-    assert (
-        CHARACTERS.decode(searching(student, DecodingOptions(graph=lm)).ctc_hypotheses(encoded)[0])
-        == "BAD DAB"
-    )
+    assert CHARACTERS.decode(searching(student, DecodingOptions(graph=lm)).ctc_hypotheses(encoded)[0]) == "BAD DAB"
     (found,) = searching(student, DecodingOptions(graph=lm))(encoded)
     assert isinstance(found, list)
     assert CHARACTERS.decode(found[0].ids) == "BAD DAD"

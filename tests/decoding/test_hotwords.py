@@ -41,9 +41,7 @@ OPEN = {8}
 ANYWHERE = {7}
 
 
-def reference(
-    tokens: Sequence[int], phrases: Phrases, starts: Sequence[bool], open: Collection[int]
-) -> float:
+def reference(tokens: Sequence[int], phrases: Phrases, starts: Sequence[bool], open: Collection[int]) -> float:
     """At every position at which a word starts: the largest reward of a phrase that is there, as whole words."""
     total = 0.0
     for first, token in enumerate(tokens):
@@ -106,12 +104,7 @@ def test_a_failed_match_costs_nothing() -> None:
     assert scorer.follow(state, EOS)[0] == pytest.approx(-1.0)
 
 
-SENTENCES = [
-    "the anna went to new york",
-    "annoying new newt york",
-    "a yorkshire man and his man",
-    "anna anna banana",
-]
+SENTENCES = ["the anna went to new york", "annoying new newt york", "a yorkshire man and his man", "anna anna banana"]
 
 
 @pytest.fixture(scope="module", params=["bpe", "characters", "whisper", "cut whisper"])
@@ -179,9 +172,7 @@ def test_lists(tmp_path: Path) -> None:
     assert read_options(saved) == options
 
 
-@pytest.mark.parametrize(
-    "lines", [[], [" "], ["a\tmany"], ["a\t-1"], ["a\tnan"], ["\t2"], ["x" * 201], ["a"] * 10_001]
-)
+@pytest.mark.parametrize("lines", [[], [" "], ["a\tmany"], ["a\t-1"], ["a\tnan"], ["\t2"], ["x" * 201], ["a"] * 10_001])
 def test_lists_that_cannot_be(lines: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         parse_hotwords(lines)
@@ -193,12 +184,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "latin", tmp_path):
         with pytest.raises(UserError):
             read_hotwords(str(path))
-    for wrong in (
-        {"hotword_weight": 2.0},
-        {"hotwords": 3},
-        {"hotwords": [3]},
-        {"hotwords": ["a"], "graph": "g"},
-    ):
+    for wrong in ({"hotword_weight": 2.0}, {"hotwords": 3}, {"hotwords": [3]}, {"hotwords": ["a"], "graph": "g"}):
         with pytest.raises(UserError):
             make_options(wrong)
 
@@ -224,9 +210,7 @@ def recogniser(kind: str, tmp_path: Path) -> tuple[Recogniser, int]:
 @pytest.mark.parametrize("kind", ["cif", "ctc", "attention", "transducer", "whisper"])
 def test_every_search_prefers_hotwords(kind: str, tmp_path: Path) -> None:
     made, bins = recogniser(kind, tmp_path)
-    features = [
-        torch.randn(frames, bins, generator=torch.Generator().manual_seed(frames)) for frames in (90, 35, 61)
-    ]
+    features = [torch.randn(frames, bins, generator=torch.Generator().manual_seed(frames)) for frames in (90, 35, 61)]
 
     def texts(options: DecodingOptions) -> list[str]:
         return [hypothesis_text(made.tokenizer, each[0].ids) for each in made.search(features, options)]  # type: ignore[index]

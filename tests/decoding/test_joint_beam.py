@@ -117,7 +117,9 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(beam: int, weight: f
         together = joint_beam(student, encoded, beam, weights, scorer)
         for row, found in enumerate(together):
             alone = joint_beam(student, row_of(encoded, row), beam, weights, scorer)[0]
-            assert_same(found, [(each.ids, each.log_probs, each.score) for each in alone])
+            assert_same(
+                found, [(each.ids, each.log_probs, each.score) for each in alone]
+            )
             assert len({tuple(each.ids) for each in found}) == len(found)
             for each in found:
                 assert len(each.ids) <= int(encoded.lengths[row])

@@ -52,14 +52,8 @@ def test_equal_texts_are_listed_once_with_the_better_score() -> None:
         for rank, ids in enumerate(spelled)
     ]
     reported = time_candidates(candidates, 3, tokenizer, 0.04, 2.0, 1.0)
-    assert [(each.transcript.text, each.score) for each in reported] == [
-        ("ab", -1.0),
-        ("a b", -3.0),
-        ("a", -5.0),
-    ]
-    assert all(
-        2.0 <= token.start <= token.end <= 3.0 for each in reported for token in each.transcript.tokens
-    )
+    assert [(each.transcript.text, each.score) for each in reported] == [("ab", -1.0), ("a b", -3.0), ("a", -5.0)]
+    assert all(2.0 <= token.start <= token.end <= 3.0 for each in reported for token in each.transcript.tokens)
     assert time_candidates(candidates, 1, tokenizer, 0.04, 2.0, 1.0) == reported[:1]
 
 

@@ -82,15 +82,11 @@ def test_a_model_with_int4_weights_is_opened(recogniser: Recogniser, tmp_path: P
     recogniser.save(tmp_path / "int4", stored="int4")
     opened = load(tmp_path / "int4")
     for name, tensor in recogniser.student.state_dict().items():
-        assert torch.allclose(
-            opened.student.state_dict()[name], tensor, atol=0.15 * float(tensor.abs().max()) + 1e-6
-        )
+        assert torch.allclose(opened.student.state_dict()[name], tensor, atol=0.15 * float(tensor.abs().max()) + 1e-6)
 
 
 def test_a_model_with_int8_weights_is_opened(recogniser: Recogniser, tmp_path: Path) -> None:
     recogniser.save(tmp_path / "int8", stored="int8")
     opened = load(tmp_path / "int8")
     for name, tensor in recogniser.student.state_dict().items():
-        assert torch.allclose(
-            opened.student.state_dict()[name], tensor, atol=0.02 * float(tensor.abs().max()) + 1e-6
-        )
+        assert torch.allclose(opened.student.state_dict()[name], tensor, atol=0.02 * float(tensor.abs().max()) + 1e-6)

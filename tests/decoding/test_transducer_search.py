@@ -40,9 +40,7 @@ def table_fusion(size: int, weight: float = 0.7) -> Fusion:
 def symbol_table(student: TransducerStudent, hidden: Tensor, ids: tuple[int, ...]) -> Tensor:
     """Log-probabilities `(T, U + 1, V)` of one utterance, by the network that reads whole sequences."""
     predicted = student.predictor(torch.tensor([ids], dtype=torch.int64), EOS)
-    _, logits = student.joiner(
-        student.joiner.project_encoder(hidden)[:, None], student.joiner.project_predictor(predicted)
-    )
+    _, logits = student.joiner(student.joiner.project_encoder(hidden)[:, None], student.joiner.project_predictor(predicted))
     return logits.log_softmax(-1)
 
 

@@ -60,12 +60,7 @@ def log_softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def target(
-    targets: TeacherTargets,
-    b: int,
-    t: int,
-    outputs: dict[int, int] | None,
-    temperature: float,
-    renormalise: bool,
+    targets: TeacherTargets, b: int, t: int, outputs: dict[int, int] | None, temperature: float, renormalise: bool
 ) -> dict[int, float]:
     """The teacher's distribution over outputs at one frame."""
     assert targets.ids is not None
@@ -129,9 +124,7 @@ def test_interpolation_frame_by_frame(temperature: float, renormalise: bool, ste
     expected = 0.0
     for b, length in enumerate(LENGTHS):
         for t in range(length):
-            recognised = (
-                target(targets, b, t, OUTPUT_OF, temperature, renormalise) if targets.valid[b, t] else {}
-            )
+            recognised = target(targets, b, t, OUTPUT_OF, temperature, renormalise) if targets.valid[b, t] else {}
             log_probs = log_softmax(tap.values[b, t].tolist())
             soft = -sum(q * log_probs[output] for output, q in recognised.items())
             taken = share * sum(recognised.values())

@@ -145,10 +145,7 @@ def test_no_rows_are_zero() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (
-            row("acustic"),
-            r"distill\[1\]: unknown tap 'acustic'. Choose one of acoustic, linguistic, utterance",
-        ),
+        (row("acustic"), r"distill\[1\]: unknown tap 'acustic'. Choose one of acoustic, linguistic, utterance"),
         (row(teacher="bart"), r"distill\[1\]: unknown teacher 'bart'. Choose one of bert, gpt"),
         (row("utterance", "contrastive", same_token_negatives=False), "tap 'utterance' are not tokens"),
     ],

@@ -134,9 +134,7 @@ def make_batch(padding: int = 0, signal_padding: int = 0) -> tuple[Tap, TeacherT
     vectors[~valid] = torch.nan
     place = torch.arange(valid.numel()).view(valid.shape)
     sources = torch.stack((place, place + 1), -1) * valid[..., None]
-    return Tap(frames.requires_grad_(), torch.tensor(LENGTHS), "frame"), TeacherTargets(
-        vectors, valid, sources
-    )
+    return Tap(frames.requires_grad_(), torch.tensor(LENGTHS), "frame"), TeacherTargets(vectors, valid, sources)
 
 
 def make_row(**changed: Any) -> Row:
@@ -147,10 +145,7 @@ def make_row(**changed: Any) -> Row:
 @pytest.mark.parametrize("average", ["token", "utterance"])
 @pytest.mark.parametrize("pool", ["cif", "attention"])
 def test_a_row_takes_the_loss_of_what_was_pooled(pool: str, average: str) -> None:
-    row, (tap, targets) = (
-        make_row(pool=pool, average=average, quantity_weight=0.3, pool_heads=2),
-        make_batch(),
-    )
+    row, (tap, targets) = make_row(pool=pool, average=average, quantity_weight=0.3, pool_heads=2), make_batch()
     assert row.pool is not None
     with torch.no_grad():
         vectors, distances = row.pool(tap.values, tap.lengths, torch.tensor(COUNTS))

@@ -161,12 +161,8 @@ def test_one_vector_an_utterance() -> None:
     row = make_row()
     values = torch.randn(3, 1, TAP_DIM, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(3, 1, dtype=torch.bool)
-    teacher_targets = TeacherTargets(
-        torch.zeros(3, 1, TEACHER_DIM), valid, torch.zeros(3, 1, 2, dtype=torch.int64)
-    )
-    result = row(
-        Tap(values, torch.ones(3, dtype=torch.int64), "utterance"), teacher_targets, torch.zeros(3, 0)
-    )
+    teacher_targets = TeacherTargets(torch.zeros(3, 1, TEACHER_DIM), valid, torch.zeros(3, 1, 2, dtype=torch.int64))
+    result = row(Tap(values, torch.ones(3, dtype=torch.int64), "utterance"), teacher_targets, torch.zeros(3, 0))
     torch.testing.assert_close(result.total, row.projection(values).square().sum())
     assert result.count == 3
 

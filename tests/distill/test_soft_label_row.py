@@ -123,9 +123,7 @@ def test_nothing_predicted_is_nothing_lost() -> None:
     quiet.total.backward()
     assert (quiet.total.item(), quiet.count) == (0.0, 0)
     # A process without utterances must log what the others log.
-    empty = make_row()(
-        Tap(tap.values[:1, :0], torch.zeros(1, dtype=torch.int64), "token"), empty_targets(1, K)
-    )
+    empty = make_row()(Tap(tap.values[:1, :0], torch.zeros(1, dtype=torch.int64), "token"), empty_targets(1, K))
     assert empty.total.item() == 0.0
     assert empty.metrics.keys() == quiet.metrics.keys() == {"mass", "spoken"}
     assert (empty.metrics["spoken"].sum, empty.metrics["spoken"].count) == (0, 0)

@@ -40,9 +40,7 @@ def source(tmp_path: Path) -> Path:
     return manifest
 
 
-def test_everything_is_kept_or_rejected_with_a_reason(
-    recogniser: Recogniser, source: Path, tmp_path: Path
-) -> None:
+def test_everything_is_kept_or_rejected_with_a_reason(recogniser: Recogniser, source: Path, tmp_path: Path) -> None:
     found = label_cuts(recogniser, str(source), 0.0)
     assert len(found.cuts) + len(found.rejected) == 4
     assert "short" in " ".join(each.id for each in found.rejected)

@@ -155,16 +155,7 @@ def test_hypotheses_are_written_in_order(recogniser: Recogniser, cuts: CutSet, t
     assert [line["id"] for line in lines] == sorted(cuts.ids)
     durations = {cut.id: cut.duration for cut in cuts}
     for line in lines:
-        assert line.keys() == {
-            "id",
-            "speaker",
-            "reference",
-            "hypothesis",
-            "score",
-            "no_speech",
-            "words",
-            "confidences",
-        }
+        assert line.keys() == {"id", "speaker", "reference", "hypothesis", "score", "no_speech", "words", "confidences"}
         assert line["hypothesis"] == found.hypotheses[line["id"]]
         assert line["score"] <= 0.0
         times = [time for _, start, end in line["words"] for time in (start, end)]

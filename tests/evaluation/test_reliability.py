@@ -29,9 +29,7 @@ def outcomes(count: int, seed: int, temperature: float = 1.0, bias: float = 0.0)
     draw = np.random.default_rng(seed)
     confidences = draw.beta(3.0, 1.0, size=count)
     truth = np.array([Calibration(temperature, bias)(each) for each in confidences])
-    return WordOutcomes(
-        confidences, draw.random(count) < truth, [f"s{each}" for each in draw.integers(20, size=count)]
-    )
+    return WordOutcomes(confidences, draw.random(count) < truth, [f"s{each}" for each in draw.integers(20, size=count)])
 
 
 def slow(found: WordOutcomes) -> tuple[float, float]:

@@ -90,10 +90,7 @@ def test_half_is_half_the_size(folder: Path, tmp_path: Path) -> None:
     export_ctranslate2(recogniser, str(folder), tmp_path / "half", half=True)
     whole, half = ((tmp_path / name / "model.bin").stat().st_size for name in ("whole", "half"))
     assert half < 0.6 * whole
-    assert (
-        read_whisper(tmp_path / "half" / "model.bin").tensors["model.encoder.conv1.weight"].dtype
-        == np.float16
-    )
+    assert read_whisper(tmp_path / "half" / "model.bin").tensors["model.encoder.conv1.weight"].dtype == np.float16
 
 
 def test_ctranslate2_itself_gives_the_same_tokens(folder: Path, tmp_path: Path) -> None:
@@ -109,9 +106,7 @@ def test_ctranslate2_itself_gives_the_same_tokens(folder: Path, tmp_path: Path) 
         given = ctranslate2.StorageView.from_array(np.ascontiguousarray(features.T.numpy()[None]))
         (made,) = model.generate(given, [tokenizer.prompt], beam_size=1, max_length=40, suppress_blank=True)
         ids = [tokenizer.pieces_of_whisper[each] for each in own.ids]
-        count = min(
-            len(ids), len(made.sequences_ids[0])
-        )  # either may stop first: their limits are not the same
+        count = min(len(ids), len(made.sequences_ids[0]))  # either may stop first: their limits are not the same
         assert count >= 10 or len(ids) == count
         assert made.sequences_ids[0][:count] == ids[:count]
 

@@ -31,14 +31,7 @@ class Products(torch.nn.Module):
 
 def recorded(path: Path) -> Session:
     torch.manual_seed(0)
-    record(
-        Products().eval(),
-        {"x": torch.randn(2, 5, 64)},
-        ["y"],
-        {"x": [2]},
-        path,
-        other={"x": torch.randn(3, 4, 64)},
-    )
+    record(Products().eval(), {"x": torch.randn(2, 5, 64)}, ["y"], {"x": [2]}, path, other={"x": torch.randn(3, 4, 64)})
     return Session(path)
 
 

@@ -6,15 +6,7 @@ import copy
 import random
 from typing import Any
 
-INTERESTING = (
-    b"\x00",
-    b"\xff",
-    b"\x7f",
-    b"\x80",
-    b"\xff\xff\xff\xff",
-    b"\x00\x00\x00\x80",
-    b"\xff\xff\xff\x7f",
-)
+INTERESTING = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\xff\xff\xff\x7f")
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**9, -(10**9), 2**63, 0.0, -1.5, 1e-9, 1e300, float("nan"), float("inf"), "", "a",
     "../../x", "\x00", "ä" * 300, [], [None], {}, {"a": 1}, [[]], "1e9",

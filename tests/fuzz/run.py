@@ -91,20 +91,16 @@ class Bench:
         self.checkpoints = folder / "checkpoints"
         for step in (1, 2):
             state = {"epoch": 0, "batches": step, "scores": {"1": 0.5}, "rejected": {}, "seconds": 1.0}
-            CheckpointFolder(self.checkpoints).save(step, self.student, self.objective, self.optimizer, state)
+            CheckpointFolder(self.checkpoints).save(
+                step, self.student, self.objective, self.optimizer, state
+            )
         self.recipe = recipe_to_dict(load_recipe("demo/hkd"))
 
     @staticmethod
     def _cut(name: str, path: Path) -> dict[str, Any]:
         source = {"type": "file", "channels": [0], "source": str(path)}
         times = {"start": 0.0, "duration": 0.6, "channel": 0}
-        recording = {
-            "id": name,
-            "sources": [source],
-            "sampling_rate": 16000,
-            "num_samples": 9600,
-            "duration": 0.6,
-        }
+        recording = {"id": name, "sources": [source], "sampling_rate": 16000, "num_samples": 9600, "duration": 0.6}
         words = {"id": name, "recording_id": name, **times, "text": "ab", "speaker": "s"}
         return {"id": name, **times, "supervisions": [words], "recording": recording, "type": "MonoCut"}
 

@@ -123,9 +123,7 @@ def test_homophones_and_beginnings_are_distinguished() -> None:
     assert len(ended) == len(spellings)
 
 
-def test_a_missing_wheel_and_a_full_disk_are_reported(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_wheel_and_a_full_disk_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fst = to_openfst(fst_of([(0, 1, 1, 0.0, 5)]))
     with pytest.raises(UserError, match="cannot be written"):
         write_fst(fst, tmp_path / "none" / "fst")

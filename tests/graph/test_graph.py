@@ -279,11 +279,7 @@ class TestFolders:
         assert {each.name for each in (tmp_path / "graphs").iterdir()} == {made.about.key, other.about.key}
         output: list[str] = []
         again = build_ctc_graph(
-            LEXICON,
-            arpa,
-            SYMBOLS,
-            folder=tmp_path / "graphs",
-            progress=lambda stage, *_: output.append(stage),
+            LEXICON, arpa, SYMBOLS, folder=tmp_path / "graphs", progress=lambda stage, *_: output.append(stage)
         )
         assert (again, output) == (replace(made, fst=again.fst), [])
 

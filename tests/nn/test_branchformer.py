@@ -194,16 +194,7 @@ def test_gradients(kind: tuple[str, str, str]) -> None:
 ENCODERS = {}
 for _kind in KINDS:
     _config = config(
-        *_kind[:2],
-        32,
-        5,
-        positions=_kind[2],
-        layers=2,
-        dim=16,
-        heads=2,
-        cgmlp=24,
-        cgmlp_kernel=7,
-        pool_after=[1],
+        *_kind[:2], 32, 5, positions=_kind[2], layers=2, dim=16, heads=2, cgmlp=24, cgmlp_kernel=7, pool_after=[1]
     )
     ENCODERS[_kind] = stirred(make_encoder(FRONTEND, _config, BINS))
 

@@ -15,9 +15,7 @@ VOCABULARY, SOURCE = 11, 6
 
 def build(layers: int = 2) -> CrossDecoder:
     torch.manual_seed(0)
-    config = AutoregressiveConfig(
-        layers=layers, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1
-    )
+    config = AutoregressiveConfig(layers=layers, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1)
     return CrossDecoder(config, VOCABULARY, SOURCE).eval()
 
 

@@ -14,9 +14,7 @@ VOCABULARY, ACOUSTIC = 11, 6
 
 def build() -> CifDecoder:
     torch.manual_seed(0)
-    config = AutoregressiveConfig(
-        layers=2, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1
-    )
+    config = AutoregressiveConfig(layers=2, dim=8, heads=2, feedforward=16, dropout=0.1, embedding_dropout=0.1)
     return CifDecoder(config, VOCABULARY, ACOUSTIC).eval()
 
 

@@ -33,9 +33,7 @@ def build(
 ) -> Encoder:
     """Small, in eval mode, with BatchNorm statistics that are not trivial."""
     torch.manual_seed(0)
-    config = TransformerConfig(
-        layers=3, dim=ENCODER.dim, heads=ENCODER.heads, feedforward=ENCODER.feedforward
-    )
+    config = TransformerConfig(layers=3, dim=ENCODER.dim, heads=ENCODER.heads, feedforward=ENCODER.feedforward)
     if kind == "conformer":
         config = ENCODER
     config = replace(config, layers=3, positions=positions, pool_after=list(pool_after))

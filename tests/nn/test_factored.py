@@ -54,9 +54,7 @@ def test_steps_are_the_parallel_pass(window: int) -> None:
 
 def test_the_language_part_is_the_causal_transformer_with_its_weights() -> None:
     decoder = build()
-    network = CausalTransformer(
-        ModelConfig(layers=2, dim=8, heads=2, feedforward=16, dropout=0.0), VOCABULARY
-    ).eval()
+    network = CausalTransformer(ModelConfig(layers=2, dim=8, heads=2, feedforward=16, dropout=0.0), VOCABULARY).eval()
     names = {name for name in decoder.state_dict() if name.startswith(LANGUAGE_PARTS)}
     assert names == network.state_dict().keys()
     decoder.load_state_dict(network.state_dict(), strict=False)

@@ -66,9 +66,7 @@ TOY = ("student.encoder.kind=toy", "student.encoder.dim=24", "student.cif.contex
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        ENCODERS, "toy", Kind(f"{__name__}:ToyConfig", f"{__name__}:ToyEncoder", "Convolutions.")
-    )
+    monkeypatch.setitem(ENCODERS, "toy", Kind(f"{__name__}:ToyConfig", f"{__name__}:ToyEncoder", "Convolutions."))
 
 
 def test_it_is_trained_saved_and_loaded(read_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

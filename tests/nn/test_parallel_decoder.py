@@ -13,7 +13,9 @@ from retort.nn.parallel_decoder import ParallelConfig, ParallelDecoder
 from retort.nn.positions import rotary_table, rotate
 
 ACOUSTIC, VOCABULARY = 6, 11
-CONFIG = ParallelConfig(layers=2, dim=8, heads=2, feedforward=12, dropout=0.0, embedding_dropout=0.0)
+CONFIG = ParallelConfig(
+    layers=2, dim=8, heads=2, feedforward=12, dropout=0.0, embedding_dropout=0.0
+)
 UNITS, FRAMES = [4, 1, 3], [7, 2, 9]
 
 
@@ -60,9 +62,7 @@ def test_it_is_the_layers_written_out(cross: bool) -> None:
         hidden = hidden + attend(layer.attention, *turned, layer.attention.value(normed))
         if cross:
             asked = layer.cross.query(layer.cross_norm(hidden))
-            hidden = hidden + attend(
-                layer.cross, asked, layer.cross.key(own_frames), layer.cross.value(own_frames)
-            )
+            hidden = hidden + attend(layer.cross, asked, layer.cross.key(own_frames), layer.cross.value(own_frames))
         forward = layer.feedforward
         hidden = hidden + forward.contract(F.silu(forward.expand(forward.norm(hidden))))
     torch.testing.assert_close(states[0], decoder.norm(hidden))

@@ -243,9 +243,7 @@ class TestOpening:
         folder = make_speech_encoder(tmp_path)
         with pytest.raises(UserError, match=r"Set student\.encoder\.dim: 16"):
             make(folder, dim=32)
-        with pytest.raises(
-            UserError, match="stride of the speech encoder is 320 samples, but frames have 220"
-        ):
+        with pytest.raises(UserError, match="stride of the speech encoder is 320 samples, but frames have 220"):
             make(folder, samples=220)
 
 

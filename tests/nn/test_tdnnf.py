@@ -15,7 +15,9 @@ from retort.nn.encoder import Encoder
 from retort.nn.frontend import FramesConfig
 from retort.nn.tdnnf import SKIP, Bottleneck, TdnnfConfig, TdnnfLayer, nearer_orthogonal
 
-CONFIG = TdnnfConfig(layers=3, dim=10, bottleneck=4, dilations=[1, 3], dropout=0.0, pool_after=[])
+CONFIG = TdnnfConfig(
+    layers=3, dim=10, bottleneck=4, dilations=[1, 3], dropout=0.0, pool_after=[]
+)
 BINS = 6
 
 

@@ -62,9 +62,7 @@ def slow_loss(
                 ways.append(alpha[frame - 1, emitted] + log_probs[frame - 1, emitted, BLANK])
             source = frame - monotonic
             if (source, emitted - 1) in alpha and source < frames:
-                ways.append(
-                    alpha[source, emitted - 1] + log_probs[source, emitted - 1, int(tokens[row, emitted - 1])]
-                )
+                ways.append(alpha[source, emitted - 1] + log_probs[source, emitted - 1, int(tokens[row, emitted - 1])])
             if ways:
                 alpha[frame, emitted] = torch.stack(ways).logsumexp(0)
         losses.append(-alpha.get((frames, count), log_probs.new_zeros(())))

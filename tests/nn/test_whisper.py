@@ -16,9 +16,7 @@ from retort.nn.whisper import copy_whisper_weights
 from tiny_speech import WHISPER, tiny_whisper
 
 
-def encoder(
-    layers: int = 3, pool_after: tuple[int, ...] = (), whisper: WhisperModel | None = None
-) -> Encoder:
+def encoder(layers: int = 3, pool_after: tuple[int, ...] = (), whisper: WhisperModel | None = None) -> Encoder:
     config = PretrainedEncoderConfig(
         architecture={"model_type": "whisper", **WHISPER},
         layers=layers,

@@ -98,10 +98,7 @@ class TestFormats:
 
     def test_keywords(self, client: Any, data: bytes, wave: np.ndarray, recogniser: Recogniser) -> None:
         plain = recogniser.transcribe_samples(wave).text
-        keywords = [[word, f"{word} dab"] for word in ("bad", "cab", "fade")] + [
-            ["a", "b", "c"],
-            ["gh", "hg"],
-        ]
+        keywords = [[word, f"{word} dab"] for word in ("bad", "cab", "fade")] + [["a", "b", "c"], ["gh", "hg"]]
         expected = [recogniser.transcribe_samples(wave, hotwords=tuple(each)).text for each in keywords]
         assert set(expected) - {plain}, "no keyword has an effect"
         assert [create(client, data, extra_body={"keywords": each}).text for each in keywords] == expected

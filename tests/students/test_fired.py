@@ -23,11 +23,7 @@ from tiny_students import ENCODER, FRONTEND
 from tiny_whispers import tiny_whisper_folder
 
 SIZES = {"layers": 1, "dim": 16, "heads": 2, "feedforward": 32}
-DECODERS = [
-    AutoregressiveConfig(**SIZES),
-    AutoregressiveConfig(**SIZES, window=2),
-    FactoredConfig(**SIZES, window=2),
-]
+DECODERS = [AutoregressiveConfig(**SIZES), AutoregressiveConfig(**SIZES, window=2), FactoredConfig(**SIZES, window=2)]
 UNITS = [4, 1, 3]
 
 
@@ -49,10 +45,7 @@ def whisper_student(folder: Path, window: int, alignment_weight: float) -> CifSt
         architecture=whisper_architecture(str(tiny_whisper_folder(folder))), layers=3, dim=16, pool_after=[]
     )
     config = CifStudentConfig(
-        encoder=encoder,
-        decoder=FiredWhisperConfig(window=window),
-        alignment_weight=alignment_weight,
-        ctc_weight=0.0,
+        encoder=encoder, decoder=FiredWhisperConfig(window=window), alignment_weight=alignment_weight, ctc_weight=0.0
     )
     torch.manual_seed(0)
     student = build_student(config, VOCABULARY, 80).eval()
@@ -69,8 +62,7 @@ def assert_it_reads_its_own_fires(student: CifStudent, bins: int) -> None:
     assert output.fired is not None
     torch.testing.assert_close(student.read_fired(output.fired).total, output.losses["ce"])
     segments = [
-        output.fired.segments(row, [(token, token + 1) for token in range(count)])
-        for row, count in enumerate(UNITS)
+        output.fired.segments(row, [(token, token + 1) for token in range(count)]) for row, count in enumerate(UNITS)
     ]
     for own, length in zip(segments, output.fired.frame_lengths.tolist()):
         assert sum(len(each.frames) for each in own) == length
@@ -111,9 +103,7 @@ def test_another_number_of_fires(there: int, wanted: int, seed: int) -> None:
                 shares[share].append(number)
     for share, own in enumerate(shares):
         own = own or [share * there // wanted]
-        torch.testing.assert_close(
-            made.fired[share], torch.stack([segment.fired[each] for each in own]).mean(0)
-        )
+        torch.testing.assert_close(made.fired[share], torch.stack([segment.fired[each] for each in own]).mean(0))
         assert made.places[share] == segment.places[own[-1]]
     if there == wanted:
         assert torch.equal(made.fired, segment.fired)

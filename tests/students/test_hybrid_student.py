@@ -96,13 +96,7 @@ def test_taps_are_what_they_are_announced_as() -> None:
 
 def test_frames_before_a_pooling_have_another_rate_and_are_no_taps() -> None:
     encoder = replace(CONFIG.encoder, layers=4, pool_after=[2])
-    assert [*make_student(encoder=encoder).tap_dims] == [
-        "senones",
-        "frames.2",
-        "frames.3",
-        "frames.4",
-        "encoder",
-    ]
+    assert [*make_student(encoder=encoder).tap_dims] == ["senones", "frames.2", "frames.3", "frames.4", "encoder"]
 
 
 def test_frame_accuracy_and_what_is_counted() -> None:

@@ -111,16 +111,12 @@ def test_a_window_limits_what_a_token_attends_to(folder: Path) -> None:
             for layer in memory:
                 for part in layer:
                     part[:, :, frame] += 1.0
-            logits, _ = student.decoder.step(
-                replace(state, memory=memory), torch.tensor([EOS]), fired.embeddings[:, 0]
-            )
+            logits, _ = student.decoder.step(replace(state, memory=memory), torch.tensor([EOS]), fired.embeddings[:, 0])
             assert torch.equal(logits, expected) == (abs(frame - 20) > 3), frame
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-@pytest.mark.parametrize(
-    ("window", "spare", "fires"), [(0, 0, "accumulate"), (2, 4, "accumulate"), (3, 2, "ctc")]
-)
+@pytest.mark.parametrize(("window", "spare", "fires"), [(0, 0, "accumulate"), (2, 4, "accumulate"), (3, 2, "ctc")])
 def test_an_utterance_gives_the_same_in_any_batch(
     folder: Path, beam: int, window: int, spare: int, fires: str
 ) -> None:
@@ -185,9 +181,7 @@ def test_it_starts_from_one_with_fewer_tokens(folder: Path, tmp_path: Path) -> N
     assert not found.dropped
     name = "decoder.whisper.embedding.weight"
     rows, before = found.taken[name], larger.student.state_dict()[name]
-    theirs = {
-        symbol: row for symbol, row in zip(smaller.tokenizer.symbols, smaller.student.state_dict()[name])
-    }
+    theirs = {symbol: row for symbol, row in zip(smaller.tokenizer.symbols, smaller.student.state_dict()[name])}
     for symbol, row, whispers in zip(larger.tokenizer.symbols, rows, before):
         torch.testing.assert_close(row, theirs.get(symbol, whispers))
 
@@ -230,9 +224,7 @@ def test_middles_of_what_tokens_attend_to() -> None:
     runs = token_runs(weights, counts, lengths)
     assert runs == [[10, 24, 40], [20, 30]]
     assert middle_frames(runs, lengths).tolist() == [[5, 17, 32], [10, 25, 0]]
-    assert middle_frames(
-        token_runs(weights, torch.tensor([0, 2]), torch.tensor([0, 0])), torch.tensor([0, 0])
-    ).tolist() == [
+    assert middle_frames(token_runs(weights, torch.tensor([0, 2]), torch.tensor([0, 0])), torch.tensor([0, 0])).tolist() == [
         [0, 0],
         [0, 0],
     ]

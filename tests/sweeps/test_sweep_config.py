@@ -43,9 +43,7 @@ def test_the_study_of_losses_has_every_acoustic_loss_without_and_with_lrd() -> N
     taps = {row.name: {each.tap: each.loss for each in row.runs[0].recipe.distill} for row in sweep.rows}
     acoustic = {None, "regression", "cosine", "contrastive"}
     without = [each.get("acoustic") for each in taps.values() if "linguistic" not in each]
-    with_regression = [
-        each.get("acoustic") for each in taps.values() if each.get("linguistic") == "regression"
-    ]
+    with_regression = [each.get("acoustic") for each in taps.values() if each.get("linguistic") == "regression"]
     assert (len(without), set(without)) == (len(with_regression), set(with_regression)) == (4, acoustic)
     assert {row.runs[0].recipe.system for row in sweep.rows} == set(taps)
     assert all(view.source == "speechocean762/dev" for view in sweep.views)

@@ -72,12 +72,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def start(training: Training, log: Path, environment: Mapping[str, str]) -> Ended:
         names.append(training.name)
         monkeypatch.setattr(sys, "argv", ["retort", *training.arguments])
-        with (
-            log.open("w") as file,
-            redirect_stdout(file),
-            redirect_stderr(file),
-            monkeypatch.context() as patch,
-        ):
+        with log.open("w") as file, redirect_stdout(file), redirect_stderr(file), monkeypatch.context() as patch:
             for module in ("console", "train"):
                 patch.setattr(f"retort.verbs.{module}.console", Console(file=file, width=300))
             try:
@@ -169,9 +164,7 @@ def test_every_run_is_decoded_in_every_way(load: LoadSweep, begun: list[str]) ->
     metrics = Path("exp/study/plain-1/metrics.jsonl").read_bytes()
     begun.clear()
     sweep_results, shown = sweep_up(load(*settings))
-    scorings = [
-        sweep_results.sweep.scoring(run, sweep_results.sweep.views[1]) for run in sweep_results.sweep.runs
-    ]
+    scorings = [sweep_results.sweep.scoring(run, sweep_results.sweep.views[1]) for run in sweep_results.sweep.runs]
     # What was trained is only decoded once more; a training that fails leaves its decodings out.
     assert begun == [scorings[0], scorings[1], names[2]]
     assert Path("exp/study/plain-1/metrics.jsonl").read_bytes() == metrics
@@ -201,9 +194,7 @@ def test_a_teacher_that_is_not_trained_yet_is_named(load: LoadSweep, begun: list
     row = "distill=[{tap: acoustic, teacher: bert, loss: cosine}]"
     # The others fail at once, for the sake of time; that they go on is told above.
     nothing = ("common=['data.train=[no/such/data]']", "systems.large.set=[]")
-    sweep_results, shown = sweep_up(
-        load("seeds=[1]", *nothing, f"systems.ill.set={json.dumps([teacher, row])}")
-    )
+    sweep_results, shown = sweep_up(load("seeds=[1]", *nothing, f"systems.ill.set={json.dumps([teacher, row])}"))
     line = "exp/lm/english_bert: no such experiment. Train it first: retort lm train lm/english_bert"
     assert str(sweep_results.failed["study/ill-1"]).endswith(line)
     assert line in shown

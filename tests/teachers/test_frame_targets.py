@@ -16,9 +16,7 @@ def make_targets(soft: bool = True) -> TeacherTargets:
     valid = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
     sources = torch.arange(24).view(3, 4, 2)
     vectors = torch.rand(3, 4, 2, generator=draw)
-    return TeacherTargets(
-        vectors, valid, sources, torch.randint(9, (3, 4, 2), generator=draw) if soft else None
-    )
+    return TeacherTargets(vectors, valid, sources, torch.randint(9, (3, 4, 2), generator=draw) if soft else None)
 
 
 @pytest.mark.parametrize("soft", [True, False])

@@ -168,7 +168,9 @@ class TestMasked:
         assert targets.valid.tolist() == [[True, True, False, False, True]]
 
     def test_no_piece_in_common_is_one_line(self, bert: Path) -> None:
-        with pytest.raises(UserError, match=r"none of the student's 6 pieces.*tokenizer.kind: teacher"):
+        with pytest.raises(
+            UserError, match=r"none of the student's 6 pieces.*tokenizer.kind: teacher"
+        ):
             MaskedPosteriorTeacher(MaskedLMConfig(model=str(bert), topk=3), CharacterTokenizer.train(["xy"]))
 
     def test_an_encoder_without_a_head_is_one_line(self, tone_bert: Path) -> None:
@@ -220,13 +222,10 @@ class TestOpening:
     def test_kinds(self, bert: Path, gpt: Path, letters: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
         student = student_of(bert, SENTENCES)
         assert isinstance(
-            open_teacher_model(MaskedLMConfig(model=str(bert), topk=3), tokenizer=student),
-            MaskedPosteriorTeacher,
+            open_teacher_model(MaskedLMConfig(model=str(bert), topk=3), tokenizer=student), MaskedPosteriorTeacher
         )
         config = CausalLMConfig(model=str(gpt), topk=3)
-        assert isinstance(
-            open_teacher_model(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher
-        )
+        assert isinstance(open_teacher_model(config, tokenizer=student_of(gpt, SENTENCES)), CausalPosteriorTeacher)
         monkeypatch.setattr("retort.teachers.factory.is_causal_lm", lambda name: name == "exp/lm")
         monkeypatch.setattr("retort.teachers.factory.open_causal_lm", lambda name, device: TableLM(letters))
         config = CausalLMConfig(model="exp/lm", topk=3)

@@ -136,9 +136,7 @@ class TestUnits:
             top = expected.topk(5)
             count = len(text.split())
             assert targets.valid[row].tolist() == [place <= count for place in range(targets.valid.shape[1])]
-            torch.testing.assert_close(
-                targets.vectors[row, :count].double(), top.values, rtol=1e-4, atol=1e-6
-            )
+            torch.testing.assert_close(targets.vectors[row, :count].double(), top.values, rtol=1e-4, atol=1e-6)
             named = expected.gather(1, targets.ids[row, :count])
             torch.testing.assert_close(named, top.values, rtol=1e-4, atol=1e-6)
 
@@ -169,9 +167,7 @@ class TestUnits:
         assert store.identity["unit"] == unit
         assert store.identity["tokenizer"] == own.fingerprint()
 
-    def test_a_frame_takes_what_is_predicted_of_its_unit(
-        self, config: TeacherConfig, unit: AcousticUnit
-    ) -> None:
+    def test_a_frame_takes_what_is_predicted_of_its_unit(self, config: TeacherConfig, unit: AcousticUnit) -> None:
         alignment = aligned("u", ["two", "seven"], TREE)
         text, index = unit_text(alignment, unit)
         own = teacher_symbols(config)
@@ -188,9 +184,7 @@ def test_another_unit_is_another_store(causal: dict[str, Path], masked: dict[str
     """Even of one and the same model."""
     config = config_of(causal["phone"], "phone")
     identity = open_teacher_model(config).identity()
-    text = open_teacher_model(
-        config_of(causal["phone"], "text"), tokenizer=teacher_symbols(config)
-    ).identity()
+    text = open_teacher_model(config_of(causal["phone"], "text"), tokenizer=teacher_symbols(config)).identity()
     assert {**text, "unit": "phone"} == identity
     assert "unit" not in text, "the stores that are there keep their names"
     hidden = MaskedLMConfig(model=str(masked["phone"]), unit="phone")
@@ -208,7 +202,9 @@ class TestWrongUnits:
             (causal["senone"], "senone", "text"),
             (bpe, "text", "phone"),
         ):
-            with pytest.raises(UserError, match=f"is over {found}, .*unit: {asked}") as caught:
+            with pytest.raises(
+                UserError, match=f"is over {found}, .*unit: {asked}"
+            ) as caught:
                 teacher_symbols(config_of(model, asked))
             assert "\n" not in str(caught.value)
         with pytest.raises(UserError, match="is over text"):

@@ -54,9 +54,7 @@ def test_probabilities_are_those_of_transformers(folder: Path) -> None:
     outputs = made.read(asked)
     model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
     for utterance, text, output in (("one", "the show", outputs[0]), ("two", "the show", outputs[1])):
-        features = WhisperFeatureExtractor()(
-            samples_of(utterance, 16000), sampling_rate=16000, return_tensors="pt"
-        )
+        features = WhisperFeatureExtractor()(samples_of(utterance, 16000), sampling_rate=16000, return_tensors="pt")
         ids = tokenizer.encode(text)
         rows = [*tokenizer.prompt, *(tokenizer.pieces_of_whisper[each] for each in ids)]
         with torch.inference_mode():
@@ -73,10 +71,7 @@ def test_probabilities_are_those_of_transformers(folder: Path) -> None:
 def test_a_smaller_vocabulary_has_what_it_knows(folder: Path) -> None:
     whole, small = student(), student(4 + 256 + 6)
     asked = [text_with_id("one", "the shell")]
-    (all_of,), (some,) = (
-        teacher(folder, whole, whole.size).read(asked),
-        teacher(folder, small, small.size).read(asked),
-    )
+    (all_of,), (some,) = teacher(folder, whole, whole.size).read(asked), teacher(folder, small, small.size).read(asked)
     assert all_of.ids is not None
     assert some.ids is not None
     last = dict(zip(all_of.ids[-1].tolist(), all_of.vectors[-1].tolist()))
@@ -92,9 +87,7 @@ def test_characters_are_taught_where_pieces_meet(folder: Path) -> None:
 
 def test_what_cannot_be_read_is_silent(folder: Path) -> None:
     made = teacher(folder, student())
-    outputs = made.read(
-        [text_with_id("long", "the"), text_with_id("missing", "the"), text_with_id("one", "s" * 90)]
-    )
+    outputs = made.read([text_with_id("long", "the"), text_with_id("missing", "the"), text_with_id("one", "s" * 90)])
     assert all(float(output.vectors.sum()) == 0.0 for output in outputs)
 
 

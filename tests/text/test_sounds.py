@@ -38,12 +38,7 @@ def test_homophones_have_one_sound(whisper: Tokenizer) -> None:
     text = "他她它的"
     found = units(text, whisper.pieces(text), "pinyin")
     assert [unit.sound for unit in found] == ["ta1", "ta1", "ta1", "de"]
-    assert [unit.last - unit.first for unit in found] == [
-        4,
-        3,
-        3,
-        3,
-    ]  # the first one with the space before a text
+    assert [unit.last - unit.first for unit in found] == [4, 3, 3, 3]  # the first one with the space before a text
     assert len({unit.sound for unit in units(text, whisper.pieces(text), "token")}) == 4
     assert len({unit.sound for unit in units("买卖", whisper.pieces("买卖"), "pinyin")}) == 2
     assert len({unit.sound for unit in units("买卖", whisper.pieces("买卖"), "pinyin_without_tones")}) == 1

@@ -195,7 +195,9 @@ def test_training_mistakes_are_reported() -> None:
     for texts in ([], ["", "  "]):
         with pytest.raises(UserError, match="training text for the tokenizer is empty"):
             train_tokenizer(texts, TokenizerConfig("characters"))
-    with pytest.raises(UserError, match=r"tokenizer\.kind is 'words'\. Choose characters, bpe or teacher"):
+    with pytest.raises(
+        UserError, match=r"tokenizer\.kind is 'words'\. Choose characters, bpe or teacher"
+    ):
         train_tokenizer(ENGLISH, TokenizerConfig("words"))
     with pytest.raises(UserError, match=r"Set tokenizer\.teacher"):
         train_tokenizer(ENGLISH, TokenizerConfig("teacher"))

@@ -21,9 +21,7 @@ def test_the_vocabulary_of_a_tokenizer() -> None:
     theirs = tiny_tokenizer()
     own = Vocabulary.from_str(theirs.to_str())
     size = theirs.get_vocab_size(with_added_tokens=True)
-    assert [own.id_to_token(each) for each in range(size + 1)] == [
-        theirs.id_to_token(each) for each in range(size + 1)
-    ]
+    assert [own.id_to_token(each) for each in range(size + 1)] == [theirs.id_to_token(each) for each in range(size + 1)]
     assert own.get_vocab() == theirs.get_vocab()
     assert own.token_to_id("<|en|>") == theirs.token_to_id("<|en|>")
     added = theirs.get_added_tokens_decoder()

@@ -15,9 +15,7 @@ from tiny_whispers import tiny_tokenizer
 TEXTS = ["the shower", "a", "", "don't tell", "naïve çà", "他们说 the", "<|en|> the", "a  b"]
 
 
-def tokenizer(
-    size: int | None = None, texts: tuple[str, ...] = ("the shell",), language: str = "en"
-) -> WhisperTokenizer:
+def tokenizer(size: int | None = None, texts: tuple[str, ...] = ("the shell",), language: str = "en") -> WhisperTokenizer:
     return WhisperTokenizer.train(texts, tiny_tokenizer(), language, size, (3, 4), (32,))
 
 
@@ -66,8 +64,7 @@ def test_special_ids_are_those_of_whisper() -> None:
     made, backend = tokenizer(), tiny_tokenizer()
     assert made.pieces_of_whisper[EOS] == backend.token_to_id("<|endoftext|>")
     assert made.prompt == [
-        backend.token_to_id(name)
-        for name in ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+        backend.token_to_id(name) for name in ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
     ]
     assert len(tokenizer(language="").prompt) == 2
     assert made.surfaces([EOS, UNKNOWN, *made.encode("a")]) == ["", "⁇", " a"] or made.decode([EOS]) == ""

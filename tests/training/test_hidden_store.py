@@ -156,9 +156,7 @@ class TestStore:
             index.write_text("".join(lines[:-1]))
             frames.write_bytes(frames.read_bytes()[: -json.loads(lines[-1])[1] * 16 * 2])
         found = contents(stored(cuts, tmp_path), cuts)
-        if (
-            damage == "entry"
-        ):  # encoded again by itself: its products may round differently, by one unit of float16
+        if damage == "entry":  # encoded again by itself: its products may round differently, by one unit of float16
             name = json.loads(lines[-1])[0]
             torch.testing.assert_close(found[name], whole[name], atol=1e-4, rtol=2**-10)
             found[name] = whole[name]

@@ -211,9 +211,7 @@ def test_frames_of_another_aligner_are_not_counted(outcome: Outcome, root: Path)
     assert open_aligned(outcome.folder, held_out, student) is not None
 
 
-def test_what_is_kept_recognises_the_same_wherever_it_is_moved(
-    outcome: Outcome, tmp_path: Path, root: Path
-) -> None:
+def test_what_is_kept_recognises_the_same_wherever_it_is_moved(outcome: Outcome, tmp_path: Path, root: Path) -> None:
     moved = (outcome.folder / "model").rename(tmp_path / "moved")
     again = load(moved)
     moved.rename(outcome.folder / "model")
@@ -305,9 +303,7 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         assert [round(word.start / 0.03) for word in view.words] == [word.start for word in alignment.words]
         assert "".join(each.text for each in view.phones) == "".join(w.text.lower() for w in view.words)
         transcript = recogniser.transcribe(held_out / "wav" / f"{cut.id}.wav").words
-        assert [(word.text, word.start, word.end) for word in transcript] == [
-            each[:3] for each in view.recognised
-        ]
+        assert [(word.text, word.start, word.end) for word in transcript] == [each[:3] for each in view.recognised]
         # Frame by frame, the phone of the guess is the one that the alignment has, or the span says that it is not.
         for each in view.guesses:
             assert each.text in letters
@@ -320,12 +316,7 @@ def test_a_look_at_an_utterance(outcome: Outcome, root: Path) -> None:
         assert view.guesses == sorted(view.guesses, key=lambda each: each.start)
     assert 0.6 * aligned < guessed <= aligned
     nothing = compute_frame_view(recogniser, cut, None)
-    assert (nothing.words, nothing.phones, nothing.guesses, nothing.recognised) == (
-        [],
-        [],
-        [],
-        view.recognised,
-    )
+    assert (nothing.words, nothing.phones, nothing.guesses, nothing.recognised) == ([], [], [], view.recognised)
     unseen = next(iter(open_cuts(root / "train").cuts))
     view = compute_frame_view(recogniser, unseen, store)
     assert not view.words
@@ -370,12 +361,7 @@ def test_data_that_cannot_be_aligned_keeps_nobody_from_training(
     first = AlignmentStore(root / "exp" / "alignments")
     for source in (str(odd), str(tmp_path / "nowhere")):
         found = align_held_out(
-            recipe,
-            root / "exp",
-            [source],
-            first,
-            lambda *_: None,
-            lambda _, reported: lines.append(reported["note"]),
+            recipe, root / "exp", [source], first, lambda *_: None, lambda _, reported: lines.append(reported["note"])
         )
         assert found is None
     assert all(line.startswith("no alignment of ") for line in lines)

@@ -258,9 +258,7 @@ class TestFolder:
         recipe = read_recipe()
         first = trained(recipe, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "retort.training.token_run.load_data", lambda *_: pytest.fail("read its data again")
-            )
+            patch.setattr("retort.training.token_run.load_data", lambda *_: pytest.fail("read its data again"))
             again = trained(recipe, tmp_path)
         assert (first.before, again.before) == (False, True)
         for name in ("folder", "seconds", "steps", "params", "averaged", "rejected"):

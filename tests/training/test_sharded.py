@@ -60,10 +60,7 @@ def trained(recipe: Recipe, root: Path) -> Outcome:
 
 
 def log_of(outcome: Outcome) -> list[dict[str, Any]]:
-    return [
-        {key: line[key] for key in line if key != "seconds"}
-        for line in read_metrics(outcome.folder / "metrics.jsonl")
-    ]
+    return [{key: line[key] for key in line if key != "seconds"} for line in read_metrics(outcome.folder / "metrics.jsonl")]
 
 
 def weights_of(outcome: Outcome) -> dict[str, torch.Tensor]:
@@ -117,10 +114,7 @@ def test_cuts_texts_and_order_are_those_of_the_files(
     read_recipe: ReadRecipe, shards: Path, tmp_path: Path
 ) -> None:
     recipe = read_recipe(*SETTINGS, "features.storage=online")
-    files, sharded = (
-        data_of(recipe, tmp_path),
-        data_of(read_recipe(*SETTINGS, f"data.train=[{shards}]"), tmp_path),
-    )
+    files, sharded = data_of(recipe, tmp_path), data_of(read_recipe(*SETTINGS, f"data.train=[{shards}]"), tmp_path)
     assert isinstance(sharded.train, ShardedCuts)
     expected = list(files.train)
     assert 24 < len(sharded.train) == len(expected) < 72  # at three speeds, without the longest
@@ -128,9 +122,7 @@ def test_cuts_texts_and_order_are_those_of_the_files(
         assert sharded.train[number].duration == cut.duration
         opened = sharded.train.open(number)
         assert (opened.id, opened.duration) == (cut.id, cut.duration)
-    assert normalised_texts(sharded.train, recipe.normaliser) == normalised_texts(
-        files.train, recipe.normaliser
-    )
+    assert normalised_texts(sharded.train, recipe.normaliser) == normalised_texts(files.train, recipe.normaliser)
 
 
 def test_shards_and_files_together(
@@ -166,16 +158,16 @@ def test_what_needs_files_is_refused(
         data_of(recipe, tmp_path)
 
 
-def test_damaged_audio_is_rejected_and_listed(read_recipe: ReadRecipe, shards: Path, tmp_path: Path) -> None:
+def test_damaged_audio_is_rejected_and_listed(
+    read_recipe: ReadRecipe, shards: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(shards, copy)
     path = copy / "recording.000000.tar"
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    outcome = trained(
-        read_recipe("training.steps=5", "training.evaluate_steps=5", f"data.train=[{copy}]"), tmp_path
-    )
+    outcome = trained(read_recipe("training.steps=5", "training.evaluate_steps=5", f"data.train=[{copy}]"), tmp_path)
     assert [each.id for each in outcome.rejected] == ["train-000"]
 
 
@@ -185,7 +177,9 @@ def _lengths(lengths: torch.Tensor) -> torch.Tensor:
 
 def ids_of(recipe: Recipe, data: Data, rank: int, world: int) -> list[list[str]]:
     shards = data.train if isinstance(data.train, ShardedCuts) else None
-    dataset = UtteranceDataset(recipe, CharacterTokenizer(list("▁abcdefgh")), _lengths, None, shards=shards)
+    dataset = UtteranceDataset(
+        recipe, CharacterTokenizer(list("▁abcdefgh")), _lengths, None, shards=shards
+    )
     sampler = make_sampler(data.train, recipe, rank, world)
     found = []
     for segment in range(sampler.segments):

@@ -194,9 +194,7 @@ def test_of_two_runs_that_lack_the_same_targets_one_reads(
     assert all(not each.missing(texts) for each in teachers if isinstance(each, StoredTeacher))
 
 
-def outputs_of(
-    recipe: Recipe, root: Path, texts: list[str]
-) -> list[tuple[torch.Tensor, list[tuple[int, int]]]]:
+def outputs_of(recipe: Recipe, root: Path, texts: list[str]) -> list[tuple[torch.Tensor, list[tuple[int, int]]]]:
     (stored,) = teach(recipe, root, silent, silent)
     assert (stored.read, stored.missing) == (0, 0)
     return [(each.vectors, each.spans) for each in stored.store.read(texts)]
@@ -209,8 +207,7 @@ def test_parts_and_processes_equal_one(recipe: Recipe, tmp_path: Path) -> None:
     expected = outputs_of(recipe, tmp_path / "one", texts)
 
     left = [
-        teach(recipe, tmp_path / "parts", silent, silent, place=(number, 3, 0))[0].missing
-        for number in (2, 0, 1)
+        teach(recipe, tmp_path / "parts", silent, silent, place=(number, 3, 0))[0].missing for number in (2, 0, 1)
     ]
     assert sorted(left, reverse=True) == left
     assert left[-1] == 0

@@ -39,9 +39,7 @@ def segment(frames: int, fires: int = 1, dim: int = 3) -> Segment:
     return Segment(torch.randn(frames, dim), torch.randn(fires, dim), torch.arange(fires))
 
 
-def injection(
-    path: Path, *sentences: str, seed: int = 1, excluded: tuple[str, ...] = (), **changes: Any
-) -> TextInjection:
+def injection(path: Path, *sentences: str, seed: int = 1, excluded: tuple[str, ...] = (), **changes: Any) -> TextInjection:
     path.write_text("\n".join(sentences) + "\n", encoding="utf-8")
     config = replace(EXACT, texts=[str(path)], **changes)
     symbols = sorted({letter for text in sentences for letter in text} - {" "})
@@ -77,10 +75,7 @@ def test_a_damaged_bank_is_not_loaded(name: str) -> None:
     bank.add("a", segment(3))
     bank.add("b", segment(4, 2))
     tensors = bank.tensors()
-    for damaged in (
-        {**tensors, name: tensors[name][:-1]},
-        {key: each for key, each in tensors.items() if key != name},
-    ):
+    for damaged in ({**tensors, name: tensors[name][:-1]}, {key: each for key, each in tensors.items() if key != name}):
         with pytest.raises((ValueError, KeyError, RuntimeError)):
             SegmentBank(2, 9).load(damaged)
     assert "a" in bank
@@ -128,9 +123,7 @@ def test_homophones_share_examples(tmp_path: Path) -> None:
 
 def test_every_sentence_has_its_turn_and_the_validation_data_has_none(tmp_path: Path) -> None:
     sentences = [f"{one}{other}" for one in "abcd" for other in "abcd"]
-    texts = injection(
-        tmp_path / "texts", *sentences, "dddd", "abc", share=1.0, tokens=[2, 3], excluded=("ab",)
-    )
+    texts = injection(tmp_path / "texts", *sentences, "dddd", "abc", share=1.0, tokens=[2, 3], excluded=("ab",))
     for letter in "abcd":
         texts.bank.add(f"#{texts.tokenizer.encode(letter)[0]}", segment(1))
     texts.bank.add("<eos>", segment(1))
@@ -150,9 +143,7 @@ def test_every_sentence_has_its_turn_and_the_validation_data_has_none(tmp_path: 
 
 def test_noise_and_masks(tmp_path: Path) -> None:
     texts = injection(tmp_path / "texts", "aa", share=1.0, noise=0.5, mask=0.5)
-    own = Segment(
-        torch.tensor([[2.0, -2.0]]).repeat(200, 1), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64)
-    )
+    own = Segment(torch.tensor([[2.0, -2.0]]).repeat(200, 1), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
     texts.bank = SegmentBank(1, 500)
     texts.bank.add(f"#{texts.tokenizer.encode('a')[0]}", own)
     texts.bank.add("<eos>", own)
@@ -167,18 +158,14 @@ def test_noise_and_masks(tmp_path: Path) -> None:
     assert abs(float(noise.mean())) < 0.05
 
 
-def module_of(
-    recipe: Recipe, folder: Path, cuts: CutSet, texts: TextInjection | None
-) -> tuple[TrainingModule, Batch]:
+def module_of(recipe: Recipe, folder: Path, cuts: CutSet, texts: TextInjection | None) -> tuple[TrainingModule, Batch]:
     trainer = trainer_of(recipe, folder, cuts)
     batch = batch_of(trainer, cuts, 0, 1)
     student = trainer.module.student
     return TrainingModule(student, Objective([], student.tap_dims, {}), 1, texts).train(), batch
 
 
-def test_the_text_of_the_only_utterance_has_its_loss(
-    cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path
-) -> None:
+def test_the_text_of_the_only_utterance_has_its_loss(cuts: CutSet, read_recipe: ReadRecipe, tmp_path: Path) -> None:
     """Without noise, and with one example a sound, an utterance of different letters is put together as it was; up to the
     rounding to float16. Its loss reaches the decoder and nothing else."""
     distinct = [cut for cut in cuts if len(set(cut.supervisions[0].text)) == len(cut.supervisions[0].text)]
@@ -202,9 +189,7 @@ def test_the_text_of_the_only_utterance_has_its_loss(
     changed = {
         name.split(".")[0]
         for (name, one), other in pairs
-        if one.grad is not None
-        and other.grad is not None
-        and not torch.allclose(one.grad, other.grad, atol=1e-7)
+        if one.grad is not None and other.grad is not None and not torch.allclose(one.grad, other.grad, atol=1e-7)
     }
     assert changed == {"decoder"}
     with torch.autocast("cpu", torch.bfloat16):
@@ -253,9 +238,7 @@ def test_a_resumed_run_ends_where_the_unbroken_run_ends(recipe: Recipe, tmp_path
     assert 0.0 < last["text.used"] <= 1.0
     assert last["text.tokens"] > 0.0
     for part in ("student", "memory"):
-        expected, found = (
-            read_weights(f / "checkpoints" / "step-00000012" / f"{part}.safetensors") for f in folders
-        )
+        expected, found = (read_weights(f / "checkpoints" / "step-00000012" / f"{part}.safetensors") for f in folders)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -271,9 +254,7 @@ def test_what_cannot_be_trained_on_text_is_one_line(
         load_recipe(str(path), [override])
 
 
-def test_a_missing_text_is_found_before_the_data_is_prepared(
-    write_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_missing_text_is_found_before_the_data_is_prepared(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     path = write_recipe("tiny", TEXTS.format(path=tmp_path / "nothing.txt"))
     with pytest.raises(UserError):
         train(load_recipe(str(path)), tmp_path, lambda *_: None, silent)

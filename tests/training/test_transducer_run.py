@@ -125,7 +125,5 @@ def test_interpolation_needs_a_hard_loss_of_every_token(read_recipe: ReadRecipe)
         "distill:\n  - {tap: tokens, teacher: lm, loss: soft_label, interpolate: 0.3}\n"
     )
     assert read_recipe(extra=extra).distill[0].interpolate == 0.3
-    with pytest.raises(
-        UserError, match=r"distill\[0\]: interpolate is 0\.3, but the loss of a transducer student .*weight"
-    ):
+    with pytest.raises(UserError, match=r"distill\[0\]: interpolate is 0\.3, but the loss of a transducer student .*weight"):
         read_recipe(*TRANSDUCER, extra=extra)

@@ -109,9 +109,7 @@ def test_a_sentence_that_cannot_be_spoken_stops_it(console: Console, monkeypatch
         (0.05, -0.01, 0.01, "B and A have the same CER", "p 0.010)"),
     ],
 )
-def test_whichever_is_ahead_is_reported(
-    second: float, low: float, high: float, begins: str, ends: str
-) -> None:
+def test_whichever_is_ahead_is_reported(second: float, low: float, high: float, begins: str, ends: str) -> None:
     row = Comparison("cer", 0.05, second, second - 0.05, low, high, 0.01, 100, 8, "speakers", 0.01)
     line = tour._verdict("A", "B", row)
     assert line.startswith(begins)

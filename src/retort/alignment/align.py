@@ -318,9 +318,7 @@ def align_others(
         return finish_store(root / "alignments", first.tree, used, skipped, first.frame_shift)
 
 
-def _keys_of_others(
-    first: AlignmentStore, inputs: list[object], silence_probability: float
-) -> dict[str, str]:
+def _keys_of_others(first: AlignmentStore, inputs: list[object], silence_probability: float) -> dict[str, str]:
     """Keys of both stages; features do not depend on the aligner."""
     path = first.folder / "key"
     learned = path.read_text() if path.exists() else ""
@@ -345,9 +343,7 @@ def _trained(first: AlignmentStore) -> tuple[Path, NDArray[np.float64]]:
 
 def _in_phones(lexicon: Lexicon, phones: Sequence[str]) -> Lexicon:
     available = set(phones)
-    covered = {
-        word: [each for each in found if available.issuperset(each)] for word, found in lexicon.items()
-    }
+    covered = {word: [each for each in found if available.issuperset(each)] for word, found in lexicon.items()}
     if not any(covered.values()):
         raise UserError(
             f"none of its {len(covered)} words can be spelled in the {len(available)} phones of the aligner",

@@ -30,9 +30,7 @@ class Transcriber:
     def hmm(self, words: Sequence[str]) -> UtteranceHmm:
         """The HMM of at least one word, all in the lexicon."""
         ids = self.tree.phones.ids
-        pronunciations = [
-            [tuple(ids[phone] for phone in phones) for phones in self.lexicon[word]] for word in words
-        ]
+        pronunciations = [[tuple(ids[phone] for phone in phones) for phones in self.lexicon[word]] for word in words]
         return utterance_hmm(pronunciations, self.tree, self.loops, self.silence_probability)
 
 

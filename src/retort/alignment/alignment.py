@@ -56,9 +56,7 @@ def from_path(
     owners = hmm.words[met].tolist()
     for owner, before, phone in zip(owners, [-1, *owners], phones):
         if owner >= 0 and owner == before:
-            timed_words[-1] = Timed(
-                timed_words[-1].symbol, timed_words[-1].start, timed_words[-1].frames + phone.frames
-            )
+            timed_words[-1] = Timed(timed_words[-1].symbol, timed_words[-1].start, timed_words[-1].frames + phone.frames)
         elif owner >= 0:
             timed_words.append(Timed(words[owner], phone.start, phone.frames))
     return Alignment(name, timed_words, phones, hmm.senones[states])

@@ -73,8 +73,7 @@ class EncoderFrames:
         length = max(1, round(own / speed))
         if abs(length * self.shift - features) > max(LENGTH_TOLERANCE * features, 2 * self.shift):
             raise BadUtterance(
-                f"its alignment has {length * self.shift} frames of 10 ms, its features {features}",
-                where=name,
+                f"its alignment has {length * self.shift} frames of 10 ms, its features {features}", where=name
             )
         places = np.arange(frames) * self.factor + self.factor // 2
         places = np.minimum(places, length - 1)

@@ -163,9 +163,7 @@ class Gmms:
             arrays = load_file(path)
             return cls(arrays.pop("weights"), arrays.pop("means"), arrays.pop("variances")), arrays
         except (OSError, KeyError, SafetensorError) as error:
-            raise UserError(
-                f"cannot be read ({error})", where=path, remedy="Remove the file and align again"
-            ) from None
+            raise UserError(f"cannot be read ({error})", where=path, remedy="Remove the file and align again") from None
 
 
 def single_gaussians(statistics: NDArray[np.float64]) -> Gmms:

@@ -33,9 +33,7 @@ def alignment_workers(processes: int) -> AbstractContextManager[Workers]:
 def utterances_of(cuts: Iterable[Any], words: Callable[[str], Sequence[str]]) -> list[Utterance]:
     """Utterances of lhotse cuts with one supervision each, and their words."""
     return [
-        Utterance(
-            cut.id, cut.supervisions[0].speaker or "", tuple(words(cut.supervisions[0].text or "")), cut
-        )
+        Utterance(cut.id, cut.supervisions[0].speaker or "", tuple(words(cut.supervisions[0].text or "")), cut)
         for cut in cuts
     ]
 
@@ -112,10 +110,7 @@ class Work:
             yield result
 
     def features(
-        self,
-        utterances: Sequence[Utterance],
-        lexicon: Lexicon,
-        features: Callable[[Any], NDArray[np.float32]],
+        self, utterances: Sequence[Utterance], lexicon: Lexicon, features: Callable[[Any], NDArray[np.float32]]
     ) -> tuple[list[Path], Normalisation]:
         """Compute shards of cepstra and their normalisation.
 
@@ -162,9 +157,7 @@ class Work:
             self.report(f"{len(skipped)} of {all_of_them} {what}{reasons(skipped)}")
 
 
-def without_path(
-    utterances: Iterable[Utterance], aligned: set[str], skipped: dict[str, str]
-) -> dict[str, str]:
+def without_path(utterances: Iterable[Utterance], aligned: set[str], skipped: dict[str, str]) -> dict[str, str]:
     """Reasons for utterances that are neither aligned nor skipped."""
     lost = {each.id for each in utterances} - aligned - skipped.keys()
     return {name: "no path through its phones has this number of frames" for name in sorted(lost)}

@@ -64,7 +64,9 @@ class SenoneTree:
             or set(leaves) != set(range(self.count))
             or any(isinstance(root, Split) for root in roots[0])
         ):
-            raise UserError("the tree does not fit its phones", remedy="Align again with retort train")
+            raise UserError(
+                "the tree does not fit its phones", remedy="Align again with retort train"
+            )
         self._known: dict[tuple[int, int, int, int], int] = {}
 
     @classmethod

@@ -99,9 +99,7 @@ class UnitPronouncer:
             pronunciations = self._known.get(word) or self._pronounce(word)
             if not pronunciations:
                 raise BadUtterance(f"no pronunciation of {word}")
-            chosen.append(
-                pronunciations[0] if draw is None or len(pronunciations) == 1 else draw.choice(pronunciations)
-            )
+            chosen.append(pronunciations[0] if draw is None or len(pronunciations) == 1 else draw.choice(pronunciations))
         if self.unit == "phone":
             return " ".join(pronunciation.inside for pronunciation in chosen)
         return self._senones(chosen, [False] * len(chosen[1:]) if pauses is None else pauses)
@@ -127,9 +125,7 @@ class UnitPronouncer:
 
     def _senones(self, chosen: Sequence[_Pronunciation], pauses: Sequence[bool]) -> str:
         triphones, parts, left = self._triphones, [], 0
-        rights = [
-            0 if silent else pronunciation.phones[0] for pronunciation, silent in zip(chosen[1:], pauses)
-        ]
+        rights = [0 if silent else pronunciation.phones[0] for pronunciation, silent in zip(chosen[1:], pauses)]
         for (phones, inside), right in zip(chosen, [*rights, 0]):
             if len(phones) == 1:
                 parts.append(triphones[left, phones[0], right])

@@ -193,9 +193,7 @@ class SoundFileSource:
     @contextmanager
     def _opened(self, stream: BinaryIO, part: Part) -> Iterator[soundfile.SoundFile]:
         whole = not part.head and not part.start and part.end == os.fstat(stream.fileno()).st_size
-        with _SequentialFile(
-            os.fsencode(self.path) if whole and self._copy is None else View(stream, part)
-        ) as file:
+        with _SequentialFile(os.fsencode(self.path) if whole and self._copy is None else View(stream, part)) as file:
             yield file
 
 
@@ -328,7 +326,9 @@ def readable(path: Path, in_memory: bool = False) -> Iterator[None]:
     elif not path.exists():
         raise BadUtterance("no such file", where=path, remedy="Check the path")
     elif path.is_file() and not path.stat().st_size:
-        raise BadUtterance("the file is empty (0 bytes)", where=path, remedy="Replace the file or remove it")
+        raise BadUtterance(
+            "the file is empty (0 bytes)", where=path, remedy="Replace the file or remove it"
+        )
     try:
         yield
     except PermissionError:

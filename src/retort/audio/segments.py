@@ -203,7 +203,9 @@ class _Segmenter:
         """The first segment of a stretch that is too long; `end` is None while it continues."""
         limit = start + self.most
         if end is not None:
-            limit = min(limit, end - int(_TAIL * self.rate))  # avoids a last segment of a few frames
+            limit = min(
+                limit, end - int(_TAIL * self.rate)
+            )  # avoids a last segment of a few frames
         cut = self._best_pause(stretch, start, limit)
         if cut is None:
             cut = self._quietest(start + (limit - start) // 2, limit)

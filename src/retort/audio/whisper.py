@@ -61,9 +61,7 @@ class WhisperFeatures:
         wave = np.zeros(half + count + WINDOW, np.float32)
         wave[half : half + len(samples)] = samples
         wave[:half] = wave[half + 1 : 2 * half + 1][::-1]  # mirrored at the beginning; zeros follow the end
-        frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[:: self.shift][
-            : (count + WINDOW) // self.shift
-        ]
+        frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[:: self.shift][: (count + WINDOW) // self.shift]
         energies = power_spectra(frames * self._window, WINDOW) @ self._filters
         levels = np.log10(np.maximum(energies, np.float32(1e-10)))
         levels = (np.maximum(levels, levels.max() - np.float32(8.0)) + np.float32(4.0)) / np.float32(4.0)

@@ -103,7 +103,9 @@ def _verify(path: Path, size: int, digest: str, editable: bool, remedy: str) -> 
             if not editable:
                 raise UserError(_wrong_length(path, status.st_size, size), where=path, remedy=remedy)
         elif sha256(path) != digest:
-            raise UserError("damaged: its SHA-256 differs from its checksum", where=path, remedy=remedy)
+            raise UserError(
+                "damaged: its SHA-256 differs from its checksum", where=path, remedy=remedy
+            )
     except FileNotFoundError:
         raise UserError("no such file", where=path, remedy=remedy) from None
     except OSError as error:

@@ -35,9 +35,7 @@ def _check_text_injection(recipe: Recipe, where: str) -> None:
     config, student = recipe.text_injection, recipe.student
     least, most = config.tokens
     if least > most:
-        raise UserError(
-            f"text_injection.tokens is {config.tokens}", where=where, remedy="Give the lower number first"
-        )
+        raise UserError(f"text_injection.tokens is {config.tokens}", where=where, remedy="Give the lower number first")
     if not config.texts:
         return
     decoder = getattr(student.decoder_config, "kind", "")
@@ -151,12 +149,8 @@ def _check_data(recipe: Recipe, where: str) -> None:
             remedy="Set features.storage: online",
         )
     if len(set(speeds)) < len(speeds) or not speeds:
-        raise UserError(
-            f"augment.speeds is {speeds}", where=where, remedy="Give one or more different speeds"
-        )
-    pairs = {
-        f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr", "speed")
-    }
+        raise UserError(f"augment.speeds is {speeds}", where=where, remedy="Give one or more different speeds")
+    pairs = {f"data.spoken.{name}": getattr(spoken, name) for name in ("words", "rate", "pitch", "snr", "speed")}
     pairs["augment.noise_snr"] = recipe.augment.noise_snr
     pairs["batches, minimum_seconds and maximum_seconds,"] = [
         recipe.batches.minimum_seconds,

@@ -31,10 +31,7 @@ def is_flat(values: Mapping[str, Any]) -> bool:
         return True
     if {"cif", "transducer"} <= student.keys():
         return True
-    marks = {
-        "encoder": {"bottleneck", "dilations", "heads", "kernel"},
-        "decoder": {"glancing", "init_layers"},
-    }
+    marks = {"encoder": {"bottleneck", "dilations", "heads", "kernel"}, "decoder": {"glancing", "init_layers"}}
     return any(keys <= _mapping(student.get(part)).keys() for part, keys in marks.items())
 
 

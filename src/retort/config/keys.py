@@ -105,9 +105,7 @@ def _keys_of_part(part: Inner, name: str, of: str) -> Iterator[Key]:
         return
     kinds = part.part.kinds
     text = " ".join(f"`{kind}`: {each.text}" for kind, each in kinds.items())
-    yield Key(
-        f"{name}.kind", "str", part.part.default, "", f"Kind of this part, which chooses its keys. {text}"
-    )
+    yield Key(f"{name}.kind", "str", part.part.default, "", f"Kind of this part, which chooses its keys. {text}")
     shared = {each.name for each in fields(part.config)}
     yield from keys_of(part.config, f"{name}.", but={"kind"})
     for kind, config in part.all().items():
@@ -200,11 +198,7 @@ def _origins(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
         content = plain(layer.content)
         values = lay_over(values, content, Recipe)
         left, keys = set(_set_keys(values)), list(_set_keys(content))
-        keys += [
-            f"{key.removesuffix('.recipe')}.model"
-            for key in keys
-            if re.fullmatch(r"teachers\..+\.recipe", key)
-        ]
+        keys += [f"{key.removesuffix('.recipe')}.model" for key in keys if re.fullmatch(r"teachers\..+\.recipe", key)]
         found = {key: origin for key, origin in found.items() if key in left or key.startswith("teachers.")}
         found |= dict.fromkeys(keys, layer.origin)
     for each in with_overrides(values, commands, Recipe)[1]:

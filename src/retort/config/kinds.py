@@ -304,9 +304,7 @@ def inner_parts(config: type) -> dict[str, Inner]:
     for each in fields(config):
         hint = hints[each.name]
         container = origin if (origin := get_origin(hint)) in (list, dict) else None
-        below = next(
-            (part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None
-        )
+        below = next((part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None)
         if below is not None:
             found[each.name] = Inner(container, below, part_of(each))
     return found

@@ -99,11 +99,7 @@ def _models_of_teachers(values: dict[str, Any], layers: Sequence[Settings]) -> N
             recipe, model = teacher.get("recipe"), teacher.get("model")
             if recipe and model is None:
                 model = f"exp/{experiment_name(str(recipe))}/model"
-            if (
-                model is not None
-                and isinstance(values["teachers"], dict)
-                and isinstance(values["teachers"][name], dict)
-            ):
+            if model is not None and isinstance(values["teachers"], dict) and isinstance(values["teachers"][name], dict):
                 values["teachers"][name] |= {"recipe": recipe or "", "model": model}
 
 

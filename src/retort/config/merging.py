@@ -92,9 +92,7 @@ def _part_over(old: object, new: Mapping[str, Any], inner: Inner) -> dict[str, A
     if former is not chosen:
         before, after = inner_parts(former), inner_parts(chosen)
         old = {
-            name: value
-            if name in before and before[name].config is after[name].config
-            else _known(value, after[name])
+            name: value if name in before and before[name].config is after[name].config else _known(value, after[name])
             for name, value in old.items()
             if name in after
         }
@@ -104,9 +102,7 @@ def _part_over(old: object, new: Mapping[str, Any], inner: Inner) -> dict[str, A
 def _known(value: object, inner: Inner) -> object:
     """The values of a part that its dataclass has."""
     names = {each.name for each in fields(inner.config)}
-    return (
-        {name: each for name, each in value.items() if name in names} if isinstance(value, Mapping) else value
-    )
+    return {name: each for name, each in value.items() if name in names} if isinstance(value, Mapping) else value
 
 
 def merged(layers: Sequence[Settings], schema: type) -> dict[str, Any]:
@@ -234,9 +230,7 @@ def _chosen(inner: Inner, value: object, key: str, root: type) -> object:
     if not isinstance(value, Mapping):
         kind = inner.part is not None and isinstance(value, str) and value in inner.part.kinds
         keys = f"It has keys of its own: {', '.join(each.name for each in fields(inner.config))}"
-        raise _Invalid(
-            UserError, key, f"{key} is {_shown(value)}", f"Set {key}.kind: {value}" if kind else keys
-        )
+        raise _Invalid(UserError, key, f"{key} is {_shown(value)}", f"Set {key}.kind: {value}" if kind else keys)
     try:
         chosen = inner.chosen(value, key)
     except UnknownChoice as error:

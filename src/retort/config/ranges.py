@@ -104,9 +104,7 @@ class UnknownChoice(UserError):
 
 def choice(default: str, *others: str) -> Any:
     """A field for one of several words; without a default if it is `omegaconf.MISSING`."""
-    return field(
-        default=default, metadata={_CHOICES: tuple(each for each in (default, *others) if each != _MISSING)}
-    )
+    return field(default=default, metadata={_CHOICES: tuple(each for each in (default, *others) if each != _MISSING)})
 
 
 def choose(key: str, value: object, choices: Sequence[str], where: str | Path = "") -> None:

@@ -114,9 +114,7 @@ def check_heads(key: str, dim: int, heads: int) -> None:
         UserError: it cannot.
     """
     if dim % (2 * heads):
-        raise UserError(
-            f"{key}.dim is {dim}, {key}.heads is {heads}", remedy="dim must be a multiple of 2 x heads"
-        )
+        raise UserError(f"{key}.dim is {dim}, {key}.heads is {heads}", remedy="dim must be a multiple of 2 x heads")
 
 
 def check_whisper_decoder(recipe: Recipe, owner: str, where: str) -> None:

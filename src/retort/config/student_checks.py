@@ -14,11 +14,7 @@ def check_student(recipe: Recipe, where: str) -> None:
         UserError: names the key, its value and the permitted values.
     """
     encoder = recipe.student.encoder
-    require(
-        f"student.encoder.kind is {encoder.kind}",
-        where,
-        ("features.kind", recipe.features.kind, encoder.reads),
-    )
+    require(f"student.encoder.kind is {encoder.kind}", where, ("features.kind", recipe.features.kind, encoder.reads))
     encoder.check(recipe, where)
     recipe.student.check(recipe, where)
     _check_chunks(recipe, where)
@@ -30,9 +26,7 @@ def _check_chunks(recipe: Recipe, where: str) -> None:
     encoder = recipe.student.encoder
     for name, sizes in (("chunk", encoder.chunk), ("left_context", encoder.left_context)):
         if not sizes:
-            raise UserError(
-                f"student.encoder.{name} is empty", where=where, remedy="Give one or more numbers"
-            )
+            raise UserError(f"student.encoder.{name} is empty", where=where, remedy="Give one or more numbers")
     if not any(encoder.chunk):
         return
     reason = f"student.encoder.chunk is {list(encoder.chunk)}"

@@ -118,13 +118,7 @@ def features_key(source: str, cuts: Iterable[Cut], config: FeatureConfig) -> str
     # older caches valid.
     left_out = {"kind", "bins", "sampling_rate", "cmvn", "statistics", "storage"}
     others = {name: value for name, value in differing(config).items() if name not in left_out}
-    settings = {
-        "bins": config.bins,
-        "sampling_rate": config.sampling_rate,
-        **others,
-        "cmvn": "",
-        "storage": "",
-    }
+    settings = {"bins": config.bins, "sampling_rate": config.sampling_rate, **others, "cmvn": "", "storage": ""}
     digest = hashlib.sha256(json.dumps([source, settings]).encode())
     versions: dict[str, str] = {}
     for cut in cuts:

@@ -154,9 +154,7 @@ def _demand(folder: Path, files: tuple[str, ...]) -> None:
     if not missing:
         return
     inner = [each.name for each in _kaldi_folders(folder)]
-    remedy = (
-        f"Choose one of its folders: {', '.join(inner)}" if inner else "Add it, with one line per utterance"
-    )
+    remedy = f"Choose one of its folders: {', '.join(inner)}" if inner else "Add it, with one line per utterance"
     raise UserError(f"not a Kaldi folder: it has no {' and no '.join(missing)}", where=folder, remedy=remedy)
 
 

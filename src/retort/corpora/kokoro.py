@@ -158,7 +158,9 @@ def _mandarin() -> Callable[[str], str]:
     jieba = _import("jieba", "jieba")
     jieba.setLogLevel(logging.WARNING)
     cache_folder().mkdir(parents=True, exist_ok=True)
-    jieba.dt.tmp_dir = str(cache_folder())  # the default is in the system's temporary folder
+    jieba.dt.tmp_dir = str(
+        cache_folder()
+    )  # the default is in the system's temporary folder
     read = _import("misaki.zh", "misaki").ZHG2P()
     return lambda text: str(read(text)[0])
 

@@ -217,9 +217,7 @@ def _in_place(name: str, job: _Job, path: Path, conditions: Conditions) -> Any:
     if "failed" in record:
         raise BadUtterance(f"{record['failed']}: '{job.text}'")
     if check and (rate := record["checks"][check]["error_rate"]) > job.settings.worst:
-        raise BadUtterance(
-            f"{check} recognises it with {rate:.0%} errors: '{record['checks'][check]['read']}'"
-        )
+        raise BadUtterance(f"{check} recognises it with {rate:.0%} errors: '{record['checks'][check]['read']}'")
     if not path.is_file():
         clean, _ = soundfile.read(_paths(job)[0], dtype="float64")
         generator = np.random.default_rng([1, job.settings.seed, *bytes.fromhex(job.key)])

@@ -68,9 +68,7 @@ def prepare_in_parts(work: Work, part: tuple[int, int] = (1, 1), processes: int 
         return earlier
     folder = out / _FOLDER / f"{work.key}-{total}"
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (work, str(folder), (part[0] - 1) * processes + number, total) for number in range(1, processes + 1)
-    ]
+    jobs = [(work, str(folder), (part[0] - 1) * processes + number, total) for number in range(1, processes + 1)]
     with workers(processes, "the preparation", "Use fewer --workers") as pool:
         list(pool.map(_probe_part, jobs))
     with one_at_a_time(out / _FOLDER / "lock"):

@@ -103,11 +103,7 @@ def read_probes(path: Path) -> tuple[dict[str, dict[str, Any]], bool]:
 def _is_result(content: dict[str, Any]) -> bool:
     info = content.get("info", [1, 1, 1])
     texts = [content["path"], content.get("warning", ""), *content.get("error", ("", ""))]
-    return (
-        len(info) == 3
-        and all(type(each) is int for each in info)
-        and all(isinstance(each, str) for each in texts)
-    )
+    return len(info) == 3 and all(type(each) is int for each in info) and all(isinstance(each, str) for each in texts)
 
 
 def _version(path: Path) -> list[int]:

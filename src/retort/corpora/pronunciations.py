@@ -69,7 +69,9 @@ def pocketsphinx_lexicon(*, case: str = "upper") -> Lexicon:
     Raises:
         UserError: pocketsphinx is not installed.
     """
-    found = find_spec("pocketsphinx")  # located without import: its models and audio devices are not needed
+    found = find_spec(
+        "pocketsphinx"
+    )  # located without import: its models and audio devices are not needed
     if found is None or found.origin is None:
         raise UserError(
             "the English dictionary is pocketsphinx's, which is not installed",

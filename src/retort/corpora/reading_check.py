@@ -78,7 +78,9 @@ class ReadingCheck:
         """
         most = len(self._positions)
         if len(samples) > 320 * most:
-            raise BadUtterance(f"its {len(samples) / RATE:.1f} s exceed the maximum of {most / 50:g} s")
+            raise BadUtterance(
+                f"its {len(samples) / RATE:.1f} s exceed the maximum of {most / 50:g} s"
+            )
         needed = min(-(-len(samples) // 320) + _MARGIN, most)
         tokens = 8 + 3 * len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) // 2
         best = (np.inf, "")

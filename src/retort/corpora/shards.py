@@ -108,9 +108,7 @@ class Shards:
         """The list and the index of a remote folder."""
         try:
             listed = parse_json(remote.read(SUMS))["files"]
-            files = [
-                (name, int(listed[name]["bytes"]), str(listed[name]["sha256"])) for name in (SHARDS, INDEX)
-            ]
+            files = [(name, int(listed[name]["bytes"]), str(listed[name]["sha256"])) for name in (SHARDS, INDEX)]
             records, index = (remote.local(*each) for each in files)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"damaged ({error})", where=f"{self.source}/{SUMS}", remedy=_REMEDY) from None

@@ -66,7 +66,9 @@ def prepare(
     rejected: list[Rejected] = []
     columns, rows = _read(source, rejected)
     if held_out and "split" in columns:
-        raise UserError("has a column split, so nothing is held out", where=source, remedy="Remove held_out")
+        raise UserError(
+            "has a column split, so nothing is held out", where=source, remedy="Remove held_out"
+        )
     cuts: dict[Row, MonoCut] = {}
     names: dict[str, int] = {}
     for row, name in zip(rows, _names(rows)):
@@ -74,7 +76,9 @@ def prepare(
             if not _is_name(row.split):
                 raise BadUtterance(f"line {row.line}: split is '{row.split}', not a name")
             if name in names:
-                raise BadUtterance(f"line {row.line}: its audio is also on line {names[name]}, which is used")
+                raise BadUtterance(
+                    f"line {row.line}: its audio is also on line {names[name]}, which is used"
+                )
             names[name] = row.line
             path = find_audio(row.audio, [source.parent, Path()])
             cuts[row] = make_cut(
@@ -121,9 +125,7 @@ def _read(source: Path, rejected: list[Rejected]) -> tuple[set[str], list[Row]]:
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
     if source.suffix.lower() not in readers:
         raise UserError(
-            f"a table is a {', '.join(readers)} file",
-            where=source,
-            remedy="Rename it according to its format",
+            f"a table is a {', '.join(readers)} file", where=source, remedy="Rename it according to its format"
         )
     columns: set[str] = set()
     rows: list[Row] = []
@@ -180,15 +182,13 @@ def _read_csv(content: str, source: Path, rejected: list[Rejected]) -> Iterator[
                 continue
             if len(fields) != len(header):
                 what = f"{len(fields)} fields, the header has {len(header)}"
-                hint = " (quote texts that contain commas)" if len(fields) > len(header) else ""
+                hint = ' (quote texts that contain commas)' if len(fields) > len(header) else ""
                 name = f"{source.name}:{table.line_num}"
                 rejected.append(Rejected(name, f"line {table.line_num}: {what}{hint}"))
                 continue
             yield table.line_num, dict(zip(header, fields))
     except csv.Error as error:
-        raise UserError(
-            f"line {table.line_num}: {error}", where=source, remedy="Correct the quotes"
-        ) from None
+        raise UserError(f"line {table.line_num}: {error}", where=source, remedy="Correct the quotes") from None
     if not header:
         raise UserError(
             "the table is empty", where=source, remedy="The first line must have the columns audio,text"

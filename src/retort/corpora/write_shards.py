@@ -154,9 +154,7 @@ def _is_there(folder: Path, number: int, key: str) -> bool:
 
 def _is_valid(folder: Path, record: dict[str, Any], key: str) -> bool:
     files = record["files"].items()
-    return record["key"] == key and all(
-        (folder / name).stat().st_size == each["bytes"] for name, each in files
-    )
+    return record["key"] == key and all((folder / name).stat().st_size == each["bytes"] for name, each in files)
 
 
 def _finished(folder: Path, jobs: Sequence[_Job]) -> Written | None:
@@ -189,7 +187,9 @@ def _write_shard(folder: Path, audio: str, job: _Job) -> None:
                     offset = _add(tar, f"{cut.id}{suffix}", content)
                     _add(tar, f"{cut.id}.json", json.dumps(stored.recording.to_dict()).encode() + b"\n")
                     rate, crc = cut.recording.sampling_rate, zlib.crc32(content)
-                    rows.append((name_hash(cut.id), cut.duration, rate, number, offset, len(content), crc))
+                    rows.append(
+                        (name_hash(cut.id), cut.duration, rate, number, offset, len(content), crc)
+                    )
                     lines.append(json.dumps(stored.to_dict(), ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -204,9 +204,7 @@ def _write_shard(folder: Path, audio: str, job: _Job) -> None:
         ) from None
     finally:
         partial_tar.unlink(missing_ok=True)
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names
-    }
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
     record = {
         "key": key,
         "cuts": len(rows),
@@ -259,9 +257,7 @@ def _encoded(samples: np.ndarray, rate: int, audio: str) -> tuple[str, bytes]:
     for subtype in ("PCM_16", "PCM_24"):
         if samples.shape[1] <= 8 and rate < 655_350:
             content = _written(samples, rate, "FLAC", subtype)
-            if np.array_equal(
-                soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0], samples
-            ):
+            if np.array_equal(soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0], samples):
                 return ".flac", content
     return ".wav", _written(samples, rate, "WAV", "FLOAT")
 

@@ -223,9 +223,7 @@ def _timed(
         if not all(valid_row[:size]):
             starts = [place * length / size for place in range(size)]
             ends = [(place + 1) * length / size for place in range(size)]
-        timed.append(
-            replace(each, log_probs=scores[:size] if ctc_scores else each.log_probs, ends=ends, starts=starts)
-        )
+        timed.append(replace(each, log_probs=scores[:size] if ctc_scores else each.log_probs, ends=ends, starts=starts))
     return timed
 
 

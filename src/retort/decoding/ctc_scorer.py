@@ -81,9 +81,7 @@ class CtcPrefixScorer:
         alignments = state.alignments
         return replace(
             state,
-            alignments=Alignments(
-                alignments.blank[places], alignments.label[places], alignments.last[places]
-            ),
+            alignments=Alignments(alignments.blank[places], alignments.label[places], alignments.last[places]),
             scores=None if state.scores is None else state.scores[places],
             ended=state.ended[places],
         )

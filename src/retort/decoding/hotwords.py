@@ -60,15 +60,11 @@ def parse_hotwords(lines: Iterable[str], where: str = "hotwords") -> list[Hotwor
                 weight = math.nan
             if not 0.0 <= weight <= LARGEST_WEIGHT:
                 raise UserError(
-                    f"the weight is '{written[:40]}'",
-                    where=place,
-                    remedy=f"Give a number from 0 to {LARGEST_WEIGHT:g}",
+                    f"the weight is '{written[:40]}'", where=place, remedy=f"Give a number from 0 to {LARGEST_WEIGHT:g}"
                 )
         if not 0 < len(text) <= LONGEST_PHRASE:
             raise UserError(
-                f"a phrase of {len(text):,} characters",
-                where=place,
-                remedy=f"Give 1 to {LONGEST_PHRASE} characters",
+                f"a phrase of {len(text):,} characters", where=place, remedy=f"Give 1 to {LONGEST_PHRASE} characters"
             )
         found.append(Hotword(text, weight))
         if len(found) > MOST_PHRASES:

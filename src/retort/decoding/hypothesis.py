@@ -54,9 +54,7 @@ def from_peaks(peaks: Sequence[Peak]) -> Hypothesis:
     )
 
 
-def until_eos(
-    ids: list[int], log_probs: list[float], ends: list[float], score: float | None = None
-) -> Hypothesis:
+def until_eos(ids: list[int], log_probs: list[float], ends: list[float], score: float | None = None) -> Hypothesis:
     """The hypothesis up to the first EOS; the lists may be longer than the ids.
 
     Args:

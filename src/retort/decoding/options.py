@@ -314,9 +314,7 @@ class DecodingOptions:
 
     def _check_graph(self) -> None:
         if self.hotwords:
-            raise UserError(
-                "a decoding graph is searched without hotwords", remedy="Leave --hotwords or --graph out"
-            )
+            raise UserError("a decoding graph is searched without hotwords", remedy="Leave --hotwords or --graph out")
         if self.lm or self.rescore:
             raise UserError(
                 "a decoding graph contains its language model and cannot be combined with another",
@@ -399,9 +397,7 @@ def make_options(given: Mapping[str, Any], base: DecodingOptions = GREEDY) -> De
                 f"{flag(own.model)} needs {flag(name)}",
                 remedy=f"Add {flag(name)}; retort tune finds a good value",
             )
-    values: dict[str, Any] = {
-        name: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()
-    }
+    values: dict[str, Any] = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()}
     return replace(base, **values)
 
 
@@ -491,9 +487,7 @@ def _lines(name: str, value: Any) -> tuple[str, ...]:
     try:
         lines = tuple(each if isinstance(each, str) else "{}\t{:g}".format(*each) for each in value)
     except (TypeError, ValueError, IndexError):
-        raise UserError(
-            f"{name} is {value!r:.60}", remedy="Give a list of strings, or the path of a file"
-        ) from None
+        raise UserError(f"{name} is {value!r:.60}", remedy="Give a list of strings, or the path of a file") from None
     return lines
 
 

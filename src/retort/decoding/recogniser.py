@@ -49,16 +49,7 @@ from retort.text.tokenizers import Tokenizer
 
 FORMAT = 6
 """Format of new models; earlier ones have a configuration with fewer kinds (`config/earlier_formats.py`)."""
-CONFIG_KEYS = {
-    "format",
-    "vocabulary",
-    "student",
-    "features",
-    "normaliser",
-    "graph",
-    "no_speech",
-    "confidence",
-}
+CONFIG_KEYS = {"format", "vocabulary", "student", "features", "normaliser", "graph", "no_speech", "confidence"}
 """Keys of `config.json`; another key was written by a later version and may change the result."""
 _LARGEST, _MOST_LAYERS = 1 << 24, 1024
 _LAYERS = {"layers", "context_layers", "blocks", "num_hidden_layers"}
@@ -249,9 +240,7 @@ class Recogniser(Transcriber):
         return {
             "format": FORMAT,
             "vocabulary": self.outputs,
-            "student": to_dict(
-                self.student.config.without_initial_model
-            ),  # initial weights are not part of it
+            "student": to_dict(self.student.config.without_initial_model),  # initial weights are not part of it
             "features": to_dict(self.features),
             "normaliser": to_dict(self.normalise.config),
             **graph,
@@ -358,9 +347,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", **decoding: Any
             where=root,
             remedy="Export or fetch it again",
         )
-    made = Recogniser(
-        student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech, options
-    )
+    made = Recogniser(student, tokenizer, recipe.features, recipe.normaliser, device, graph, no_speech, options)
     made.calibration = calibration
     return made
 

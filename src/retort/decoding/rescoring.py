@@ -73,9 +73,7 @@ class TextRescoringLM:
         return [scores[text] for text in texts]
 
 
-def open_rescoring_lm(
-    options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str
-) -> RescoringLM:
+def open_rescoring_lm(options: DecodingOptions, tokenizer: Tokenizer, device: torch.device | str) -> RescoringLM:
     """Open the model `options.rescore`: one of `retort lm train` over the student's tokens, or a pretrained one.
 
     Raises:

@@ -35,9 +35,7 @@ def decoding_signals(
     with torch.inference_mode():
         quantity = log_probs = None
         if isinstance(student, CifStudent) and student.weights is not None:
-            quantity = (
-                student.weights(encoded.hidden, encoded.lengths, student.encoder.chunks).sum(1).tolist()
-            )
+            quantity = student.weights(encoded.hidden, encoded.lengths, student.encoder.chunks).sum(1).tolist()
         if isinstance(student, HasCtc):
             log_probs = ctc_log_probs(student, encoded).float().cpu().numpy()
     return signals(best, seconds, quantity, log_probs, encoded.lengths.tolist())

@@ -70,9 +70,7 @@ class TokenSearch(Search, Generic[S]):
             same = before is not None and before.options.lm == options.lm
             self.lm = before_lm if same and before_lm else open_fitting_lm(options.lm, tokenizer, device)
             self.parameters["lm"] = self.lm.parameters
-        self.scorer: ConcatenableScorer | None = (
-            None if self.lm is None else Fusion(self.lm, options.lm_weight)
-        )
+        self.scorer: ConcatenableScorer | None = None if self.lm is None else Fusion(self.lm, options.lm_weight)
         self.beam = options.beam
         weighed = self.weighs_length and bool(options.length_weight)
         self.greedy = options.beam == 1 and self.lm is None and not weighed
@@ -201,9 +199,7 @@ class AttentionSearch(TokenSearch[AttentionStudent]):
         """The CTC head's n-best list, ranked by the same weighted sum as in the joint search."""
         options, weight = self.options, self.weights.ctc
         prefixes = prefix_beam(log_probs, encoded.lengths, self.beam, self.scorer, options.length_weight)
-        forced = teacher_forced(
-            self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes]
-        )
+        forced = teacher_forced(self.student.decoder, encoded, [[each.ids for each in row] for row in prefixes])
         return [_weighted(row, scored, weight) for row, scored in zip(prefixes, forced)]
 
 
@@ -254,10 +250,7 @@ class CifSearch(TokenSearch[CifStudent]):
             length = encoded.lengths[row : row + 1]
             frames = Encoded(encoded.hidden[row : row + 1, : max(int(length), 1)], length)
             scored = forced_scores(
-                self.student,
-                frames,
-                log_probs[row : row + 1, : max(int(length), 1)],
-                [each.ids for each in own],
+                self.student, frames, log_probs[row : row + 1, : max(int(length), 1)], [each.ids for each in own]
             )
             found.append(_weighted(own, scored, weight))
         return with_times(found, log_probs, encoded.lengths, ctc_scores=False)

@@ -235,9 +235,7 @@ class Transcriber(ABC):
             if len(features) >= self.fewest_frames:
                 speech = [] if keep else [(start / rate, end / rate) for start, end in segment.speech]
                 sound = sound_signals(segment.samples, rate)
-                yield SpeechSegment(
-                    segment.start / rate, len(segment.samples) / rate, speech, features, sound
-                )
+                yield SpeechSegment(segment.start / rate, len(segment.samples) / rate, speech, features, sound)
 
     def _timed(
         self,
@@ -263,20 +261,14 @@ class Transcriber(ABC):
                 lists.append([empty])
                 continue
             timed = time_candidates(
-                candidates,
-                options.nbest,
-                self.tokenizer,
-                self.frame_seconds,
-                segment.offset,
-                segment.duration,
+                candidates, options.nbest, self.tokenizer, self.frame_seconds, segment.offset, segment.duration
             )
             lists.append(
                 [
                     replace(
                         each,
                         transcript=replace(
-                            within_speech(self.calibration.words(each.transcript), segment.speech),
-                            no_speech=no_speech,
+                            within_speech(self.calibration.words(each.transcript), segment.speech), no_speech=no_speech
                         ),
                     )
                     for each in timed

@@ -119,9 +119,7 @@ def time_candidates(
     return _different(timed, most)
 
 
-def join_nbest(
-    parts: Sequence[Sequence[ScoredTranscript]], separator: str, most: int
-) -> list[ScoredTranscript]:
+def join_nbest(parts: Sequence[Sequence[ScoredTranscript]], separator: str, most: int) -> list[ScoredTranscript]:
     """N-best list of a recording from those of its segments; scores are added.
 
     Args:
@@ -131,9 +129,7 @@ def join_nbest(
     """
     paths: list[tuple[float, list[Transcript]]] = [(0.0, [])]
     for part in parts:
-        grown = [
-            (score + each.score, [*segments, each.transcript]) for score, segments in paths for each in part
-        ]
+        grown = [(score + each.score, [*segments, each.transcript]) for score, segments in paths for each in part]
         paths = sorted(grown, key=lambda path: path[0], reverse=True)[:most]
     joined = (ScoredTranscript(join_transcripts(segments, separator), score) for score, segments in paths)
     return _different(joined, most)
@@ -189,9 +185,7 @@ def to_vtt(hypothesis_text: Transcripts, separator: str = " ") -> str:
 
 def _subtitles(hypothesis_text: Transcripts, separator: str) -> list[_Subtitle]:
     if isinstance(hypothesis_text, Transcript):
-        return [
-            _Subtitle(start, end, None, text) for start, end, text in _lines(hypothesis_text.words, separator)
-        ]
+        return [_Subtitle(start, end, None, text) for start, end, text in _lines(hypothesis_text.words, separator)]
     return sorted(
         _Subtitle(start, end, channel, text)
         for channel, transcript in hypothesis_text.items()

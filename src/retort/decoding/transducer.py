@@ -68,11 +68,7 @@ def transducer_greedy(student: TransducerStudent, encoded: Encoded, symbols: int
             predictor_proj = predictor_proj.index_copy(0, rows, student.joiner.project_predictor(predicted))
     found = []
     for row, score in enumerate(scores.tolist()):
-        own = [
-            (tokens[row], log_prob[row], float(frame))
-            for frame, tokens, log_prob in emitted
-            if tokens[row] != BLANK
-        ]
+        own = [(tokens[row], log_prob[row], float(frame)) for frame, tokens, log_prob in emitted if tokens[row] != BLANK]
         hypothesis = Hypothesis(
             [token for token, _, _ in own],
             [log_prob for _, log_prob, _ in own],
@@ -273,5 +269,7 @@ def _candidates(scores: Tensor, steps: list[_Step]) -> list[list[Hypothesis]]:
                     ids.append(emitted[row][column])
                     log_probs.append(values[row][column])
                     ends.append(frame + 1.0)
-            found[-1].append(Hypothesis(ids, log_probs, ends, [each - 1.0 for each in ends], score=score))
+            found[-1].append(
+                Hypothesis(ids, log_probs, ends, [each - 1.0 for each in ends], score=score)
+            )
     return found

@@ -193,10 +193,7 @@ def beam_whisper(
         scorer: scores every token, including EOS.
         limits: `(B,)`, maximum number of tokens including EOS; by default those of :func:`token_limits`.
     """
-    most, device = (
-        (token_limits(student, encoded) if limits is None else limits).tolist(),
-        encoded.lengths.device,
-    )
+    most, device = (token_limits(student, encoded) if limits is None else limits).tolist(), encoded.lengths.device
     beams = [_Beam() for _ in most]
     state = student.decoder.start(encoded.hidden, encoded.lengths)
     memory: Any = None if scorer is None else scorer.start(len(most), device)
@@ -210,9 +207,7 @@ def beam_whisper(
             gains = gains + lm_scores
         width = len(previous) // len(beams)
         sums = [each.sums + [NEG_INF] * (width - len(each.sums)) for each in beams]
-        totals = torch.tensor(sums, dtype=torch.float64, device=device)[..., None] + gains.view(
-            len(beams), width, -1
-        )
+        totals = torch.tensor(sums, dtype=torch.float64, device=device)[..., None] + gains.view(len(beams), width, -1)
         values, best = totals.flatten(1).topk(min(2 * beam, totals[0].numel()))
         parents, tokens = best.div(totals.shape[-1], rounding_mode="floor"), best % totals.shape[-1]
         rows = torch.arange(len(beams), device=device)[:, None]
@@ -222,12 +217,7 @@ def beam_whisper(
         for row, (each, limit) in enumerate(zip(beams, most)):
             continued: list[tuple[int, int]] = []
             if step < limit and each.sums:
-                choices = zip(
-                    values[row].tolist(),
-                    parents[row].tolist(),
-                    tokens[row].tolist(),
-                    own_scores[row].tolist(),
-                )
+                choices = zip(values[row].tolist(), parents[row].tolist(), tokens[row].tolist(), own_scores[row].tolist())
                 continued = _advance(each, list(choices), beam, length_weight, last=step == limit - 1)
             continued += [(0, EOS)] * (beam - len(continued))
             origins += [row * width + parent for parent, _ in continued]

@@ -18,9 +18,7 @@ Spans = tuple[list[float], list[float]]
 
 
 @torch.inference_mode()
-def frames_of_tokens(
-    student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]
-) -> list[Spans]:
+def frames_of_tokens(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:
     """Start and end frames of every token of B texts, both non-decreasing.
 
     Args:
@@ -38,9 +36,7 @@ def _by_ctc(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[
     labels, counts = student.byte_labels(texts, encoded.lengths.device)
     frames, valid = label_frames(student.byte_log_probs(encoded), encoded.lengths, labels, counts)
     spans = []
-    for ids, places, has_path, length in zip(
-        texts, frames.tolist(), valid.tolist(), encoded.lengths.tolist()
-    ):
+    for ids, places, has_path, length in zip(texts, frames.tolist(), valid.tolist(), encoded.lengths.tolist()):
         spellings = [student.spellings[each] for each in ids]
         ends = list(accumulate(len(each) for each in spellings))
         if not all(has_path[: ends[-1]] if ends else []):
@@ -57,9 +53,7 @@ def _by_ctc(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[
 
 
 def _evenly(count: int, length: int) -> Spans:
-    return [place * length / count for place in range(count)], [
-        (place + 1) * length / count for place in range(count)
-    ]
+    return [place * length / count for place in range(count)], [(place + 1) * length / count for place in range(count)]
 
 
 def _by_attention(student: WhisperStudent, encoded: Encoded, texts: Sequence[Sequence[int]]) -> list[Spans]:

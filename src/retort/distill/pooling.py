@@ -92,9 +92,7 @@ def make_pool(config: RowConfig, dim: int) -> CifPool | AttentionPool | None:
     if config.pool == "cif":
         return CifPool(dim)
     if config.pool != "attention":
-        raise UserError(
-            f"unknown pool '{config.pool}'", where="distill", remedy="Choose none, cif or attention"
-        )
+        raise UserError(f"unknown pool '{config.pool}'", where="distill", remedy="Choose none, cif or attention")
     if dim % (2 * config.pool_heads):
         raise UserError(
             f"pool_heads is {config.pool_heads}, tap '{config.tap}' has {dim} dimensions",

@@ -23,6 +23,7 @@ MOST_COMPRESSION = 2.4
 """Compression ratio of zlib above which a text is repetitive (openai-whisper's threshold)."""
 
 
+
 @dataclass
 class Labelled:
     """Result of pseudo-labelling.

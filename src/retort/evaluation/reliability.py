@@ -100,9 +100,7 @@ def correct_words(reference: Sequence[str], words: Sequence[str]) -> list[bool]:
 
 
 def word_outcomes(
-    references: Mapping[str, Sequence[str]],
-    words: Mapping[str, Sequence[TimedText]],
-    speakers: Mapping[str, str],
+    references: Mapping[str, Sequence[str]], words: Mapping[str, Sequence[TimedText]], speakers: Mapping[str, str]
 ) -> WordOutcomes:
     """The outcomes of all words of hypotheses; words without a text (after normalisation) are left out.
 

@@ -111,9 +111,7 @@ LM_WEIGHT = ScalarRange(
 )
 
 
-def try_scales(
-    recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], progress: StageProgress
-) -> Tried:
+def try_scales(recogniser: Recogniser, cuts: CutSet, scales: Sequence[float], progress: StageProgress) -> Tried:
     """Decode `cuts`, which must not be those that errors are reported on, at every scale.
 
     Further scales are tried while the best is at the edge. An utterance without a path in the graph counts as deleted.

@@ -87,9 +87,7 @@ def read_word_ends(path: Path) -> dict[str, list[WordEnd]]:
         raise UserError(f"cannot be read ({error.strerror or error})", where=path, remedy=_REMEDY) from None
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"it has no recognised words with times ({reason})", where=path, remedy=_REMEDY
-        ) from None
+        raise UserError(f"it has no recognised words with times ({reason})", where=path, remedy=_REMEDY) from None
 
 
 _REMEDY = "Write it with `retort evaluate`"

@@ -41,9 +41,7 @@ def export_ctranslate2(recogniser: Recogniser, base: str, out: Path, *, half: bo
     found = gather_whisper(recogniser, base)
     out.mkdir(parents=True, exist_ok=True)
     dtype = np.float16 if half else np.float32
-    arrays = whisper_variables(
-        {name: each.numpy() for name, each in found.tensors.items()}, found.architecture
-    )
+    arrays = whisper_variables({name: each.numpy() for name, each in found.tensors.items()}, found.architecture)
     arrays = {name: each.astype(dtype) if each.dtype == np.float32 else each for name, each in arrays.items()}
     aliases = {"decoder/projection/weight": "decoder/embeddings/weight"}
     temporary = out / "model.bin.part"
@@ -80,10 +78,7 @@ def whisper_variables(tensors: Mapping[str, NDArray[Any]], architecture: Mapping
         found[f"{target}/weight"], found[f"{target}/bias"] = np.concatenate(weights), np.concatenate(biases)
 
     def norm(target: str, source: str) -> None:
-        found[f"{target}/gamma"], found[f"{target}/beta"] = (
-            tensors[f"{source}.weight"],
-            tensors[f"{source}.bias"],
-        )
+        found[f"{target}/gamma"], found[f"{target}/beta"] = tensors[f"{source}.weight"], tensors[f"{source}.bias"]
 
     for part in ("encoder", "decoder"):
         for number in range(architecture[f"{part}_layers"]):
@@ -110,19 +105,12 @@ def whisper_variables(tensors: Mapping[str, NDArray[Any]], architecture: Mapping
     flags = {"pre_norm": 1, "activation": _GELU, "scale_embeddings": 0, "start_from_zero_embedding": 0}
     flags |= dict.fromkeys(("alibi", "alibi_use_positive_positions", "scale_alibi"), 0)
     found |= {f"decoder/{name}": np.array(value, np.int8) for name, value in flags.items()}
-    found |= {
-        "decoder/alignment_layer": np.array(-1, np.int16),
-        "decoder/alignment_heads": np.array(1, np.int16),
-    }
+    found |= {"decoder/alignment_layer": np.array(-1, np.int16), "decoder/alignment_heads": np.array(1, np.int16)}
     return dict(sorted(found.items()))
 
 
 def write_variables(
-    file: BinaryIO,
-    specification: str,
-    revision: int,
-    arrays: Mapping[str, NDArray[Any]],
-    aliases: Mapping[str, str],
+    file: BinaryIO, specification: str, revision: int, arrays: Mapping[str, NDArray[Any]], aliases: Mapping[str, str]
 ) -> None:
     """Write a `model.bin`.
 
@@ -167,7 +155,9 @@ def _vocabulary(found: WhisperExport, size: int) -> list[str]:
     """The names of all ids; timestamps that the tokenizer lacks follow its tokens."""
     known = found.tokenizer.get_vocab_size(with_added_tokens=True)
     names = [found.tokenizer.id_to_token(each) for each in range(min(size, known))]
-    first = next((each for each, name in enumerate(names) if name == "<|notimestamps|>"), len(names) - 1) + 1
+    first = next(
+        (each for each, name in enumerate(names) if name == "<|notimestamps|>"), len(names) - 1
+    ) + 1
     return [
         name if name is not None else f"<|{(each - first) * 0.02:.2f}|>"
         for each, name in enumerate([*names, *[None] * (size - len(names))])

@@ -10,12 +10,7 @@ from retort.export.scores import EngineScore, scores_table
 
 
 def write_readme(
-    folder: Path,
-    lead: str,
-    command: Sequence[str],
-    scores: Mapping[str, EngineScore],
-    data: str,
-    notes: Sequence[str] = (),
+    folder: Path, lead: str, command: Sequence[str], scores: Mapping[str, EngineScore], data: str, notes: Sequence[str] = ()
 ) -> None:
     """Write `README.md`.
 

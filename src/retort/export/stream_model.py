@@ -77,9 +77,7 @@ def export_streams(recogniser: Recogniser, out: Path) -> list[str]:
             return [f"Without streams: {error.what}."]
         example, other = graph.example(2, max(chunk, 4)), graph.example(3, max(chunk, 4) + 2)
         fixed = {"features": [2], **({} if graph.attended else {"vector": [1]})}
-        fixed |= {
-            name: list(range(1, each.dim())) for name, each in example.items() if name in graph.state_names
-        }
+        fixed |= {name: list(range(1, each.dim())) for name, each in example.items() if name in graph.state_names}
         record(graph, example, graph.outputs, fixed, out / CHUNK, other=other)
         decoder = student.decoder
         if isinstance(decoder, FiredWhisperDecoder):

@@ -64,12 +64,7 @@ def export_wav2vec(recogniser: Recogniser, out: Path, *, half: bool = False) -> 
     architecture: dict[str, Any] = getattr(student.config.encoder, "architecture")  # noqa: B009
     config = model_config(architecture)
     config.update(
-        {
-            "vocab_size": recogniser.tokenizer.size,
-            "pad_token_id": BLANK,
-            "bos_token_id": PAD,
-            "eos_token_id": EOS,
-        }
+        {"vocab_size": recogniser.tokenizer.size, "pad_token_id": BLANK, "bos_token_id": PAD, "eos_token_id": EOS}
     )
     kind = _CLASSES[architecture["model_type"]]
     config.architectures = [kind]
@@ -83,9 +78,7 @@ def export_wav2vec(recogniser: Recogniser, out: Path, *, half: bool = False) -> 
         assert found.keys() <= own.keys(), found.keys() - own.keys()
         model.load_state_dict(found, strict=False)
         (model.half() if half else model).save_pretrained(out)
-    write_whole(
-        out / "vocab.json", json.dumps(_vocabulary(recogniser.tokenizer), ensure_ascii=False, indent=1) + "\n"
-    )
+    write_whole(out / "vocab.json", json.dumps(_vocabulary(recogniser.tokenizer), ensure_ascii=False, indent=1) + "\n")
     tokenizer = transformers.Wav2Vec2CTCTokenizer(
         str(out / "vocab.json"),
         pad_token=_NAMES[BLANK],

@@ -23,14 +23,7 @@ from retort.text.whisper_pieces import WhisperTokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-_SHARED = (
-    "d_model",
-    "decoder_layers",
-    "decoder_attention_heads",
-    "decoder_ffn_dim",
-    "max_target_positions",
-    "num_mel_bins",
-)
+_SHARED = ("d_model", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim", "max_target_positions", "num_mel_bins")
 """Sizes that a fine-tuned model and its base have in common."""
 
 
@@ -107,10 +100,7 @@ def _tensors(student: WhisperStudent, tokenizer: WhisperTokenizer, embeddings: T
     whole, own = embeddings.clone(), student.decoder.embedding.weight.cpu()
     rows = torch.tensor(tokenizer.pieces_of_whisper)
     whole[torch.tensor(tokenizer.prompt)] = student.decoder.prompt.cpu()
-    for first, last in (
-        (EOS, EOS + 1),
-        (len(SPECIAL), len(rows)),
-    ):  # the other special ids do not exist in Whisper
+    for first, last in ((EOS, EOS + 1), (len(SPECIAL), len(rows))):  # the other special ids do not exist in Whisper
         whole[rows[first:last]] = own[first:last]
     parts: Mapping[str, Mapping[str, Tensor]] = {
         "encoder": named_encoder_weights(frontend, layers, norm),

@@ -86,9 +86,7 @@ def grammar_fst(arpa: Path, words: Sequence[str]) -> Any:
             errors = [
                 line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("[E]")
             ]
-            reason = (
-                errors[-1].removeprefix("[E]").strip() if errors else f"kaldilm ended with {done.returncode}"
-            )
+            reason = errors[-1].removeprefix("[E]").strip() if errors else f"kaldilm ended with {done.returncode}"
             raise UserError(f"a graph cannot be built from it ({reason})", where=arpa, remedy=_REMEDY)
         return kaldifst.StdVectorFst.read(str(folder / "grammar.fst"))
 

@@ -39,9 +39,7 @@ class DecoderPool:
         jobs: number of search processes.
     """
 
-    def __init__(
-        self, jobs: int = 1, graphs: Path | None = None, progress: StageProgress | None = None
-    ) -> None:
+    def __init__(self, jobs: int = 1, graphs: Path | None = None, progress: StageProgress | None = None) -> None:
         self.jobs = jobs or cores()
         self.graphs, self.progress = graphs, progress
         self._open = ExitStack()

@@ -142,9 +142,7 @@ def measure(recipe: Recipe, description: Description) -> Cost:
         if recipe.training.lora.parts:
             add_lora(student, recipe.training.lora)
         for module in student.modules():
-            if isinstance(
-                module, Dropout
-            ):  # its CPU implementation saves more than the GPU's, one byte per element
+            if isinstance(module, Dropout):  # its CPU implementation saves more than the GPU's, one byte per element
                 module.forward = partial(_dropout, p=module.p)  # type: ignore[method-assign]
         probes = [
             _probe(student, recipe, count, seconds)

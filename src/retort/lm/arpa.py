@@ -182,9 +182,7 @@ def _section(
             if len(names) < order:
                 raise ValueError
         except ValueError:
-            raise UserError(
-                f"line {place} is not an n-gram of order {order}", where=path, remedy=_REMEDY
-            ) from None
+            raise UserError(f"line {place} is not an n-gram of order {order}", where=path, remedy=_REMEDY) from None
         row = [ids.get(each, -1) for each in names]
         if -1 in row or _END in names[:-1] or _START in names[1:]:
             left_out += 1

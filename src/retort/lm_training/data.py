@@ -94,9 +94,7 @@ def read_texts(source: Sentences, words: Normaliser, units: UnitTexts | None) ->
         yield sentence if units is None else units(sentence)
 
 
-def open_pieces(
-    recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, progress: StageProgress
-) -> PieceMix:
+def open_pieces(recipe: LmRecipe, text: LmText, cutter: Cutter, cache: Path, progress: StageProgress) -> PieceMix:
     """The tokenised training text; sources that are not in `cache` with these settings are tokenised now.
 
     Raises:

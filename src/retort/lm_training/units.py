@@ -55,9 +55,7 @@ class LeftOut:
             return ""
         first = ", ".join(list(self.words)[:_NAMED])
         more = ", ..." if len(self.words) > _NAMED else ""
-        return (
-            f"{self.sentences:,} of {self.of:,} sentences have words without a pronunciation ({first}{more})"
-        )
+        return f"{self.sentences:,} of {self.of:,} sentences have words without a pronunciation ({first}{more})"
 
 
 class UnitTexts:
@@ -193,7 +191,9 @@ def _stored(folder: Path) -> tuple[SenoneTree, Lexicon, LeftOut, float] | None:
     try:
         about = read_json(made / _ABOUT)
         left_out = LeftOut(**about["left_out"])
-        pauses = float(about.get("pauses", 0.0))  # experiments of earlier versions have no pauses
+        pauses = float(
+            about.get("pauses", 0.0)
+        )  # experiments of earlier versions have no pauses
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot be read ({type(error).__name__}: {error})",

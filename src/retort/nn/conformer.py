@@ -93,6 +93,7 @@ class ConvolutionBlock(nn.Module):
     changes a valid frame. The convolutions have no bias (Gulati et al. 2020, section 2.2).
     """
 
+
     def __init__(self, dim: int, kernel: int, norm: str, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)

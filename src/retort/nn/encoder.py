@@ -23,9 +23,7 @@ from retort.nn.pooling import Downsample, max_pool
 C = TypeVar("C", bound=EncoderConfig)
 
 
-def make_encoder(
-    frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False
-) -> Encoder:
+def make_encoder(frontend: FrontendConfig, config: EncoderConfig, bins: int, faithful: bool = False) -> Encoder:
     """Create the encoder `config.kind` with random weights.
 
     Args:
@@ -106,9 +104,7 @@ class Encoder(nn.Module):
         Raises:
             UserError: this kind has none.
         """
-        raise UserError(
-            f"student.cif.context_layers needs layers that a {self.config.kind} encoder does not have"
-        )
+        raise UserError(f"student.cif.context_layers needs layers that a {self.config.kind} encoder does not have")
 
     @property
     def chunk_step(self) -> int:
@@ -177,9 +173,7 @@ class Encoder(nn.Module):
             hidden = self.input_projection(hidden)
         return self.dropout(hidden), lengths
 
-    def advance(
-        self, entered: Tensor, lengths: Tensor, chunks: Chunks, cache: StreamCache
-    ) -> tuple[Tensor, Tensor]:
+    def advance(self, entered: Tensor, lengths: Tensor, chunks: Chunks, cache: StreamCache) -> tuple[Tensor, Tensor]:
         """The output `(B, T', dim)` for the next chunk of B streams, and its lengths.
 
         Args:

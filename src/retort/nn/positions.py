@@ -50,9 +50,7 @@ def rotary_angles(size: int, dim: int, device: torch.device) -> Tensor:
     In float64, attention depends on distances only, wherever position 0 is. Source: Su et al. 2021 (RoFormer), in the
     half-split layout.
     """
-    rates = torch.exp(
-        torch.arange(0, dim, 2, device=device, dtype=torch.float64) * (-math.log(10000.0) / dim)
-    )
+    rates = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float64) * (-math.log(10000.0) / dim))
     angles = torch.arange(size, device=device, dtype=torch.float64)[:, None] * rates[None, :]
     return torch.cat((angles, angles), dim=-1)
 

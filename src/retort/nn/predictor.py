@@ -49,8 +49,7 @@ class TransducerConfig:
         """
         if self.monotonic and self.symbols > 1:
             raise UserError(
-                f"{key}.symbols is {self.symbols}, but monotonic allows one token per frame",
-                remedy="Remove symbols",
+                f"{key}.symbols is {self.symbols}, but monotonic allows one token per frame", remedy="Remove symbols"
             )
 
 

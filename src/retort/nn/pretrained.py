@@ -95,9 +95,7 @@ def speech_model(architecture: Mapping[str, Any]) -> Any:
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
     if architecture.get("model_type") not in KINDS:
         kind = architecture.get("model_type")
-        raise UserError(
-            f"the type of the speech encoder is {kind}", remedy=f"Choose one of {', '.join(KINDS)}"
-        )
+        raise UserError(f"the type of the speech encoder is {kind}", remedy=f"Choose one of {', '.join(KINDS)}")
     model = build_model(architecture)
     # The vector of masked frames in pretraining is removed, since it would have no gradient.
     model.masked_spec_embed = None
@@ -123,7 +121,9 @@ class SpeechFrontend(nn.Module):
         self.together = config.feat_extract_norm == "layer"
         self.kernels, self.strides = list(config.conv_kernel), list(config.conv_stride)
         self.extractor = model.feature_extractor
-        self.extractor._requires_grad = False  # gradient of the wave, which is not needed
+        self.extractor._requires_grad = (
+            False  # gradient of the wave, which is not needed
+        )
         self.projection = model.feature_projection
         step = math.prod(self.strides)
         if step % samples:
@@ -236,9 +236,7 @@ class PretrainedEncoder(Encoder):
         else:
             front, transformer = speech_parts(config, bins)
             layers = [transformer]
-        super().__init__(
-            config, front, layers, config.dim, final_norm=whisper, learned_pools=whisper or blocks
-        )
+        super().__init__(config, front, layers, config.dim, final_norm=whisper, learned_pools=whisper or blocks)
 
 
 @torch.no_grad()

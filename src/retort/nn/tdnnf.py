@@ -44,8 +44,7 @@ class TdnnfConfig(EncoderConfig):
         super().validate(key)
         if self.bottleneck > 2 * self.dim:
             raise UserError(
-                f"{key}.bottleneck is {self.bottleneck}",
-                remedy=f"Choose from 1 to {2 * self.dim}, twice the dim",
+                f"{key}.bottleneck is {self.bottleneck}", remedy=f"Choose from 1 to {2 * self.dim}, twice the dim"
             )
         if not self.dilations:
             raise UserError(

@@ -66,9 +66,7 @@ class WhisperDecoderSizes:
                 f"student.encoder.architecture has no {error.args[0]}",
                 remedy="Set student.encoder.model to a Whisper model",
             ) from None
-        inside = [
-            0 <= layer < sizes.layers and 0 <= head < sizes.heads for layer, head in sizes.alignment_heads
-        ]
+        inside = [0 <= layer < sizes.layers and 0 <= head < sizes.heads for layer, head in sizes.alignment_heads]
         if not inside or not all(inside) or not 1 <= sizes.prompt < sizes.positions:
             raise UserError(
                 "student.encoder.architecture has alignment heads or a prompt that its decoder does not have",
@@ -134,8 +132,7 @@ class WhisperDecoder(nn.Module):
             nn.init.normal_(weights, std=0.02)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
-            WhisperDecoderLayer(sizes.dim, sizes.heads, sizes.feedforward, dropout)
-            for _ in range(sizes.layers)
+            WhisperDecoderLayer(sizes.dim, sizes.heads, sizes.feedforward, dropout) for _ in range(sizes.layers)
         )
         self.norm = nn.LayerNorm(sizes.dim)
 

@@ -38,9 +38,7 @@ class FiredWhisperConfig(DecoderConfig):
         check_whisper_decoder(recipe, "student.decoder.kind", where)
 
 
-def make_fired_whisper(
-    config: FiredWhisperConfig, vocabulary: int, encoder: EncoderConfig
-) -> FiredWhisperDecoder:
+def make_fired_whisper(config: FiredWhisperConfig, vocabulary: int, encoder: EncoderConfig) -> FiredWhisperDecoder:
     """The decoder over the fired embeddings of an encoder of Whisper.
 
     Raises:
@@ -167,10 +165,7 @@ class FiredWhisperDecoder(nn.Module):
         Returns:
             Logits `(M, V)` and the next state.
         """
-        mask, hidden = (
-            state.masks[:, :, state.steps, None],
-            self._input(state.steps, previous_tokens, embedding),
-        )
+        mask, hidden = state.masks[:, :, state.steps, None], self._input(state.steps, previous_tokens, embedding)
         logits, past = self.whisper.advance(hidden, state.memory, mask, state.past)
         return logits, replace(state, past=past, steps=state.steps + 1)
 
@@ -189,9 +184,7 @@ class FiredWhisperDecoder(nn.Module):
             Logits `(1, V)`, the next state, and the attention `(1, T)` of this token, the mean of the alignment heads.
         """
         every = torch.arange(state.memory[0][0].shape[2], device=embedding.device)
-        near = (
-            (every - place).abs() <= self.window if self.window else torch.ones_like(every, dtype=torch.bool)
-        )
+        near = (every - place).abs() <= self.window if self.window else torch.ones_like(every, dtype=torch.bool)
         past = state.past or self.whisper.read_prompt(state.memory, torch.ones_like(near)[None, None, None])
         found: list[Tensor] = []
         hidden = self._input(state.steps, previous_tokens, embedding)

@@ -97,9 +97,7 @@ class ZipformerConfig(EncoderConfig):
             ("table_dim", 2, [self.table_dim]),
         ):
             if any(each % step for each in values):
-                raise UserError(
-                    f"{key}.{name} is {getattr(self, name)}", remedy=f"Choose multiples of {step}"
-                )
+                raise UserError(f"{key}.{name} is {getattr(self, name)}", remedy=f"Choose multiples of {step}")
         if any(kernel % 2 == 0 for kernel in self.kernels):
             raise UserError(f"{key}.kernels is {self.kernels}", remedy="Choose odd numbers")
         super().validate(key)

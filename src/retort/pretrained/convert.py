@@ -62,9 +62,7 @@ def _open_gguf(path: Path) -> tuple[Any, Any]:
     # Newer releases of transformers keep the weights quantised by default.
     packed = getattr(transformers, "GgufConfig", None)
     options = {"quantization_config": packed(dequantize=True)} if packed else {}
-    model = open_part(
-        transformers.AutoModelForCausalLM, path.parent, local=True, gguf_file=path.name, **options
-    )
+    model = open_part(transformers.AutoModelForCausalLM, path.parent, local=True, gguf_file=path.name, **options)
     tokenizer = open_part(transformers.AutoTokenizer, path.parent, local=True, gguf_file=path.name)
     fields = gguf.GGUFReader(path).fields
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() == "smollm":

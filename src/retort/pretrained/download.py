@@ -97,9 +97,7 @@ def _run(package: Package, folder: Path, report: Callable[[int], None]) -> Path:
             while client.poll() is None:
                 if time.monotonic() > end:
                     raise UserError(
-                        f"the download did not end within {SECONDS} seconds",
-                        where=package.name,
-                        remedy="Try again",
+                        f"the download did not end within {SECONDS} seconds", where=package.name, remedy="Try again"
                     )
                 report(min(package.bytes, max(_size(out), _size(scratch))))
                 with contextlib.suppress(subprocess.TimeoutExpired):

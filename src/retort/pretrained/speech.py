@@ -58,17 +58,13 @@ def speech_architecture(name: str) -> dict[str, Any]:
     config = load_pretrained(load, name, REMEDY)
     if config.model_type not in KINDS:
         raise UserError(
-            f"the type of the model is {config.model_type}",
-            where=name,
-            remedy=f"Choose one of {', '.join(KINDS)}",
+            f"the type of the model is {config.model_type}", where=name, remedy=f"Choose one of {', '.join(KINDS)}"
         )
     if config.model_type in _PARAKEET:
         config = config.encoder_config
     if getattr(config, "conv_pos_batch_norm", False):
         raise UserError(
-            "its positions have a BatchNorm, whose statistics include padding",
-            where=name,
-            remedy="Choose another model",
+            "its positions have a BatchNorm, whose statistics include padding", where=name, remedy="Choose another model"
         )
     if config.model_type == "whisper":
         return {"model_type": "whisper", **{key: getattr(config, key) for key in _WHISPER}}

@@ -46,9 +46,7 @@ def whisper_architecture(name: str) -> dict[str, Any]:
     upper = [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
     found = getattr(generation, "alignment_heads", None) or upper
     if any(not (0 <= layer < layers and 0 <= head < heads) for layer, head in found):
-        raise UserError(
-            "its alignment_heads are not within its layers", where=name, remedy="Fetch the model again"
-        )
+        raise UserError("its alignment_heads are not within its layers", where=name, remedy="Fetch the model again")
     return {
         **values,
         **{key: getattr(config, key) for key in _DECODER},
@@ -106,9 +104,7 @@ def whisper_tokenizer(
         UserError: no model is given, it cannot be opened, or language or size do not fit it.
     """
     if not name:
-        raise UserError(
-            "tokenizer.kind is whisper without a model", remedy="Set tokenizer.model, e.g. whisper-base"
-        )
+        raise UserError("tokenizer.kind is whisper without a model", remedy="Set tokenizer.model, e.g. whisper-base")
     settings, generation = _configs(name)
     language = config.language if _multilingual(settings, generation) else ""
     return WhisperTokenizer.train(

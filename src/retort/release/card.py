@@ -124,20 +124,12 @@ def encoder_origin(recipe: Recipe) -> tuple[str, str] | None:
 def _lead(recogniser: Recogniser, recipe: Recipe, stored: str) -> str:
     teachers = sorted({row.teacher for row in recipe.distill if row.teacher})
     names = ", ".join(teacher_name(recipe, each).rpartition("/")[2] for each in teachers)
-    how = (
-        f"distilled from the language model {names}, which is not needed for inference"
-        if names
-        else "no teacher"
-    )
+    how = f"distilled from the language model {names}, which is not needed for inference" if names else "no teacher"
     parts = inside(recipe)
     began = f" Its decoder was initialised with weights of {parts}." if parts else ""
     if origin := encoder_origin(recipe):
         whole = recipe.student.has_whisper_decoder
-        initialised = (
-            "encoder and decoder were initialised with those"
-            if whole
-            else "encoder was initialised with that"
-        )
+        initialised = "encoder and decoder were initialised with those" if whole else "encoder was initialised with that"
         began += f" Its {initialised} of {origin[0]} (licence: {origin[1]})."
     return (
         f"A speech recogniser (`{recipe.student.kind}`) of {parameters(recogniser):,} parameters, stored as {stored}, "
@@ -184,9 +176,7 @@ def _confidence(recogniser: Recogniser, evaluations: Sequence[Evaluation]) -> li
         if (found := each.reliability) is not None:
             ece, nce = found.ece_range, found.nce_range
             ranges = f"{ece[0]:.2%} to {ece[1]:.2%}", f"{nce[0]:.3f} to {nce[1]:.3f}"
-            rows.append(
-                [each.split, f"{found.ece:.2%}", ranges[0], f"{found.nce:.3f}", ranges[1], f"{found.words:,}"]
-            )
+            rows.append([each.split, f"{found.ece:.2%}", ranges[0], f"{found.nce:.3f}", ranges[1], f"{found.words:,}"])
     if not rows:
         return []
     own = recogniser.calibration
@@ -206,28 +196,18 @@ def _confidence(recogniser: Recogniser, evaluations: Sequence[Evaluation]) -> li
 
 def _training(lineage: Lineage, commit: str) -> list[Block]:
     rows = [
-        [
-            each.name,
-            training_data(each),
-            f"{each.training.steps:,}",
-            str(each.seed),
-            distillation(each) or "none",
-        ]
+        [each.name, training_data(each), f"{each.training.steps:,}", str(each.seed), distillation(each) or "none"]
         for each in lineage.recipes
     ]
     last = lineage.recipes[-1]
     average = f"up to {last.training.checkpoints} checkpoints, the {last.training.keep}"
     if last.training.keep == "best":
         average += f" on {', '.join(data_name(Path(each)) for each in last.data.validation)}"
-    lines = [
-        f"Each training starts from the weights of the previous one; the last model is the average of {average}."
-    ]
+    lines = [f"Each training starts from the weights of the previous one; the last model is the average of {average}."]
     if len(rows) == 1:
         lines = [f"The weights are the average of {average}."]
     if lineage.origin:
-        lines.append(
-            f"The first training started from the weights of {lineage.origin}, whose recipe is not available."
-        )
+        lines.append(f"The first training started from the weights of {lineage.origin}, whose recipe is not available.")
     made = f"Released with Retort {__version__}{f', commit {commit}' if commit else ''}"
     lines.append(f"{made}; `recipe.json` has the settings of the last.")
     return [

@@ -94,9 +94,7 @@ def release(
     _calibrate(recogniser, opened.recipe, progress)
     home = results_of_release(out, root)
     evaluations = [evaluate(recogniser, each, home, progress, reuse=True) for each in sources]
-    card = model_card(
-        shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit(), stored
-    )
+    card = model_card(shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit(), stored)
     recipe = recipe_to_dict(opened.recipe)
 
     def save(folder: Path) -> None:
@@ -119,7 +117,9 @@ def _calibrate(recogniser: Recogniser, recipe: Recipe, progress: StageProgress) 
         recogniser.calibration = found.calibration
 
 
-def _save(recogniser: Recogniser, folder: Path, recipe: dict[str, object], card: str, stored: str) -> None:
+def _save(
+    recogniser: Recogniser, folder: Path, recipe: dict[str, object], card: str, stored: str
+) -> None:
     recogniser.save(folder, stored=stored)
     write_whole(folder / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
     write_whole(folder / CARD, card)
@@ -132,9 +132,7 @@ def _check_free(out: Path) -> None:
     names = {each.name for each in out.iterdir()} if out.is_dir() else {out.name}
     if names and (CARD not in names or names - FILES - {"graph"}):
         raise UserError(
-            "the folder exists and contains other files than a release",
-            where=out,
-            remedy="Choose another folder",
+            "the folder exists and contains other files than a release", where=out, remedy="Choose another folder"
         )
 
 

@@ -140,9 +140,7 @@ def _fires(models: Sequence[_Opened], progress: StageProgress) -> list[Block]:
         progress("fires", index + 1, len(models))
     if len(models) > 1:
         blocks.append(
-            Paragraph(
-                f"Typical and worst refer to {models[0].experiment.name}; the same two utterances are shown for all."
-            )
+            Paragraph(f"Typical and worst refer to {models[0].experiment.name}; the same two utterances are shown for all.")
         )
     return blocks
 
@@ -199,8 +197,7 @@ def _aligned(opened: _Opened) -> list[AlignmentStore]:
     """The available alignments of its test data."""
     student = opened.recogniser.student
     found = (
-        open_aligned(opened.experiment.folder, source, student)
-        for source in opened.experiment.recipe.data.test
+        open_aligned(opened.experiment.folder, source, student) for source in opened.experiment.recipe.data.test
     )
     return [store for store in found if store is not None]
 

@@ -42,14 +42,7 @@ def write_report(folders: Sequence[Path], out: Path | None, progress: StageProgr
     if not folders:
         raise UserError("no experiment is named", remedy="Name one or more folders exp/NAME")
     experiments = open_experiments(list(folders), root)
-    chapters: list[Callable[[list[Experiment]], Section]] = [
-        scores,
-        changes,
-        recipes,
-        sizes,
-        curves,
-        confidences,
-    ]
+    chapters: list[Callable[[list[Experiment]], Section]] = [scores, changes, recipes, sizes, curves, confidences]
     sections = [section for chapter in chapters if (section := chapter(experiments)).blocks]
     sections += model_sections(experiments, progress)
     sections.append(errors_of(experiments))

@@ -110,17 +110,11 @@ class CifStudentConfig(StudentConfig):
             positions = getattr(self.encoder, "positions", "relative")
             require(f"{key}.faithful is true", "", (f"{key}.encoder.positions", positions, ("relative",)))
         if self.encoder.kind == "pretrained":
-            require(
-                f"{key}.encoder.kind is pretrained", "", context, (f"{key}.faithful", self.faithful, (False,))
-            )
+            require(f"{key}.encoder.kind is pretrained", "", context, (f"{key}.faithful", self.faithful, (False,)))
         if self.cif.fires == "ctc":
             self._validate_peaks(key)
         if self.cif.spare:
-            require(
-                f"{key}.cif.spare is {self.cif.spare}",
-                "",
-                (f"{key}.decoder.kind", self.decoder.kind, ("whisper",)),
-            )
+            require(f"{key}.cif.spare is {self.cif.spare}", "", (f"{key}.decoder.kind", self.decoder.kind, ("whisper",)))
         if any(self.encoder.chunk):
             require(
                 f"{key}.encoder.chunk is {list(self.encoder.chunk)}",
@@ -136,8 +130,7 @@ class CifStudentConfig(StudentConfig):
         require(reason, "", (f"{key}.faithful", self.faithful, (False,)))
         if not self.ctc_weight > 0.0:
             raise UserError(
-                f"{key}.ctc_weight is 0, but {reason}: the CTC head would not be trained",
-                remedy="Set ctc_weight: 0.5",
+                f"{key}.ctc_weight is 0, but {reason}: the CTC head would not be trained", remedy="Set ctc_weight: 0.5"
             )
         for name in ("quantity_weight", "alignment_weight"):
             if (weight := getattr(self, name)) not in (0.0, getattr(CifStudentConfig, name)):
@@ -298,9 +291,7 @@ class CifStudent(TokenStudent):
                 losses["alignment"] = alignment_loss(alphas, token_lengths, *located)
             elif self.config.alignment_weight != 0.0:
                 runs = self._attended_runs(encoded, tokens[:, : raw.embeddings.shape[1]], token_lengths)
-                losses["alignment"] = spacing_loss(
-                    alphas, middle_frames(runs, encoded.lengths), token_lengths
-                )
+                losses["alignment"] = spacing_loss(alphas, middle_frames(runs, encoded.lengths), token_lengths)
         fired = self._in_context(raw)
         tokens = tokens[:, : fired.embeddings.shape[1]]
         states, logits, counts, history = self._decode(encoded, fired, tokens)

@@ -35,9 +35,7 @@ def concatenated(segments: Sequence[Segment]) -> Segment:
         places.append(each.places + start)
         start += len(each.frames)
     return Segment(
-        torch.cat([each.frames for each in segments]),
-        torch.cat([each.fired for each in segments]),
-        torch.cat(places),
+        torch.cat([each.frames for each in segments]), torch.cat([each.fired for each in segments]), torch.cat(places)
     )
 
 

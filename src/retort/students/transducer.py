@@ -118,9 +118,7 @@ class TransducerStudent(TokenStudent):
         frames = token_frames(arcs, encoded.lengths, counts, monotonic=monotonic)
         present = mask = valid_mask(counts, tokens.shape[1])
         with torch.no_grad():
-            correct = (
-                self.joiner(at_frames(encoder_proj, frames), predictor_proj[:, :-1])[1].argmax(-1) == tokens
-            )
+            correct = self.joiner(at_frames(encoder_proj, frames), predictor_proj[:, :-1])[1].argmax(-1) == tokens
         if self.config.ctc_weight > 0.0:
             log_probs = ctc_log_probs(self, encoded)
             losses["ctc"] = ctc_loss(log_probs, encoded.lengths, tokens, counts)

@@ -131,11 +131,7 @@ class WhisperStudent(TokenStudent):
         # The output layer is wide, so it is computed only for positions that are not padding.
         found = self.decoder.logits(decoded.states[mask])
         ce = hard_loss(
-            found[None],
-            tokens[mask][None],
-            mask[mask][None],
-            self.config.label_smoothing,
-            self.config.ce_weight,
+            found[None], tokens[mask][None], mask[mask][None], self.config.label_smoothing, self.config.ce_weight
         )
         losses = {"ce": ce.total}
         if self.byte_ctc is not None:
@@ -195,11 +191,7 @@ def copy_whisper(
         tokenizer: the student's.
     """
     parts = {
-        part: {
-            name.removeprefix(f"{part}."): each
-            for name, each in weights.items()
-            if name.startswith(f"{part}.")
-        }
+        part: {name.removeprefix(f"{part}."): each for name, each in weights.items() if name.startswith(f"{part}.")}
         for part in ("encoder", "decoder")
     }
     frontend, norm = student.encoder.frontend, student.encoder.norm

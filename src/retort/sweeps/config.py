@@ -188,16 +188,12 @@ def _views(
     Args:
         places: rows of the systems, by name.
     """
-    configurations: list[tuple[str, DecodingOptions, tuple[str, ...]]] = (
-        [] if config.decode else [("", GREEDY, ())]
-    )
+    configurations: list[tuple[str, DecodingOptions, tuple[str, ...]]] = [] if config.decode else [("", GREEDY, ())]
     for name, settings in config.decode.items():
         options = {key: value for key, value in settings.items() if key != "systems"}
         rows = _limited(name, settings["systems"], places, where) if "systems" in settings else ()
         configurations.append((name, _options(name, options, where), rows))
-    return tuple(
-        View(source, name, options, rows) for name, options, rows in configurations for source in sources
-    )
+    return tuple(View(source, name, options, rows) for name, options, rows in configurations for source in sources)
 
 
 def _limited(name: str, systems: object, places: Mapping[str, Sequence[str]], where: str) -> tuple[str, ...]:

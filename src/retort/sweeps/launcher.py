@@ -148,9 +148,7 @@ class _Scheduler:
         for training in list(self.waiting):
             if broken := [name for name in training.after if name in self.failed]:
                 self.waiting.remove(training)
-                self._end(
-                    training, UserError(f"not started, because {broken[0]} failed", where=training.name)
-                )
+                self._end(training, UserError(f"not started, because {broken[0]} failed", where=training.name))
         begun = {run.training.name for run in self.runs} | {each.name for each in self.waiting}
         for training in list(self.waiting):
             if self.free and not begun.intersection(training.after):

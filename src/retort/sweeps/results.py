@@ -140,9 +140,7 @@ class SweepResults:
         if len(points) < 2:
             return False
         against = self.sweep.against
-        reference = (
-            (against, done[against].rates["cer"]) if against in done and against not in places else None
-        )
+        reference = (against, done[against].rates["cer"]) if against in done and against not in places else None
         key = next(iter(places.values()))[0]
         plot_setting(points, f"{curve} ({key})", "CER", self.folder / name, reference)
         return True

@@ -53,11 +53,7 @@ def run_sweep(
 
     def ended(training: Training, error: UserError | None) -> UserError | None:
         run, view = missing.get(training.name, (None, None))
-        if (
-            run
-            and error is None
-            and (not sweep_results.load_run(run) or view in sweep_results.missing_views(run))
-        ):
+        if run and error is None and (not sweep_results.load_run(run) or view in sweep_results.missing_views(run)):
             error = UserError("the run ended without a score", where=training.name)
         if error is not None:
             sweep_results.failed[training.name] = error

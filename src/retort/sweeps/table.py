@@ -91,9 +91,7 @@ def _line(
         seeds=cers,
         unfinished=unfinished,
         rates=rates,
-        deviation=statistics.stdev(cers.values())
-        if len(cers) > 1 and rates and rates["cer"].range_text
-        else None,
+        deviation=statistics.stdev(cers.values()) if len(cers) > 1 and rates and rates["cer"].range_text else None,
         against=against,
         shared=shared,
         params=runs[0].params if runs else None,

@@ -27,6 +27,7 @@ STALE_SECONDS = 600.0
 """A partial file that has not changed for this long was left by a process that died."""
 
 
+
 @dataclass(frozen=True)
 class Estimate:
     """Estimated cost of filling the store, measured on the first texts.

@@ -12,9 +12,7 @@ from retort.text.tokenizers import UNKNOWN
 
 
 @torch.no_grad()
-def frame_targets(
-    targets: TeacherTargets, segments: Tensor, ids: Sequence[Sequence[int]] | None = None
-) -> TeacherTargets:
+def frame_targets(targets: TeacherTargets, segments: Tensor, ids: Sequence[Sequence[int]] | None = None) -> TeacherTargets:
     """Copy the targets of each piece to all frames of that piece.
 
     Args:

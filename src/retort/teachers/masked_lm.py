@@ -152,9 +152,7 @@ class MaskedLMTeacher:
         states = self._hidden_states(self._encode(["a"])["input_ids"])
         name, count = self.config.model, len(states)
         if not self.config.layers:
-            raise UserError(
-                "no layer of the teacher is selected", where=name, remedy="Set layers, for example [-1]"
-            )
+            raise UserError("no layer of the teacher is selected", where=name, remedy="Set layers, for example [-1]")
         for layer in self.config.layers:
             if not -count <= layer < count:
                 raise UserError(

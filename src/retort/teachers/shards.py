@@ -92,9 +92,7 @@ def write_shard(folder: Path, outputs: Sequence[TeacherOutput], key: str) -> Pat
     """
     content = save(_tensors(outputs), {"format": FORMAT, "key": key, "texts": str(len(outputs))})
     path = folder / f"{hashlib.sha256(content).hexdigest()}{SUFFIX}"
-    write_whole(
-        path, content, remedy="Free space and run the same command; stored texts are not computed again"
-    )
+    write_whole(path, content, remedy="Free space and run the same command; stored texts are not computed again")
     return path
 
 

@@ -139,9 +139,7 @@ class StoredTeacher:
             raise UserError(f"cannot be used ({error.strerror or error})", where=self.folder) from None
         except ValueError as error:
             raise UserError(
-                f"not valid JSON ({error})",
-                where=path,
-                remedy="Remove only this file; the shards remain valid",
+                f"not valid JSON ({error})", where=path, remedy="Remove only this file; the shards remain valid"
             ) from None
         if there is None:
             content = {"key": self.key, **self.identity}

@@ -72,9 +72,7 @@ def check_units(config: TeacherConfig, tree: SenoneTree | None = None) -> None:
         return
     if config.case != "keep":
         raise UserError(
-            f"case is {config.case}, but {units.unit}s have no case",
-            where=config.model,
-            remedy="Set case: keep",
+            f"case is {config.case}, but {units.unit}s have no case", where=config.model, remedy="Set case: keep"
         )
     if tree is not None and LmUnits.of(cast(AcousticUnit, units.unit), tree) != units:
         raise UserError(

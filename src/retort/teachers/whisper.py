@@ -187,13 +187,9 @@ class WhisperPosteriorTeacher(PosteriorTeacher):
         theirs = self._pieces.pieces(change_case(text, self.config.case))
         tokens = [self._pieces.pieces_of_whisper[piece.id] for piece in theirs]
         spans = [(piece.start, piece.end) for piece in theirs]
-        return _DecoderInput(
-            tokens, [*matching_places(pieces, tokens, spans, self._shared), (len(pieces), len(tokens))]
-        )
+        return _DecoderInput(tokens, [*matching_places(pieces, tokens, spans, self._shared), (len(pieces), len(tokens))])
 
-    def _forward(
-        self, owners: Sequence[int], features: Sequence[Tensor], inputs: Sequence[_DecoderInput]
-    ) -> Posteriors:
+    def _forward(self, owners: Sequence[int], features: Sequence[Tensor], inputs: Sequence[_DecoderInput]) -> Posteriors:
         prompt, end = self._pieces.prompt, self._pieces.pieces_of_whisper[EOS]
         longest = max(len(each.tokens) for each in inputs)
         rows = [[*prompt, *each.tokens, *[end] * (longest - len(each.tokens))] for each in inputs]

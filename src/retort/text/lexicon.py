@@ -34,9 +34,7 @@ class Lexicon(Mapping[str, tuple[Pronunciation, ...]]):
         }
         self._entries = {word: found for word, found in self._entries.items() if found}
         if not self._entries:
-            raise UserError(
-                "the lexicon has no word", remedy="Write one line `WORD PHONE PHONE ...` per word"
-            )
+            raise UserError("the lexicon has no word", remedy="Write one line `WORD PHONE PHONE ...` per word")
         for word, found in self._entries.items():
             if () in found:
                 raise UserError(f"'{word}' has a pronunciation without phones", remedy="Correct the lexicon")
@@ -106,16 +104,12 @@ def read_lexicon(path: str | Path, *, stress: Stress = "strip") -> Lexicon:
             continue
         word, *phones = line.split(" #", 1)[0].split()
         if not phones:
-            raise UserError(
-                f"line {number}: '{word}' has no phones", where=path, remedy="Correct the lexicon"
-            )
+            raise UserError(f"line {number}: '{word}' has no phones", where=path, remedy="Correct the lexicon")
         if stress == "strip":
             phones = [
                 _STRESSED.sub(r"\1", phone) if _STRESSED.fullmatch(phone) else phone for phone in phones
             ]
         entries.setdefault(_VARIANT.sub("", word), []).append(phones)
     if not entries:
-        raise UserError(
-            "contains no word", where=path, remedy="Write one line `WORD PHONE PHONE ...` per word"
-        )
+        raise UserError("contains no word", where=path, remedy="Write one line `WORD PHONE PHONE ...` per word")
     return Lexicon(entries)

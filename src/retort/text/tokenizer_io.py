@@ -49,15 +49,11 @@ def train_tokenizer(
         result = CharacterTokenizer.train(lines)
     elif config.kind == "bpe":
         if config.size is None:
-            raise UserError(
-                "tokenizer.kind is bpe, but tokenizer.size is not set", remedy="Add size, e.g. 300"
-            )
+            raise UserError("tokenizer.kind is bpe, but tokenizer.size is not set", remedy="Add size, e.g. 300")
         result = BpeTokenizer.train(lines, config.size)
     elif config.kind == "teacher":
         if teacher is None:
-            raise UserError(
-                "tokenizer.kind is teacher, but there is no teacher", remedy="Set tokenizer.teacher"
-            )
+            raise UserError("tokenizer.kind is teacher, but there is no teacher", remedy="Set tokenizer.teacher")
         result = TeacherTokenizer.train(lines, teacher, teacher_case, text_case)
     else:
         raise UserError(f"tokenizer.kind is '{config.kind}'", remedy="Choose characters, bpe or teacher")

@@ -72,13 +72,8 @@ class WhisperTokenizer(Tokenizer):
         self.spellings = [b""] * len(SPECIAL) + [
             bytes(values[character] for character in symbol) for symbol in self.symbols[len(SPECIAL) :]
         ]
-        self._byte_ids = {
-            spelling: index for index, spelling in enumerate(self.spellings) if len(spelling) == 1
-        }
-        self.whisper_suppressed, self.whisper_begin_suppressed = (
-            sorted(set(suppressed)),
-            sorted(set(begin_suppressed)),
-        )
+        self._byte_ids = {spelling: index for index, spelling in enumerate(self.spellings) if len(spelling) == 1}
+        self.whisper_suppressed, self.whisper_begin_suppressed = sorted(set(suppressed)), sorted(set(begin_suppressed))
         known = {**self._own, end: EOS}
         self.suppressed = [known[each] for each in self.whisper_suppressed if each in known]
         self.begin_suppressed = [known[each] for each in self.whisper_begin_suppressed if each in known]
@@ -119,9 +114,7 @@ class WhisperTokenizer(Tokenizer):
                 )
             # Ids follow the order of the merges, in which the most frequent pieces come first.
             common = Counter(each for text in more_texts for each in whole.encode(text)).most_common()
-            ordered = dict.fromkeys(
-                [*(whole.pieces_of_whisper[each] for each, _ in common), *range(ordinary)]
-            )
+            ordered = dict.fromkeys([*(whole.pieces_of_whisper[each] for each, _ in common), *range(ordinary)])
             others = (each for each in ordered if each not in needed)
             room = size - len(SPECIAL) - len(needed)
             pieces = sorted(needed | {each for each, _ in zip(others, range(room))})
@@ -224,11 +217,7 @@ _VALUES: dict[str, int] = {}
 def _byte_values() -> dict[str, int]:
     """The byte of each character of a byte-level piece (Radford et al. 2019, GPT-2)."""
     if not _VALUES:
-        shown = [
-            *range(ord("!"), ord("~") + 1),
-            *range(ord("¡"), ord("¬") + 1),
-            *range(ord("®"), ord("ÿ") + 1),
-        ]
+        shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
         hidden = [each for each in range(256) if each not in shown]
         _VALUES.update({chr(each): each for each in shown})
         _VALUES.update({chr(256 + index): each for index, each in enumerate(hidden)})

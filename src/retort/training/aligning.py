@@ -94,12 +94,7 @@ def align_held_out(
             report=lambda line: report(0, {"note": f"{folder.name}: {line}"}),
         )
     except UserError as error:
-        report(
-            0,
-            {
-                "note": f"no alignment of {', '.join(sources)}, so frame accuracy is not measured there: {error}"
-            },
-        )
+        report(0, {"note": f"no alignment of {', '.join(sources)}, so frame accuracy is not measured there: {error}"})
         return None
 
 

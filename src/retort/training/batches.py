@@ -192,8 +192,7 @@ class UtteranceDataset(Dataset):
             raise BadUtterance(f"its {len(pieces)} tokens do not fit {frames} encoder frames", where=cut.id)
         if self.most_tokens is not None and len(pieces) + 1 > self.most_tokens:
             raise BadUtterance(
-                f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}",
-                where=cut.id,
+                f"its {len(pieces)} tokens exceed the decoder's maximum of {self.most_tokens - 1}", where=cut.id
             )
         frame_labels = None
         if self.labels is not None:

@@ -106,9 +106,7 @@ def _load_sharded(recipe: Recipe, cache: Path, progress: StageProgress) -> Data:
     train = ShardedCuts(sources, recipe, list(more))
     if recipe.features.storage == "disk":
         stored = cache / "features" / features_key("validation", validation, recipe.features)
-        validation, failed = store_features(
-            validation, stored, recipe.features, partial(progress, "features")
-        )
+        validation, failed = store_features(validation, stored, recipe.features, partial(progress, "features"))
         rejected += failed
     return Data(train, validation, _open_noise(recipe, accept), [*rejected, *train.rejected])
 

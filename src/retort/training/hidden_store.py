@@ -39,6 +39,7 @@ BATCH_SECONDS = 60.0
 """Audio in one batch of the encoder while the store is filled."""
 
 
+
 class HiddenStore:
     """Concatenated frames of many utterances in one memory-mapped file.
 
@@ -221,7 +222,9 @@ def _index(folder: Path) -> list[tuple[str, int]]:
     if not path.exists():
         return []
     found: list[tuple[str, int]] = []
-    for line in path.read_text(errors="replace").split("\n")[:-1]:  # an incomplete last line is ignored
+    for line in path.read_text(errors="replace").split("\n")[
+        :-1
+    ]:  # an incomplete last line is ignored
         try:
             name, frames = parse_json(line)
             found.append((str(name), int(frames)))

@@ -88,9 +88,7 @@ class Fit:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left.items():
             reasons.setdefault(reason, []).append(name)
-        lines = [
-            f"not copied from {origin} ({reason}): {_listed(names)}" for reason, names in reasons.items()
-        ]
+        lines = [f"not copied from {origin} ({reason}): {_listed(names)}" for reason, names in reasons.items()]
         return lines + (
             [f"not in {origin}, so they start at random: {_listed(self.fresh)}"] if self.fresh else []
         )

@@ -33,17 +33,11 @@ def take_language(student: Student, recipe: Recipe, tokenizer: Tokenizer) -> int
         UserError: there is no Transformer, or its tokens or sizes are not those of the student.
     """
     config, decoder = recipe.student.decoder_config, getattr(student, "decoder", None)
-    if (
-        not isinstance(config, FactoredConfig)
-        or not config.language
-        or not isinstance(decoder, FactoredDecoder)
-    ):
+    if not isinstance(config, FactoredConfig) or not config.language or not isinstance(decoder, FactoredDecoder):
         return 0
     lm = open_causal_lm(config.language, "cpu")
     if not isinstance(lm, NeuralLM) or not isinstance(lm.network, CausalTransformer):
-        raise UserError(
-            "it is not a Transformer", where=config.language, remedy="Train one with model.kind: transformer"
-        )
+        raise UserError("it is not a Transformer", where=config.language, remedy="Train one with model.kind: transformer")
     if lm.symbols != tokenizer.symbols:
         raise UserError(
             "its tokens are not those of the student",
@@ -52,9 +46,7 @@ def take_language(student: Student, recipe: Recipe, tokenizer: Tokenizer) -> int
         )
     weights: dict[str, Tensor] = lm.network.state_dict()
     own = {name: value for name, value in decoder.state_dict().items() if name.startswith(LANGUAGE_PARTS)}
-    if {name: each.shape for name, each in weights.items()} != {
-        name: each.shape for name, each in own.items()
-    }:
+    if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in own.items()}:
         size = lm.network.config
         raise UserError(
             f"it has {size.layers} layers of dim {size.dim} with feed-forward {size.feedforward}, the decoder "

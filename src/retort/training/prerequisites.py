@@ -52,9 +52,7 @@ def trained_lm(recipe: LmRecipe, root: Path, progress: StageProgress, report: Re
     return made
 
 
-def _train_teacher(
-    name: str, teacher: TeacherConfig, root: Path, progress: StageProgress, report: Report
-) -> None:
+def _train_teacher(name: str, teacher: TeacherConfig, root: Path, progress: StageProgress, report: Report) -> None:
     first = load_lm_recipe(teacher.recipe)
     made = root / first.name / "model"
     if made.resolve() != Path(teacher.model).resolve():

@@ -99,10 +99,10 @@ class BucketSampler:
             constraint=self._limit,
             buffer_size=BUFFER,
             shuffle=True,
-            rng=random.Random(self.seed + self.epoch if one else f"{self.seed} {self.epoch} {self.segment}"),
-            bucket_rng=random.Random(
-                1234
-            ),  # the same in all processes, so that they draw from the same bucket
+            rng=random.Random(
+                self.seed + self.epoch if one else f"{self.seed} {self.epoch} {self.segment}"
+            ),
+            bucket_rng=random.Random(1234),  # the same in all processes, so that they draw from the same bucket
         )
 
     def _numbers(self) -> Iterator[int]:

@@ -58,9 +58,7 @@ class SegmentBank:
             "examples": torch.tensor([len(held) for held in self._segments.values()], dtype=torch.int64),
             "sizes": torch.tensor(sizes, dtype=torch.int64).view(-1, 2),
             "places": torch.cat([each.places for each in segments] or [torch.zeros(0, dtype=torch.int64)]),
-            "frames": torch.cat(
-                [each.frames for each in segments] or [torch.zeros(0, 0, dtype=torch.float16)]
-            ),
+            "frames": torch.cat([each.frames for each in segments] or [torch.zeros(0, 0, dtype=torch.float16)]),
             "fired": torch.cat([each.fired for each in segments] or [torch.zeros(0, 0, dtype=torch.float16)]),
         }
 

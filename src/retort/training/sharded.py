@@ -102,12 +102,7 @@ class ShardedCuts:
             if isinstance(rows, ShardRows) and rows.left_out
         ]
         self._parts: list[_Part] = [
-            (
-                rows
-                if isinstance(rows, ShardRows) or speed == 1.0
-                else [cut.perturb_speed(speed) for cut in rows],
-                speed,
-            )
+            (rows if isinstance(rows, ShardRows) or speed == 1.0 else [cut.perturb_speed(speed) for cut in rows], speed)
             for speed in recipe.augment.speeds
             for rows in sources
         ]
@@ -116,8 +111,7 @@ class ShardedCuts:
         self._ends = list(accumulate(len(rows) for rows, _ in self._parts))
         if not len(self):
             raise UserError(
-                "no training utterance is within batches.minimum_seconds and maximum_seconds",
-                where=recipe.name,
+                "no training utterance is within batches.minimum_seconds and maximum_seconds", where=recipe.name
             )
 
     def __len__(self) -> int:
@@ -171,9 +165,7 @@ def _check_distinct(sources: Sequence[ShardRows | Sequence[Cut]]) -> None:
     if len(sources) > 1 and (more := total - len(np.unique(np.concatenate(names)))):
         where = ", ".join(each.shards.source for each in sources if isinstance(each, ShardRows))
         raise UserError(
-            f"{more:,} ids of cuts occur in two entries of data.train",
-            where=where,
-            remedy="Remove one of them",
+            f"{more:,} ids of cuts occur in two entries of data.train", where=where, remedy="Remove one of them"
         )
 
 

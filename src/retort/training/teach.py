@@ -125,9 +125,7 @@ def training_texts(recipe: Recipe) -> list[str]:
         UserError: there is no training data, or no text in it.
     """
     if not recipe.data.train:
-        raise UserError(
-            "data.train is empty", where=recipe.name, remedy="Set it to a manifest or a Kaldi folder"
-        )
+        raise UserError("data.train is empty", where=recipe.name, remedy="Set it to a manifest or a Kaldi folder")
     low, high = recipe.batches.minimum_seconds, recipe.batches.maximum_seconds
 
     def transcripts() -> Iterator[str]:

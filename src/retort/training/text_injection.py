@@ -167,9 +167,7 @@ class TextInjection:
         known = all(unit.sound in self.bank or _all_in(unit.parts, self.bank) for unit in found)
         return (ids, found) if known and END_SOUND in self.bank else None
 
-    def _put_together(
-        self, found: Sequence[Unit], draw: random.Random, generator: torch.Generator
-    ) -> Segment:
+    def _put_together(self, found: Sequence[Unit], draw: random.Random, generator: torch.Generator) -> Segment:
         parts = []
         for unit in found:
             sounds = (unit.sound,) if unit.sound in self.bank else unit.parts

@@ -137,7 +137,9 @@ def _text_injection(
     return TextInjection(recipe.text_injection, recipe.seed, tokenizer, normalise, excluded, most_tokens)
 
 
-def load_tokenizer(recipe: Recipe, folder: Path, cuts: CutSet | ShardedCuts, origin: str = "") -> Tokenizer:
+def load_tokenizer(
+    recipe: Recipe, folder: Path, cuts: CutSet | ShardedCuts, origin: str = ""
+) -> Tokenizer:
     """The experiment's tokenizer; if it is missing, trained on the training text, or copied from `origin`."""
     if (folder / "tokenizer").exists():
         return open_tokenizer(folder / "tokenizer")

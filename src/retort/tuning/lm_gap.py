@@ -142,9 +142,7 @@ def _cells(system: str, folders: Sequence[Path], source: str) -> dict[str, Cell]
         if not found[-1]:
             raise UserError(f"no score on {source}", where=folder, remedy="Run retort evaluate")
     shared = [label for label in found[0] if all(label in each for each in found)]
-    return {
-        label: _cell(f"{system}, {label or 'greedy'}", [each[label] for each in found]) for label in shared
-    }
+    return {label: _cell(f"{system}, {label or 'greedy'}", [each[label] for each in found]) for label in shared}
 
 
 def _cell(name: str, paths: Sequence[Path]) -> Cell:

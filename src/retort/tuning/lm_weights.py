@@ -197,12 +197,7 @@ class _Decoder:
     """
 
     def __init__(
-        self,
-        recogniser: Recogniser,
-        source: str,
-        folder: Path,
-        plain: DecodingOptions,
-        progress: StageProgress,
+        self, recogniser: Recogniser, source: str, folder: Path, plain: DecodingOptions, progress: StageProgress
     ) -> None:
         self.recogniser, self.folder, self.progress = recogniser, folder, progress
         self.opened = open_cuts(find_data(source))

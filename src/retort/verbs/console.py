@@ -84,10 +84,7 @@ def check_places(*folders: Path | None, results: Path | None = None) -> None:
 
 
 RecipeName = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="Name of a packaged recipe (aishell1/cif), or path of a YAML file."
-    ),
+    str, typer.Argument(metavar="RECIPE", help="Name of a packaged recipe (aishell1/cif), or path of a YAML file.")
 ]
 Overrides = Annotated[
     list[str] | None,

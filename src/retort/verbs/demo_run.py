@@ -84,7 +84,9 @@ class _System:
     seconds: float
 
 
-def run_demo(console: Console, root: Path, overrides: Sequence[str] = (), tour: Tour = FINE_TUNING) -> None:
+def run_demo(
+    console: Console, root: Path, overrides: Sequence[str] = (), tour: Tour = FINE_TUNING
+) -> None:
     """Transcribe real speech with a released model, fine-tune it with and without a teacher, and show the transcripts.
 
     Args:
@@ -108,9 +110,7 @@ def run_demo(console: Console, root: Path, overrides: Sequence[str] = (), tour: 
     failed = _train(console, root, missing, overrides, tour.recipes)
     cuts = open_cuts(test).cuts
     systems = [
-        _open_system(title, root / name, test, cuts)
-        for name, title in tour.recipes.items()
-        if name not in failed
+        _open_system(title, root / name, test, cuts) for name, title in tour.recipes.items() if name not in failed
     ]
     if systems and tour.released:
         systems.insert(0, _released_system(console, Path(tour.released), root, test, cuts))
@@ -136,16 +136,16 @@ def _transcribe_sample(console: Console, released: Path) -> None:
         )
     folder = locate(SAMPLE)
     if folder is None:
-        console.print(
-            f"no recording of real speech: download one with retort fetch {SAMPLE}", highlight=False
-        )
+        console.print(f"no recording of real speech: download one with retort fetch {SAMPLE}", highlight=False)
         return
     wave, started = folder / "speech.wav", time.monotonic()
     recogniser = load(released)
     opened = time.monotonic()
     transcript = recogniser.transcribe(wave)
     seconds = audio_info(wave).samples / audio_info(wave).sampling_rate
-    console.print(f"$ retort transcribe {released} {wave}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"$ retort transcribe {released} {wave}", highlight=False, markup=False, soft_wrap=True
+    )
     console.print(transcript.text, highlight=False, markup=False, style="bold")
     console.print(
         f"({seconds:.0f} s of speech transcribed in {time.monotonic() - opened:.1f} s, model loaded in "
@@ -272,7 +272,9 @@ def _verdict(first: str, second: str, row: Comparison) -> str:
         return f"{second} and {first} have the same CER ({bounds})"
     better, worse = (second, first) if row.difference < 0 else (first, second)
     note = "" if row.low > 0 or row.high < 0 else "; the interval contains zero: not significant"
-    return f"{better} has a lower CER than {worse}: CER of {second} minus {first} {row.difference:+.2%} ({bounds}){note}"
+    return (
+        f"{better} has a lower CER than {worse}: CER of {second} minus {first} {row.difference:+.2%} ({bounds}){note}"
+    )
 
 
 def _report(console: Console, systems: Sequence[_System], out: Path) -> None:

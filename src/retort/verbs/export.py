@@ -35,8 +35,7 @@ def export(
         ),
     ],
     int8: Annotated[
-        bool,
-        typer.Option("--int8", help="onnx, sherpa-onnx: store the weights of matrix products in 8 bits."),
+        bool, typer.Option("--int8", help="onnx, sherpa-onnx: store the weights of matrix products in 8 bits.")
     ] = False,
     chunk: Annotated[
         int | None,
@@ -65,9 +64,7 @@ def export(
     ] = "",
     half: Annotated[
         bool,
-        typer.Option(
-            "--half", help="transformers, ctranslate2: store the weights in float16 instead of float32."
-        ),
+        typer.Option("--half", help="transformers, ctranslate2: store the weights in float16 instead of float32."),
     ] = False,
 ) -> None:
     """Export a model to another engine.
@@ -111,9 +108,7 @@ def _export_onnx(
     size = sum(each.stat().st_size for each in out.rglob("*") if each.is_file())
     print_line(f"{out}: for {engine.value}, {size / 1e6:.1f} MB")
     for name, each in exported.scores.items():
-        print_line(
-            f"{name:12} WER {each.wer:7.2%}  CER {each.cer:7.2%}  real-time factor {each.real_time:.3f}"
-        )
+        print_line(f"{name:12} WER {each.wer:7.2%}  CER {each.cer:7.2%}  real-time factor {each.real_time:.3f}")
     for note in exported.notes:
         print_line(note, style="yellow")
     if exported.scores and not accept:
@@ -134,9 +129,7 @@ def _export_weights(experiment: Path, out: Path, engine: Engine, base: str, half
         return
     write = export_transformers if engine is Engine.transformers else export_ctranslate2
     written = write(recogniser, base or base_of(experiment), out, half=half)
-    print_line(
-        f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters"
-    )
+    print_line(f"{out}: for {engine.value}, {sum(each.numel() for each in written.tensors.values()):,} parameters")
     if not written.padded:
         print_line(
             "this engine pads audio to 30 s, but the model was trained without padding (features.pad_seconds): "

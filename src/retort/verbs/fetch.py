@@ -23,8 +23,7 @@ def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="NAME",
-            help="Short names of pretrained models, such as whisper-base; all are listed if omitted.",
+            metavar="NAME", help="Short names of pretrained models, such as whisper-base; all are listed if omitted."
         ),
     ] = None,
     source: Annotated[

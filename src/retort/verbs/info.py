@@ -30,10 +30,7 @@ def info(
     utilisation: Annotated[
         float | None,
         typer.Option(
-            min=0.001,
-            max=1.0,
-            callback=finite,
-            help="With --gpu: share of peak TFLOP/s used; 0.1 by default.",
+            min=0.001, max=1.0, callback=finite, help="With --gpu: share of peak TFLOP/s used; 0.1 by default."
         ),
     ] = None,
     utterance: Annotated[
@@ -105,8 +102,7 @@ def _estimate(
         print_line(f"the memory is sufficient for batches.seconds up to about {int(most)}", style="yellow")
     if training.precision == "fp32":
         print_line(
-            "training.precision is fp32, but the peak is for 16 bits: training will take longer",
-            style="yellow",
+            "training.precision is fp32, but the peak is for 16 bits: training will take longer", style="yellow"
         )
     if training.precision in ("auto", "bf16") and name == "V100":
         print_line("a V100 does not support bf16: set training.precision=fp16", style="yellow")

@@ -66,9 +66,7 @@ def score(
     ],
     case: Annotated[
         str,
-        typer.Option(
-            help="Case of the text given to a masked model: upper, lower or keep; stored with other models."
-        ),
+        typer.Option(help="Case of the text given to a masked model: upper, lower or keep; stored with other models."),
     ] = "keep",
     longest: Annotated[
         int,

@@ -75,8 +75,7 @@ def prepare(
     shards: Annotated[
         bool,
         typer.Option(
-            "--shards",
-            help="Also write the audio of each split in shards, OUT/NAME/, for data.train (docs/scale.md).",
+            "--shards", help="Also write the audio of each split in shards, OUT/NAME/, for data.train (docs/scale.md)."
         ),
     ] = False,
     audio: Annotated[
@@ -87,14 +86,11 @@ def prepare(
         ),
     ] = Audio.stored,
     shard_cuts: Annotated[
-        int,
-        typer.Option(min=1, max=100_000, help="Maximum number of utterances of a shard; 4 hours at most."),
+        int, typer.Option(min=1, max=100_000, help="Maximum number of utterances of a shard; 4 hours at most.")
     ] = 1000,
     jobs: Annotated[
         int,
-        typer.Option(
-            "--workers", min=1, max=1024, help="Number of processes. The result does not depend on it."
-        ),
+        typer.Option("--workers", min=1, max=1024, help="Number of processes. The result does not depend on it."),
     ] = 1,
     part: Annotated[
         Any,

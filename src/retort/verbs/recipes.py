@@ -21,7 +21,9 @@ def recipes(
     """
     from retort.config.layers import overlay_names, packaged, summary
 
-    names = [name for name in [*packaged(), *(f"+{overlay}" for overlay in overlay_names())] if part in name]
+    names = [
+        name for name in [*packaged(), *(f"+{overlay}" for overlay in overlay_names())] if part in name
+    ]
     if not names:
         raise UserError(
             f"no packaged recipe has '{part}' in its name", remedy="Leave PART out to list them all"

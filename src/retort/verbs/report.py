@@ -51,8 +51,7 @@ def report(
 
 def compare(
     first: Annotated[
-        Path,
-        typer.Argument(parser=local_path, metavar="SCORE", help="score.json of the first system (baseline)."),
+        Path, typer.Argument(parser=local_path, metavar="SCORE", help="score.json of the first system (baseline).")
     ],
     second: Annotated[
         Path,
@@ -76,11 +75,7 @@ def compare(
         found = f"{row.low:+.2%} to {row.high:+.2%}", f"{row.p:.4f}", f"{row.detectable:.2%}"
         table.add_row(measure.upper(), *rates, *found)
     console.print(table)
-    print_line(
-        f"{row.utterances} utterances, {row.speakers} speakers; a negative difference: the second is better"
-    )
-    print_line(
-        "detectable: a true difference of this size would be significant (p < 0.05) with a power of 80 %"
-    )
+    print_line(f"{row.utterances} utterances, {row.speakers} speakers; a negative difference: the second is better")
+    print_line("detectable: a true difference of this size would be significant (p < 0.05) with a power of 80 %")
     if row.note:
         print_line(row.note, style="yellow")

@@ -14,9 +14,7 @@ from retort.verbs.console import EXPERIMENTS, Overrides, check_places, console, 
 
 
 def sweep(
-    sweep: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="Name of a packaged sweep, or path of a YAML file.")
-    ],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a packaged sweep, or path of a YAML file.")],
     overrides: Overrides = None,
     jobs: Annotated[
         int | None,

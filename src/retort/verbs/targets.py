@@ -58,9 +58,7 @@ def text_files(files: Sequence[str], folder: Path | None, suffix: str, overwrite
     for file in dict.fromkeys(files):
         stem = "stdin" if file == STDIN else Path(file).stem
         if folder is None and (file == STDIN or (os.path.exists(file) and not os.path.isfile(file))):
-            raise UserError(
-                "is not a file, so it has no folder for its text", where=file, remedy="Give --output-dir"
-            )
+            raise UserError("is not a file, so it has no folder for its text", where=file, remedy="Give --output-dir")
         target = (Path(file).parent if folder is None else folder) / f"{stem}{suffix}"
         if target in taken:
             raise UserError(

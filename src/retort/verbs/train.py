@@ -29,9 +29,7 @@ def train(
     overrides: Overrides = None,
     results: Annotated[
         Path | None,
-        typer.Option(
-            parser=local_path, help="JSON file (a list) to which the scores on data.test are appended."
-        ),
+        typer.Option(parser=local_path, help="JSON file (a list) to which the scores on data.test are appended."),
     ] = None,
     allow: Annotated[
         list[str] | None,

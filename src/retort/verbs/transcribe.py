@@ -90,8 +90,7 @@ def transcribe(
     chunk: Annotated[
         int,
         typer.Option(
-            min=0,
-            help="With --stream: frames of the encoder's output in a chunk; 0: the smallest of the training.",
+            min=0, help="With --stream: frames of the encoder's output in a chunk; 0: the smallest of the training."
         ),
     ] = 0,
     *,

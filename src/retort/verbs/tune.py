@@ -142,9 +142,7 @@ def _tune_confidence(experiment: Path, cuts: str) -> None:
     from retort.evaluation.reliability import calibrate_confidence
 
     with stage_progress(console) as progress:
-        found = calibrate_confidence(
-            load(experiment), cuts, lambda done, total: progress("decoding", done, total)
-        )
+        found = calibrate_confidence(load(experiment), cuts, lambda done, total: progress("decoding", done, total))
     path = store_calibration(experiment, confidence=found.calibration)
     print_line(f"temperature {found.calibration.temperature:.3f}, bias {found.calibration.bias:+.3f}")
     print_line(f"before: {found.before}")
