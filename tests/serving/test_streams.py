@@ -127,9 +127,9 @@ def test_text_arrives_while_audio_is_appended(server: Server, recogniser: Recogn
     wave = noise(2.0, 1)
 
     async def work(own: Connection) -> None:
-        for half in np.split(wave, 2):
-            for start in range(0, len(half), 2400):
-                await own.append(half[start : start + 2400])
+        for part in np.split(wave, 3):
+            for start in range(0, len(part), 2400):
+                await own.append(part[start : start + 2400])
             await own.receive(f"{KIND}.delta")
         assert "input_audio_buffer.committed" not in own.kinds
         await own.send("input_audio_buffer.commit")

@@ -14,7 +14,7 @@ import torch
 from retort.common.errors import UserError
 from retort.decoding.recogniser import Recogniser
 from retort.streaming.encoder import EncoderStream, advance, keep
-from retort.streaming.tokens import TokenStream, open_tokens
+from retort.streaming.tokens import NextFrames, TokenStream, open_tokens
 from retort.streaming.utterances import LONGEST, PAUSE, OneStream, Partial, Stream, StreamOptions, Streams
 from retort.students.cif import CifStudent
 
@@ -65,7 +65,7 @@ class StreamBatch(Streams[EncoderStream, TokenStream]):
         keep(encoders, cache)
         tokens = [stream.tokens for stream in ready]
         seconds = [encoder.seconds for encoder in encoders]
-        type(tokens[0]).advance(tokens, hidden, lengths.tolist(), alphas, seconds)
+        type(tokens[0]).advance(tokens, NextFrames(hidden, lengths.tolist(), alphas, seconds))
 
 
 class Streamer(OneStream):

@@ -35,27 +35,29 @@ from retort.students.transducer import TransducerStudent
 from retort.text.tokenizers import BLANK, EOS
 
 
+class NextFrames(NamedTuple):
+    """The next encoder frames of B streams.
+
+    Attributes:
+        hidden: `(B, T, D)`.
+        lengths: B numbers of frames, at least 1.
+        alphas: `(B, T)`, weights of a CIF student; None for other students.
+        seconds: B durations of the audio so far.
+    """
+
+    hidden: Tensor
+    lengths: Sequence[int]
+    alphas: Tensor | None
+    seconds: Sequence[float]
+
+
 class TokenStream(Tokens):
     """Tokens of one utterance of a model in torch."""
 
     @classmethod
     @abstractmethod
-    def advance(
-        cls,
-        streams: Sequence[Self],
-        hidden: Tensor,
-        lengths: Sequence[int],
-        alphas: Tensor | None,
-        seconds: Sequence[float],
-    ) -> None:
-        """Decode the next frames of B streams of one model.
-
-        Args:
-            hidden: `(B, T, D)`.
-            lengths: B numbers of frames, at least 1.
-            alphas: `(B, T)`, weights of a CIF student; None for other students.
-            seconds: B durations of the audio so far.
-        """
+    def advance(cls, streams: Sequence[Self], new: NextFrames) -> None:
+        """Decode the next frames of B streams of one model."""
 
 
 class CtcStream(TokenStream):
@@ -69,14 +71,8 @@ class CtcStream(TokenStream):
         self._seconds = 0.0  # at which the run began
 
     @classmethod
-    def advance(
-        cls,
-        streams: Sequence[Self],
-        hidden: Tensor,
-        lengths: Sequence[int],
-        alphas: Tensor | None,
-        seconds: Sequence[float],
-    ) -> None:
+    def advance(cls, streams: Sequence[Self], new: NextFrames) -> None:
+        hidden, lengths, _, seconds = new
         encoded = Encoded(hidden, torch.tensor(lengths, device=hidden.device))
         best, labels = ctc_log_probs(streams[0].student, encoded).max(-1)
         for stream, own, scores, count, arrived in zip(
@@ -133,14 +129,8 @@ class TransducerStream(TokenStream):
         self._projected = student.joiner.project_predictor(predicted)
 
     @classmethod
-    def advance(
-        cls,
-        streams: Sequence[Self],
-        hidden: Tensor,
-        lengths: Sequence[int],
-        alphas: Tensor | None,
-        seconds: Sequence[float],
-    ) -> None:
+    def advance(cls, streams: Sequence[Self], new: NextFrames) -> None:
+        hidden, lengths, _, seconds = new
         student = streams[0].student
         frames = student.joiner.project_encoder(hidden)
         projected = torch.cat([each._projected for each in streams])
@@ -207,14 +197,8 @@ class CifStream(TokenStream):
         self._state: RowState | None = None
 
     @classmethod
-    def advance(
-        cls,
-        streams: Sequence[Self],
-        hidden: Tensor,
-        lengths: Sequence[int],
-        alphas: Tensor | None,
-        seconds: Sequence[float],
-    ) -> None:
+    def advance(cls, streams: Sequence[Self], new: NextFrames) -> None:
+        hidden, lengths, alphas, seconds = new
         if alphas is None:
             raise ValueError("CIF needs the weights of the frames")
         for stream, frames, weights, count, arrived in zip(streams, hidden, alphas, lengths, seconds):
@@ -326,14 +310,8 @@ class AttendedStream(AttendedTokens, TokenStream):
         self._next: FiredWhisperState | None = None
 
     @classmethod
-    def advance(
-        cls,
-        streams: Sequence[Self],
-        hidden: Tensor,
-        lengths: Sequence[int],
-        alphas: Tensor | None,
-        seconds: Sequence[float],
-    ) -> None:
+    def advance(cls, streams: Sequence[Self], new: NextFrames) -> None:
+        hidden, lengths, alphas, seconds = new
         if alphas is None:
             raise ValueError("CIF needs the weights of the frames")
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32)).cpu().numpy()
