@@ -299,14 +299,10 @@ class WhisperMemory(Memory):
         )
 
 
-def prompt_past(
-    whisper: WhisperDecoder, memories: Sequence[tuple[Tensor, Tensor]], mask: Tensor
-) -> tuple[Tensor, Tensor]:
+def prompt_past(whisper: WhisperDecoder, memories: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values `(L, N, 1, H, P, D / H)` of the prompt but its last token; arguments as
     :meth:`retort.nn.whisper_decoder.WhisperDecoder.read_prompt`."""
-    past = whisper.read_prompt(memories, mask) or [
-        (key[:, :, :0], value[:, :, :0]) for key, value in memories
-    ]
+    past = whisper.read_prompt(memories, mask) or [(key[:, :, :0], value[:, :, :0]) for key, value in memories]
     keys, values = (torch.stack([each[kind] for each in past])[:, :, None] for kind in (0, 1))
     return keys, values
 
@@ -316,9 +312,7 @@ def layer_names(decoder: FiredWhisperDecoder) -> list[str]:
 
     A step has an input for each layer, because it would copy the parts of a larger one.
     """
-    return [
-        f"{kind}_{number}" for kind in ("keys", "values") for number in range(decoder.whisper.sizes.layers)
-    ]
+    return [f"{kind}_{number}" for kind in ("keys", "values") for number in range(decoder.whisper.sizes.layers)]
 
 
 class ParallelMemory(Memory):
@@ -415,9 +409,7 @@ class WhisperStep(StepGraph):
             "past_keys": torch.randn(sizes.layers, batch, beam, heads, past, width),
             "past_values": torch.randn(sizes.layers, batch, beam, heads, past, width),
             **{
-                name: torch.randn(
-                    batch, heads, *((width, frames) if name.startswith("keys") else (frames, width))
-                )
+                name: torch.randn(batch, heads, *((width, frames) if name.startswith("keys") else (frames, width)))
                 for name in layer_names(self.decoder)
             },
         }
