@@ -9,6 +9,22 @@ import pytest
 
 from retort.lm.config import LmRecipe, load_lm_recipe
 
+CAUSAL = """
+kind: causal
+name: toy
+text:
+  - {{source: {folder}/large.txt}}
+  - {{source: {folder}/small.txt, repeat: 2}}
+held_out: [{folder}/held_out.txt]
+normaliser: {{case: lower}}
+tokenizer: {{kind: words, size: 20}}
+model: {{layers: 1, dim: 16, heads: 2, feedforward: 32, dropout: 0.0}}
+ngram: {{order: 3}}
+batches: {{pieces: 256, longest: 16}}
+training: {{steps: 12, schedule: cosine, peak_lr: 1.0e-2, warmup_steps: 4, precision: fp32, device: cpu,
+            evaluate_steps: 6, log_steps: 3}}
+"""
+
 
 @pytest.fixture
 def counting_recipe(
@@ -24,3 +40,9 @@ def counting_recipe(
         return lambda *overrides: load_lm_recipe(str(path), overrides)
 
     return write
+
+
+@pytest.fixture
+def causal_recipe(counting_recipe: Callable[[str], Callable[..., LmRecipe]]) -> Callable[..., LmRecipe]:
+    """`causal_recipe(*overrides)`: the recipe of a small causal model, `toy`, that learns to count."""
+    return counting_recipe(CAUSAL)

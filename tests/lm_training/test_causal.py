@@ -24,28 +24,7 @@ from retort.lm_training.data import open_text
 from retort.lm_training.run import LmOutcome, train_lm
 from retort.text.tokenizers import CharacterTokenizer
 
-RECIPE = """
-kind: causal
-name: toy
-text:
-  - {{source: {folder}/large.txt}}
-  - {{source: {folder}/small.txt, repeat: 2}}
-held_out: [{folder}/held_out.txt]
-normaliser: {{case: lower}}
-tokenizer: {{kind: words, size: 20}}
-model: {{layers: 1, dim: 16, heads: 2, feedforward: 32, dropout: 0.0}}
-ngram: {{order: 3}}
-batches: {{pieces: 256, longest: 16}}
-training: {{steps: 12, schedule: cosine, peak_lr: 1.0e-2, warmup_steps: 4, precision: fp32, device: cpu,
-            evaluate_steps: 6, log_steps: 3}}
-"""
-
 Read = Callable[..., Any]
-
-
-@pytest.fixture
-def read(counting_recipe: Callable[[str], Read]) -> Read:
-    return counting_recipe(RECIPE)
 
 
 def run(recipe: Any, root: Path, report: Any = lambda step, values: None) -> LmOutcome:
@@ -53,17 +32,17 @@ def run(recipe: Any, root: Path, report: Any = lambda step, values: None) -> LmO
 
 
 @pytest.mark.parametrize("kind", ["transformer", "lstm", "ngram"])
-def test_it_learns_to_count(read: Read, tmp_path: Path, kind: str) -> None:
+def test_it_learns_to_count(causal_recipe: Read, tmp_path: Path, kind: str) -> None:
     overrides = ["kind=ngram"] if kind == "ngram" else [f"model.kind={kind}", "training.steps=100"]
-    outcome = run(read(*overrides, "training.evaluate_steps=50"), tmp_path / "exp")
-    unigram = run(read("kind=ngram", "ngram.order=1", "name=unigram"), tmp_path / "exp")
+    outcome = run(causal_recipe(*overrides, "training.evaluate_steps=50"), tmp_path / "exp")
+    unigram = run(causal_recipe("kind=ngram", "ngram.order=1", "name=unigram"), tmp_path / "exp")
     assert unigram.score.perplexity > 7.0
     assert outcome.score.perplexity < 3.0
     assert (outcome.score.sentences, outcome.score.unknown) == (unigram.score.sentences, 0)
     assert json.loads((outcome.folder / "score.json").read_text())["perplexity"] == outcome.score.perplexity
 
     model = open_causal_lm(outcome.folder)
-    again = score_text(model, open_text(read()).held_out)
+    again = score_text(model, open_text(causal_recipe()).held_out)
     assert again.perplexity == pytest.approx(outcome.score.perplexity, rel=1e-5)
     if kind != "ngram":
         validated = [
@@ -75,8 +54,8 @@ def test_it_learns_to_count(read: Read, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["transformer", "lstm"])
-def test_a_resumed_run_is_the_unbroken_one(read: Read, tmp_path: Path, kind: str) -> None:
-    recipe = read(f"model.kind={kind}", "model.dropout=0.1", "training.log_steps=1")
+def test_a_resumed_run_is_the_unbroken_one(causal_recipe: Read, tmp_path: Path, kind: str) -> None:
+    recipe = causal_recipe(f"model.kind={kind}", "model.dropout=0.1", "training.log_steps=1")
     whole = run(recipe, tmp_path / "whole")
 
     def kill(step: int, values: dict[str, Any]) -> None:
@@ -93,47 +72,47 @@ def test_a_resumed_run_is_the_unbroken_one(read: Read, tmp_path: Path, kind: str
     assert next(model).read_bytes() == next(model).read_bytes()
 
 
-def test_the_pieces_are_the_students(read: Read, tmp_path: Path) -> None:
+def test_the_pieces_are_the_students(causal_recipe: Read, tmp_path: Path) -> None:
     student = CharacterTokenizer.train(["one two three four five six seven eight"])
     student.save(tmp_path / "exp" / "students" / "a" / "model" / "tokenizer")
     wanted = ["tokenizer.kind=student", "kind=ngram"]
     for name in ("students/a", str(tmp_path / "exp" / "students" / "a"), f"{tmp_path}/exp/students/a/model"):
         shutil.rmtree(tmp_path / "exp" / "toy", ignore_errors=True)
-        outcome = run(read(*wanted, f"tokenizer.model={name}"), tmp_path / "exp")
+        outcome = run(causal_recipe(*wanted, f"tokenizer.model={name}"), tmp_path / "exp")
         assert open_causal_lm(outcome.folder).symbols == student.symbols
     with pytest.raises(
         UserError, match=r"no student with a tokenizer in .*retort train students/b"
     ) as caught:
-        run(read(*wanted, "name=other", "tokenizer.model=students/b"), tmp_path / "exp")
+        run(causal_recipe(*wanted, "name=other", "tokenizer.model=students/b"), tmp_path / "exp")
     assert "\n" not in str(caught.value)
 
 
-def test_an_arpa_file_is_taken_as_it_is(read: Read, tmp_path: Path) -> None:
-    own = run(read("kind=ngram", "ngram.prune=[0,1]"), tmp_path / "exp")
+def test_an_arpa_file_is_taken_as_it_is(causal_recipe: Read, tmp_path: Path) -> None:
+    own = run(causal_recipe("kind=ngram", "ngram.prune=[0,1]"), tmp_path / "exp")
     arpa = own.folder / "model" / "lm.arpa.gz"
     student = ["kind=ngram", "tokenizer.kind=student", "tokenizer.model=toy", f"ngram.arpa={arpa}"]
-    taken = run(read(*student, "name=taken", "text=[]"), tmp_path / "exp")
+    taken = run(causal_recipe(*student, "name=taken", "text=[]"), tmp_path / "exp")
     assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
     assert own.summary == f"{taken.summary}; fixed discounts for order 1, 2, 3"
     CharacterTokenizer.train(["xyz"]).save(tmp_path / "exp" / "strange" / "tokenizer")
     with pytest.raises(UserError, match="pieces that strange lacks"):
-        run(read(*student, "name=lost", "tokenizer.model=strange"), tmp_path / "exp")
+        run(causal_recipe(*student, "name=lost", "tokenizer.model=strange"), tmp_path / "exp")
 
 
-def test_the_words_of_an_arpa_file_are_its_own(read: Read, tmp_path: Path) -> None:
+def test_the_words_of_an_arpa_file_are_its_own(causal_recipe: Read, tmp_path: Path) -> None:
     words = ["kind=ngram", "tokenizer.kind=words"]
-    own = run(read(*words), tmp_path / "exp")
+    own = run(causal_recipe(*words), tmp_path / "exp")
     arpa = own.folder / "model" / "lm.arpa.gz"
-    taken = run(read(*words, "name=taken", "text=[]", f"ngram.arpa={arpa}"), tmp_path / "exp")
+    taken = run(causal_recipe(*words, "name=taken", "text=[]", f"ngram.arpa={arpa}"), tmp_path / "exp")
     assert sorted(open_causal_lm(taken.folder).symbols) == sorted(open_causal_lm(own.folder).symbols)
     assert taken.score.perplexity == pytest.approx(own.score.perplexity, rel=1e-4)
     (tmp_path / "no.arpa").write_text("\\data\\\n")
     with pytest.raises(UserError, match="contains no n-grams"):
-        run(read(*words, "name=none", "text=[]", f"ngram.arpa={tmp_path}/no.arpa"), tmp_path / "exp")
+        run(causal_recipe(*words, "name=none", "text=[]", f"ngram.arpa={tmp_path}/no.arpa"), tmp_path / "exp")
 
 
-def test_the_verbs(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read()
+def test_the_verbs(causal_recipe: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    causal_recipe()
     monkeypatch.chdir(tmp_path)
     for kind, reported in (("causal", "3 steps"), ("ngram", "n-grams of 1 to 3 pieces: 12, ")):
         trained = CliRunner().invoke(

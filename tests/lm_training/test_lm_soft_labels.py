@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,12 @@ from retort.lm_training.soft_labels import SoftLabels
 from retort.text.normalise import Normaliser
 from retort.text.tokenizers import EOS, CharacterTokenizer
 
-RECIPE = """
-kind: causal
-name: toy
-text: [{{source: {folder}/large.txt}}]
-held_out: [{folder}/held_out.txt]
-normaliser: {{case: lower}}
-tokenizer: {{kind: words, size: 20}}
-model: {{layers: 1, dim: 16, heads: 2, feedforward: 32, dropout: 0.0}}
-ngram: {{order: 3}}
-batches: {{pieces: 256, longest: 16}}
-training: {{steps: 60, schedule: cosine, peak_lr: 1.0e-2, warmup_steps: 4, precision: fp32, device: cpu,
-            evaluate_steps: 60, log_steps: 20}}
-"""
-
 Read = Callable[..., Any]
 
 
 @pytest.fixture
-def read(counting_recipe: Callable[[str], Read]) -> Read:
-    return counting_recipe(RECIPE)
+def read(causal_recipe: Read) -> Read:
+    return partial(causal_recipe, "training.steps=60", "training.evaluate_steps=60")
 
 
 def run(recipe: Any, root: Path) -> Any:
