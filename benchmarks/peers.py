@@ -9,7 +9,7 @@ clipping and fused AdamW, without features. transformers pads each utterance to 
 its documentation, but without the gradient checkpointing of it, which would make it slower; ours has the utterances in
 two batches of similar durations, accumulated, and the vocabulary of the recipe.
 
-`decode` transcribes the first utterances of each test set, one at a time and greedily, with folders that `retort.load`
+`decode` transcribes utterances of each test set at even steps, one at a time and greedily, with folders that `retort.load`
 opens and with models in CTranslate2's format (`--whisper`, from `ct2-transformers-converter --quantization int8`), all
 on one thread and in turns, utterance by utterance. WER is that of lower-case words without punctuation, with digits as
 words; larger numbers in figures are errors. faster-whisper has its default options but for `beam_size=1`. Needs
@@ -29,7 +29,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,8 @@ def decode(own: dict[str, str], peers: dict[str, str], count: int, picture: Path
     spent: defaultdict[str, float] = defaultdict(float)
     audio = 0.0
     for data in SETS:
-        for number, cut in enumerate(islice(open_cuts(data).cuts, count)):
+        cuts = list(open_cuts(data).cuts)
+        for number, cut in enumerate(cuts[:: max(len(cuts) // count, 1)][:count]):
             samples = load_samples(cut, 16_000)
             texts[data, ""].append(words_of(cut.supervisions[0].text or ""))
             audio += cut.duration
