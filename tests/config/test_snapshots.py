@@ -38,6 +38,7 @@ COMBINATIONS = [
     "commonvoice_zh/cif +distill/acd +distill/lrd",
     "english/cif_bpe +distill/transport +distill/consistency",
     "english/cif +distill/token_consistency",
+    "english/cif +start/frozen +distill/recogniser",
     "english/cif +start/frozen",
     "english/cif +text/english",
     "mandarin/cif +text/mandarin",
