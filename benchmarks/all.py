@@ -144,8 +144,8 @@ is smallest for the largest batch. A version with fewer calls was 2 to 5 % faste
 ELEMENTS = """The peak is that of one large product in bfloat16. Softmax, normalisation, activations and masks of the
 layers are bound by memory and gain nothing from bfloat16, so their share grows with the peak of the processor: with 200
 GFLOP/s of peak the same updates reached 0.56 to 0.63."""
-HALF = """With half of the layers stored an update still computes the upper half, forward and backward, the CTC head, CIF and the
-decoder; without stored layers it also computes the convolutions and the lower half."""
+HALF = """With half of the layers stored an update still computes the upper half, the CTC head, CIF and the decoder, forward and
+backward; without stored layers it also computes the convolutions and the lower half."""
 LONG_CLIPS = """These are four clips of 12 s on average, in which most of the time is matrix products of the encoder, where
 torch is fast too. Over the 100 shorter utterances of the last section the exports take half and a third of torch's time."""
 RUNS = {

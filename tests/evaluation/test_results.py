@@ -11,7 +11,14 @@ from retort.config.schema import Recipe
 from retort.decoding.options import DecodingOptions
 from retort.evaluation import intervals, score
 from retort.evaluation.evaluate import Evaluation
-from retort.evaluation.results import add_entries, add_result, device_name, read_results
+from retort.evaluation.results import (
+    add_entries,
+    add_result,
+    add_streaming_results,
+    device_name,
+    read_results,
+)
+from retort.evaluation.streaming import StreamingScore
 
 PROMISED = {
     "system", "recipe", "seed", "split", "steps", "params", "cer", "wer", "train_seconds", "device", "commit",
@@ -54,6 +61,22 @@ def test_the_same_run_replaces_itself_and_others_stay(tmp_path: Path, evaluation
     assert keys == [
         ("tiny", 2, "dev", 7), ("tiny", 1, "test", 7), ("other", 1, "dev", 7), ("tiny", 1, "dev", 9),
     ]  # fmt: skip
+
+
+def test_streams_have_an_entry_for_each_chunk(tmp_path: Path, evaluation: Evaluation) -> None:
+    path = tmp_path / "x.json"
+    recipe = Recipe(name="tiny", system="cif", seed=1)
+    add(path, recipe, evaluation)
+    for wer in (0.3, 0.2):  # the second replaces the first
+        found = [
+            StreamingScore(chunk, 0.04 * chunk, 0.1, wer, (0.0, 0.2), (0.1, 0.4), 0.05, None, 0, 2, 0)
+            for chunk in (4, 0)
+        ]
+        add_streaming_results(path, recipe, "dev", found, steps=7, params=123, train_seconds=1.26)
+    first, *streams = read_results(path)
+    assert "chunk" not in first
+    assert [(each["chunk"], each["wer"], each["split"]) for each in streams] == [(4, 0.2, "dev"), (0, 0.2, "dev")]
+    assert all(each.keys() >= PROMISED for each in streams)
 
 
 def test_decoding_with_language_models_is_a_run_of_its_own(tmp_path: Path, evaluation: Evaluation) -> None:

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from retort.common.locks import one_at_a_time
 from retort.config.schema import Recipe
 from retort.evaluation.evaluate import Evaluation
 from retort.evaluation.scoring import defined
+from retort.evaluation.streaming import StreamingScore
 
 
 def add_result(
@@ -37,19 +39,46 @@ def add_result(
         UserError: the file is not such a list.
     """
     entry = {
+        **_training(recipe, steps, train_seconds),
         "system": recipe.system + evaluation.options.suffix,
-        "recipe": recipe.name,
-        "seed": recipe.seed,
         "split": evaluation.split,
-        "steps": steps,
         "params": params + _language_models(evaluation),
         **_rates(evaluation),
         "decoding": evaluation.options.label,
-        "train_seconds": round(train_seconds, 1),
+    }
+    add_entries(path, [entry])
+
+
+def add_streaming_results(
+    path: Path,
+    recipe: Recipe,
+    split: str,
+    scores: Sequence[StreamingScore],
+    *,
+    steps: int,
+    params: int,
+    train_seconds: float,
+) -> None:
+    """:func:`add_result` for one run that was scored as streams, one entry for each chunk.
+
+    Raises:
+        UserError: as there.
+    """
+    run = {**_training(recipe, steps, train_seconds), "split": split, "params": params}
+    add_entries(path, [{**run, **asdict(each), "decoding": f"chunk {each.chunk}"} for each in scores])
+
+
+def _training(recipe: Recipe, steps: int, seconds: float) -> dict[str, object]:
+    """What an entry tells of the training."""
+    return {
+        "system": recipe.system,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "steps": steps,
+        "train_seconds": round(seconds, 1),
         "device": device_name(recipe.training.device, recipe.training.threads),
         "commit": commit(),
     }
-    add_entries(path, [entry])
 
 
 def decoded_entry(trained: Mapping[str, object], evaluation: Evaluation, decoding: str) -> dict[str, object]:

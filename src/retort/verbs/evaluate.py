@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -23,6 +23,7 @@ from retort.verbs.decoding import (
 
 if TYPE_CHECKING:
     from retort.config.schema import Recipe
+    from retort.evaluation.streaming import StreamingScore
     from retort.training.run import Outcome
 
 
@@ -79,22 +80,25 @@ def evaluate(
     from retort.evaluation.aligned import open_aligned
     from retort.evaluation.evaluate import evaluate as run_evaluation
     from retort.evaluation.noise import CLIPS
-    from retort.evaluation.results import add_result
+    from retort.evaluation.results import add_result, add_streaming_results
     from retort.graph.pool import DecoderPool
     from retort.report.experiment import results_folder
 
-    if chunk and (given or noise or results is not None):
+    if chunk and (given or noise):
         raise UserError(
-            "--chunk is greedy decoding of streams",
-            remedy="Leave out decoding options, --noise and --results",
+            "--chunk is greedy decoding of streams", remedy="Leave out decoding options and --noise"
         )
     options = decoding_options(given)
     torch.set_num_threads(threads)
     folder = results_folder(experiment, EXPERIMENTS)
-    if chunk:
-        _stream(experiment, str(cuts), _chunks(chunk), out or folder)
-        return
+    chunks = _chunks(chunk) if chunk else []
     run = None if results is None else _finished(experiment, folder)
+    if chunks:
+        check_places(out or folder, results=results)
+        streamed = _stream(experiment, str(cuts), chunks, out or folder)
+        if results is not None and run is not None:
+            add_streaming_results(results, run[0], str(cuts), streamed, **_size(run[1]))
+        return
     with stage_progress(console) as progress, DecoderPool(jobs or 0, GRAPHS, progress) as pool:
         recogniser = load(experiment).use_pool(pool)
         check_places(out or folder, results=results)
@@ -110,9 +114,7 @@ def evaluate(
     for line in notes:
         print_line(line, style="yellow")
     if results is not None and run is not None:
-        recipe, outcome = run
-        params, seconds = outcome.params, outcome.seconds
-        add_result(results, recipe, evaluation, steps=outcome.steps, params=params, train_seconds=seconds)
+        add_result(results, run[0], evaluation, **_size(run[1]))
 
 
 def _chunks(given: str) -> list[int]:
@@ -125,7 +127,19 @@ def _chunks(given: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def _stream(experiment: Path, cuts: str, chunks: list[int], folder: Path) -> None:
+class _Size(TypedDict):
+    """What results report of a training."""
+
+    steps: int
+    params: int
+    train_seconds: float
+
+
+def _size(outcome: Outcome) -> _Size:
+    return {"steps": outcome.steps, "params": outcome.params, "train_seconds": outcome.seconds}
+
+
+def _stream(experiment: Path, cuts: str, chunks: list[int], folder: Path) -> list[StreamingScore]:
     """Score streams with each of the chunks, and print the results."""
     from retort.common.progress import stage_progress
     from retort.decoding.options import GREEDY
@@ -158,6 +172,7 @@ def _stream(experiment: Path, cuts: str, chunks: list[int], folder: Path) -> Non
     if len(points) > 1:
         plot_latencies(points, "WER" if words else "CER", place / "latencies.png")
         print_line(f"table and picture: {place}/latencies.md, latencies.png")
+    return found
 
 
 def _finished(experiment: Path, folder: Path) -> tuple[Recipe, Outcome]:
