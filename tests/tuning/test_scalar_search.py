@@ -15,7 +15,7 @@ from retort.common.errors import UserError
 from retort.decoding.options import GREEDY, DecodingOptions, read_options
 from retort.decoding.recogniser import Recogniser
 from retort.evaluation import scalar_search
-from retort.evaluation.scalar_search import LENGTH, SCALE, Tried, try_scales
+from retort.evaluation.scalar_search import LANGUAGE, LENGTH, SCALE, Tried, try_scales
 from retort.tuning import scalar as module
 from retort.tuning.scalar import TunedScalar, tune_scalar
 
@@ -134,6 +134,19 @@ class TestTuning:
         assert {each.beam for each in asked} == {4}
         assert (found.options.length_weight, found.alone, found.tried.at_the_edge) == (2.5, 2.6, False)
         assert read_options(found.file) == found.options == DecodingOptions(beam=4, length_weight=2.5)
+
+    def test_the_scale_of_a_language_part_is_compared_with_that_of_its_training(
+        self, recogniser: Recogniser, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def rate(_: object, cuts: object, options: DecodingOptions, *rest: object) -> float:
+            return abs((options.language_scale or 0.3) - 0.5)
+
+        monkeypatch.setattr(module, "error_rate", rate)
+        monkeypatch.setattr(recogniser, "opened", lambda options: None)
+        source = str(corpus / "validation")
+        found = tune_scalar(LANGUAGE, recogniser, source, tmp_path, DecodingOptions(), lambda *_: None)
+        assert (found.options.language_scale, found.alone) == (0.5, pytest.approx(0.2))
+        assert read_options(found.file) == found.options
 
     def test_of_a_cif_student_there_is_none(
         self, recogniser: Recogniser, corpus: Path, tmp_path: Path

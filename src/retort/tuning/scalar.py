@@ -1,4 +1,5 @@
-"""`retort tune` for a single decoding option: the acoustic scale of a graph, or the length weight."""
+"""`retort tune` for a single decoding option: the acoustic scale of a graph, the scale of a language part, or the length
+weight."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class TunedScalar:
         scalar: the tuned option.
         options: the options with its best value.
         measure: the minimised measure, `cer` or `wer`.
-        alone: the baseline: greedy decoding without the graph for a scale, a weight of 0 for the length.
+        alone: the baseline: greedy decoding without the graph for an acoustic scale, the scale of the training for a
+            language part, a weight of 0 for the length.
         tried: error rates of all values.
         file: input of `retort evaluate --tuned`.
     """
@@ -78,8 +80,11 @@ def tune_scalar(
             cache.add(name, error_rate(recogniser, opened.cuts, chosen, partial(progress, name), measure))
         return cache.rates[name]
 
-    tried = search_range(lambda value: rate(scalar.put(plain, value), f"{scalar.name} {value:g}"), scalar)
-    alone = rate(GREEDY, "without a graph") if options.graph else tried.rates[0.0]
+    def rate_of(value: float) -> float:
+        return rate(scalar.put(plain, value), f"{scalar.name} {value:g}")
+
+    tried = search_range(rate_of, scalar)
+    alone = rate(GREEDY, "without a graph") if options.graph else rate_of(0.0)
     found = scalar.put(plain, tried.best)
     tuned = place / "tuned.json"
     summary = {"data": source, "measure": measure, "rate": tried.rates[tried.best], "alone": alone}
