@@ -144,10 +144,11 @@ is smallest for the largest batch. A version with fewer calls was 2 to 5 % faste
 ELEMENTS = """The peak is that of one large product in bfloat16. Softmax, normalisation, activations and masks of the
 layers are bound by memory and gain nothing from bfloat16, so their share grows with the peak of the processor: with 200
 GFLOP/s of peak the same updates reached 0.56 to 0.63."""
-HALF = """With half of the layers stored an update still computes the upper half, the CTC head, CIF and the decoder, forward and
-backward; without stored layers it also computes the convolutions and the lower half."""
-LONG_CLIPS = """These are four clips of 12 s on average, in which most of the time is matrix products of the encoder, where
-torch is fast too. Over the 100 shorter utterances of the last section the exports take half and a third of torch's time."""
+HALF = """With half of the layers stored, an update still computes the upper half, the CTC head, CIF and the decoder, forward
+and backward; without stored layers it also computes the convolutions and the lower half."""
+FILES = """These are four clips of 8 to 16 s, each read from its file and segmented by voice activity detection, which takes
+the same time for all models. Without that, on the shorter utterances of the last section, the exports take half and a
+third of torch's time."""
 RUNS = {
     "cif": Run("The CIF step", lambda _: ["cif.py", "--rounds", "20"], FEW_CALLS),
     "contrastive": Run("The contrastive loss", lambda _: ["contrastive.py"]),
@@ -157,7 +158,7 @@ RUNS = {
     "distill": Run("Distillation", lambda _: ["distill.py"]),
     "pretrained": Run("Pretrained encoders", lambda _: ["pretrained.py", "--rounds", "3"], HALF),
     "speed": Run("Recognition", speeds),
-    "export": Run("Exported models", exports, LONG_CLIPS),
+    "export": Run("Exported models", exports, FILES),
     "serve": Run("The server", serving),
     "training": Run("Fine-tuning, compared with transformers", fine_tuning),
     "decoding": Run("Decoding, compared with faster-whisper", peers),
