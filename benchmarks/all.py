@@ -138,17 +138,19 @@ def fine_tuning(_: Path) -> list[str]:
     return ["peers.py", "train", "--utterances", "4", "--rounds", "2"]
 
 
-FEW_CALLS = """The products and sums over memory take 0.5 to 1.5 times the floor (details). The rest is the number of library
-calls: about 180 forward and backward, of 5 to 8 microseconds each, to find the frames and shares of each token. Their share
-is smallest for the largest batch. A version with fewer calls was 2 to 5 % faster ([tried.md](../results/tried.md))."""
-ELEMENTS = """The peak is that of one large product in bfloat16. Softmax, normalisation, activations and masks of the
-layers are bound by memory and gain nothing from bfloat16, so their share grows with the peak of the processor: with 200
+FEW_CALLS = """The products and sums over memory are near the floor (details). What remains is about 180 smaller calls of the
+library, forward and backward, which find the frames and shares of each token. A part of their time does not depend on the
+size, so that it weighs most in small batches; the rest is passes over arrays of frames. A version with fewer calls was 2
+to 5 % faster ([tried.md](../results/tried.md))."""
+ELEMENTS = """The peak is that of one large product in bfloat16. In a profile on a processor with 500 GFLOP/s of peak,
+products, convolutions and attention took 59 % of an update of `aishell1/cif` and 71 % of one of `english/cif`; the rest,
+bound by memory, is conversions between precisions, activations, dropout, normalisation and the optimiser. With 200
 GFLOP/s of peak the same updates reached 0.56 to 0.63."""
 HALF = """With half of the layers stored, an update still computes the upper half, the CTC head, CIF and the decoder, forward
 and backward; without stored layers it also computes the convolutions and the lower half."""
 FILES = """These are four clips of 8 to 16 s, each read from its file and segmented by voice activity detection, which takes
-the same time for all models. Without that, on the shorter utterances of the last section, the exports take half and a
-third of torch's time."""
+the same time for all models. The last section has utterances without
+these steps, on which the exports take about half and 0.4 of torch's time."""
 RUNS = {
     "cif": Run("The CIF step", lambda _: ["cif.py", "--rounds", "20"], FEW_CALLS),
     "contrastive": Run("The contrastive loss", lambda _: ["contrastive.py"]),

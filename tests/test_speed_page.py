@@ -42,6 +42,11 @@ def test_a_page_of_any_report(benchmarks: Path) -> None:
     assert "| time | 2.5 | at most 2 | **no** | shown |" in lines
     assert "| time | 2.5 | at least 2 | yes | shown |" in lines
     assert any("no data" in line for line in lines)
+    distance = everything.RUNS["cif"].distance
+    assert distance
+    assert distance in "\n".join(lines)
+    found["rows"] = found["rows"][1:]
+    assert distance not in everything.page(report)
     assert any("Processor X" in line for line in lines)
 
 

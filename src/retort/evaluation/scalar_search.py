@@ -61,6 +61,7 @@ class ScalarRange:
         ratio: factor between the best and a further value; 0 if they differ by `step`.
         step: difference between the best and a further value.
         fine: steps around the best of these values that are tried at the end.
+        baseline: what the error rate of the best value is compared with.
     """
 
     field: str
@@ -70,6 +71,7 @@ class ScalarRange:
     ratio: float = 0.0
     step: float = 0.0
     fine: tuple[float, ...] = ()
+    baseline: str = ""
 
     @property
     def name(self) -> str:
@@ -101,11 +103,27 @@ class ScalarRange:
         return [rounded for each in values if self.smallest <= (rounded := round(each, 6)) <= self.largest]
 
 
-SCALE = ScalarRange("acoustic_scale", (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), 0.05, 12.0, ratio=math.sqrt(2))
+SCALE = ScalarRange(
+    "acoustic_scale",
+    (0.35, 0.5, 0.7, 1.0, 1.4, 2.0),
+    0.05,
+    12.0,
+    ratio=math.sqrt(2),
+    baseline="without the graph",
+)
 """For graphs of a CTC head, whose default scale is 1."""
-LANGUAGE = ScalarRange("language_scale", (0.1, 0.2, 0.3, 0.5, 0.7, 1.0), 0.02, 4.0, ratio=math.sqrt(2))
+LANGUAGE = ScalarRange(
+    "language_scale",
+    (0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
+    0.02,
+    4.0,
+    ratio=math.sqrt(2),
+    baseline="with the scale of the training",
+)
 """For the language part of a factored decoder."""
-LENGTH = ScalarRange("length_weight", (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0), -4.0, 8.0, step=0.5)
+LENGTH = ScalarRange(
+    "length_weight", (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0), -4.0, 8.0, step=0.5, baseline="without a length weight"
+)
 LM_WEIGHT = ScalarRange(
     "lm_weight", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 0.0, 2.0, step=0.2, fine=(-0.1, -0.05, 0.05, 0.1)
 )

@@ -156,9 +156,8 @@ def _show(found: TunedScalar, cuts: str) -> None:
     for value, rate in sorted(found.tried.rates.items()):
         table.add_row(f"{value:g}", f"{rate:.2%}", style="bold" if value == best else None)
     console.print(table)
-    before = {"acoustic scale": "without the graph", "language scale": "with the scale of the training"}
-    alone = f"{before.get(name, f'without a {name}')} {found.alone:.2%}"
-    print_line(f"{alone}, with the best {name} {found.tried.rates[best]:.2%}")
+    rates = f"{found.scalar.baseline} {found.alone:.2%}, with the best {name} {found.tried.rates[best]:.2%}"
+    print_line(rates)
     if found.tried.at_the_edge:
         print_line(f"the best {name}, {best:g}, is at the edge of the range that was tried", style="yellow")
     print_line(f"written to {found.file}; tuned on {cuts}, so report error rates on other data")
