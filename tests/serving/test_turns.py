@@ -61,3 +61,19 @@ def test_what_is_taken_is_what_was_added_since(spoken: Spoken) -> None:
     np.testing.assert_array_equal(wave[taken.start :], taken.samples)
     assert turns.start is None
     assert len(turns.take().samples) == 0
+
+
+def test_a_stream_gets_no_samples_without_speech(spoken: Spoken) -> None:
+    """It would recognise words in them; a turn that was not decided yet is not lost."""
+    for wave in (quiet(3), np.zeros(3 * RATE, np.float32)):
+        turns = Turns(RATE, streamed=True)
+        assert run(turns, wave, 1600) == []
+        taken = turns.take()
+        assert (taken.end, len(taken.samples)) == (len(wave), 0)
+    turns, speech = Turns(RATE, streamed=True), spoken(3, 6)
+    loudest = int(np.abs(speech).argmax())
+    wave = np.concatenate([quiet(2), speech[max(loudest - 1500, 0) :][:3000]])  # less than until the next decision
+    assert turns.add(wave) == []
+    taken = turns.take()
+    assert len(taken.samples) > 0
+    np.testing.assert_array_equal(taken.samples, wave[taken.start :])

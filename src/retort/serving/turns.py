@@ -35,7 +35,8 @@ class Spoken(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """A turn from `start` to `end`, exclusive, of the stream ended; `samples` are empty if they were :class:`Spoken`."""
+    """A turn from `start` to `end`, exclusive, of the stream ended; `samples` are empty if they were :class:`Spoken`
+    or, in a stream, have no speech."""
 
     start: int
     end: int
@@ -101,9 +102,14 @@ class Turns:
         return self._cut(self._ended if self.start is None else self.start, self.position)
 
     def take(self) -> Stopped:
-        """End the current turn, or take all held samples since the last one."""
+        """End the current turn, or take all held samples since the last one.
+
+        A stream recognises whatever it is given, so it gets no samples in which there is no speech.
+        """
         start = max(self._first, self._ended) if self.start is None else self.start
-        return self._stop(start, self.position)
+        silent = self._streamed and self.start is None and not any(each.end > start for each in self._ranges())
+        taken = self._stop(start, self.position)
+        return taken._replace(samples=taken.samples[:0]) if silent else taken
 
     def _spoken(self) -> list[Event]:
         if not self._streamed or self.start is None or self._given >= self.position:
