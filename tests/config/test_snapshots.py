@@ -41,6 +41,7 @@ COMBINATIONS = [
     "english/cif +start/frozen +distill/recogniser",
     "english/cif +start/frozen",
     "english/cif +text/english",
+    "mandarin/cif +start/frozen_mandarin",
     "mandarin/cif +text/mandarin",
 ]
 ELSEWHERE = {"distill/interpolation", "distill/phone", "distill/senone", "distill/subword"}

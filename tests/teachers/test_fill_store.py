@@ -69,6 +69,10 @@ class TestFilling:
         texts = [str(number) for number in range(300)]
         fill(store_at(tmp_path), Letters(), texts, progress=lambda *call: calls.append(call), shard_texts=100)
         assert calls[1:] == [(100, 300), (200, 300), (300, 300)]
+        calls.clear()
+        texts = [f"within a shard {number}" for number in range(600)]
+        fill(store_at(tmp_path), Letters(), texts, progress=lambda *call: calls.append(call))
+        assert len(calls) > 2 and calls == sorted(calls) and calls[-1] == (600, 600)
 
     def test_the_students_random_numbers_are_left_alone(self, tmp_path: Path) -> None:
         before = torch.get_rng_state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -33,15 +34,23 @@ def _progress(console: Console) -> Progress:
     )
 
 
+LOG_SECONDS = 60.0
+"""Time between two lines about a stage in a log file, where a bar is only drawn at the end."""
+
+
 class _Stages:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
+        self._printed = time.monotonic()
 
     def __call__(self, name: str, done: int, total: int) -> None:
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=total, values="")
         self.progress.update(self.tasks[name], completed=done, total=total)
+        if not self.progress.console.is_terminal and time.monotonic() - self._printed >= LOG_SECONDS:
+            self._printed = time.monotonic()
+            self.progress.console.print(f"{name}: {done:,} of {total:,}", highlight=False)
 
 
 @contextmanager

@@ -89,13 +89,13 @@ def fill(
         announce(estimate)
     share = share[len(first) :]
     while first or share:
-        shard, share = _gather(teacher, first, share, shard_texts, shard_limit)
+        shard, share = _gather(teacher, first, share, shard_texts, shard_limit, total, progress)
         write_shard(store.folder, shard, store.key)
         stored, first = stored + len(shard), []
         store.refresh()
         share = store.missing(share)
-        if progress is not None:
-            progress(total - len(share), total)
+    if progress is not None:
+        progress(total, total)
     return stored
 
 
@@ -109,9 +109,15 @@ def own_share(texts: Sequence[str], rank: int, world: int) -> list[str]:
 
 
 def _gather(
-    teacher: Teacher, first: list[TeacherOutput], share: list[str], texts: int, limit: int
+    teacher: Teacher,
+    first: list[TeacherOutput],
+    share: list[str],
+    texts: int,
+    limit: int,
+    total: int,
+    progress: CountProgress | None,
 ) -> tuple[list[TeacherOutput], list[str]]:
-    """Compute outputs until a shard is full; return the shard and the rest of the share."""
+    """Compute outputs until a shard is full, reported as progress; return the shard and the rest of the share."""
     outputs = list(first)
     size = sum(map(_bytes, outputs))
     while share and len(outputs) < texts and size < limit:
@@ -120,6 +126,8 @@ def _gather(
         share = share[count:]
         outputs += fresh
         size += sum(map(_bytes, fresh))
+        if progress is not None and share:
+            progress(total - len(share), total)
     return outputs, share
 
 
