@@ -264,7 +264,7 @@ class Loop(ABC, Generic[BatchT]):
         overdue = time.monotonic() - self._saved_at > 60 * self.config.checkpoint_minutes
         if (stopping or self._agreed(int(overdue))) and self._saved_step != step:
             self._save()
-        if stopping and not last:
+        if stopping:
             raise Stopped(step)
 
     @contextlib.contextmanager
