@@ -41,7 +41,8 @@ COMBINATIONS = [
     "english/cif +start/frozen +distill/recogniser",
     "english/cif +start/frozen",
     "english/cif +text/english",
-    "mandarin/cif +start/frozen_mandarin",
+    "mandarin/cif +start/frozen_base",
+    "whisper/plain +start/frozen_base",
     "mandarin/cif +text/mandarin",
 ]
 ELSEWHERE = {"distill/interpolation", "distill/phone", "distill/senone", "distill/subword"}
