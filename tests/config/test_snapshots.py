@@ -41,6 +41,7 @@ COMBINATIONS = [
     "english/cif +start/frozen +distill/recogniser",
     "english/cif +start/frozen",
     "english/cif +text/english",
+    "english/cif +text/internal_lm",
     "mandarin/cif +start/frozen_base",
     "whisper/plain +start/frozen_base",
     "mandarin/cif +text/mandarin",

@@ -158,6 +158,19 @@ def test_noise_and_masks(tmp_path: Path) -> None:
     assert abs(float(noise.mean())) < 0.05
 
 
+def test_with_all_sounds_masked_no_example_is_needed(tmp_path: Path) -> None:
+    texts = injection(tmp_path / "texts", "abc", share=1.0, mask=1.0)
+    own = Segment(torch.ones(5, 2), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
+    assert texts.draw(4).utterances is None  # the end has no example
+    texts.bank.add(f"#{texts.tokenizer.encode('a')[0]}", own)
+    texts.bank.add("<eos>", own)
+    drawn = texts.draw(4).utterances
+    assert drawn is not None
+    assert drawn.tokens[0, :4].tolist() == [*texts.tokenizer.encode("abc"), EOS]
+    assert drawn.fired[0, :4].abs().sum(-1).tolist() == [0.0, 0.0, 0.0, 2.0]
+    assert drawn.frames[0, :12].abs().sum(-1).tolist() == 7 * [0.0] + 5 * [2.0]
+
+
 def module_of(recipe: Recipe, folder: Path, cuts: CutSet, texts: TextInjection | None) -> tuple[TrainingModule, Batch]:
     trainer = trainer_of(recipe, folder, cuts)
     batch = batch_of(trainer, cuts, 0, 1)

@@ -430,7 +430,8 @@ class TextInjectionConfig:
     of each vector."""
     mask: float = number(0.1, 0, 1)
     """Probability that the frames and fired embeddings of a sound are replaced by zeros, so that only the sentence
-    determines its tokens."""
+    determines its tokens. With 1, all of them are (internal language model training), and no sentence is skipped for want
+    of an example."""
     sounds: str = choice("token", "pinyin", "pinyin_without_tones")
     """Which tokens share examples: `token` (each has its own), `pinyin` (Chinese characters with the same syllable and
     tone, however many tokens spell them) or `pinyin_without_tones`; both require the extra `mandarin`."""

@@ -2,7 +2,8 @@
 
 A pseudo-utterance has for each sound of a sentence the encoder frames and the fired embedding of an example from training
 speech, with noise. The decoder alone is trained on it. With `sounds: pinyin`, homophones share their examples, so that the
-sentence has to decide between them.
+sentence has to decide between them. With `mask: 1` there is no sound at all, and the decoder is trained as a language
+model, as in internal language model training (Meng et al. 2021, arXiv 2102.01380).
 """
 
 from __future__ import annotations
@@ -164,12 +165,18 @@ class TextInjection:
         if self.most_tokens is not None and len(ids) >= self.most_tokens:
             return None
         found = units(text, pieces, self.config.sounds)
-        known = all(unit.sound in self.bank or _all_in(unit.parts, self.bank) for unit in found)
+        known = self.config.mask == 1.0 or all(map(self._has_example, found))
         return (ids, found) if known and END_SOUND in self.bank else None
+
+    def _has_example(self, unit: Unit) -> bool:
+        return unit.sound in self.bank or bool(unit.parts) and all(part in self.bank for part in unit.parts)
 
     def _put_together(self, found: Sequence[Unit], draw: random.Random, generator: torch.Generator) -> Segment:
         parts = []
         for unit in found:
+            if not self._has_example(unit):
+                parts.append(self._silence(unit.last - unit.first))
+                continue
             sounds = (unit.sound,) if unit.sound in self.bank else unit.parts
             own = concatenated([draw.choice(self.bank[sound]) for sound in sounds])
             own = self._noisy(with_fires(own, unit.last - unit.first), generator)
@@ -177,6 +184,11 @@ class TextInjection:
             parts.append(Segment(own.frames * 0.0, own.fired * 0.0, own.places) if masked else own)
         parts.append(self._noisy(draw.choice(self.bank[END_SOUND]), generator))
         return concatenated(parts)
+
+    def _silence(self, tokens: int) -> Segment:
+        """One frame of zeros per token, for a sound without an example where all sounds are masked."""
+        zeros = torch.zeros(tokens, self.bank[END_SOUND][0].frames.shape[1])
+        return Segment(zeros, zeros, torch.arange(tokens))
 
     def _noisy(self, segment: Segment, generator: torch.Generator) -> Segment:
         frames, fired = (_with_noise(each.float(), self.config.noise, generator) for each in segment[:2])
@@ -189,7 +201,3 @@ def _with_noise(vectors: Tensor, noise: float, generator: torch.Generator) -> Te
         return vectors
     deviations = vectors.std(-1, keepdim=True, correction=0)
     return vectors + noise * deviations * torch.randn(vectors.shape, generator=generator)
-
-
-def _all_in(sounds: Sequence[str], bank: SegmentBank) -> bool:
-    return bool(sounds) and all(sound in bank for sound in sounds)
