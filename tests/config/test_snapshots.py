@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from retort.config.layers import overlay_names
 from retort.config.loading import OTHER_KINDS, load_recipe, recipe_names
@@ -83,6 +85,17 @@ def test_the_snapshots_are_of_all_recipes_and_overlays() -> None:
     assert list(SAVED) == [*RECOGNISERS, *LANGUAGE_MODELS, *COMBINATIONS]
     used = {overlay for name in COMBINATIONS for overlay in name.split(" +")[1:]}
     assert used | ELSEWHERE == set(overlay_names())
+
+
+def test_no_name_is_given_twice() -> None:
+    folder = Path(str(resources.files("retort") / "recipes"))
+    names = []
+    for path in folder.rglob("*.yaml"):
+        if "overlays" not in path.relative_to(folder).parts:
+            content = OmegaConf.load(path)
+            own = [path.stem, *content.get("stages", {}), *content.get("variants", {})]
+            names += [f"{path.parent.relative_to(folder)}/{name}" for name in own]
+    assert sorted(names) == recipe_names()
 
 
 @pytest.mark.parametrize("name", [*RECOGNISERS, *COMBINATIONS])
