@@ -87,15 +87,19 @@ def fill(
     _check_room(store.folder, estimate)
     if announce is not None:
         announce(estimate)
+
+    def report(left: int) -> None:
+        if progress is not None:
+            progress(total - left, total)
+
     share = share[len(first) :]
     while first or share:
-        shard, share = _gather(teacher, first, share, shard_texts, shard_limit, total, progress)
+        shard, share = _gather(teacher, first, share, shard_texts, shard_limit, report)
         write_shard(store.folder, shard, store.key)
         stored, first = stored + len(shard), []
         store.refresh()
         share = store.missing(share)
-    if progress is not None:
-        progress(total, total)
+    report(0)
     return stored
 
 
@@ -114,10 +118,9 @@ def _gather(
     share: list[str],
     texts: int,
     limit: int,
-    total: int,
-    progress: CountProgress | None,
+    report: Callable[[int], None],
 ) -> tuple[list[TeacherOutput], list[str]]:
-    """Compute outputs until a shard is full, reported as progress; return the shard and the rest of the share."""
+    """Compute outputs until a shard is full, and report how many texts are left; return the shard and the rest."""
     outputs = list(first)
     size = sum(map(_bytes, outputs))
     while share and len(outputs) < texts and size < limit:
@@ -126,8 +129,8 @@ def _gather(
         share = share[count:]
         outputs += fresh
         size += sum(map(_bytes, fresh))
-        if progress is not None and share:
-            progress(total - len(share), total)
+        if share:
+            report(len(share))
     return outputs, share
 
 
