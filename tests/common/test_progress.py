@@ -10,7 +10,7 @@ from retort.common import progress
 from retort.common.console import PlainConsole
 
 
-@pytest.mark.parametrize("seconds, lines", [(0.0, 3), (3600.0, 0)])
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 3), (3600.0, 0)])
 def test_a_log_file_has_a_line_for_a_stage_once_in_a_while(
     monkeypatch: pytest.MonkeyPatch, seconds: float, lines: int
 ) -> None:

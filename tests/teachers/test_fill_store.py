@@ -72,7 +72,9 @@ class TestFilling:
         calls.clear()
         texts = [f"within a shard {number}" for number in range(600)]
         fill(store_at(tmp_path), Letters(), texts, progress=lambda *call: calls.append(call))
-        assert len(calls) > 2 and calls == sorted(calls) and calls[-1] == (600, 600)
+        assert len(calls) > 2
+        assert calls == sorted(calls)
+        assert calls[-1] == (600, 600)
 
     def test_the_students_random_numbers_are_left_alone(self, tmp_path: Path) -> None:
         before = torch.get_rng_state()

@@ -323,7 +323,7 @@ class TestResumed:
         assert state["epoch"] >= 2
         assert state["seconds"] > 0
 
-    @pytest.mark.parametrize("when, rest", [(8, [10, 12]), (12, [])])
+    @pytest.mark.parametrize(("when", "rest"), [(8, [10, 12]), (12, [])])
     def test_sigterm_saves_and_the_same_command_goes_on(
         self, when: int, rest: list[int], unbroken: Path, read_recipe: ReadRecipe, tmp_path: Path
     ) -> None:

@@ -169,7 +169,7 @@ class TextInjection:
         return (ids, found) if known and END_SOUND in self.bank else None
 
     def _has_example(self, unit: Unit) -> bool:
-        return unit.sound in self.bank or bool(unit.parts) and all(part in self.bank for part in unit.parts)
+        return unit.sound in self.bank or (bool(unit.parts) and all(part in self.bank for part in unit.parts))
 
     def _put_together(self, found: Sequence[Unit], draw: random.Random, generator: torch.Generator) -> Segment:
         parts = []
