@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,18 @@ def root(
 
 @pytest.fixture(scope="session")
 def make_release() -> Release:
-    """`make_release(experiment, out, *tests, root, terms=TERMS)`."""
+    """`make_release(experiment, out, *tests, root, terms=TERMS, stored="float16", compare=())`."""
 
-    def make(experiment: Path, out: Path, *tests: str, root: Path, terms: Terms = TERMS) -> Released:
-        return release(experiment, out, terms, tests, root, lambda *_: None)
+    def make(
+        experiment: Path,
+        out: Path,
+        *tests: str,
+        root: Path,
+        terms: Terms = TERMS,
+        stored: str = "float16",
+        compare: Sequence[Path] = (),
+    ) -> Released:
+        return release(experiment, out, terms, tests, root, lambda *_: None, stored, compare)
 
     return make
 

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from retort.common.errors import UserError
 from retort.config.schema import Recipe, RowConfig, SpokenConfig
 from retort.decoding.recogniser import load
+from retort.evaluation.bootstrap import compare
 from retort.evaluation.evaluate import evaluate
 from retort.release.card import Terms
 from retort.release.lineage import distillation, inside, shown, trace, training_data
@@ -56,6 +57,30 @@ def test_its_numbers_are_those_of_evaluate(
     assert wer.rate > 0.0
     assert fresh.reliability is not None
     assert f"| {fresh.reliability.ece:.2%} |" in section(card, "Confidence")
+
+
+def test_a_model_that_it_is_compared_with(
+    root: Path, corpus: Path, make_release: Release, tmp_path: Path
+) -> None:
+    """The other model is scored with its weights stored in the same way; int4 changes what a tiny model recognises."""
+    out, source = tmp_path / "tones", str(corpus / "test")
+    found = make_release(root / "second", out, source, root=root, stored="int4", compare=[root / "first"])
+    other = make_release(root / "first", tmp_path / "plain", source, root=root, stored="int4")
+    text = section((out / "README.md").read_text(encoding="utf-8"), "Comparison")
+    (row,) = re.findall(r"^\| first \| none \|.*$", text, flags=re.MULTILINE)
+    cells = [cell.strip() for cell in row.split("|")[3:-1]]
+    (own,), (its,) = found.evaluations, other.evaluations
+    assert cells[0] == f"{corpus.name}/test"
+    for measure, (rate, difference) in zip(("wer", "cer"), (cells[1:3], cells[3:5]), strict=True):
+        expected = compare(its.score, own.score, measure=measure)
+        assert rate == f"{its.intervals[measure].rate:.2%}"
+        assert difference.startswith(f"{own.intervals[measure].rate - its.intervals[measure].rate:+.2%} (")
+        assert difference.endswith(f"p {expected.p:.2g}")
+    assert (root / "models" / "tones" / "compared" / "first" / "evaluation").is_dir()
+
+
+def test_it_is_compared_with_nothing_by_default(card: str) -> None:
+    assert "## Comparison" not in card
 
 
 def test_what_it_is_and_learned(card: str, released: Released, corpus: Path, tone_bert: Path) -> None:

@@ -14,6 +14,7 @@ from retort.common.errors import UserError
 from retort.config.schema import NormaliserConfig, Recipe
 from retort.decoding.confidence import AS_DECODED
 from retort.decoding.recogniser import Recogniser
+from retort.evaluation.bootstrap import compare
 from retort.evaluation.evaluate import Evaluation, data_name
 from retort.info.describe import outline
 from retort.pretrained.catalogue import load_catalogue
@@ -48,6 +49,19 @@ class Terms:
             raise UserError("the licence is empty", remedy="Use an identifier such as Apache-2.0, or text")
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Another model that the card compares the release with.
+
+    Attributes:
+        recipe: recipe of its last training.
+        evaluations: its evaluations on the data of the release's, in the same order.
+    """
+
+    recipe: Recipe
+    evaluations: Sequence[Evaluation]
+
+
 def model_card(
     path: str,
     recogniser: Recogniser,
@@ -56,6 +70,7 @@ def model_card(
     evaluations: Sequence[Evaluation],
     commit: str,
     stored: str = "float16",
+    compared: Sequence[Compared] = (),
 ) -> str:
     """The card as Markdown with a YAML header.
 
@@ -67,11 +82,13 @@ def model_card(
         evaluations: evaluations of the release.
         commit: commit of the code; may be empty.
         stored: how the weights are stored.
+        compared: other models to compare it with.
     """
     name, recipe = path.rpartition("/")[2], lineage.recipes[-1]
     sections = [
         Section("Use", [Paragraph(_use(path), markdown=True)]),
         Section("Errors", _errors(path, evaluations, recipe)),
+        *_comparison(evaluations, compared),
         *_confidence(recogniser, evaluations),
         Section("Training", _training(lineage, commit)),
         Section("Data and licence", _data(terms)),
@@ -167,6 +184,30 @@ def _errors(path: str, evaluations: Sequence[Evaluation], recipe: Recipe) -> lis
         f"over speakers (bootstrap); they do not include the variation over training seeds (this one is {recipe.seed})."
     )
     return [Table(header, rows), *notes, Paragraph(explanation)]
+
+
+def _comparison(evaluations: Sequence[Evaluation], compared: Sequence[Compared]) -> list[Section]:
+    """Paired differences from other models; no section without any."""
+    rows = []
+    for other in compared:
+        for own, its in zip(evaluations, other.evaluations, strict=True):
+            if not own.score.words.reference:
+                continue
+            cells = []
+            for measure in MEASURES:
+                found = compare(its.score, own.score, measure=measure)
+                difference = f"{found.difference:+.2%} ({found.low:+.2%} to {found.high:+.2%}), p {found.p:.2g}"
+                cells += [f"{found.first:.2%}", difference]
+            rows.append([other.recipe.name, distillation(other.recipe) or "none", own.split, *cells])
+    if not rows:
+        return []
+    header = ("recipe", "distilled from", "data", *(part for each in MEASURES for part in (each.upper(), "this model")))
+    explanation = (
+        "Other models on the same data, their weights stored in the same way, and the difference of this model from "
+        "them (a negative one: this model has fewer errors). Intervals of 95 % and p values are paired, over speakers "
+        "(bootstrap), or over utterances where there is only one; they do not include the variation over training seeds."
+    )
+    return [Section("Comparison", [Table(header, rows, prose=True), Paragraph(explanation)])]
 
 
 def _confidence(recogniser: Recogniser, evaluations: Sequence[Evaluation]) -> list[Section]:

@@ -23,9 +23,9 @@ from retort.engine.folder import save_whole
 from retort.evaluation.evaluate import Evaluation, evaluate
 from retort.evaluation.reliability import calibrate_confidence
 from retort.evaluation.results import commit
-from retort.release.card import Terms, model_card
+from retort.release.card import Compared, Terms, model_card
 from retort.release.lineage import shown, trace
-from retort.report.experiment import open_experiment, results_of_release
+from retort.report.experiment import Experiment, open_experiment, results_of_release
 
 CARD, RECIPE = "README.md", "recipe.json"
 FILES = {"model.safetensors", "config.json", "tokenizer", SUMS, RECIPE, CARD}
@@ -58,6 +58,7 @@ def release(
     root: Path,
     progress: StageProgress,
     stored: str = "float16",
+    compare: Sequence[Path] = (),
 ) -> Released:
     """Write the model of an experiment, its recipe and a model card.
 
@@ -74,6 +75,9 @@ def release(
         root: folder of the experiments.
         progress: called with the name of a stage, the amount done and the total amount.
         stored: how the weights are stored (:data:`retort.common.weights.STORED`).
+        compare: experiments or releases that the card compares the release with, such as the same system trained
+            without distillation. Their weights are rounded as if they were stored in the same way; they are decoded
+            into `root/models/NAME/compared`.
 
     Raises:
         UserError: there is no model or no test data, or `out` contains something else than a release.
@@ -81,6 +85,7 @@ def release(
     if out.name in ("", ".."):
         out = Path(os.path.abspath(out))
     opened = open_experiment(experiment)
+    others = [open_experiment(each) for each in compare]
     trained = load(opened.folder)
     _check_free(out)
     sources = list(dict.fromkeys([*opened.recipe.data.test, *tests]))
@@ -88,13 +93,13 @@ def release(
         raise UserError(
             "its recipe has no data.test to score it on", where=experiment, remedy="Add --test CUTS"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        trained.save(Path(scratch), stored=stored)
-        recogniser = load(scratch)
+    recogniser = _as_stored(trained, stored)
     _calibrate(recogniser, opened.recipe, progress)
     home = results_of_release(out, root)
     evaluations = [evaluate(recogniser, each, home, progress, reuse=True) for each in sources]
-    card = model_card(shown(out.as_posix()), recogniser, trace(opened, root), terms, evaluations, commit(), stored)
+    compared = [_compared(each, sources, home, progress, stored) for each in others]
+    name, lineage = shown(out.as_posix()), trace(opened, root)
+    card = model_card(name, recogniser, lineage, terms, evaluations, commit(), stored, compared)
     recipe = recipe_to_dict(opened.recipe)
 
     def save(folder: Path) -> None:
@@ -103,6 +108,22 @@ def release(
     save_whole(save, Path(out.absolute()))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Released(out, size, evaluations, sorted(set(_absolute(recipe))))
+
+
+def _as_stored(trained: Recogniser, stored: str) -> Recogniser:
+    """The recogniser with its weights as a release will have them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trained.save(Path(scratch), stored=stored)
+        return load(scratch)
+
+
+def _compared(
+    other: Experiment, sources: Sequence[str], home: Path, progress: StageProgress, stored: str
+) -> Compared:
+    """Score another model, stored in the same way, on the same data."""
+    recogniser = _as_stored(load(other.folder), stored)
+    folder = home / "compared" / other.recipe.name
+    return Compared(other.recipe, [evaluate(recogniser, each, folder, progress, reuse=True) for each in sources])
 
 
 def _calibrate(recogniser: Recogniser, recipe: Recipe, progress: StageProgress) -> None:

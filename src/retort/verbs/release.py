@@ -37,6 +37,15 @@ def release(
         str,
         typer.Option(help="Format of the stored weights: float32, float16, int8 or int4."),
     ] = "float16",
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=local_path,
+            metavar="EXP",
+            help="Experiment or release that the model card compares the model with, such as the same system trained "
+            "without distillation; may be given several times.",
+        ),
+    ] = None,
     push: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +81,7 @@ def release(
     torch.set_num_threads(1)
     check_places(out)
     with stage_progress(console) as progress:
-        released = release(experiment, out, terms, test or [], EXPERIMENTS, progress, weights)
+        released = release(experiment, out, terms, test or [], EXPERIMENTS, progress, weights, compare or [])
     for each in released.evaluations:
         print_evaluation(each.split, each)
     print_line(f"{released.folder}: {released.size / 1e6:.1f} MB")
