@@ -63,7 +63,7 @@ def test_a_model_that_it_is_compared_with(
     root: Path, corpus: Path, make_release: Release, tmp_path: Path
 ) -> None:
     """The other model is scored with its weights stored in the same way; int4 changes what a tiny model recognises."""
-    out, source = tmp_path / "tones", str(corpus / "test")
+    out, source = tmp_path / "pair", str(corpus / "test")
     found = make_release(root / "second", out, source, root=root, stored="int4", compare=[root / "first"])
     other = make_release(root / "first", tmp_path / "plain", source, root=root, stored="int4")
     text = section((out / "README.md").read_text(encoding="utf-8"), "Comparison")
@@ -76,7 +76,7 @@ def test_a_model_that_it_is_compared_with(
         assert rate == f"{its.intervals[measure].rate:.2%}"
         assert difference.startswith(f"{own.intervals[measure].rate - its.intervals[measure].rate:+.2%} (")
         assert difference.endswith(f"p {expected.p:.2g}")
-    assert (root / "models" / "tones" / "compared" / "first" / "evaluation").is_dir()
+    assert (root / "models" / "pair" / "compared" / "first" / "evaluation").is_dir()
 
 
 def test_it_is_compared_with_nothing_by_default(card: str) -> None:

@@ -201,7 +201,7 @@ def _comparison(evaluations: Sequence[Evaluation], compared: Sequence[Compared])
             rows.append([other.recipe.name, distillation(other.recipe) or "none", own.split, *cells])
     if not rows:
         return []
-    header = ("recipe", "distilled from", "data", *(part for each in MEASURES for part in (each.upper(), "this model")))
+    header = ("recipe", "distilled from", "data", *(part for each in MEASURES for part in (each.upper(), "difference")))
     explanation = (
         "Other models on the same data, their weights stored in the same way, and the difference of this model from "
         "them (a negative one: this model has fewer errors). Intervals of 95 % and p values are paired, over speakers "
