@@ -117,6 +117,22 @@ def test_which_is_better_shows_in_sign_interval_and_p(against: str, other: str, 
     assert relative == pytest.approx(100 * (0.4 / 0.25 - 1) if sign > 0 else 100 * (0.25 / 0.4 - 1), abs=15)
 
 
+def test_the_differences_of_the_seeds_are_listed_and_tested() -> None:
+    done = done_of({"a": 0.4, "b": 0.3})
+    lines = lines_of(make_sweep("a", "b"), VIEW, done, {})
+    first, second = lines
+    expected = [second.seeds[seed] - first.seeds[seed] for seed in (1, 2, 3)]
+    assert second.by_seed["cer"] == pytest.approx(expected)
+    assert np.mean(expected) == pytest.approx(second.against["cer"].difference)
+    table = comparison_table(lines, "a")
+    assert table is not None
+    listed = dict(zip(table.header, table.rows[0], strict=True))
+    assert listed["by seed"] == ", ".join(f"{seed}: {each:+.2%}" for seed, each in zip((1, 2, 3), expected))
+    found = line_to_dict(second)["against"]["cer"]["p_over_seeds"]
+    assert 0 < found < 0.05
+    assert float(listed["p over seeds"]) == pytest.approx(found, rel=0.1)
+
+
 def test_two_that_are_alike_are_not_distinguished() -> None:
     (_, line) = lines_of(make_sweep("a", "b"), VIEW, done_of({"a": 0.3, "b": 0.3}), {})
     found = line.against["cer"]

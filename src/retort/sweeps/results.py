@@ -31,8 +31,9 @@ RESULTS = "results.json"
 EXPLAINED = (
     "CER and WER are over all seeds, with 95 % bootstrap intervals over speakers, each with all its seeds; "
     "differences are over the same speakers and seeds, and negative values mean that the system is better. Seen from: "
-    "a true difference of that size would be significant (p below 0.05) with probability 0.8. The deviation over seeds "
-    "shows the effect of chance in training."
+    "a true difference of that size would be significant (p below 0.05) with probability 0.8. Intervals, p and "
+    "seen from are about other speakers, with these trainings. The deviation over seeds shows the effect of chance in "
+    "training, and p over seeds (paired t-test) is about other trainings, with these speakers."
 )
 
 

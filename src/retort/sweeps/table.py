@@ -10,6 +10,7 @@ from typing import Any
 from retort.common.errors import UserError
 from retort.evaluation.bootstrap import Comparison, compare, intervals, pooled
 from retort.evaluation.scoring import Interval, Score, percent
+from retort.evaluation.seeds import seeds_p
 from retort.report.document import Table
 from retort.sweeps.config import Row, Sweep, View
 from retort.sweeps.scored import Scored
@@ -28,6 +29,7 @@ class Line:
         rates: `cer` and `wer` over the finished seeds, with intervals over speakers; empty if there is none.
         deviation: sample standard deviation of the seeds' CER; None for fewer than two seeds.
         against: differences of `cer` and `wer` from the row that all are compared with, over `shared` seeds.
+        by_seed: these differences for every one of the `shared` seeds.
         params: number of parameters of the exported model.
         minutes: training time, mean over seeds.
         note: why there is no comparison, or a remark on it.
@@ -39,6 +41,7 @@ class Line:
     rates: dict[str, Interval]
     deviation: float | None
     against: dict[str, Comparison]
+    by_seed: dict[str, list[float]]
     shared: list[int]
     params: int | None
     minutes: float | None
@@ -74,7 +77,7 @@ def _line(
             unfinished[run.recipe.seed] = f"failed: {error}" if error else "not finished"
     runs = [done[run.recipe.name] for run in row.runs if run.recipe.name in done]
     cers = {seed: score.cer for seed, score in scores.items()}
-    rates, against, note = {}, {}, ""
+    rates, against, by_seed, note = {}, {}, {}, ""
     theirs = _scores(first, place, done)
     shared = [] if row is first else [seed for seed in scores if seed in theirs]
     try:
@@ -84,6 +87,10 @@ def _line(
         if shared:
             pair = [pooled([each[seed] for seed in shared]) for each in (theirs, scores)]
             against = {measure: compare(pair[0], pair[1], measure=measure) for measure in MEASURES}
+            by_seed = {
+                measure: [getattr(scores[seed], measure) - getattr(theirs[seed], measure) for seed in shared]
+                for measure in MEASURES
+            }
     except UserError as error:
         note = str(error)
     return Line(
@@ -93,6 +100,7 @@ def _line(
         rates=rates,
         deviation=statistics.stdev(cers.values()) if len(cers) > 1 and rates and rates["cer"].range_text else None,
         against=against,
+        by_seed=by_seed,
         shared=shared,
         params=runs[0].params if runs else None,
         minutes=statistics.fmean(run.seconds for run in runs) / 60 if runs else None,
@@ -141,11 +149,13 @@ def comparison_table(lines: Sequence[Line], against: str) -> Table | None:
         for measure, found in line.against.items():
             relative = f"{found.difference / found.first:+.1%}" if found.first else ""
             bounds = f"{found.low:+.2%} to {found.high:+.2%}"
-            shared = ", ".join(map(str, line.shared))
             seen = f"{found.detectable:.2%}"
+            differences = line.by_seed[measure]
+            by_seed = ", ".join(f"{seed}: {each:+.2%}" for seed, each in zip(line.shared, differences, strict=True))
+            over_seeds = "" if (p := seeds_p(differences)) is None else f"{p:.2g}"
             change = f"{found.difference:+.2%}", bounds, f"{found.p:.4f}", relative, seen
-            rows.append([line.name, measure.upper(), *change, shared])
-    header = ("system", "", f"less {against}", "95 %", "p", "relative", "seen from", "seeds")
+            rows.append([line.name, measure.upper(), *change, by_seed, over_seeds])
+    header = ("system", "", f"less {against}", "95 %", "p", "relative", "seen from", "by seed", "p over seeds")
     return Table(header, rows) if rows else None
 
 
@@ -165,4 +175,5 @@ def line_to_dict(line: Line) -> dict[str, Any]:
     content = asdict(line)
     for measure, found in line.against.items():
         content["against"][measure]["relative"] = found.difference / found.first if found.first else None
+        content["against"][measure]["p_over_seeds"] = seeds_p(line.by_seed[measure])
     return content
